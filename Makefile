@@ -1,0 +1,48 @@
+# Each target first makes .venv by itself, once; it is brought up to date when its two inputs change.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test test-slow lint clean
+
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2
+READY := .venv/.ready
+
+help:
+	@echo "make quickstart   from text to a report on this machine's CPU, in minutes"
+	@echo "make test         the fast tests"
+	@echo "make test-slow    the tests that need minutes, several processes or gigabytes"
+	@echo "make lint         ruff and mypy"
+	@echo "make clean        remove .venv and all caches (never runs/ or stores/)"
+
+quickstart: $(READY)
+	@launch/quickstart.sh
+
+test: $(READY)
+	@$(PYTEST) -m "not slow"
+
+test-slow: $(READY)
+	@$(PYTEST) -m slow
+
+lint: $(READY)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+clean:
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	@[ -n "$(PYTHON)" ] || { echo "error: found no Python 3.11 or newer among python3, python3.13, python3.12, python3.11;" \
+		"install one, or name it: make PYTHON=/path/to/python" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "error: $(PYTHON) cannot make a virtual environment" \
+		"(no ensurepip); on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+	@echo "making .venv with $$("$(PYTHON)" --version), once"
+	@"$(PYTHON)" -m venv .venv
+	@echo "  1/2 torch, some 200 MB where a CPU build is offered ..."
+	@$(INSTALL) torch
+	@echo "  2/2 the other packages ..."
+	@$(INSTALL) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The whole way on the embedded default, command by command, on two CPU cores and in minutes:
+# text → language model → activations on disk → ladder of coders → evaluation → report.
+# What is there already is reused.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=true
+home=runs/quickstart
+
+step() { printf '\n\033[1m%s\033[0m\n$ %s\n' "$1" "${*:2}" >&2; "${@:2}"; }
+
+step "1/5 A small language model, from scratch, on the text of Python's standard library" \
+  python launch/small_lm.py folder=$home/lm
+
+step "2/5 Its activations at three sites, to disk, by 2 processes" \
+  accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no \
+  launch/harvest.py lm.name=$home/lm text=stdlib tokens=1M store=$home/store \
+  "sites=[resid_post.2,mlp_in.2,mlp_out.2]" writer.chunk_mib=1 writer.shard_mib=32
+
+step "3/5 A ladder of seven coders on one stream of them, by 2 processes" \
+  torchrun --standalone --nproc-per-node 2 launch/train.py +experiment=quickstart
+
+if [ ! -f $home/evaluation.json ]; then
+  step "4/5 What they are worth, on sequences never trained on" \
+    torchrun --standalone --nproc-per-node 2 launch/evaluate.py run=quickstart
+fi
+
+step "5/5 The report" python launch/report.py run=quickstart

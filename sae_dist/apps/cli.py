@@ -1,0 +1,137 @@
+"""From a command line of Hydra overrides to a call with a plain dataclass."""
+
+import difflib
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from sae_dist.common.errors import UserError
+from sae_dist.common.log import rank
+from sae_dist.config import conf_folder, register
+
+_COUNT = re.compile(r"^(?P<key>[\w.]*tokens)=(?P<number>\d+(\.\d+)?)(?P<unit>[KMBT])$")
+_PREFIX = {"sweep": "+", "experiment": "+"}  # groups without a default are added
+_HYDRA_ASIDES = (
+    *("To append", "Config search path", "See https"),
+    *("provider", "reference_type", "full_key", "object_type"),
+)
+_UNITS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+
+
+def run(command: Callable[[Any], None], root: str, describe: str) -> None:
+    """Run a command with the configuration that `sys.argv` asks for, and exit.
+
+    `--help` prints what can be set, `--cfg` the composed configuration. A mistake of the user's
+    ends in one line on standard error and status 2, on every rank.
+
+    Args:
+        command: takes the composed dataclass.
+        root: the name of its primary file in `conf/`.
+        describe: what `--help` says first.
+    """
+    arguments = sys.argv[1:]
+    try:
+        if "--help" in arguments or "-h" in arguments:
+            print(help_text(root, describe))
+            return
+        shows_config = "--cfg" in arguments
+        config = compose_config(root, [a for a in arguments if a != "--cfg"])
+        if shows_config:
+            print(OmegaConf.to_yaml(config), end="")
+            return
+        command(to_dataclass(config))
+    except UserError as error:
+        _fail(str(error))
+
+
+def compose_config(root: str, overrides: list[str]) -> Any:
+    """Compose `conf/<root>.yaml` with overrides; counts of tokens may read `100M` or `8B`.
+
+    Raises:
+        UserError: an unknown key, choice or value, with the nearest one that exists.
+    """
+    register()
+    try:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            return compose(root, [_expand_count(override) for override in overrides])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_explain(root, error)) from error
+
+
+def to_dataclass(config: Any) -> Any:
+    """The plain dataclass of a composed configuration.
+
+    Raises:
+        UserError: a key that must be given is not, or one was added that nothing reads.
+    """
+    try:
+        return OmegaConf.to_object(config)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key}=… must be given; see --help") from error
+    except AttributeError as error:  # `+key=value` adds keys that the dataclass does not have
+        raise UserError(f"unknown key: {error}") from error
+
+
+def help_text(root: str, describe: str) -> str:
+    """What `--help` prints: purpose, the choices of each group, and every key with its default."""
+    groups = sorted(path for path in conf_folder().iterdir() if path.is_dir())
+    config = compose_config(root, [])
+    known = {*config, "experiment"} if root == "train" else set(config)
+    choices = [
+        f"  {_PREFIX.get(folder.name, '')}{folder.name}={'|'.join(sorted(file.stem for file in folder.glob('*.yaml')))}"
+        for folder in groups
+        if folder.name in known
+    ]
+    lines = [describe.strip(), "", "Choices:", *choices, "", "Keys and defaults (key=value):"]
+    return "\n".join([*lines, _indent(OmegaConf.to_yaml(config))])
+
+
+def _expand_count(override: str) -> str:
+    match = _COUNT.match(override)
+    if not match:
+        return override
+    return f"{match['key']}={round(float(match['number']) * _UNITS[match['unit']])}"
+
+
+def _explain(root: str, error: Exception) -> str:
+    """Hydra's message as one line, with the nearest keys where one is unknown."""
+    causes: list[BaseException] = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    lines = [line.strip(" .\t") for cause in causes[:2] for line in str(cause).splitlines()]
+    told = [line for line in lines if line and not line.startswith(_HYDRA_ASIDES)]
+    message = "; ".join(dict.fromkeys(told)).replace(":; ", ": ")
+    unknown = re.search(r"Could not override '([\w.]+)'|Key '(\w+)'", message)
+    if unknown:
+        key = unknown[1] or unknown[2]
+        keys = _keys(OmegaConf.to_container(compose_config(root, [])))
+        near = [known for known in keys if known.rpartition(".")[2] == key]
+        near += difflib.get_close_matches(key, keys, n=2, cutoff=0.7)
+        if near:
+            message += f"; did you mean {' or '.join(dict.fromkeys(near))}?"
+    return message
+
+
+def _keys(config: Any, prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in config.items():
+        keys.append(prefix + key)
+        if isinstance(value, dict):
+            keys += _keys(value, f"{prefix}{key}.")
+    return keys
+
+
+def _indent(text: str) -> str:
+    return "\n".join("  " + line for line in text.splitlines())
+
+
+def _fail(message: str) -> None:
+    line = " ".join(message.split())
+    print(f"error: {line}" if rank() == 0 else f"error (rank {rank()}): {line}", file=sys.stderr)
+    sys.exit(2)

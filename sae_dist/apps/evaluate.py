@@ -1,0 +1,64 @@
+"""Measure the coders of a run on the held-out shards of its store.
+
+    python launch/evaluate.py run=NAME
+    torchrun --nproc-per-node 4 launch/evaluate.py run=NAME latent=4
+
+Writes `runs/NAME/evaluation.json`. A store without a language model (`write_store`) is measured
+without the figures that need one.
+"""
+
+from typing import Any
+
+from sae_dist.apps import cli
+from sae_dist.apps.runs import finished_run
+from sae_dist.common.errors import UserError
+from sae_dist.common.files import write_json
+from sae_dist.common.log import say
+from sae_dist.config import EvaluateConfig
+from sae_dist.evaluate import evaluate
+from sae_dist.lm import LM, LMConfig, load_lm
+from sae_dist.parallel import World, start_world
+from sae_dist.store import open_store
+from sae_dist.stream import StoredActivations
+
+
+def main() -> None:
+    """The command."""
+    cli.run(evaluate_command, "evaluate", __doc__ or "")
+
+
+def evaluate_command(config: EvaluateConfig) -> None:
+    """Evaluate as `config` says; one process, or those that `torchrun` started."""
+    folder, trained = finished_run(config.runs, config.run)
+    source = StoredActivations(open_store(config.store or trained["store"]))
+    with start_world() as world:
+        lm = _lm(config, source.about.get("lm"), world)
+        results = evaluate(folder, source, lm, config, world)
+        if world.rank == 0:
+            write_json(folder / "evaluation.json", results)
+    for name, figures in results["rungs"].items():
+        say(f"  {name}: {_line(figures)}")
+    say(f"figures in {folder / 'evaluation.json'}")
+
+
+def _lm(config: EvaluateConfig, harvested: dict[str, Any] | None, world: World) -> LM | None:
+    """The language model the activations came from; None if they came from elsewhere."""
+    if harvested is None or config.lm_sequences == 0:
+        return None
+    expected = harvested["commit"]
+    known = {key: value for key, value in harvested.items() if key != "commit"}
+    lm = load_lm(config.lm or LMConfig(**known), world.device)
+    if lm.revision != expected:
+        raise UserError(
+            f"{lm.config.name} is at {lm.revision}, but the store was harvested at {expected}; "
+            "give the same weights with lm.name=…, or leave the LM out with lm_sequences=0"
+        )
+    return lm
+
+
+def _line(figures: dict[str, Any]) -> str:
+    line = f"L0 {figures['l0']:.1f}, FVU {figures['fvu']:.3f}, dead {figures['dead_share']:.1%}"
+    if "delta_loss" in figures:
+        line += f", delta loss {figures['delta_loss']:.3f}"
+        line += f", loss recovered {figures['loss_recovered']:.1%}"
+    return line

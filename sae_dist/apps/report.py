@@ -1,0 +1,21 @@
+"""Draw a run's report: one page that needs nothing else, `runs/NAME/report/index.html`.
+
+    python launch/report.py run=NAME
+"""
+
+from sae_dist.apps import cli
+from sae_dist.apps.runs import finished_run
+from sae_dist.common.log import say
+from sae_dist.config import ReportConfig
+from sae_dist.report import load, write_report
+
+
+def main() -> None:
+    """The command."""
+    cli.run(report_command, "report", __doc__ or "")
+
+
+def report_command(config: ReportConfig) -> None:
+    """Read a run's files and write its page."""
+    folder, _ = finished_run(config.runs, config.run)
+    say(f"report in {write_report(load(folder), folder / 'report')}")

@@ -1,0 +1,28 @@
+"""Train a small language model from scratch: a tokenizer and a transformer, saved for transformers.
+
+    python launch/small_lm.py folder=PATH
+
+It exists so that everything can be tried where no pretrained model is at hand.
+"""
+
+from pathlib import Path
+
+from sae_dist.apps import cli
+from sae_dist.common.log import say
+from sae_dist.config import SmallLMRootConfig
+from sae_dist.lm import train_small_lm
+from sae_dist.text import documents
+
+
+def main() -> None:
+    """The command."""
+    cli.run(small_lm_command, "small_lm", __doc__ or "")
+
+
+def small_lm_command(config: SmallLMRootConfig) -> None:
+    """Train the model, unless the folder holds one."""
+    folder = Path(config.folder)
+    if (folder / "config.json").is_file():
+        say(f"{folder} holds a model already: nothing to do")
+        return
+    train_small_lm(config.model, lambda: documents(config.text), folder)

@@ -1,0 +1,118 @@
+"""Train a ladder of sparse coders on a store of activations.
+
+    torchrun --nproc-per-node 8 launch/train.py store=PATH run=NAME +sweep=width_ladder
+    torchrun --nproc-per-node 8 launch/train.py store=PATH run=NAME coder=topk coder.k=64 parallel.latent=8
+
+Start the same command again to go on where it stopped, on any number of processes.
+"""
+
+import itertools
+import sys
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from sae_dist.apps import cli
+from sae_dist.apps.runs import run_folder
+from sae_dist.coders import Form, Kind
+from sae_dist.common.errors import UserError
+from sae_dist.common.files import write_atomic
+from sae_dist.common.log import say
+from sae_dist.config import TrainConfig
+from sae_dist.parallel import start_world
+from sae_dist.store import open_store
+from sae_dist.stream import StoredActivations
+from sae_dist.train import Preempted, RungConfig, TrainingRun
+
+_REQUEUE = 75  # EX_TEMPFAIL: a scheduler may start the job again
+_SHOWN = (  # by every rung's name
+    *("coder", "coder.num_latents", "coder.k", "coder.sparsity_coefficient", "coder.target_l0"),
+    *("site", "target"),
+)
+
+
+def main() -> None:
+    """The command."""
+    cli.run(train_command, "train", __doc__ or "")
+
+
+def train_command(config: TrainConfig) -> None:
+    """Train as `config` says; called by every process that `torchrun` started."""
+    folder = run_folder(config.runs, config.run)
+    source = StoredActivations(open_store(config.store))
+    rungs = _pick(expand(config, sys.argv[1:], list(source.widths)), config.rungs)
+    with start_world() as world:
+        if world.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(folder / "config.yaml", OmegaConf.to_yaml(config).encode())
+        try:
+            TrainingRun(config, rungs, source, world, folder).run()
+        except Preempted as ending:
+            say(str(ending))
+            sys.exit(_REQUEUE)
+
+
+def expand(config: TrainConfig, overrides: list[str], sites: list[str]) -> list[RungConfig]:
+    """The rungs that a training configuration asks for, each with a name that tells it apart.
+
+    Each rung of a sweep is composed anew from the command line's overrides and its own.
+
+    Args:
+        config: as composed from `overrides`.
+        overrides: the command line's.
+        sites: of the store; a single one is the default.
+    """
+    if not config.sweep.grids:
+        return [_rung(config, {}, sites)]
+    rungs = []
+    for grid in config.sweep.grids:
+        values = {key: value if isinstance(value, list) else [value] for key, value in grid.items()}
+        swept = [key for key in values if len(values[key]) > 1 and key not in _SHOWN]
+        for combination in itertools.product(*values.values()):
+            choice = dict(zip(values, combination, strict=True))
+            own = [f"{key}={value}" for key, value in choice.items()]
+            composed = cli.to_dataclass(cli.compose_config("train", overrides + own))
+            rungs.append(_rung(composed, {key: choice[key] for key in swept}, sites))
+    return rungs
+
+
+def _rung(config: TrainConfig, swept: dict[str, Any], sites: list[str]) -> RungConfig:
+    site = config.site or (sites[0] if len(sites) == 1 else None)
+    if site is None:
+        raise UserError(f"the store has sites {', '.join(sites)}: choose with site=…")
+    target = config.target or site
+    if config.target is None and config.coder.form is not Form.autoencoder:
+        raise UserError(f"a {config.coder.form} needs target=… beside site={site}")
+    if target != site and config.coder.form is Form.autoencoder:
+        raise UserError(f"an autoencoder reconstructs its own input: drop target={target}")
+    return RungConfig(
+        name=_name(config, swept, site),
+        site=site,
+        target=target,
+        coder=config.coder,
+        optim=config.optim,
+        parallel=config.parallel,
+    )
+
+
+def _name(config: TrainConfig, swept: dict[str, Any], site: str) -> str:
+    coder = config.coder
+    kind = coder.kind if coder.form is Form.autoencoder else f"{coder.kind}_{coder.form}"
+    if coder.kind is not Kind.jumprelu:
+        sparsity = f"k{coder.k}"
+    elif coder.target_l0 is not None:
+        sparsity = f"l0_{coder.target_l0:g}"
+    else:
+        sparsity = f"lambda{coder.sparsity_coefficient:g}"
+    others = [f"{key.rpartition('.')[2]}{value}" for key, value in swept.items()]
+    return "-".join([kind, str(coder.num_latents), sparsity, site, *others])
+
+
+def _pick(rungs: list[RungConfig], numbers: list[int] | None) -> list[RungConfig]:
+    if numbers is None:
+        return rungs
+    if not numbers or not all(0 <= number < len(rungs) for number in numbers):
+        raise UserError(f"rungs={numbers}; the sweep has rungs 0 to {len(rungs) - 1}")
+    return [rungs[number] for number in numbers]
+
+

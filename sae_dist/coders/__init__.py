@@ -1,0 +1,29 @@
+"""Sparse coders: encoder → selection → decoder, their losses, first weights, folding and files."""
+
+from sae_dist.coders.coder import Coder
+from sae_dist.coders.config import CoderConfig, Form, Kind
+from sae_dist.coders.files import describe_coder, load_coder, save_coder, slice_of
+from sae_dist.coders.fold import fold
+from sae_dist.coders.frequency import FREQUENCY_EDGES, frequency_histogram
+from sae_dist.coders.initialise import initialise
+from sae_dist.coders.losses import Forward, training_forward
+from sae_dist.coders.placement import Placement, Whole
+
+__all__ = [
+    "FREQUENCY_EDGES",
+    "Coder",
+    "CoderConfig",
+    "Form",
+    "Forward",
+    "Kind",
+    "Placement",
+    "Whole",
+    "describe_coder",
+    "fold",
+    "frequency_histogram",
+    "initialise",
+    "load_coder",
+    "save_coder",
+    "slice_of",
+    "training_forward",
+]

@@ -1,0 +1,106 @@
+"""The sparse coder: encoder → selection → decoder."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from sae_dist.coders.config import CoderConfig, Form, Kind
+from sae_dist.coders.placement import Placement, Whole
+from sae_dist.coders.select import batch_top_k, top_k
+from sae_dist.kernels import jumprelu
+
+
+class Coder(nn.Module):
+    """A sparse autoencoder, transcoder or skip transcoder, or a slice of its latents.
+
+        z = W_enc (x - b_dec) + b_enc        (b_dec is subtracted only with `pre_bias`)
+        f = select(z)                        JumpReLU, TopK or BatchTopK
+        ŷ = W_decᵀ f + b_dec + W_skip x      (W_skip only in a skip transcoder)
+
+    Rows are latents: `W_enc [F, D]`, `W_dec [F, E]`, `b_enc [F]`, `b_dec [E]`, `threshold [F]`,
+    `W_skip [E, D]`. While `training`, BatchTopK selects over the global batch; otherwise it uses
+    `inference_threshold`, as a JumpReLU does its `threshold`.
+
+    Args:
+        config: kind, form and width.
+        d_in: D, the width of the input.
+        d_out: E, the width of the target; an autoencoder has E = D.
+        latents: which latents this object holds; all by default.
+        pre_bias: whether b_dec is subtracted from the input; by default in autoencoders.
+        dtype, device: of the parameters, which are left uninitialised (see `initialise`).
+    """
+
+    threshold: nn.Parameter | None
+    W_skip: nn.Parameter | None
+    inference_threshold: Tensor | None
+
+    def __init__(
+        self,
+        config: CoderConfig,
+        d_in: int,
+        d_out: int,
+        *,
+        latents: range | None = None,
+        pre_bias: bool | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__()
+        self.config, self.d_in, self.d_out = config, d_in, d_out
+        self.latents = latents or range(config.num_latents)
+        self.pre_bias = config.form is Form.autoencoder if pre_bias is None else pre_bias
+        self.placement: Placement = Whole()
+
+        def parameter(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
+
+        num_held = len(self.latents)
+        self.W_enc, self.b_enc = parameter(num_held, d_in), parameter(num_held)
+        self.W_dec, self.b_dec = parameter(num_held, d_out), parameter(d_out)
+        is_skip, is_jumprelu = config.form is Form.skip_transcoder, config.kind is Kind.jumprelu
+        self.register_parameter("W_skip", parameter(d_out, d_in) if is_skip else None)
+        self.register_parameter("threshold", parameter(num_held) if is_jumprelu else None)
+        estimate = torch.zeros((), dtype=torch.float64, device=device)
+        is_batchtopk = config.kind is Kind.batchtopk
+        self.register_buffer("inference_threshold", estimate if is_batchtopk else None)
+
+    def pre_activations(self, x_BD: Tensor) -> Tensor:
+        """z [B, F], before selection."""
+        centred_BD = x_BD - self.b_dec if self.pre_bias else x_BD
+        return linear(self.placement.to_latents(centred_BD), self.W_enc, self.b_enc)
+
+    def select(self, z_BF: Tensor) -> Tensor:
+        """f [B, F]: the pre-activations of the latents that fire, 0 elsewhere.
+
+        In training, BatchTopK's batch is the global one: every part must have as many rows.
+        """
+        if self.threshold is not None:
+            return jumprelu(z_BF, self.threshold, self.config.bandwidth)
+        if self.config.kind is Kind.topk:
+            return torch.where(top_k(z_BF, self.config.k, self.placement), z_BF, 0.0)
+        if self.training:
+            return torch.where(batch_top_k(z_BF, self.config.k, self.placement), z_BF, 0.0)
+        assert self.inference_threshold is not None
+        return torch.where(z_BF > self.inference_threshold.to(z_BF.dtype), z_BF, 0.0)
+
+    def encode(self, x_BD: Tensor) -> Tensor:
+        """f [B, F], the latents' activations."""
+        return self.select(self.pre_activations(x_BD))
+
+    def decode(self, acts_BF: Tensor) -> Tensor:
+        """W_decᵀ f + b_dec [B, E]; a skip transcoder adds W_skip x to it in `forward`."""
+        return self.placement.sum_latents(acts_BF @ self.W_dec) + self.b_dec
+
+    def reconstruct(self, acts_BF: Tensor, x_BD: Tensor) -> Tensor:
+        """ŷ [B, E] from the latents' activations and the input."""
+        y_BE = self.decode(acts_BF)
+        return y_BE if self.W_skip is None else y_BE + linear(x_BD, self.W_skip)
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        """ŷ [B, E]."""
+        return self.reconstruct(self.encode(x_BD), x_BD)
+
+    def extra_repr(self) -> str:
+        """What `print(coder)` shows."""
+        kind, form = self.config.kind, self.config.form
+        return f"{kind} {form}, {self.d_in} → {self.config.num_latents} → {self.d_out}"

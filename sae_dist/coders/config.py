@@ -1,0 +1,45 @@
+"""What a coder is: inert data, read by everyone."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """How latents are selected."""
+
+    jumprelu = "jumprelu"
+    topk = "topk"
+    batchtopk = "batchtopk"
+
+
+class Form(StrEnum):
+    """What is reconstructed from what."""
+
+    autoencoder = "autoencoder"
+    transcoder = "transcoder"
+    skip_transcoder = "skip_transcoder"
+
+
+@dataclass(kw_only=True, slots=True)
+class CoderConfig:
+    """One coder and the loss it is trained with; defaults and sources stand in `conf/coder/`.
+
+    `k` is read by topk and batchtopk, `bandwidth`, `initial_threshold`, `sparsity_coefficient` (λ)
+    and `target_l0` by jumprelu, which then aims at that L0 instead of paying λ for each active
+    latent. `aux_coefficient` weighs AuxK over the `aux_k` strongest latents that have been silent
+    for `dead_after_tokens`; `multi_topk` adds FVU(4k)/8.
+    """
+
+    kind: Kind = Kind.jumprelu
+    form: Form = Form.autoencoder
+    num_latents: int = 16384
+    unit_norm_decoder: bool = True
+    k: int = 32
+    aux_k: int = 512
+    aux_coefficient: float = 0.0
+    multi_topk: bool = False
+    dead_after_tokens: int = 10_000_000
+    bandwidth: float = 0.001
+    initial_threshold: float = 0.001
+    sparsity_coefficient: float = 0.0006
+    target_l0: float | None = None

@@ -1,0 +1,44 @@
+"""From the normalised activations of training to the raw ones of the language model."""
+
+import torch
+
+from sae_dist.coders.coder import Coder
+
+
+@torch.no_grad()
+def fold(coder: Coder, scale: float) -> Coder:
+    """The same coder on raw activations (Gemma Scope, App. A, eqs. 5-11).
+
+    In training `x = x_raw / C` and `y = y_raw / C`, so that with
+
+        b_enc' = C b_enc - C W_enc b_dec,   b_dec' = C b_dec,   θ' = C θ
+
+    neither the scaling nor the subtraction of b_dec is needed. W_enc, W_dec and W_skip stay.
+
+    Args:
+        coder: as trained, whole or a slice; left as it is.
+        scale: C.
+
+    Returns:
+        a coder of the same dtype in evaluation mode, with `pre_bias` off.
+    """
+    folded = Coder(
+        coder.config,
+        coder.d_in,
+        coder.d_out,
+        latents=coder.latents,
+        pre_bias=False,
+        dtype=coder.W_enc.dtype,
+        device=coder.W_enc.device,
+    )
+    folded.placement = coder.placement
+    folded.load_state_dict(coder.state_dict())
+    if coder.pre_bias:
+        folded.b_enc -= coder.W_enc @ coder.b_dec
+    folded.b_enc *= scale
+    folded.b_dec *= scale
+    if folded.threshold is not None:
+        folded.threshold *= scale
+    if folded.inference_threshold is not None:
+        folded.inference_threshold *= scale
+    return folded.eval().requires_grad_(False)

@@ -1,0 +1,77 @@
+"""How coders begin, latent by latent: a slice of a coder begins as that slice of the whole."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from sae_dist.coders.coder import Coder
+from sae_dist.coders.config import Form, Kind
+from sae_dist.common.seeds import derive
+
+_BLOCK_LATENTS = 1024
+
+
+def unit_rows(seed: int, name: str, latents: range, width: int) -> Tensor:
+    """He-uniform rows scaled to unit norm [len(latents), width], float32.
+
+    Rows are drawn in blocks with a seed each, so that no process draws more than its own slice.
+    """
+    rows = torch.empty(len(latents), width)
+    for block in range(latents.start // _BLOCK_LATENTS, math.ceil(latents.stop / _BLOCK_LATENTS)):
+        first = block * _BLOCK_LATENTS
+        generator = torch.Generator().manual_seed(derive(seed, name, block))
+        drawn = torch.rand(_BLOCK_LATENTS, width, generator=generator) * 2 - 1
+        wanted = range(max(first, latents.start), min(first + _BLOCK_LATENTS, latents.stop))
+        rows[wanted.start - latents.start : wanted.stop - latents.start] = drawn[
+            wanted.start - first : wanted.stop - first
+        ]
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+def geometric_median(x_ND: Tensor, *, max_steps: int = 100, tolerance: float = 1e-6) -> Tensor:
+    """The point [D] whose summed distance to the rows is least (Weiszfeld's iteration)."""
+    median_D = x_ND.mean(0)
+    for _ in range(max_steps):
+        weights_N = 1 / (x_ND - median_D).norm(dim=1).clamp_min(1e-12)
+        previous_D, median_D = median_D, (weights_N @ x_ND) / weights_N.sum()
+        if (median_D - previous_D).norm() <= tolerance * median_D.norm():
+            break
+    return median_D
+
+
+@torch.no_grad()
+def initialise(coder: Coder, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
+    """Give a coder (or a slice of one) its first weights.
+
+    Args:
+        coder: changed in place.
+        seed: two coders of one seed and shape begin alike, whatever slices hold them.
+        x_ND, y_NE: a sample of normalised inputs and targets, equal on every process.
+
+    Autoencoders begin with `W_enc = W_dec` (a copy); transcoders draw the two apart (Lieberum et
+    al. 2024, App. B), or, without a unit-norm decoder, begin with `W_dec = 0`, `b_dec = mean(y)`,
+    `b_enc = -W_enc mean(x)`: as a constant (Paulo et al. 2025, section 2). A TopK autoencoder's
+    b_dec is the sample's geometric median (Gao et al. 2024, App. A); a JumpReLU's is 0.
+    """
+    config, latents = coder.config, coder.latents
+    coder.b_enc.zero_()
+    coder.b_dec.zero_()
+    if config.form is Form.autoencoder:
+        coder.W_dec.copy_(unit_rows(seed, "W_dec", latents, coder.d_out))
+        coder.W_enc.copy_(coder.W_dec)
+        if config.kind is not Kind.jumprelu:
+            coder.b_dec.copy_(geometric_median(x_ND))
+    else:
+        coder.W_enc.copy_(unit_rows(seed, "W_enc", latents, coder.d_in))
+        if config.unit_norm_decoder:
+            coder.W_dec.copy_(unit_rows(seed, "W_dec", latents, coder.d_out))
+        else:
+            coder.W_dec.zero_()
+        if config.kind is not Kind.jumprelu:
+            coder.b_dec.copy_(y_NE.mean(0))
+            coder.b_enc.copy_(-(coder.W_enc @ x_ND.mean(0).to(coder.W_enc.dtype)))
+    if coder.threshold is not None:
+        coder.threshold.fill_(config.initial_threshold)
+    if coder.W_skip is not None:
+        coder.W_skip.zero_()

@@ -1,0 +1,68 @@
+"""The seam through which a coder reaches what it does not hold itself."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Placement(Protocol):
+    """Where the other latents and the other rows of the global batch are.
+
+    A coder may hold a slice of the latents (an axis called latent), and see a part of the batch's
+    rows (an axis called data). It knows neither ranks nor groups, only these few sums and joins.
+    The batch has `num_parts` parts, each of equally many rows.
+    """
+
+    num_parts: int
+
+    def to_latents(self, x: Tensor) -> Tensor:
+        """Identity into every slice of the latents; its gradient is summed over the slices."""
+
+    def sum_latents(self, y: Tensor) -> Tensor:
+        """Sum over the slices of the latents; its gradient is passed on as it is."""
+
+    def sum_rows(self, v: Tensor) -> Tensor:
+        """Sum over the parts of the batch; its gradient stays with each part.
+
+        So a loss built from such sums is the loss of the global batch on every part, and adding
+        the parameters' gradients over the parts gives the gradient of that loss.
+        """
+
+    def count(self, counts: Tensor) -> Tensor:
+        """Sum over both axes, without gradient."""
+
+    def join_latents(self, v_BK: Tensor) -> Tensor:
+        """The slices' columns side by side, without gradient."""
+
+    def before_latents(self, v: Tensor) -> Tensor:
+        """Sum over the slices that come before this one, without gradient."""
+
+    def before_rows(self, v: Tensor) -> Tensor:
+        """Sum over the parts of the batch that come before this one, without gradient."""
+
+
+class Whole:
+    """All latents and all rows are here."""
+
+    num_parts = 1
+
+    def to_latents(self, x: Tensor) -> Tensor:
+        return x
+
+    def sum_latents(self, y: Tensor) -> Tensor:
+        return y
+
+    def sum_rows(self, v: Tensor) -> Tensor:
+        return v
+
+    def count(self, counts: Tensor) -> Tensor:
+        return counts
+
+    def join_latents(self, v_BK: Tensor) -> Tensor:
+        return v_BK
+
+    def before_latents(self, v: Tensor) -> Tensor:
+        return v.new_zeros(v.shape)
+
+    def before_rows(self, v: Tensor) -> Tensor:
+        return v.new_zeros(v.shape)

@@ -1,0 +1,24 @@
+"""Messages and progress bars, from rank 0 only."""
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+
+def rank() -> int:
+    """This process' rank, as its launcher (torchrun, accelerate, Slurm) set it; 0 alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def say(message: str) -> None:
+    """Print one line on rank 0, above any progress bar."""
+    if rank() == 0:
+        tqdm.write(message, file=sys.stderr)
+
+
+def progress(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
+    """A tqdm bar that only rank 0 shows."""
+    return tqdm(iterable, disable=rank() != 0, dynamic_ncols=True, file=sys.stderr, **options)

@@ -1,0 +1,123 @@
+"""The root of each command's configuration, and the one place that tells Hydra of them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+import sae_dist
+from sae_dist.coders import CoderConfig
+from sae_dist.evaluate import EvaluationConfig
+from sae_dist.harvest import HarvestLoopConfig
+from sae_dist.lm import LMConfig, SmallLMConfig
+from sae_dist.parallel import MeshConfig
+from sae_dist.store import StoreConfig
+from sae_dist.text import TextConfig
+from sae_dist.train import LoopConfig, OptimConfig
+
+
+@dataclass(kw_only=True, slots=True)
+class HarvestConfig:
+    """`launch/harvest.py`: `tokens` positions of `text` through `lm`, kept at `sites` in `store`."""
+
+    store: str = MISSING
+    sites: list[str] = MISSING
+    tokens: int = 100_000_000
+    lm: LMConfig = field(default_factory=lambda: LMConfig(name=MISSING))
+    text: TextConfig = field(default_factory=lambda: TextConfig(path=MISSING))
+    writer: StoreConfig = field(default_factory=StoreConfig)
+    harvest: HarvestLoopConfig = field(default_factory=HarvestLoopConfig)
+
+
+@dataclass(kw_only=True, slots=True)
+class SweepConfig:
+    """A ladder. Each grid says for some keys of the command line one value or a list of them.
+
+    Each combination of a grid is a rung, composed as if it stood on a command line of its own.
+    """
+
+    grids: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainConfig(LoopConfig):
+    """`launch/train.py`: a coder, or with `sweep` a ladder of them, trained on `store`.
+
+    `site` is what is read and `target` what is reconstructed; by default the store's only site,
+    and the same. `rungs` picks some rungs of a sweep by their number (a Slurm array index, say).
+    """
+
+    store: str = MISSING
+    run: str = MISSING
+    runs: str = "runs"
+    site: str | None = None
+    target: str | None = None
+    coder: CoderConfig = field(default_factory=CoderConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    parallel: MeshConfig = field(default_factory=MeshConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    rungs: list[int] | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluateConfig(EvaluationConfig):
+    """`launch/evaluate.py`: measures the coders of a run on the held-out shards of its store.
+
+    The store and the language model are those of the run, unless given.
+    """
+
+    run: str = MISSING
+    runs: str = "runs"
+    store: str | None = None
+    lm: LMConfig | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class ReportConfig:
+    """`launch/report.py`: draws `runs/NAME/report/index.html`."""
+
+    run: str = MISSING
+    runs: str = "runs"
+
+
+@dataclass(kw_only=True, slots=True)
+class VerifyConfig:
+    """`launch/verify.py`: sizes of all files of a store, with `full` their checksums."""
+
+    store: str = MISSING
+    full: bool = True
+    workers: int = 8
+
+
+@dataclass(kw_only=True, slots=True)
+class SmallLMRootConfig:
+    """`launch/small_lm.py`: trains a small language model from scratch into `folder`."""
+
+    folder: str = MISSING
+    text: TextConfig = field(default_factory=TextConfig)
+    model: SmallLMConfig = field(default_factory=SmallLMConfig)
+
+
+_ROOTS = {
+    "harvest_schema": HarvestConfig,
+    "train_schema": TrainConfig,
+    "evaluate_schema": EvaluateConfig,
+    "report_schema": ReportConfig,
+    "verify_schema": VerifyConfig,
+    "small_lm_schema": SmallLMRootConfig,
+}
+
+
+def register() -> None:
+    """Tell Hydra of the root dataclasses, against which every file of `conf/` is checked."""
+    for name, root in _ROOTS.items():
+        ConfigStore.instance().store(name=name, node=root)
+
+
+def conf_folder() -> Path:
+    """The folder of YAML files: beside the package in a checkout, inside it when installed."""
+    package = Path(sae_dist.__file__).parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"

@@ -1,0 +1,27 @@
+"""A frozen language model: its named sites, what passes there, and what if something else did."""
+
+from sae_dist.lm.capture import Capture, site_widths, truncate
+from sae_dist.lm.fold import fold_rms_norms
+from sae_dist.lm.from_scratch import SmallLMConfig, train_small_lm
+from sae_dist.lm.load import LM, LMConfig, LMDtype, load_lm
+from sae_dist.lm.loss import next_token_loss_NS
+from sae_dist.lm.sites import End, Site, resolve
+from sae_dist.lm.splice import splice
+
+__all__ = [
+    "LM",
+    "Capture",
+    "End",
+    "LMConfig",
+    "LMDtype",
+    "Site",
+    "SmallLMConfig",
+    "fold_rms_norms",
+    "load_lm",
+    "next_token_loss_NS",
+    "resolve",
+    "site_widths",
+    "splice",
+    "train_small_lm",
+    "truncate",
+]

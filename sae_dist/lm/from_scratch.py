@@ -1,0 +1,224 @@
+"""Train a small language model from nothing: for the quickstart and for tests, without a hub."""
+
+import math
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from sae_dist.common.errors import UserError
+from sae_dist.common.files import fsync_path, write_json
+from sae_dist.common.log import progress, say
+from sae_dist.common.seeds import derive
+
+_END_OF_TEXT = "<|endoftext|>"
+_REPORT = "training.json"
+
+
+@dataclass(kw_only=True, slots=True)
+class SmallLMConfig:
+    """A small Llama, its byte-level BPE tokenizer and its training.
+
+    `batch_size` counts sequences of `sequence_length` tokens, each beginning with BOS. The learning
+    rate rises over the first 5 % of the steps and falls to a twentieth along a cosine. Of every
+    `held_out_every` documents one is kept to measure the loss.
+    """
+
+    vocab_size: int = 4096
+    hidden_size: int = 192
+    intermediate_size: int = 512
+    num_layers: int = 4
+    num_heads: int = 6
+    sequence_length: int = 256
+    batch_size: int = 4
+    num_steps: int = 1200
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.1
+    held_out_every: int = 20
+    held_out_sequences: int = 128
+    seed: int = 0
+
+
+def train_small_lm(
+    config: SmallLMConfig, documents: Callable[[], Iterator[str]], folder: Path
+) -> dict[str, Any]:
+    """Train tokenizer and model on `documents()`, and save both with a report in `folder`.
+
+    The folder appears only when it is whole. The report, also written as `training.json`, holds the
+    losses on held-out text in nats a token: the model's, and beside it that of the best guess
+    without context (`unigram_loss`).
+
+    Raises UserError if the folder exists or the text is too short.
+    """
+    if folder.exists():
+        raise UserError(f"found {folder}; expected a new folder; remove it or name another")
+    started = time.monotonic()
+    torch.manual_seed(derive(config.seed, "small_lm"))
+    tokenizer = _train_tokenizer(config, documents())
+    train_NS, held_out_NS = _tokenise(config, tokenizer, documents())
+    model = _initialise(config, tokenizer)
+    _fit(config, model, train_NS)
+    report = {
+        "held_out_loss": _held_out_loss(model, held_out_NS),
+        "unigram_loss": _unigram_loss(config, train_NS, held_out_NS),
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "num_tokens": config.num_steps * config.batch_size * config.sequence_length,
+        "seconds": round(time.monotonic() - started, 1),
+        "config": asdict(config),
+    }
+    _save(folder, model, tokenizer, report)
+    say(
+        "small LM: {held_out_loss:.3f} nats a held-out token (unigram {unigram_loss:.3f}), "
+        "{num_parameters:,} parameters, {seconds} s".format_map(report)
+    )
+    return report
+
+
+def _train_tokenizer(config: SmallLMConfig, texts: Iterator[str]) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        special_tokens=[_END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=_END_OF_TEXT,
+        eos_token=_END_OF_TEXT,
+        model_max_length=config.sequence_length,
+    )
+
+
+def _tokenise(
+    config: SmallLMConfig, tokenizer: PreTrainedTokenizerFast, texts: Iterator[str]
+) -> tuple[Tensor, Tensor]:
+    """Full sequences of the training and of the held-out documents."""
+    tokenised = tokenizer(list(texts), add_special_tokens=False, verbose=False)
+    streams: tuple[list[int], list[int]] = ([], [])
+    for index, ids in enumerate(tokenised["input_ids"]):
+        is_held_out = index % config.held_out_every == config.held_out_every - 1
+        streams[is_held_out].extend([*ids, tokenizer.eos_token_id])
+    train_NS, held_out_NS = (_sequences(config, tokenizer, stream) for stream in streams)
+    if not len(train_NS) or not len(held_out_NS):
+        raise UserError(
+            f"found {len(streams[0])} tokens to train on and {len(streams[1])} to hold out; "
+            f"expected at least {config.sequence_length} of each; give more text"
+        )
+    return train_NS, held_out_NS[: config.held_out_sequences]
+
+
+def _sequences(
+    config: SmallLMConfig, tokenizer: PreTrainedTokenizerFast, stream: list[int]
+) -> Tensor:
+    length = config.sequence_length - 1
+    content = torch.tensor(stream[: len(stream) // length * length], dtype=torch.long)
+    return F.pad(content.view(-1, length), (1, 0), value=tokenizer.bos_token_id)
+
+
+def _initialise(config: SmallLMConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_heads,
+            max_position_embeddings=config.sequence_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def _fit(config: SmallLMConfig, model: LlamaForCausalLM, train_NS: Tensor) -> None:
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=config.learning_rate,
+        betas=(0.9, 0.95),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: _learning_rate_factor(step, config.num_steps)
+    )
+    model.train()
+    bar = progress(_batches(config, train_NS), total=config.num_steps, desc="train LM", unit="step")
+    for ids_NS in bar:
+        loss = _loss(model, ids_NS)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        bar.set_postfix(loss=f"{loss.item():.2f}", refresh=False)
+    model.eval()
+
+
+def _learning_rate_factor(step: int, num_steps: int) -> float:
+    num_warmup = max(1, num_steps // 20)
+    if step < num_warmup:
+        return (step + 1) / num_warmup
+    fraction = (step - num_warmup) / max(1, num_steps - num_warmup)
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * fraction))
+
+
+def _batches(config: SmallLMConfig, train_NS: Tensor) -> Iterator[Tensor]:
+    """`num_steps` batches, in a new order each time the sequences have all been seen."""
+    order = torch.empty(0, dtype=torch.long)
+    for _ in range(config.num_steps):
+        while len(order) < config.batch_size:
+            order = torch.cat([order, torch.randperm(len(train_NS))])
+        yield train_NS[order[: config.batch_size]]
+        order = order[config.batch_size :]
+
+
+def _loss(model: LlamaForCausalLM, ids_NS: Tensor) -> Tensor:
+    """Mean next-token cross entropy, its products in bfloat16."""
+    with torch.autocast("cpu", torch.bfloat16):
+        logits_NSV = model(input_ids=ids_NS, use_cache=False).logits
+    return F.cross_entropy(logits_NSV[:, :-1].flatten(0, 1).float(), ids_NS[:, 1:].flatten())
+
+
+@torch.no_grad()
+def _held_out_loss(model: LlamaForCausalLM, held_out_NS: Tensor) -> float:
+    losses = [_loss(model, ids_S[None]).item() for ids_S in held_out_NS]
+    return sum(losses) / len(losses)
+
+
+def _unigram_loss(config: SmallLMConfig, train_NS: Tensor, held_out_NS: Tensor) -> float:
+    """Cross entropy of held-out tokens under the training tokens' frequencies, plus one each."""
+    counts_V = torch.bincount(train_NS[:, 1:].flatten(), minlength=config.vocab_size) + 1
+    return -(counts_V / counts_V.sum()).log()[held_out_NS[:, 1:]].mean().item()
+
+
+def _save(
+    folder: Path,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    report: dict[str, Any],
+) -> None:
+    """Write beside `folder`, then rename: an interrupted run leaves no folder that looks whole."""
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    temporary.mkdir(parents=True)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    write_json(temporary / _REPORT, report)
+    for path in [*temporary.iterdir(), temporary]:
+        fsync_path(path)
+    os.rename(temporary, folder)
+    fsync_path(folder.parent)

@@ -1,0 +1,132 @@
+"""Load a frozen language model with its tokenizer, from the Hub or from a folder."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import hf_hub_download
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sae_dist.common.errors import UserError
+from sae_dist.lm.fold import fold_rms_norms
+
+_SAMPLE_BYTES = 1 << 20
+
+
+class LMDtype(StrEnum):
+    """Format of a language model's weights; `auto` is the one they were saved in."""
+
+    auto = "auto"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+@dataclass(kw_only=True, slots=True)
+class LMConfig:
+    """Which language model, and how it is held.
+
+    `name` is a local folder or a name on the Hub, there at `revision` (a branch, tag or commit);
+    `auto_class` is the class of transformers that loads it; `fold_norms` folds the pre-MLP
+    RMSNorms (`fold_rms_norms`), as transcoders in the manner of Gemma Scope want;
+    `trust_remote_code` lets the repository run its own Python.
+    """
+
+    name: str
+    revision: str | None = None
+    auto_class: str = "AutoModelForCausalLM"
+    dtype: LMDtype = LMDtype.float32
+    attn_implementation: str | None = None
+    fold_norms: bool = False
+    trust_remote_code: bool = False
+
+
+@dataclass(slots=True)
+class LM:
+    """A frozen language model. `revision` says exactly which weights it has.
+
+    It is the commit on the Hub, or for a folder a SHA-256 over its configuration and, of each file
+    of weights, the name, the size and the first and last MiB.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    config: LMConfig
+    revision: str
+
+
+def load_lm(config: LMConfig, device: torch.device | str | None = None) -> LM:
+    """Load model and tokenizer: eval mode, no gradients, no cache, on `device` (None: as loaded).
+
+    Raises UserError for a missing folder, an unknown name, revision or auto class, and for a model
+    whose norms cannot be folded though `fold_norms` asks for it.
+    """
+    auto_class = _auto_class(config.auto_class)
+    folder = Path(config.name).expanduser()
+    if not folder.is_dir() and config.name.startswith(("/", ".", "~")):
+        raise UserError(f"found no folder {folder}; expected a saved model; correct lm.name")
+    with _told_in_one_line(config):
+        if folder.is_dir():
+            source, commit = str(folder), None
+        else:
+            source, commit = config.name, _commit(config)
+        shared: dict[str, Any] = {"revision": commit, "trust_remote_code": config.trust_remote_code}
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **shared)
+        if config.attn_implementation:
+            shared["attn_implementation"] = config.attn_implementation
+        model = auto_class.from_pretrained(source, dtype=config.dtype.value, **shared)
+    model.eval().requires_grad_(False)
+    for part in (model.config, model.config.get_text_config()):
+        part.use_cache = False
+    if config.fold_norms:
+        fold_rms_norms(model)
+    revision = commit or _folder_revision(folder)
+    return LM(model if device is None else model.to(device), tokenizer, config, revision)
+
+
+def _auto_class(name: str) -> Any:
+    known = [key for key in dir(transformers) if key.startswith("AutoModel")]
+    if name in known:
+        return getattr(transformers, name)
+    near = get_close_matches(name, known, n=3) or ["AutoModelForCausalLM"]
+    raise UserError(
+        f"found lm.auto_class={name}; expected a class of transformers; "
+        f"did you mean {', '.join(near)}"
+    )
+
+
+def _commit(config: LMConfig) -> str:
+    """The commit that a revision means today; offline, when it was last downloaded."""
+    path = hf_hub_download(config.name, "config.json", revision=config.revision)
+    return Path(path).parent.name  # …/snapshots/<commit>/config.json
+
+
+def _folder_revision(folder: Path) -> str:
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with open(path, "rb") as file:
+            digest.update(file.read(_SAMPLE_BYTES))
+            file.seek(max(0, size - _SAMPLE_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _told_in_one_line(config: LMConfig) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"found that {config.name} does not load as {config.auto_class} ({reason}); expected a "
+            "saved model and tokenizer in a folder or on the Hub; correct lm.name or lm.revision"
+        ) from error

@@ -1,0 +1,75 @@
+"""One axis of a mesh: a group of processes, its collectives, and the bytes they cost."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Axis:
+    """The processes along one axis of a mesh, as one of them sees it.
+
+    Attributes:
+        group: their process group; None where this process is alone on the axis.
+        index, size: this process' place on the axis, and the axis' length.
+        bytes_sent: what this process has handed to the axis' collectives so far, in bytes.
+    """
+
+    group: dist.ProcessGroup | None = None
+    index: int = 0
+    size: int = 1
+    bytes_sent: int = field(default=0, compare=False)
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Sum over the axis, as a new tensor (the same one where this process is alone)."""
+        if self.size == 1:
+            return x
+        total = x.detach().clone(memory_format=torch.contiguous_format)
+        self.sum_in_place(total)
+        return total
+
+    def sum_in_place(self, x: Tensor) -> None:
+        """Sum a contiguous tensor over the axis."""
+        if self.size > 1:
+            self._count(x)
+            dist.all_reduce(x, group=self.group)
+
+    def join(self, x: Tensor, dim: int = 0) -> Tensor:
+        """Every process' tensor (all of one shape), side by side along `dim` in the axis' order."""
+        return x if self.size == 1 else torch.cat(self._gather(x), dim)
+
+    def collect(self, x: Tensor, dim: int = 0) -> Tensor | None:
+        """As `join`, but only for the first process of the axis; the others get None."""
+        if self.size == 1:
+            return x
+        x = x.detach().contiguous()
+        self._count(x)
+        parts = [torch.empty_like(x) for _ in range(self.size)] if self.index == 0 else None
+        dist.gather(x, parts, group=self.group, group_dst=0)
+        return torch.cat(parts, dim) if parts else None
+
+    def least(self, x: Tensor) -> Tensor:
+        """Elementwise minimum over the axis, as a new tensor."""
+        least = x.detach().clone()
+        if self.size > 1:
+            self._count(x)
+            dist.all_reduce(least, dist.ReduceOp.MIN, group=self.group)
+        return least
+
+    def before(self, x: Tensor) -> Tensor:
+        """Sum over the processes that come before this one on the axis."""
+        if self.size == 1:
+            return torch.zeros_like(x)
+        return torch.stack(self._gather(x))[: self.index].sum(0, dtype=x.dtype)
+
+    def _gather(self, x: Tensor) -> list[Tensor]:
+        x = x.detach().contiguous()
+        self._count(x)
+        parts = [torch.empty_like(x) for _ in range(self.size)]
+        dist.all_gather(parts, x, group=self.group)
+        return parts
+
+    def _count(self, x: Tensor) -> None:
+        self.bytes_sent += x.numel() * x.element_size()

@@ -1,0 +1,104 @@
+"""`data × latent` meshes over the processes of a run."""
+
+import math
+from dataclasses import dataclass
+
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from sae_dist.common.errors import UserError
+from sae_dist.parallel.axis import Axis
+from sae_dist.parallel.world import World
+
+_BYTES_PER_PARAMETER = 16  # float32 weight, gradient and Adam's two moments
+
+
+@dataclass(kw_only=True, slots=True)
+class MeshConfig:
+    """The mesh of a rung. `latent` processes share its latents; the rest of the world is `data`.
+
+    `latent: null` chooses the mesh that sends the fewest bytes a step among those on which the
+    parameters, gradients and moments of a process fit into `memory_gib`.
+    """
+
+    latent: int | None = None
+    memory_gib: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """A `data × latent` mesh as one process sees it. Rank = data.index · latent.size + latent.index."""
+
+    data: Axis
+    latent: Axis
+    devices: DeviceMesh
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes this process has handed to collectives on both axes."""
+        return self.data.bytes_sent + self.latent.bytes_sent
+
+    def __str__(self) -> str:
+        return f"{self.data.size}×{self.latent.size}"
+
+
+def bytes_per_step(
+    world: int, latent: int, num_latents: int, d_in: int, d_out: int, batch_tokens: int
+) -> float:
+    """Bytes a process sends in a step on the mesh `world/latent × latent`, with ring collectives.
+
+    Over the latent axis: the rows gathered and the reconstruction's sum; over the data axis: the
+    gradients' sum. float32 throughout.
+    """
+    data = world // latent
+    rows = batch_tokens / data
+    gathered = (latent - 1) / latent * rows * (d_in + d_out)
+    reconstruction = 2 * (latent - 1) / latent * rows * d_out
+    gradients = 2 * (data - 1) / data * num_latents / latent * (d_in + d_out)
+    return 4 * (gathered + reconstruction + gradients)
+
+
+def choose_mesh(
+    config: MeshConfig, world: int, num_latents: int, d_in: int, d_out: int, batch_tokens: int
+) -> int:
+    """The length of the latent axis for a coder, as `config` states it.
+
+    Raises:
+        UserError: the given axis fits neither world nor latents, or the coder fits no mesh.
+    """
+    fitting = [n for n in range(1, world + 1) if world % n == 0 and num_latents % n == 0]
+    if config.latent is not None:
+        if config.latent not in fitting:
+            raise UserError(
+                f"parallel.latent={config.latent} must divide the world ({world} processes) and "
+                f"the latents ({num_latents}): choose one of {fitting}"
+            )
+        return config.latent
+    memory = num_latents * (d_in + d_out) * _BYTES_PER_PARAMETER
+    roomy = [n for n in fitting if memory / n <= config.memory_gib * 2**30]
+    if not roomy:
+        raise UserError(
+            f"{num_latents} latents need {memory / max(fitting) / 2**30:.0f} GiB on each of {world} "
+            f"processes, and parallel.memory_gib={config.memory_gib:g}: start more processes"
+        )
+    return min(
+        roomy, key=lambda n: bytes_per_step(world, n, num_latents, d_in, d_out, batch_tokens)
+    )
+
+
+def make_mesh(world: World, latent: int, known: dict[int, DeviceMesh]) -> Mesh:
+    """A mesh with `latent` processes on the latent axis.
+
+    `known` keeps the process groups of the meshes made so far, by that length: rungs of equal
+    shape share them. All processes must call this in the same order.
+    """
+    if latent not in known:
+        known[latent] = init_device_mesh(
+            world.device.type, (world.size // latent, latent), mesh_dim_names=("data", "latent")
+        )
+    devices = known[latent]
+    axes = [
+        Axis(devices.get_group(name), devices.get_local_rank(name), devices.size(dim))
+        for dim, name in enumerate(("data", "latent"))
+    ]
+    assert math.prod(axis.size for axis in axes) == world.size
+    return Mesh(axes[0], axes[1], devices)

@@ -1,0 +1,111 @@
+"""A coder's latents and rows on a mesh: the one file that applies parallelism to a coder."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from sae_dist.coders import Coder
+from sae_dist.coders.files import LATENT_TENSORS
+from sae_dist.parallel.axis import Axis
+from sae_dist.parallel.mesh import Mesh
+
+
+class _SumForward(torch.autograd.Function):
+    """Sum over an axis; the gradient is passed on as it is."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, axis: Axis) -> Tensor:
+        return axis.sum(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+class _SumBackward(torch.autograd.Function):
+    """Identity; the gradient is summed over an axis."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, axis: Axis) -> Tensor:
+        ctx.axis = axis
+        return x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.axis.sum(grad), None
+
+
+@dataclass(frozen=True, slots=True)
+class Sharded:
+    """`coders.Placement` on a mesh: latents over one axis, rows over the other."""
+
+    mesh: Mesh
+
+    @property
+    def num_parts(self) -> int:
+        return self.mesh.data.size
+
+    def to_latents(self, x: Tensor) -> Tensor:
+        return _SumBackward.apply(x, self.mesh.latent)
+
+    def sum_latents(self, y: Tensor) -> Tensor:
+        return _SumForward.apply(y, self.mesh.latent)
+
+    def sum_rows(self, v: Tensor) -> Tensor:
+        return _SumForward.apply(v, self.mesh.data)
+
+    def count(self, counts: Tensor) -> Tensor:
+        return self.mesh.data.sum(self.mesh.latent.sum(counts))
+
+    def join_latents(self, v_BK: Tensor) -> Tensor:
+        return self.mesh.latent.join(v_BK, dim=1)
+
+    def before_latents(self, v: Tensor) -> Tensor:
+        return self.mesh.latent.before(v)
+
+    def before_rows(self, v: Tensor) -> Tensor:
+        return self.mesh.data.before(v)
+
+
+def distribute(coder: Coder, mesh: Mesh) -> Coder:
+    """Tell a coder that holds its slice of the latents where the others are."""
+    coder.placement = Sharded(mesh)
+    return coder
+
+
+def gather_rows(x_BD: Tensor, mesh: Mesh) -> Tensor:
+    """The rows that the latent axis' processes hold, in the global batch's order [B·latent, D]."""
+    return mesh.latent.join(x_BD)
+
+
+def reduce_gradients(coder: Coder, mesh: Mesh) -> None:
+    """Sum the gradients over the parts of the batch. Nothing crosses the latent axis."""
+    for parameter in coder.parameters():
+        if parameter.grad is not None:
+            mesh.data.sum_in_place(parameter.grad)
+
+
+def gradient_norm(coder: Coder, mesh: Mesh) -> Tensor:
+    """The norm of the whole coder's reduced gradient, over all slices of the latents."""
+    squares = {
+        name: parameter.grad.pow(2).sum()
+        for name, parameter in coder.named_parameters()
+        if parameter.grad is not None
+    }
+    in_slices = sum(square for name, square in squares.items() if name in LATENT_TENSORS)
+    shared = sum(square for name, square in squares.items() if name not in LATENT_TENSORS)
+    return (mesh.latent.sum(torch.as_tensor(in_slices)) + shared).sqrt()
+
+
+def gather_latents(coder: Coder, mesh: Mesh) -> dict[str, Tensor] | None:
+    """All latents' weights, on the CPU of the first process of the latent axis; None elsewhere."""
+    tensors = {}
+    for name, tensor in coder.state_dict().items():
+        whole = mesh.latent.collect(tensor) if name in LATENT_TENSORS else tensor
+        if whole is not None:
+            tensors[name] = whole.cpu()
+    return tensors if mesh.latent.index == 0 else None

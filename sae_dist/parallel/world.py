@@ -1,0 +1,43 @@
+"""The processes of a run, as the launcher started them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+_TIMEOUT = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process among all: its rank, how many there are, and the device it computes on."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+
+@contextmanager
+def start_world() -> Iterator[World]:
+    """Join the processes that torchrun, accelerate or Slurm started; alone without a launcher.
+
+    Collectives run over NCCL for tensors on GPUs and over gloo for tensors on CPUs.
+    """
+    is_cuda = torch.cuda.is_available()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local_rank) if is_cuda else torch.device("cpu")
+    if is_cuda:
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if is_cuda else "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend, timeout=_TIMEOUT)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,178 @@
+"""What a report is made of, read from the plain files of a run."""
+
+import json
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sae_dist.common.errors import UserError
+
+_VERSION = 1
+
+
+@dataclass(kw_only=True, slots=True)
+class FiringFrequency:
+    """How many latents fire on which share of tokens: `counts[i]` lie between edges i and i + 1.
+
+    `edges_log10` holds one more entry than `counts`; `never` latents did not fire at all.
+    """
+
+    edges_log10: list[float]
+    counts: list[int]
+    never: int
+
+
+@dataclass(kw_only=True, slots=True)
+class RungResult:
+    """The evaluation of one coder. Losses in nats a token; None where a measure was not taken."""
+
+    name: str
+    kind: str
+    form: str
+    site: str
+    target: str
+    num_latents: int
+    k: int | None = None
+    d_in: int | None = None
+    d_out: int | None = None
+    l0: float | None = None
+    fvu: float | None = None
+    dead_share: float | None = None
+    delta_loss: float | None = None
+    ce_increase_percent: float | None = None
+    loss_recovered: float | None = None
+    zero_ablation_loss: float | None = None
+    firing_frequency: FiringFrequency | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class RunResults:
+    """All that is known of a run. Without an evaluation `rungs` is empty; `metrics` may be, too.
+
+    Args:
+        config: the composed training configuration.
+        store: what the evaluation says of the store it read.
+        tokens: evaluated; likewise `sequences`.
+        clean_loss: cross-entropy of the untouched language model, nats a token.
+        metrics: the lines of `metrics.jsonl`, in order.
+    """
+
+    name: str
+    config: dict[str, Any] = field(default_factory=dict)
+    store: dict[str, Any] = field(default_factory=dict)
+    tokens: int | None = None
+    sequences: int | None = None
+    clean_loss: float | None = None
+    rungs: list[RungResult] = field(default_factory=list)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+
+    def curve(self, rung: str | None, key: str) -> tuple[list[int], list[float]]:
+        """Steps and values of a logged figure, finite ones only; rung None: of the whole ladder."""
+        points = [
+            (int(line["step"]), float(line[key]))
+            for line in self.metrics
+            if line.get("rung") == rung and _is_finite_number(line.get(key))
+        ]
+        return [step for step, _ in points], [value for _, value in points]
+
+    def trained_rungs(self) -> list[str]:
+        """Names of the rungs in the metrics, in their order there."""
+        names = (line.get("rung") for line in self.metrics)
+        return list(dict.fromkeys(name for name in names if name is not None))
+
+
+def load(folder: Path) -> RunResults:
+    """Read `config.yaml`, `evaluation.json` and `metrics.jsonl` of a run, as far as they are there.
+
+    Raises:
+        UserError: neither an evaluation nor metrics are there, or a file cannot be understood.
+    """
+    evaluation_path, metrics_path = folder / "evaluation.json", folder / "metrics.jsonl"
+    if not (evaluation_path.is_file() or metrics_path.is_file()):
+        raise UserError(
+            f"found neither evaluation.json nor metrics.jsonl in {folder}; "
+            "expected the folder of a run: train or evaluate it first"
+        )
+    results = RunResults(name=folder.resolve().name, config=_read_config(folder / "config.yaml"))
+    if metrics_path.is_file():
+        results.metrics = read_metrics(metrics_path)
+    if evaluation_path.is_file():
+        _add_evaluation(results, evaluation_path)
+    return results
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`; a last line that a crash has torn is left out.
+
+    Raises:
+        UserError: any other line is not a JSON object with a step.
+    """
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    metrics = []
+    for number, text in enumerate(lines, start=1):
+        try:
+            line = json.loads(text)
+            line["step"] = int(line["step"])
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines):
+                break
+            raise UserError(
+                f"{path}, line {number}: found {text[:60]!r}; expected a JSON object with a step; "
+                "remove that line"
+            ) from error
+        metrics.append(line)
+    return metrics
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML; restore it, or remove it to go without") from error
+    return config if isinstance(config, dict) else {}
+
+
+def _add_evaluation(results: RunResults, path: Path) -> None:
+    try:
+        evaluation = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        version = evaluation.get("version")
+        if version != _VERSION:
+            raise UserError(
+                f"{path}: found version {version!r}; expected {_VERSION}; evaluate the run again"
+            )
+        results.name = str(evaluation.get("run", results.name))
+        results.store = dict(evaluation.get("store") or {})
+        results.tokens = evaluation.get("tokens")
+        results.sequences = evaluation.get("sequences")
+        results.clean_loss = evaluation.get("clean_loss")
+        results.rungs = [_rung(name, rung) for name, rung in evaluation["rungs"].items()]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); evaluate the run again"
+        ) from error
+
+
+def _rung(name: str, values: dict[str, Any]) -> RungResult:
+    """Keys that a report does not show are left aside; a missing target is the site itself."""
+    known = {item.name for item in fields(RungResult)} - {"name", "firing_frequency"}
+    chosen = {"target": values["site"], **{key: values[key] for key in known & values.keys()}}
+    if chosen["target"] in (None, "same"):
+        chosen["target"] = chosen["site"]
+    frequency = values.get("firing_frequency")
+    return RungResult(
+        name=name,
+        **chosen,
+        firing_frequency=FiringFrequency(**frequency) if frequency else None,
+    )
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a measure")
+
+
+def _is_finite_number(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)

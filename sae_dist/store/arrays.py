@@ -1,0 +1,128 @@
+"""The arrays of a store as zarr v3 sees them: their metadata, and one whole shard as bytes.
+
+This is the only file that imports zarr. A shard is encoded by zarr in memory and written to disk
+by the writer, because zarr's own local store neither fsyncs nor refuses to merge with leftovers.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import MemoryStore
+
+from sae_dist.common.dtypes import FloatDtype
+from sae_dist.common.files import to_json
+from sae_dist.store.layout import Layout
+
+INPUT_IDS = "tokens/input_ids"
+TRAINABLE = "tokens/trainable"
+BFLOAT16_NAN = 0x7FC1
+_INNER_CRC_BYTES = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArraySpec:
+    """One array: its folder in the store, the shape of a sequence, its dtype."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    fill_value: int | bool | str
+    attributes: dict[str, str]
+
+    def file(self, unit: int) -> str:
+        """Path, inside the store, of one shard."""
+        return f"{self.path}/{self.file_name(unit)}"
+
+    def file_name(self, unit: int) -> str:
+        """Name, inside the array's folder, of one shard."""
+        return ".".join(["c", str(unit), *("0" for _ in self.shape)])
+
+    @property
+    def metadata_file(self) -> str:
+        """Path, inside the store, of the array's metadata."""
+        return f"{self.path}/zarr.json"
+
+    @property
+    def sequence_bytes(self) -> int:
+        """Bytes of one sequence."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def stored_chunk_bytes(self, layout: Layout) -> int:
+        """Bytes of one chunk in its shard with its checksum; a partial one is stored filled up."""
+        return layout.chunk_sequences * self.sequence_bytes + _INNER_CRC_BYTES
+
+
+def site_path(site: str) -> str:
+    """Folder of one site's activations."""
+    return f"activations/{site}"
+
+
+def array_specs(
+    widths: Mapping[str, int], sequence_length: int, dtype: FloatDtype
+) -> dict[str, ArraySpec]:
+    """All arrays of a store by path: the two of tokens, then each site's."""
+    kinds: list[tuple[str, tuple[int, ...], np.dtype, int | bool | str, dict[str, str]]] = [
+        (INPUT_IDS, (sequence_length,), np.dtype("int32"), -1, {}),
+        (TRAINABLE, (sequence_length,), np.dtype("bool"), False, {}),
+    ]
+    fill = BFLOAT16_NAN if dtype is FloatDtype.bfloat16 else "NaN"
+    for site, width in widths.items():
+        attributes = {"logical_dtype": dtype.value}
+        kinds.append((site_path(site), (sequence_length, width), dtype.storage, fill, attributes))
+    return {
+        path: ArraySpec(
+            path=path, shape=shape, dtype=kind, fill_value=fill_value, attributes=attributes
+        )
+        for path, shape, kind, fill_value, attributes in kinds
+    }
+
+
+def metadata(spec: ArraySpec, layout: Layout) -> dict[str, Any]:
+    """The array's zarr.json (zarr v3 core and sharding_indexed specifications)."""
+    endian = {} if spec.dtype.itemsize == 1 else {"configuration": {"endian": "little"}}
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    sharding = {
+        "chunk_shape": [layout.chunk_sequences, *spec.shape],
+        "codecs": [{"name": "bytes", **endian}, {"name": "crc32c"}],
+        "index_codecs": [little, {"name": "crc32c"}],
+        "index_location": "end",
+    }
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [layout.num_sequences, *spec.shape],
+        "data_type": spec.dtype.name,
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": [layout.shard_sequences, *spec.shape]},
+        },
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": spec.fill_value,
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "dimension_names": ["sequence", "position", "d_site"][: 1 + len(spec.shape)],
+        "attributes": spec.attributes,
+        "storage_transformers": [],
+    }
+
+
+def bytes_on_disk(specs: Iterable[ArraySpec], layout: Layout, units: Iterable[int]) -> int:
+    """Exact bytes of the shard files of `units`, checksums and indices included."""
+    numbers = list(units)
+    chunks = sum(len(layout.chunks_of(unit)) for unit in numbers)
+    index = len(numbers) * (16 * layout.chunks_per_shard + _INNER_CRC_BYTES)
+    return sum(chunks * spec.stored_chunk_bytes(layout) + index for spec in specs)
+
+
+def encode_shard(spec: ArraySpec, layout: Layout, values: np.ndarray) -> memoryview:
+    """The bytes of a shard file holding `values` [n, …], n <= shard_sequences, and nothing else."""
+    alone = metadata(spec, replace(layout, num_sequences=len(values)))
+    document = default_buffer_prototype().buffer.from_bytes(to_json(alone))
+    memory: dict[str, Any] = {"zarr.json": document}
+    array = zarr.open_array(MemoryStore(memory), mode="r+")
+    # open_array ignores a config: without this, a shard that equals its fill value is not written
+    array.with_config({"write_empty_chunks": True})[:] = values
+    return memoryview(memory[spec.file_name(0)].as_numpy_array())

@@ -1,0 +1,138 @@
+"""A store from activations that come from anywhere."""
+
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sae_dist.common.dtypes import FloatDtype, to_storage
+from sae_dist.common.errors import UserError
+from sae_dist.common.files import fsync_path
+from sae_dist.store.arrays import INPUT_IDS, TRAINABLE
+from sae_dist.store.reader import Store, open_store
+from sae_dist.store.rebatch import rebatch
+from sae_dist.store.writer import StoreConfig, StoreWriter
+
+Array = np.ndarray | torch.Tensor
+Blocks = Iterable[Array] | Array
+
+
+def write_store(
+    path: str | Path,
+    arrays: dict[str, Blocks],
+    *,
+    dtype: str = "bfloat16",
+    input_ids: Blocks | None = None,
+    trainable: Blocks | None = None,
+    held_out: float = 0.05,
+    chunk_mib: float = 4.0,
+    shard_mib: float = 256.0,
+    provenance: dict[str, Any] | None = None,
+) -> Store:
+    """Write, seal and open a store from float activations (numpy or torch) of one or more sites.
+
+    Each site gives blocks [n, d] (every row a sequence of one position) or [n, S, d], of any
+    lengths, or is one such array; sites need the same total. `input_ids` (integers; −1 where not
+    given) and `trainable` (bool; true where not given) come likewise as [n] or [n, S]. Values are
+    rounded to `dtype`. Memory: one shard of all sites and one block of each. The store appears at
+    `path` only when whole. Raises UserError when `path` exists, when sites differ in length or
+    positions, and for NaN or infinity at trainable tokens.
+    """
+    target = Path(path)
+    if target.exists():
+        raise UserError(f"found {target}; expected a new path; choose another or remove it")
+    if dtype not in list(FloatDtype):
+        raise UserError(
+            f"found dtype {dtype!r}; expected one of {', '.join(FloatDtype)}; choose one"
+        )
+    config = StoreConfig(
+        dtype=FloatDtype(dtype), chunk_mib=chunk_mib, shard_mib=shard_mib, held_out=held_out
+    )
+    streams = {site: _activations(site, blocks, config.dtype) for site, blocks in arrays.items()}
+    firsts = {site: next(stream, None) for site, stream in streams.items()}
+    shapes = {site: first.shape[1:] for site, first in firsts.items() if first is not None}
+    if len(shapes) < len(arrays) or len({length for length, _ in shapes.values()}) != 1:
+        raise UserError(
+            f"found blocks of [positions, width] { ({s: list(v) for s, v in shapes.items()}) } for "
+            f"sites {list(arrays)}; expected equal positions at each; mend the arrays"
+        )
+    for site, first in firsts.items():
+        assert first is not None
+        streams[site] = chain([first], streams[site])
+    length = next(iter(shapes.values()))[0]
+    if input_ids is not None:
+        streams[INPUT_IDS] = _tokens(input_ids, torch.int32)
+    if trainable is not None:
+        streams[TRAINABLE] = _tokens(trainable, torch.bool)
+    widths = {site: width for site, (_, width) in shapes.items()}
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        writer = StoreWriter.create(partial, widths, length, config, provenance or {}, None)
+        writer.write_in_order(_units(streams, writer.settings.shard_sequences, length))
+        writer.seal()
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    fsync_path(target.absolute().parent)
+    return open_store(target)
+
+
+def _blocks(blocks: Blocks) -> Iterable[Array]:
+    return [blocks] if isinstance(blocks, np.ndarray | torch.Tensor) else blocks
+
+
+def _tensor(block: Array) -> torch.Tensor:
+    """A CPU tensor; numpy arrays are copied, since they may be read-only."""
+    return torch.tensor(block) if isinstance(block, np.ndarray) else block.detach().cpu()
+
+
+def _activations(site: str, blocks: Blocks, dtype: FloatDtype) -> Iterator[np.ndarray]:
+    """Each block as a storage array [n, S, d]."""
+    shape: list[int] | None = None
+    for block in _blocks(blocks):
+        x = _tensor(block)
+        x = x.unsqueeze(1) if x.ndim == 2 else x
+        shape = shape or list(x.shape[1:])
+        if not x.is_floating_point() or x.ndim != 3 or list(x.shape[1:]) != shape:
+            raise UserError(
+                f"found a block of {x.dtype} {list(x.shape)} at site {site}; expected floats "
+                f"[n, {', '.join(map(str, shape))}]; mend the arrays"
+            )
+        yield to_storage(x, dtype)
+
+
+def _tokens(blocks: Blocks, dtype: torch.dtype) -> Iterator[np.ndarray]:
+    """Each block of token ids or trainable marks as an array [n, S]."""
+    for block in _blocks(blocks):
+        x = _tensor(block)
+        exact = x.to(dtype)
+        if x.is_floating_point() or (x.dtype is torch.bool) != (dtype is torch.bool):
+            raise UserError(f"found tokens of {x.dtype}; expected {dtype}; convert them")
+        if not torch.equal(exact.to(x.dtype), x):
+            raise UserError(f"found token ids up to {x.max()}; expected {dtype}; mend them")
+        yield (exact.unsqueeze(1) if x.ndim == 1 else exact).numpy()
+
+
+def _units(
+    streams: dict[str, Iterator[np.ndarray]], shard_sequences: int, length: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
+    """(ids, trainable, activations of each site) of one unit after the other."""
+    cut = [rebatch(((block,) for block in stream), shard_sequences) for stream in streams.values()]
+    for unit, blocks in enumerate(zip_longest(*cut)):
+        arrays = {name: b[0] for name, b in zip(streams, blocks, strict=True) if b is not None}
+        ends = {name: unit * shard_sequences + len(arrays.get(name, ())) for name in streams}
+        if len(set(ends.values())) > 1:
+            short, long = min(ends, key=ends.__getitem__), max(ends, key=ends.__getitem__)
+            raise UserError(
+                f"found {ends[short]} sequences of {short} and at least {ends[long]} of {long}; "
+                "expected equal totals; mend the arrays"
+            )
+        shape = (len(next(iter(arrays.values()))), length)
+        ids = arrays.pop(INPUT_IDS, np.full(shape, -1, np.int32))
+        trainable = arrays.pop(TRAINABLE, np.full(shape, True))
+        yield ids, trainable, arrays

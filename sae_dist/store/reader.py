@@ -1,0 +1,118 @@
+"""Reading a store that its manifest vouches for."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from sae_dist.common.dtypes import FloatDtype
+from sae_dist.common.errors import UserError
+from sae_dist.store.arrays import INPUT_IDS, TRAINABLE, array_specs, site_path
+from sae_dist.store.layout import Layout
+from sae_dist.store.schema import MANIFEST_FILE, SETTINGS_FILE, Manifest, Settings, Statistics, load
+from sae_dist.store.seal import assemble
+from sae_dist.store.shards import ShardReader
+from sae_dist.store.verify import MAX_SHARD_BYTES, file_problems, manifest_problems
+
+
+class Store:
+    """Activations and tokens by chunk; safe to read from many threads. Made by `open_store`."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        specs = array_specs(manifest.widths, manifest.layout.sequence_length, manifest.dtype)
+        self._arrays = {
+            name: ShardReader(path, spec, manifest.layout) for name, spec in specs.items()
+        }
+
+    @property
+    def layout(self) -> Layout:
+        """The grid of sequences, chunks and shards."""
+        return self.manifest.layout
+
+    @property
+    def dtype(self) -> FloatDtype:
+        """The format of the stored activations."""
+        return self.manifest.dtype
+
+    @property
+    def sites(self) -> dict[str, int]:
+        """Width of each site."""
+        return self.manifest.widths
+
+    def statistics(self, site: str) -> Statistics:
+        """Sums over trainable tokens of training shards. Raises UserError like `read_chunk`."""
+        self._require(site)
+        return self.manifest.sites[site].statistics
+
+    def read_chunk(self, site: str, chunk: int) -> np.ndarray:
+        """Activations [n, S, d] of one chunk in the storage dtype (`common.dtypes.from_storage`).
+
+        Raises UserError for an unknown site or chunk, and for damage, naming file and chunk.
+        """
+        self._require(site)
+        return self._arrays[site_path(site)].read_chunk(chunk)
+
+    def read_tokens(self, chunk: int) -> tuple[np.ndarray, np.ndarray]:
+        """(ids int32 [n, S], trainable bool [n, S]) of one chunk. Raises like `read_chunk`."""
+        return self._arrays[INPUT_IDS].read_chunk(chunk), self._arrays[TRAINABLE].read_chunk(chunk)
+
+    def training_chunks(self) -> list[int]:
+        """Chunks of all shards that are not held out, in order."""
+        held_out = set(self.manifest.held_out)
+        return self._chunks(s.unit for s in self.manifest.shards if s.unit not in held_out)
+
+    def held_out_chunks(self) -> list[int]:
+        """Chunks of the held-out shards, in order."""
+        held_out = set(self.manifest.held_out)
+        return self._chunks(s.unit for s in self.manifest.shards if s.unit in held_out)
+
+    def trainable_counts(self) -> np.ndarray:
+        """Trainable tokens of every chunk, int64 [num_chunks]; 0 where no shard is yet."""
+        counts = np.zeros(self.layout.num_chunks, np.int64)
+        for shard in self.manifest.shards:
+            chunks = self.layout.chunks_of(shard.unit)
+            counts[chunks.start : chunks.stop] = shard.trainable_per_chunk
+        return counts
+
+    def _chunks(self, units: Iterable[int]) -> list[int]:
+        return [chunk for unit in units for chunk in self.layout.chunks_of(unit)]
+
+    def _require(self, site: str) -> None:
+        if site not in self.manifest.sites:
+            raise UserError(
+                f"found no site {site!r} in {self.path}; expected one of "
+                f"{', '.join(self.manifest.sites)}; choose one or harvest it"
+            )
+
+
+def open_store(
+    path: str | Path, *, unsealed: bool = False, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> Store:
+    """Open a sealed store after checking manifest, metadata and the size of every file.
+
+    With `unsealed`, a store still being written opens with the shards committed so far. Raises
+    UserError naming the first thing that is wrong.
+    """
+    root = Path(path)
+    manifest = _manifest(root, unsealed)
+    problems = list(manifest_problems(manifest, max_shard_bytes))
+    problems = problems or list(file_problems(root, manifest))
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(f"{problems[0]}{more}; restore the files of {root} or write it again")
+    return Store(root, manifest)
+
+
+def _manifest(root: Path, unsealed: bool) -> Manifest:
+    if (root / MANIFEST_FILE).exists():
+        return load(root / MANIFEST_FILE, Manifest)
+    if not (root / SETTINGS_FILE).exists():
+        raise UserError(f"found no store at {root}; expected {MANIFEST_FILE}; check the path")
+    if not unsealed:
+        raise UserError(
+            f"found an unsealed store at {root}; expected {MANIFEST_FILE}; finish the harvest, or "
+            "pass unsealed=True to read what is there"
+        )
+    return assemble(root, load(root / SETTINGS_FILE, Settings))

@@ -1,0 +1,67 @@
+"""What a store is asked to be, and what that comes to."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sae_dist.common.dtypes import FloatDtype
+from sae_dist.common.errors import UserError
+from sae_dist.store.layout import choose_layout
+from sae_dist.store.schema import Settings
+from sae_dist.store.verify import site_problems
+
+
+@dataclass(kw_only=True, slots=True)
+class StoreConfig:
+    """How to store activations: sizes are of all sites together, `held_out` a share of shards."""
+
+    dtype: FloatDtype = FloatDtype.bfloat16
+    chunk_mib: float = 4.0
+    shard_mib: float = 256.0
+    held_out: float = 0.05
+
+
+def choose_settings(
+    widths: dict[str, int],
+    sequence_length: int,
+    config: StoreConfig,
+    provenance: dict[str, Any],
+    num_sequences: int | None,
+) -> Settings:
+    """Check what the user asks for, and choose the grid. Raises UserError."""
+    for problem in site_problems(widths):
+        raise UserError(f"{problem}; rename the site or mend its width")
+    if sequence_length < 1 or (num_sequences is not None and num_sequences < 1):
+        raise UserError(
+            f"found {num_sequences} sequences of {sequence_length} positions; expected at least "
+            "one of each; change them"
+        )
+    layout = choose_layout(
+        num_sequences=num_sequences or 0,
+        sequence_length=sequence_length,
+        bytes_per_sequence=sequence_length * sum(widths.values()) * config.dtype.storage.itemsize,
+        chunk_mib=config.chunk_mib,
+        shard_mib=config.shard_mib,
+    )
+    return Settings(
+        num_sequences=num_sequences,
+        sequence_length=sequence_length,
+        shard_sequences=layout.shard_sequences,
+        chunk_sequences=layout.chunk_sequences,
+        dtype=config.dtype,
+        held_out=config.held_out,
+        widths=widths,
+        provenance=provenance,
+    )
+
+
+def require_same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise UserError with the entries that differ."""
+    keys = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+    if keys:
+        differences = ", ".join(f"{key}={found.get(key)!r}" for key in keys)
+        expected = ", ".join(f"{key}={wanted.get(key)!r}" for key in keys)
+        raise UserError(
+            f"found {path} started with {differences}; expected {expected}; use the same settings "
+            "or another path"
+        )

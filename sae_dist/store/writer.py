@@ -1,0 +1,311 @@
+"""Writing a store: tokens first, then shard by shard in any order by any process, then the seal.
+
+Every step ends in one atomic commit, so a killed writer leaves a store that can be gone on with.
+"""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+
+from sae_dist.common.dtypes import FloatDtype, from_storage
+from sae_dist.common.errors import UserError
+from sae_dist.common.files import claim, fsync_path, to_json, write_atomic
+from sae_dist.store.arrays import (
+    INPUT_IDS,
+    TRAINABLE,
+    ArraySpec,
+    array_specs,
+    bytes_on_disk,
+    encode_shard,
+    metadata,
+    site_path,
+)
+from sae_dist.store.checksum import crc32
+from sae_dist.store.layout import Layout, held_out_units
+from sae_dist.store.rebatch import rebatch
+from sae_dist.store.schema import (
+    MANIFEST_FILE,
+    SETTINGS_FILE,
+    TOKENS_COMMIT,
+    FileRecord,
+    Manifest,
+    Settings,
+    ShardCommit,
+    Statistics,
+    TokensCommit,
+    commit_file,
+    load,
+)
+from sae_dist.store.seal import assemble, load_tokens
+from sae_dist.store.settings import StoreConfig, choose_settings, require_same
+from sae_dist.store.shards import ShardReader
+from sae_dist.store.statistics import statistics_of
+
+
+class StoreWriter:
+    """Writes one store; any number of processes may hold one each, for different units.
+
+    Attributes: `path`, the store's folder, and `settings`, what it was started with.
+    """
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self.path = path
+        self.settings = settings
+        self._specs = array_specs(settings.widths, settings.sequence_length, settings.dtype)
+        for folder in ("commits", *self._specs):
+            (path / folder).mkdir(parents=True, exist_ok=True)
+        for folder in (".", "tokens", "activations"):
+            fsync_path(path / folder)
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        widths: dict[str, int],
+        sequence_length: int,
+        config: StoreConfig,
+        provenance: dict[str, Any],
+        num_sequences: int | None,
+    ) -> Self:
+        """Start a store at `path`, or go on with one that was started with the same settings.
+
+        `num_sequences` is the most that will be written; None takes as many as come. Raises
+        UserError for a folder that holds something else or a store with other settings.
+        """
+        root = Path(path)
+        settings = choose_settings(widths, sequence_length, config, provenance, num_sequences)
+        root.mkdir(parents=True, exist_ok=True)
+        others = {entry.name for entry in root.iterdir() if not entry.name.startswith(".")}
+        if others and SETTINGS_FILE not in others:
+            raise UserError(
+                f"found {sorted(others)[0]!r} in {root}; expected an empty folder or a store; "
+                "choose another path"
+            )
+        if not claim(root / SETTINGS_FILE, to_json(settings.to_json())):
+            started = load(root / SETTINGS_FILE, Settings)
+            require_same(root / SETTINGS_FILE, started.to_json(), settings.to_json())
+        return cls(root, settings)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Go on with a started store. Raises UserError when there is none."""
+        root = Path(path)
+        try:
+            return cls(root, load(root / SETTINGS_FILE, Settings))
+        except FileNotFoundError as error:
+            raise UserError(
+                f"found no {SETTINGS_FILE} in {root}; expected a started store; create it first"
+            ) from error
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the manifest is there: nothing more will be written."""
+        return (self.path / MANIFEST_FILE).exists()
+
+    @property
+    def dtype(self) -> FloatDtype:
+        """The format in which activations are stored."""
+        return self.settings.dtype
+
+    @property
+    def layout(self) -> Layout:
+        """The grid, with its final length. Raises UserError before there are tokens."""
+        return self.settings.layout(load_tokens(self.path).num_sequences)
+
+    def tokens_ready(self) -> bool:
+        """Whether the tokens are committed."""
+        return (self.path / TOKENS_COMMIT).exists()
+
+    def write_tokens(
+        self, blocks: Iterable[tuple[np.ndarray, np.ndarray]], fingerprint: dict[str, Any]
+    ) -> None:
+        """Write all tokens from `blocks` of (ids_NS int32, trainable_NS bool) and commit them.
+
+        Blocks may have any length; rows beyond the store's num_sequences are not taken, and
+        num_sequences shrinks when the blocks end early. Tokens already committed are kept, if
+        their `fingerprint` (JSON) is the same; otherwise UserError.
+        """
+        if self.tokens_ready():
+            require_same(self.path / TOKENS_COMMIT, load_tokens(self.path).fingerprint, fingerprint)
+            return
+        files: dict[str, FileRecord] = {}
+        num_sequences = 0
+        limit = self.settings.num_sequences
+        units = rebatch(blocks, self.settings.shard_sequences, limit)
+        for unit, (ids, trainable) in enumerate(units):
+            files |= self._write_token_files(unit, ids, trainable)
+            num_sequences += len(ids)
+        self._commit_tokens(num_sequences, fingerprint, files)
+
+    def read_tokens(self, unit: int) -> tuple[np.ndarray, np.ndarray]:
+        """(ids int32 [n, S], trainable bool [n, S]) of one unit."""
+        layout = self.layout
+        ids, trainable = (
+            ShardReader(self.path, self._specs[name], layout).read_unit(unit)
+            for name in (INPUT_IDS, TRAINABLE)
+        )
+        return ids, trainable
+
+    def missing(self) -> list[int]:
+        """Units without a commit, in order."""
+        return [unit for unit in range(self.layout.num_shards) if not self._committed(unit)]
+
+    def bytes_needed(self) -> int:
+        """Bytes on disk that the missing units will take, checksums and indices included."""
+        sites = [self._specs[site_path(site)] for site in self.settings.widths]
+        return bytes_on_disk(sites, self.layout, self.missing())
+
+    def write_shard(self, unit: int, arrays: dict[str, np.ndarray]) -> bool:
+        """Write one unit of every site and commit it; False if another writer committed it first.
+
+        `arrays` holds, for each site, [n, S, d] in the storage dtype, where n is the unit's number
+        of sequences. Raises UserError, before anything is written, for other shapes or dtypes and
+        for NaN or infinity at a trainable token (naming unit, site and sequence).
+        """
+        return self._write_shard(unit, arrays, self.read_tokens(unit)[1])
+
+    def write_in_order(
+        self, units: Iterable[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]
+    ) -> None:
+        """Write units (ids, trainable, arrays by site) from 0 on, when their number is not known.
+
+        All but the last hold shard_sequences sequences. The tokens are committed at the end, so
+        this cannot be gone on with: it is for stores that one process writes in one go.
+        """
+        files: dict[str, FileRecord] = {}
+        num_sequences = 0
+        for unit, (ids, trainable, arrays) in enumerate(units):
+            files |= self._write_token_files(unit, ids, trainable)
+            self._write_shard(unit, arrays, trainable)
+            num_sequences += len(ids)
+        self._commit_tokens(num_sequences, {}, files)
+
+    def seal(self) -> Manifest:
+        """Write the manifest once every unit is committed; a second call changes nothing.
+
+        Raises UserError when units are missing.
+        """
+        if self.sealed:
+            return load(self.path / MANIFEST_FILE, Manifest)
+        if missing := self.missing():
+            raise UserError(
+                f"found {len(missing)} of {self.layout.num_shards} shards missing in {self.path} "
+                f"(first: {missing[0]}); expected all; write them before sealing"
+            )
+        manifest = assemble(self.path, self.settings)
+        write_atomic(self.path / MANIFEST_FILE, to_json(manifest.to_json()))
+        return manifest
+
+    def _committed(self, unit: int) -> bool:
+        return (self.path / commit_file(unit)).exists()
+
+    def _write_file(self, spec: ArraySpec, unit: int, values: np.ndarray) -> dict[str, FileRecord]:
+        """Encode and write one shard file; return its record under its path."""
+        name = spec.file(unit)
+        layout = self.settings.layout(len(values))
+        write_atomic(self.path / name, cast(bytes, encode_shard(spec, layout, values)))
+        size = (self.path / name).stat().st_size
+        return {name: FileRecord(bytes=size, crc32=crc32(self.path / name))}
+
+    def _write_token_files(
+        self, unit: int, ids: np.ndarray, trainable: np.ndarray
+    ) -> dict[str, FileRecord]:
+        shape = (len(ids), self.settings.sequence_length)
+        found = [(array.shape, array.dtype.name) for array in (ids, trainable)]
+        if found != [(shape, "int32"), (shape, "bool")]:
+            raise UserError(
+                f"found input_ids {found[0]} and trainable {found[1]}; expected int32 and bool of "
+                f"{shape}; pack the tokens to the store's sequence length"
+            )
+        ids_file = self._write_file(self._specs[INPUT_IDS], unit, ids)
+        return ids_file | self._write_file(self._specs[TRAINABLE], unit, trainable)
+
+    def _commit_tokens(
+        self, num_sequences: int, fingerprint: dict[str, Any], files: dict[str, FileRecord]
+    ) -> None:
+        """Write every array's metadata, which needs the final length, then the commit."""
+        if num_sequences == 0:
+            raise UserError("found no sequence; expected at least one; check the input")
+        layout = self.settings.layout(num_sequences)
+        held_out_units(layout.num_shards, self.settings.held_out)
+        for spec in self._specs.values():
+            write_atomic(self.path / spec.metadata_file, to_json(metadata(spec, layout)))
+        commit = TokensCommit(num_sequences=num_sequences, fingerprint=fingerprint, files=files)
+        write_atomic(self.path / TOKENS_COMMIT, to_json(commit.to_json()))
+
+    def _write_shard(self, unit: int, arrays: dict[str, np.ndarray], trainable: np.ndarray) -> bool:
+        if self._committed(unit):
+            return False
+        statistics = self._statistics(unit, arrays, trainable)
+        files: dict[str, FileRecord] = {}
+        try:
+            for site in self.settings.widths:
+                files |= self._write_file(self._specs[site_path(site)], unit, arrays[site])
+        except FileNotFoundError:
+            if self._committed(unit):  # another writer won, and swept up our temporary file
+                return False
+            raise
+        step = self.settings.chunk_sequences
+        per_chunk = [int(trainable[i : i + step].sum()) for i in range(0, len(trainable), step)]
+        commit = ShardCommit(files=files, trainable_per_chunk=per_chunk, statistics=statistics)
+        if not claim(self.path / commit_file(unit), to_json(commit.to_json())):
+            return self._lost(unit, commit)
+        self._sweep(unit)
+        return True
+
+    def _statistics(
+        self, unit: int, arrays: dict[str, np.ndarray], trainable: np.ndarray
+    ) -> dict[str, Statistics]:
+        """Check what is to be written, and sum it."""
+        dtype = self.settings.dtype
+        wanted = {
+            site: ((*trainable.shape, width), dtype.storage)
+            for site, width in self.settings.widths.items()
+        }
+        found = {site: (array.shape, array.dtype) for site, array in arrays.items()}
+        if found != wanted:
+            raise UserError(
+                f"found {found} for unit {unit}; expected {wanted}; give every site of the store"
+            )
+        first = unit * self.settings.shard_sequences
+        statistics = {}
+        for site, array in arrays.items():
+            try:
+                x_NSD = from_storage(array, dtype)
+                statistics[site] = statistics_of(x_NSD, torch.from_numpy(trainable), first)
+            except UserError as error:
+                raise UserError(f"unit {unit}, site {site}: {error}") from error
+        return statistics
+
+    def _lost(self, unit: int, commit: ShardCommit) -> bool:
+        """Another writer claimed the unit: fine if its bytes are ours, which may lie there."""
+        theirs = load(self.path / commit_file(unit), ShardCommit)
+        if theirs.files != commit.files:
+            raise UserError(
+                f"found unit {unit} of {self.path} written twice with different bytes; expected a "
+                f"deterministic harvest; delete {commit_file(unit)} and write the unit again"
+            )
+        return False
+
+    def _sweep(self, unit: int) -> None:
+        """Remove temporary files that killed writers of this unit left."""
+        for spec in self._specs.values():
+            for leftover in (self.path / spec.path).glob(f".{spec.file_name(unit)}.*.tmp"):
+                leftover.unlink(missing_ok=True)
+
+
+def check_disk(path: str | Path, num_bytes: int) -> None:
+    """Raise UserError unless `num_bytes` fit on the disk that holds (or would hold) `path`."""
+    folder = Path(path).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise UserError(
+            f"found {free / 1e9:.1f} GB free at {folder}; expected {num_bytes / 1e9:.1f} GB; "
+            "free some, choose another path, or take fewer tokens or sites"
+        )

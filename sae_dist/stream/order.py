@@ -1,0 +1,132 @@
+"""Which rows make up which global batch: a pure function of the rows of each chunk and a seed.
+
+Each epoch permutes the chunks and deals them to lanes. A lane cuts its chunks into buckets,
+permutes the rows of each bucket, and gives an equal share of every global batch. Nothing here
+depends on the number of ranks, and any step is found without going through those before it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from sae_dist.common.errors import UserError
+from sae_dist.common.seeds import generator
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LanePlan:
+    """One lane in one epoch: the chunks of each bucket, and where each bucket's rows begin.
+
+    `starts` int64 [buckets + 1] counts rows of the lane; its last entry is their total.
+    """
+
+    buckets: list[np.ndarray]
+    starts: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """One bucket's turn: its chunks, the order of its rows, and which part [first, stop) is given.
+
+    `rows` is a permutation of the bucket's rows, int64, counted through `chunks` in their order.
+    """
+
+    chunks: np.ndarray
+    rows: np.ndarray
+    first: int
+    stop: int
+
+
+class TokenOrder:
+    """The order of rows for ever, epoch after epoch.
+
+    `rows_per_chunk` counts the rows (trainable tokens) of each chunk in play. A step is one global
+    batch of `batch_tokens` rows, lane after lane, and an epoch lasts as long as its shortest lane:
+    what longer lanes have left is dropped until the next epoch deals anew.
+    """
+
+    def __init__(
+        self,
+        rows_per_chunk: np.ndarray,
+        lanes: int,
+        bucket_chunks: int,
+        batch_tokens: int,
+        seed: int,
+    ) -> None:
+        """Raises UserError when lanes do not fit the chunks or the batch, or rows are too few."""
+        _check(rows_per_chunk, lanes, batch_tokens)
+        self.lanes = lanes
+        self.lane_tokens = batch_tokens // lanes
+        self._rows = np.asarray(rows_per_chunk, np.int64)
+        self._bucket_chunks = bucket_chunks
+        self._seed = seed
+        self._steps: dict[int, int] = {}
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """(epoch, step in that epoch) of a step counted from the very first."""
+        epoch = 0
+        while step >= (steps := self.steps_in_epoch(epoch)):
+            step -= steps
+            epoch += 1
+        return epoch, step
+
+    def lane_plan(self, epoch: int, lane: int) -> LanePlan:
+        """The chunks of a lane in an epoch, bucket by bucket."""
+        chunks = self._permutation(epoch)[lane :: self.lanes]
+        size = self._bucket_chunks
+        buckets = [chunks[start : start + size] for start in range(0, len(chunks), size)]
+        rows = [int(self._rows[bucket].sum()) for bucket in buckets]
+        return LanePlan(buckets, np.concatenate([[0], np.cumsum(rows)]).astype(np.int64))
+
+    def steps_in_epoch(self, epoch: int) -> int:
+        """Global batches of an epoch."""
+        if epoch not in self._steps:
+            rows = self._rows[self._permutation(epoch)]
+            shortest = min(int(rows[lane :: self.lanes].sum()) for lane in range(self.lanes))
+            self._steps[epoch] = shortest // self.lane_tokens
+        return self._steps[epoch]
+
+    def segments(self, lane: int, step: int) -> Iterator[Segment]:
+        """What a lane gives out from `step` on, for ever; dropped tails are left out."""
+        epoch, done = self.locate(step)
+        first = done * self.lane_tokens
+        while True:
+            end = self.steps_in_epoch(epoch) * self.lane_tokens
+            plan = self.lane_plan(epoch, lane)
+            for bucket, chunks in enumerate(plan.buckets):
+                start, stop = (int(row) for row in plan.starts[bucket : bucket + 2])
+                if max(first, start) < min(end, stop):
+                    order = generator(self._seed, "bucket", epoch, lane, bucket)
+                    rows = order.permutation(stop - start)
+                    yield Segment(chunks, rows, max(first - start, 0), min(end, stop) - start)
+            epoch, first = epoch + 1, 0
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        return generator(self._seed, "epoch", epoch).permutation(len(self._rows))
+
+
+def _check(rows_per_chunk: np.ndarray, lanes: int, batch_tokens: int) -> None:
+    """Refuse what could ever leave an epoch without a step, before the first one."""
+    num_chunks, num_rows = len(rows_per_chunk), int(np.sum(rows_per_chunk))
+    if lanes < 1 or batch_tokens < 1 or batch_tokens % lanes:
+        raise UserError(
+            f"found batch_tokens={batch_tokens} and lanes={lanes}; expected a multiple of the "
+            "lanes; change batch_tokens or stream.lanes"
+        )
+    if num_rows < batch_tokens:
+        raise UserError(
+            f"found {num_rows} training tokens; expected at least one global batch of "
+            f"{batch_tokens}; lower batch_tokens or harvest more"
+        )
+    if lanes > num_chunks:
+        raise UserError(
+            f"found {num_chunks} training chunks for {lanes} lanes; expected at least one each; "
+            f"set stream.lanes to at most {num_chunks}, or store smaller chunks (chunk_mib)"
+        )
+    fewest = int(np.sort(rows_per_chunk)[: num_chunks // lanes].sum())
+    if fewest < batch_tokens // lanes:
+        raise UserError(
+            f"found lanes that may get {fewest} tokens in an epoch; expected at least their share "
+            f"of a batch, {batch_tokens // lanes}; lower batch_tokens or stream.lanes"
+        )

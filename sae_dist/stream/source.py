@@ -1,0 +1,101 @@
+"""What training and evaluation ask of activations, and the answer of a store."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from sae_dist.common.dtypes import from_storage
+from sae_dist.common.errors import UserError
+from sae_dist.common.seeds import generator
+from sae_dist.store import Store
+from sae_dist.stream.held_out import HeldOutBatch, held_out
+from sae_dist.stream.stream import ActivationStream, StreamConfig
+
+
+class ActivationSource(Protocol):
+    """Activations of some sites, in an order that a seed fixes.
+
+    Attributes:
+        identity: equal only for equal activations; a checkpoint remembers it.
+        widths: of each site.
+        about: where the activations come from, JSON-able; `lm` in it if from a language model.
+    """
+
+    identity: str
+    widths: dict[str, int]
+    about: dict[str, Any]
+
+    def mean_square(self, site: str) -> float:
+        """E‖x‖² over the tokens that are trained on."""
+
+    def sample(self, sites: list[str], num_tokens: int, seed: int) -> dict[str, Tensor]:
+        """About `num_tokens` tokens [n, d] of each site, the same ones whoever asks."""
+
+    def batches(
+        self,
+        sites: list[str],
+        batch_tokens: int,
+        seed: int,
+        config: StreamConfig,
+        rank: int,
+        world: int,
+        start_step: int,
+    ) -> ActivationStream:
+        """This rank's part of every global batch, from a step on, for ever."""
+
+    def held_out(
+        self, sites: list[str], part: int, parts: int, max_sequences: int | None
+    ) -> Iterator[HeldOutBatch]:
+        """One part of the sequences that are never trained on, in order."""
+
+
+class StoredActivations:
+    """The activations of a sealed store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.identity = store.manifest.hash
+        self.widths = dict(store.sites)
+        self.about: dict[str, Any] = {**store.manifest.provenance, "store": str(store.path)}
+
+    def mean_square(self, site: str) -> float:
+        """E‖x‖² over the training shards' trainable tokens, from the manifest."""
+        return float(self._store.statistics(site).mean_square)
+
+    def sample(self, sites: list[str], num_tokens: int, seed: int) -> dict[str, Tensor]:
+        """Whole training chunks, drawn until they hold `num_tokens` tokens (or all are drawn)."""
+        store, counts = self._store, self._store.trainable_counts()
+        chunks = generator(seed, "sample").permutation(np.asarray(store.training_chunks()))
+        needed = int(np.searchsorted(counts[chunks].cumsum(), num_tokens)) + 1
+        parts: dict[str, list[np.ndarray]] = {site: [] for site in sites}
+        for chunk in chunks[:needed].tolist():
+            trainable_NS = store.read_tokens(chunk)[1]
+            for site in sites:
+                parts[site].append(store.read_chunk(site, chunk)[trainable_NS])
+        rows = {site: np.concatenate(blocks) for site, blocks in parts.items()}
+        if not all(len(block) for block in rows.values()):
+            raise UserError(f"{store.path} has no trainable tokens outside its held-out shards")
+        return {site: from_storage(block[:num_tokens], store.dtype) for site, block in rows.items()}
+
+    def batches(
+        self,
+        sites: list[str],
+        batch_tokens: int,
+        seed: int,
+        config: StreamConfig,
+        rank: int,
+        world: int,
+        start_step: int,
+    ) -> ActivationStream:
+        """See `ActivationStream`."""
+        return ActivationStream(
+            self._store, sites, batch_tokens, seed, config, rank, world, start_step
+        )
+
+    def held_out(
+        self, sites: list[str], part: int, parts: int, max_sequences: int | None
+    ) -> Iterator[HeldOutBatch]:
+        """See `stream.held_out`."""
+        return held_out(self._store, sites, part, parts, max_sequences)

@@ -1,0 +1,198 @@
+"""Batches of activations for ever, each with the state from which to go on."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+
+from sae_dist.common.errors import UserError
+from sae_dist.common.log import say
+from sae_dist.store import Store
+from sae_dist.stream.ahead import Ahead
+from sae_dist.stream.buckets import Bucket, LaneReader
+from sae_dist.stream.order import TokenOrder
+
+
+@dataclass(kw_only=True, slots=True)
+class StreamConfig:
+    """How to read a store; `lanes` and `bucket_tokens` (of all lanes together) fix the order."""
+
+    lanes: int = 64
+    bucket_tokens: int = 2**20
+    read_threads: int = 4
+    batches_ahead: int = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Batch:
+    """One rank's rows of a global batch: `acts[site]` [b, d] as stored, `index` int64 [b].
+
+    `index` is sequence · S + position, the token's place in the store.
+    """
+
+    acts: dict[str, torch.Tensor]
+    index: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StreamState:
+    """Where a stream stands: number and epoch of the next batch; resuming needs `step`."""
+
+    step: int
+    epoch: int
+
+
+class ActivationStream:
+    """Iterates `(Batch, StreamState)` for ever over the training shards of a store.
+
+    Rank r of `world` serves lanes [r·lanes/world, (r+1)·lanes/world), so the batches of all ranks,
+    one after the other, are the same global batch of `batch_tokens` rows in every world. Several
+    sites are read at the same index. Iterating again after a stop goes on with the next batch.
+
+    Memory of one rank, at most: two buckets a lane, `batches_ahead` + 2 batches, and one chunk a
+    reading thread; `memory_bound` gives it in bytes. `waited_seconds` is the time the consumer was
+    kept waiting; `tokens_per_epoch` the tokens of the first epoch (others differ by the dropped
+    tails of lanes). Use it as a context manager, or call `close`, to end its threads.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        sites: Sequence[str],
+        batch_tokens: int,
+        seed: int,
+        config: StreamConfig,
+        rank: int = 0,
+        world: int = 1,
+        start_step: int = 0,
+    ) -> None:
+        """Raises UserError for unknown sites, a world not dividing the lanes, or too few tokens."""
+        _check(store, sites, config, world)
+        self.waited_seconds = 0.0
+        self._store, self._sites, self._config = store, list(sites), config
+        counts = store.trainable_counts()
+        chunks = np.array(store.training_chunks(), np.int64)
+        self._chunks = chunks[counts[chunks] > 0]
+        positions = store.layout.chunk_sequences * store.layout.sequence_length
+        self._bucket_chunks = max(1, config.bucket_tokens // (config.lanes * positions))
+        self._order = TokenOrder(
+            counts[self._chunks], config.lanes, self._bucket_chunks, batch_tokens, seed
+        )
+        share = config.lanes // world
+        self._lanes = range(rank * share, (rank + 1) * share)
+        self._step = start_step
+        self._batch_tokens = batch_tokens
+        self._running: tuple[Ahead[Batch], ThreadPoolExecutor] | None = None
+        self._warn_of_short_epochs(int(counts[self._chunks].sum()))
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Tokens that all ranks together see in the first epoch."""
+        return self._order.steps_in_epoch(0) * self._batch_tokens
+
+    @property
+    def memory_bound(self) -> int:
+        """Bytes that buckets, batches and chunks in flight can take on this rank."""
+        layout, itemsize = self._store.layout, self._store.dtype.storage.itemsize
+        row = sum(self._store.sites[site] for site in self._sites) * itemsize
+        chunk = layout.chunk_sequences * layout.sequence_length
+        # a bucket's position also holds a mark, a row number and its index; a batch's row its index
+        bucket = self._bucket_chunks * chunk * (row + 1 + 8 + 8)
+        batch = len(self._lanes) * self._order.lane_tokens * (row + 8)
+        return (
+            2 * len(self._lanes) * bucket
+            + (self._config.batches_ahead + 2) * batch
+            + self._config.read_threads * chunk * (row + 5)
+        )
+
+    def state_at(self, step: int) -> StreamState:
+        """The state whose next batch is number `step`, counted from the very first."""
+        return StreamState(step=step, epoch=self._order.locate(step)[0])
+
+    def __iter__(self) -> Iterator[tuple[Batch, StreamState]]:
+        if self._running is not None:
+            raise RuntimeError("this stream is being iterated already; close it first")
+        pool = ThreadPoolExecutor(self._config.read_threads, thread_name_prefix="sae-read")
+        ahead = Ahead(self._batches(self._step, pool), self._config.batches_ahead)
+        self._running = (ahead, pool)
+        before = self.waited_seconds
+        try:
+            for batch in ahead:
+                self.waited_seconds = before + ahead.waited_seconds
+                self._step += 1
+                yield batch, self.state_at(self._step)
+        finally:
+            if self._running == (ahead, pool):
+                self.close()
+
+    def close(self) -> None:
+        """End all threads; an iteration under way ends. Closing twice does no harm."""
+        if self._running is None:
+            return
+        ahead, pool = self._running
+        pool.shutdown(wait=False, cancel_futures=True)  # wakes the thread that waits for a read
+        ahead.close()
+        pool.shutdown()
+        self._running = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _batches(self, step: int, pool: ThreadPoolExecutor) -> Iterator[Batch]:
+        lanes = [LaneReader(self._buckets(lane, step, pool)) for lane in self._lanes]
+        while True:
+            yield self._assemble(lanes)
+
+    def _buckets(self, lane: int, step: int, pool: ThreadPoolExecutor) -> Iterator[Bucket]:
+        for segment in self._order.segments(lane, step):
+            chunks = self._chunks[segment.chunks]
+            yield Bucket(self._store, self._sites, chunks, segment, pool)
+
+    def _assemble(self, lanes: list[LaneReader]) -> Batch:
+        """The next batch: every lane's rows, one lane after the other."""
+        size, share = len(lanes) * self._order.lane_tokens, self._order.lane_tokens
+        index = torch.empty(size, dtype=torch.int64)
+        acts = {
+            site: torch.empty(size, self._store.sites[site], dtype=self._store.dtype.compute)
+            for site in self._sites
+        }
+        for number, lane in enumerate(lanes):
+            place = slice(number * share, (number + 1) * share)
+            lane.take(index[place], {site: values[place] for site, values in acts.items()})
+        return Batch(acts=acts, index=index)
+
+    def _warn_of_short_epochs(self, num_tokens: int) -> None:
+        if self.tokens_per_epoch < 0.9 * num_tokens:
+            say(
+                f"an epoch uses {self.tokens_per_epoch} of {num_tokens} training tokens, because "
+                "lanes differ in length: lower stream.lanes, or store smaller chunks (chunk_mib)"
+            )
+
+
+def _check(store: Store, sites: Sequence[str], config: StreamConfig, world: int) -> None:
+    """Refuse sites that are not there and settings that cannot work."""
+    for site in sites:
+        store.statistics(site)
+    for name in ("lanes", "bucket_tokens", "read_threads", "batches_ahead"):
+        if getattr(config, name) < 1:
+            raise UserError(
+                f"found stream.{name}={getattr(config, name)}; expected at least 1; change it"
+            )
+    if config.lanes % world:
+        fitting = ", ".join(str(n) for n in range(1, config.lanes + 1) if config.lanes % n == 0)
+        raise UserError(
+            f"found {world} ranks for {config.lanes} lanes; expected a number that divides them "
+            f"({fitting}); start as many ranks, or change stream.lanes"
+        )

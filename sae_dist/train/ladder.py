@@ -1,0 +1,70 @@
+"""A ladder: the rungs that one stream of activations trains, each on its own mesh."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from sae_dist.common.errors import UserError
+from sae_dist.common.log import say
+from sae_dist.parallel import World, choose_mesh, make_mesh
+from sae_dist.stream import ActivationSource
+from sae_dist.train.rung import Rung, RungConfig
+
+_SAMPLE_TOKENS = 8192
+
+
+def build_ladder(
+    configs: list[RungConfig],
+    source: ActivationSource,
+    world: World,
+    batch_tokens: int,
+    dtype: torch.dtype,
+) -> list[Rung]:
+    """Place each rung on its mesh, with weights still to be given; called by all processes.
+
+    Raises:
+        UserError: a site the source does not have, a width that fits no mesh, or equal names.
+    """
+    names = [config.name for config in configs]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"rungs of one name: {', '.join(repeated)}; give each its own `name`")
+    meshes: dict[int, Any] = {}
+    rungs = []
+    for config in configs:
+        d_in, d_out = (_width(source, site) for site in (config.site, config.target))
+        latent = choose_mesh(
+            config.parallel, world.size, config.coder.num_latents, d_in, d_out, batch_tokens
+        )
+        mesh = make_mesh(world, latent, meshes)
+        mean_square = source.mean_square(config.site)
+        rungs.append(Rung(config, mesh, mean_square, d_in, d_out, dtype, world.device))
+        say(f"  {config.name}: {d_in} → {config.coder.num_latents} → {d_out} on {mesh} data×latent")
+    return rungs
+
+
+def begin(rungs: list[Rung], source: ActivationSource, seed: int) -> None:
+    """Give all rungs their first weights, from one sample of the source."""
+    sample = source.sample(sites_of([rung.config for rung in rungs]), _SAMPLE_TOKENS, seed)
+    for rung in rungs:
+        x_ND, y_NE = sample[rung.config.site].float(), sample[rung.config.target].float()
+        rung.begin(seed, x_ND.to(rung.coder.b_dec.device), y_NE.to(rung.coder.b_dec.device))
+
+
+def sites_of(configs: list[RungConfig]) -> list[str]:
+    """All sites that the rungs read, each once, sorted."""
+    return sorted({site for config in configs for site in (config.site, config.target)})
+
+
+def describe(configs: list[RungConfig]) -> dict[str, dict[str, Any]]:
+    """Each rung's configuration as plain data, by name."""
+    return {config.name: dataclasses.asdict(config) for config in configs}
+
+
+def _width(source: ActivationSource, site: str) -> int:
+    if site not in source.widths:
+        raise UserError(
+            f"the store has no site {site!r}; it has {', '.join(sorted(source.widths))}: "
+            "set site=… (and target=… for a transcoder) to one of them"
+        )
+    return source.widths[site]

@@ -1,0 +1,135 @@
+"""One rung of a ladder: a coder, its mesh, its optimizer, and all that a checkpoint must hold."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae_dist.checkpoint import on_mesh
+from sae_dist.coders import Coder, CoderConfig, Kind, fold, initialise, save_coder, slice_of
+from sae_dist.coders.files import LATENT_TENSORS
+from sae_dist.common.errors import UserError
+from sae_dist.parallel import Mesh, MeshConfig, distribute, gather_latents
+from sae_dist.train.latents import LatentCounters
+from sae_dist.train.optim import OptimConfig, make_adam
+
+_EMA = 0.999
+
+
+@dataclass(kw_only=True, slots=True)
+class RungConfig:
+    """What one rung trains: a coder from one site of the store to another (or the same)."""
+
+    name: str = ""
+    site: str = ""
+    target: str = ""
+    coder: CoderConfig = field(default_factory=CoderConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    parallel: MeshConfig = field(default_factory=MeshConfig)
+
+
+class Rung:
+    """A coder in training, as one process of its mesh holds it.
+
+    Attributes:
+        scale: C = √E‖x‖² of the input site: x and y are divided by it.
+        num_updates, num_skipped, skipped_in_a_row: steps that changed the weights, and that did not.
+    """
+
+    def __init__(
+        self,
+        config: RungConfig,
+        mesh: Mesh,
+        mean_square: float,
+        d_in: int,
+        d_out: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        if not mean_square > 0:
+            raise UserError(f"site {config.site} has E‖x‖² = {mean_square}; expected activations > 0")
+        self.config, self.mesh, self.name = config, mesh, config.name
+        self.scale = math.sqrt(mean_square)
+        latents = slice_of(config.coder.num_latents, mesh.latent.index, mesh.latent.size)
+        coder = Coder(config.coder, d_in, d_out, latents=latents, dtype=dtype, device=device)
+        self.coder = distribute(coder, mesh)
+        self.adam = make_adam(self.coder, config.optim)
+        self.counters = LatentCounters(len(latents), device)
+        self.num_updates = self.num_skipped = self.skipped_in_a_row = 0
+
+    def begin(self, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
+        """Give the coder its first weights, from a raw sample that is equal on every process."""
+        initialise(self.coder, seed, x_ND / self.scale, y_NE / self.scale)
+
+    def normalised(self, acts: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Input and target [B, D], [B, E] divided by C: one and the same tensor where they agree."""
+        x_BD = acts[self.config.site] / self.scale
+        if self.config.target == self.config.site:
+            return x_BD, x_BD
+        return x_BD, acts[self.config.target] / self.scale
+
+    def dead(self) -> tuple[Tensor, int]:
+        """Which latents held here are dead [F], and how many are in all slices together."""
+        dead_F = self.counters.dead(self.config.coder.dead_after_tokens)
+        return dead_F, int(self.mesh.latent.sum(dead_F.sum()))
+
+    @torch.no_grad()
+    def remember(self, acts_BF: Tensor, num_tokens: int) -> None:
+        """Count what fired in a batch, and follow BatchTopK's inference threshold.
+
+        The threshold estimates E[least positive activation kept] (Bussmann et al. 2024, eq. 8): the
+        plain mean of the first batches, then a running one with decay 0.999.
+        """
+        self.num_updates += 1
+        self.counters.update(self.mesh.data.sum((acts_BF > 0).sum(0)), num_tokens)
+        if self.config.coder.kind is Kind.batchtopk:
+            infinity = acts_BF.new_full((), torch.inf)
+            own = torch.where(acts_BF > 0, acts_BF, infinity).min()
+            least = self.mesh.data.least(self.mesh.latent.least(own)).double()
+            if least.isfinite():
+                weight = max(1 - _EMA, 1 / self.num_updates)
+                self.coder.inference_threshold += weight * (least - self.coder.inference_threshold)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything of tensor form that a checkpoint holds, as parts of wholes on the mesh."""
+        return {
+            f"{self.name}/{name}": on_mesh(tensor, self.mesh.devices, is_slice=is_slice)
+            for name, tensor, is_slice in self._tensors()
+        }
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor, bool]]:
+        for name, tensor in self.coder.state_dict().items():
+            yield name, tensor, name in LATENT_TENSORS
+        for name, parameter in self.coder.named_parameters():
+            for key, value in self.adam.state[parameter].items():
+                yield f"adam/{name}/{key}", value, name in LATENT_TENSORS and key != "step"
+        yield "silent", self.counters.silent_F, True
+        yield "fired", self.counters.fired_F, True
+
+    def numbers(self) -> dict[str, int]:
+        """The plain numbers that a checkpoint holds beside the tensors."""
+        return {
+            "num_updates": self.num_updates,
+            "num_skipped": self.num_skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "window_tokens": self.counters.window_tokens,
+        }
+
+    def set_numbers(self, numbers: dict[str, int]) -> None:
+        """Take back what `numbers` gave."""
+        self.num_updates = numbers["num_updates"]
+        self.num_skipped = numbers["num_skipped"]
+        self.skipped_in_a_row = numbers["skipped_in_a_row"]
+        self.counters.window_tokens = numbers["window_tokens"]
+
+    def export(self, folder: Path, about: dict[str, Any]) -> None:
+        """Write the coder, folded to raw activations, from the mesh's first process."""
+        folded = fold(self.coder, self.scale)
+        tensors = gather_latents(folded, self.mesh) if self.mesh.data.index == 0 else None
+        if tensors is not None:
+            about = {**about, "site": self.config.site, "target": self.config.target}
+            save_coder(folder / self.name, folded, tensors, about)

@@ -1,0 +1,89 @@
+"""One training step of one rung: it reads like the papers."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sae_dist.coders import Forward, training_forward
+from sae_dist.parallel import gather_rows, gradient_norm, reduce_gradients
+from sae_dist.train.optim import clip_gradient, normalise_rows, project_out_rows
+from sae_dist.train.rung import Rung
+from sae_dist.train.schedules import learning_rate, sparsity_coefficient
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What the forward pass gave, and the norm of the gradient, both of the global batch."""
+
+    forward: Forward
+    gradient_norm: Tensor
+
+
+class NonFiniteError(RuntimeError):
+    """Too many steps in a row gave a loss or gradient that is not finite."""
+
+
+_MAX_SKIPPED_IN_A_ROW = 10
+
+
+def training_step(rung: Rung, acts: dict[str, Tensor], step: int, num_steps: int) -> StepResult:
+    """Take one step on this process' rows of the global batch.
+
+    Args:
+        rung: changed in place, unless loss or gradient are not finite: then the step is skipped.
+        acts: raw activations [b, width] by site, in the rung's dtype; b is the global batch's
+            tokens divided by the world.
+        step, num_steps: for the schedules.
+
+    Raises:
+        NonFiniteError: this is the tenth skipped step in a row.
+    """
+    mesh, coder, optim = rung.mesh, rung.coder, rung.config.optim
+    x_BD, y_BE = rung.normalised(acts)
+    is_autoencoder = y_BE is x_BD
+    x_BD = gather_rows(x_BD, mesh)
+    y_BE = x_BD if is_autoencoder else gather_rows(y_BE, mesh)
+    dead_F, num_dead = rung.dead()
+
+    forward = training_forward(
+        coder.train(),
+        x_BD,
+        y_BE,
+        sparsity_coefficient=sparsity_coefficient(rung.config.coder, optim, step),
+        dead_F=dead_F,
+        num_dead=num_dead,
+    )
+    coder.zero_grad()
+    forward.loss.backward()
+    reduce_gradients(coder, mesh)
+    if rung.config.coder.unit_norm_decoder:
+        project_out_rows(coder.W_dec, coder.W_dec.grad)
+    norm = gradient_norm(coder, mesh)
+
+    # Both were summed over all processes, so that every one of them decides alike.
+    if not bool(torch.isfinite(forward.loss.detach() + norm)):
+        _skip(rung)
+        return StepResult(forward, norm)
+    if optim.clip_norm is not None:
+        clip_gradient(coder, norm, optim.clip_norm)
+    for group in rung.adam.param_groups:
+        group["lr"] = learning_rate(optim, rung.config.coder.num_latents, step, num_steps)
+    rung.adam.step()
+    if rung.config.coder.unit_norm_decoder:
+        normalise_rows(coder.W_dec)
+    if coder.threshold is not None:
+        coder.threshold.data.clamp_min_(0.0)
+    rung.skipped_in_a_row = 0
+    rung.remember(forward.acts_BF, num_tokens=len(x_BD) * mesh.data.size)
+    return StepResult(forward, norm)
+
+
+def _skip(rung: Rung) -> None:
+    rung.num_skipped += 1
+    rung.skipped_in_a_row += 1
+    if rung.skipped_in_a_row >= _MAX_SKIPPED_IN_A_ROW:
+        raise NonFiniteError(
+            f"rung {rung.name}: loss or gradient was not finite {_MAX_SKIPPED_IN_A_ROW} steps in a "
+            "row; lower optim.lr, or look for non-finite activations with launch/verify.py"
+        )

@@ -1,0 +1,91 @@
+"""Folding, files and first weights."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from sae_dist.coders import Coder, CoderConfig, Form, Kind, fold, initialise, load_coder, save_coder
+from sae_dist.coders.initialise import geometric_median, unit_rows
+from sae_dist.common.errors import UserError
+
+EVERY = list(itertools.product(Kind, Form))
+
+
+def trained(kind: Kind, form: Form) -> tuple[Coder, torch.Tensor]:
+    """A coder whose every tensor is generic, in evaluation mode, and normalised inputs."""
+    generator = torch.Generator().manual_seed(0)
+    d_out = 6 if form is Form.autoencoder else 5
+    coder = Coder(CoderConfig(kind=kind, form=form, num_latents=24, k=3), 6, d_out)
+    with torch.no_grad():
+        for tensor in (*coder.parameters(), *coder.buffers()):
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) - 0.4)
+        for threshold in (coder.threshold, coder.inference_threshold):
+            if threshold is not None:
+                threshold.abs_()
+    return coder.eval(), torch.randn(50, 6, generator=generator)
+
+
+@pytest.mark.parametrize(("kind", "form"), EVERY)
+def test_folding_leaves_outputs_equal_on_raw_activations(kind: Kind, form: Form) -> None:
+    coder, x_BD = trained(kind, form)
+    folded = fold(coder, scale=7.0)
+    assert not folded.pre_bias
+    assert torch.equal(folded.encode(7.0 * x_BD) > 0, coder.encode(x_BD) > 0)
+    torch.testing.assert_close(folded(7.0 * x_BD), 7.0 * coder(x_BD), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "form"), EVERY)
+def test_a_coder_saved_and_loaded_is_the_same_whole_or_in_slices(
+    kind: Kind, form: Form, tmp_path: Path
+) -> None:
+    coder, x_BD = trained(kind, form)
+    folded = fold(coder, scale=2.0)
+    save_coder(tmp_path, folded, folded.state_dict(), {"site": "resid_post.0"})
+    loaded = load_coder(tmp_path)
+    assert loaded.config == coder.config
+    assert torch.equal(loaded(x_BD), folded(x_BD))
+    halves = [load_coder(tmp_path, part=part, parts=2) for part in range(2)]
+    for name in ("W_enc", "W_dec", "b_enc"):
+        joined = torch.cat([half.get_parameter(name) for half in halves])
+        assert torch.equal(joined, folded.get_parameter(name))
+    with pytest.raises(UserError, match="24 latents cannot be dealt to 5 slices"):
+        load_coder(tmp_path, part=0, parts=5)
+
+
+def test_a_missing_or_foreign_coder_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no coder in .*: expected coder\.json"):
+        load_coder(tmp_path)
+    (tmp_path / "coder.json").write_text('{"format": 99}')
+    with pytest.raises(UserError, match="has format 99; this version reads 1"):
+        load_coder(tmp_path)
+
+
+def test_batchtopk_at_inference_uses_its_threshold_and_not_the_batch() -> None:
+    coder, x_BD = trained(Kind.batchtopk, Form.autoencoder)
+    z_BF = coder.pre_activations(x_BD)
+    expected = torch.where(z_BF > coder.inference_threshold.float(), z_BF, 0.0)
+    assert torch.equal(coder.encode(x_BD), expected)
+    torch.testing.assert_close(coder.encode(x_BD[:1]), coder.encode(x_BD)[:1])
+
+
+def test_slices_begin_as_slices_of_the_whole() -> None:
+    whole = unit_rows(3, "W_dec", range(5000), 8)
+    assert torch.equal(unit_rows(3, "W_dec", range(1000, 3333), 8), whole[1000:3333])
+    torch.testing.assert_close(whole.norm(dim=1), torch.ones(5000))
+    assert not torch.equal(unit_rows(4, "W_dec", range(5000), 8), whole)
+    assert len(whole.unique(dim=0)) == 5000
+
+
+def test_geometric_median_is_not_moved_by_an_outlier() -> None:
+    x_ND = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x_ND[0] = 1e6
+    assert geometric_median(x_ND).norm() < 0.2
+    assert x_ND.mean(0).norm() > 100
+
+
+def test_an_autoencoder_topk_begins_at_the_geometric_median() -> None:
+    coder, x_BD = trained(Kind.topk, Form.autoencoder)
+    initialise(coder, 0, x_BD, x_BD)
+    torch.testing.assert_close(coder.b_dec.detach(), geometric_median(x_BD))

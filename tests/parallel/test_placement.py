@@ -1,0 +1,157 @@
+"""A coder on a mesh equals the coder in one process: selection, losses, gradients, gathering."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sae_dist.coders import Coder, CoderConfig, Form, Forward, Kind, slice_of, training_forward
+from sae_dist.coders.files import LATENT_TENSORS
+from sae_dist.coders.placement import Whole
+from sae_dist.coders.select import batch_top_k, top_k
+from sae_dist.parallel import (
+    Sharded,
+    World,
+    distribute,
+    gather_latents,
+    gradient_norm,
+    make_mesh,
+    reduce_gradients,
+)
+from tests.processes import run_on
+
+D, E, F, B, K = 10, 7, 48, 24, 5
+MESHES = [(2, 1), (2, 2), (4, 1), (4, 2), (4, 4)]
+
+
+def selection_inputs() -> dict[str, Tensor]:
+    z_BF = torch.randn(B, F, generator=torch.Generator().manual_seed(0))
+    skewed_BF = z_BF.clone()
+    skewed_BF[:, -F // 4 :] += 100  # all winners are latents of the last slice of four
+    skewed_rows_BF = z_BF.clone()
+    skewed_rows_BF[:3] += 100  # all winners are rows of the first part of the batch
+    return {
+        "distinct": z_BF,
+        "winners on one slice": skewed_BF,
+        "winners in one part": skewed_rows_BF,
+        "ties everywhere": z_BF.round(),
+        "all equal": torch.ones(B, F),
+        "nothing positive": -z_BF.abs(),
+        "fewer positive than k": torch.where(torch.arange(F) < 2, z_BF.abs(), -1.0),
+    }
+
+
+def slice_here(mesh: Any) -> tuple[slice, slice]:
+    latents = slice_of(F, mesh.latent.index, mesh.latent.size)
+    rows = slice_of(B, mesh.data.index, mesh.data.size)
+    return slice(rows.start, rows.stop), slice(latents.start, latents.stop)
+
+
+def select_on(world: World, latent: int) -> list[tuple[str, int, str]]:
+    mesh = make_mesh(world, latent, {})
+    rows, latents = slice_here(mesh)
+    wrong = []
+    for (name, z_BF), k in itertools.product(selection_inputs().items(), (1, K, F)):
+        for select in (top_k, batch_top_k):
+            here = select(z_BF[rows, latents].contiguous(), k, Sharded(mesh))
+            if not torch.equal(here, select(z_BF, k, Whole())[rows, latents]):
+                wrong.append((name, k, select.__name__))
+    return wrong
+
+
+@pytest.mark.parametrize(("world", "latent"), MESHES)
+def test_selection_across_shards_is_exact(world: int, latent: int) -> None:
+    assert run_on(world, select_on, latent) == [[]] * world
+
+
+def whole_coder(kind: Kind, form: Form) -> tuple[Coder, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    config = CoderConfig(
+        kind=kind,
+        form=form,
+        num_latents=F,
+        k=K,
+        aux_k=6,
+        aux_coefficient=1 / 32,
+        multi_topk=True,
+        bandwidth=0.3,
+        target_l0=4.0,
+    )
+    d_out = D if form is Form.autoencoder else E
+    coder = Coder(config, D, d_out, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in coder.parameters():
+            parameter.copy_(random(*parameter.shape) / 3)
+        coder.b_enc[-F // 4 :] += 2  # most winners on the last slice
+    x_BD = random(B, D)
+    return coder, x_BD, x_BD if form is Form.autoencoder else random(B, E), torch.arange(F) % 3 == 0
+
+
+def loss_of(coder: Coder, x_BD: Tensor, y_BE: Tensor, dead_F: Tensor) -> Forward:
+    result = training_forward(
+        coder, x_BD, y_BE, sparsity_coefficient=0.1, dead_F=dead_F, num_dead=F // 3
+    )
+    result.loss.backward()
+    return result
+
+
+def train_on(world: World, latent: int) -> list[str]:
+    mesh, wrong = make_mesh(world, latent, {}), []
+    rows, latents = slice_here(mesh)
+    for kind, form in itertools.product(Kind, Form):
+        whole, x_BD, y_BE, dead_F = whole_coder(kind, form)
+        expected = loss_of(whole, x_BD, y_BE, dead_F)
+        held = range(latents.start, latents.stop)
+        coder = Coder(whole.config, D, whole.d_out, latents=held, dtype=torch.float64)
+        coder.load_state_dict(
+            {n: t[latents] if n in LATENT_TENSORS else t for n, t in whole.state_dict().items()}
+        )
+        found = loss_of(distribute(coder, mesh), x_BD[rows], y_BE[rows], dead_F[latents])
+        reduce_gradients(coder, mesh)
+
+        def differs(a: Tensor, b: Tensor) -> bool:
+            return not torch.allclose(a, b, rtol=1e-10, atol=1e-13)
+
+        for name, parameter in coder.named_parameters():
+            reference = whole.get_parameter(name).grad
+            reference = reference[latents] if name in LATENT_TENSORS else reference
+            if differs(parameter.grad, reference):
+                wrong.append(f"{kind} {form} gradient of {name}")
+        norm = torch.cat([p.grad.flatten() for p in whole.parameters()]).norm()
+        figures = {
+            "loss": (found.loss, expected.loss),
+            "fvu": (found.fvu, expected.fvu),
+            "l0": (found.l0.double(), expected.l0.double()),
+            "norm": (gradient_norm(coder, mesh), norm),
+            **{part: (found.parts[part], expected.parts[part]) for part in expected.parts},
+        }
+        wrong += [f"{kind} {form} {name}" for name, pair in figures.items() if differs(*pair)]
+        gathered = gather_latents(coder, mesh)
+        if (gathered is None) != (mesh.latent.index > 0):
+            wrong.append("gathered on the wrong process")
+        for name, tensor in (gathered or {}).items():
+            if not torch.equal(tensor, whole.state_dict()[name]):
+                wrong.append(f"{kind} {form} gathered {name}")
+    return wrong
+
+
+@pytest.mark.parametrize(("world", "latent"), [(2, 1), (2, 2), (4, 2)])
+def test_losses_and_gradients_equal_one_process(world: int, latent: int) -> None:
+    assert run_on(world, train_on, latent) == [[]] * world
+
+
+def count_bytes(world: World) -> list[int]:
+    mesh = make_mesh(world, 2, {})
+    mesh.latent.sum(torch.zeros(100))
+    mesh.data.join(torch.zeros(10, dtype=torch.float64))
+    return [mesh.latent.bytes_sent, mesh.data.bytes_sent, mesh.bytes_sent]
+
+
+def test_bytes_handed_to_collectives_are_counted_by_axis() -> None:
+    assert run_on(4, count_bytes) == [[400, 80, 480]] * 4

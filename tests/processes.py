@@ -1,0 +1,64 @@
+"""Run a function on several gloo processes and collect what each returns."""
+
+import multiprocessing
+import os
+import tempfile
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["torch", "torch.distributed.checkpoint", "sae_dist.train"])
+_TIMEOUT = timedelta(seconds=120)
+
+
+def run_on(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+    """Call `function(World, *args)` on every rank of a world; returns the results by rank."""
+    with tempfile.TemporaryDirectory() as folder:
+        results = _CONTEXT.Queue()
+        processes = [
+            _CONTEXT.Process(
+                target=_rank, args=(rank, world, Path(folder) / "store", results, function, args)
+            )
+            for rank in range(world)
+        ]
+        for process in processes:
+            process.start()
+        try:
+            found = [results.get(timeout=_TIMEOUT.total_seconds()) for _ in processes]
+        finally:
+            for process in processes:
+                process.join(timeout=10)
+                process.kill()
+    failures = [value for _, is_error, value in found if is_error]
+    assert not failures, "\n".join(failures)
+    return [value for _, _, value in sorted(found, key=lambda item: item[0])]
+
+
+def _rank(
+    rank: int, world: int, store: Path, results: Any, function: Callable[..., Any], args: Any
+) -> None:
+    from sae_dist.parallel import World
+
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        store=dist.FileStore(str(store), world),
+        rank=rank,
+        world_size=world,
+        timeout=_TIMEOUT,
+    )
+    try:
+        value = function(World(rank, world, torch.device("cpu")), *args)
+        results.put((rank, False, value))
+        dist.barrier()
+    except Exception:  # the parent re-raises it
+        results.put((rank, True, traceback.format_exc()))
+    finally:
+        dist.destroy_process_group()

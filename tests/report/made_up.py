@@ -1,0 +1,98 @@
+"""A run that never was, written as the trainer and the evaluator write theirs."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+EDGES_LOG10 = [-7.0 + 0.25 * i for i in range(29)]
+
+
+def made_up_rungs(with_lm: bool = True) -> dict[str, dict[str, Any]]:
+    """Three widths of JumpReLU and of TopK, and a skip transcoder."""
+    rungs = {}
+    for shift, kind in ((0.0, "jumprelu"), (0.015, "topk")):
+        for step, width in enumerate((4096, 16384, 65536)):
+            rungs[f"{kind}_{width}"] = _rung(kind, "autoencoder", width, step, shift, with_lm)
+    skip = _rung("topk", "skip_transcoder", 16384, 1, 0.05, with_lm)
+    rungs["topk_skip_16384"] = skip | {"site": "mlp_in.2", "target": "mlp_out.2"}
+    return rungs
+
+
+def write_run(folder: Path, rungs: dict[str, dict[str, Any]], steps: int = 2000) -> Path:
+    """`config.yaml`, `evaluation.json` and `metrics.jsonl` of a run with these rungs."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(
+        "seed: 7\ntokens: 8192000\nbatch_tokens: 4096\nprecision: float32\nstore: stores/made_up\n"
+        "coder:\n  kind: jumprelu\n  num_latents: 16384\n"
+    )
+    has_lm = any(rung["delta_loss"] is not None for rung in rungs.values())
+    evaluation = {
+        "version": 1,
+        "run": folder.name,
+        "store": {"path": "stores/made_up", "manifest": "5f" * 32, "lm": {"name": "small-lm"}},
+        "tokens": 262144,
+        "sequences": 2048,
+        "clean_loss": 3.8125 if has_lm else None,
+        "rungs": rungs,
+    }
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    lines = [line for step in range(0, steps, 10) for line in _metrics(step, rungs)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def _rung(
+    kind: str, form: str, width: int, step: int, shift: float, with_lm: bool
+) -> dict[str, Any]:
+    fvu = 0.2311 + shift - 0.0417 * step
+    delta = 0.1873 + 2 * shift - 0.0521 * step
+    mode = -2.3 - 0.35 * step - 5 * shift
+    shape = [math.exp(-(((edge - mode) / 0.7) ** 2)) for edge in EDGES_LOG10[:-1]]
+    never = int(width * (0.004 + 0.01 * step + shift))
+    counts = [int((width - never) * part / sum(shape)) for part in shape]
+    return {
+        "kind": kind,
+        "form": form,
+        "site": "resid_post.2",
+        "target": "resid_post.2",
+        "num_latents": width,
+        "k": None if kind == "jumprelu" else 32,
+        "d_in": 512,
+        "d_out": 512,
+        "l0": 51.37 - 9.13 * step if kind == "jumprelu" else 32.0,
+        "fvu": fvu,
+        "dead_share": never / width,
+        "firing_frequency": {"edges_log10": EDGES_LOG10, "counts": counts, "never": never},
+        "delta_loss": delta if with_lm else None,
+        "ce_increase_percent": 100 * delta / 3.8125 if with_lm else None,
+        "loss_recovered": 1 - delta / 6.1 if with_lm else None,
+        "zero_ablation_loss": 9.9125 if with_lm else None,
+    }
+
+
+def _metrics(step: int, rungs: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    tokens, lines = (step + 1) * 4096, []
+    for name, rung in rungs.items():
+        decay = math.exp(-step / 180) + 0.02 * math.sin(step * 1.7 + rung["num_latents"])
+        parts = {"reconstruction": rung["fvu"] + 0.6 * decay}
+        if rung["kind"] == "jumprelu":
+            parts["sparsity"] = 0.05 + 0.3 * decay**2
+        else:
+            parts["aux_k"] = 0.01 + 0.02 * abs(decay)
+        figures = {
+            "loss": sum(parts.values()),
+            **{f"loss/{part}": value for part, value in parts.items()},
+            "fvu": parts["reconstruction"],
+            "l0": rung["l0"] * (1 + 20 * max(decay, 0) ** 3 if rung["k"] is None else 1),
+            "dead_share": rung["dead_share"] * min(1, step / 900),
+            "lr": 7e-5,
+            "grad_norm": 1.0 + decay,
+            "skipped_steps": 0,
+            "firing_frequency": rung["firing_frequency"],
+        }
+        lines.append({"step": step, "tokens": tokens, "rung": name, **figures})
+    speed = 81000 + 4000 * math.sin(step * 0.9)
+    stall = 0.02 + 0.015 * math.cos(step * 0.31)
+    ladder = {"tokens_per_second": speed, "stall_share": stall, "seconds": 1 + step * 0.05}
+    return [*lines, {"step": step, "tokens": tokens, "rung": None, **ladder}]

@@ -1,0 +1,132 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from sae_dist.report import RunResults, load, write_report
+from sae_dist.report.page import render
+from tests.report.made_up import made_up_rungs, write_run
+
+SHOWN = (
+    "name num_latents k d_in l0 fvu delta_loss ce_increase_percent loss_recovered "
+    "zero_ablation_loss dead_share"
+).split()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> RunResults:
+    return load(write_run(tmp_path_factory.mktemp("runs") / "a_run", made_up_rungs(), steps=60))
+
+
+@pytest.fixture(scope="module")
+def page(results: RunResults) -> str:
+    return render(results)
+
+
+class _Tags(HTMLParser):
+    """Every tag and attribute of a page; open tags must close."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_every_measure_of_every_rung_is_on_the_page(results: RunResults, page: str) -> None:
+    for rung in results.rungs:
+        for key in SHOWN:
+            value = getattr(rung, key)
+            assert f'data-value="{"" if value is None else value}"' in page
+        assert rung.firing_frequency is not None
+        assert f"{rung.firing_frequency.never:,} of" in page
+    assert "3.812 nats a token" in page
+    assert "262,144 of 2,048 sequences" in page
+
+
+def test_every_section_and_loss_part_is_drawn(page: str) -> None:
+    for key in ("rungs", "fidelity", "latents", "training", "throughput", "configuration"):
+        assert f'<section id="{key}">' in page
+    for part in ("reconstruction", "sparsity", "aux_k"):
+        assert f"Loss part: {part}" in page
+
+
+def test_the_page_loads_nothing(page: str) -> None:
+    assert "http" not in page
+    assert "@import" not in page
+    for tag, attributes in _Tags(page).tags:
+        assert tag not in {"link", "img", "iframe", "object", "embed"}
+        assert "src" not in attributes
+        assert (attributes.get("href") or "#").startswith("#")
+        assert not re.search(r"url\((?!#)", attributes.get("style") or "")
+
+
+def test_ids_are_unique_and_references_meet_one(page: str) -> None:
+    tags = _Tags(page).tags
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    references = {attributes["href"] for _, attributes in tags if attributes.get("href")}
+    clips = set(re.findall(r"url\((#[^)]*)\)", page))
+    assert references | clips <= {f"#{name}" for name in ids}
+
+
+def test_svg_keeps_text_as_text_and_colours_come_from_the_page(page: str) -> None:
+    drawings = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
+    assert "log₁₀ firing frequency</text>" in drawings
+    assert "var(--series-2)" in drawings
+    assert set(re.findall(r"#[0-9a-f]{6}\b", drawings)) <= {"#000000", "#ffffff"}
+
+
+def test_equal_results_give_equal_bytes(results: RunResults, page: str, tmp_path: Path) -> None:
+    path = tmp_path / "report" / "index.html"
+    assert write_report(results, path) == path
+    assert path.read_text() == page
+
+
+def test_without_a_language_model_its_measures_are_left_out(tmp_path: Path) -> None:
+    rungs = made_up_rungs(with_lm=False)
+    page = render(load(write_run(tmp_path / "a_run", rungs, steps=20)))
+    assert "ran without the language model" in page
+    for absent in ("Delta loss against L0", "Δ loss", "recovered</button>", "clean loss"):
+        assert absent not in page
+    assert "FVU against L0" in page
+
+
+def test_without_an_evaluation_the_training_is_shown(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a_run", made_up_rungs(), steps=20)
+    (run / "evaluation.json").unlink()
+    page = render(load(run))
+    assert "have not been evaluated" in page
+    assert "topk_skip_16384" in page
+    assert '<section id="training">' in page
+    assert '<section id="fidelity">' not in page
+
+
+def test_without_metrics_the_evaluation_is_shown(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a_run", made_up_rungs(), steps=20)
+    (run / "metrics.jsonl").unlink()
+    page = render(load(run))
+    assert "its training is not shown" in page
+    assert "FVU against width" in page
+
+
+def test_names_cannot_become_markup(tmp_path: Path) -> None:
+    evil = '<b id="x">&$x^2$'
+    rungs = {evil: made_up_rungs()["topk_4096"] | {"site": evil, "target": evil}}
+    run = write_run(tmp_path / "a_run", rungs, steps=20)
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    (run / "evaluation.json").write_text(json.dumps(evaluation | {"run": evil}))
+    page = render(load(run))
+    assert "<b" not in page.replace("<body", "").replace("<button", "")
+    assert "&lt;b id=" in page
+
+
+@pytest.mark.parametrize("fvu", [0.0, 1.0, 1e-9, 12345.6])
+def test_a_lone_rung_of_any_value_is_drawn(tmp_path: Path, fvu: float) -> None:
+    rungs = {"only": made_up_rungs()["jumprelu_4096"] | {"fvu": fvu, "delta_loss": -0.01}}
+    page = render(load(write_run(tmp_path / "a_run", rungs, steps=20)))
+    assert f'data-value="{fvu}"' in page

@@ -1,0 +1,36 @@
+import pytest
+
+from sae_dist.report import RunResults
+from sae_dist.report.table import duration, facts, training_seconds
+
+
+def test_training_time_adds_up_over_restarts() -> None:
+    seconds = [1.0, 5.0, 9.0, 2.0, 6.0]
+    metrics = [{"step": i, "rung": None, "seconds": value} for i, value in enumerate(seconds)]
+    assert training_seconds(RunResults(name="run", metrics=metrics)) == 15.0
+    assert training_seconds(RunResults(name="run")) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(9.6, "0 min 10 s"), (3599, "59 min 59 s"), (7320, "2 h 02 min")]
+)
+def test_durations_are_written_in_two_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_hashes_are_shortened_and_nested_facts_are_flat() -> None:
+    store = {"manifest": "0a" * 32, "lm": {"name": "pythia", "sites": ["embed", 2]}, "dtype": None}
+    found = facts(RunResults(name="run", store=store))
+    assert found == [
+        ("store: manifest", "0a0a0a0a0a0a…"),
+        ("store: lm.name", "pythia"),
+        ("store: lm.sites", "embed, 2"),
+    ]
+
+
+def test_skipped_steps_are_summed_over_rungs() -> None:
+    metrics = [
+        {"step": step, "rung": rung, "skipped_steps": count}
+        for step, rung, count in [(0, "a", 0), (0, "b", 1), (1, "a", 2), (1, "b", 1)]
+    ]
+    assert ("steps skipped (not finite)", "3") in facts(RunResults(name="run", metrics=metrics))

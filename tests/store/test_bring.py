@@ -1,0 +1,89 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sae_dist.common.dtypes import from_storage
+from sae_dist.common.errors import UserError
+from sae_dist.store import Store, verify, write_store
+
+SMALL = {"chunk_mib": 0.001, "shard_mib": 0.002}
+
+
+def read_all(store: Store, site: str) -> torch.Tensor:
+    parts = [store.read_chunk(site, chunk) for chunk in range(store.layout.num_chunks)]
+    return from_storage(np.concatenate(parts), store.dtype)
+
+
+def test_blocks_of_odd_lengths_become_one_store_of_two_widths(tmp_path: Path) -> None:
+    wide = torch.randn(101, 3, 8, generator=torch.Generator().manual_seed(0))
+    narrow = wide[..., :5].double().numpy() * 2
+    ids = torch.arange(303).reshape(101, 3)
+    trainable = ids % 7 != 0
+    store = write_store(
+        tmp_path / "store",
+        {"wide": iter(wide.split([1, 0, 60, 40])), "narrow": iter(np.split(narrow, [33, 34, 90]))},
+        input_ids=ids.split(50),
+        trainable=trainable,
+        provenance={"from": "test"},
+        **SMALL,  # type: ignore[arg-type]
+    )
+    assert (store.sites, store.layout.num_sequences) == ({"wide": 8, "narrow": 5}, 101)
+    assert store.layout.num_shards > 3 and verify(store.path, full=True) == []
+    assert store.manifest.provenance["from"] == "test"
+    assert torch.equal(read_all(store, "wide"), wide.bfloat16())
+    assert torch.equal(read_all(store, "narrow"), wide.bfloat16()[..., :5] * 2)
+    read = [store.read_tokens(chunk) for chunk in range(store.layout.num_chunks)]
+    assert np.array_equal(np.concatenate([r[0] for r in read]), ids.numpy())
+    assert np.array_equal(np.concatenate([r[1] for r in read]), trainable.numpy())
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_rows_without_positions_are_sequences_of_one(tmp_path: Path) -> None:
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    store = write_store(
+        tmp_path / "s",
+        {"x": x},
+        dtype="float32",
+        held_out=0.0,
+        **SMALL,  # type: ignore[arg-type]
+    )
+    assert torch.equal(read_all(store, "x"), x[:, None])
+    ids, trainable = store.read_tokens(0)
+    assert (ids == -1).all() and trainable.all() and store.held_out_chunks() == []
+
+
+NAN = torch.full((9, 2), float("nan"))
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "unequal totals": ({"arrays": {"a": [torch.ones(9, 2)], "b": [torch.ones(8, 2)]}}, "8 seq"),
+    "no site": ({"arrays": {}}, "expected equal positions"),
+    "empty site": ({"arrays": {"a": []}}, "expected equal positions"),
+    "no rows": ({"arrays": {"a": [torch.ones(0, 2)]}}, "no sequence"),
+    "integers": ({"arrays": {"a": [torch.ones(9, 2, dtype=torch.int)]}}, "expected floats"),
+    "widths": ({"arrays": {"a": [torch.ones(9, 2), torch.ones(9, 3)]}}, "at site a"),
+    "non-finite": ({"arrays": {"a": NAN}}, "site a.*NaN"),
+    "overflow": ({"arrays": {"a": torch.full((9, 2), 1e6)}, "dtype": "float16"}, "site a.*NaN"),
+    "dtype": ({"arrays": {"a": torch.ones(9, 2)}, "dtype": "int8"}, "bfloat16, float16, float32"),
+    "few ids": ({"arrays": {"a": torch.ones(9, 2)}, "input_ids": torch.ones(7).int()}, "7 seq"),
+    "large ids": (
+        {"arrays": {"a": torch.ones(9, 2)}, "input_ids": torch.full((9,), 2**40)},
+        "token ids up to",
+    ),
+    "one shard": ({"arrays": {"a": torch.ones(9, 2)}, "held_out": 0.1}, "lower shard_mib"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_activations_leave_nothing_behind(
+    tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        write_store(tmp_path / "store", **{"held_out": 0.0, **arguments})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_path_is_never_written_to(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="new path"):
+        write_store(tmp_path, {"a": torch.ones(9, 2)})

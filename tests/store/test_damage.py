@@ -1,0 +1,172 @@
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sae_dist.common.errors import UserError
+from sae_dist.store import StoreWriter, open_store, verify
+
+
+@pytest.fixture
+def root(data: Any, create: Callable[..., StoreWriter]) -> Path:
+    writer = create()
+    data.fill(writer)
+    assert verify(writer.path, full=True) == []
+    return writer.path
+
+
+def flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def damage_size(path: Path, kind: str) -> None:
+    if kind == "deleted":
+        path.unlink()
+    else:
+        size = {"empty": 0, "shorter": path.stat().st_size - 1, "longer": path.stat().st_size + 1}
+        os.truncate(path, size[kind])
+
+
+@pytest.mark.parametrize("kind", ["deleted", "empty", "shorter", "longer"])
+def test_every_file_of_another_size_is_named_at_opening(root: Path, kind: str) -> None:
+    for path in sorted(root.glob("*/*/c.*")):
+        whole = path.read_bytes()
+        damage_size(path, kind)
+        with pytest.raises(UserError, match=path.name):
+            open_store(root)
+        (problem,) = verify(root)
+        assert str(path) in problem
+        path.write_bytes(whole)
+    assert len(open_store(root).manifest.shards) == 4
+
+
+def test_any_flipped_bit_is_found_by_verify_naming_the_file(root: Path) -> None:
+    dice = random.Random(0)
+    files = sorted(root.glob("*/*/c.*"))
+    for _ in range(40):
+        path = dice.choice(files)
+        bit = dice.randrange(8 * path.stat().st_size)
+        flip(path, bit)
+        problems = verify(root, full=True)
+        assert len(problems) == 1 and str(path) in problems[0]
+        flip(path, bit)
+    assert verify(root, full=True) == []
+
+
+def test_two_swapped_shards_are_found_by_verify(root: Path) -> None:
+    first, second = root / "activations/in.0/c.0.0.0", root / "activations/in.0/c.1.0.0"
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+    problems = verify(root, full=True)
+    assert [p for p in problems if str(first) in p] and [p for p in problems if str(second) in p]
+    assert len(problems) == 2
+
+
+def test_a_flipped_bit_is_found_at_reading_naming_file_and_chunk(root: Path) -> None:
+    flip(root / "activations/in.0/c.1.0.0", 8 * 110)  # the second of chunks of 100 bytes
+    store = open_store(root)
+    store.read_chunk("in.0", 3)
+    with pytest.raises(UserError, match=r"chunk 4 damaged in .*activations/in\.0/c\.1\.0\.0"):
+        store.read_chunk("in.0", 4)
+
+
+def test_a_damaged_index_is_found_at_reading(root: Path) -> None:
+    path = root / "tokens/input_ids/c.0.0"
+    flip(path, 8 * (path.stat().st_size - 20))
+    with pytest.raises(UserError, match="crc32c differs"):
+        open_store(root).read_tokens(0)
+
+
+def test_leftovers_of_killed_writers_are_ignored(root: Path) -> None:
+    (root / "activations/in.0/c.0.0.abc.partial").write_bytes(b"half")
+    (root / "activations/in.0/.c.0.0.0.abc.tmp").write_bytes(b"half")
+    assert verify(root, full=True) == []
+    open_store(root)
+
+
+HOSTILE: dict[str, Any] = {
+    "huge": {"shape": [2**62, 4, 6]},
+    "rank": {"shape": [23, 4, 6, 1]},
+    "negative": {"shape": [-23, 4, 6]},
+    "zero chunk": {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [0, 4, 6]}}},
+    "zstd": {"codecs": [{"name": "zstd"}]},
+    "dtype": {"data_type": "float64"},
+    "version": {"zarr_format": 2},
+    "unknown entry": {"extension": {"name": "x", "must_understand": True}},
+}
+
+
+@pytest.mark.parametrize("changes", HOSTILE.values(), ids=HOSTILE.keys())
+def test_metadata_other_than_the_writers_is_refused(root: Path, changes: dict[str, Any]) -> None:
+    path = root / "activations/in.0/zarr.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(UserError, match=rf"found {next(iter(changes))} = .*zarr\.json"):
+        open_store(root)
+
+
+CONTENTS = {
+    "too long": (b"[" * (2**20 + 1), "longer than"),
+    "nested": (b"[" * 2**20, "unreadable"),
+    "not JSON": (b"\xff\x00", "unreadable"),
+    "a list": (b"[1, 2]", "unreadable"),
+    "a number": (b"1", "unreadable"),
+    "empty": (b"", "unreadable"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), CONTENTS.values(), ids=CONTENTS.keys())
+def test_metadata_that_is_none_is_refused(root: Path, content: bytes, message: str) -> None:
+    (root / "activations/in.0/zarr.json").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        open_store(root)
+
+
+def test_missing_or_reformatted_metadata_is_refused(root: Path) -> None:
+    path = root / "tokens/trainable/zarr.json"
+    path.write_text(json.dumps(json.loads(path.read_text())))
+    with pytest.raises(UserError, match="sha256"):
+        open_store(root)
+    path.unlink()
+    with pytest.raises(UserError, match="missing"):
+        open_store(root)
+
+
+MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "format": (lambda m: m.update(format=2), "format 2"),
+    "no dtype": (lambda m: m.pop("dtype"), "malformed"),
+    "unknown dtype": (lambda m: m.update(dtype="int4"), "malformed"),
+    "zero chunk": (lambda m: m.update(chunk_sequences=0), "positive"),
+    "uneven shards": (lambda m: m.update(chunk_sequences=4), "whole chunks"),
+    "huge shards": (lambda m: m.update(shard_sequences=2**60), "at most"),
+    "path outside": (lambda m: m["sites"].update({"../x": m["sites"]["in.0"]}), "found site"),
+    "no shard": (lambda m: m["shards"][0].update(unit=9), "found units"),
+    "other file": (lambda m: m["shards"][0]["files"].pop("tokens/input_ids/c.0.0"), "one an array"),
+    "count": (lambda m: m["shards"][0]["trainable_per_chunk"].pop(), "chunk counts"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), MANIFESTS.values(), ids=MANIFESTS.keys())
+def test_a_manifest_that_contradicts_itself_is_refused(
+    root: Path, change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    manifest = json.loads((root / "MANIFEST.json").read_text())
+    change(manifest)
+    (root / "MANIFEST.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=message):
+        open_store(root)
+    assert any(message in problem for problem in verify(root))
+
+
+def test_a_manifest_that_is_no_json_or_missing_is_reported(root: Path) -> None:
+    (root / "MANIFEST.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="unreadable"):
+        open_store(root)
+    (root / "MANIFEST.json").unlink()
+    assert verify(root) == [f"{root / 'MANIFEST.json'} is missing"]

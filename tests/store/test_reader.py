@@ -1,0 +1,133 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zarr
+
+from sae_dist.common.dtypes import FloatDtype, from_storage, to_storage
+from sae_dist.common.errors import UserError
+from sae_dist.store import Store, StoreWriter, open_store
+from sae_dist.store.statistics import Statistics, statistics_of
+
+
+def read_all(store: Store, site: str) -> torch.Tensor:
+    parts = [store.read_chunk(site, chunk) for chunk in range(store.layout.num_chunks)]
+    return from_storage(np.concatenate(parts), store.dtype)
+
+
+@pytest.mark.parametrize("dtype", list(FloatDtype))
+def test_activations_come_back_bit_for_bit(
+    data: Any, create: Callable[..., StoreWriter], dtype: FloatDtype
+) -> None:
+    data.fill(create(dtype=dtype))
+    store = open_store(create(dtype=dtype).path)
+    assert (store.sites, store.dtype) == ({"in.0": 6, "out.0": 3}, dtype)
+    assert store.layout.chunks_per_shard == 3
+    for site, x_NSD in data.acts.items():
+        assert torch.equal(read_all(store, site), x_NSD.to(dtype.compute))
+
+
+@pytest.mark.parametrize("dtype", list(FloatDtype))
+def test_zarr_opens_every_array_and_reads_the_same(
+    data: Any, create: Callable[..., StoreWriter], dtype: FloatDtype
+) -> None:
+    data.fill(create(dtype=dtype))
+    root = create(dtype=dtype).path
+    array = zarr.open_array(root / "activations" / "out.0", mode="r")
+    assert np.array_equal(array[:], to_storage(data.acts["out.0"], dtype))
+    assert array.metadata.dimension_names == ("sequence", "position", "d_site")
+    assert dict(array.attrs) == {"logical_dtype": dtype.value}
+    fill = from_storage(np.array([array.fill_value], dtype=dtype.storage), dtype)
+    assert bool(fill.isnan())
+    for name, expected in (("input_ids", data.ids), ("trainable", data.trainable)):
+        assert np.array_equal(zarr.open_array(root / "tokens" / name, mode="r")[:], expected)
+
+
+def test_values_equal_to_the_fill_value_are_written(
+    data: Any, create: Callable[..., StoreWriter]
+) -> None:
+    data.ids[:], data.trainable[:] = -1, False
+    data.acts["in.0"][:] = float("nan")
+    data.fill(create())
+    store = open_store(create().path)
+    assert read_all(store, "in.0").isnan().all() and store.trainable_counts().sum() == 0
+
+
+def test_chunks_are_for_training_or_held_out(data: Any, create: Callable[..., StoreWriter]) -> None:
+    data.fill(create())
+    store = open_store(create().path)
+    assert store.manifest.held_out == [2]
+    assert store.held_out_chunks() == [6, 7, 8]
+    assert store.training_chunks() == [0, 1, 2, 3, 4, 5, 9, 10, 11]
+    counts = [int(data.trainable[start : start + 2].sum()) for start in range(0, 23, 2)]
+    assert store.trainable_counts().tolist() == counts
+    ids, trainable = store.read_tokens(11)
+    assert np.array_equal(ids, data.ids[22:]) and np.array_equal(trainable, data.trainable[22:])
+
+
+def test_statistics_are_those_of_trainable_tokens_in_training_shards(
+    data: Any, create: Callable[..., StoreWriter]
+) -> None:
+    data.fill(create())
+    trainable = data.trainable.copy()
+    trainable[12:18] = False
+    x_TD = data.acts["in.0"].bfloat16().double()[torch.from_numpy(trainable)]
+    statistics = open_store(create().path).statistics("in.0")
+    assert statistics.count == len(x_TD)
+    np.testing.assert_allclose(statistics.mean, x_TD.mean(0), rtol=0, atol=1e-7)
+    assert statistics.mean_square == pytest.approx(float(x_TD.square().sum(1).mean()), rel=1e-6)
+
+
+def test_statistics_add_up_and_travel_exactly() -> None:
+    x_NSD = torch.randn(600, 8, 1000, generator=torch.Generator().manual_seed(0))
+    everywhere = torch.ones(600, 8, dtype=torch.bool)
+    whole = statistics_of(x_NSD, everywhere, 0)
+    # cut where the sums' blocks are cut: 262 sequences of 8000 values
+    halves = [statistics_of(part, everywhere[: len(part)], 0) for part in x_NSD.split(262)]
+    together = sum(halves, Statistics.zero(1000))
+    assert together.to_json() == whole.to_json() == Statistics.from_json(whole.to_json()).to_json()
+    exact = x_NSD.double().flatten(0, 1)
+    error = np.abs(whole.sum - exact.sum(0).numpy()) / exact.abs().sum(0).numpy()
+    assert error.max() < 1e-6
+    assert whole.sum_square == pytest.approx(float(exact.square().sum()), rel=1e-6)
+
+
+def test_squares_beyond_float32_are_summed_in_float64() -> None:
+    statistics = statistics_of(torch.full((2, 1, 3), 1e30), torch.ones(2, 1, dtype=torch.bool), 0)
+    assert statistics.mean_square == pytest.approx(3e60, rel=1e-6)
+
+
+def test_an_unsealed_store_opens_only_when_asked_for(
+    data: Any, create: Callable[..., StoreWriter]
+) -> None:
+    writer = create()
+    with pytest.raises(UserError, match="unsealed"):
+        open_store(writer.path)
+    with pytest.raises(UserError, match="tokens first"):
+        open_store(writer.path, unsealed=True)
+    writer.write_tokens(data.blocks(), {})
+    writer.write_shard(1, data.shard(writer, 1))
+    store = open_store(writer.path, unsealed=True)
+    assert (store.training_chunks(), store.held_out_chunks()) == ([3, 4, 5], [])
+    assert store.trainable_counts().tolist()[:3] == [0, 0, 0]
+    assert store.statistics("in.0").count == int(data.trainable[6:12].sum())
+
+
+def test_no_store_and_no_site_are_said_plainly(
+    data: Any, create: Callable[..., StoreWriter], tmp_path: Any
+) -> None:
+    with pytest.raises(UserError, match="no store"):
+        open_store(tmp_path / "nowhere")
+    data.fill(create())
+    with pytest.raises(UserError, match=r"no site 'in\.1'.*in\.0, out\.0"):
+        open_store(create().path).read_chunk("in.1", 0)
+
+
+def test_a_shard_larger_than_allowed_is_refused(
+    data: Any, create: Callable[..., StoreWriter]
+) -> None:
+    data.fill(create())
+    with pytest.raises(UserError, match="expected at most 100"):
+        open_store(create().path, max_shard_bytes=100)

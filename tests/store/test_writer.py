@@ -1,0 +1,230 @@
+import itertools
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sae_dist.common import files
+from sae_dist.common.errors import UserError
+from sae_dist.store import StoreWriter, check_disk, open_store, verify
+from sae_dist.store import writer as writer_module
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing of the project may catch it."""
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def test_a_writer_killed_at_any_write_goes_on_to_the_same_store(
+    data: Any, create: Callable[..., StoreWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.fill(create("undisturbed"))
+    expected = contents(create("undisturbed").path)
+    real = {"write": files._write_temporary, "replace": files.os.replace, "link": files.os.link}
+    num_kills = 0
+    for deadline in itertools.count():
+        left = [deadline]
+
+        def mortal(name: str, left: list[int] = left) -> Callable[..., Any]:
+            def call(*arguments: Any) -> Any:
+                left[0] -= 1
+                if left[0] == -1:
+                    raise KilledError
+                return real[name](*arguments)
+
+            return call
+
+        monkeypatch.setattr(files, "_write_temporary", mortal("write"))
+        monkeypatch.setattr(files.os, "replace", mortal("replace"))
+        monkeypatch.setattr(files.os, "link", mortal("link"))
+        name = f"killed-{deadline}"
+        try:
+            data.fill(create(name))
+        except KilledError:
+            num_kills += 1
+        monkeypatch.undo()
+        data.fill(create(name))
+        found = contents(create(name).path)
+        assert {k: v for k, v in found.items() if not k.endswith(".tmp")} == expected
+        assert not [k for k in found if k.endswith(".tmp") and "/c." in k and "tokens" not in k]
+        if left[0] >= 0:
+            break
+    assert num_kills > 40
+
+
+def test_creating_again_with_other_settings_names_the_difference(
+    create: Callable[..., StoreWriter],
+) -> None:
+    create()
+    create()
+    with pytest.raises(UserError, match=r"held_out=0\.25.*held_out=0\.5"):
+        create(held_out=0.5)
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(
+    create: Callable[..., StoreWriter], tmp_path: Path
+) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match=r"thesis\.tex"):
+        create()
+    with pytest.raises(UserError, match=r"SETTINGS\.json"):
+        StoreWriter.open(tmp_path / "store")
+    assert [p.name for p in (tmp_path / "store").iterdir()] == ["thesis.tex"]
+
+
+def test_tokens_come_first_and_are_kept(data: Any, create: Callable[..., StoreWriter]) -> None:
+    writer = create()
+    with pytest.raises(UserError, match="tokens first"):
+        writer.missing()
+    writer.write_tokens(data.blocks(), {"corpus": "numbers"})
+    writer.write_tokens(iter(()), {"corpus": "numbers"})
+    with pytest.raises(UserError, match="corpus='numbers'"):
+        writer.write_tokens(data.blocks(), {"corpus": "letters"})
+    ids, trainable = StoreWriter.open(writer.path).read_tokens(3)
+    assert np.array_equal(ids, data.ids[18:]) and np.array_equal(trainable, data.trainable[18:])
+
+
+def test_a_corpus_that_ends_early_shrinks_the_store(
+    data: Any, create: Callable[..., StoreWriter]
+) -> None:
+    writer = create()
+    writer.write_tokens([(data.ids[:13], data.trainable[:13])], {})
+    assert (writer.layout.num_sequences, writer.missing()) == (13, [0, 1, 2])
+
+
+def test_more_tokens_than_asked_for_are_not_taken(
+    data: Any, create: Callable[..., StoreWriter]
+) -> None:
+    writer = create()
+    writer.write_tokens(itertools.repeat((data.ids, data.trainable)), {})
+    assert writer.layout.num_sequences == 23
+
+
+def test_tokens_of_another_length_or_type_are_refused(
+    data: Any, create: Callable[..., StoreWriter]
+) -> None:
+    with pytest.raises(UserError, match="input_ids"):
+        create().write_tokens([(data.ids[:, :3], data.trainable[:, :3])], {})
+    with pytest.raises(UserError, match="int64"):
+        create().write_tokens([(data.ids.astype(np.int64), data.trainable)], {})
+
+
+def test_a_unit_is_committed_once(data: Any, create: Callable[..., StoreWriter]) -> None:
+    writer = create()
+    writer.write_tokens(data.blocks(), {})
+    assert writer.write_shard(2, data.shard(writer, 2))
+    assert not create().write_shard(2, data.shard(writer, 2))
+    assert writer.missing() == [0, 1, 3]
+
+
+def test_of_racing_writers_one_wins_each_unit_and_the_bytes_are_those_of_one(
+    data: Any, create: Callable[..., StoreWriter]
+) -> None:
+    data.fill(create("alone"))
+    create().write_tokens(data.blocks(), {"corpus": "numbers"})
+    won: list[int] = []
+
+    def race(writer: StoreWriter) -> None:
+        won.extend(u for u in range(4) if writer.write_shard(u, data.shard(writer, u)))
+
+    threads = [threading.Thread(target=race, args=(create(),)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    data.fill(create())
+    assert sorted(won) == [0, 1, 2, 3]
+    assert contents(create().path) == contents(create("alone").path)
+
+
+def test_two_writers_that_disagree_are_reported(
+    data: Any, create: Callable[..., StoreWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = create()
+    writer.write_tokens(data.blocks(), {})
+    other = {site: -values for site, values in data.shard(writer, 0).items()}
+
+    def late(path: Path, content: bytes) -> bool:
+        monkeypatch.undo()
+        create().write_shard(0, other)
+        return files.claim(path, content)
+
+    monkeypatch.setattr(writer_module, "claim", late)
+    with pytest.raises(UserError, match="twice with different bytes"):
+        writer.write_shard(0, data.shard(writer, 0))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_non_finite_values_are_refused_at_trainable_tokens_only(
+    data: Any, create: Callable[..., StoreWriter], value: float
+) -> None:
+    writer = create()
+    writer.write_tokens(data.blocks(), {})
+    data.acts["out.0"][9, 1, 2] = value  # token 37
+    data.acts["out.0"][10, 0, 0] = value  # token 40, not trainable
+    with pytest.raises(UserError, match=r"unit 1, site out\.0.*sequence 9"):
+        writer.write_shard(1, data.shard(writer, 1))
+    assert not list((writer.path / "activations").rglob("c.*"))
+    data.acts["out.0"][9, 1, 2] = 0.0
+    assert writer.write_shard(1, data.shard(writer, 1))
+
+
+def test_a_shard_of_another_shape_or_without_a_site_is_refused(
+    data: Any, create: Callable[..., StoreWriter]
+) -> None:
+    writer = create()
+    writer.write_tokens(data.blocks(), {})
+    with pytest.raises(UserError, match="unit 3"):
+        writer.write_shard(3, data.shard(writer, 2))
+    with pytest.raises(UserError, match="every site"):
+        writer.write_shard(3, {"in.0": data.shard(writer, 3)["in.0"]})
+
+
+def test_sealing_needs_every_shard_and_changes_nothing_the_second_time(
+    data: Any, create: Callable[..., StoreWriter]
+) -> None:
+    writer = create()
+    writer.write_tokens(data.blocks(), {})
+    writer.write_shard(0, data.shard(writer, 0))
+    with pytest.raises(UserError, match="found 3 of 4 shards missing"):
+        writer.seal()
+    for unit in writer.missing():
+        writer.write_shard(unit, data.shard(writer, unit))
+    manifest = writer.seal()
+    before = contents(writer.path)
+    assert (
+        writer.sealed
+        and writer.seal().hash == manifest.hash == open_store(writer.path).manifest.hash
+    )
+    assert contents(writer.path) == before and verify(writer.path, full=True) == []
+
+
+def test_the_bytes_needed_are_exact(data: Any, create: Callable[..., StoreWriter]) -> None:
+    writer = create()
+    writer.write_tokens(data.blocks(), {})
+    needed = writer.bytes_needed()
+    data.fill(writer)
+    files = (writer.path / "activations").rglob("c.*")
+    assert needed == sum(path.stat().st_size for path in files)
+    assert writer.bytes_needed() == 0
+
+
+def test_a_full_disk_is_seen_before_it_is_full(tmp_path: Path) -> None:
+    check_disk(tmp_path / "not" / "there", 1)
+    with pytest.raises(UserError, match="free at"):
+        check_disk(tmp_path / "not" / "there", 2**80)
+
+
+@pytest.mark.parametrize("site", ["../x", "a/b", "", ".hidden", "a\0b"])
+def test_a_site_cannot_lead_out_of_the_store(tmp_path: Path, site: str) -> None:
+    from sae_dist.store import StoreConfig
+
+    with pytest.raises(UserError, match="site"):
+        StoreWriter.create(tmp_path / "store", {site: 3}, 4, StoreConfig(), {}, 5)

@@ -1,0 +1,59 @@
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from sae_dist.common.errors import UserError
+from sae_dist.store import Store, write_store
+from sae_dist.stream import held_out
+
+
+def sequences(store: Store, parts: int, max_sequences: int | None) -> list[list[int]]:
+    return [
+        [
+            b.sequence + i
+            for b in held_out(store, ["in"], part, parts, max_sequences)
+            for i in range(len(b.input_ids))
+        ]
+        for part in range(parts)
+    ]
+
+
+def test_the_held_out_sequences_come_whole_and_in_order(
+    store: Store, acts: torch.Tensor, trainable: torch.Tensor
+) -> None:
+    expected = [s for c in store.held_out_chunks() for s in store.layout.sequences_of_chunk(c)]
+    assert sequences(store, 1, None) == [expected] and len(expected) == 40
+    for batch in held_out(store, ["in", "out"]):
+        rows = slice(batch.sequence, batch.sequence + len(batch.input_ids))
+        ids = torch.arange(400 * 4).reshape(400, 4) + 7
+        assert batch.input_ids.dtype == torch.int64 and torch.equal(batch.input_ids, ids[rows])
+        assert torch.equal(batch.trainable, trainable[rows])
+        assert torch.equal(batch.acts["in"], acts[rows])
+        assert torch.equal(batch.acts["out"], acts[rows, :, :3] * 2)
+
+
+@pytest.mark.parametrize("max_sequences", [None, 0, 1, 10, 1000])
+@pytest.mark.parametrize("parts", [2, 3, 8])
+def test_parts_share_the_same_sequences_however_many(
+    store: Store, parts: int, max_sequences: int | None
+) -> None:
+    shared = [s for part in sequences(store, parts, max_sequences) for s in part]
+    assert sorted(shared) == sequences(store, 1, max_sequences)[0]
+    assert len(shared) == (40 if max_sequences is None else min(40, max_sequences))
+
+
+def test_dropping_the_iterator_ends_its_thread(store: Store) -> None:
+    batches = held_out(store, ["in"])
+    next(batches)
+    del batches
+    assert not [t for t in threading.enumerate() if t.name == "sae-ahead"]
+
+
+def test_unknown_sites_and_stores_without_are_refused_at_once(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no site"):
+        held_out(store, ["mid"])
+    everything = write_store(tmp_path / "store", {"in": torch.ones(9, 2)}, held_out=0.0)
+    with pytest.raises(UserError, match="no held-out shard"):
+        held_out(everything, ["in"])

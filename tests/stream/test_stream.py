@@ -1,0 +1,194 @@
+import threading
+import weakref
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sae_dist.common.errors import UserError
+from sae_dist.store import Store
+from sae_dist.stream import ActivationStream, Batch, StreamConfig, StreamState
+from sae_dist.stream.buckets import Bucket
+
+BATCH = 32
+CONFIG = StreamConfig(lanes=8, bucket_tokens=300, read_threads=2, batches_ahead=3)
+
+
+def stream(store: Store, rank: int = 0, world: int = 1, start_step: int = 0) -> ActivationStream:
+    return ActivationStream(store, ["in", "out"], BATCH, 5, CONFIG, rank, world, start_step)
+
+
+def take(source: ActivationStream, num: int) -> list[tuple[Batch, StreamState]]:
+    with source:
+        return list(islice(source, num))
+
+
+def global_indices(store: Store, world: int, num: int, start_step: int = 0) -> torch.Tensor:
+    ranks = [take(stream(store, rank, world, start_step), num) for rank in range(world)]
+    return torch.stack([torch.cat([rank[i][0].index for rank in ranks]) for i in range(num)])
+
+
+def own_threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("sae-")]
+
+
+@pytest.fixture(autouse=True)
+def _leaves_no_thread() -> object:
+    yield
+    assert own_threads() == []
+
+
+@pytest.mark.parametrize("world", [2, 4, 8])
+def test_every_world_sees_the_same_global_batches(store: Store, world: int) -> None:
+    expected = global_indices(store, 1, 50)
+    found = global_indices(store, world, 50)
+    assert torch.equal(found, expected)
+    chunk = store.layout.chunk_sequences * store.layout.sequence_length
+    tokens = [store.read_tokens(c)[0].ravel() for c in range(store.layout.num_chunks)]
+    ids = np.concatenate(tokens)[found.numpy()]
+    assert np.array_equal(ids, expected.numpy() + 7) and chunk == 16
+
+
+def test_rows_are_those_of_the_index_at_every_site(store: Store, acts: torch.Tensor) -> None:
+    for batch, _ in take(stream(store, 1, 2), 60):
+        assert batch.acts["in"].dtype == torch.bfloat16 and len(batch.index) == BATCH // 2
+        assert torch.equal(batch.acts["in"], acts.flatten(0, 1)[batch.index])
+        assert torch.equal(batch.acts["out"], batch.acts["in"][:, :3] * 2)
+
+
+def test_an_epoch_gives_trainable_training_tokens_once_each(
+    store: Store, trainable: torch.Tensor
+) -> None:
+    source = stream(store)
+    num_steps = source.tokens_per_epoch // BATCH
+    found = take(source, num_steps)
+    assert [state.epoch for _, state in found] == [0] * (num_steps - 1) + [1]
+    index = torch.cat([batch.index for batch, _ in found])
+    allowed = trainable.clone()
+    for chunk in store.held_out_chunks():
+        rows = store.layout.sequences_of_chunk(chunk)
+        allowed[rows.start : rows.stop] = False
+    assert len(index.unique()) == len(index) == source.tokens_per_epoch
+    assert allowed.flatten()[index].all()
+    assert len(index) > 0.8 * int(allowed.sum())
+
+
+@pytest.mark.parametrize("ahead", [-1, 0, 1, 17])
+def test_starting_at_a_step_is_skipping_those_before(store: Store, ahead: int) -> None:
+    epoch = stream(store).tokens_per_epoch // BATCH
+    expected = global_indices(store, 1, epoch + 40)
+    start = epoch + ahead
+    assert torch.equal(global_indices(store, 1, 20, start), expected[start : start + 20])
+
+
+def test_states_name_the_next_batch(store: Store) -> None:
+    source = stream(store, start_step=4)
+    assert source.state_at(4) == StreamState(step=4, epoch=0)
+    assert [state.step for _, state in take(source, 3)] == [5, 6, 7]
+
+
+def test_iterating_again_goes_on_where_it_stopped(store: Store) -> None:
+    source = stream(store)
+    first, second = take(source, 3), take(source, 3)
+    expected = take(stream(store), 6)
+    for (found, state), (batch, wanted) in zip(first + second, expected, strict=True):
+        assert torch.equal(found.index, batch.index) and state == wanted
+    assert source.waited_seconds > 0
+
+
+def test_a_world_that_does_not_divide_the_lanes_is_refused(store: Store) -> None:
+    with pytest.raises(UserError, match="1, 2, 4, 8"):
+        stream(store, 0, 3)
+
+
+def test_unknown_sites_and_impossible_settings_are_refused(store: Store) -> None:
+    with pytest.raises(UserError, match="no site 'mid'"):
+        ActivationStream(store, ["mid"], BATCH, 5, CONFIG)
+    with pytest.raises(UserError, match=r"stream\.read_threads=0"):
+        ActivationStream(store, ["in"], BATCH, 5, StreamConfig(read_threads=0))
+
+
+def test_no_thread_is_left_when_the_iterator_is_dropped(store: Store) -> None:
+    batches = iter(stream(store))
+    next(batches)
+    assert own_threads() != []
+    del batches
+    assert own_threads() == []
+
+
+def test_no_thread_is_left_when_the_consumer_raises(store: Store) -> None:
+    with pytest.raises(ZeroDivisionError), stream(store) as batches:
+        for _ in batches:
+            raise ZeroDivisionError
+
+
+def test_no_thread_is_started_before_the_first_batch(store: Store) -> None:
+    iter(stream(store))
+    assert own_threads() == []
+
+
+def test_closing_twice_ends_the_iteration(store: Store) -> None:
+    source = stream(store)
+    batches = iter(source)
+    next(batches)
+    source.close()
+    source.close()
+    assert next(batches, None) is None
+
+
+def test_two_iterations_at_once_are_refused(store: Store) -> None:
+    with stream(store) as source:
+        first = iter(source)
+        next(first)
+        with pytest.raises(RuntimeError, match="already"):
+            next(iter(source))
+
+
+def test_an_error_of_a_reading_thread_reaches_the_consumer(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(site: str, chunk: int) -> np.ndarray:
+        raise UserError(f"chunk {chunk} damaged")
+
+    monkeypatch.setattr(store, "read_chunk", fail)
+    with pytest.raises(UserError, match="damaged"):
+        take(stream(store), 1)
+
+
+def test_tokens_that_differ_from_the_manifest_are_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = store.read_tokens
+    monkeypatch.setattr(store, "read_tokens", lambda chunk: (real(chunk)[0], ~real(chunk)[1]))
+    with pytest.raises(UserError, match="expected .* by the manifest"):
+        take(stream(store), 1)
+
+
+def test_the_memory_bound_counts_buckets_batches_and_chunks(store: Store) -> None:
+    row, chunk, bucket_chunks = 2 * (6 + 3), 16, 300 // (8 * 16)
+    bucket = bucket_chunks * chunk * (row + 17)
+    for world in (1, 4):
+        expected = 2 * (8 // world) * bucket + 5 * (BATCH // world) * (row + 8)
+        assert stream(store, 0, world).memory_bound == expected + 2 * chunk * (row + 5)
+
+
+def test_no_more_than_two_buckets_a_lane_are_held(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive, most = [0], [0]
+
+    def freed() -> None:
+        alive[0] -= 1
+
+    class Counted(Bucket):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            weakref.finalize(self.acts["in"], freed)
+            alive[0] += 1
+            most[0] = max(most[0], alive[0])
+
+    monkeypatch.setattr("sae_dist.stream.stream.Bucket", Counted)
+    take(stream(store), 150)
+    assert most[0] == 16

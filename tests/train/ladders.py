@@ -1,0 +1,73 @@
+"""Small stores and ladders for the training tests."""
+
+from pathlib import Path
+
+import torch
+
+from sae_dist.checkpoint import CheckpointConfig
+from sae_dist.coders import CoderConfig, Form, Kind
+from sae_dist.parallel import MeshConfig, World
+from sae_dist.store import open_store, write_store
+from sae_dist.stream import StoredActivations, StreamConfig
+from sae_dist.train import LoopConfig, OptimConfig, RungConfig, TrainingRun
+from sae_dist.train.journal import LogConfig, WandbMode
+from sae_dist.train.loop import Precision
+
+D, E, BATCH = 16, 12, 64
+
+
+def make_store(path: Path, num_tokens: int = 8192) -> Path:
+    """A store of sparse combinations of 40 directions, and of a map of them."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(40, D, generator=generator), dim=1)
+    active = torch.rand(num_tokens, 40, generator=generator) < 0.08
+    x_ND = (active * torch.rand(num_tokens, 40, generator=generator)) @ directions + 0.2
+    y_NE = torch.relu(x_ND @ torch.randn(D, E, generator=generator))
+    arrays = {"in": [x_ND.numpy()], "out": [y_NE.numpy()]}
+    write_store(path, arrays, dtype="float32", held_out=0.1, chunk_mib=0.006, shard_mib=0.03)
+    return path
+
+
+def rung(kind: Kind, form: Form = Form.autoencoder, latent: int | None = 1, **coder) -> RungConfig:
+    """A rung of 32 latents, with AuxK and all schedules in play."""
+    settings = {
+        "k": 4,
+        "aux_k": 8,
+        "aux_coefficient": 1 / 32,
+        "dead_after_tokens": 4 * BATCH,
+        "bandwidth": 0.05,
+        "sparsity_coefficient": 0.02,
+        "unit_norm_decoder": form is Form.autoencoder,
+    }
+    return RungConfig(
+        name=f"{kind}-{form}",
+        site="in",
+        target="in" if form is Form.autoencoder else "out",
+        coder=CoderConfig(kind=kind, form=form, num_latents=32, **(settings | coder)),
+        optim=OptimConfig(
+            lr=3e-3,
+            beta1=0.0 if kind is Kind.jumprelu else 0.9,
+            warmup_steps=10,
+            sparsity_warmup_steps=20,
+            decay_share=0.2,
+            clip_norm=1.0,
+        ),
+        parallel=MeshConfig(latent=latent),
+    )
+
+
+def training_run(
+    world: World, store: Path, folder: Path, rungs: list[RungConfig], steps: int, **loop
+) -> TrainingRun:
+    """A run of `steps` steps in float64, logging each and saving every 20."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = LoopConfig(
+        tokens=steps * BATCH,
+        batch_tokens=BATCH,
+        precision=Precision.float64,
+        stream=StreamConfig(lanes=8, bucket_tokens=2048),
+        checkpoint=CheckpointConfig(every_steps=loop.pop("every_steps", 20), keep=3),
+        log=LogConfig(every_steps=1, histogram_every_steps=10, wandb=WandbMode.disabled),
+        **loop,
+    )
+    return TrainingRun(config, rungs, StoredActivations(open_store(store)), world, folder)

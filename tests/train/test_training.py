@@ -1,0 +1,195 @@
+"""Training on meshes, resuming, and what happens when a batch is not finite."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sae_dist.coders import Form, Kind, load_coder
+from sae_dist.common.errors import UserError
+from sae_dist.parallel import World
+from sae_dist.train import NonFiniteError, Preempted, training_step
+from tests.processes import run_on
+from tests.train.ladders import BATCH, make_store, rung, training_run
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("store") / "store")
+
+
+def ladder(latent: int) -> list:
+    return [rung(kind, form, latent) for kind in Kind for form in Form]
+
+
+def losses(folder: Path) -> dict[str, list[float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    names = {line["rung"] for line in lines if line["rung"]}
+    return {name: [line["loss"] for line in lines if line["rung"] == name] for name in names}
+
+
+def train(world: World, store: Path, folder: Path, latent: int, steps: int, **loop) -> None:
+    training_run(world, store, folder, ladder(latent), steps, **loop).run()
+
+
+def test_fifty_steps_give_the_same_losses_on_every_mesh(store: Path, tmp_path: Path) -> None:
+    folders = {}
+    for world, latent in ((1, 1), (2, 1), (2, 2), (4, 2)):
+        folders[world, latent] = tmp_path / f"{world}-{latent}"
+        run_on(world, train, store, folders[world, latent], latent, 50)
+    expected = losses(folders[1, 1])
+    assert len(expected) == 9
+    assert all(len(values) == 50 for values in expected.values())
+    assert all(
+        values[-1] < values[0] for name, values in expected.items() if "jumprelu" not in name
+    )
+    for folder in folders.values():
+        for name, values in losses(folder).items():
+            assert values == pytest.approx(expected[name], rel=1e-9), (folder, name)
+
+
+def state(world: World, store: Path, folder: Path, latent: int, steps: int) -> dict:
+    """Everything a run holds after `steps`, gathered from the mesh."""
+    run = training_run(world, store, folder, ladder(latent), steps)
+    if run.step < steps:
+        run.run()
+    return {name: tensor.full_tensor().numpy() for name, tensor in run._tensors().items()}
+
+
+def test_a_checkpoint_loads_bitwise_on_any_mesh(store: Path, tmp_path: Path) -> None:
+    saved = run_on(4, state, store, tmp_path, 2, 20)[0]
+    assert saved["jumprelu-autoencoder/adam/W_enc/exp_avg_sq"].sum() > 0
+    for world, latent in ((1, 1), (4, 4), (4, 1)):
+        for loaded in run_on(world, state, store, tmp_path, latent, 20):
+            assert saved.keys() == loaded.keys()
+            for name, tensor in saved.items():
+                assert np.array_equal(tensor, loaded[name]), (world, latent, name)
+
+
+def test_resuming_on_the_same_mesh_is_bitwise_as_if_never_stopped(
+    store: Path, tmp_path: Path
+) -> None:
+    run_on(2, train, store, tmp_path / "whole", 2, 60)
+    for steps in (25, 40, 60):  # the schedules must not depend on where it stops
+        run_on(2, resume_until, store, tmp_path / "stopped", 2, steps, 60)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
+    for folder in sorted((tmp_path / "whole" / "coders").iterdir()):
+        whole = load_coder(folder).state_dict()
+        stopped = load_coder(tmp_path / "stopped" / "coders" / folder.name).state_dict()
+        assert all(torch.equal(whole[name], stopped[name]) for name in whole), folder.name
+
+
+def resume_until(
+    world: World, store: Path, folder: Path, latent: int, stop: int, steps: int
+) -> None:
+    """Run to `stop`, and end there as a preempted job does."""
+    import os
+    import signal
+
+    run = training_run(world, store, folder, ladder(latent), steps, every_steps=1000)
+    if stop == steps:
+        return run.run()
+    real_is_due = run._is_due
+
+    def is_due(every_steps: int) -> bool:
+        if run.step == stop and world.rank == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real_is_due(every_steps)
+
+    run._is_due = is_due
+    with pytest.raises(Preempted, match=f"saved at step {stop}"):
+        run.run()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed was 0, is 1"),
+        ({"rungs": [rung(Kind.topk, k=5)]}, r"coder.k was 4, is 5"),
+    ],
+)
+def test_a_changed_run_is_refused_with_what_changed(
+    store: Path, tmp_path: Path, change: dict, message: str
+) -> None:
+    def start(world: World, **changed: object) -> None:
+        settings = {"rungs": [rung(Kind.topk)], "steps": 2} | changed
+        rungs, steps = settings.pop("rungs"), settings.pop("steps")
+        training_run(world, store, tmp_path, rungs, steps, **settings).run()
+
+    world = alone()
+    start(world)
+    with pytest.raises(UserError, match=message):
+        start(world, **change)
+
+
+def alone() -> World:
+    """This process as a world of one."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    return World(0, 1, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_a_batch_that_is_not_finite_changes_nothing(
+    store: Path, tmp_path: Path, kind: Kind
+) -> None:
+    run = training_run(alone(), store, tmp_path, [rung(kind)], 5)
+    run.run()
+    (only,) = run.rungs
+    before = {name: tensor.full_tensor().clone() for name, tensor in run._tensors().items()}
+    acts = {"in": torch.randn(BATCH, 16, dtype=torch.float64)}
+    acts["in"][3, 4] = torch.nan
+    for _ in range(9):
+        training_step(only, acts, 5, 100)
+    after = {name: tensor.full_tensor() for name, tensor in run._tensors().items()}
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (only.num_updates, only.num_skipped) == (5, 9)
+    with pytest.raises(NonFiniteError, match="10 steps in a row"):
+        training_step(only, acts, 5, 100)
+    only.skipped_in_a_row = 0
+    acts["in"][3, 4] = 0.0
+    training_step(only, acts, 5, 100)
+    assert only.num_updates == 6
+
+
+def nan_on_one_rank(world: World, store: Path, folder: Path) -> tuple[int, bool]:
+    run = training_run(world, store, folder, [rung(Kind.topk, latent=2)], 3)
+    run.run()
+    acts = {"in": torch.randn(BATCH // 4, 16, dtype=torch.float64)}
+    if world.rank == 3:
+        acts["in"][0, 0] = torch.inf
+    weights = run.rungs[0].coder.W_enc.detach().clone()
+    training_step(run.rungs[0], acts, 3, 100)
+    return run.rungs[0].num_skipped, torch.equal(weights, run.rungs[0].coder.W_enc)
+
+
+def test_a_bad_batch_on_one_rank_is_skipped_by_all(store: Path, tmp_path: Path) -> None:
+    assert run_on(4, nan_on_one_rank, store, tmp_path) == [(1, True)] * 4
+
+
+def test_dead_latents_are_counted_and_revived_by_aux_k(store: Path, tmp_path: Path) -> None:
+    run = training_run(
+        alone(), store, tmp_path, [rung(Kind.topk, k=1, dead_after_tokens=BATCH)], 60
+    )
+    run.run()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    shares = [line["dead_share"] for line in lines if line["rung"]]
+    assert any("loss/aux_k" in line for line in lines)
+    assert shares[-1] < max(shares)
+
+
+def test_unit_norm_and_thresholds_are_kept(store: Path, tmp_path: Path) -> None:
+    run = training_run(alone(), store, tmp_path, [rung(Kind.jumprelu), rung(Kind.batchtopk)], 30)
+    run.run()
+    jumprelu, batchtopk = (rung.coder for rung in run.rungs)
+    torch.testing.assert_close(jumprelu.W_dec.norm(dim=1), torch.ones(32, dtype=torch.float64))
+    assert (jumprelu.threshold >= 0).all()
+    assert jumprelu.threshold.std() > 0
+    assert batchtopk.inference_threshold > 0
+    folded = load_coder(tmp_path / "coders" / "batchtopk-autoencoder")
+    scale = run.rungs[1].scale
+    torch.testing.assert_close(folded.inference_threshold, batchtopk.inference_threshold * scale)
