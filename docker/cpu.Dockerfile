@@ -1,13 +1,13 @@
 # From the root of the checkout:
 #   docker build -f docker/cpu.Dockerfile -t sae-dist:cpu .
-#   docker run --rm -v "$PWD/runs:/work/runs" sae-dist:cpu python launch/quickstart.py
+#   docker run --rm -v "$PWD/runs:/app/runs" sae-dist:cpu python launch/quickstart.py
 FROM python:3.12-slim-bookworm
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
-RUN useradd --create-home --uid 1000 coder && install --directory --owner=coder /opt/venv /work
+RUN useradd --create-home --uid 1000 coder && install --directory --owner=coder /opt/venv /app
 USER 1000
 ENV PATH=/opt/venv/bin:$PATH
-WORKDIR /work
+WORKDIR /app
 
 # The CPU build of the pinned torch; it changes least often, so it gets a layer of its own.
 COPY --chown=coder constraints.txt ./

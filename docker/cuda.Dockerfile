@@ -1,6 +1,6 @@
 # From the root of the checkout, for machines with NVIDIA GPUs and their container toolkit:
 #   docker build -f docker/cuda.Dockerfile -t sae-dist:cuda .
-#   docker run --rm --gpus all --ipc=host -v "$PWD/runs:/work/runs" sae-dist:cuda \
+#   docker run --rm --gpus all --ipc=host -v "$PWD/runs:/app/runs" sae-dist:cuda \
 #       torchrun --nproc-per-node gpu launch/train.py store=PATH run=NAME
 # The devel image has the compilers that Triton and DeepSpeed call; torch brings its own CUDA libraries.
 FROM nvidia/cuda:13.0.2-devel-ubuntu24.04
@@ -11,10 +11,10 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ python3 python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/*
 RUN usermod --login coder --home /home/coder --move-home ubuntu \
-    && install --directory --owner=coder /opt/venv /work
+    && install --directory --owner=coder /opt/venv /app
 USER 1000
 ENV PATH=/opt/venv/bin:$PATH
-WORKDIR /work
+WORKDIR /app
 
 # The default build of the pinned torch for Linux is its CUDA build; it gets a layer of its own.
 COPY --chown=coder constraints.txt ./

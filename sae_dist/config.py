@@ -20,7 +20,7 @@ from sae_dist.train import LoopConfig, OptimConfig
 
 @dataclass(kw_only=True, slots=True)
 class HarvestConfig:
-    """`launch/harvest.py`: `tokens` positions of `text` through `lm`, kept at `sites` in `store`."""
+    """`launch/harvest.py`: `tokens` of `text` through `lm`, kept at `sites` in `store`."""
 
     store: str = MISSING
     sites: list[str] = MISSING

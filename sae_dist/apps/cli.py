@@ -83,11 +83,10 @@ def help_text(root: str, describe: str) -> str:
     groups = sorted(path for path in conf_folder().iterdir() if path.is_dir())
     config = compose_config(root, [])
     known = {*config, "experiment"} if root == "train" else set(config)
-    choices = [
-        f"  {_PREFIX.get(folder.name, '')}{folder.name}={'|'.join(sorted(file.stem for file in folder.glob('*.yaml')))}"
-        for folder in groups
-        if folder.name in known
-    ]
+    choices = []
+    for folder in (group for group in groups if group.name in known):
+        names = sorted(file.stem for file in folder.glob("*.yaml"))
+        choices.append(f"  {_PREFIX.get(folder.name, '')}{folder.name}={'|'.join(names)}")
     lines = [describe.strip(), "", "Choices:", *choices, "", "Keys and defaults (key=value):"]
     return "\n".join([*lines, _indent(OmegaConf.to_yaml(config))])
 

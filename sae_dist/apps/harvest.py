@@ -1,24 +1,35 @@
-"""Harvest the activations of a language model to disk.
+r"""Harvest the activations of a language model to disk.
 
-    accelerate launch launch/harvest.py lm=pythia_70m text=fineweb sites=[resid_post.3] tokens=100M store=PATH
+    accelerate launch launch/harvest.py lm=pythia_70m text=fineweb \
+        sites=[resid_post.3] tokens=100M store=PATH
 
 Any number of processes fill one store; start the same command again to go on where it stopped.
 With `--config_file launch/accelerate/zero3.yaml` the language model is spread over the processes.
 """
 
+import os
 from dataclasses import asdict
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 
 from sae_dist.apps import cli
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
 from sae_dist.config import HarvestConfig
 from sae_dist.harvest import Processes, harvest
-from sae_dist.lm import LM, Capture, load_lm, resolve, site_widths, truncate
+from sae_dist.lm import (
+    LM,
+    Capture,
+    load_lm,
+    load_spread_lm,
+    resolve,
+    site_widths,
+    spread_engine,
+    truncate,
+)
 from sae_dist.store import StoreWriter
 from sae_dist.text import Fingerprint, documents, pack, pin
 
@@ -33,15 +44,14 @@ def harvest_command(config: HarvestConfig) -> None:
     if not config.sites or len(set(config.sites)) != len(config.sites):
         raise UserError(f"sites={list(config.sites)}; expected one or more different sites")
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    is_zero3 = accelerator.distributed_type is DistributedType.DEEPSPEED
-    lm = load_lm(config.lm, None if is_zero3 else accelerator.device)
+    is_zero3 = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    lm = load_spread_lm(config.lm) if is_zero3 else load_lm(config.lm, accelerator.device)
     sites = [resolve(lm.model, name) for name in config.sites]
     truncate(lm.model, sites)
-    # The engine wraps the model without its LM head: logits are never computed.
-    engine = _zero3_engine(accelerator, lm) if is_zero3 else None
+    engine = spread_engine(lm.model.base_model, config.lm) if is_zero3 else None
     capture = Capture(lm.model, sites, stop=not is_zero3, forward=engine)
 
-    # DeepSpeed on CPU leaves accelerate's own rank and world at 0 and 1: torch knows better.
+    # DeepSpeed may leave accelerate's own rank and world at 0 and 1: torch knows better.
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     processes = Processes(rank, world, accelerator.device, in_step=is_zero3)
     writer = _writer(config, lm, site_widths(capture, accelerator.device))
@@ -52,12 +62,6 @@ def harvest_command(config: HarvestConfig) -> None:
         say(f"sealed {config.store}")
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def _zero3_engine(accelerator: Accelerator, lm: LM) -> Any:
-    plugin = accelerator.state.deepspeed_plugin
-    plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
-    return accelerator.prepare(lm.model.base_model)
 
 
 def _writer(config: HarvestConfig, lm: LM, widths: dict[str, int]) -> StoreWriter:

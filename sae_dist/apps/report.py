@@ -1,6 +1,8 @@
 """Draw a run's report: one page that needs nothing else, `runs/NAME/report/index.html`.
 
     python launch/report.py run=NAME
+
+It draws what is there: without an evaluation, the training curves alone.
 """
 
 from sae_dist.apps import cli

@@ -33,7 +33,9 @@ def finished_run(runs: str, name: str) -> tuple[Path, dict[str, Any]]:
     folder = run_folder(runs, name)
     path = folder / "config.yaml"
     if not path.is_file():
-        raise UserError(f"no run in {folder}; expected {path.name} there: train with run={name} first")
+        raise UserError(
+            f"no run in {folder}; expected {path.name} there: train with run={name} first"
+        )
     config = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(config, dict)
     return folder, {str(key): value for key, value in config.items()}

@@ -1,7 +1,7 @@
 """Train a ladder of sparse coders on a store of activations.
 
     torchrun --nproc-per-node 8 launch/train.py store=PATH run=NAME +sweep=width_ladder
-    torchrun --nproc-per-node 8 launch/train.py store=PATH run=NAME coder=topk coder.k=64 parallel.latent=8
+    torchrun --nproc-per-node 8 launch/train.py store=PATH run=NAME coder=topk coder.k=64
 
 Start the same command again to go on where it stopped, on any number of processes.
 """
@@ -114,5 +114,3 @@ def _pick(rungs: list[RungConfig], numbers: list[int] | None) -> list[RungConfig
     if not numbers or not all(0 <= number < len(rungs) for number in numbers):
         raise UserError(f"rungs={numbers}; the sweep has rungs 0 to {len(rungs) - 1}")
     return [rungs[number] for number in numbers]
-
-

@@ -1,6 +1,8 @@
 """Check that a store is what its manifest says: every file's size and, with `full`, its checksum.
 
     python launch/verify.py store=PATH
+
+`full=false` looks at sizes alone.
 """
 
 from pathlib import Path
@@ -23,5 +25,7 @@ def verify_command(config: VerifyConfig) -> None:
     for fault in faults:
         say(fault)
     if faults:
-        raise UserError(f"{len(faults)} faults in {config.store}; harvest the shards named above again")
+        raise UserError(
+            f"{len(faults)} faults in {config.store}; harvest the shards named above again"
+        )
     say(f"{config.store} is whole")

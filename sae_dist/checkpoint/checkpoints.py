@@ -1,11 +1,11 @@
 """The folder of a run's checkpoints, and the protocol that keeps every visible one whole.
 
-    checkpoints/
-      step-2000/                    complete: CHECKPOINT.json was written last, then the folder renamed
-        CHECKPOINT.json             every file with its size and CRC-32C, and `about`
-        .metadata, __0_0.distcp …   tensors, by torch.distributed.checkpoint
-      step-3000.tmp-<uuid>/         a save that did not finish: never read, removed at the next save
-      latest                        the name of the newest complete checkpoint
+checkpoints/
+  step-2000/                    complete: CHECKPOINT.json was written last, then the folder renamed
+    CHECKPOINT.json             every file with its size and CRC-32C, and `about`
+    .metadata, __0_0.distcp …   tensors, by torch.distributed.checkpoint
+  step-3000.tmp-<uuid>/         a save that did not finish: never read, removed at the next save
+  latest                        the name of the newest complete checkpoint
 """
 
 import re

@@ -18,7 +18,9 @@ FORMAT = 1
 WEIGHTS, DESCRIPTION = "coder.safetensors", "coder.json"
 
 
-def save_coder(folder: Path, coder: Coder, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+def save_coder(
+    folder: Path, coder: Coder, tensors: dict[str, Tensor], about: dict[str, Any]
+) -> None:
     """Write a folded coder, whole or gathered.
 
     Args:
@@ -51,7 +53,9 @@ def describe_coder(folder: Path) -> dict[str, Any]:
     """
     path = folder / DESCRIPTION
     if not path.is_file():
-        raise UserError(f"no coder in {folder}: expected {DESCRIPTION} and {WEIGHTS}; train one first")
+        raise UserError(
+            f"no coder in {folder}: expected {DESCRIPTION} and {WEIGHTS}; train one first"
+        )
     description: dict[str, Any] = read_json(path)
     if description.get("format") != FORMAT:
         found = description.get("format")

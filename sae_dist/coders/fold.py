@@ -34,11 +34,9 @@ def fold(coder: Coder, scale: float) -> Coder:
     folded.placement = coder.placement
     folded.load_state_dict(coder.state_dict())
     if coder.pre_bias:
-        folded.b_enc -= coder.W_enc @ coder.b_dec
-    folded.b_enc *= scale
-    folded.b_dec *= scale
-    if folded.threshold is not None:
-        folded.threshold *= scale
-    if folded.inference_threshold is not None:
-        folded.inference_threshold *= scale
+        folded.b_enc.sub_(coder.W_enc @ coder.b_dec)
+    scaled = (folded.b_enc, folded.b_dec, folded.threshold, folded.inference_threshold)
+    for tensor in scaled:
+        if tensor is not None:
+            tensor.mul_(scale)
     return folded.eval().requires_grad_(False)

@@ -82,9 +82,7 @@ def l0_penalty(coder: Coder, z_BF: Tensor, num_rows: int) -> Tensor:
     The second form is Gemma Scope 2's, here on the batch's mean L0.
     """
     assert coder.threshold is not None
-    l0_B = coder.placement.sum_latents(
-        step(z_BF, coder.threshold, coder.config.bandwidth).sum(1)
-    )
+    l0_B = coder.placement.sum_latents(step(z_BF, coder.threshold, coder.config.bandwidth).sum(1))
     l0 = coder.placement.sum_rows(l0_B.sum()) / num_rows
     target = coder.config.target_l0
     return l0 if target is None else (2 / target) * (l0 - target) ** 2

@@ -13,7 +13,8 @@ class Placement(Protocol):
     The batch has `num_parts` parts, each of equally many rows.
     """
 
-    num_parts: int
+    @property
+    def num_parts(self) -> int: ...
 
     def to_latents(self, x: Tensor) -> Tensor:
         """Identity into every slice of the latents; its gradient is summed over the slices."""

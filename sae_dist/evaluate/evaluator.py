@@ -116,7 +116,9 @@ def evaluate(
 def _coder_folders(folder: Path) -> list[Path]:
     folders = sorted(path.parent for path in (folder / "coders").glob("*/coder.json"))
     if not folders:
-        raise UserError(f"no coders in {folder / 'coders'}; expected a finished run: train it first")
+        raise UserError(
+            f"no coders in {folder / 'coders'}; expected a finished run: train it first"
+        )
     return folders
 
 
@@ -140,7 +142,9 @@ def _subject(path: Path, source: ActivationSource, mesh: Mesh, world: World) -> 
 
 def _lm_loss(lm: LM, subjects: dict[str, _Subject], world: World) -> LMLoss:
     spliced = {
-        name: Spliced(subject.coder, resolve(lm.model, subject.site), resolve(lm.model, subject.target))
+        name: Spliced(
+            subject.coder, resolve(lm.model, subject.site), resolve(lm.model, subject.target)
+        )
         for name, subject in subjects.items()
     }
     return LMLoss(lm, spliced, world.device)

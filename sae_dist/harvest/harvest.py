@@ -1,21 +1,24 @@
-"""The harvest loop: tokens → language model → shards; writing overlaps with the next forward passes."""
+"""The harvest loop: tokens → language model → shards, written while the next ones are computed."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
-from sae_dist.common.dtypes import FloatDtype, to_storage
+from sae_dist.common.dtypes import to_storage
 from sae_dist.common.errors import UserError
-from sae_dist.common.log import progress
+from sae_dist.common.log import progress, say
 from sae_dist.harvest.assign import Round, rounds
 from sae_dist.lm import Capture
-from sae_dist.store import StoreWriter
+from sae_dist.store import StoreWriter, check_disk
 
+TokenBlocks = Generator[tuple[np.ndarray, np.ndarray], None, None]
 _POLL_SECONDS = 0.5
 
 
@@ -31,18 +34,25 @@ class HarvestLoopConfig:
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process among those that harvest. `in_step`: all must run equally many forward passes."""
+    """One of the processes that harvest; `in_step`: all must run equally many forward passes."""
 
     rank: int
     world: int
     device: torch.device
     in_step: bool = False
 
+    def agree(self, value: Any) -> Any:
+        """The first process' value, on all."""
+        box = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return box[0]
+
 
 def harvest(
     writer: StoreWriter,
     capture: Capture,
-    tokens: Callable[[], tuple[Iterator[tuple[np.ndarray, np.ndarray]], Callable[[], Any]]],
+    tokens: Callable[[], tuple[TokenBlocks, Callable[[], dict[str, Any]]]],
     config: HarvestLoopConfig,
     processes: Processes,
 ) -> None:
@@ -59,15 +69,24 @@ def harvest(
         raise UserError(f"harvest.batch_sequences={config.batch_sequences}; expected at least 1")
     if processes.rank == 0 and not writer.tokens_ready():
         blocks, fingerprint = tokens()
-        writer.write_tokens(blocks, fingerprint)
+        with closing(blocks):
+            writer.write_tokens(blocks, fingerprint)
     _wait_for(writer.tokens_ready)
+
+    # Agreed on: a list made a moment later might lack what another process has committed by then.
+    missing = processes.agree(writer.missing())
+    num_bytes = writer.bytes_needed()
+    say(f"{len(missing)} shards to harvest, {num_bytes / 1e9:.2f} GB")
+    check_disk(writer.path, num_bytes)
 
     layout = writer.layout
     lengths = [len(layout.sequences_of(unit)) for unit in range(layout.num_shards)]
-    missing = writer.missing()
     plan = rounds(missing, lengths, config.batch_sequences, processes.rank, processes.world)
-    with ThreadPoolExecutor(1, "writer") as thread, _bar(writer, missing) as bar:
-        writing: Future[None] | None = None
+    with (
+        ThreadPoolExecutor(1, "writer") as thread,
+        progress(total=len(missing), desc="harvest", unit="shard") as bar,
+    ):
+        writing: Future[Any] | None = None
         for this in plan:
             shard = _harvest_round(writer, capture, this, processes)
             if writing is not None:
@@ -102,19 +121,7 @@ def _harvest_round(
     return {site: np.concatenate(blocks) for site, blocks in parts.items()}
 
 
-def _bar(writer: StoreWriter, missing: list[int]) -> Any:
-    done = writer.layout.num_shards - len(missing)
-    if done and missing:
-        from sae_dist.common.log import say
-
-        say(f"{done} of {writer.layout.num_shards} shards are there already")
-    return progress(total=len(missing), desc="harvest", unit="shard")
-
-
 def _wait_for(condition: Callable[[], bool]) -> None:
     """Look at the disk until `condition` holds: a collective would time out on a long wait."""
     while not condition():
         time.sleep(_POLL_SECONDS)
-
-
-__all__ = ["FloatDtype", "HarvestLoopConfig", "Processes", "harvest"]

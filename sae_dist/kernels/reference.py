@@ -1,10 +1,11 @@
 """What every kernel must compute, in plain torch: clear first, fast second."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 _DIGIT_BITS = 16
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -17,14 +18,14 @@ def _in_window(z_BF: Tensor, threshold_F: Tensor, bandwidth: float) -> Tensor:
 
 class _JumpReLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, z_BF: Tensor, threshold_F: Tensor, bandwidth: float) -> Tensor:
+    def forward(ctx: Any, z_BF: Tensor, threshold_F: Tensor, bandwidth: float) -> Tensor:
         ctx.save_for_backward(z_BF, threshold_F)
         ctx.bandwidth = bandwidth
         return torch.where(z_BF > threshold_F, z_BF, 0.0)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad_BF: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_BF: Tensor) -> tuple[Tensor, Tensor, None]:
         z_BF, threshold_F = ctx.saved_tensors
         window_BF = _in_window(z_BF, threshold_F, ctx.bandwidth)
         grad_z_BF = torch.where(z_BF > threshold_F, grad_BF, 0.0)
@@ -34,14 +35,14 @@ class _JumpReLU(torch.autograd.Function):
 
 class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, z_BF: Tensor, threshold_F: Tensor, bandwidth: float) -> Tensor:
+    def forward(ctx: Any, z_BF: Tensor, threshold_F: Tensor, bandwidth: float) -> Tensor:
         ctx.save_for_backward(z_BF, threshold_F)
         ctx.bandwidth = bandwidth
         return (z_BF > threshold_F).to(z_BF.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad_BF: Tensor) -> tuple[None, Tensor, None]:
+    def backward(ctx: Any, grad_BF: Tensor) -> tuple[None, Tensor, None]:
         z_BF, threshold_F = ctx.saved_tensors
         window_BF = _in_window(z_BF, threshold_F, ctx.bandwidth)
         return None, -(1.0 / ctx.bandwidth) * (window_BF * grad_BF).sum(0), None

@@ -21,8 +21,8 @@ class Capture:
     """Reads every site in one forward pass of a model without its LM head.
 
     The pass stops as soon as all sites have been seen, unless `stop` is false: then it runs to
-    its end, as an engine needs whose ranks gather weights together (ZeRO-3). Such an engine goes
-    in as `forward`, to be called with the token ids in place of the model it wraps.
+    its end, as an engine needs whose ranks gather weights together (ZeRO-3). Such an engine, made
+    from `model.base_model`, goes in as `forward` and is called in its place.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class Capture:
         return keep
 
 
-def site_widths(model: PreTrainedModel, sites: Sequence[Site]) -> dict[str, int]:
+def site_widths(capture: Capture, device: torch.device | str) -> dict[str, int]:
     """Width D of each site, by name, from one forward pass of two tokens."""
-    acts = Capture(model, sites)(torch.zeros(1, 2, dtype=torch.long, device=model.device))
+    acts = capture(torch.zeros(1, 2, dtype=torch.long, device=device))
     return {name: acts_NSD.shape[-1] for name, acts_NSD in acts.items()}
 
 

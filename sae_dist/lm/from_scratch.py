@@ -34,14 +34,14 @@ class SmallLMConfig:
     """
 
     vocab_size: int = 4096
-    hidden_size: int = 192
-    intermediate_size: int = 512
+    hidden_size: int = 128
+    intermediate_size: int = 384
     num_layers: int = 4
-    num_heads: int = 6
+    num_heads: int = 4
     sequence_length: int = 256
     batch_size: int = 4
-    num_steps: int = 1200
-    learning_rate: float = 4e-3
+    num_steps: int = 1800
+    learning_rate: float = 2e-3
     weight_decay: float = 0.1
     held_out_every: int = 20
     held_out_sequences: int = 128
@@ -117,7 +117,10 @@ def _tokenise(
             f"found {len(streams[0])} tokens to train on and {len(streams[1])} to hold out; "
             f"expected at least {config.sequence_length} of each; give more text"
         )
-    return train_NS, held_out_NS[: config.held_out_sequences]
+    stride = max(
+        1, len(held_out_NS) // config.held_out_sequences
+    )  # from all over the held-out text
+    return train_NS, held_out_NS[::stride][: config.held_out_sequences]
 
 
 def _sequences(
@@ -188,10 +191,16 @@ def _batches(config: SmallLMConfig, train_NS: Tensor) -> Iterator[Tensor]:
 
 
 def _loss(model: LlamaForCausalLM, ids_NS: Tensor) -> Tensor:
-    """Mean next-token cross entropy, its products in bfloat16."""
-    with torch.autocast("cpu", torch.bfloat16):
+    """Mean next-token cross entropy, its products in bfloat16 where the processor has them."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=_has_bfloat16()):
         logits_NSV = model(input_ids=ids_NS, use_cache=False).logits
     return F.cross_entropy(logits_NSV[:, :-1].flatten(0, 1).float(), ids_NS[:, 1:].flatten())
+
+
+def _has_bfloat16() -> bool:
+    """Elsewhere it is emulated, and slower than float32; older versions of torch cannot say."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(found.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 @torch.no_grad()

@@ -65,8 +65,8 @@ class LM:
 def load_lm(config: LMConfig, device: torch.device | str | None = None) -> LM:
     """Load model and tokenizer: eval mode, no gradients, no cache, on `device` (None: as loaded).
 
-    Raises UserError for a missing folder, an unknown name, revision or auto class, and for a model
-    whose norms cannot be folded though `fold_norms` asks for it.
+    Raises UserError for a missing folder, an unknown name, revision or auto class, weights that are
+    missing, and for a model whose norms cannot be folded though `fold_norms` asks for it.
     """
     auto_class = _auto_class(config.auto_class)
     folder = Path(config.name).expanduser()
@@ -81,7 +81,10 @@ def load_lm(config: LMConfig, device: torch.device | str | None = None) -> LM:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **shared)
         if config.attn_implementation:
             shared["attn_implementation"] = config.attn_implementation
-        model = auto_class.from_pretrained(source, dtype=config.dtype.value, **shared)
+        model, loaded = auto_class.from_pretrained(
+            source, dtype=config.dtype.value, output_loading_info=True, **shared
+        )
+    _refuse_missing(config, sorted(loaded["missing_keys"]))
     model.eval().requires_grad_(False)
     for part in (model.config, model.config.get_text_config()):
         part.use_cache = False
@@ -100,6 +103,15 @@ def _auto_class(name: str) -> Any:
         f"found lm.auto_class={name}; expected a class of transformers; "
         f"did you mean {', '.join(near)}"
     )
+
+
+def _refuse_missing(config: LMConfig, names: list[str]) -> None:
+    """Weights that a checkpoint lacks were filled at random; transformers only warns."""
+    if names:
+        raise UserError(
+            f"found no weights for {', '.join(names[:3])} ({len(names)} missing) in {config.name}; "
+            f"expected all that {config.auto_class} has; set lm.auto_class"
+        )
 
 
 def _commit(config: LMConfig) -> str:

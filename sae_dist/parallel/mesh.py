@@ -26,7 +26,7 @@ class MeshConfig:
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """A `data × latent` mesh as one process sees it. Rank = data.index · latent.size + latent.index."""
+    """A `data × latent` mesh as one process sees it; latent.index is what its rank counts first."""
 
     data: Axis
     latent: Axis
@@ -76,9 +76,10 @@ def choose_mesh(
     memory = num_latents * (d_in + d_out) * _BYTES_PER_PARAMETER
     roomy = [n for n in fitting if memory / n <= config.memory_gib * 2**30]
     if not roomy:
+        least = memory / max(fitting) / 2**30
         raise UserError(
-            f"{num_latents} latents need {memory / max(fitting) / 2**30:.0f} GiB on each of {world} "
-            f"processes, and parallel.memory_gib={config.memory_gib:g}: start more processes"
+            f"{num_latents} latents need {least:.0f} GiB on each of {world} processes, more than "
+            f"parallel.memory_gib={config.memory_gib:g}: start more processes"
         )
     return min(
         roomy, key=lambda n: bytes_per_step(world, n, num_latents, d_in, d_out, batch_tokens)

@@ -1,10 +1,11 @@
 """A coder's latents and rows on a mesh: the one file that applies parallelism to a coder."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from sae_dist.coders import Coder
 from sae_dist.coders.files import LATENT_TENSORS
@@ -16,12 +17,12 @@ class _SumForward(torch.autograd.Function):
     """Sum over an axis; the gradient is passed on as it is."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, axis: Axis) -> Tensor:
+    def forward(ctx: Any, x: Tensor, axis: Axis) -> Tensor:
         return axis.sum(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
 
 
@@ -29,13 +30,13 @@ class _SumBackward(torch.autograd.Function):
     """Identity; the gradient is summed over an axis."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, axis: Axis) -> Tensor:
+    def forward(ctx: Any, x: Tensor, axis: Axis) -> Tensor:
         ctx.axis = axis
         return x.view_as(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return ctx.axis.sum(grad), None
 
 

@@ -1,12 +1,13 @@
 """Activations on disk: written shard by shard, sealed by a manifest, read chunk by chunk."""
 
 from sae_dist.store.bring import write_store
+from sae_dist.store.disk import check_disk
 from sae_dist.store.reader import Store, open_store
 from sae_dist.store.schema import Manifest
 from sae_dist.store.settings import StoreConfig
 from sae_dist.store.statistics import Statistics
 from sae_dist.store.verify import verify
-from sae_dist.store.writer import StoreWriter, check_disk
+from sae_dist.store.writer import StoreWriter
 
 __all__ = [
     "Manifest",

@@ -54,6 +54,14 @@ class Store:
         self._require(site)
         return self._arrays[site_path(site)].read_chunk(chunk)
 
+    def read_chunk_into(self, site: str, chunk: int, out: np.ndarray) -> None:
+        """Fill `out` [chunk_sequences, S, d] (storage dtype, C order) by one chunk; no other copy.
+
+        Beyond a partial last chunk there are fill values (NaN). Raises like `read_chunk`.
+        """
+        self._require(site)
+        self._arrays[site_path(site)].read_chunk_into(chunk, out)
+
     def read_tokens(self, chunk: int) -> tuple[np.ndarray, np.ndarray]:
         """(ids int32 [n, S], trainable bool [n, S]) of one chunk. Raises like `read_chunk`."""
         return self._arrays[INPUT_IDS].read_chunk(chunk), self._arrays[TRAINABLE].read_chunk(chunk)

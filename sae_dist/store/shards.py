@@ -33,6 +33,12 @@ class ShardReader:
 
         Raises UserError naming file and chunk when it is missing, cut short or altered.
         """
+        out = np.empty((self._layout.chunk_sequences, *self._spec.shape), self._spec.dtype)
+        self.read_chunk_into(chunk, out)
+        return out[: len(self._layout.sequences_of_chunk(chunk))]
+
+    def read_chunk_into(self, chunk: int, out: np.ndarray) -> None:
+        """Fill `out` [chunk_sequences, …] (C order); fill values follow a partial chunk."""
         unit, place = divmod(chunk, self._layout.chunks_per_shard)
         path = self._root / self._spec.file(unit)
         try:
@@ -42,15 +48,12 @@ class ShardReader:
                 offset, size = (int(number) for number in self._indices[unit][place])
                 if size != self._spec.stored_chunk_bytes(self._layout):
                     raise _DamageError(f"{size} bytes in the index")
-                data = _read(file.fileno(), size, offset)
+                _read_checked(file.fileno(), out, offset)
         except (_DamageError, OSError) as error:
             raise UserError(
                 f"found chunk {chunk} damaged in {path} ({error}); expected the bytes that were "
                 "committed; run verify and restore the file"
             ) from error
-        values = data.view(self._spec.dtype)
-        rows = len(self._layout.sequences_of_chunk(chunk))
-        return values.reshape(-1, *self._spec.shape)[:rows]
 
     def read_unit(self, unit: int) -> np.ndarray:
         """All sequences [n, …] of one unit."""
@@ -58,28 +61,31 @@ class ShardReader:
 
     def _read_index(self, descriptor: int) -> np.ndarray:
         """(offset, bytes) of each chunk, uint64 [chunks_per_shard, 2]."""
-        size = 16 * self._layout.chunks_per_shard + _CRC_BYTES
-        offset = os.fstat(descriptor).st_size - size
+        index = np.empty((self._layout.chunks_per_shard, 2), "<u8")
+        offset = os.fstat(descriptor).st_size - index.nbytes - _CRC_BYTES
         if offset < 0:
             raise _DamageError("shorter than its index")
-        return _read(descriptor, size, offset).view("<u8").reshape(-1, 2)
+        _read_checked(descriptor, index, offset)
+        return index
 
 
 class _DamageError(Exception):
     """Bytes of a shard are not what was written."""
 
 
-def _read(descriptor: int, size: int, offset: int) -> np.ndarray:
-    """uint8 [size - 4] from `offset`, after checking the CRC-32C in its last four bytes."""
-    buffer = np.empty(size, np.uint8)
-    view = memoryview(buffer.data)
+def _read_checked(descriptor: int, out: np.ndarray, offset: int) -> None:
+    """Fill `out` from `offset`, and compare the CRC-32C that follows."""
+    data, stored = out.reshape(-1).view(np.uint8), np.empty(_CRC_BYTES, np.uint8)
+    _read_exactly(descriptor, data, offset)
+    _read_exactly(descriptor, stored, offset + data.nbytes)
+    if google_crc32c.value(data) != int(stored.view("<u4")[0]):
+        raise _DamageError("crc32c differs")
+
+
+def _read_exactly(descriptor: int, out: np.ndarray, offset: int) -> None:
     done = 0
-    while done < size:
-        count = os.preadv(descriptor, [view[done:]], offset + done)
+    while done < out.nbytes:
+        count = os.preadv(descriptor, [out[done:].data], offset + done)
         if count == 0:
             raise _DamageError("file too short")
         done += count
-    data, stored = buffer[:-_CRC_BYTES], buffer[-_CRC_BYTES:]
-    if google_crc32c.value(data) != int.from_bytes(stored.tobytes(), "little"):
-        raise _DamageError("crc32c differs")
-    return data

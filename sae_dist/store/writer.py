@@ -3,8 +3,7 @@
 Every step ends in one atomic commit, so a killed writer leaves a store that can be gone on with.
 """
 
-import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -121,16 +120,17 @@ class StoreWriter:
         return (self.path / TOKENS_COMMIT).exists()
 
     def write_tokens(
-        self, blocks: Iterable[tuple[np.ndarray, np.ndarray]], fingerprint: dict[str, Any]
+        self,
+        blocks: Iterable[tuple[np.ndarray, np.ndarray]],
+        fingerprint: Callable[[], dict[str, Any]],
     ) -> None:
         """Write all tokens from `blocks` of (ids_NS int32, trainable_NS bool) and commit them.
 
         Blocks may have any length; rows beyond the store's num_sequences are not taken, and
-        num_sequences shrinks when the blocks end early. Tokens already committed are kept, if
-        their `fingerprint` (JSON) is the same; otherwise UserError.
+        num_sequences shrinks when the blocks end early. `fingerprint` is asked after the last
+        block for what the blocks were (JSON). Tokens already committed are kept.
         """
         if self.tokens_ready():
-            require_same(self.path / TOKENS_COMMIT, load_tokens(self.path).fingerprint, fingerprint)
             return
         files: dict[str, FileRecord] = {}
         num_sequences = 0
@@ -139,7 +139,7 @@ class StoreWriter:
         for unit, (ids, trainable) in enumerate(units):
             files |= self._write_token_files(unit, ids, trainable)
             num_sequences += len(ids)
-        self._commit_tokens(num_sequences, fingerprint, files)
+        self._commit_tokens(num_sequences, fingerprint(), files)
 
     def read_tokens(self, unit: int) -> tuple[np.ndarray, np.ndarray]:
         """(ids int32 [n, S], trainable bool [n, S]) of one unit."""
@@ -296,16 +296,3 @@ class StoreWriter:
         for spec in self._specs.values():
             for leftover in (self.path / spec.path).glob(f".{spec.file_name(unit)}.*.tmp"):
                 leftover.unlink(missing_ok=True)
-
-
-def check_disk(path: str | Path, num_bytes: int) -> None:
-    """Raise UserError unless `num_bytes` fit on the disk that holds (or would hold) `path`."""
-    folder = Path(path).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < num_bytes:
-        raise UserError(
-            f"found {free / 1e9:.1f} GB free at {folder}; expected {num_bytes / 1e9:.1f} GB; "
-            "free some, choose another path, or take fewer tokens or sites"
-        )

@@ -3,16 +3,13 @@
 from sae_dist.stream.held_out import HeldOutBatch, held_out
 from sae_dist.stream.order import TokenOrder
 from sae_dist.stream.source import ActivationSource, StoredActivations
-from sae_dist.stream.source import ActivationSource, StoredActivations
 from sae_dist.stream.stream import ActivationStream, Batch, StreamConfig, StreamState
 
 __all__ = [
     "ActivationSource",
-    "ActivationSource",
     "ActivationStream",
     "Batch",
     "HeldOutBatch",
-    "StoredActivations",
     "StoredActivations",
     "StreamConfig",
     "StreamState",

@@ -1,6 +1,6 @@
 """The rows of one lane, bucket by bucket, the next bucket being read while one is given out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,29 +13,38 @@ from sae_dist.stream.order import Segment
 
 
 class Bucket:
-    """The positions of one segment's chunks at every site, being read by a pool's threads."""
+    """The positions of one segment's chunks at every site, being read by a pool's threads.
+
+    They are read straight into `buffers[site]` [bucket_chunks, chunk_sequences, S, d] (storage
+    dtype), which is the bucket's until it is used up.
+    """
 
     def __init__(
         self,
         store: Store,
-        sites: Sequence[str],
+        buffers: dict[str, np.ndarray],
         chunks: np.ndarray,
         segment: Segment,
         pool: ThreadPoolExecutor,
     ) -> None:
-        self._store, self._chunks, self._segment = store, chunks, segment
+        self._store, self._buffers = store, buffers
+        self._chunks, self._segment = chunks, segment
         self._positions = store.layout.chunk_sequences * store.layout.sequence_length
-        size = len(chunks) * self._positions
-        self._trainable = np.zeros(size, bool)
-        self.acts = {
-            site: torch.empty(size, store.sites[site], dtype=store.dtype.compute) for site in sites
-        }
+        self._trainable = np.zeros((len(chunks), self._positions), bool)
         self._reads = [pool.submit(self._read, place) for place in range(len(chunks))]
+
+    @property
+    def acts(self) -> dict[str, torch.Tensor]:
+        """The buffers as [bucket_chunks · positions, d]; no copy."""
+        return {
+            site: from_storage(buffer, self._store.dtype).flatten(0, 2)
+            for site, buffer in self._buffers.items()
+        }
 
     def wait(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Wait for the reads; (rows, index) of what is given out, in order, both int64 [R].
 
-        `rows` are rows of `acts[site]` [chunks · positions, d]; `index` is sequence · S + position.
+        `rows` are rows of `acts[site]`; `index` is sequence · S + position.
         """
         for read in self._reads:
             read.result()
@@ -52,19 +61,17 @@ class Bucket:
 
     def _read(self, place: int) -> None:
         chunk = int(self._chunks[place])
-        start = place * self._positions
         trainable = self._store.read_tokens(chunk)[1].ravel()
-        stop = start + len(trainable)
-        self._trainable[start:stop] = trainable
-        for site, acts in self.acts.items():
-            values = from_storage(self._store.read_chunk(site, chunk), self._store.dtype)
-            acts[start:stop] = values.flatten(0, 1)
+        self._trainable[place, : len(trainable)] = trainable
+        for site, buffer in self._buffers.items():
+            self._store.read_chunk_into(site, chunk, buffer[place])
 
 
 class LaneReader:
-    """Gives out the rows of one lane's buckets; holds at most two of them.
+    """Gives out the rows of one lane's buckets; holds two: one given out, and one being read.
 
-    `buckets` is called for the next bucket, whose reading then begins.
+    A bucket's reading begins when it is drawn from `buckets`, which may then reuse the buffers of
+    the bucket before the last.
     """
 
     def __init__(self, buckets: Iterator[Bucket]) -> None:
@@ -89,7 +96,6 @@ class LaneReader:
 
     def _advance(self) -> None:
         """Make the bucket that was read ahead the current one, and ask for the one after."""
-        self._acts = {}  # freed first: never three buckets at once
         self._rows, self._index = self._next.wait()
         self._acts = self._next.acts
         self._next = next(self._buckets)

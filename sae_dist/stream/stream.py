@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import cycle
 from types import TracebackType
 from typing import Self
 
@@ -53,10 +54,10 @@ class ActivationStream:
     one after the other, are the same global batch of `batch_tokens` rows in every world. Several
     sites are read at the same index. Iterating again after a stop goes on with the next batch.
 
-    Memory of one rank, at most: two buckets a lane, `batches_ahead` + 2 batches, and one chunk a
-    reading thread; `memory_bound` gives it in bytes. `waited_seconds` is the time the consumer was
-    kept waiting; `tokens_per_epoch` the tokens of the first epoch (others differ by the dropped
-    tails of lanes). Use it as a context manager, or call `close`, to end its threads.
+    Memory of one rank, at most: two buckets a lane, `batches_ahead` + 2 batches, and the tokens of
+    one chunk a reading thread; `memory_bound` gives it in bytes. `waited_seconds` is the time the
+    consumer was kept waiting; `tokens_per_epoch` the tokens of the first epoch (others differ by
+    the dropped tails of lanes). Use it as a context manager, or `close` it, to end its threads.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class ActivationStream:
 
     @property
     def memory_bound(self) -> int:
-        """Bytes that buckets, batches and chunks in flight can take on this rank."""
+        """Bytes that buckets, batches and tokens being read can take on this rank."""
         layout, itemsize = self._store.layout, self._store.dtype.storage.itemsize
         row = sum(self._store.sites[site] for site in self._sites) * itemsize
         chunk = layout.chunk_sequences * layout.sequence_length
@@ -106,7 +107,7 @@ class ActivationStream:
         return (
             2 * len(self._lanes) * bucket
             + (self._config.batches_ahead + 2) * batch
-            + self._config.read_threads * chunk * (row + 5)
+            + self._config.read_threads * chunk * 5
         )
 
     def state_at(self, step: int) -> StreamState:
@@ -156,9 +157,17 @@ class ActivationStream:
             yield self._assemble(lanes)
 
     def _buckets(self, lane: int, step: int, pool: ThreadPoolExecutor) -> Iterator[Bucket]:
-        for segment in self._order.segments(lane, step):
-            chunks = self._chunks[segment.chunks]
-            yield Bucket(self._store, self._sites, chunks, segment, pool)
+        """A lane's buckets, in two sets of buffers by turns: new memory is as slow as reading."""
+        segments = self._order.segments(lane, step)
+        for segment, buffers in zip(
+            segments, cycle([self._buffers(), self._buffers()]), strict=False
+        ):
+            yield Bucket(self._store, buffers, self._chunks[segment.chunks], segment, pool)
+
+    def _buffers(self) -> dict[str, np.ndarray]:
+        layout, dtype = self._store.layout, self._store.dtype.storage
+        shape = (self._bucket_chunks, layout.chunk_sequences, layout.sequence_length)
+        return {site: np.empty((*shape, self._store.sites[site]), dtype) for site in self._sites}
 
     def _assemble(self, lanes: list[LaneReader]) -> Batch:
         """The next batch: every lane's rows, one lane after the other."""

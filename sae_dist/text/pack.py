@@ -1,7 +1,7 @@
 """Tokenise documents and pack them into full sequences."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -63,7 +63,7 @@ def pack(
     num_tokens: int | None = None,
     block_sequences: int = 1024,
     fingerprint: Fingerprint | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
     """Yield blocks `(ids_NS int32, trainable_NS bool)` of full sequences.
 
     Documents are tokenised without special tokens, joined by one separator (EOS, else BOS, else

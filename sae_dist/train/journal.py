@@ -43,7 +43,12 @@ class Journal:
     """The log of one run: a line of JSON for each call of `write`, and a W&B run for each rung."""
 
     def __init__(
-        self, folder: Path, name: str, rungs: dict[str, dict[str, Any]], config: LogConfig, step: int
+        self,
+        folder: Path,
+        name: str,
+        rungs: dict[str, dict[str, Any]],
+        config: LogConfig,
+        step: int,
     ) -> None:
         """Open the journal at a step; what an interrupted run wrote beyond it is cut off.
 
@@ -82,7 +87,7 @@ class Journal:
         line = {"step": step, "tokens": tokens, "rung": rung, **measures}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        shown = {"tokens": tokens}
+        shown: dict[str, Any] = {"tokens": tokens}
         for name, value in measures.items():
             shown[name] = _wandb_histogram(value) if isinstance(value, dict) else value
         for name, run in self._runs.items():
@@ -114,7 +119,7 @@ def _reopen(path: Path, step: int) -> Any:
     return open(path, "a")
 
 
-def _wandb_mode(mode: WandbMode) -> str:
+def _wandb_mode(mode: WandbMode) -> Any:
     if mode is not WandbMode.auto:
         return mode.value
     if chosen := os.environ.get("WANDB_MODE"):

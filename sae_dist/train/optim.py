@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sae_dist.coders import Coder
 
@@ -49,8 +49,10 @@ def make_adam(coder: Coder, config: OptimConfig) -> torch.optim.Adam:
 
 
 @torch.no_grad()
-def project_out_rows(W_FE: Tensor, grad_FE: Tensor) -> None:
+def project_out_rows(W_FE: nn.Parameter) -> None:
     """Remove from each row's gradient its component along the (unit-norm) row, in place."""
+    grad_FE = W_FE.grad
+    assert grad_FE is not None
     grad_FE -= (grad_FE * W_FE).sum(1, keepdim=True) * W_FE
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.checkpoint import on_mesh
-from sae_dist.coders import Coder, CoderConfig, Kind, fold, initialise, save_coder, slice_of
+from sae_dist.coders import Coder, CoderConfig, fold, initialise, save_coder, slice_of
 from sae_dist.coders.files import LATENT_TENSORS
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import Mesh, MeshConfig, distribute, gather_latents
@@ -37,7 +37,7 @@ class Rung:
 
     Attributes:
         scale: C = √E‖x‖² of the input site: x and y are divided by it.
-        num_updates, num_skipped, skipped_in_a_row: steps that changed the weights, and that did not.
+        num_updates, num_skipped, skipped_in_a_row: steps that changed the weights, or did not.
     """
 
     def __init__(
@@ -51,7 +51,9 @@ class Rung:
         device: torch.device,
     ) -> None:
         if not mean_square > 0:
-            raise UserError(f"site {config.site} has E‖x‖² = {mean_square}; expected activations > 0")
+            raise UserError(
+                f"site {config.site} has E‖x‖² = {mean_square}; expected other than zeros"
+            )
         self.config, self.mesh, self.name = config, mesh, config.name
         self.scale = math.sqrt(mean_square)
         latents = slice_of(config.coder.num_latents, mesh.latent.index, mesh.latent.size)
@@ -66,7 +68,7 @@ class Rung:
         initialise(self.coder, seed, x_ND / self.scale, y_NE / self.scale)
 
     def normalised(self, acts: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Input and target [B, D], [B, E] divided by C: one and the same tensor where they agree."""
+        """Input and target [B, D], [B, E] divided by C; one tensor where the sites agree."""
         x_BD = acts[self.config.site] / self.scale
         if self.config.target == self.config.site:
             return x_BD, x_BD
@@ -86,13 +88,13 @@ class Rung:
         """
         self.num_updates += 1
         self.counters.update(self.mesh.data.sum((acts_BF > 0).sum(0)), num_tokens)
-        if self.config.coder.kind is Kind.batchtopk:
+        if self.coder.inference_threshold is not None:
             infinity = acts_BF.new_full((), torch.inf)
             own = torch.where(acts_BF > 0, acts_BF, infinity).min()
             least = self.mesh.data.least(self.mesh.latent.least(own)).double()
             if least.isfinite():
                 weight = max(1 - _EMA, 1 / self.num_updates)
-                self.coder.inference_threshold += weight * (least - self.coder.inference_threshold)
+                self.coder.inference_threshold.lerp_(least, weight)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything of tensor form that a checkpoint holds, as parts of wholes on the mesh."""

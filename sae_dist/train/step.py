@@ -58,7 +58,7 @@ def training_step(rung: Rung, acts: dict[str, Tensor], step: int, num_steps: int
     forward.loss.backward()
     reduce_gradients(coder, mesh)
     if rung.config.coder.unit_norm_decoder:
-        project_out_rows(coder.W_dec, coder.W_dec.grad)
+        project_out_rows(coder.W_dec)
     norm = gradient_norm(coder, mesh)
 
     # Both were summed over all processes, so that every one of them decides alike.

@@ -107,6 +107,15 @@ def test_a_folder_without_a_model_and_one_that_cannot_be_folded_are_refused(
         load_lm(LMConfig(name=str(save(tmp_path / "gpt2", "gpt2")), fold_norms=True))
 
 
+def test_weights_that_are_missing_are_not_made_up(tmp_path: Path) -> None:
+    folder = save(tmp_path / "lm")
+    tiny_model("llama").base_model.save_pretrained(folder)
+    with pytest.raises(UserError, match=r"found no weights for lm_head\.weight"):
+        load_lm(LMConfig(name=str(folder)))
+    lm = load_lm(LMConfig(name=str(folder), auto_class="AutoModel"))
+    assert torch.equal(lm.model.embed_tokens.weight, tiny_model("llama").model.embed_tokens.weight)
+
+
 def test_the_config_composes() -> None:
     composed = OmegaConf.merge(OmegaConf.structured(LMConfig), {"name": "x", "dtype": "bfloat16"})
     assert OmegaConf.to_object(composed) == LMConfig(name="x", dtype=LMDtype.bfloat16)

@@ -37,7 +37,7 @@ class Data:
     def fill(self, writer: StoreWriter) -> None:
         """What a harvest does, from wherever it was stopped."""
         if not writer.tokens_ready():
-            writer.write_tokens(self.blocks(), {"corpus": "numbers"})
+            writer.write_tokens(self.blocks(), lambda: {"corpus": "numbers"})
         for unit in writer.missing():
             writer.write_shard(unit, self.shard(writer, unit))
         writer.seal()

@@ -1,0 +1,49 @@
+"""Language models larger than one device: DeepSpeed ZeRO-3 spreads their weights over processes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from sae_dist.common.errors import UserError
+from sae_dist.lm.load import LM, LMConfig, LMDtype, load_lm
+
+
+def load_spread_lm(config: LMConfig) -> LM:
+    """As `load_lm`, but each process reads and holds its part of every weight alone.
+
+    torch.distributed must be initialised. Raises UserError for settings that ZeRO-3 cannot hold.
+    """
+    import deepspeed
+    from transformers.integrations import HfDeepSpeedConfig
+
+    if config.dtype is LMDtype.auto or config.fold_norms:
+        raise UserError(
+            f"lm.dtype={config.dtype}, lm.fold_norms={config.fold_norms} under ZeRO-3; expected a "
+            "named dtype and no folding: fold once, save the model, and harvest from that folder"
+        )
+    deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo")
+    settings = HfDeepSpeedConfig(_settings(config))  # while it lives, from_pretrained spreads
+    lm = load_lm(config, None)
+    del settings
+    return lm
+
+
+def spread_engine(model: nn.Module, config: LMConfig) -> Callable[..., Any]:
+    """The forward pass of a spread model; all processes must call it equally often."""
+    import deepspeed
+
+    engine, *_ = deepspeed.initialize(model=model, config=_settings(config))
+    engine.eval()
+    forward: Callable[..., Any] = engine
+    return forward
+
+
+def _settings(config: LMConfig) -> dict[str, Any]:
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {"stage": 3},
+        "bf16": {"enabled": config.dtype is LMDtype.bfloat16},
+        "fp16": {"enabled": config.dtype is LMDtype.float16},
+    }
