@@ -7,7 +7,9 @@ Writes `runs/NAME/evaluation.json`. A store without a language model (`write_sto
 without the figures that need one.
 """
 
-from typing import Any
+from typing import Any, cast
+
+from omegaconf import OmegaConf
 
 from sae_dist.apps import cli
 from sae_dist.apps.runs import finished_run
@@ -47,7 +49,8 @@ def _lm(config: EvaluateConfig, harvested: dict[str, Any] | None, world: World) 
         return None
     expected = harvested["commit"]
     known = {key: value for key, value in harvested.items() if key != "commit"}
-    lm = load_lm(config.lm or LMConfig(**known), world.device)
+    same = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(LMConfig), known))
+    lm = load_lm(config.lm or cast(LMConfig, same), world.device)
     if lm.revision != expected:
         raise UserError(
             f"{lm.config.name} is at {lm.revision}, but the store was harvested at {expected}; "

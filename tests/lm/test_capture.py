@@ -168,7 +168,8 @@ def test_a_site_without_hidden_states_or_never_reached_is_refused() -> None:
 def test_widths_are_measured() -> None:
     model = tiny_model("llama")
     names = ["embed", "attn_z.0", "mlp_out.1", "model.layers.0.mlp.up_proj.output"]
-    widths = site_widths(model, [resolve(model, name) for name in names])
+    sites = [resolve(model, name) for name in names]
+    widths = site_widths(Capture(model, sites), "cpu")
     assert widths == dict(zip(names, [WIDTH, 48, WIDTH, 48], strict=True))
 
 
