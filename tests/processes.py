@@ -12,9 +12,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from sae_dist.parallel import World
+
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "torch.distributed.checkpoint", "sae_dist.train"])
+_CONTEXT.set_forkserver_preload(
+    ["torch.distributed.checkpoint", "sae_dist.train", "sae_dist.evaluate", "sae_dist.harvest"]
+)
 _TIMEOUT = timedelta(seconds=120)
+
+
+def alone() -> World:
+    """This process as a world of one."""
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    return World(0, 1, torch.device("cpu"))
 
 
 def run_on(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
@@ -43,8 +54,6 @@ def run_on(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
 def _rank(
     rank: int, world: int, store: Path, results: Any, function: Callable[..., Any], args: Any
 ) -> None:
-    from sae_dist.parallel import World
-
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -58,7 +67,7 @@ def _rank(
         value = function(World(rank, world, torch.device("cpu")), *args)
         results.put((rank, False, value))
         dist.barrier()
-    except Exception:  # the parent re-raises it
+    except BaseException:  # the parent re-raises it; what pytest raises is no Exception
         results.put((rank, True, traceback.format_exc()))
     finally:
         dist.destroy_process_group()

@@ -20,4 +20,4 @@ def main() -> None:
 def report_command(config: ReportConfig) -> None:
     """Read a run's files and write its page."""
     folder, _ = finished_run(config.runs, config.run)
-    say(f"report in {write_report(load(folder), folder / 'report')}")
+    say(f"report in {write_report(load(folder), folder / 'report' / 'index.html')}")

@@ -2,7 +2,7 @@
 
 checkpoints/
   step-2000/                    complete: CHECKPOINT.json was written last, then the folder renamed
-    CHECKPOINT.json             every file with its size and CRC-32C, and `about`
+    CHECKPOINT.json             every file with its size and CRC-32C, `about`, its own CRC-32
     .metadata, __0_0.distcp …   tensors, by torch.distributed.checkpoint
   step-3000.tmp-<uuid>/         a save that did not finish: never read, removed at the next save
   latest                        the name of the newest complete checkpoint
@@ -11,6 +11,8 @@ checkpoints/
 import re
 import shutil
 import uuid
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,11 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from sae_dist.common.errors import UserError
-from sae_dist.common.files import crc32c, fsync_path, read_json, write_atomic, write_json
+from sae_dist.common.files import crc32c, fsync_path, read_json, to_json, write_atomic, write_json
 from sae_dist.common.log import say
 
 RECORD, LATEST = "CHECKPOINT.json", "latest"
+_REMEDY = "remove that checkpoint to go on from an earlier one"
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -69,15 +72,20 @@ class Checkpoints:
         complete = self._complete()
         pointer = self.folder / LATEST
         if pointer.is_file() and complete:
-            named = [path for path in complete if path.name == pointer.read_text().strip()]
+            name = pointer.read_bytes().strip()
+            named = [path for path in complete if path.name.encode() == name]
             if named:
                 return named[0]
             say(f"warning: {pointer} names no complete checkpoint; using {complete[-1].name}")
         return complete[-1] if complete else None
 
     def about(self, path: Path) -> dict[str, Any]:
-        """What was said about a checkpoint when it was saved."""
-        about: dict[str, Any] = read_json(path / RECORD)["about"]
+        """What was said about a checkpoint when it was saved.
+
+        Raises:
+            UserError: the record is not as it was written.
+        """
+        about: dict[str, Any] = _read_record(path)["about"]
         return about
 
     def load(self, path: Path, tensors: dict[str, Tensor]) -> None:
@@ -86,9 +94,10 @@ class Checkpoints:
         Raises:
             UserError: a file is missing or not as it was written.
         """
-        found = _agreed(_first_fault(path) if _is_first() else None)
+        files = _read_record(path)["files"]
+        found = _agreed(_first_fault(path, files) if _is_first() else None)
         if found:
-            raise UserError(f"{found}; remove that checkpoint to go on from an earlier one")
+            raise UserError(f"{found}; {_REMEDY}")
         dcp.load(dict(tensors), checkpoint_id=path)
 
     def _complete(self) -> list[Path]:
@@ -123,11 +132,21 @@ def _seal(folder: Path, about: dict[str, Any]) -> None:
     for path in sorted(folder.iterdir()):
         fsync_path(path)
         files[path.name] = {"bytes": path.stat().st_size, "crc32c": crc32c(path)}
-    write_json(folder / RECORD, {"files": files, "about": about})
+    record = {"files": files, "about": about}
+    write_json(folder / RECORD, {**record, "crc32": zlib.crc32(to_json(record))})
 
 
-def _first_fault(folder: Path) -> str | None:
-    for name, record in read_json(folder / RECORD)["files"].items():
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD
+    with suppress(ValueError, LookupError, AttributeError, TypeError):  # it may hold anything
+        record: dict[str, Any] = read_json(path)
+        if record.pop("crc32") == zlib.crc32(to_json(record)):
+            return record
+    raise UserError(f"{path} is not as it was written; {_REMEDY}")
+
+
+def _first_fault(folder: Path, files: dict[str, Any]) -> str | None:
+    for name, record in files.items():
         path = folder / name
         if not path.is_file():
             return f"{path} is missing"

@@ -153,9 +153,14 @@ def _lm_loss(lm: LM, subjects: dict[str, _Subject], world: World) -> LMLoss:
 def _batches(
     source: ActivationSource, sites: list[str], config: EvaluationConfig, mesh: Mesh
 ) -> Iterator[HeldOutBatch]:
+    """This part's batches, with a progress bar over those of all parts."""
+    total = min(source.num_held_out, config.max_sequences or source.num_held_out)
     batches = source.held_out(sites, mesh.data.index, mesh.data.size, config.max_sequences)
     desc = "evaluate" if sites else "splice into the LM"
-    return iter(progress(batches, desc=desc, unit="chunk"))
+    with progress(total=total, desc=desc, unit="sequence") as bar:
+        for batch in batches:
+            yield batch
+            bar.update(min(len(batch.input_ids) * mesh.data.size, total - bar.n))
 
 
 def _about(subject: _Subject) -> dict[str, Any]:

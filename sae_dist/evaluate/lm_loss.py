@@ -1,6 +1,6 @@
 """What a coder costs the language model: its loss with the reconstruction spliced in."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,8 +30,12 @@ class LMLoss:
 
     def __init__(self, lm: LM, coders: dict[str, Spliced], device: torch.device) -> None:
         self._lm, self._coders, self._device = lm, coders, device
-        self._sums: dict[str, Tensor] = {}
+        self._targets = list({s.write.name: s.write for s in coders.values()}.values())
+        zeros = [f"zero/{site.name}" for site in self._targets]
+        names = ["clean", *zeros, *(f"coder/{name}" for name in coders)]
+        # All are there from the start: a process without sequences must sum as often as the others.
         self._tokens = torch.zeros((), dtype=torch.float64, device=device)
+        self._sums = {name: torch.zeros_like(self._tokens) for name in names}
 
     @torch.no_grad()
     def update(self, input_ids_NS: Tensor, trainable_NS: Tensor) -> None:
@@ -41,12 +45,11 @@ class LMLoss:
         self._tokens = self._tokens + predicted_NS.sum()
 
         def add(name: str, passes: Callable[[], Tensor]) -> None:
-            loss = passes()[predicted_NS].double().sum()
-            self._sums[name] = self._sums.get(name, torch.zeros_like(loss)) + loss
+            self._sums[name] += passes()[predicted_NS].double().sum()
 
         model = self._lm.model
         add("clean", lambda: next_token_loss_NS(model, ids_NS))
-        for site in _targets(list(self._coders.values())):
+        for site in self._targets:
             with splice(model, site, site, lambda x, y: torch.zeros_like(y), kept_NS):
                 add(f"zero/{site.name}", lambda: next_token_loss_NS(model, ids_NS))
         for name, spliced in self._coders.items():
@@ -68,10 +71,6 @@ class LMLoss:
                 "loss_recovered": (zero - here) / (zero - clean),
             }
         return clean, figures
-
-
-def _targets(coders: Sequence[Spliced]) -> list[Site]:
-    return list({spliced.write.name: spliced.write for spliced in coders}.values())
 
 
 def _replace(coder: Coder) -> Callable[[Tensor, Tensor], Tensor]:

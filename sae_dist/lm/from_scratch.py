@@ -34,14 +34,14 @@ class SmallLMConfig:
     """
 
     vocab_size: int = 4096
-    hidden_size: int = 128
-    intermediate_size: int = 384
+    hidden_size: int = 192
+    intermediate_size: int = 512
     num_layers: int = 4
-    num_heads: int = 4
+    num_heads: int = 6
     sequence_length: int = 256
     batch_size: int = 4
-    num_steps: int = 1800
-    learning_rate: float = 2e-3
+    num_steps: int = 1200
+    learning_rate: float = 1.5e-3
     weight_decay: float = 0.1
     held_out_every: int = 20
     held_out_sequences: int = 128

@@ -20,11 +20,13 @@ class ActivationSource(Protocol):
     Attributes:
         identity: equal only for equal activations; a checkpoint remembers it.
         widths: of each site.
+        num_held_out: sequences that are never trained on.
         about: where the activations come from, JSON-able; `lm` in it if from a language model.
     """
 
     identity: str
     widths: dict[str, int]
+    num_held_out: int
     about: dict[str, Any]
 
     def mean_square(self, site: str) -> float:
@@ -58,6 +60,8 @@ class StoredActivations:
         self._store = store
         self.identity = store.manifest.hash
         self.widths = dict(store.sites)
+        chunks = store.held_out_chunks()
+        self.num_held_out = sum(len(store.layout.sequences_of_chunk(chunk)) for chunk in chunks)
         self.about: dict[str, Any] = {**store.manifest.provenance, "store": str(store.path)}
 
     def mean_square(self, site: str) -> float:

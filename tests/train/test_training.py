@@ -11,7 +11,7 @@ from sae_dist.coders import Form, Kind, load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import World
 from sae_dist.train import NonFiniteError, Preempted, training_step
-from tests.processes import run_on
+from tests.processes import alone, run_on
 from tests.train.ladders import BATCH, make_store, rung, training_run
 
 
@@ -122,15 +122,6 @@ def test_a_changed_run_is_refused_with_what_changed(
     start(world)
     with pytest.raises(UserError, match=message):
         start(world, **change)
-
-
-def alone() -> World:
-    """This process as a world of one."""
-    import torch.distributed as dist
-
-    if not dist.is_initialized():
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    return World(0, 1, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("kind", Kind)

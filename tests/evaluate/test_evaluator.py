@@ -1,0 +1,155 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sae_dist.coders import Coder, CoderConfig, Form, Kind, load_coder, save_coder
+from sae_dist.common.errors import UserError
+from sae_dist.evaluate import EvaluationConfig, evaluate
+from sae_dist.lm import LM, LMConfig
+from sae_dist.parallel import World
+from sae_dist.store import open_store, write_store
+from sae_dist.stream import StoredActivations
+from tests.harvest.tiny import tiny_harvest
+from tests.lm.tiny import WIDTH, tiny_model
+from tests.processes import alone, run_on
+
+NUM_LATENTS = 48
+CODERS = {
+    "jumprelu": (Kind.jumprelu, Form.autoencoder, "resid_post.1", "resid_post.1"),
+    "topk-skip": (Kind.topk, Form.skip_transcoder, "mlp_in.1", "mlp_out.1"),
+    "batchtopk": (Kind.batchtopk, Form.transcoder, "mlp_in.1", "mlp_out.1"),
+}
+
+
+def save_random_coders(folder: Path, width: int = WIDTH) -> Path:
+    """A run's folder with three coders that nobody trained."""
+    generator = torch.Generator().manual_seed(0)
+    for name, (kind, form, site, target) in CODERS.items():
+        config = CoderConfig(kind=kind, form=form, num_latents=NUM_LATENTS, k=5)
+        coder = Coder(config, width, width, pre_bias=False)
+        tensors = {
+            name: torch.randn(tensor.shape, generator=generator).abs() * 0.2 + 0.3
+            if "threshold" in name
+            else 0.2 * torch.randn(tensor.shape, generator=generator)
+            for name, tensor in coder.state_dict().items()
+        }
+        save_coder(folder / "coders" / name, coder, tensors, {"site": site, "target": target})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_random_coders(tmp_path_factory.mktemp("evaluate") / "run")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its held-out shards have twelve sequences of eight tokens, in six chunks."""
+    path = tmp_path_factory.mktemp("evaluate") / "store"
+    tiny_harvest(path)
+    return path
+
+
+def evaluated(world: World, run: Path, store: Path, **settings: Any) -> dict[str, Any]:
+    lm = LM(tiny_model("llama"), None, LMConfig(name="tiny"), "none")  # type: ignore[arg-type]
+    config = EvaluationConfig(**({"batch_tokens": 7} | settings))
+    return evaluate(run, StoredActivations(open_store(store)), lm, config, world)
+
+
+def evaluated_on(world: World, run: Path, store: Path, settings: dict) -> dict[str, Any]:
+    return evaluated(world, run, store, **settings)
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """The leaves of a nested dict, by their path."""
+    if not isinstance(value, dict):
+        return {path: value}
+    return {key: leaf for k, v in value.items() for key, leaf in flat(v, f"{path}/{k}").items()}
+
+
+def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert flat(found).keys() == flat(expected).keys()
+    for key, value in flat(expected).items():
+        # a ratio of two small differences of losses
+        tolerance = 1e-3 if key.endswith("loss_recovered") else 1e-6
+        close = pytest.approx(value, tolerance, 1e-6) if isinstance(value, float) else value
+        assert flat(found)[key] == close, key
+
+
+def test_the_figures_are_those_of_the_held_out_tokens(run: Path, store: Path) -> None:
+    results = json.loads(json.dumps(evaluated(alone(), run, store), allow_nan=False))
+    source = open_store(store)
+    held_out = [source.read_tokens(chunk)[1] for chunk in source.held_out_chunks()]
+    assert results["sequences"] == sum(len(trainable) for trainable in held_out) == 12
+    assert results["tokens"] == sum(int(trainable.sum()) for trainable in held_out)
+    assert results["store"]["manifest"] == source.manifest.hash
+    assert results["lm"] == {"name": "tiny", "commit": "none"}
+    assert list(results["rungs"]) == sorted(CODERS)
+    for name, figures in results["rungs"].items():
+        histogram = figures["firing_frequency"]
+        assert histogram["never"] + sum(histogram["counts"]) == NUM_LATENTS
+        assert figures["dead_share"] == histogram["never"] / NUM_LATENTS
+        assert (figures["kind"], figures["form"]) == CODERS[name][:2]
+        assert figures["delta_loss"] != 0
+    assert results["rungs"]["topk-skip"]["l0"] == results["rungs"]["topk-skip"]["k"] == 5
+    assert results["rungs"]["jumprelu"]["k"] is None
+
+
+def test_fidelity_is_that_of_the_coder_as_anyone_loads_it(run: Path, store: Path) -> None:
+    figures = evaluated(alone(), run, store)["rungs"]["topk-skip"]
+    coder, x, y = load_coder(run / "coders" / "topk-skip"), [], []
+    for batch in StoredActivations(open_store(store)).held_out(["mlp_in.1", "mlp_out.1"], 0, 1, None):
+        x.append(batch.acts["mlp_in.1"][batch.trainable])
+        y.append(batch.acts["mlp_out.1"][batch.trainable])
+    y_TE, error_TE = torch.cat(y), torch.cat(y) - coder(torch.cat(x))
+    expected = error_TE.square().sum() / (y_TE - y_TE.mean(0)).square().sum()
+    assert figures["fvu"] == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(("world", "latent"), [(2, 1), (2, 2), (4, 2)])
+def test_every_mesh_gives_the_same_figures(run: Path, store: Path, world: int, latent: int) -> None:
+    expected = evaluated(alone(), run, store)
+    for found in run_on(world, evaluated_on, run, store, {"latent": latent}):
+        assert_same(found, expected)
+
+
+def test_batches_of_any_size_give_the_same_figures(run: Path, store: Path) -> None:
+    expected = evaluated(alone(), run, store, batch_tokens=4096)
+    assert_same(evaluated(alone(), run, store, batch_tokens=1), expected)
+
+
+def test_a_process_without_sequences_takes_part(run: Path, store: Path) -> None:
+    bounds = {"max_sequences": 2, "lm_sequences": 1}
+    expected = evaluated(alone(), run, store, **bounds)
+    assert expected["sequences"] == 2
+    for found in run_on(2, evaluated_on, run, store, bounds):
+        assert_same(found, expected)
+
+
+def test_without_a_language_model_its_figures_are_left_out(run: Path, tmp_path: Path) -> None:
+    acts = torch.randn(300, WIDTH, generator=torch.Generator().manual_seed(0))
+    sites = {"resid_post.1": acts, "mlp_in.1": acts, "mlp_out.1": acts * 2}
+    path = tmp_path / "store"
+    source = StoredActivations(write_store(path, sites, chunk_mib=0.005, shard_mib=0.02))
+    results = evaluate(run, source, None, EvaluationConfig(), alone())
+    assert results["clean_loss"] is None and results["lm"] is None
+    for figures in results["rungs"].values():
+        assert {"fvu", "l0"} <= figures.keys() and "delta_loss" not in figures
+    no_passes = evaluated(alone(), run, path, lm_sequences=0)
+    assert no_passes["clean_loss"] is None
+
+
+def test_what_does_not_fit_is_refused(run: Path, store: Path, tmp_path: Path) -> None:
+    narrow = save_random_coders(tmp_path / "narrow", width=WIDTH // 2)
+    with pytest.raises(UserError, match=r"batchtopk wants mlp_in.1 of width 16; the store has"):
+        evaluated(alone(), narrow, store)
+    other = write_store(tmp_path / "store", {"embed": torch.ones(300, WIDTH)}, held_out=0.0)
+    with pytest.raises(UserError, match="batchtopk wants mlp_in.1"):
+        evaluate(run, StoredActivations(other), None, EvaluationConfig(), alone())
+    with pytest.raises(UserError, match="no coders in"):
+        evaluated(alone(), tmp_path / "nothing", store)
+    with pytest.raises(UserError, match="latent=2 must divide the 1 processes"):
+        evaluated(alone(), run, store, latent=2)

@@ -1,0 +1,163 @@
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sae_dist.common.dtypes import from_storage
+from sae_dist.common.errors import UserError
+from sae_dist.harvest import HarvestLoopConfig, Processes, harvest
+from sae_dist.lm import Capture, resolve
+from sae_dist.parallel import World
+from sae_dist.store import Store, open_store, verify
+from tests.harvest.tiny import (
+    NUM_SEQUENCES,
+    POSITIONS,
+    SITES,
+    contents,
+    tiny_harvest,
+    tiny_writer,
+    tokens,
+)
+from tests.lm.tiny import tiny_model
+from tests.processes import run_on
+
+Usage = namedtuple("Usage", "free")
+
+
+class Stopped(Exception):
+    """The harvest is interrupted here."""
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store harvested on one thread, as `run_on` does."""
+    found = tmp_path_factory.mktemp("harvest") / "store"
+    run_on(1, harvest_on, found)
+    return found
+
+
+def harvest_on(world: World, path: Path, in_step: bool = False) -> int:
+    """Harvest as one of the world's processes; the number of its forward passes."""
+    passes: list[int] = []
+    processes = Processes(world.rank, world.size, world.device, in_step)
+    tiny_harvest(path, processes=processes, seen=lambda ids_NS: passes.append(len(ids_NS)))
+    return len(passes)
+
+
+def whole(store: Store, site: str) -> Tensor:
+    """Every activation of a site [N, S, D]."""
+    chunks = [store.read_chunk(site, chunk) for chunk in range(store.layout.num_chunks)]
+    return from_storage(np.concatenate(chunks), store.dtype)
+
+
+def all_tokens(store: Store) -> tuple[Tensor, Tensor]:
+    """Every sequence [N, S], and where it may be trained on."""
+    chunks = [store.read_tokens(chunk) for chunk in range(store.layout.num_chunks)]
+    ids_NS, trainable_NS = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
+    return torch.from_numpy(ids_NS), torch.from_numpy(trainable_NS)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_store_holds_what_a_direct_forward_pass_gives(tmp_path: Path, family: str) -> None:
+    tiny_harvest(tmp_path / "store", family)
+    store, model = open_store(tmp_path / "store"), tiny_model(family)
+    ids_NS, trainable_NS = all_tokens(store)
+    expected_NS, expected_trainable_NS = next(tokens()[0])
+    assert ids_NS.shape == (NUM_SEQUENCES, POSITIONS)
+    assert np.array_equal(ids_NS, expected_NS)
+    assert np.array_equal(trainable_NS, expected_trainable_NS)
+    assert torch.equal(trainable_NS, ids_NS != 0) and not trainable_NS[:, 0].any()
+    hidden = model(ids_NS.long(), output_hidden_states=True).hidden_states[2]
+    torch.testing.assert_close(whole(store, "resid_post.1"), hidden)
+    acts = Capture(model, [resolve(model, name) for name in SITES])(ids_NS)
+    for site in SITES:
+        torch.testing.assert_close(whole(store, site), acts[site])
+    assert store.manifest.provenance["lm"] == {"name": "tiny", "commit": "none"}
+
+
+def test_statistics_are_those_of_the_tokens_that_training_reads(path: Path) -> None:
+    store = open_store(path)
+    assert len(store.held_out_chunks()) == 6  # two shards of eight
+    trained = np.repeat(np.isin(range(store.layout.num_chunks), store.training_chunks()), 2)
+    trainable_NS = all_tokens(store)[1].numpy() & trained[:NUM_SEQUENCES, None]
+    for site in SITES:
+        x_TD = whole(store, site).numpy()[trainable_NS].astype(np.float64)
+        found = store.statistics(site)
+        assert found.count == len(x_TD)
+        np.testing.assert_allclose(found.mean, x_TD.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(found.mean_square, (x_TD**2).sum(1).mean(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_any_number_of_processes_gives_the_same_bytes(
+    path: Path, tmp_path: Path, world: int
+) -> None:
+    assert sum(run_on(world, harvest_on, tmp_path / "store")) == 15
+    assert contents(tmp_path / "store") == contents(path)
+
+
+def test_processes_in_step_run_equally_many_passes(path: Path, tmp_path: Path) -> None:
+    assert run_on(3, harvest_on, tmp_path / "store", True) == [6, 6, 6]
+    assert contents(tmp_path / "store") == contents(path)
+
+
+@pytest.mark.parametrize("num_passes", [0, 1, 5, 14])
+def test_an_interrupted_harvest_goes_on_to_the_same_bytes(
+    path: Path, tmp_path: Path, num_passes: int
+) -> None:
+    assert run_on(1, stop_and_go_on, tmp_path / "store", num_passes) == [True]
+    assert contents(tmp_path / "store") == contents(path)
+
+
+def stop_and_go_on(world: World, path: Path, num_passes: int) -> bool:
+    """Stop after some passes and go on; whether what was committed was left alone."""
+    left = iter(range(num_passes))
+
+    def stop(ids_NS: Tensor) -> None:
+        if next(left, None) is None:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        tiny_harvest(path, seen=stop)
+    with pytest.raises(UserError, match="unsealed"):
+        open_store(path)
+    passes: list[Tensor] = []
+    committed = {name: data for name, data in contents(path).items() if name.startswith("commits")}
+    num_shards = len(committed) - 1  # one commit is the tokens'
+    tiny_harvest(path, seen=passes.append)
+    assert len(passes) == 15 - 2 * num_shards
+    return committed.items() <= contents(path).items()
+
+
+def test_a_disk_that_is_too_small_is_refused_before_any_forward_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(free=1000))
+    passes: list[Tensor] = []
+    with pytest.raises(UserError, match="0.0 GB free .* expected 0.0 GB"):
+        tiny_harvest(tmp_path / "store", seen=passes.append)
+    assert not passes
+    monkeypatch.undo()
+    tiny_harvest(tmp_path / "store")
+    assert verify(tmp_path / "store", full=True) == []
+
+
+def test_the_size_told_beforehand_is_that_of_the_files(path: Path, tmp_path: Path) -> None:
+    writer = tiny_writer(tmp_path / "store")
+    writer.write_tokens(*tokens())
+    shards = list(path.glob("activations/*/c.*"))
+    assert len(shards) == 3 * 8
+    assert writer.bytes_needed() == sum(file.stat().st_size for file in shards)
+
+
+def test_a_batch_without_sequences_is_refused(tmp_path: Path) -> None:
+    writer, model = tiny_writer(tmp_path / "store"), tiny_model("llama")
+    capture = Capture(model, [resolve(model, "embed")])
+    processes = Processes(0, 1, torch.device("cpu"))
+    with pytest.raises(UserError, match="batch_sequences=0; expected at least 1"):
+        harvest(writer, capture, tokens, HarvestLoopConfig(batch_sequences=0), processes)
+    assert not writer.tokens_ready()
