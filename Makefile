@@ -44,5 +44,5 @@ $(READY): pyproject.toml constraints.txt
 	@echo "  1/2 torch, some 200 MB where a CPU build is offered ..."
 	@$(INSTALL) torch
 	@echo "  2/2 the other packages ..."
-	@$(INSTALL) -e '.[dev]'
+	@$(INSTALL) -e '.[dev,deepspeed]'
 	@touch $@

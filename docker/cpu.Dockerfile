@@ -1,6 +1,6 @@
 # From the root of the checkout:
 #   docker build -f docker/cpu.Dockerfile -t sae-dist:cpu .
-#   docker run --rm -v "$PWD/runs:/app/runs" sae-dist:cpu python launch/quickstart.py
+#   docker run --rm -v "$PWD/runs:/app/runs" sae-dist:cpu launch/quickstart.sh
 FROM python:3.12-slim-bookworm
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
@@ -15,6 +15,6 @@ RUN python -m venv /opt/venv \
     && pip install -c constraints.txt --index-url https://download.pytorch.org/whl/cpu torch
 
 COPY --chown=coder . .
-RUN pip install -c constraints.txt -e '.[dev]'
+RUN pip install -c constraints.txt -e '.[dev,deepspeed]'
 
 CMD ["bash"]

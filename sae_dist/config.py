@@ -65,13 +65,14 @@ class TrainConfig(LoopConfig):
 class EvaluateConfig(EvaluationConfig):
     """`launch/evaluate.py`: measures the coders of a run on the held-out shards of its store.
 
-    The store and the language model are those of the run, unless given.
+    The store and the language model are those of the run. `store` and `lm_name` say where they are
+    now, if elsewhere; the language model must have the weights that were harvested.
     """
 
     run: str = MISSING
     runs: str = "runs"
     store: str | None = None
-    lm: LMConfig | None = None
+    lm_name: str | None = None
 
 
 @dataclass(kw_only=True, slots=True)

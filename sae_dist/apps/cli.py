@@ -60,7 +60,7 @@ def compose_config(root: str, overrides: list[str]) -> Any:
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
             return compose(root, [_expand_count(override) for override in overrides])
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(root, error)) from error
 
 
@@ -68,7 +68,8 @@ def to_dataclass(config: Any) -> Any:
     """The plain dataclass of a composed configuration.
 
     Raises:
-        UserError: a key that must be given is not, or one was added that nothing reads.
+        UserError: a key that must be given is not, one was added that nothing reads, or a value
+            refers to something that is not there.
     """
     try:
         return OmegaConf.to_object(config)
@@ -76,6 +77,8 @@ def to_dataclass(config: Any) -> Any:
         raise UserError(f"{error.full_key}=… must be given; see --help") from error
     except AttributeError as error:  # `+key=value` adds keys that the dataclass does not have
         raise UserError(f"unknown key: {error}") from error
+    except OmegaConfBaseException as error:  # an interpolation `${…}` that leads nowhere
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
 
 
 def help_text(root: str, describe: str) -> str:

@@ -49,12 +49,14 @@ def _lm(config: EvaluateConfig, harvested: dict[str, Any] | None, world: World) 
         return None
     expected = harvested["commit"]
     known = {key: value for key, value in harvested.items() if key != "commit"}
+    if config.lm_name is not None:
+        known["name"] = config.lm_name
     same = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(LMConfig), known))
-    lm = load_lm(config.lm or cast(LMConfig, same), world.device)
+    lm = load_lm(cast(LMConfig, same), world.device)
     if lm.revision != expected:
         raise UserError(
             f"{lm.config.name} is at {lm.revision}, but the store was harvested at {expected}; "
-            "give the same weights with lm.name=…, or leave the LM out with lm_sequences=0"
+            "give the same weights with lm_name=…, or leave the LM out with lm_sequences=0"
         )
     return lm
 

@@ -42,11 +42,12 @@ def train_command(config: TrainConfig) -> None:
     source = StoredActivations(open_store(config.store))
     rungs = _pick(expand(config, sys.argv[1:], list(source.widths)), config.rungs)
     with start_world() as world:
+        training = TrainingRun(config, rungs, source, world, folder)  # refuses a changed run
         if world.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(folder / "config.yaml", OmegaConf.to_yaml(config).encode())
         try:
-            TrainingRun(config, rungs, source, world, folder).run()
+            training.run()
         except Preempted as ending:
             say(str(ending))
             sys.exit(_REQUEUE)

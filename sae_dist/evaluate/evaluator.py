@@ -72,10 +72,7 @@ def evaluate(
     Raises:
         UserError: no coders, a mesh that does not fit, or a store that is not theirs.
     """
-    if world.size % config.latent:
-        raise UserError(
-            f"latent={config.latent} must divide the {world.size} processes; choose a divisor"
-        )
+    _check(config, world)
     mesh = make_mesh(world, config.latent, {})
     subjects = {path.name: _subject(path, source, mesh, world) for path in _coder_folders(folder)}
     loss = _lm_loss(lm, subjects, world) if lm is not None and config.lm_sequences else None
@@ -111,6 +108,18 @@ def evaluate(
         "clean_loss": clean,
         "rungs": rungs,
     }
+
+
+def _check(config: EvaluationConfig, world: World) -> None:
+    least = {"max_sequences": 1, "lm_sequences": 0, "batch_tokens": 1, "latent": 1}
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if value is not None and value < bound:
+            raise UserError(f"{name}={value}; expected at least {bound}")
+    if world.size % config.latent:
+        raise UserError(
+            f"latent={config.latent} must divide the {world.size} processes; choose a divisor"
+        )
 
 
 def _coder_folders(folder: Path) -> list[Path]:

@@ -63,7 +63,13 @@ class TrainingRun:
         world: World,
         folder: Path,
     ) -> None:
-        if config.tokens < config.batch_tokens or config.batch_tokens % world.size:
+        log = config.log
+        if min(log.every_steps, log.histogram_every_steps) < 1:
+            raise UserError(
+                f"log.every_steps={log.every_steps}, log.histogram_every_steps="
+                f"{log.histogram_every_steps}; expected at least 1 of each"
+            )
+        if not 0 < config.batch_tokens <= config.tokens or config.batch_tokens % world.size:
             raise UserError(
                 f"tokens={config.tokens}, batch_tokens={config.batch_tokens} on {world.size} "
                 "processes; expected at least one batch, and a batch that the processes divide"

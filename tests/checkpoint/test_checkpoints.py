@@ -140,9 +140,7 @@ def test_a_damaged_file_is_refused_by_its_name(
     save(tmp_path, 1, 2)
     damage(tmp_path / "step-2" / name)
     monkeypatch.setattr(dcp, "load", None)  # it would unpickle
-    with pytest.raises(
-        UserError, match=f"step-2/{name} (is missing|has).*; remove that"
-    ):
+    with pytest.raises(UserError, match=f"step-2/{name} (is missing|has).*; remove that"):
         loaded(tmp_path)
 
 

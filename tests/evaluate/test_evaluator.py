@@ -101,7 +101,9 @@ def test_the_figures_are_those_of_the_held_out_tokens(run: Path, store: Path) ->
 def test_fidelity_is_that_of_the_coder_as_anyone_loads_it(run: Path, store: Path) -> None:
     figures = evaluated(alone(), run, store)["rungs"]["topk-skip"]
     coder, x, y = load_coder(run / "coders" / "topk-skip"), [], []
-    for batch in StoredActivations(open_store(store)).held_out(["mlp_in.1", "mlp_out.1"], 0, 1, None):
+    for batch in StoredActivations(open_store(store)).held_out(
+        ["mlp_in.1", "mlp_out.1"], 0, 1, None
+    ):
         x.append(batch.acts["mlp_in.1"][batch.trainable])
         y.append(batch.acts["mlp_out.1"][batch.trainable])
     y_TE, error_TE = torch.cat(y), torch.cat(y) - coder(torch.cat(x))
@@ -153,3 +155,12 @@ def test_what_does_not_fit_is_refused(run: Path, store: Path, tmp_path: Path) ->
         evaluated(alone(), tmp_path / "nothing", store)
     with pytest.raises(UserError, match="latent=2 must divide the 1 processes"):
         evaluated(alone(), run, store, latent=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_sequences", 0), ("lm_sequences", -1), ("batch_tokens", 0), ("latent", 0)],
+)
+def test_settings_out_of_bounds_are_refused(run: Path, store: Path, name: str, value: int) -> None:
+    with pytest.raises(UserError, match=f"{name}={value}; expected at least {value + 1}"):
+        evaluated(alone(), run, store, **{name: value})

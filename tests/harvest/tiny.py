@@ -19,6 +19,7 @@ from tests.lm.tiny import NUM_LAYERS, VOCAB, WIDTH, tiny_model
 SITES = ("resid_post.1", "mlp_in.1", "mlp_out.1")
 POSITIONS, NUM_SEQUENCES = 8, 45
 TEXTS = [f"the {a} {b} saw one {a} of the {b}" for a in "abcdefgh" for b in "stuvwxyz"]
+LM = {"lm": {"name": "tiny", "commit": "none"}}
 _SEQUENCE_MIB = POSITIONS * len(SITES) * WIDTH * 4 / 2**20
 
 
@@ -40,7 +41,7 @@ def tokens() -> Any:
     return blocks, lambda: fingerprint.to_dict(config)
 
 
-def tiny_writer(path: Path) -> StoreWriter:
+def tiny_writer(path: Path, about: dict[str, Any] = LM) -> StoreWriter:
     """Shards of six sequences and chunks of two; one shard in four is held out."""
     config = StoreConfig(
         dtype=FloatDtype.float32,
@@ -49,7 +50,6 @@ def tiny_writer(path: Path) -> StoreWriter:
         held_out=0.25,
     )
     widths = dict.fromkeys(SITES, WIDTH)
-    about = {"lm": {"name": "tiny", "commit": "none"}}
     return StoreWriter.create(path, widths, POSITIONS, config, about, NUM_SEQUENCES)
 
 
@@ -58,6 +58,7 @@ def tiny_harvest(
     family: str = "llama",
     processes: Processes | None = None,
     seen: Callable[[Tensor], None] = lambda ids_NS: None,
+    about: dict[str, Any] = LM,
 ) -> None:
     """Fill a store, or the rest of it, four sequences a forward pass; each is shown to `seen`."""
     model = tiny_model(family)
@@ -70,7 +71,8 @@ def tiny_harvest(
 
     alone = Processes(0, 1, torch.device("cpu"))
     config = HarvestLoopConfig(batch_sequences=4)
-    harvest(tiny_writer(path), watched, tokens, config, processes or alone)  # type: ignore[arg-type]
+    writer = tiny_writer(path, about)
+    harvest(writer, watched, tokens, config, processes or alone)  # type: ignore[arg-type]
 
 
 def contents(path: Path) -> dict[str, bytes]:

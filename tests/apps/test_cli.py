@@ -1,0 +1,186 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sae_dist.apps import cli, evaluate, harvest, report, small_lm, train, verify
+from sae_dist.config import HarvestConfig, TrainConfig, conf_folder
+from tests.apps.commands import ROOT, TORCHRUN, command, launch
+
+COMMANDS = {
+    "evaluate": evaluate,
+    "harvest": harvest,
+    "report": report,
+    "small_lm": small_lm,
+    "train": train,
+    "verify": verify,
+}
+GIVEN = {
+    "evaluate": ["run=name"],
+    "harvest": ["store=s", "sites=[embed]", "lm.name=lm", "text.path=text"],
+    "report": ["run=name"],
+    "small_lm": ["folder=lm"],
+    "train": ["store=s", "run=name"],
+    "verify": ["store=s"],
+}
+ROOT_OF = {"coder": "train", "experiment": "train", "sweep": "train", "lm": "harvest"}
+FILES = sorted(conf_folder().rglob("*.yaml"))
+
+
+def compose(root: str, *overrides: str) -> Any:
+    return cli.to_dataclass(cli.compose_config(root, [*GIVEN[root], *overrides]))
+
+
+def run(root: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", [f"launch/{root}.py", *arguments])
+    COMMANDS[root].main()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(conf_folder())))
+def test_every_file_of_conf_composes(path: Path) -> None:
+    group = path.relative_to(conf_folder()).parent.name
+    if not group:
+        assert compose(path.stem) is not None
+        return
+    prefix = "+" if group in ("sweep", "experiment") else ""
+    roots = ("harvest", "small_lm") if group == "text" else (ROOT_OF[group],)
+    for root in roots:
+        assert compose(root, f"{prefix}{group}={path.stem}") is not None
+    if group in ("coder", "sweep", "experiment"):  # what it stands for can be laid out, too
+        choice = [*GIVEN["train"], f"{prefix}{group}={path.stem}"]
+        target = "b" if "transcoder" in path.stem else "a"
+        sites = [] if group == "experiment" else ["site=a", f"target={target}"]
+        config = cli.to_dataclass(cli.compose_config("train", choice + sites))
+        rungs = train.expand(config, choice + sites, ["a", "b"])
+        assert len({rung.name for rung in rungs}) == len(rungs) > 0
+
+
+def test_every_command_has_a_root_and_a_script() -> None:
+    assert {path.stem for path in conf_folder().glob("*.yaml")} == COMMANDS.keys()
+    assert {path.stem for path in (ROOT / "launch").glob("*.py")} == COMMANDS.keys()
+
+
+@pytest.mark.parametrize(
+    ("root", "arguments", "said"),
+    [
+        ("train", ["coder.latents=3"], "'coder.latents'.*'latents' not in 'CoderConfig'"),
+        ("train", ["num_latents=3"], "did you mean coder.num_latents?"),
+        ("train", ["batch_token=3"], "did you mean batch_tokens?"),
+        ("train", ["+coder.x=3"], "unknown key: 'CoderConfig' object has no attribute 'x'"),
+        ("train", ["coder=relu"], "Could not find 'coder/relu'.*batchtopk.*jumprelu"),
+        ("train", ["+sweep=none"], "Could not find 'sweep/none'.*width_ladder"),
+        ("train", ["coder.kind=relu"], "'relu', expected one of .jumprelu, topk, batchtopk"),
+        ("train", ["seed=abc"], "Value 'abc' of type 'str' could not be converted to Integer"),
+        ("train", ["tokens=100Q"], "'100Q'"),
+        ("train", ["sweep.grids=[3]"], "Cannot assign int"),
+        ("train", ["_target_=torch.hub.load"], "'_target_' not in 'TrainConfig'"),
+        ("train", ["+_target_=torch.hub.load"], "unknown key: .*'_target_'"),
+        ("train", ["+coder._target_=torch.hub.load"], "unknown key: .*'_target_'"),
+        ("train", ["run=../x"], "run='../x': a run's name is letters"),
+        ("train", ["run=/x"], "run='/x': a run's name is letters"),
+        ("train", ["store=${nothing}"], "store: Interpolation key 'nothing' not found"),
+        ("train", ["store=${nothing:3}"], "store: Unsupported interpolation type nothing"),
+        ("train", ["run=[a"], "no viable alternative"),
+        ("train", ["=3"], "override must be a string"),
+        ("train", ["--multirun"], "--multirun"),
+        ("train", ["store=nowhere"], "found no store at nowhere"),
+        ("evaluate", ["run=../x"], "run='../x': a run's name is letters"),
+        ("evaluate", [], "no run in runs/name; expected config.yaml"),
+        ("evaluate", ["lm.name=x"], "'lm.name'.*did you mean lm_name?"),
+        ("report", ["run=.."], "run='..': a run's name is letters"),
+        ("report", [], "no run in runs/name; expected config.yaml"),
+        ("harvest", ["sites=[]"], "sites=.*; expected one or more different sites"),
+        ("harvest", ["sites=[a,a]"], "sites=.*; expected one or more different sites"),
+        ("harvest", ["sites=3"], "int is not a ListConfig"),
+        ("harvest", ["lm=llama_9"], "Could not find 'lm/llama_9'.*pythia_70m"),
+        ("harvest", ["lm.name=./nowhere"], "no folder nowhere; expected a saved model"),
+        ("harvest", ["lm._target_=torch.hub.load"], "'_target_' not in 'LMConfig'"),
+        ("verify", [], "1 faults in s"),
+    ],
+)
+def test_a_mistake_ends_in_one_line(
+    root: str,
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ending:
+        run(root, *GIVEN[root], *arguments, monkeypatch=monkeypatch)
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.splitlines() if line.startswith("error")]
+    assert ending.value.code == 2 and len(lines) == 1 and not printed.out
+    assert lines[0].startswith("error: ") and re.search(said, lines[0]), lines[0]
+    assert "Traceback" not in printed.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("root", COMMANDS)
+def test_what_must_be_given_is_asked_for(
+    root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for left_out in GIVEN[root]:
+        given = [argument for argument in GIVEN[root] if argument != left_out]
+        with pytest.raises(SystemExit, match="2"):
+            run(root, *given, monkeypatch=monkeypatch)
+        key = left_out.partition("=")[0]
+        assert capsys.readouterr().err == f"error: {key}=… must be given; see --help\n"
+
+
+@pytest.mark.parametrize("root", COMMANDS)
+def test_help_names_every_key_and_choice(
+    root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    run(root, "--help", monkeypatch=monkeypatch)
+    printed = capsys.readouterr().out
+    assert printed.startswith((COMMANDS[root].__doc__ or "").strip().splitlines()[0])
+    for argument in GIVEN[root]:
+        assert re.search(rf"^ +{argument.split('=')[0].split('.')[-1]}: ", printed, re.MULTILINE)
+    if root == "train":
+        assert "coder=batchtopk|" in printed and "+sweep=width_ladder" in printed
+        assert "+experiment=" in printed and "lm=" not in printed
+
+
+def test_cfg_shows_what_would_be_run_without_running_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    run("train", "store=s", "coder=topk", "tokens=2.5M", "--cfg", monkeypatch=monkeypatch)
+    printed = capsys.readouterr().out
+    assert "store: s\n" in printed and "kind: topk\n" in printed and "tokens: 2500000\n" in printed
+    assert "run: ???\n" in printed
+
+
+@pytest.mark.parametrize(
+    ("given", "tokens"),
+    [("100M", 10**8), ("8B", 8 * 10**9), ("1.5K", 1500), ("2T", 2 * 10**12), ("77", 77)],
+)
+def test_counts_of_tokens_may_have_a_unit(given: str, tokens: int) -> None:
+    config = compose("harvest", f"tokens={given}")
+    assert isinstance(config, HarvestConfig) and config.tokens == tokens
+    config = compose("train", f"batch_tokens={given}", f"stream.bucket_tokens={given}")
+    assert isinstance(config, TrainConfig)
+    assert config.batch_tokens == config.stream.bucket_tokens == tokens
+
+
+def test_a_mistake_in_a_process_of_its_own_ends_in_one_line(tmp_path: Path) -> None:
+    done = command(launch("train"), "store=s", "run=../x", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: run='../x': .*\n", done.stderr)
+
+
+def test_every_process_says_what_is_wrong(tmp_path: Path) -> None:
+    done = command(*TORCHRUN, "2", launch("train"), "store=s", "run=r", "sed=1", cwd=tmp_path)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    wrong = "Could not override 'sed'; Key 'sed' not in 'TrainConfig'; did you mean seed?"
+    assert sorted(said) == [f"error (rank 1): {wrong}", f"error: {wrong}"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.py")), ids=lambda p: p.name)
+def test_every_script_explains_itself(path: Path, tmp_path: Path) -> None:
+    done = command(str(path), "--help", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Keys and defaults (key=value):" in done.stdout

@@ -1,0 +1,120 @@
+"""The commands as functions, in this process."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from sae_dist.apps import evaluate, report, train, verify
+from tests.harvest.tiny import contents, tiny_harvest, tokenizer
+from tests.lm.tiny import tiny_model
+from tests.train.ladders import make_store
+
+SETTINGS = ("coder=topk", "coder.num_latents=32", "coder.k=4", "tokens=640", "batch_tokens=64")
+STREAM = ("stream.lanes=8", "stream.bucket_tokens=640", "log.wandb=disabled")
+Command = Callable[..., None]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run a command's `main` in an empty folder, and alone."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(main: Callable[[], None], *arguments: str) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        monkeypatch.setattr("sys.argv", ["command", *arguments])
+        main()
+
+    return run
+
+
+def test_a_run_that_changed_is_refused_and_left_as_it_is(
+    run: Command, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    make_store(tmp_path / "store", num_tokens=2048)
+    given = ("store=store", "run=r", "site=in", *SETTINGS, *STREAM)
+    run(train.main, *given)
+    before = contents(tmp_path)
+    capsys.readouterr()
+    for change, said in (("seed=1", "seed was 0, is 1"), ("coder.aux_k=7", "aux_k was 512, is 7")):
+        with pytest.raises(SystemExit, match="2"):
+            run(train.main, *given, change)
+        assert said in capsys.readouterr().err
+        assert contents(tmp_path) == before
+    run(train.main, *given)
+    assert "going on from runs/r/checkpoints/step-10" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "setting", ["log.every_steps=0", "log.histogram_every_steps=0", "batch_tokens=0", "tokens=8"]
+)
+def test_steps_and_batches_of_nothing_are_refused(
+    run: Command, tmp_path: Path, capsys: pytest.CaptureFixture, setting: str
+) -> None:
+    make_store(tmp_path / "store", num_tokens=2048)
+    with pytest.raises(SystemExit, match="2"):
+        run(train.main, "store=store", "run=r", "site=in", *SETTINGS, *STREAM, setting)
+    assert re.search(rf"error: .*{setting}.*; expected at least", capsys.readouterr().err)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_store_without_a_language_model_is_evaluated_without_one(
+    run: Command, tmp_path: Path
+) -> None:
+    make_store(tmp_path / "store", num_tokens=2048)
+    run(train.main, "store=store", "run=r", "site=in", *SETTINGS, *STREAM)
+    run(evaluate.main, "run=r")
+    run(report.main, "run=r")
+    results = json.loads((tmp_path / "runs/r/evaluation.json").read_text())
+    assert results["clean_loss"] is None
+    assert (tmp_path / "runs/r/report/index.html").is_file()
+
+
+def test_the_language_model_must_be_the_one_that_was_harvested(
+    run: Command, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name, family in (("one", "llama"), ("other", "mistral")):
+        tiny_model(family).save_pretrained(tmp_path / name)
+        tokenizer().save_pretrained(tmp_path / name)
+    harvested_from(tmp_path / "one", tmp_path / "store")
+    given = ("store=store", "run=r", "site=resid_post.1", "tokens=64", *SETTINGS[:3], *STREAM)
+    run(train.main, *given, "batch_tokens=8")
+    (tmp_path / "one").rename(tmp_path / "moved")
+    with pytest.raises(SystemExit, match="2"):
+        run(evaluate.main, "run=r", "lm_name=./other")
+    assert "the store was harvested at" in capsys.readouterr().err
+    run(evaluate.main, "run=r", "lm_name=./moved")
+    (figures,) = json.loads((tmp_path / "runs/r/evaluation.json").read_text())["rungs"].values()
+    assert figures["delta_loss"] != 0
+
+
+def harvested_from(lm: Path, store: Path) -> None:
+    """A tiny store that says it comes from the language model in a folder."""
+    from sae_dist.lm import LMConfig, load_lm
+
+    config = {"name": str(lm), "commit": load_lm(LMConfig(name=str(lm))).revision}
+    tiny_harvest(store, about={"lm": config})
+
+
+def test_verify_tells_every_fault(
+    run: Command, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    store = make_store(tmp_path / "store", num_tokens=2048)
+    run(verify.main, "store=store")
+    assert "store is whole" in capsys.readouterr().err
+    for shard in sorted((store / "activations" / "in").glob("c.*"))[:2]:
+        data = bytearray(shard.read_bytes())
+        data[9] ^= 1
+        shard.write_bytes(data)
+    run(verify.main, "store=store", "full=false")
+    with pytest.raises(SystemExit, match="2"):
+        run(verify.main, "store=store")
+    said = capsys.readouterr().err
+    assert "c.0.0.0 with crc32" in said and "error: 2 faults in store" in said

@@ -1,0 +1,117 @@
+"""The whole way through the real commands, on processes of their own: text in, report out."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.apps.commands import ROOT, TORCHRUN, command, launch
+from tests.harvest.tiny import contents, tokenizer
+from tests.lm.tiny import tiny_model
+
+ACCELERATE = ("-m", "accelerate.commands.launch")
+REPLICAS = (
+    *("--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no"),
+)
+ZERO3 = ("--config_file", str(ROOT / "launch/accelerate/zero3.yaml"), "--num_processes", "2")
+SITES = "sites=[resid_post.1,mlp_in.1,mlp_out.1]"
+SEQUENCES = ("text.path=text", "text.sequence_length=32", SITES, "writer.shard_mib=0.06")
+SKIP = "{coder:topk_skip_transcoder,site:mlp_in.1,target:mlp_out.1}"
+LADDER = (
+    *("tokens=2048", "batch_tokens=64", "stream.lanes=4", "stream.bucket_tokens=1024"),
+    *("checkpoint.every_steps=20", "log.every_steps=8", "coder.num_latents=64", "coder.k=4"),
+    f"sweep.grids=[{{coder:[topk,jumprelu],site:resid_post.1}},{SKIP}]",
+)
+SMALL_LM = (
+    *(launch("small_lm"), "folder=lm", "text.path=text", "model.vocab_size=300"),
+    *("model.hidden_size=32", "model.intermediate_size=48", "model.num_layers=2"),
+    *("model.num_heads=2", "model.sequence_length=32", "model.num_steps=10"),
+)
+HARVEST = (
+    *(*ACCELERATE, *REPLICAS, launch("harvest"), "lm.name=lm", "store=store", *SEQUENCES),
+    *("tokens=6K", "writer.chunk_mib=0.03", "writer.held_out=0.2"),
+)
+TRAIN = (*TORCHRUN, "2", launch("train"), "store=store", "run=tiny", *LADDER)
+NAMES = [
+    *("jumprelu-64-lambda0.0006-resid_post.1", "topk-64-k4-resid_post.1"),
+    "topk_skip_transcoder-64-k4-mlp_in.1",
+]
+
+
+def write_text(folder: Path) -> None:
+    folder.mkdir()
+    for i in range(40):
+        lines = (f"{i} times {j} is {i * j}, and {j} times {i} too.\n" for j in range(12))
+        (folder / f"{i:02}.txt").write_text("".join(lines))
+
+
+def succeed(*arguments: str, cwd: Path, **environment: str) -> str:
+    """Run a command; what it said."""
+    done = command(*arguments, cwd=cwd, **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def activations(store: Path) -> dict[str, bytes]:
+    return {name: data for name, data in contents(store).items() if name.startswith("activations/")}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the whole way was gone once, by two processes."""
+    home = tmp_path_factory.mktemp("home")
+    write_text(home / "text")
+    evaluate = (*TORCHRUN, "2", launch("evaluate"), "run=tiny", "latent=2")
+    assert "small LM: " in succeed(*SMALL_LM, cwd=home)
+    assert "sealed store" in succeed(*HARVEST, cwd=home)
+    assert "store is whole" in succeed(launch("verify"), "store=store", cwd=home)
+    assert "coders in runs/tiny/coders" in succeed(*TRAIN, cwd=home)
+    assert "figures in runs/tiny/evaluation.json" in succeed(*evaluate, cwd=home)
+    assert "report in runs/tiny/report" in succeed(launch("report"), "run=tiny", cwd=home)
+    return home
+
+
+def test_from_text_to_a_report(home: Path) -> None:
+    run = home / "runs" / "tiny"
+    results = json.loads((run / "evaluation.json").read_text())
+    assert sorted(results["rungs"]) == NAMES == sorted(p.name for p in (run / "coders").iterdir())
+    assert all("delta_loss" in figures for figures in results["rungs"].values())
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    expected = [step for step in (7, 15, 23, 31) for _ in range(4)]
+    assert [json.loads(line)["step"] for line in lines] == expected
+    page = (run / "report" / "index.html").read_text()
+    assert all(name in page for name in NAMES)
+
+
+@pytest.mark.slow
+def test_second_runs_find_nothing_to_do(home: Path) -> None:
+    before = contents(home)
+    assert "lm holds a model already: nothing to do" in succeed(*SMALL_LM, cwd=home)
+    assert "store is sealed already: nothing to do" in succeed(*HARVEST, cwd=home)
+    assert "going on from runs/tiny/checkpoints/step-32" in succeed(*TRAIN, cwd=home)
+    assert contents(home) == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not importlib.util.find_spec("deepspeed") or not shutil.which("g++"),
+    reason="ZeRO-3 needs the package deepspeed and, at its first use, the compiler g++",
+)
+def test_a_language_model_spread_by_zero3_gives_the_same_activations(tmp_path: Path) -> None:
+    write_text(tmp_path / "text")
+    tiny_model("llama").save_pretrained(tmp_path / "lm")
+    tokenizer().save_pretrained(tmp_path / "lm")
+    harvest = (launch("harvest"), "lm.name=lm", "writer.dtype=float32", "writer.held_out=0")
+    harvest = (*harvest, *SEQUENCES, "tokens=3K", "writer.chunk_mib=0.03")
+    harvest = (*harvest, "harvest.batch_sequences=4")
+    replicas = (*ACCELERATE, *REPLICAS, *harvest, "store=replicas")
+    spread = (*ACCELERATE, *ZERO3, *harvest, "store=spread")
+    assert "sealed replicas" in succeed(*replicas, cwd=tmp_path)
+    assert "sealed spread" in succeed(*spread, cwd=tmp_path, DS_ACCELERATOR="cpu")
+    assert len(activations(tmp_path / "replicas")) > 10
+    assert activations(tmp_path / "spread") == activations(tmp_path / "replicas")
+    again = succeed(*spread, cwd=tmp_path, DS_ACCELERATOR="cpu")
+    assert "spread is sealed already: nothing to do" in again
