@@ -95,7 +95,6 @@ def test_second_runs_find_nothing_to_do(home: Path) -> None:
     assert contents(home) == before
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     not importlib.util.find_spec("deepspeed") or not shutil.which("g++"),
     reason="ZeRO-3 needs the package deepspeed and, at its first use, the compiler g++",

@@ -26,6 +26,6 @@ def verify_command(config: VerifyConfig) -> None:
         say(fault)
     if faults:
         raise UserError(
-            f"{len(faults)} faults in {config.store}; harvest the shards named above again"
+            f"faults found in {config.store}: {len(faults)}; restore what is named above"
         )
     say(f"{config.store} is whole")

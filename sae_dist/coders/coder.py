@@ -7,6 +7,7 @@ from torch.nn.functional import linear
 from sae_dist.coders.config import CoderConfig, Form, Kind
 from sae_dist.coders.placement import Placement, Whole
 from sae_dist.coders.select import batch_top_k, top_k
+from sae_dist.common.errors import UserError
 from sae_dist.kernels import jumprelu
 
 
@@ -28,6 +29,9 @@ class Coder(nn.Module):
         latents: which latents this object holds; all by default.
         pre_bias: whether b_dec is subtracted from the input; by default in autoencoders.
         dtype, device: of the parameters, which are left uninitialised (see `initialise`).
+
+    Raises:
+        UserError: no latents, or a `k` that is not among their number.
     """
 
     threshold: nn.Parameter | None
@@ -46,6 +50,7 @@ class Coder(nn.Module):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
+        _check(config)
         self.config, self.d_in, self.d_out = config, d_in, d_out
         self.latents = latents or range(config.num_latents)
         self.pre_bias = config.form is Form.autoencoder if pre_bias is None else pre_bias
@@ -104,3 +109,12 @@ class Coder(nn.Module):
         """What `print(coder)` shows."""
         kind, form = self.config.kind, self.config.form
         return f"{kind} {form}, {self.d_in} → {self.config.num_latents} → {self.d_out}"
+
+
+def _check(config: CoderConfig) -> None:
+    if config.num_latents < 1:
+        raise UserError(f"coder.num_latents={config.num_latents}; expected at least 1")
+    if config.kind is not Kind.jumprelu and not 1 <= config.k <= config.num_latents:
+        raise UserError(f"coder.k={config.k}; expected 1 to coder.num_latents={config.num_latents}")
+    if config.kind is Kind.jumprelu and not config.bandwidth > 0:
+        raise UserError(f"coder.bandwidth={config.bandwidth}; expected more than 0")

@@ -76,7 +76,7 @@ def harvest(
     # Agreed on: a list made a moment later might lack what another process has committed by then.
     missing = processes.agree(writer.missing())
     num_bytes = writer.bytes_needed()
-    say(f"{len(missing)} shards to harvest, {num_bytes / 1e9:.2f} GB")
+    say(f"{len(missing)} shards to harvest, {num_bytes / 1e9:.3g} GB")
     check_disk(writer.path, num_bytes)
 
     layout = writer.layout

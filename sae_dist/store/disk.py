@@ -14,6 +14,6 @@ def check_disk(path: str | Path, num_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < num_bytes:
         raise UserError(
-            f"found {free / 1e9:.1f} GB free at {folder}; expected {num_bytes / 1e9:.1f} GB; "
+            f"found {free / 1e9:.3g} GB free at {folder}; expected {num_bytes / 1e9:.3g} GB; "
             "free some, choose another path, or take fewer tokens or sites"
         )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sae_dist.coders import Coder
+from sae_dist.common.errors import UserError
 
 
 @dataclass(kw_only=True, slots=True)
@@ -31,7 +32,12 @@ class OptimConfig:
 
 
 def make_adam(coder: Coder, config: OptimConfig) -> torch.optim.Adam:
-    """Adam over a coder's parameters, with its state already there, so that it can be loaded."""
+    """Adam over a coder's parameters, with its state already there, so that it can be loaded.
+
+    Raises:
+        UserError: a setting outside of its range.
+    """
+    _check(config)
     adam = torch.optim.Adam(
         coder.parameters(),
         lr=config.lr,
@@ -46,6 +52,23 @@ def make_adam(coder: Coder, config: OptimConfig) -> torch.optim.Adam:
             "exp_avg_sq": torch.zeros_like(parameter),
         }
     return adam
+
+
+def _check(config: OptimConfig) -> None:
+    ranges = {
+        "lr": (0.0, float("inf")),
+        "beta1": (0.0, 1.0),
+        "beta2": (0.0, 1.0),
+        "eps": (0.0, float("inf")),
+        "warmup_steps": (0, float("inf")),
+        "warmup_start": (0.0, 1.0),
+        "decay_share": (0.0, 1.0),
+        "sparsity_warmup_steps": (0, float("inf")),
+    }
+    for name, (least, most) in ranges.items():
+        value = getattr(config, name)
+        if not least <= value <= most or (name.startswith("beta") and value == most):
+            raise UserError(f"optim.{name}={value}; expected {least} to {most}")
 
 
 @torch.no_grad()

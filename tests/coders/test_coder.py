@@ -89,3 +89,17 @@ def test_an_autoencoder_topk_begins_at_the_geometric_median() -> None:
     coder, x_BD = trained(Kind.topk, Form.autoencoder)
     initialise(coder, 0, x_BD, x_BD)
     torch.testing.assert_close(coder.b_dec.detach(), geometric_median(x_BD))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_latents": 0}, "coder.num_latents=0; expected at least 1"),
+        ({"kind": Kind.topk, "num_latents": 8, "k": 9}, "coder.k=9; expected 1 to .*=8"),
+        ({"kind": Kind.batchtopk, "k": 0}, "coder.k=0; expected 1 to"),
+        ({"bandwidth": 0.0}, "coder.bandwidth=0.0; expected more than 0"),
+    ],
+)
+def test_impossible_coders_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Coder(CoderConfig(**settings), 6, 6)

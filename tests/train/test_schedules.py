@@ -1,0 +1,48 @@
+"""Learning rate and sparsity coefficient, step by step, and the ranges of their settings."""
+
+import pytest
+
+from sae_dist.coders import Coder, CoderConfig
+from sae_dist.common.errors import UserError
+from sae_dist.train.optim import OptimConfig, make_adam
+from sae_dist.train.schedules import learning_rate, sparsity_coefficient
+
+
+def test_the_rate_rises_along_a_cosine_stays_and_falls_linearly() -> None:
+    config = OptimConfig(lr=1.0, warmup_steps=100, warmup_start=0.1, decay_share=0.2)
+    rates = [learning_rate(config, 2**14, step, 1000) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[50] == pytest.approx(0.55)
+    assert rates[100:801] == [1.0] * 701
+    assert rates[900] == pytest.approx(0.5)
+    assert rates[999] == pytest.approx(1 / 200)
+    assert rates[:101] == sorted(rates[:101])
+
+
+def test_the_rate_falls_with_the_square_root_of_the_width_where_asked() -> None:
+    config = OptimConfig(lr=2e-4, scale_lr_by_width=True, warmup_steps=0)
+    assert learning_rate(config, 2**14, 0, 10) == pytest.approx(2e-4)
+    assert learning_rate(config, 2**18, 0, 10) == pytest.approx(0.5e-4)
+
+
+def test_lambda_rises_linearly_from_nothing() -> None:
+    coder, optim = CoderConfig(sparsity_coefficient=0.6), OptimConfig(sparsity_warmup_steps=10)
+    found = [sparsity_coefficient(coder, optim, step) for step in (0, 5, 10, 99)]
+    assert found == pytest.approx([0.0, 0.3, 0.6, 0.6])
+    at_once = OptimConfig(sparsity_warmup_steps=0)
+    assert sparsity_coefficient(coder, at_once, 0) == 0.6
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": -1.0}, "optim.lr=-1.0; expected 0.0 to inf"),
+        ({"beta2": 1.0}, "optim.beta2=1.0; expected 0.0 to 1.0"),
+        ({"decay_share": 2.0}, "optim.decay_share=2.0"),
+        ({"warmup_steps": -1}, "optim.warmup_steps=-1"),
+    ],
+)
+def test_settings_outside_of_their_range_are_refused(settings: dict, message: str) -> None:
+    coder = Coder(CoderConfig(num_latents=8), 4, 4)
+    with pytest.raises(UserError, match=message):
+        make_adam(coder, OptimConfig(**settings))
