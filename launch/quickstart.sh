@@ -12,6 +12,7 @@ step() { printf '\n\033[1m%s\033[0m\n$ %s\n' "$1" "${*:2}" >&2; "${@:2}"; }
 step "1/5 A small language model, from scratch, on the text of Python's standard library" \
   python launch/small_lm.py folder=$home/lm
 
+export OMP_NUM_THREADS=1  # from here on two processes share the cores
 step "2/5 Its activations at three sites, to disk, by 2 processes" \
   accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no \
   launch/harvest.py lm.name=$home/lm text=stdlib tokens=1M store=$home/store \

@@ -40,7 +40,7 @@ class SmallLMConfig:
     num_heads: int = 6
     sequence_length: int = 256
     batch_size: int = 4
-    num_steps: int = 1200
+    num_steps: int = 1000
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.1
     held_out_every: int = 20
