@@ -55,6 +55,7 @@ class RunResults:
     Args:
         config: the composed training configuration.
         store: what the evaluation says of the store it read.
+        lm: the language model that the activations came from: `name`, `commit`, settings.
         tokens: evaluated; likewise `sequences`.
         clean_loss: cross-entropy of the untouched language model, nats a token.
         metrics: the lines of `metrics.jsonl`, in order.
@@ -63,6 +64,7 @@ class RunResults:
     name: str
     config: dict[str, Any] = field(default_factory=dict)
     store: dict[str, Any] = field(default_factory=dict)
+    lm: dict[str, Any] = field(default_factory=dict)
     tokens: int | None = None
     sequences: int | None = None
     clean_loss: float | None = None
@@ -145,10 +147,12 @@ def _add_evaluation(results: RunResults, path: Path) -> None:
             )
         results.name = str(evaluation.get("run", results.name))
         results.store = dict(evaluation.get("store") or {})
+        results.lm = dict(evaluation.get("lm") or {})
         results.tokens = evaluation.get("tokens")
         results.sequences = evaluation.get("sequences")
         results.clean_loss = evaluation.get("clean_loss")
-        results.rungs = [_rung(name, rung) for name, rung in evaluation["rungs"].items()]
+        rungs = [_rung(name, rung) for name, rung in evaluation["rungs"].items()]
+        results.rungs = sorted(rungs, key=lambda r: (r.form, r.kind, r.num_latents, r.name))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}: {error}); evaluate the run again"

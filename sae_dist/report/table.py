@@ -114,6 +114,8 @@ def facts(results: RunResults) -> list[tuple[str, str]]:
     if results.tokens is not None:
         of_sequences = f" of {results.sequences:,} sequences" if results.sequences else ""
         found.append(("evaluated on tokens", f"{results.tokens:,}{of_sequences}"))
+    lm = {"language model": results.lm.get("name"), "its commit": results.lm.get("commit")}
+    found += [(name, _plain(value)) for name, value in lm.items() if value]
     if results.clean_loss is not None:
         found.append(("clean loss of the LM", f"{_number(results.clean_loss)} nats a token"))
     store = results.store or {"path": config.get("store")}

@@ -96,7 +96,7 @@ def test_every_command_has_a_root_and_a_script() -> None:
         ("harvest", ["lm=llama_9"], "Could not find 'lm/llama_9'.*pythia_70m"),
         ("harvest", ["lm.name=./nowhere"], "no folder nowhere; expected a saved model"),
         ("harvest", ["lm._target_=torch.hub.load"], "'_target_' not in 'LMConfig'"),
-        ("verify", [], "1 faults in s"),
+        ("verify", [], "faults found in s: 1"),
     ],
 )
 def test_a_mistake_ends_in_one_line(

@@ -117,4 +117,4 @@ def test_verify_tells_every_fault(
     with pytest.raises(SystemExit, match="2"):
         run(verify.main, "store=store")
     said = capsys.readouterr().err
-    assert "c.0.0.0 with crc32" in said and "error: 2 faults in store" in said
+    assert "c.0.0.0 with crc32" in said and "error: faults found in store: 2" in said
