@@ -6,9 +6,11 @@ from torch.nn.functional import linear
 
 from sae_dist.coders.config import CoderConfig, Form, Kind
 from sae_dist.coders.placement import Placement, Whole
-from sae_dist.coders.select import batch_top_k, top_k
+from sae_dist.coders.select import batch_top_k, batch_top_k_code, top_k, top_k_code
 from sae_dist.common.errors import UserError
-from sae_dist.kernels import jumprelu
+from sae_dist.kernels import Code, above, encode, jumprelu
+
+_DENSE_SHARE = 8  # beyond one entry in so many, dense arithmetic is faster than sparse
 
 
 class Coder(nn.Module):
@@ -71,20 +73,55 @@ class Coder(nn.Module):
 
     def pre_activations(self, x_BD: Tensor) -> Tensor:
         """z [B, F], before selection."""
-        centred_BD = x_BD - self.b_dec if self.pre_bias else x_BD
-        return linear(self.placement.to_latents(centred_BD), self.W_enc, self.b_enc)
+        if self.pre_bias:
+            x_BD = x_BD - self.placement.to_latents(self.b_dec)
+        return linear(x_BD, self.W_enc, self.b_enc)
 
-    def select(self, z_BF: Tensor) -> Tensor:
-        """f [B, F]: the pre-activations of the latents that fire, 0 elsewhere.
+    def candidates(self, x_BD: Tensor, k: int) -> tuple[Code, Tensor] | None:
+        """The entries that a training step can depend on, and their pre-activations [N].
+
+        With TopK and BatchTopK those that fire, with JumpReLU also those in the kernel's window;
+        differentiable in the encoder and b_dec. None while most entries matter: a JumpReLU's
+        first steps are dense.
+
+        Args:
+            x_BD: the input.
+            k: what TopK and BatchTopK keep a row.
+        """
+        centre_D = torch.zeros_like(x_BD[0])
+        if self.pre_bias:
+            centre_D = self.placement.to_latents(self.b_dec)
+            x_BD = x_BD - centre_D.detach()
+        found = self._find(x_BD, k)
+        if found is None:
+            return None
+        code, z_N = found
+        return code, encode(z_N, x_BD, self.W_enc, self.b_enc, centre_D, code)
+
+    @torch.no_grad()
+    def _find(self, x_BD: Tensor, k: int) -> tuple[Code, Tensor] | None:
+        if self.threshold is not None:
+            limit = len(x_BD) * len(self.W_enc) // _DENSE_SHARE
+            floor_F = self.threshold - self.config.bandwidth / 2
+            return above(x_BD, self.W_enc, self.b_enc, floor_F, limit)
+        if self.config.kind is Kind.topk:
+            return top_k_code(x_BD, self.W_enc, self.b_enc, k, self.placement)
+        assert self.inference_threshold is not None
+        guess = float(self.inference_threshold) if k == self.config.k else 0.0
+        return batch_top_k_code(x_BD, self.W_enc, self.b_enc, k, guess, self.placement)
+
+    def select(self, z_BF: Tensor, k: int | None = None) -> Tensor:
+        """f [B, F]: the pre-activations of the latents that fire, 0 elsewhere; k as configured.
 
         In training, BatchTopK's batch is the global one: every part must have as many rows.
         """
+        k = k or self.config.k
         if self.threshold is not None:
             return jumprelu(z_BF, self.threshold, self.config.bandwidth)
         if self.config.kind is Kind.topk:
-            return torch.where(top_k(z_BF, self.config.k, self.placement), z_BF, 0.0)
+            return torch.where(top_k(z_BF, k, self.placement), z_BF, 0.0)
         if self.training:
-            return torch.where(batch_top_k(z_BF, self.config.k, self.placement), z_BF, 0.0)
+            return torch.where(batch_top_k(z_BF, k, self.placement), z_BF, 0.0)
         assert self.inference_threshold is not None
         return torch.where(z_BF > self.inference_threshold.to(z_BF.dtype), z_BF, 0.0)
 
@@ -98,7 +135,11 @@ class Coder(nn.Module):
 
     def reconstruct(self, acts_BF: Tensor, x_BD: Tensor) -> Tensor:
         """ŷ [B, E] from the latents' activations and the input."""
-        y_BE = self.decode(acts_BF)
+        return self.assemble(acts_BF @ self.W_dec, x_BD)
+
+    def assemble(self, decoded_BE: Tensor, x_BD: Tensor) -> Tensor:
+        """ŷ [B, E] from what this slice of the latents decodes to, and the input."""
+        y_BE = self.placement.sum_latents(decoded_BE) + self.b_dec
         return y_BE if self.W_skip is None else y_BE + linear(x_BD, self.W_skip)
 
     def forward(self, x_BD: Tensor) -> Tensor:

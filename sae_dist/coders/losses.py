@@ -4,22 +4,41 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import Kind
-from sae_dist.coders.select import batch_top_k, top_k
-from sae_dist.kernels import step
+from sae_dist.coders.select import top_k
+from sae_dist.kernels import decode, jumprelu, step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """One batch through a coder.
+
+    Attributes:
+        reconstruction_BE: ŷ.
+        num_active: active entries of this slice and part; JumpReLU's has θ's pseudo-gradient.
+        fired_F: on how many rows each latent of this slice fired, int64.
+        least: the least positive activation here, infinite if there is none.
+    """
+
+    reconstruction_BE: Tensor
+    num_active: Tensor
+    fired_F: Tensor
+    least: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forward:
-    """One batch through a coder, with what its loss consists of."""
+    """A batch's loss with its parts, its FVU and L0, and what fired here (see `Pass`)."""
 
     loss: Tensor
     parts: dict[str, Tensor]
-    acts_BF: Tensor
     fvu: Tensor
     l0: Tensor
+    fired_F: Tensor
+    least: Tensor
 
 
 def training_forward(
@@ -40,33 +59,72 @@ def training_forward(
         dead_F: bool, which of the coder's latents are dead; read by AuxK.
         num_dead: how many latents are dead in all slices together.
     """
-    num_rows = len(x_BD) * coder.placement.num_parts
-    z_BF = coder.pre_activations(x_BD)
-    acts_BF = coder.select(z_BF)
-    error_BE = y_BE - coder.reconstruct(acts_BF, x_BD)
+    config, placement = coder.config, coder.placement
+    num_rows = len(x_BD) * placement.num_parts
+    here = run(coder, x_BD, config.k)
+    error_BE = y_BE - here.reconstruction_BE
     fvu = batch_fvu(coder, error_BE, y_BE)
-    with torch.no_grad():
-        l0 = coder.placement.count((acts_BF > 0).sum()) / num_rows
-
-    if coder.config.kind is Kind.jumprelu:
+    if config.kind is Kind.jumprelu:
         parts = {
-            "reconstruction": coder.placement.sum_rows(error_BE.pow(2).sum()) / num_rows,
-            "sparsity": sparsity_coefficient * l0_penalty(coder, z_BF, num_rows),
+            "reconstruction": placement.sum_rows(error_BE.pow(2).sum()) / num_rows,
+            "sparsity": sparsity_coefficient * l0_penalty(coder, here.num_active, num_rows),
         }
     else:
         parts = {"reconstruction": fvu}
-        if coder.config.multi_topk:
-            parts["multi_topk"] = multi_topk_fvu(coder, z_BF, x_BD, y_BE) / 8
-        if coder.config.aux_coefficient and num_dead:
-            aux = aux_k_loss(coder, z_BF, error_BE.detach(), dead_F, num_dead)
-            parts["aux_k"] = coder.config.aux_coefficient * aux
+        if config.multi_topk:  # Gao et al. 2024, section 4.3
+            wide_BE = run(coder, x_BD, min(4 * config.k, config.num_latents)).reconstruction_BE
+            parts["multi_topk"] = batch_fvu(coder, y_BE - wide_BE, y_BE) / 8
+        if config.aux_coefficient and num_dead:
+            aux = aux_k_loss(coder, x_BD, error_BE.detach(), dead_F, num_dead)
+            parts["aux_k"] = config.aux_coefficient * aux
     return Forward(
         loss=torch.stack(list(parts.values())).sum(),
         parts={name: part.detach() for name, part in parts.items()},
-        acts_BF=acts_BF.detach(),
         fvu=fvu.detach(),
-        l0=l0,
+        l0=placement.count(here.num_active.detach()) / num_rows,
+        fired_F=here.fired_F,
+        least=here.least,
     )
+
+
+def run(coder: Coder, x_BD: Tensor, k: int) -> Pass:
+    """One batch through the coder, touching only what matters; densely while most does."""
+    found = coder.candidates(x_BD, k)
+    if found is None:
+        return _dense_pass(coder, x_BD, k)
+    code, z_N = found
+    if coder.threshold is None:
+        acts_N, num_active = z_N, torch.tensor(float(len(z_N)), device=z_N.device)
+    else:
+        threshold_N = coder.threshold[code.latents_N]
+        acts_N = jumprelu(z_N, threshold_N, coder.config.bandwidth)
+        num_active = step(z_N, threshold_N, coder.config.bandwidth).sum()
+    fires_N = acts_N.detach() > 0
+    return Pass(
+        reconstruction_BE=coder.assemble(decode(acts_N, coder.W_dec, code), x_BD),
+        num_active=num_active,
+        fired_F=torch.bincount(code.latents_N[fires_N], minlength=code.num_latents),
+        least=_least(acts_N.detach()[fires_N]),
+    )
+
+
+def _dense_pass(coder: Coder, x_BD: Tensor, k: int) -> Pass:
+    z_BF = coder.pre_activations(x_BD)
+    acts_BF = coder.select(z_BF, k)
+    fires_BF = acts_BF.detach() > 0
+    num_active = fires_BF.sum()
+    if coder.threshold is not None:
+        num_active = step(z_BF, coder.threshold, coder.config.bandwidth).sum()
+    return Pass(
+        reconstruction_BE=coder.reconstruct(acts_BF, x_BD),
+        num_active=num_active,
+        fired_F=fires_BF.sum(0),
+        least=_least(acts_BF.detach()[fires_BF]),
+    )
+
+
+def _least(values: Tensor) -> Tensor:
+    return values.min() if len(values) else values.new_full((), torch.inf)
 
 
 def batch_fvu(coder: Coder, error_BE: Tensor, y_BE: Tensor) -> Tensor:
@@ -76,37 +134,30 @@ def batch_fvu(coder: Coder, error_BE: Tensor, y_BE: Tensor) -> Tensor:
     return sum_rows(error_BE.pow(2).sum()) / sum_rows((y_BE - mean_E).pow(2).sum())
 
 
-def l0_penalty(coder: Coder, z_BF: Tensor, num_rows: int) -> Tensor:
+def l0_penalty(coder: Coder, num_active: Tensor, num_rows: int) -> Tensor:
     """mean ‖f‖₀ (Rajamanoharan et al. 2024b, eq. 9), or (2/L0*) (mean ‖f‖₀ - L0*)² with a target.
 
     The second form is Gemma Scope 2's, here on the batch's mean L0.
     """
-    assert coder.threshold is not None
-    l0_B = coder.placement.sum_latents(step(z_BF, coder.threshold, coder.config.bandwidth).sum(1))
-    l0 = coder.placement.sum_rows(l0_B.sum()) / num_rows
+    l0 = coder.placement.sum_rows(coder.placement.sum_latents(num_active)) / num_rows
     target = coder.config.target_l0
     return l0 if target is None else (2 / target) * (l0 - target) ** 2
 
 
 def aux_k_loss(
-    coder: Coder, z_BF: Tensor, error_BE: Tensor, dead_F: Tensor, num_dead: int
+    coder: Coder, x_BD: Tensor, error_BE: Tensor, dead_F: Tensor, num_dead: int
 ) -> Tensor:
     """How badly the strongest dead latents explain the error e (Gao et al. 2024, App. A.2).
 
     `‖e - ê‖² / ‖e - mean(e)‖²`, `ê = W_decᵀ ReLU(TopK_aux of the dead latents' z)` without b_dec,
-    scaled by min(dead / aux_k, 1); NaN counts as 0. e comes detached.
+    scaled by min(dead / aux_k, 1); NaN counts as 0. e comes detached. Only dead latents' rows are
+    touched, densely.
     """
-    dead_z_BF = torch.where(dead_F, z_BF, 0.0)
-    mask_BF = top_k(dead_z_BF, coder.config.aux_k, coder.placement)
-    guess_BE = coder.placement.sum_latents(torch.where(mask_BF, dead_z_BF, 0.0) @ coder.W_dec)
+    dead = dead_F.nonzero().flatten()
+    if coder.pre_bias:
+        x_BD = x_BD - coder.placement.to_latents(coder.b_dec)
+    z_Bd = linear(x_BD, coder.W_enc[dead], coder.b_enc[dead])
+    mask_Bd = top_k(z_Bd, coder.config.aux_k, coder.placement)
+    guess_BE = coder.placement.sum_latents(torch.where(mask_Bd, z_Bd, 0.0) @ coder.W_dec[dead])
     scale = min(num_dead / coder.config.aux_k, 1.0)
     return scale * batch_fvu(coder, error_BE - guess_BE, error_BE).nan_to_num()
-
-
-def multi_topk_fvu(coder: Coder, z_BF: Tensor, x_BD: Tensor, y_BE: Tensor) -> Tensor:
-    """The batch's FVU when 4k latents may fire instead of k (Gao et al. 2024, section 4.3)."""
-    k = 4 * coder.config.k
-    select = top_k if coder.config.kind is Kind.topk else batch_top_k
-    mask_BF = select(z_BF, k, coder.placement)
-    wide_BE = coder.reconstruct(torch.where(mask_BF, z_BF, 0.0), x_BD)
-    return batch_fvu(coder, y_BE - wide_BE, y_BE)

@@ -29,8 +29,8 @@ class _JumpReLU(torch.autograd.Function):
         z_BF, threshold_F = ctx.saved_tensors
         window_BF = _in_window(z_BF, threshold_F, ctx.bandwidth)
         grad_z_BF = torch.where(z_BF > threshold_F, grad_BF, 0.0)
-        grad_threshold_F = -(threshold_F / ctx.bandwidth) * (window_BF * grad_BF).sum(0)
-        return grad_z_BF, grad_threshold_F, None
+        grad_threshold_BF = -(threshold_F / ctx.bandwidth) * window_BF * grad_BF
+        return grad_z_BF, grad_threshold_BF.sum_to_size(threshold_F.shape), None
 
 
 class _Step(torch.autograd.Function):
@@ -45,13 +45,15 @@ class _Step(torch.autograd.Function):
     def backward(ctx: Any, grad_BF: Tensor) -> tuple[None, Tensor, None]:
         z_BF, threshold_F = ctx.saved_tensors
         window_BF = _in_window(z_BF, threshold_F, ctx.bandwidth)
-        return None, -(1.0 / ctx.bandwidth) * (window_BF * grad_BF).sum(0), None
+        grad_threshold_BF = -(1.0 / ctx.bandwidth) * window_BF * grad_BF
+        return None, grad_threshold_BF.sum_to_size(threshold_F.shape), None
 
 
 def jumprelu(z_BF: Tensor, threshold_F: Tensor, bandwidth: float) -> Tensor:
     """`z · H(z - θ)` with straight-through gradients (Rajamanoharan et al. 2024b, eqs. 3 and 11).
 
     ∂/∂z = 1[z > θ];  ∂/∂θ = -(θ/ε) K((z-θ)/ε), K the rectangle on the open interval (-½, ½).
+    z may also be a list of entries [N], and θ their thresholds [N].
     """
     return _JumpReLU.apply(z_BF, threshold_F, bandwidth)
 

@@ -80,18 +80,16 @@ class Rung:
         return dead_F, int(self.mesh.latent.sum(dead_F.sum()))
 
     @torch.no_grad()
-    def remember(self, acts_BF: Tensor, num_tokens: int) -> None:
-        """Count what fired in a batch, and follow BatchTopK's inference threshold.
+    def remember(self, fired_F: Tensor, least: Tensor, num_tokens: int) -> None:
+        """Count what fired here in a batch, and follow BatchTopK's inference threshold.
 
         The threshold estimates E[least positive activation kept] (Bussmann et al. 2024, eq. 8): the
         plain mean of the first batches, then a running one with decay 0.999.
         """
         self.num_updates += 1
-        self.counters.update(self.mesh.data.sum((acts_BF > 0).sum(0)), num_tokens)
+        self.counters.update(self.mesh.data.sum(fired_F), num_tokens)
         if self.coder.inference_threshold is not None:
-            infinity = acts_BF.new_full((), torch.inf)
-            own = torch.where(acts_BF > 0, acts_BF, infinity).min()
-            least = self.mesh.data.least(self.mesh.latent.least(own)).double()
+            least = self.mesh.data.least(self.mesh.latent.least(least)).double()
             if least.isfinite():
                 weight = max(1 - _EMA, 1 / self.num_updates)
                 self.coder.inference_threshold.lerp_(least, weight)

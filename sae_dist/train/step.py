@@ -75,7 +75,7 @@ def training_step(rung: Rung, acts: dict[str, Tensor], step: int, num_steps: int
     if coder.threshold is not None:
         coder.threshold.data.clamp_min_(0.0)
     rung.skipped_in_a_row = 0
-    rung.remember(forward.acts_BF, num_tokens=len(x_BD) * mesh.data.size)
+    rung.remember(forward.fired_F, forward.least, num_tokens=len(x_BD) * mesh.data.size)
     return StepResult(forward, norm)
 
 

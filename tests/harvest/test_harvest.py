@@ -138,7 +138,7 @@ def test_a_disk_that_is_too_small_is_refused_before_any_forward_pass(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(free=1000))
     passes: list[Tensor] = []
-    with pytest.raises(UserError, match="GB free .* expected 0\.000\d+ GB"):
+    with pytest.raises(UserError, match=r"GB free .* expected 0\.000\d+ GB"):
         tiny_harvest(tmp_path / "store", seen=passes.append)
     assert not passes
     monkeypatch.undo()

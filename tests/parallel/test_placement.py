@@ -1,16 +1,18 @@
 """A coder on a mesh equals the coder in one process: selection, losses, gradients, gathering."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import sae_dist.coders.coder as coder_module
 from sae_dist.coders import Coder, CoderConfig, Form, Forward, Kind, slice_of, training_forward
 from sae_dist.coders.files import LATENT_TENSORS
 from sae_dist.coders.placement import Whole
-from sae_dist.coders.select import batch_top_k, top_k
+from sae_dist.coders.select import batch_top_k, batch_top_k_code, top_k, top_k_code
 from sae_dist.parallel import (
     Sharded,
     World,
@@ -49,15 +51,35 @@ def slice_here(mesh: Any) -> tuple[slice, slice]:
     return slice(rows.start, rows.stop), slice(latents.start, latents.stop)
 
 
+def as_code(
+    select: Callable[..., Tensor], z_BF: Tensor, k: int, guess: float, sharded: Sharded
+) -> Tensor:
+    """The mask that the sparse selection gives, with z as a product: of the identity and z."""
+    x_BB, b_F = torch.eye(len(z_BF)), torch.zeros(z_BF.shape[1])
+    W_FB = z_BF.T.contiguous()
+    if select is top_k:
+        code, z_N = top_k_code(x_BB, W_FB, b_F, k, sharded)
+    else:
+        code, z_N = batch_top_k_code(x_BB, W_FB, b_F, k, guess, sharded)
+    assert torch.equal(z_N, z_BF[code.rows_N, code.latents_N])
+    mask_BF = torch.zeros_like(z_BF, dtype=torch.bool)
+    mask_BF[code.rows_N, code.latents_N] = True
+    return mask_BF
+
+
 def select_on(world: World, latent: int) -> list[tuple[str, int, str]]:
     mesh = make_mesh(world, latent, {})
     rows, latents = slice_here(mesh)
     wrong = []
     for (name, z_BF), k in itertools.product(selection_inputs().items(), (1, K, F)):
         for select in (top_k, batch_top_k):
-            here = select(z_BF[rows, latents].contiguous(), k, Sharded(mesh))
-            if not torch.equal(here, select(z_BF, k, Whole())[rows, latents]):
+            expected = select(z_BF, k, Whole())[rows, latents]
+            z_here_BF = z_BF[rows, latents].contiguous()
+            if not torch.equal(select(z_here_BF, k, Sharded(mesh)), expected):
                 wrong.append((name, k, select.__name__))
+            for guess in (0.0, 0.5, 2.0, 1e6):  # none, too low, about right, too high
+                if not torch.equal(as_code(select, z_here_BF, k, guess, Sharded(mesh)), expected):
+                    wrong.append((name, k, f"{select.__name__} as code"))
     return wrong
 
 
@@ -101,8 +123,9 @@ def loss_of(coder: Coder, x_BD: Tensor, y_BE: Tensor, dead_F: Tensor) -> Forward
     return result
 
 
-def train_on(world: World, latent: int) -> list[str]:
+def train_on(world: World, latent: int, dense_share: int) -> list[str]:
     mesh, wrong = make_mesh(world, latent, {}), []
+    coder_module._DENSE_SHARE = dense_share
     rows, latents = slice_here(mesh)
     for kind, form in itertools.product(Kind, Form):
         whole, x_BD, y_BE, dead_F = whole_coder(kind, form)
@@ -141,9 +164,10 @@ def train_on(world: World, latent: int) -> list[str]:
     return wrong
 
 
+@pytest.mark.parametrize("dense_share", [1, 10**9], ids=["sparse", "dense"])
 @pytest.mark.parametrize(("world", "latent"), [(2, 1), (2, 2), (4, 2)])
-def test_losses_and_gradients_equal_one_process(world: int, latent: int) -> None:
-    assert run_on(world, train_on, latent) == [[]] * world
+def test_losses_and_gradients_equal_one_process(world: int, latent: int, dense_share: int) -> None:
+    assert run_on(world, train_on, latent, dense_share) == [[]] * world
 
 
 def count_bytes(world: World) -> list[int]:

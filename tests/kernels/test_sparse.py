@@ -1,0 +1,101 @@
+"""Sparse arithmetic against the dense one: patterns, products, gradients, odd shapes."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from sae_dist.kernels import product, sparse
+from sae_dist.kernels.code import Code
+
+B, D, E, F = 13, 7, 5, 101
+
+
+def tensors(seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return {
+        "x": random(B, D),
+        "W": random(F, D),
+        "b": random(F),
+        "V": random(F, E),
+        "g": random(B, E),
+    }
+
+
+def pattern(density: float) -> tuple[Code, Tensor]:
+    """A pattern with empty rows and latents, and its dense mask."""
+    mask_BF = torch.rand(B, F, generator=torch.Generator().manual_seed(1)) < density
+    mask_BF[[0, 5]] = False
+    mask_BF[:, [0, 7, F - 1]] = False
+    rows_N, latents_N = mask_BF.nonzero(as_tuple=True)
+    return Code.from_rows(rows_N, latents_N, B, F), mask_BF
+
+
+@pytest.mark.parametrize("density", [0.0, 0.05, 0.9])
+def test_patterns_by_row_and_by_latent(density: float) -> None:
+    code, mask_BF = pattern(density)
+    rows_N, latents_N = mask_BF.nonzero(as_tuple=True)
+    assert torch.equal(code.rows_N, rows_N)
+    order_N, offsets_F = code.by_latent
+    assert torch.equal(offsets_F.diff(), mask_BF.sum(0))
+    pairs = torch.stack([latents_N[order_N], rows_N[order_N]], 1)
+    assert torch.equal(pairs, mask_BF.T.nonzero())
+
+
+@pytest.mark.parametrize("density", [0.0, 0.05, 0.9])
+def test_values_and_gradients_equal_the_dense_ones(density: float) -> None:
+    code, mask_BF = pattern(density)
+    c_D = torch.linspace(-1, 1, D, dtype=torch.float64)
+
+    def run(is_sparse: bool) -> list[Tensor]:
+        t = tensors()
+        W, b, V, c = (v.clone().requires_grad_() for v in (t["W"], t["b"], t["V"], c_D))
+        z_BF = (t["x"] - c) @ W.T + b
+        if is_sparse:
+            z_N = z_BF.detach()[mask_BF]
+            z_N = sparse.encode(z_N, t["x"] - c_D, W, b, c, code)
+            y_BE = sparse.decode(z_N, V, code)
+        else:
+            y_BE = torch.where(mask_BF, z_BF, 0.0) @ V
+        return [y_BE, *torch.autograd.grad((y_BE * t["g"]).sum(), [W, b, V, c])]
+
+    for found, expected in zip(run(True), run(False), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("block", [(1 << 23, 1 << 17), (64, 16), (500, 37)])
+@pytest.mark.parametrize("k", [1, 6, 60, F])
+def test_the_largest_equal_sorting_whatever_the_blocks(
+    monkeypatch: pytest.MonkeyPatch, block: tuple[int, int], k: int
+) -> None:
+    monkeypatch.setattr(product, "_BLOCK_VALUES", block[0])
+    monkeypatch.setattr(product, "_BLOCK_LATENTS", block[1])
+    monkeypatch.setattr(product, "_GROUP", 4)
+    t = tensors()
+    z_BF = t["x"] @ t["W"].T + t["b"]
+    values_BK, latents_BK = product.largest(t["x"], t["W"], t["b"], k)
+    expected_BK = z_BF.topk(k, dim=1).values
+    torch.testing.assert_close(values_BK.sort(dim=1, descending=True).values, expected_BK)
+    torch.testing.assert_close(z_BF.gather(1, latents_BK), values_BK)
+    assert all(len(set(row)) == k for row in latents_BK.tolist())
+
+
+@pytest.mark.parametrize("block", [(1 << 23, 1 << 17), (64, 16), (500, 37)])
+def test_all_above_a_floor_are_found_row_by_row(
+    monkeypatch: pytest.MonkeyPatch, block: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(product, "_BLOCK_VALUES", block[0])
+    monkeypatch.setattr(product, "_BLOCK_LATENTS", block[1])
+    t = tensors()
+    floor_F = torch.linspace(0, 3, F, dtype=torch.float64)
+    z_BF = t["x"] @ t["W"].T + t["b"]
+    rows_N, latents_N = (z_BF > floor_F).nonzero(as_tuple=True)
+    found = product.above(t["x"], t["W"], t["b"], floor_F, limit=len(rows_N))
+    assert found is not None
+    code, values_N = found
+    assert torch.equal(code.rows_N, rows_N) and torch.equal(code.latents_N, latents_N)
+    torch.testing.assert_close(values_N, z_BF[rows_N, latents_N])
+    assert product.above(t["x"], t["W"], t["b"], floor_F, limit=len(rows_N) - 1) is None
