@@ -93,7 +93,7 @@ def reduce_gradients(coder: Coder, mesh: Mesh) -> None:
 def gradient_norm(coder: Coder, mesh: Mesh) -> Tensor:
     """The norm of the whole coder's reduced gradient, over all slices of the latents."""
     squares = {
-        name: parameter.grad.pow(2).sum()
+        name: torch.linalg.vector_norm(parameter.grad).square()
         for name, parameter in coder.named_parameters()
         if parameter.grad is not None
     }

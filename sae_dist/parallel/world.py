@@ -9,6 +9,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from sae_dist.common.memory import keep_freed_memory
+
 _TIMEOUT = timedelta(minutes=10)
 
 
@@ -32,6 +34,8 @@ def start_world() -> Iterator[World]:
     device = torch.device("cuda", local_rank) if is_cuda else torch.device("cpu")
     if is_cuda:
         torch.cuda.set_device(device)
+    else:
+        keep_freed_memory()
     backend = "cpu:gloo,cuda:nccl" if is_cuda else "gloo"
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=_TIMEOUT)

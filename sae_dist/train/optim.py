@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from sae_dist.coders import Coder
 from sae_dist.common.errors import UserError
 
+_BLOCK_ROWS = 1024  # of the decoder at once: temporaries stay in the cache
+
 
 @dataclass(kw_only=True, slots=True)
 class OptimConfig:
@@ -76,13 +78,17 @@ def project_out_rows(W_FE: nn.Parameter) -> None:
     """Remove from each row's gradient its component along the (unit-norm) row, in place."""
     grad_FE = W_FE.grad
     assert grad_FE is not None
-    grad_FE -= (grad_FE * W_FE).sum(1, keepdim=True) * W_FE
+    for grad_fE, W_fE in zip(grad_FE.split(_BLOCK_ROWS), W_FE.split(_BLOCK_ROWS), strict=True):
+        along_f1 = torch.linalg.vecdot(grad_fE, W_fE)[:, None]
+        grad_fE.addcmul_(along_f1, W_fE, value=-1)
 
 
 @torch.no_grad()
 def normalise_rows(W_FE: Tensor) -> None:
     """Scale each row to unit norm, in place; a zero row stays."""
-    W_FE /= W_FE.norm(dim=1, keepdim=True).clamp_min(torch.finfo(W_FE.dtype).tiny)
+    W_FE /= torch.linalg.vector_norm(W_FE, dim=1, keepdim=True).clamp_min(
+        torch.finfo(W_FE.dtype).tiny
+    )
 
 
 @torch.no_grad()
