@@ -88,7 +88,13 @@ def test_selection_across_shards_is_exact(world: int, latent: int) -> None:
     assert run_on(world, select_on, latent) == [[]] * world
 
 
-def whole_coder(kind: Kind, form: Form) -> tuple[Coder, Tensor, Tensor, Tensor]:
+DEAD = {
+    "everywhere": torch.arange(F) % 3 == 0,
+    "on the last slice alone": torch.arange(F) >= F - F // 4 + 2,
+}
+
+
+def whole_coder(kind: Kind, form: Form) -> tuple[Coder, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(2)
 
     def random(*shape: int) -> Tensor:
@@ -112,12 +118,12 @@ def whole_coder(kind: Kind, form: Form) -> tuple[Coder, Tensor, Tensor, Tensor]:
             parameter.copy_(random(*parameter.shape) / 3)
         coder.b_enc[-F // 4 :] += 2  # most winners on the last slice
     x_BD = random(B, D)
-    return coder, x_BD, x_BD if form is Form.autoencoder else random(B, E), torch.arange(F) % 3 == 0
+    return coder, x_BD, x_BD if form is Form.autoencoder else random(B, E)
 
 
-def loss_of(coder: Coder, x_BD: Tensor, y_BE: Tensor, dead_F: Tensor) -> Forward:
+def loss_of(coder: Coder, x_BD: Tensor, y_BE: Tensor, dead_F: Tensor, num_dead: int) -> Forward:
     result = training_forward(
-        coder, x_BD, y_BE, sparsity_coefficient=0.1, dead_F=dead_F, num_dead=F // 3
+        coder, x_BD, y_BE, sparsity_coefficient=0.1, dead_F=dead_F, num_dead=num_dead
     )
     result.loss.backward()
     return result
@@ -127,15 +133,17 @@ def train_on(world: World, latent: int, dense_share: int) -> list[str]:
     mesh, wrong = make_mesh(world, latent, {}), []
     coder_module._DENSE_SHARE = dense_share
     rows, latents = slice_here(mesh)
-    for kind, form in itertools.product(Kind, Form):
-        whole, x_BD, y_BE, dead_F = whole_coder(kind, form)
-        expected = loss_of(whole, x_BD, y_BE, dead_F)
+    for kind, form, (where, dead_F) in itertools.product(Kind, Form, DEAD.items()):
+        whole, x_BD, y_BE = whole_coder(kind, form)
+        num_dead = int(dead_F.sum())
+        expected = loss_of(whole, x_BD, y_BE, dead_F, num_dead)
         held = range(latents.start, latents.stop)
         coder = Coder(whole.config, D, whole.d_out, latents=held, dtype=torch.float64)
         coder.load_state_dict(
             {n: t[latents] if n in LATENT_TENSORS else t for n, t in whole.state_dict().items()}
         )
-        found = loss_of(distribute(coder, mesh), x_BD[rows], y_BE[rows], dead_F[latents])
+        distribute(coder, mesh)
+        found = loss_of(coder, x_BD[rows], y_BE[rows], dead_F[latents], num_dead)
         reduce_gradients(coder, mesh)
 
         def differs(a: Tensor, b: Tensor) -> bool:
@@ -145,7 +153,7 @@ def train_on(world: World, latent: int, dense_share: int) -> list[str]:
             reference = whole.get_parameter(name).grad
             reference = reference[latents] if name in LATENT_TENSORS else reference
             if differs(parameter.grad, reference):
-                wrong.append(f"{kind} {form} gradient of {name}")
+                wrong.append(f"{kind} {form} dead {where}: gradient of {name}")
         norm = torch.cat([p.grad.flatten() for p in whole.parameters()]).norm()
         figures = {
             "loss": (found.loss, expected.loss),
@@ -154,7 +162,11 @@ def train_on(world: World, latent: int, dense_share: int) -> list[str]:
             "norm": (gradient_norm(coder, mesh), norm),
             **{part: (found.parts[part], expected.parts[part]) for part in expected.parts},
         }
-        wrong += [f"{kind} {form} {name}" for name, pair in figures.items() if differs(*pair)]
+        wrong += [
+            f"{kind} {form} dead {where}: {name}"
+            for name, pair in figures.items()
+            if differs(*pair)
+        ]
         gathered = gather_latents(coder, mesh)
         if (gathered is None) != (mesh.latent.index > 0):
             wrong.append("gathered on the wrong process")
