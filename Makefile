@@ -1,20 +1,23 @@
 # Each target first makes .venv by itself, once; it is brought up to date when its two inputs change.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow lint clean
+.PHONY: help quickstart test test-slow bench lint clean
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2
 READY := .venv/.ready
+PEERS := eai-sparsify dictionary-learning sae-lens llamascopium
+INSTALL_PEER := .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c benchmarks/constraints.txt torch
 
 help:
 	@echo "make quickstart   from text to a report on this machine's CPU, in minutes"
 	@echo "make test         the fast tests"
 	@echo "make test-slow    the tests that need minutes, several processes or gigabytes"
+	@echo "make bench        step times beside other trainers', which get a .venv-bench of their own; an hour"
 	@echo "make lint         ruff and mypy"
-	@echo "make clean        remove .venv and all caches (never runs/ or stores/)"
+	@echo "make clean        remove .venv, .venv-bench and all caches (never runs/ or stores/)"
 
 quickstart: $(READY)
 	@launch/quickstart.sh
@@ -25,13 +28,16 @@ test: $(READY)
 test-slow: $(READY)
 	@$(PYTEST) -m slow
 
+bench: $(READY) .venv-bench/.ready
+	@.venv/bin/python -W ignore -m benchmarks.run
+
 lint: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
 clean:
-	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-bench .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
@@ -45,4 +51,13 @@ $(READY): pyproject.toml constraints.txt
 	@$(INSTALL) torch
 	@echo "  2/2 the other packages ..."
 	@$(INSTALL) -e '.[dev,deepspeed]'
+	@touch $@
+
+# A peer that does not install is left out, and the results say so. PyPI's torchvision comes with some
+# of them, is built for CUDA, breaks beside a CPU build of torch, and is used by none of them here.
+.venv-bench/.ready: benchmarks/constraints.txt | $(READY)
+	@echo "making .venv-bench for the peers, once"
+	@"$(PYTHON)" -m venv .venv-bench
+	@for peer in $(PEERS); do $(INSTALL_PEER) $$peer || echo "$$peer does not install: left out"; done
+	@.venv-bench/bin/python -m pip uninstall --quiet --yes torchvision
 	@touch $@

@@ -1,0 +1,74 @@
+"""Time a plain dense torch step: autograd through z [B, F], and Adam(fused=True)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, normalize
+
+from benchmarks.measure import (
+    BATCH,
+    D_IN,
+    DEVICE,
+    K,
+    activations,
+    arguments,
+    sample,
+    show,
+    threshold_for,
+)
+from sae_dist.kernels import jumprelu, step
+
+_BANDWIDTH, _SPARSITY = 0.001, 0.0006
+
+
+class Naive(nn.Module):
+    """The equations of a coder, written down."""
+
+    def __init__(self, kind: str, num_latents: int) -> None:
+        super().__init__()
+        weight = normalize(torch.randn(num_latents, D_IN, device=DEVICE), dim=1)
+        self.kind = kind
+        self.W_enc, self.W_dec = nn.Parameter(weight.clone()), nn.Parameter(weight)
+        self.b_enc = nn.Parameter(torch.zeros(num_latents, device=DEVICE))
+        self.b_dec = nn.Parameter(torch.zeros(D_IN, device=DEVICE))
+        self.threshold = nn.Parameter(torch.zeros(num_latents, device=DEVICE))
+
+    def loss(self, x_BD: Tensor) -> Tensor:
+        """Squared error, and JumpReLU's penalty."""
+        z_BF = linear(x_BD - self.b_dec, self.W_enc, self.b_enc)
+        acts_BF, penalty = z_BF, x_BD.new_zeros(())
+        if self.kind == "jumprelu":
+            acts_BF = jumprelu(z_BF, self.threshold, _BANDWIDTH)
+            penalty = _SPARSITY * step(z_BF, self.threshold, _BANDWIDTH).sum(1).mean()
+        elif self.kind == "topk":
+            values, chosen = z_BF.relu().topk(K, dim=1, sorted=False)
+            acts_BF = torch.zeros_like(z_BF).scatter(1, chosen, values)
+        else:
+            values, chosen = z_BF.relu().flatten().topk(K * BATCH, sorted=False)
+            acts_BF = torch.zeros_like(z_BF).flatten().scatter(0, chosen, values).view_as(z_BF)
+        error_BD = x_BD - (acts_BF @ self.W_dec + self.b_dec)
+        return error_BD.pow(2).sum(1).mean() + penalty
+
+
+def main() -> None:
+    """Time one case and print it."""
+    options = arguments()
+    coder = Naive(options.kind, options.num_latents)
+    x_BD, l0 = sample(activations()[0]), float(K)
+    if options.kind == "jumprelu":
+        with torch.no_grad():
+            coder.threshold.fill_(threshold_for(linear(x_BD, coder.W_enc)))
+    adam = torch.optim.Adam(coder.parameters(), lr=1e-5, fused=True)
+    for batch_BD in options.clock:
+        loss = coder.loss(batch_BD)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    if options.kind == "jumprelu":
+        with torch.no_grad():
+            z_BF = linear(x_BD - coder.b_dec, coder.W_enc, coder.b_enc)
+            l0 = float((z_BF > coder.threshold).sum(1).float().mean())
+    show(options.clock, l0)
+
+
+if __name__ == "__main__":
+    main()

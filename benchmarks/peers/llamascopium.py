@@ -1,0 +1,110 @@
+"""Llamascopium: its `Trainer.fit`, with its own autocast.
+
+Of `fit`, the statistics that it logs are left out (`skip_metrics_calculation`): they are no part of
+a training step.
+"""
+
+import math
+import tempfile
+from collections.abc import Iterator
+
+import torch
+from llamascopium.models.sae import SAEConfig, SparseAutoEncoder
+from llamascopium.trainer import Trainer, TrainerConfig
+from torch import Tensor
+
+from benchmarks.measure import (
+    BATCH,
+    D_IN,
+    DEVICE,
+    Clock,
+    K,
+    activations,
+    arguments,
+    sample,
+    show,
+    threshold_for,
+)
+
+_SITE = "x"
+
+
+def as_batch(x_BD: Tensor) -> dict[str, Tensor]:
+    """Activations as its trainer takes them."""
+    ones = torch.ones(len(x_BD), device=DEVICE)
+    return {_SITE: x_BD, "tokens": ones.long(), "mask": ones.bool()}
+
+
+class Stream:
+    """Batches for `fit`, which looks at one before it begins to train."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.is_looked_at = clock, False
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        if not self.is_looked_at:
+            self.is_looked_at = True
+            return iter([as_batch(activations()[0])])
+        return (as_batch(x_BD) for x_BD in self.clock)
+
+
+def make_coder(kind: str, num_latents: int) -> SparseAutoEncoder:
+    """Its coder of that kind, uniform weights, thresholds set."""
+    config = SAEConfig(
+        hook_point_in=_SITE,
+        hook_point_out=_SITE,
+        d_model=D_IN,
+        expansion_factor=num_latents / D_IN,
+        act_fn=kind,
+        norm_activation="token-wise",
+        top_k=K,
+        jumprelu_threshold_window=0.05,
+        device=DEVICE,
+        dtype=torch.float32,
+    )
+    coder = SparseAutoEncoder(config)
+    bound = 1 / math.sqrt(D_IN)
+    coder.init_parameters(
+        encoder_uniform_bound=bound,
+        decoder_uniform_bound=bound,
+        init_log_jumprelu_threshold_value=0,
+    )
+    coder.set_decoder_to_fixed_norm(1.0, force_exact=True)
+    coder.init_encoder_with_decoder_transpose()
+    if kind == "jumprelu":
+        threshold = threshold_for(pre_activations(coder))
+        coder.activation_function.log_jumprelu_threshold.data.fill_(math.log(threshold))
+    return coder
+
+
+@torch.no_grad()
+def pre_activations(coder: SparseAutoEncoder) -> Tensor:
+    """z [b, F] of the sample, as its JumpReLU compares it with the threshold."""
+    x_BD = coder.normalize_activations(as_batch(sample(activations()[0])))[_SITE]
+    return (x_BD @ coder.W_E + coder.b_E) * coder.decoder_norm()
+
+
+def main() -> None:
+    """Time one case and print it."""
+    options = arguments()
+    coder = make_coder(options.kind, options.num_latents)
+    trainer = Trainer(
+        TrainerConfig(
+            amp_dtype=torch.bfloat16 if options.is_bf16 else torch.float32,
+            initial_k=K,
+            total_training_tokens=BATCH * 1_000_000,
+            n_checkpoints=0,
+            skip_metrics_calculation=True,
+            exp_result_path=tempfile.mkdtemp(),
+        )
+    )
+    trainer.fit(coder, Stream(options.clock))
+    l0 = float(K)
+    if options.kind == "jumprelu":
+        threshold = coder.activation_function.get_jumprelu_threshold()
+        l0 = float((pre_activations(coder) > threshold).sum(1).float().mean())
+    show(options.clock, l0)
+
+
+if __name__ == "__main__":
+    main()
