@@ -8,7 +8,7 @@ from sae_dist.coders.config import CoderConfig, Form, Kind
 from sae_dist.coders.placement import Placement, Whole
 from sae_dist.coders.select import batch_top_k, batch_top_k_code, top_k, top_k_code
 from sae_dist.common.errors import UserError
-from sae_dist.kernels import Code, above, encode, jumprelu
+from sae_dist.kernels import Code, above, decode, encode, jumprelu
 
 _DENSE_SHARE = 8  # beyond one entry in so many, dense arithmetic is faster than sparse
 
@@ -136,6 +136,24 @@ class Coder(nn.Module):
     def reconstruct(self, acts_BF: Tensor, x_BD: Tensor) -> Tensor:
         """ŷ [B, E] from the latents' activations and the input."""
         return self.assemble(acts_BF @ self.W_dec, x_BD)
+
+    @torch.no_grad()
+    def encode_sparse(self, x_BD: Tensor) -> tuple[Code, Tensor]:
+        """What `encode` gives at inference, without gradient: the pattern and the values [N]."""
+        if self.pre_bias:
+            x_BD = x_BD - self.b_dec
+        if self.config.kind is Kind.topk:
+            return top_k_code(x_BD, self.W_enc, self.b_enc, self.config.k, self.placement)
+        threshold = self.inference_threshold if self.threshold is None else self.threshold
+        assert threshold is not None
+        floor_F = threshold.to(x_BD.dtype).expand(len(self.W_enc))
+        found = above(x_BD, self.W_enc, self.b_enc, floor_F, limit=len(x_BD) * len(floor_F))
+        assert found is not None
+        return found
+
+    def reconstruct_sparse(self, code: Code, acts_N: Tensor, x_BD: Tensor) -> Tensor:
+        """ŷ [B, E] from the activations at the entries of a pattern, and the input."""
+        return self.assemble(decode(acts_N, self.W_dec, code), x_BD)
 
     def assemble(self, decoded_BE: Tensor, x_BD: Tensor) -> Tensor:
         """ŷ [B, E] from what this slice of the latents decodes to, and the input."""

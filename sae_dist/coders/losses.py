@@ -9,7 +9,7 @@ from torch.nn.functional import linear
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import Kind
 from sae_dist.coders.select import top_k
-from sae_dist.kernels import decode, jumprelu, step
+from sae_dist.kernels import jumprelu, step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,7 @@ def run(coder: Coder, x_BD: Tensor, k: int) -> Pass:
         num_active = step(z_N, threshold_N, coder.config.bandwidth).sum()
     fires_N = acts_N.detach() > 0
     return Pass(
-        reconstruction_BE=coder.assemble(decode(acts_N, coder.W_dec, code), x_BD),
+        reconstruction_BE=coder.reconstruct_sparse(code, acts_N, x_BD),
         num_active=num_active,
         fired_F=torch.bincount(code.latents_N[fires_N], minlength=code.num_latents),
         least=_least(acts_N.detach()[fires_N]),

@@ -51,9 +51,10 @@ class _Subject:
         )
         for x_BD, y_BE in zip(x_TD, y_TE, strict=True):
             x_BD, y_BE = (v.to(device, self.coder.W_enc.dtype) for v in (x_BD, y_BE))
-            acts_BF = self.coder.encode(x_BD)
-            self.fidelity.update(acts_BF, y_BE, self.coder.reconstruct(acts_BF, x_BD))
-            self.frequency.update(acts_BF)
+            code, acts_N = self.coder.encode_sparse(x_BD)
+            reconstruction_BE = self.coder.reconstruct_sparse(code, acts_N, x_BD)
+            self.fidelity.update(len(acts_N), y_BE, reconstruction_BE)
+            self.frequency.update(code.count_by_latent(), len(x_BD))
 
 
 def evaluate(

@@ -20,11 +20,11 @@ class Fidelity:
         )
         self._sum_E = torch.zeros(d_out, dtype=torch.float64, device=device)
 
-    def update(self, acts_BF: Tensor, y_BE: Tensor, reconstruction_BE: Tensor) -> None:
-        """Add a batch of tokens; `acts_BF` may be a slice of the latents."""
+    def update(self, num_active: int, y_BE: Tensor, reconstruction_BE: Tensor) -> None:
+        """Add a batch of tokens, on which `num_active` activations (of a slice) are not zero."""
         y_BE = y_BE.double()
         self._tokens = self._tokens + len(y_BE)
-        self._active = self._active + (acts_BF != 0).sum()
+        self._active = self._active + num_active
         self._error = self._error + (y_BE - reconstruction_BE).square().sum()
         self._square = self._square + y_BE.square().sum()
         self._sum_E = self._sum_E + y_BE.sum(0)

@@ -16,10 +16,10 @@ class FiringFrequency:
         self._fired_F = torch.zeros(num_held, dtype=torch.int64, device=device)
         self._tokens = 0
 
-    def update(self, acts_BF: Tensor) -> None:
-        """Add a batch of tokens."""
-        self._fired_F += (acts_BF != 0).sum(0)
-        self._tokens += len(acts_BF)
+    def update(self, fired_F: Tensor, num_tokens: int) -> None:
+        """Add a batch of tokens, on `fired_F[f]` of which latent f is active."""
+        self._fired_F += fired_F
+        self._tokens += num_tokens
 
     def result(self, mesh: Mesh) -> dict[str, Any]:
         """The histogram of log₁₀ frequencies over all latents, and the share that never fired."""

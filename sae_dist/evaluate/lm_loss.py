@@ -76,6 +76,7 @@ class LMLoss:
 def _replace(coder: Coder) -> Callable[[Tensor, Tensor], Tensor]:
     def replacement(x_NSD: Tensor, y_NSE: Tensor) -> Tensor:
         x_BD = x_NSD.flatten(0, 1).to(coder.W_enc.dtype)
-        return coder(x_BD).view(*x_NSD.shape[:2], coder.d_out)
+        code, acts_N = coder.encode_sparse(x_BD)
+        return coder.reconstruct_sparse(code, acts_N, x_BD).view(*x_NSD.shape[:2], coder.d_out)
 
     return replacement

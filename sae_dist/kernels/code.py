@@ -41,6 +41,10 @@ class Code:
         rows_B = torch.arange(len(counts_B), device=counts_B.device)
         return rows_B.repeat_interleave(counts_B, output_size=len(self.latents_N))
 
+    def count_by_latent(self) -> Tensor:
+        """Entries of each latent, int64 [F]."""
+        return torch.bincount(self.latents_N, minlength=self.num_latents)
+
     @cached_property
     def by_latent(self) -> tuple[Tensor, Tensor]:
         """The entries latent by latent, rows rising [N], and where each latent's begin [F + 1].
@@ -48,8 +52,7 @@ class Code:
         Sums in this order are the same on every run.
         """
         order_N = self.latents_N.argsort(stable=True)
-        counts_F = torch.bincount(self.latents_N, minlength=self.num_latents)
-        return order_N, _offsets(counts_F)
+        return order_N, _offsets(self.count_by_latent())
 
 
 def _offsets(counts: Tensor) -> Tensor:

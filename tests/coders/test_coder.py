@@ -37,6 +37,19 @@ def test_folding_leaves_outputs_equal_on_raw_activations(kind: Kind, form: Form)
 
 
 @pytest.mark.parametrize(("kind", "form"), EVERY)
+@pytest.mark.parametrize("folded", [False, True])
+def test_sparse_inference_equals_the_dense_one(kind: Kind, form: Form, folded: bool) -> None:
+    coder, x_BD = trained(kind, form)
+    coder = fold(coder, 2.0) if folded else coder
+    code, acts_N = coder.encode_sparse(x_BD)
+    acts_BF = torch.zeros(len(x_BD), 24)
+    acts_BF[code.rows_N, code.latents_N] = acts_N
+    torch.testing.assert_close(acts_BF, coder.encode(x_BD))
+    assert (acts_N != 0).all()
+    torch.testing.assert_close(coder.reconstruct_sparse(code, acts_N, x_BD), coder(x_BD))
+
+
+@pytest.mark.parametrize(("kind", "form"), EVERY)
 def test_a_coder_saved_and_loaded_is_the_same_whole_or_in_slices(
     kind: Kind, form: Form, tmp_path: Path
 ) -> None:

@@ -31,8 +31,9 @@ def made_up() -> tuple[Tensor, Tensor, Tensor]:
 
 def measure(split: Sequence[int], acts_BF: Tensor, y_BE: Tensor, ŷ_BE: Tensor) -> dict:
     fidelity = Fidelity(D_OUT, torch.device("cpu"))
-    for batch in zip(*(v.split(list(split)) for v in (acts_BF, y_BE, ŷ_BE)), strict=True):
-        fidelity.update(*batch)
+    batches = (v.split(list(split)) for v in (acts_BF, y_BE, ŷ_BE))
+    for acts, y, ŷ in zip(*batches, strict=True):
+        fidelity.update(int((acts != 0).sum()), y, ŷ)
     return fidelity.result(mesh())
 
 
@@ -68,7 +69,7 @@ def test_firing_frequencies_are_counted_as_by_hand(split: list[int]) -> None:
     acts_BF[7, 3] = 3.0  # log₁₀ 0.005 = -2.3
     frequency = FiringFrequency(5, torch.device("cpu"))
     for batch in acts_BF.split(split):
-        frequency.update(batch)
+        frequency.update((batch != 0).sum(0), len(batch))
     found = frequency.result(mesh())
     histogram = found["firing_frequency"]
     edges, counts = histogram["edges_log10"], histogram["counts"]
