@@ -110,18 +110,17 @@ class Coder(nn.Module):
         guess = float(self.inference_threshold) if k == self.config.k else 0.0
         return batch_top_k_code(x_BD, self.W_enc, self.b_enc, k, guess, self.placement)
 
-    def select(self, z_BF: Tensor, k: int | None = None) -> Tensor:
-        """f [B, F]: the pre-activations of the latents that fire, 0 elsewhere; k as configured.
+    def select(self, z_BF: Tensor) -> Tensor:
+        """f [B, F]: the pre-activations of the latents that fire, 0 elsewhere.
 
         In training, BatchTopK's batch is the global one: every part must have as many rows.
         """
-        k = k or self.config.k
         if self.threshold is not None:
             return jumprelu(z_BF, self.threshold, self.config.bandwidth)
         if self.config.kind is Kind.topk:
-            return torch.where(top_k(z_BF, k, self.placement), z_BF, 0.0)
+            return torch.where(top_k(z_BF, self.config.k, self.placement), z_BF, 0.0)
         if self.training:
-            return torch.where(batch_top_k(z_BF, k, self.placement), z_BF, 0.0)
+            return torch.where(batch_top_k(z_BF, self.config.k, self.placement), z_BF, 0.0)
         assert self.inference_threshold is not None
         return torch.where(z_BF > self.inference_threshold.to(z_BF.dtype), z_BF, 0.0)
 

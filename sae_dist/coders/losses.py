@@ -91,7 +91,7 @@ def run(coder: Coder, x_BD: Tensor, k: int) -> Pass:
     """One batch through the coder, touching only what matters; densely while most does."""
     found = coder.candidates(x_BD, k)
     if found is None:
-        return _dense_pass(coder, x_BD, k)
+        return _dense_pass(coder, x_BD)
     code, z_N = found
     if coder.threshold is None:
         acts_N, num_active = z_N, torch.tensor(float(len(z_N)), device=z_N.device)
@@ -108,16 +108,15 @@ def run(coder: Coder, x_BD: Tensor, k: int) -> Pass:
     )
 
 
-def _dense_pass(coder: Coder, x_BD: Tensor, k: int) -> Pass:
+def _dense_pass(coder: Coder, x_BD: Tensor) -> Pass:
+    """A JumpReLU's first steps: TopK and BatchTopK always find their few entries."""
+    assert coder.threshold is not None
     z_BF = coder.pre_activations(x_BD)
-    acts_BF = coder.select(z_BF, k)
+    acts_BF = coder.select(z_BF)
     fires_BF = acts_BF.detach() > 0
-    num_active = fires_BF.sum()
-    if coder.threshold is not None:
-        num_active = step(z_BF, coder.threshold, coder.config.bandwidth).sum()
     return Pass(
         reconstruction_BE=coder.reconstruct(acts_BF, x_BD),
-        num_active=num_active,
+        num_active=step(z_BF, coder.threshold, coder.config.bandwidth).sum(),
         fired_F=fires_BF.sum(0),
         least=_least(acts_BF.detach()[fires_BF]),
     )
