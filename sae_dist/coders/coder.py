@@ -8,7 +8,7 @@ from sae_dist.coders.config import CoderConfig, Form, Kind
 from sae_dist.coders.placement import Placement, Whole
 from sae_dist.coders.select import batch_top_k, batch_top_k_code, top_k, top_k_code
 from sae_dist.common.errors import UserError
-from sae_dist.kernels import Code, above, decode, encode, jumprelu
+from sae_dist.kernels import Code, Encoder, above, decode, encode, jumprelu
 
 _DENSE_SHARE = 8  # beyond one entry in so many, dense arithmetic is faster than sparse
 
@@ -57,6 +57,9 @@ class Coder(nn.Module):
         self.latents = latents or range(config.num_latents)
         self.pre_bias = config.form is Form.autoencoder if pre_bias is None else pre_bias
         self.placement: Placement = Whole()
+        self.is_exact = True
+        self.expected_threshold = 0.0
+        self._encoder: tuple[tuple[int, int], Encoder] | None = None
 
         def parameter(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
@@ -103,12 +106,19 @@ class Coder(nn.Module):
         if self.threshold is not None:
             limit = len(x_BD) * len(self.W_enc) // _DENSE_SHARE
             floor_F = self.threshold - self.config.bandwidth / 2
-            return above(x_BD, self.W_enc, self.b_enc, floor_F, limit)
+            return above(x_BD, self.encoder(), floor_F, limit)
         if self.config.kind is Kind.topk:
-            return top_k_code(x_BD, self.W_enc, self.b_enc, k, self.placement)
+            return top_k_code(x_BD, self.encoder(), k, self.placement)
         assert self.inference_threshold is not None
-        guess = float(self.inference_threshold) if k == self.config.k else 0.0
-        return batch_top_k_code(x_BD, self.W_enc, self.b_enc, k, guess, self.placement)
+        guess = self.expected_threshold if k == self.config.k else 0.0
+        return batch_top_k_code(x_BD, self.encoder(), k, guess, self.placement)
+
+    def encoder(self) -> Encoder:
+        """The encoder as the search for its entries reads it; made anew when W_enc has changed."""
+        version = (self.W_enc.data_ptr(), self.W_enc._version)
+        if self._encoder is None or self._encoder[0] != version:
+            self._encoder = version, Encoder.of(self.W_enc, self.b_enc, is_exact=self.is_exact)
+        return self._encoder[1]
 
     def select(self, z_BF: Tensor) -> Tensor:
         """f [B, F]: the pre-activations of the latents that fire, 0 elsewhere.
@@ -142,11 +152,11 @@ class Coder(nn.Module):
         if self.pre_bias:
             x_BD = x_BD - self.b_dec
         if self.config.kind is Kind.topk:
-            return top_k_code(x_BD, self.W_enc, self.b_enc, self.config.k, self.placement)
+            return top_k_code(x_BD, self.encoder(), self.config.k, self.placement)
         threshold = self.inference_threshold if self.threshold is None else self.threshold
         assert threshold is not None
         floor_F = threshold.to(x_BD.dtype).expand(len(self.W_enc))
-        found = above(x_BD, self.W_enc, self.b_enc, floor_F, limit=len(x_BD) * len(floor_F))
+        found = above(x_BD, self.encoder(), floor_F, limit=len(x_BD) * len(floor_F))
         assert found is not None
         return found
 

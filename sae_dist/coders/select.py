@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from sae_dist.coders.placement import Placement
-from sae_dist.kernels import Code, above, kth_largest, largest
+from sae_dist.kernels import Code, Encoder, above, kth_largest, largest
 
-_GUESSED_SHARE = 0.8  # of a guessed threshold: what lies below is not looked at
+_GUESSED_SHARE = 0.95  # of a guessed threshold: what lies below is not looked at
 _GUESSED_MOST = 16  # times k a row: more candidates than that cost more than another way
 _FAILED = 2**48  # more than there can be candidates
 
@@ -30,23 +30,18 @@ def top_k(z_BF: Tensor, k: int, placement: Placement) -> Tensor:
 
 
 @torch.no_grad()
-def top_k_code(
-    x_BD: Tensor, W_FD: Tensor, b_F: Tensor, k: int, placement: Placement
-) -> tuple[Code, Tensor]:
+def top_k_code(x_BD: Tensor, encoder: Encoder, k: int, placement: Placement) -> tuple[Code, Tensor]:
     """What `top_k` keeps of z = x Wᵀ + b, as a pattern and its values [N]; z is never whole."""
-    own_BK, latents_BK = largest(x_BD, W_FD, b_F, min(k + 1, len(W_FD)))
-    kth_B1, num_B1, _ = _kth_of_rows(own_BK, k, placement)
-    is_tied_B1 = num_B1 > k
-    kept_BK = (own_BK >= kth_B1) & (own_BK > 0) & ~is_tied_B1
-    rows_N, latents_N, z_N = kept_BK.nonzero()[:, 0], latents_BK[kept_BK], own_BK[kept_BK]
-    if is_tied_B1.any():  # rare: which of the equal ones are first takes whole rows
-        tied_T = is_tied_B1.flatten().nonzero().flatten()
-        z_TF = torch.addmm(b_F, x_BD[tied_T], W_FD.T)
-        row_T, latent_T = top_k(z_TF, k, placement).nonzero(as_tuple=True)
-        rows_N, order_N = torch.cat([rows_N, tied_T[row_T]]).sort(stable=True)
-        latents_N = torch.cat([latents_N, latent_T])[order_N]
-        z_N = torch.cat([z_N, z_TF[row_T, latent_T]])[order_N]
-    return Code.from_rows(rows_N, latents_N, len(x_BD), len(W_FD)), z_N
+    code, z_N = largest(x_BD, encoder, k)
+    kth_B1, num_B1, room_B1 = _kth_of_rows(code.row_lists(z_N, k + 1), k, placement)
+    kth_N = kth_B1.flatten()[code.rows_N]
+    kept_N = (z_N >= kth_N) & (z_N > 0)
+    if (num_B1 > k).any():
+        ties_N = kept_N & (z_N == kth_N)
+        place_N, ties_B = _places(ties_N, code)
+        num_before_B = placement.before_latents(ties_B)
+        kept_N &= ~ties_N | (num_before_B[code.rows_N] + place_N <= room_B1.flatten()[code.rows_N])
+    return code.where(kept_N), z_N[kept_N]
 
 
 def _kth_of_rows(own_BK: Tensor, k: int, placement: Placement) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,7 +80,7 @@ def batch_top_k(z_BF: Tensor, k: int, placement: Placement) -> Tensor:
 
 @torch.no_grad()
 def batch_top_k_code(
-    x_BD: Tensor, W_FD: Tensor, b_F: Tensor, k: int, guess: float, placement: Placement
+    x_BD: Tensor, encoder: Encoder, k: int, guess: float, placement: Placement
 ) -> tuple[Code, Tensor]:
     """What `batch_top_k` keeps of z = x Wᵀ + b, as a pattern and its values [N].
 
@@ -93,60 +88,54 @@ def batch_top_k_code(
     part of it are looked at first. It changes the time this takes, never the result.
     """
     num_kept = k * len(x_BD) * placement.num_parts
-    code, z_N = _batch_candidates(x_BD, W_FD, b_F, k, guess, num_kept, placement)
+    code, z_N = _batch_candidates(x_BD, encoder, k, guess, num_kept, placement)
     kth, num_greater, num_equal = kth_largest(z_N, num_kept, placement.count)
     kept_N = (z_N >= kth) & (z_N > 0)
     if num_greater + num_equal > num_kept:
         room = num_kept - num_greater
         kept_N &= (z_N > kth) | _is_first(z_N == kth, code, room, placement)
-    rows_N, latents_N = code.rows_N[kept_N], code.latents_N[kept_N]
-    return Code.from_rows(rows_N, latents_N, len(x_BD), len(W_FD)), z_N[kept_N]
+    return code.where(kept_N), z_N[kept_N]
 
 
 def _batch_candidates(
-    x_BD: Tensor,
-    W_FD: Tensor,
-    b_F: Tensor,
-    k: int,
-    guess: float,
-    num_kept: int,
-    placement: Placement,
+    x_BD: Tensor, encoder: Encoder, k: int, guess: float, num_kept: int, placement: Placement
 ) -> tuple[Code, Tensor]:
     """A pattern that has all of the global batch's `num_kept` largest values in it, and its values.
 
     Either all values above a floor, or, where that does not do, each row's largest, of which more
     are taken until no row could hold back any.
     """
-    num_rows, num_latents = len(x_BD), len(W_FD)
+    num_rows, num_latents = len(x_BD), len(encoder.b_F)
     if guess > 0:
-        floor_F = torch.full_like(b_F, _GUESSED_SHARE * guess)
-        found = above(x_BD, W_FD, b_F, floor_F, limit=_GUESSED_MOST * k * num_rows)
+        floor_F = torch.full_like(encoder.b_F, _GUESSED_SHARE * guess)
+        found = above(x_BD, encoder, floor_F, limit=_GUESSED_MOST * k * num_rows)
         # One sum tells everyone whether all found some, and enough together.
         num_found = -_FAILED if found is None else len(found[1])
-        if int(placement.count(torch.tensor(num_found, device=b_F.device))) >= num_kept:
+        if int(placement.count(torch.tensor(num_found, device=x_BD.device))) >= num_kept:
             assert found is not None
             return found
     num_sought = min(4 * k, num_latents)
     while True:
-        own_BK, latents_BK = largest(x_BD, W_FD, b_F, num_sought)
-        kth, _, _ = kth_largest(own_BK, num_kept, placement.count)
-        holds_back = (own_BK.min(1).values >= kth).any() & (num_sought < num_latents)
+        code, z_N = largest(x_BD, encoder, num_sought)
+        kth, _, _ = kth_largest(z_N, num_kept, placement.count)
+        least_B = code.row_lists(z_N, num_sought)[:, -1]
+        holds_back = (least_B >= kth).any() & (num_sought < num_latents)
         if not int(placement.count(holds_back.long())):
-            return Code.from_row_lists(latents_BK, num_latents), own_BK.flatten()
+            return code, z_N
         num_sought = min(4 * num_sought, num_latents)
 
 
 def _is_first(ties_N: Tensor, code: Code, room: int, placement: Placement) -> Tensor:
     """Which of the entries marked as ties are among the first `room` of all, by row and latent."""
-    ties_T = ties_N.nonzero().flatten()
-    ties_T = ties_T[code.latents_N[ties_T].argsort(stable=True)]
-    ties_T = ties_T[code.rows_N[ties_T].argsort(stable=True)]
-    rows_T = code.rows_N[ties_T]
-    ties_B = torch.bincount(rows_T, minlength=len(code.offsets_B) - 1)
+    place_N, ties_B = _places(ties_N, code)
     everywhere_B = placement.sum_latents(ties_B)
     before_B = placement.before_rows(everywhere_B.sum()) + placement.before_latents(ties_B)
     before_B = before_B + everywhere_B.cumsum(0) - everywhere_B
-    place_T = torch.arange(len(rows_T), device=rows_T.device) - (ties_B.cumsum(0) - ties_B)[rows_T]
-    is_first_N = torch.zeros_like(ties_N)
-    is_first_N[ties_T] = before_B[rows_T] + place_T < room
-    return is_first_N
+    return ties_N & (before_B[code.rows_N] + place_N <= room)
+
+
+def _places(marked_N: Tensor, code: Code) -> tuple[Tensor, Tensor]:
+    """The how-manieth marked entry of its row each is, from 1 [N], and each row's number [B]."""
+    num_before = pad(marked_N.cumsum(0), (1, 0))
+    at_row_starts = num_before[code.offsets_B]
+    return num_before[1:] - at_row_starts[code.rows_N], at_row_starts.diff()

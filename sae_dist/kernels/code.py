@@ -27,12 +27,21 @@ class Code:
         counts_B = torch.bincount(rows_N, minlength=num_rows)
         return Code(_offsets(counts_B), latents_N, num_latents)
 
-    @staticmethod
-    def from_row_lists(latents_BK: Tensor, num_latents: int) -> "Code":
-        """The pattern whose every row has K entries."""
-        num_rows, num_each = latents_BK.shape
-        offsets_B = torch.arange(num_rows + 1, device=latents_BK.device) * num_each
-        return Code(offsets_B, latents_BK.flatten(), num_latents)
+    def row_lists(self, values_N: Tensor, num_each: int) -> Tensor:
+        """The largest values of each row, falling [B, num_each]; -∞ where it has fewer."""
+        num_B = self.offsets_B.diff()
+        num_rows, num_most = len(num_B), max(num_each, int(num_B.max()) if len(num_B) else 0)
+        lists = values_N.new_full((num_rows, num_most), -torch.inf)
+        place_N = torch.arange(len(values_N), device=values_N.device) - self.offsets_B[self.rows_N]
+        lists[self.rows_N, place_N] = values_N
+        return lists.topk(num_each, dim=1).values
+
+    def where(self, kept_N: Tensor) -> "Code":
+        """The pattern of the entries that are marked."""
+        num_rows = len(self.offsets_B) - 1
+        return Code.from_rows(
+            self.rows_N[kept_N], self.latents_N[kept_N], num_rows, self.num_latents
+        )
 
     @cached_property
     def rows_N(self) -> Tensor:

@@ -1,45 +1,13 @@
-"""The sparse arithmetic of a step in vectorised torch: only what fired is touched."""
+"""Encoding and decoding at the entries of a pattern: only what fired is touched."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import embedding_bag
 
 from sae_dist.kernels.code import Code
-
-
-def entry_dots(u_BD: Tensor, W_FD: Tensor, code: Code) -> Tensor:
-    """For each entry (b, f) the product u_b · W_f [N], without gathering rows of W."""
-    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        u_BD.contiguous(), W_FD, code.latents_N, code.offsets_B[:-1], code.rows_N, 0
-    )
-
-
-def row_sums(values_N: Tensor, W_FD: Tensor, code: Code) -> Tensor:
-    """For each row the sum of its entries' value · W_f [B, D]."""
-    return embedding_bag(
-        code.latents_N,
-        W_FD,
-        code.offsets_B,
-        mode="sum",
-        per_sample_weights=values_N,
-        include_last_offset=True,
-    )
-
-
-def latent_sums(values_N: Tensor, u_BD: Tensor, code: Code) -> Tensor:
-    """For each latent the sum of its entries' value · u_b [F, D], in a fixed order."""
-    order_N, offsets_F = code.by_latent
-    return embedding_bag(
-        code.rows_N[order_N],
-        u_BD.contiguous(),
-        offsets_F,
-        mode="sum",
-        per_sample_weights=values_N[order_N],
-        include_last_offset=True,
-    )
+from sae_dist.kernels.dispatch import entry_dots, latent_sums, row_sums
 
 
 class _Decode(torch.autograd.Function):

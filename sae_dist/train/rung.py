@@ -93,6 +93,7 @@ class Rung:
             if least.isfinite():
                 weight = max(1 - _EMA, 1 / self.num_updates)
                 self.coder.inference_threshold.lerp_(least, weight)
+                self.coder.expected_threshold = float(least)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything of tensor form that a checkpoint holds, as parts of wholes on the mesh."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_dist.kernels import product, sparse
+from sae_dist.kernels import sparse
 from sae_dist.kernels.code import Code
 
 B, D, E, F = 13, 7, 5, 101
@@ -64,38 +64,3 @@ def test_values_and_gradients_equal_the_dense_ones(density: float) -> None:
 
     for found, expected in zip(run(True), run(False), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("block", [(1 << 23, 1 << 17), (64, 16), (500, 37)])
-@pytest.mark.parametrize("k", [1, 6, 60, F])
-def test_the_largest_equal_sorting_whatever_the_blocks(
-    monkeypatch: pytest.MonkeyPatch, block: tuple[int, int], k: int
-) -> None:
-    monkeypatch.setattr(product, "_BLOCK_VALUES", block[0])
-    monkeypatch.setattr(product, "_BLOCK_LATENTS", block[1])
-    monkeypatch.setattr(product, "_GROUP", 4)
-    t = tensors()
-    z_BF = t["x"] @ t["W"].T + t["b"]
-    values_BK, latents_BK = product.largest(t["x"], t["W"], t["b"], k)
-    expected_BK = z_BF.topk(k, dim=1).values
-    torch.testing.assert_close(values_BK.sort(dim=1, descending=True).values, expected_BK)
-    torch.testing.assert_close(z_BF.gather(1, latents_BK), values_BK)
-    assert all(len(set(row)) == k for row in latents_BK.tolist())
-
-
-@pytest.mark.parametrize("block", [(1 << 23, 1 << 17), (64, 16), (500, 37)])
-def test_all_above_a_floor_are_found_row_by_row(
-    monkeypatch: pytest.MonkeyPatch, block: tuple[int, int]
-) -> None:
-    monkeypatch.setattr(product, "_BLOCK_VALUES", block[0])
-    monkeypatch.setattr(product, "_BLOCK_LATENTS", block[1])
-    t = tensors()
-    floor_F = torch.linspace(0, 3, F, dtype=torch.float64)
-    z_BF = t["x"] @ t["W"].T + t["b"]
-    rows_N, latents_N = (z_BF > floor_F).nonzero(as_tuple=True)
-    found = product.above(t["x"], t["W"], t["b"], floor_F, limit=len(rows_N))
-    assert found is not None
-    code, values_N = found
-    assert torch.equal(code.rows_N, rows_N) and torch.equal(code.latents_N, latents_N)
-    torch.testing.assert_close(values_N, z_BF[rows_N, latents_N])
-    assert product.above(t["x"], t["W"], t["b"], floor_F, limit=len(rows_N) - 1) is None

@@ -13,6 +13,7 @@ from sae_dist.coders import Coder, CoderConfig, Form, Forward, Kind, slice_of, t
 from sae_dist.coders.files import LATENT_TENSORS
 from sae_dist.coders.placement import Whole
 from sae_dist.coders.select import batch_top_k, batch_top_k_code, top_k, top_k_code
+from sae_dist.kernels import Encoder
 from sae_dist.parallel import (
     Sharded,
     World,
@@ -56,11 +57,11 @@ def as_code(
 ) -> Tensor:
     """The mask that the sparse selection gives, with z as a product: of the identity and z."""
     x_BB, b_F = torch.eye(len(z_BF)), torch.zeros(z_BF.shape[1])
-    W_FB = z_BF.T.contiguous()
+    encoder = Encoder.of(z_BF.T.contiguous(), b_F)
     if select is top_k:
-        code, z_N = top_k_code(x_BB, W_FB, b_F, k, sharded)
+        code, z_N = top_k_code(x_BB, encoder, k, sharded)
     else:
-        code, z_N = batch_top_k_code(x_BB, W_FB, b_F, k, guess, sharded)
+        code, z_N = batch_top_k_code(x_BB, encoder, k, guess, sharded)
     assert torch.equal(z_N, z_BF[code.rows_N, code.latents_N])
     mask_BF = torch.zeros_like(z_BF, dtype=torch.bool)
     mask_BF[code.rows_N, code.latents_N] = True
