@@ -8,7 +8,16 @@ from sae_dist.coders.config import CoderConfig, Form, Kind
 from sae_dist.coders.placement import Placement, Whole
 from sae_dist.coders.select import batch_top_k, batch_top_k_code, top_k, top_k_code
 from sae_dist.common.errors import UserError
-from sae_dist.kernels import Code, Encoder, above, decode, encode, jumprelu
+from sae_dist.kernels import (
+    Code,
+    DensePass,
+    Encoder,
+    above,
+    decode,
+    dense_jumprelu,
+    encode,
+    jumprelu,
+)
 
 _DENSE_SHARE = 8  # beyond one entry in so many, dense arithmetic is faster than sparse
 
@@ -31,6 +40,13 @@ class Coder(nn.Module):
         latents: which latents this object holds; all by default.
         pre_bias: whether b_dec is subtracted from the input; by default in autoencoders.
         dtype, device: of the parameters, which are left uninitialised (see `initialise`).
+
+    Attributes:
+        is_exact: whether selection is exact to the weights' dtype, or to bfloat16 products.
+        gradients_by_rows: whether gradients of W_enc and W_dec are sparse tensors, of the rows
+            that were touched.
+        expected_threshold: about what BatchTopK's threshold in the next batch will be; a good
+            guess saves time.
 
     Raises:
         UserError: no latents, or a `k` that is not among their number.
@@ -57,9 +73,9 @@ class Coder(nn.Module):
         self.latents = latents or range(config.num_latents)
         self.pre_bias = config.form is Form.autoencoder if pre_bias is None else pre_bias
         self.placement: Placement = Whole()
-        self.is_exact = True
-        self.expected_threshold = 0.0
-        self._encoder: tuple[tuple[int, int], Encoder] | None = None
+        self.is_exact, self.gradients_by_rows, self.expected_threshold = True, False, 0.0
+        self._encoder: Encoder | None = None
+        self._encoder_is_of: tuple[int, int] | None = None
 
         def parameter(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
@@ -91,15 +107,27 @@ class Coder(nn.Module):
             x_BD: the input.
             k: what TopK and BatchTopK keep a row.
         """
-        centre_D = torch.zeros_like(x_BD[0])
-        if self.pre_bias:
-            centre_D = self.placement.to_latents(self.b_dec)
-            x_BD = x_BD - centre_D.detach()
+        x_BD, centre_D = self._centred(x_BD)
         found = self._find(x_BD, k)
         if found is None:
             return None
         code, z_N = found
-        return code, encode(z_N, x_BD, self.W_enc, self.b_enc, centre_D, code)
+        weights = self.W_enc, self.b_enc, centre_D
+        return code, encode(z_N, x_BD, *weights, code, by_rows=self.gradients_by_rows)
+
+    def decode_densely(self, x_BD: Tensor) -> DensePass:
+        """What this slice of a JumpReLU's latents decodes to while most of them fire."""
+        assert self.threshold is not None
+        x_BD, centre_D = self._centred(x_BD)
+        weights = self.W_enc, self.b_enc, centre_D, self.threshold, self.W_dec
+        return dense_jumprelu(x_BD, *weights, self.config.bandwidth)
+
+    def _centred(self, x_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """x - c without gradient, and c, which has it."""
+        if not self.pre_bias:
+            return x_BD, torch.zeros_like(x_BD[0])
+        centre_D = self.placement.to_latents(self.b_dec)
+        return x_BD - centre_D.detach(), centre_D
 
     @torch.no_grad()
     def _find(self, x_BD: Tensor, k: int) -> tuple[Code, Tensor] | None:
@@ -115,10 +143,17 @@ class Coder(nn.Module):
 
     def encoder(self) -> Encoder:
         """The encoder as the search for its entries reads it; made anew when W_enc has changed."""
-        version = (self.W_enc.data_ptr(), self.W_enc._version)
-        if self._encoder is None or self._encoder[0] != version:
-            self._encoder = version, Encoder.of(self.W_enc, self.b_enc, is_exact=self.is_exact)
-        return self._encoder[1]
+        if self._encoder is None or self._encoder_is_of != self._W_enc_state():
+            self._encoder = Encoder.of(self.W_enc, self.b_enc, is_exact=self.is_exact)
+            self.encoder_is_current()
+        return self._encoder
+
+    def encoder_is_current(self) -> None:
+        """Say that `encoder` was brought up to date together with W_enc."""
+        self._encoder_is_of = self._W_enc_state()
+
+    def _W_enc_state(self) -> tuple[int, int]:
+        return self.W_enc.data_ptr(), self.W_enc._version
 
     def select(self, z_BF: Tensor) -> Tensor:
         """f [B, F]: the pre-activations of the latents that fire, 0 elsewhere.
@@ -162,7 +197,7 @@ class Coder(nn.Module):
 
     def reconstruct_sparse(self, code: Code, acts_N: Tensor, x_BD: Tensor) -> Tensor:
         """ŷ [B, E] from the activations at the entries of a pattern, and the input."""
-        return self.assemble(decode(acts_N, self.W_dec, code), x_BD)
+        return self.assemble(decode(acts_N, self.W_dec, code, by_rows=self.gradients_by_rows), x_BD)
 
     def assemble(self, decoded_BE: Tensor, x_BD: Tensor) -> Tensor:
         """ŷ [B, E] from what this slice of the latents decodes to, and the input."""

@@ -110,15 +110,12 @@ def run(coder: Coder, x_BD: Tensor, k: int) -> Pass:
 
 def _dense_pass(coder: Coder, x_BD: Tensor) -> Pass:
     """A JumpReLU's first steps: TopK and BatchTopK always find their few entries."""
-    assert coder.threshold is not None
-    z_BF = coder.pre_activations(x_BD)
-    acts_BF = coder.select(z_BF)
-    fires_BF = acts_BF.detach() > 0
+    decoded_BE, num_active, fired_F, least = coder.decode_densely(x_BD)
     return Pass(
-        reconstruction_BE=coder.reconstruct(acts_BF, x_BD),
-        num_active=step(z_BF, coder.threshold, coder.config.bandwidth).sum(),
-        fired_F=fires_BF.sum(0),
-        least=_least(acts_BF.detach()[fires_BF]),
+        reconstruction_BE=coder.assemble(decoded_BE, x_BD),
+        num_active=num_active,
+        fired_F=fired_F,
+        least=least,
     )
 
 

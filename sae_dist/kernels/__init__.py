@@ -1,18 +1,23 @@
 """The arithmetic of a step. `reference.py` is its specification, in plain torch."""
 
 from sae_dist.kernels.code import Code
+from sae_dist.kernels.dense import DensePass, dense_jumprelu
+from sae_dist.kernels.dispatch import update_rows
 from sae_dist.kernels.reference import jumprelu, kth_largest, step
 from sae_dist.kernels.search import Encoder, above, largest
 from sae_dist.kernels.sparse import decode, encode
 
 __all__ = [
     "Code",
+    "DensePass",
     "Encoder",
     "above",
     "decode",
+    "dense_jumprelu",
     "encode",
     "jumprelu",
     "kth_largest",
     "largest",
     "step",
+    "update_rows",
 ]

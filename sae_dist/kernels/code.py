@@ -50,6 +50,11 @@ class Code:
         rows_B = torch.arange(len(counts_B), device=counts_B.device)
         return rows_B.repeat_interleave(counts_B, output_size=len(self.latents_N))
 
+    @cached_property
+    def present_R(self) -> Tensor:
+        """The latents that have entries, rising, int64 [R]."""
+        return self.count_by_latent().nonzero().flatten()
+
     def count_by_latent(self) -> Tensor:
         """Entries of each latent, int64 [F]."""
         return torch.bincount(self.latents_N, minlength=self.num_latents)

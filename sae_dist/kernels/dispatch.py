@@ -7,7 +7,19 @@ from sae_dist.kernels.vectorised import (
     group_maxima,
     latent_sums,
     product,
+    round_rows,
     row_sums,
+    update_rows,
 )
 
-__all__ = ["GROUP", "entries", "entry_dots", "group_maxima", "latent_sums", "product", "row_sums"]
+__all__ = [
+    "GROUP",
+    "entries",
+    "entry_dots",
+    "group_maxima",
+    "latent_sums",
+    "product",
+    "round_rows",
+    "row_sums",
+    "update_rows",
+]

@@ -11,7 +11,7 @@ _DIGIT_BITS = 16
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def _in_window(z_BF: Tensor, threshold_F: Tensor, bandwidth: float) -> Tensor:
+def in_window(z_BF: Tensor, threshold_F: Tensor, bandwidth: float) -> Tensor:
     """The rectangle kernel K((z-θ)/ε) = 1 for -½ < (z-θ)/ε < ½: both ends are open."""
     return ((z_BF - threshold_F).abs() < bandwidth / 2).to(z_BF.dtype)
 
@@ -27,7 +27,7 @@ class _JumpReLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_BF: Tensor) -> tuple[Tensor, Tensor, None]:
         z_BF, threshold_F = ctx.saved_tensors
-        window_BF = _in_window(z_BF, threshold_F, ctx.bandwidth)
+        window_BF = in_window(z_BF, threshold_F, ctx.bandwidth)
         grad_z_BF = torch.where(z_BF > threshold_F, grad_BF, 0.0)
         grad_threshold_BF = -(threshold_F / ctx.bandwidth) * window_BF * grad_BF
         return grad_z_BF, grad_threshold_BF.sum_to_size(threshold_F.shape), None
@@ -44,7 +44,7 @@ class _Step(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_BF: Tensor) -> tuple[None, Tensor, None]:
         z_BF, threshold_F = ctx.saved_tensors
-        window_BF = _in_window(z_BF, threshold_F, ctx.bandwidth)
+        window_BF = in_window(z_BF, threshold_F, ctx.bandwidth)
         grad_threshold_BF = -(1.0 / ctx.bandwidth) * window_BF * grad_BF
         return None, grad_threshold_BF.sum_to_size(threshold_F.shape), None
 

@@ -50,9 +50,17 @@ class Encoder:
     def of(W_FD: Tensor, b_F: Tensor, *, is_exact: bool = True) -> "Encoder":
         """Round W, and note how far that is from it."""
         W_FD, b_F = W_FD.detach(), b_F.detach()
-        rounded_FD = W_FD.to(search_dtype(W_FD))
-        error_F = vector_norm(W_FD - rounded_FD, dim=1)
-        return Encoder(W_FD, b_F, rounded_FD, error_F, vector_norm(W_FD, dim=1), is_exact)
+        rounded_FD = torch.empty_like(W_FD, dtype=search_dtype(W_FD))
+        encoder = Encoder(
+            W_FD, b_F, rounded_FD, torch.empty_like(b_F), torch.empty_like(b_F), is_exact
+        )
+        kernels.round_rows(W_FD, *encoder.rounded)
+        return encoder
+
+    @property
+    def rounded(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What must be written again when W has changed."""
+        return self.rounded_FD, self.error_F, self.norm_F
 
     def values(self, x_BD: Tensor, code: Code) -> Tensor:
         """z at the entries of a pattern [N]."""

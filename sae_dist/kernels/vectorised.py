@@ -1,16 +1,20 @@
 """The kernels in vectorised torch, for CPUs and wherever Triton is not."""
 
 import warnings
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 from torch.nn.functional import embedding_bag, pad
 
 from sae_dist.kernels.code import Code
 
 GROUP = 32
+_BLOCK_ROWS = 512  # of weights, gradient and moments at once: a CPU's cache holds them
 
-warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+with warnings.catch_warnings(action="ignore"):  # torch says once that sparse tensors are in beta
+    torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.empty(0).long(), torch.empty(0), (1, 1))
 
 
 def product(x_bD: Tensor, W_fD: Tensor, b_f: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,9 +67,17 @@ def row_sums(values_N: Tensor, W_FD: Tensor, code: Code) -> Tensor:
     return _bags(values_N, W_FD, code.latents_N, code.offsets_B)
 
 
-def latent_sums(values_N: Tensor, u_BD: Tensor, code: Code) -> Tensor:
-    """For each latent the sum of its entries' value · u_b [F, D], in a fixed order."""
+def latent_sums(
+    values_N: Tensor, u_BD: Tensor, code: Code, *, present_only: bool = False
+) -> Tensor:
+    """For each latent the sum of its entries' value · u_b, in a fixed order.
+
+    Returns:
+        [F, D], or with `present_only` the rows of `code.present_R` alone [R, D].
+    """
     order_N, offsets_F = code.by_latent
+    if present_only:
+        offsets_F = torch.cat([offsets_F[code.present_R], offsets_F[-1:]])
     return _bags(values_N[order_N], u_BD.contiguous(), code.rows_N[order_N], offsets_F)
 
 
@@ -78,3 +90,97 @@ def _bags(values_N: Tensor, table: Tensor, index_N: Tensor, offsets: Tensor) -> 
         per_sample_weights=values_N,
         include_last_offset=True,
     )
+
+
+@torch.no_grad()
+def round_rows(W_FD: Tensor, rounded_FD: Tensor, error_F: Tensor, norm_F: Tensor) -> None:
+    """Write ŵ, ‖w - ŵ‖ and ‖w‖ of each row."""
+    for rows in _row_blocks(len(W_FD)):
+        _round(rows, W_FD[rows], (rounded_FD, error_F, norm_F))
+
+
+@torch.no_grad()
+def update_rows(
+    W_FD: Tensor,
+    grad_RD: Tensor,
+    rows_R: Tensor | None,
+    exp_avg_FD: Tensor | None,
+    exp_avg_sq_FD: Tensor,
+    seen_F: Tensor | None,
+    *,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    grad_scale: Tensor | None,
+    unit_norm: bool,
+    rounded: tuple[Tensor, Tensor, Tensor] | None,
+) -> None:
+    """One step of Adam (Kingma & Ba 2015) on rows of W, in place, all of it while they are here.
+
+    Args:
+        W_FD: the weights.
+        grad_RD: the gradient of some rows; overwritten.
+        rows_R: which rows, each once; None for all.
+        exp_avg_FD: the first moment; None with beta1 = 0, which needs none.
+        exp_avg_sq_FD: the second moment.
+        seen_F: with beta1 = 0, the last step in which each row was visited, int64. A row whose
+            gradient is zero keeps its weights, and the decay of its second moment is made up for
+            when it is visited again: exactly what visiting all rows gives.
+        step: the number of this step, from 1.
+        lr, beta1, beta2, eps: as torch.optim.Adam has them.
+        grad_scale: what the gradient is multiplied by (0-dim).
+        unit_norm: whether rows are kept at unit norm: the gradient's component along a row is
+            removed before, and the row is scaled after.
+        rounded: ŵ, ‖w - ŵ‖ and ‖w‖ of each row (see `round_rows`), to be written too.
+    """
+    step_tensor = torch.tensor(float(step), device=W_FD.device)
+    for block in _row_blocks(len(grad_RD)):
+        rows = block if rows_R is None else rows_R[block]
+        grad_rD, w_rD, exp_avg_sq_rD = grad_RD[block], W_FD[rows], exp_avg_sq_FD[rows]
+        if grad_scale is not None:
+            grad_rD *= grad_scale
+        if unit_norm:
+            grad_rD.addcmul_(torch.linalg.vecdot(grad_rD, w_rD)[:, None], w_rD, value=-1)
+        if seen_F is not None:
+            exp_avg_sq_rD *= (beta2 ** (step - 1 - seen_F[rows]).to(W_FD.dtype))[:, None]
+            seen_F[rows] = step
+        torch._fused_adam_(
+            [w_rD],
+            [grad_rD],
+            [torch.zeros_like(w_rD) if exp_avg_FD is None else exp_avg_FD[rows]],
+            [exp_avg_sq_rD],
+            [],
+            [step_tensor],
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=0.0,
+            eps=eps,
+            amsgrad=False,
+            maximize=False,
+        )
+        if unit_norm:
+            w_rD /= vector_norm(w_rD, dim=1, keepdim=True).clamp_min(_tiny(W_FD))
+        if rows_R is not None:
+            W_FD[rows], exp_avg_sq_FD[rows] = w_rD, exp_avg_sq_rD
+        if rounded is not None:
+            _round(rows, w_rD, rounded)
+
+
+def _round(rows: slice | Tensor, w_rD: Tensor, rounded: tuple[Tensor, Tensor, Tensor]) -> None:
+    rounded_FD, error_F, norm_F = rounded
+    rounded_rD = w_rD.to(rounded_FD.dtype)
+    rounded_FD[rows] = rounded_rD
+    error_F[rows] = vector_norm(w_rD - rounded_rD, dim=1)
+    norm_F[rows] = vector_norm(w_rD, dim=1)
+
+
+def _row_blocks(num_rows: int) -> Iterator[slice]:
+    for row in range(0, num_rows, _BLOCK_ROWS):
+        yield slice(row, min(row + _BLOCK_ROWS, num_rows))
+
+
+def _tiny(W_FD: Tensor) -> float:
+    return torch.finfo(W_FD.dtype).tiny

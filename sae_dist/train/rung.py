@@ -15,7 +15,7 @@ from sae_dist.coders.files import LATENT_TENSORS
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import Mesh, MeshConfig, distribute, gather_latents
 from sae_dist.train.latents import LatentCounters
-from sae_dist.train.optim import OptimConfig, make_adam
+from sae_dist.train.optim import Adam, OptimConfig
 
 _EMA = 0.999
 
@@ -59,7 +59,8 @@ class Rung:
         latents = slice_of(config.coder.num_latents, mesh.latent.index, mesh.latent.size)
         coder = Coder(config.coder, d_in, d_out, latents=latents, dtype=dtype, device=device)
         self.coder = distribute(coder, mesh)
-        self.adam = make_adam(self.coder, config.optim)
+        self.coder.gradients_by_rows = not config.optim.beta1 and mesh.data.size == 1
+        self.adam = Adam(self.coder, config.optim)
         self.counters = LatentCounters(len(latents), device)
         self.num_updates = self.num_skipped = self.skipped_in_a_row = 0
 
@@ -105,9 +106,8 @@ class Rung:
     def _tensors(self) -> Iterator[tuple[str, Tensor, bool]]:
         for name, tensor in self.coder.state_dict().items():
             yield name, tensor, name in LATENT_TENSORS
-        for name, parameter in self.coder.named_parameters():
-            for key, value in self.adam.state[parameter].items():
-                yield f"adam/{name}/{key}", value, name in LATENT_TENSORS and key != "step"
+        for name, key, state in self.adam.tensors():
+            yield f"adam/{name}/{key}", state, name in LATENT_TENSORS and key != "step"
         yield "silent", self.counters.silent_F, True
         yield "fired", self.counters.fired_F, True
 
@@ -118,6 +118,7 @@ class Rung:
             "num_skipped": self.num_skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
             "window_tokens": self.counters.window_tokens,
+            "adam_steps": self.adam.num_steps,
         }
 
     def set_numbers(self, numbers: dict[str, int]) -> None:
@@ -126,6 +127,7 @@ class Rung:
         self.num_skipped = numbers["num_skipped"]
         self.skipped_in_a_row = numbers["skipped_in_a_row"]
         self.counters.window_tokens = numbers["window_tokens"]
+        self.adam.num_steps = numbers["adam_steps"]
 
     def export(self, folder: Path, about: dict[str, Any]) -> None:
         """Write the coder, folded to raw activations, from the mesh's first process."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sae_dist.coders import Forward, training_forward
 from sae_dist.parallel import gather_rows, gradient_norm, reduce_gradients
-from sae_dist.train.optim import clip_gradient, normalise_rows, project_out_rows
+from sae_dist.train.optim import gradient_squares
 from sae_dist.train.rung import Rung
 from sae_dist.train.schedules import learning_rate, sparsity_coefficient
 
@@ -57,21 +57,14 @@ def training_step(rung: Rung, acts: dict[str, Tensor], step: int, num_steps: int
     coder.zero_grad()
     forward.loss.backward()
     reduce_gradients(coder, mesh)
-    if rung.config.coder.unit_norm_decoder:
-        project_out_rows(coder.W_dec)
-    norm = gradient_norm(coder, mesh)
+    norm = gradient_norm(gradient_squares(coder), mesh)
 
     # Both were summed over all processes, so that every one of them decides alike.
     if not bool(torch.isfinite(forward.loss.detach() + norm)):
         _skip(rung)
         return StepResult(forward, norm)
-    if optim.clip_norm is not None:
-        clip_gradient(coder, norm, optim.clip_norm)
-    for group in rung.adam.param_groups:
-        group["lr"] = learning_rate(optim, rung.config.coder.num_latents, step, num_steps)
-    rung.adam.step()
-    if rung.config.coder.unit_norm_decoder:
-        normalise_rows(coder.W_dec)
+    lr = learning_rate(optim, rung.config.coder.num_latents, step, num_steps)
+    rung.adam.step(lr, None if optim.clip_norm is None else (optim.clip_norm / norm).clamp_max(1.0))
     if coder.threshold is not None:
         coder.threshold.data.clamp_min_(0.0)
     rung.skipped_in_a_row = 0

@@ -4,7 +4,7 @@ import pytest
 
 from sae_dist.coders import Coder, CoderConfig
 from sae_dist.common.errors import UserError
-from sae_dist.train.optim import OptimConfig, make_adam
+from sae_dist.train.optim import Adam, OptimConfig
 from sae_dist.train.schedules import learning_rate, sparsity_coefficient
 
 
@@ -45,4 +45,4 @@ def test_lambda_rises_linearly_from_nothing() -> None:
 def test_settings_outside_of_their_range_are_refused(settings: dict, message: str) -> None:
     coder = Coder(CoderConfig(num_latents=8), 4, 4)
     with pytest.raises(UserError, match=message):
-        make_adam(coder, OptimConfig(**settings))
+        Adam(coder, OptimConfig(**settings))
