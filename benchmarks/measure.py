@@ -94,6 +94,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=5)
     options = parser.parse_args()
     precision, _, extra = options.setting.partition("+")
+    precision = {"float32": "highest", "bfloat16": "medium"}.get(precision, precision)
     options.is_sparse, options.is_bf16 = extra == "sparse", precision == "bf16"
     torch.set_float32_matmul_precision("highest" if options.is_bf16 else precision)
     options.clock = Clock(options.warmup, options.steps)

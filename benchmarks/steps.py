@@ -23,7 +23,7 @@ from benchmarks.measure import (
 from sae_dist.coders import CoderConfig, Kind
 from sae_dist.parallel import World, make_mesh, start_world
 from sae_dist.train import OptimConfig, RungConfig, training_step
-from sae_dist.train.rung import Rung
+from sae_dist.train.rung import Precision, Rung
 
 AUX_K = "topk+auxk"
 _DEAD_SHARE = 16  # with AuxK, one latent in so many is held to be dead
@@ -32,7 +32,9 @@ _COPIED_BYTES = 1 << 28
 _BYTES_PER_PARAMETER = 32  # float32 weight, gradient and two moments, each read and written once
 
 
-def make_rung(kind: str, num_latents: int, world: World) -> Rung:
+def make_rung(
+    kind: str, num_latents: int, world: World, precision: Precision = Precision.float32
+) -> Rung:
     """A rung of the recipes' settings on a 1×1 mesh, with its first weights."""
     is_jumprelu = kind == Kind.jumprelu
     config = RungConfig(
@@ -49,7 +51,7 @@ def make_rung(kind: str, num_latents: int, world: World) -> Rung:
             beta1=0.0 if is_jumprelu else 0.9, clip_norm=None if is_jumprelu else 1.0
         ),
     )
-    rung = Rung(config, make_mesh(world, 1, {}), 1.0, D_IN, D_IN, torch.float32, world.device)
+    rung = Rung(config, make_mesh(world, 1, {}), 1.0, D_IN, D_IN, precision, world.device)
     x_BD = activations()[0]
     rung.begin(0, x_BD, x_BD)
     if rung.coder.threshold is not None:
@@ -96,7 +98,7 @@ def main() -> None:
     """Time one case and print it."""
     options = arguments()
     with start_world() as world:
-        rung = make_rung(options.kind, options.num_latents, world)
+        rung = make_rung(options.kind, options.num_latents, world, Precision(options.setting))
         l0 = torch.zeros(())
         for step, x_BD in enumerate(options.clock):
             if options.kind == AUX_K:

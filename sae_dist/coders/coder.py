@@ -12,6 +12,7 @@ from sae_dist.kernels import (
     Code,
     DensePass,
     Encoder,
+    GradientForm,
     above,
     decode,
     dense_jumprelu,
@@ -43,8 +44,7 @@ class Coder(nn.Module):
 
     Attributes:
         is_exact: whether selection is exact to the weights' dtype, or to bfloat16 products.
-        gradients_by_rows: whether gradients of W_enc and W_dec are sparse tensors, of the rows
-            that were touched.
+        gradients: the form of W_enc's and W_dec's.
         expected_threshold: about what BatchTopK's threshold in the next batch will be; a good
             guess saves time.
 
@@ -73,7 +73,7 @@ class Coder(nn.Module):
         self.latents = latents or range(config.num_latents)
         self.pre_bias = config.form is Form.autoencoder if pre_bias is None else pre_bias
         self.placement: Placement = Whole()
-        self.is_exact, self.gradients_by_rows, self.expected_threshold = True, False, 0.0
+        self.is_exact, self.gradients, self.expected_threshold = True, GradientForm(), 0.0
         self._encoder: Encoder | None = None
         self._encoder_is_of: tuple[int, int] | None = None
 
@@ -113,7 +113,7 @@ class Coder(nn.Module):
             return None
         code, z_N = found
         weights = self.W_enc, self.b_enc, centre_D
-        return code, encode(z_N, x_BD, *weights, code, by_rows=self.gradients_by_rows)
+        return code, encode(z_N, x_BD, *weights, code, self.gradients)
 
     def decode_densely(self, x_BD: Tensor) -> DensePass:
         """What this slice of a JumpReLU's latents decodes to while most of them fire."""
@@ -197,7 +197,7 @@ class Coder(nn.Module):
 
     def reconstruct_sparse(self, code: Code, acts_N: Tensor, x_BD: Tensor) -> Tensor:
         """ŷ [B, E] from the activations at the entries of a pattern, and the input."""
-        return self.assemble(decode(acts_N, self.W_dec, code, by_rows=self.gradients_by_rows), x_BD)
+        return self.assemble(decode(acts_N, self.W_dec, code, self.gradients), x_BD)
 
     def assemble(self, decoded_BE: Tensor, x_BD: Tensor) -> Tensor:
         """ŷ [B, E] from what this slice of the latents decodes to, and the input."""

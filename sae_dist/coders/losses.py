@@ -152,8 +152,9 @@ def aux_k_loss(
     dead = dead_F.nonzero().flatten()
     if coder.pre_bias:
         x_BD = x_BD - coder.placement.to_latents(coder.b_dec)
-    z_Bd = linear(x_BD, coder.W_enc[dead], coder.b_enc[dead])
+    z_Bd = linear(x_BD, coder.W_enc.index_select(0, dead), coder.b_enc[dead])
     mask_Bd = top_k(z_Bd, coder.config.aux_k, coder.placement)
-    guess_BE = coder.placement.sum_latents(torch.where(mask_Bd, z_Bd, 0.0) @ coder.W_dec[dead])
+    W_dec = coder.W_dec.index_select(0, dead)
+    guess_BE = coder.placement.sum_latents(torch.where(mask_Bd, z_Bd, 0.0) @ W_dec)
     scale = min(num_dead / coder.config.aux_k, 1.0)
     return scale * batch_fvu(coder, error_BE - guess_BE, error_BE).nan_to_num()

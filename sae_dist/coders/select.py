@@ -19,7 +19,7 @@ _FAILED = 2**48  # more than there can be candidates
 @torch.no_grad()
 def top_k(z_BF: Tensor, k: int, placement: Placement) -> Tensor:
     """Mask [B, F] of the k largest positive pre-activations of each row, over all latents."""
-    own_BK = z_BF.topk(min(k + 1, z_BF.shape[1]), dim=1).values
+    own_BK = z_BF.topk(min(k + 1, z_BF.shape[1]), dim=1, sorted=False).values
     kth_B1, num_B1, room_B1 = _kth_of_rows(own_BK, k, placement)
     mask_BF = (z_BF >= kth_B1) & (z_BF > 0)
     if (num_B1 > k).any():
@@ -52,7 +52,10 @@ def _kth_of_rows(own_BK: Tensor, k: int, placement: Placement) -> tuple[Tensor, 
     """
     own_BK = pad(own_BK, (0, k + 1 - own_BK.shape[1]))
     candidates_BK = placement.join_latents(own_BK)
-    kth_B1 = candidates_BK.topk(k, dim=1).values[:, -1:].clamp_min(0.0)
+    # From below: most often there is but one candidate more than k.
+    num_least = candidates_BK.shape[1] - k + 1
+    least_BK = candidates_BK.topk(num_least, dim=1, largest=False, sorted=False).values
+    kth_B1 = least_BK.amax(1, keepdim=True).clamp_min(0.0)
     num_B1 = ((candidates_BK >= kth_B1) & (candidates_BK > 0)).sum(1, keepdim=True)
     return kth_B1, num_B1, k - (candidates_BK > kth_B1).sum(1, keepdim=True)
 
@@ -118,7 +121,7 @@ def _batch_candidates(
     while True:
         code, z_N = largest(x_BD, encoder, num_sought)
         kth, _, _ = kth_largest(z_N, num_kept, placement.count)
-        least_B = code.row_lists(z_N, num_sought)[:, -1]
+        least_B = code.row_lists(z_N, num_sought).amin(1)
         holds_back = (least_B >= kth).any() & (num_sought < num_latents)
         if not int(placement.count(holds_back.long())):
             return code, z_N

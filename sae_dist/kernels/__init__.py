@@ -5,12 +5,13 @@ from sae_dist.kernels.dense import DensePass, dense_jumprelu
 from sae_dist.kernels.dispatch import update_rows
 from sae_dist.kernels.reference import jumprelu, kth_largest, step
 from sae_dist.kernels.search import Encoder, above, largest
-from sae_dist.kernels.sparse import decode, encode
+from sae_dist.kernels.sparse import GradientForm, decode, encode
 
 __all__ = [
     "Code",
     "DensePass",
     "Encoder",
+    "GradientForm",
     "above",
     "decode",
     "dense_jumprelu",

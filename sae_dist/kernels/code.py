@@ -28,13 +28,13 @@ class Code:
         return Code(_offsets(counts_B), latents_N, num_latents)
 
     def row_lists(self, values_N: Tensor, num_each: int) -> Tensor:
-        """The largest values of each row, falling [B, num_each]; -∞ where it has fewer."""
+        """The largest values of each row, in no order [B, num_each]; -∞ where it has fewer."""
         num_B = self.offsets_B.diff()
         num_rows, num_most = len(num_B), max(num_each, int(num_B.max()) if len(num_B) else 0)
         lists = values_N.new_full((num_rows, num_most), -torch.inf)
         place_N = torch.arange(len(values_N), device=values_N.device) - self.offsets_B[self.rows_N]
         lists[self.rows_N, place_N] = values_N
-        return lists.topk(num_each, dim=1).values
+        return lists.topk(num_each, dim=1, sorted=False).values
 
     def where(self, kept_N: Tensor) -> "Code":
         """The pattern of the entries that are marked."""

@@ -1,5 +1,6 @@
 """Encoding and decoding at the entries of a pattern: only what fired is touched."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,10 +11,24 @@ from sae_dist.kernels.code import Code
 from sae_dist.kernels.dispatch import entry_dots, latent_sums, row_sums
 
 
+@dataclass(frozen=True, slots=True)
+class GradientForm:
+    """How gradients of weights are made.
+
+    Attributes:
+        by_rows: as sparse tensors, of the rows whose latents have entries.
+        sums: the dtype that activations and errors are rounded to before they are summed; None
+            leaves them as they are.
+    """
+
+    by_rows: bool = False
+    sums: torch.dtype | None = None
+
+
 class _Decode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values_N: Tensor, W_FE: Tensor, code: Code, by_rows: bool) -> Tensor:
-        ctx.code, ctx.by_rows = code, by_rows
+    def forward(ctx: Any, values_N: Tensor, W_FE: Tensor, code: Code, form: GradientForm) -> Tensor:
+        ctx.code, ctx.form = code, form
         ctx.save_for_backward(values_N, W_FE)
         return row_sums(values_N, W_FE, code)
 
@@ -22,7 +37,7 @@ class _Decode(torch.autograd.Function):
     def backward(ctx: Any, grad_BE: Tensor) -> tuple[Tensor, Tensor, None, None]:
         values_N, W_FE = ctx.saved_tensors
         grad_values_N = entry_dots(grad_BE, W_FE, ctx.code)
-        grad_W_FE = _weight_gradient(values_N, grad_BE, ctx.code, ctx.by_rows)
+        grad_W_FE = _weight_gradient(values_N, grad_BE, ctx.code, ctx.form)
         return grad_values_N, grad_W_FE, None, None
 
 
@@ -36,9 +51,9 @@ class _Encode(torch.autograd.Function):
         b_F: Tensor,
         c_D: Tensor,
         code: Code,
-        by_rows: bool,
+        form: GradientForm,
     ) -> Tensor:
-        ctx.code, ctx.by_rows = code, by_rows
+        ctx.code, ctx.form = code, form
         ctx.save_for_backward(x_BD, W_FD)
         return z_N.clone()
 
@@ -48,25 +63,24 @@ class _Encode(torch.autograd.Function):
         x_BD, W_FD = ctx.saved_tensors
         order_N, offsets_F = ctx.code.by_latent
         grad_b_F = torch.segment_reduce(grad_N[order_N], "sum", offsets=offsets_F, initial=0)
-        grad_W_FD = _weight_gradient(grad_N, x_BD, ctx.code, ctx.by_rows)
+        grad_W_FD = _weight_gradient(grad_N, x_BD, ctx.code, ctx.form)
         grad_c_D = -(grad_b_F @ W_FD) if ctx.needs_input_grad[4] else None
         return None, None, grad_W_FD, grad_b_F, grad_c_D, None, None
 
 
-def _weight_gradient(values_N: Tensor, u_BD: Tensor, code: Code, by_rows: bool) -> Tensor:
-    sums = latent_sums(values_N, u_BD, code, present_only=by_rows)
-    if not by_rows:
+def _weight_gradient(values_N: Tensor, u_BD: Tensor, code: Code, form: GradientForm) -> Tensor:
+    dtype = form.sums or u_BD.dtype
+    sums = latent_sums(values_N.to(dtype), u_BD.to(dtype), code, present_only=form.by_rows)
+    sums = sums.to(u_BD.dtype)
+    if not form.by_rows:
         return sums
     shape = (code.num_latents, u_BD.shape[1])
     return torch.sparse_coo_tensor(code.present_R[None], sums, shape, is_coalesced=True)
 
 
-def decode(values_N: Tensor, W_FE: Tensor, code: Code, *, by_rows: bool = False) -> Tensor:
-    """Σ value · W_f over each row's entries [B, E]; differentiable in values and W.
-
-    With `by_rows` the gradient of W is a sparse tensor, of the rows whose latents have entries.
-    """
-    return _Decode.apply(values_N, W_FE, code, by_rows)
+def decode(values_N: Tensor, W_FE: Tensor, code: Code, form: GradientForm | None = None) -> Tensor:
+    """Σ value · W_f over each row's entries [B, E]; differentiable in values and W."""
+    return _Decode.apply(values_N, W_FE, code, form or GradientForm())
 
 
 def encode(
@@ -76,8 +90,7 @@ def encode(
     b_F: Tensor,
     c_D: Tensor,
     code: Code,
-    *,
-    by_rows: bool = False,
+    form: GradientForm | None = None,
 ) -> Tensor:
     """Pre-activations z = W (x - c) + b that are known already [N], made differentiable.
 
@@ -85,6 +98,6 @@ def encode(
         z_N: their values at the entries of `code`.
         x_BD: the rows, centred already: x - c.
         W_FD, b_F, c_D: what they are differentiable in; the rows are not.
-        by_rows: whether W's gradient is a sparse tensor, of the rows whose latents have entries.
+        form: of the gradient of W.
     """
-    return _Encode.apply(z_N, x_BD, W_FD, b_F, c_D, code, by_rows)
+    return _Encode.apply(z_N, x_BD, W_FD, b_F, c_D, code, form or GradientForm())

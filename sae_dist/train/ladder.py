@@ -3,13 +3,11 @@
 import dataclasses
 from typing import Any
 
-import torch
-
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
 from sae_dist.parallel import World, choose_mesh, make_mesh
 from sae_dist.stream import ActivationSource
-from sae_dist.train.rung import Rung, RungConfig
+from sae_dist.train.rung import Precision, Rung, RungConfig
 
 _SAMPLE_TOKENS = 8192
 
@@ -19,7 +17,7 @@ def build_ladder(
     source: ActivationSource,
     world: World,
     batch_tokens: int,
-    dtype: torch.dtype,
+    precision: Precision,
 ) -> list[Rung]:
     """Place each rung on its mesh, with weights still to be given; called by all processes.
 
@@ -38,7 +36,7 @@ def build_ladder(
         )
         mesh = make_mesh(world, latent, meshes)
         mean_square = source.mean_square(config.site)
-        rungs.append(Rung(config, mesh, mean_square, d_in, d_out, dtype, world.device))
+        rungs.append(Rung(config, mesh, mean_square, d_in, d_out, precision, world.device))
         say(f"  {config.name}: {d_in} → {config.coder.num_latents} → {d_out} on {mesh} data×latent")
     return rungs
 

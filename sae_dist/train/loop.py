@@ -4,7 +4,6 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,38 +18,18 @@ from sae_dist.stream import ActivationSource, ActivationStream, StreamConfig
 from sae_dist.train.journal import Journal, LogConfig
 from sae_dist.train.ladder import begin, build_ladder, describe, sites_of
 from sae_dist.train.measures import Throughput, firing_frequency, rung_measures
-from sae_dist.train.rung import RungConfig
+from sae_dist.train.rung import Precision, RungConfig
 from sae_dist.train.step import StepResult, training_step
-
-
-class Precision(StrEnum):
-    """Format of weights, products and sums."""
-
-    float32 = "float32"
-    float64 = "float64"
-
-
-class MatmulPrecision(StrEnum):
-    """How torch may compute float32 products: see `torch.set_float32_matmul_precision`."""
-
-    highest = "highest"
-    high = "high"
-    medium = "medium"
 
 
 @dataclass(kw_only=True, slots=True)
 class LoopConfig:
-    """How long a ladder is trained on what stream. `tokens` counts those of all steps.
-
-    `matmul` below `highest` allows products of less than float32, still with float32 sums: TF32 on
-    GPUs with `high`, bfloat16 on CPUs that have units for it with `medium` (errors of 2·10⁻³).
-    """
+    """How long a ladder is trained on what stream. `tokens` counts those of all steps."""
 
     seed: int = 0
     tokens: int = 8_000_000_000
     batch_tokens: int = 4096
     precision: Precision = Precision.float32
-    matmul: MatmulPrecision = MatmulPrecision.highest
     stream: StreamConfig = field(default_factory=StreamConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -88,10 +67,13 @@ class TrainingRun:
                 "processes; expected at least one batch, and a batch that the processes divide"
             )
         self.config, self.source, self.world, self.folder = config, source, world, folder
-        torch.set_float32_matmul_precision(config.matmul.value)
-        self.dtype = torch.float64 if config.precision is Precision.float64 else torch.float32
+        self.dtype = config.precision.weights
+        is_exact = config.precision is not Precision.bfloat16
+        torch.set_float32_matmul_precision("highest" if is_exact else "medium")
         self.num_steps = config.tokens // config.batch_tokens
-        self.rungs = build_ladder(rung_configs, source, world, config.batch_tokens, self.dtype)
+        self.rungs = build_ladder(
+            rung_configs, source, world, config.batch_tokens, config.precision
+        )
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
         checkpoint = self.checkpoints.latest()
         self.step = self._begin() if checkpoint is None else self._resume(checkpoint)

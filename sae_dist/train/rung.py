@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,29 @@ from sae_dist.checkpoint import on_mesh
 from sae_dist.coders import Coder, CoderConfig, fold, initialise, save_coder, slice_of
 from sae_dist.coders.files import LATENT_TENSORS
 from sae_dist.common.errors import UserError
+from sae_dist.kernels import GradientForm
 from sae_dist.parallel import Mesh, MeshConfig, distribute, gather_latents
 from sae_dist.train.latents import LatentCounters
 from sae_dist.train.optim import Adam, OptimConfig
 
 _EMA = 0.999
+
+
+class Precision(StrEnum):
+    """How exact a step is. Weights, moments and sums are float32, or all is float64.
+
+    With `float32` selection and values are those of float32. With `bfloat16` latents are selected
+    by products of bfloat16, and weights' gradients are summed from activations rounded to it.
+    """
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float64 = "float64"
+
+    @property
+    def weights(self) -> torch.dtype:
+        """The dtype of weights and moments."""
+        return torch.float64 if self is Precision.float64 else torch.float32
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,7 +66,7 @@ class Rung:
         mean_square: float,
         d_in: int,
         d_out: int,
-        dtype: torch.dtype,
+        precision: Precision,
         device: torch.device,
     ) -> None:
         if not mean_square > 0:
@@ -57,9 +76,15 @@ class Rung:
         self.config, self.mesh, self.name = config, mesh, config.name
         self.scale = math.sqrt(mean_square)
         latents = slice_of(config.coder.num_latents, mesh.latent.index, mesh.latent.size)
-        coder = Coder(config.coder, d_in, d_out, latents=latents, dtype=dtype, device=device)
+        coder = Coder(
+            config.coder, d_in, d_out, latents=latents, dtype=precision.weights, device=device
+        )
         self.coder = distribute(coder, mesh)
-        self.coder.gradients_by_rows = not config.optim.beta1 and mesh.data.size == 1
+        self.coder.is_exact = precision is not Precision.bfloat16
+        self.coder.gradients = GradientForm(
+            by_rows=not config.optim.beta1 and mesh.data.size == 1,
+            sums=None if self.coder.is_exact else torch.bfloat16,
+        )
         self.adam = Adam(self.coder, config.optim)
         self.counters = LatentCounters(len(latents), device)
         self.num_updates = self.num_skipped = self.skipped_in_a_row = 0
