@@ -49,7 +49,7 @@ def _update_rows(
         g_D -= tl.sum(g_D * w_D) * w_D
     if seen_ptr is not None:
         missed = (step - 1 - tl.load(seen_ptr + row)).to(tl.float32)
-        v_D *= tl.where(missed > 0, tl.exp2(missed * log2_beta2), 1.0)
+        v_D *= tl.exp2(missed * log2_beta2)
         tl.store(seen_ptr + row, step)
     m_D = g_D
     if exp_avg_ptr is not None:
@@ -131,7 +131,7 @@ def update_rows(
         1.0 - beta1,
         beta2,
         1.0 - beta2,
-        math.log2(beta2) if beta2 else -math.inf,
+        math.log2(beta2 or _TINY.value),  # beta2 = 0: next to nothing is left
         eps,
         width,
         UNIT_NORM=unit_norm,

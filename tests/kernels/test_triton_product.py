@@ -1,4 +1,4 @@
-"""The product and its entries in Triton against their specification: odd shapes, ties, NaN, -inf."""
+"""The product and its entries in Triton against their specification: ties, NaN, infinities."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ triton_product = pytest.importorskip(
 )
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SHAPES = [(1, 7, 1), (5, 24, 31), (33, 100, 33), (1, 100, 257), (33, 7, 100), (5, 24, 257)]
+SHAPES = [(1, 7, 1), (5, 24, 31), (33, 100, 33), (1, 100, 257), (5, 7, 100)]
 SAME = {"rtol": 0.0, "atol": 0.0, "equal_nan": True}
 
 

@@ -1,4 +1,4 @@
-"""Sparse arithmetic in Triton against its dense specification: odd shapes, long segments, nothing."""
+"""Sparse arithmetic in Triton against its dense specification: long segments, empty ones."""
 
 import pytest
 import torch
@@ -31,17 +31,16 @@ def coded(mask_BF: Tensor) -> Code:
     return Code.from_rows(*mask_BF.nonzero(as_tuple=True), *mask_BF.shape)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
-    ("shape", "density"),
+    ("shape", "density", "dtype"),
     [
-        ((1, 7, 1), 1.0),
-        ((5, 24, 31), 0.0),
-        ((5, 24, 31), 0.3),
-        ((33, 100, 33), 0.1),
-        ((1, 100, 257), 0.5),
-        ((33, 7, 100), 0.05),
-        ((5, 700, 257), 0.02),  # rows wider than a program's tile
+        ((1, 7, 1), 1.0, torch.float32),
+        ((5, 24, 31), 0.0, torch.float32),
+        ((5, 24, 31), 1.0, torch.bfloat16),
+        ((33, 100, 33), 0.1, torch.float32),
+        ((1, 100, 257), 0.2, torch.float32),
+        ((33, 7, 100), 0.05, torch.bfloat16),
+        ((5, 700, 31), 0.2, torch.float32),  # rows wider than a program's tile
     ],
     ids=str,
 )
@@ -110,7 +109,7 @@ def test_a_latent_that_always_fires() -> None:
 
 
 def test_everything_is_the_same_again() -> None:
-    mask_BF, values_N, u_BD, W_FD = drawn(33, 24, 100, 0.1)
+    mask_BF, values_N, u_BD, W_FD = drawn(5, 24, 33, 0.3)
     first, second = (
         (
             triton_sparse.row_sums(values_N, W_FD, coded(mask_BF)),
