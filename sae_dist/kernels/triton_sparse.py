@@ -1,7 +1,5 @@
 """The sparse arithmetic of a step in Triton: rows are summed and multiplied where they lie."""
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -134,7 +132,8 @@ def _launch(
     table_TD: Tensor,
     begins_S: Tensor,
     ends_S: Tensor,
-    *pieces: Any,
+    pieces_PD: Tensor | None = None,
+    offsets_S: Tensor | None = None,
 ) -> Tensor:
     width = table_TD.shape[1]
     tile = _tile(width, 512)
@@ -145,7 +144,8 @@ def _launch(
         table_TD,
         begins_S,
         ends_S,
-        *(pieces or (None, None)),
+        pieces_PD,
+        offsets_S,
         sums_SD,
         width,
         PIECE=_PIECE,
