@@ -51,8 +51,8 @@ def entry_dots(u_BD: Tensor, W_FD: Tensor, code: Code) -> Tensor:
     _entry_dots[(triton.cdiv(num_entries, _ENTRIES),)](
         u_BD.contiguous(),
         W_FD.contiguous(),
-        code.rows_N,
-        code.latents_N,
+        code.rows_N.contiguous(),
+        code.latents_N.contiguous(),
         dots_N,
         num_entries,
         width,
@@ -112,11 +112,11 @@ def _sum_segments(
     One program adds a segment's first piece, others those of its further pieces, which it then
     adds in their order. There can be at most N / piece of them, so nothing waits for their number.
     """
-    given = values_N, sources_N, table_TD.contiguous()
+    given = values_N.contiguous(), sources_N.contiguous(), table_TD.contiguous()
     num_pieces = len(values_N) // _PIECE
     if not num_pieces or not len(begins_S):
         return _launch(*given, begins_S, ends_S)
-    further_S = (ends_S - begins_S - 1).clamp_min(0) // _PIECE
+    further_S = (ends_S - begins_S) // _PIECE  # the last of them may be empty
     offsets_S = pad(further_S.cumsum(0), (1, 0))
     pieces_P = torch.arange(num_pieces, device=values_N.device)
     segments_P = torch.searchsorted(offsets_S[1:], pieces_P, right=True)
