@@ -6,7 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
+from sae_dist.kernels.code import Code
+
+GROUP = 32  # latents that share a maximum
 _DIGIT_BITS = 16
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -95,3 +99,87 @@ def kth_largest(
         bits = bits[digits == digit]
     value = torch.tensor(prefix, dtype=_INTEGER[values.element_size()], device=values.device)
     return value.view(values.dtype), num_greater, num_equal
+
+
+def product(x_bD: Tensor, W_fD: Tensor, b_f: Tensor) -> tuple[Tensor, Tensor]:
+    """z = x Wᵀ + b in bfloat16 [b, f], and in float32 each group's maximum [b, ⌈f / 32⌉]."""
+    z_bf = (x_bD.float() @ W_fD.float().T + b_f).bfloat16()
+    full_bf = pad(z_bf.float(), (0, -z_bf.shape[1] % GROUP), value=-torch.inf)
+    return z_bf, full_bf.unflatten(1, (-1, GROUP)).amax(2)
+
+
+def entries(
+    z_bf: Tensor, maxima_bg: Tensor, floor_b: Tensor, slack_bg: Tensor
+) -> tuple[Tensor, Tensor]:
+    """All (row, latent) with z + slack[row, group] >= floor[row], by row, then by latent [N]."""
+    slack_bf = slack_bg.repeat_interleave(GROUP, 1)[:, : z_bf.shape[1]]
+    rows_N, latents_N = (z_bf.float() + slack_bf >= floor_b[:, None]).nonzero(as_tuple=True)
+    return rows_N, latents_N
+
+
+def _dense(values_N: Tensor, code: Code) -> Tensor:
+    dense_BF = values_N.new_zeros(len(code.offsets_B) - 1, code.num_latents)
+    dense_BF[code.rows_N, code.latents_N] = values_N
+    return dense_BF
+
+
+def row_sums(values_N: Tensor, W_FD: Tensor, code: Code) -> Tensor:
+    """For each row the sum of its entries' value · W_f [B, D]."""
+    return _dense(values_N, code) @ W_FD.to(values_N.dtype)
+
+
+def entry_dots(u_BD: Tensor, W_FD: Tensor, code: Code) -> Tensor:
+    """For each entry (b, f) the product u_b · W_f [N]."""
+    return (u_BD @ W_FD.to(u_BD.dtype).T)[code.rows_N, code.latents_N]
+
+
+def latent_sums(
+    values_N: Tensor, u_BD: Tensor, code: Code, latents_R: Tensor | None = None
+) -> Tensor:
+    """For each latent the sum of its entries' value · u_b [F, D], or for some of them [R, D]."""
+    sums_FD = _dense(values_N, code).T @ u_BD.to(values_N.dtype)
+    return sums_FD if latents_R is None else sums_FD[latents_R]
+
+
+def update_rows(
+    W_FD: Tensor,
+    grad_RD: Tensor,
+    rows_R: Tensor | None,
+    exp_avg_FD: Tensor | None,
+    exp_avg_sq_FD: Tensor,
+    seen_F: Tensor | None,
+    *,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    grad_scale: Tensor,
+    unit_norm: bool,
+    half_FD: Tensor | None,
+    error_F: Tensor | None,
+    norm_F: Tensor | None,
+) -> None:
+    """One step of Adam on some rows, in place; see `triton_update.update_rows`."""
+    at_R = torch.arange(len(W_FD), device=W_FD.device) if rows_R is None else rows_R
+    w_RD, v_RD, g_RD = W_FD[at_R], exp_avg_sq_FD[at_R], grad_RD * grad_scale
+    if unit_norm:
+        g_RD = g_RD - torch.linalg.vecdot(g_RD, w_RD)[:, None] * w_RD
+    if seen_F is not None:
+        v_RD *= (beta2 ** (step - 1 - seen_F[at_R]).to(v_RD.dtype))[:, None]
+        seen_F[at_R] = step
+    m_RD = g_RD
+    if exp_avg_FD is not None:
+        m_RD = exp_avg_FD[at_R] = exp_avg_FD[at_R].lerp(g_RD, 1 - beta1)
+    v_RD = exp_avg_sq_FD[at_R] = v_RD * beta2 + g_RD**2 * (1 - beta2)
+    denominator_RD = (v_RD / (1 - beta2**step)).sqrt() + eps
+    w_RD -= lr / (1 - beta1**step) * m_RD / denominator_RD
+    if unit_norm:
+        w_RD /= torch.linalg.vector_norm(w_RD, dim=1, keepdim=True).clamp_min(
+            torch.finfo(w_RD.dtype).tiny
+        )
+    W_FD[at_R] = w_RD
+    if half_FD is not None and error_F is not None and norm_F is not None:
+        half_FD[at_R] = w_RD.bfloat16()
+        error_F[at_R] = torch.linalg.vector_norm(w_RD - half_FD[at_R], dim=1)
+        norm_F[at_R] = torch.linalg.vector_norm(w_RD, dim=1)

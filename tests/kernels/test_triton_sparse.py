@@ -1,0 +1,121 @@
+"""Sparse arithmetic in Triton against its dense specification: long segments, empty ones."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from sae_dist.kernels import reference
+from sae_dist.kernels.code import Code
+
+triton_sparse = pytest.importorskip(
+    "sae_dist.kernels.triton_sparse", reason="needs triton", exc_type=ImportError
+)
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def drawn(num_rows: int, width: int, num_latents: int, density: float) -> tuple[Tensor, ...]:
+    """A mask, values of its entries, rows and weights; the last row and latent have no entries."""
+    generator = torch.Generator().manual_seed(num_rows + num_latents)
+    mask_BF = torch.rand(num_rows, num_latents, generator=generator) < density
+    if num_rows > 1 and num_latents > 1:
+        mask_BF[-1], mask_BF[:, -1] = False, False
+    values_N = torch.randn(int(mask_BF.sum()), generator=generator)
+    u_BD = torch.randn(num_rows, width, generator=generator)
+    W_FD = torch.randn(num_latents, width, generator=generator)
+    return mask_BF.to(DEVICE), values_N.to(DEVICE), u_BD.to(DEVICE), W_FD.to(DEVICE)
+
+
+def coded(mask_BF: Tensor) -> Code:
+    return Code.from_rows(*mask_BF.nonzero(as_tuple=True), *mask_BF.shape)
+
+
+@pytest.mark.parametrize(
+    ("shape", "density", "dtype"),
+    [
+        ((1, 7, 1), 1.0, torch.float32),
+        ((5, 24, 31), 0.0, torch.float32),
+        ((5, 24, 31), 1.0, torch.bfloat16),
+        ((33, 100, 33), 0.1, torch.float32),
+        ((1, 100, 257), 0.2, torch.float32),
+        ((33, 7, 100), 0.05, torch.bfloat16),
+        ((5, 700, 31), 0.2, torch.float32),  # rows wider than a program's tile
+    ],
+    ids=str,
+)
+def test_sums_and_products_of_entries(
+    shape: tuple[int, int, int], density: float, dtype: torch.dtype
+) -> None:
+    mask_BF, values_N, u_BD, W_FD = drawn(*shape, density)
+    W_FD, code = W_FD.to(dtype), coded(mask_BF)
+    exact_N, exact_BD = values_N.double(), u_BD.double()
+    for found, expected in [
+        (triton_sparse.row_sums(values_N, W_FD, code), reference.row_sums(exact_N, W_FD, code)),
+        (triton_sparse.entry_dots(u_BD, W_FD, code), reference.entry_dots(exact_BD, W_FD, code)),
+        (
+            triton_sparse.latent_sums(values_N, u_BD, code),
+            reference.latent_sums(exact_N, u_BD, code),
+        ),
+    ]:
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), expected, **CLOSE)
+
+
+def test_the_sums_of_some_latents_are_those_of_all() -> None:
+    mask_BF, values_N, u_BD, _ = drawn(33, 24, 100, 0.05)
+    code = coded(mask_BF)
+    all_FD = triton_sparse.latent_sums(values_N, u_BD, code)
+    fired_R = code.count_by_latent().nonzero().flatten()
+    assert 0 < len(fired_R) < 100
+    for latents_R in (fired_R, fired_R[:1], fired_R[:0]):
+        found_RD = triton_sparse.latent_sums(values_N, u_BD, code, latents_R)
+        assert torch.equal(found_RD, all_FD[latents_R])
+    expected_RD = reference.latent_sums(values_N, u_BD, code, fired_R)
+    torch.testing.assert_close(all_FD[fired_R], expected_RD, **CLOSE)
+
+
+@pytest.mark.parametrize("piece", [1, 4, 32, 33])
+def test_long_segments_are_added_piece_by_piece(
+    monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(triton_sparse, "_PIECE", piece)
+    mask_BF, values_N, u_BD, W_FD = drawn(34, 7, 9, 0.5)
+    mask_BF[:-1, 3] = True  # of 33 entries: one more than a piece, one piece and a rest
+    mask_BF[:, 0], mask_BF[2] = False, False
+    values_N = torch.linspace(-1, 1, int(mask_BF.sum()), device=DEVICE)
+    code = coded(mask_BF)
+    torch.testing.assert_close(
+        triton_sparse.latent_sums(values_N, u_BD, code),
+        reference.latent_sums(values_N, u_BD, code),
+        **CLOSE,
+    )
+    torch.testing.assert_close(
+        triton_sparse.row_sums(values_N, W_FD, code),
+        reference.row_sums(values_N, W_FD, code),
+        **CLOSE,
+    )
+
+
+def test_a_latent_that_always_fires() -> None:
+    mask_BF = torch.zeros(1300, 3, dtype=torch.bool, device=DEVICE)
+    mask_BF[:, 1], mask_BF[7, 2] = True, True
+    _, values_N, u_BD, _ = drawn(1300, 7, 3, 1.0)
+    values_N, code = values_N[: len(mask_BF) + 1], coded(mask_BF)
+    found_FD = triton_sparse.latent_sums(values_N, u_BD, code)
+    expected_FD = reference.latent_sums(values_N.double(), u_BD, code)
+    torch.testing.assert_close(found_FD.double(), expected_FD, rtol=1e-5, atol=1e-4)
+    assert torch.equal(found_FD, triton_sparse.latent_sums(values_N, u_BD, code))
+
+
+def test_everything_is_the_same_again() -> None:
+    mask_BF, values_N, u_BD, W_FD = drawn(5, 24, 33, 0.3)
+    first, second = (
+        (
+            triton_sparse.row_sums(values_N, W_FD, coded(mask_BF)),
+            triton_sparse.entry_dots(u_BD, W_FD, coded(mask_BF)),
+            triton_sparse.latent_sums(values_N, u_BD, coded(mask_BF)),
+        )
+        for _ in range(2)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
