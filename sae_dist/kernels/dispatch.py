@@ -1,19 +1,17 @@
-"""One way to every kernel: vectorised torch on a CPU, and wherever Triton is not."""
+"""One way to every kernel: Triton's on NVIDIA GPUs, vectorised torch everywhere else."""
 
-from sae_dist.kernels.vectorised import (
-    GROUP,
-    entries,
-    entry_dots,
-    group_maxima,
-    latent_sums,
-    product,
-    round_rows,
-    row_sums,
-    update_rows,
-)
+import importlib.util
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae_dist.kernels import vectorised
+from sae_dist.kernels.code import Code
+from sae_dist.kernels.vectorised import group_maxima, round_rows
 
 __all__ = [
-    "GROUP",
     "entries",
     "entry_dots",
     "group_maxima",
@@ -23,3 +21,65 @@ __all__ = [
     "row_sums",
     "update_rows",
 ]
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+_MULTIPLIED = (torch.float32, torch.bfloat16)
+
+
+def product(x_bD: Tensor, W_fD: Tensor, b_f: Tensor) -> tuple[Tensor, Tensor]:
+    """See `reference.product`."""
+    if _on_triton(x_bD) and W_fD.dtype is torch.bfloat16:
+        from sae_dist.kernels import triton_product
+
+        return triton_product.product(x_bD, W_fD, b_f)
+    return vectorised.product(x_bD, W_fD, b_f)
+
+
+def entries(
+    z_bf: Tensor, maxima_bg: Tensor, floor_b: Tensor, slack_bg: Tensor
+) -> tuple[Tensor, Tensor]:
+    """See `reference.entries`."""
+    if _on_triton(z_bf) and z_bf.dtype is torch.bfloat16:
+        from sae_dist.kernels import triton_product
+
+        return triton_product.entries(z_bf, maxima_bg, floor_b, slack_bg)
+    return vectorised.entries(z_bf, maxima_bg, floor_b, slack_bg)
+
+
+def entry_dots(u_BD: Tensor, W_FD: Tensor, code: Code) -> Tensor:
+    """See `reference.entry_dots`."""
+    return _sparse(u_BD).entry_dots(u_BD, W_FD, code)
+
+
+def row_sums(values_N: Tensor, W_FD: Tensor, code: Code) -> Tensor:
+    """See `reference.row_sums`."""
+    return _sparse(W_FD).row_sums(values_N, W_FD, code)
+
+
+def latent_sums(
+    values_N: Tensor, u_BD: Tensor, code: Code, *, present_only: bool = False
+) -> Tensor:
+    """See `reference.latent_sums`."""
+    return _sparse(u_BD).latent_sums(values_N, u_BD, code, present_only=present_only)
+
+
+def update_rows(W_FD: Tensor, grad_RD: Tensor, *state: Any, **settings: Any) -> None:
+    """See `reference.update_rows`."""
+    if _on_triton(W_FD) and W_FD.dtype is torch.float32:
+        from sae_dist.kernels import triton_update
+
+        triton_update.update_rows(W_FD, grad_RD, *state, **settings)
+    else:
+        vectorised.update_rows(W_FD, grad_RD, *state, **settings)
+
+
+def _on_triton(x: Tensor) -> bool:
+    return _HAS_TRITON and x.is_cuda
+
+
+def _sparse(x: Tensor) -> ModuleType:
+    if not _on_triton(x) or x.dtype not in _MULTIPLIED:
+        return vectorised
+    from sae_dist.kernels import triton_sparse
+
+    return triton_sparse

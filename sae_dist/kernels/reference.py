@@ -134,11 +134,11 @@ def entry_dots(u_BD: Tensor, W_FD: Tensor, code: Code) -> Tensor:
 
 
 def latent_sums(
-    values_N: Tensor, u_BD: Tensor, code: Code, latents_R: Tensor | None = None
+    values_N: Tensor, u_BD: Tensor, code: Code, *, present_only: bool = False
 ) -> Tensor:
-    """For each latent the sum of its entries' value · u_b [F, D], or for some of them [R, D]."""
+    """For each latent the sum of its entries' value · u_b [F, D], or of those with any [R, D]."""
     sums_FD = _dense(values_N, code).T @ u_BD.to(values_N.dtype)
-    return sums_FD if latents_R is None else sums_FD[latents_R]
+    return sums_FD[code.present_R] if present_only else sums_FD
 
 
 def update_rows(

@@ -19,6 +19,7 @@ from torch.linalg import vector_norm
 
 from sae_dist.kernels import dispatch as kernels
 from sae_dist.kernels.code import Code
+from sae_dist.kernels.reference import GROUP
 
 _BLOCK_LATENTS = {"cpu": 1 << 17, "cuda": 1 << 16}
 _BLOCK_VALUES = {
@@ -33,14 +34,14 @@ class Encoder:
 
     Attributes:
         W_FD, b_F: the weights.
-        rounded_FD: W in the dtype of the search.
+        half_FD: W in the dtype of the search.
         error_F, norm_F: ‖w - ŵ‖ and ‖w‖ of each latent.
         is_exact: whether the bound is kept; without it, what ranks first in the search is taken.
     """
 
     W_FD: Tensor
     b_F: Tensor
-    rounded_FD: Tensor
+    half_FD: Tensor
     error_F: Tensor
     norm_F: Tensor
     is_exact: bool = True
@@ -50,17 +51,10 @@ class Encoder:
     def of(W_FD: Tensor, b_F: Tensor, *, is_exact: bool = True) -> "Encoder":
         """Round W, and note how far that is from it."""
         W_FD, b_F = W_FD.detach(), b_F.detach()
-        rounded_FD = torch.empty_like(W_FD, dtype=search_dtype(W_FD))
-        encoder = Encoder(
-            W_FD, b_F, rounded_FD, torch.empty_like(b_F), torch.empty_like(b_F), is_exact
-        )
-        kernels.round_rows(W_FD, *encoder.rounded)
-        return encoder
-
-    @property
-    def rounded(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What must be written again when W has changed."""
-        return self.rounded_FD, self.error_F, self.norm_F
+        half_FD = torch.empty_like(W_FD, dtype=search_dtype(W_FD))
+        error_F, norm_F = torch.empty_like(b_F), torch.empty_like(b_F)
+        kernels.round_rows(W_FD, half_FD, error_F, norm_F)
+        return Encoder(W_FD, b_F, half_FD, error_F, norm_F, is_exact)
 
     def values(self, x_BD: Tensor, code: Code) -> Tensor:
         """z at the entries of a pattern [N]."""
@@ -97,9 +91,10 @@ class _Block:
 
     def reaching(self, floor_b1: Tensor) -> tuple[Tensor, Tensor]:
         """Rows and latents [N] of all entries that may reach their row's floor."""
-        floor_bg = floor_b1 - self.slack_bg
-        floor_bg -= self.rounding * floor_bg.abs()
-        row_N, latent_N = kernels.entries(self.z_bf, self.maxima_bg, floor_bg)
+        lost_bg = self.rounding * (floor_b1 - self.slack_bg).abs()
+        row_N, latent_N = kernels.entries(
+            self.z_bf, self.maxima_bg, floor_b1.flatten(), self.slack_bg + lost_bg
+        )
         return row_N + self.row, latent_N + self.latent
 
 
@@ -107,16 +102,16 @@ class _Search:
     """The blocks of one encoder's product with some rows, rows by rows."""
 
     def __init__(self, encoder: Encoder, x_BD: Tensor, b_F: Tensor) -> None:
-        W_FD = encoder.rounded_FD
+        W_FD = encoder.half_FD
         self.x_BD, self.W_FD, self.is_exact = x_BD.to(W_FD.dtype), W_FD, encoder.is_exact
-        self.b_F = b_F.to(W_FD.dtype)
+        self.b_F = b_F
         self.rounding = torch.finfo(W_FD.dtype).eps / 2 if encoder.is_exact else 0.0
         self.x_error_B1 = vector_norm(x_BD - self.x_BD, dim=1, keepdim=True)
         self.x_norm_B1 = vector_norm(x_BD, dim=1, keepdim=True) + self.x_error_B1
         eps = torch.finfo(encoder.W_FD.dtype).eps
         self.W_error_F = encoder.error_F + 2 * x_BD.shape[1] * eps * encoder.norm_F
         self.W_norm_F = encoder.norm_F
-        self.b_error_F = (b_F - self.b_F).abs() + eps * (b_F.abs() + encoder.b_F.abs())
+        self.b_error_F = (b_F - b_F.to(W_FD.dtype)).abs() + eps * (b_F.abs() + encoder.b_F.abs())
         self.width = min(len(W_FD), _BLOCK_LATENTS[W_FD.device.type])
         self.height = max(1, _BLOCK_VALUES[W_FD.device.type] // self.width)
 
@@ -171,7 +166,7 @@ def largest(x_BD: Tensor, encoder: Encoder, k: int) -> tuple[Code, Tensor]:
 
 def _every_entry(block: _Block) -> Tensor:
     """What each entry of a block reaches at least [b, f]."""
-    slack_bf = block.slack_bg.repeat_interleave(kernels.GROUP, dim=1)[:, : block.z_bf.shape[1]]
+    slack_bf = block.slack_bg.repeat_interleave(GROUP, dim=1)[:, : block.z_bf.shape[1]]
     return block.z_bf - slack_bf - block.rounding * block.z_bf.abs()
 
 

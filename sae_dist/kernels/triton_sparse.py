@@ -163,16 +163,15 @@ def row_sums(values_N: Tensor, W_FD: Tensor, code: Code) -> Tensor:
 
 
 def latent_sums(
-    values_N: Tensor, u_BD: Tensor, code: Code, latents_R: Tensor | None = None
+    values_N: Tensor, u_BD: Tensor, code: Code, *, present_only: bool = False
 ) -> Tensor:
-    """For each latent the sum of its entries' value · u_b, float32 [F, D], in a fixed order.
+    """For each latent the sum of its entries' value · u_b, float32, in a fixed order.
 
-    Args:
-        values_N, u_BD, code: one value an entry, and the rows.
-        latents_R: which latents' sums to give, as [R, D]; all by default.
+    Returns:
+        [F, D], or with `present_only` the rows of `code.present_R` alone [R, D].
     """
     order_N, offsets_F = code.by_latent
     begins, ends = offsets_F[:-1], offsets_F[1:]
-    if latents_R is not None:
-        begins, ends = begins[latents_R], ends[latents_R]
+    if present_only:
+        begins, ends = begins[code.present_R], ends[code.present_R]
     return _sum_segments(values_N[order_N], code.rows_N[order_N], u_BD, begins, ends)

@@ -9,8 +9,8 @@ from torch.linalg import vector_norm
 from torch.nn.functional import embedding_bag, pad
 
 from sae_dist.kernels.code import Code
+from sae_dist.kernels.reference import GROUP
 
-GROUP = 32
 _BLOCK_ROWS = 512  # of weights, gradient and moments at once: a CPU's cache holds them
 
 with warnings.catch_warnings(action="ignore"):  # torch says once that sparse tensors are in beta
@@ -25,30 +25,33 @@ def product(x_bD: Tensor, W_fD: Tensor, b_f: Tensor) -> tuple[Tensor, Tensor]:
     z_bf = torch.addmm(b_f.to(W_fD.dtype), x_bD, W_fD.T)
     if z_bf.dtype is torch.bfloat16:
         z_bf = z_bf.float()
-    return z_bf, _grouped(z_bf).amax(2)
+    return z_bf, _grouped(z_bf, -torch.inf).amax(2)
 
 
 def group_maxima(v_f: Tensor) -> Tensor:
     """The maximum of each group of 32 latents [⌈f/32⌉]."""
-    return _grouped(v_f[None]).amax(2)[0]
+    return _grouped(v_f[None], -torch.inf).amax(2)[0]
 
 
-def entries(z_bf: Tensor, maxima_bg: Tensor, floor_bg: Tensor) -> tuple[Tensor, Tensor]:
-    """All entries with z ≥ the floor of their row and group: rows and latents [N].
+def entries(
+    z_bf: Tensor, maxima_bg: Tensor, floor_b: Tensor, slack_bg: Tensor
+) -> tuple[Tensor, Tensor]:
+    """All (row, latent) with z + slack[row, group] ≥ floor[row], by row, then by latent [N].
 
-    Rows rise, and within a row latents. NaN never qualifies.
+    Groups whose maximum does not reach the floor are not read. NaN never qualifies.
     """
-    row_n, group_n = (maxima_bg >= floor_bg).nonzero(as_tuple=True)
-    z_ngi = _grouped(z_bf)[row_n, group_n]
-    at_N, place_N = (z_ngi >= floor_bg[row_n, group_n, None]).nonzero(as_tuple=True)
+    lacks_bg = maxima_bg + slack_bg < floor_b[:, None]  # a maximum of NaN may hide an entry
+    row_n, group_n = (~lacks_bg).nonzero(as_tuple=True)
+    reach_ngi = _grouped(z_bf, torch.nan)[row_n, group_n] + slack_bg[row_n, group_n, None]
+    at_N, place_N = (reach_ngi >= floor_b[row_n, None]).nonzero(as_tuple=True)
     return row_n[at_N], group_n[at_N] * GROUP + place_N
 
 
-def _grouped(z_bf: Tensor) -> Tensor:
-    """[b, groups, 32]; what the last group lacks is NaN-free and never largest."""
-    missing = -z_bf.shape[1] % GROUP
-    if missing:
-        z_bf = pad(z_bf, (0, missing), value=-torch.inf)
+def _grouped(z_bf: Tensor, missing: float) -> Tensor:
+    """[b, groups, 32], with what the last group lacks made up."""
+    num_missing = -z_bf.shape[1] % GROUP
+    if num_missing:
+        z_bf = pad(z_bf, (0, num_missing), value=missing)
     return z_bf.unflatten(1, (-1, GROUP))
 
 
@@ -93,10 +96,10 @@ def _bags(values_N: Tensor, table: Tensor, index_N: Tensor, offsets: Tensor) -> 
 
 
 @torch.no_grad()
-def round_rows(W_FD: Tensor, rounded_FD: Tensor, error_F: Tensor, norm_F: Tensor) -> None:
+def round_rows(W_FD: Tensor, half_FD: Tensor, error_F: Tensor, norm_F: Tensor) -> None:
     """Write ŵ, ‖w - ŵ‖ and ‖w‖ of each row."""
     for rows in _row_blocks(len(W_FD)):
-        _round(rows, W_FD[rows], (rounded_FD, error_F, norm_F))
+        _round(rows, W_FD[rows], half_FD, error_F, norm_F)
 
 
 @torch.no_grad()
@@ -113,9 +116,11 @@ def update_rows(
     beta1: float,
     beta2: float,
     eps: float,
-    grad_scale: Tensor | None,
+    grad_scale: Tensor,
     unit_norm: bool,
-    rounded: tuple[Tensor, Tensor, Tensor] | None,
+    half_FD: Tensor | None,
+    error_F: Tensor | None,
+    norm_F: Tensor | None,
 ) -> None:
     """One step of Adam (Kingma & Ba 2015) on rows of W, in place, all of it while they are here.
 
@@ -133,14 +138,13 @@ def update_rows(
         grad_scale: what the gradient is multiplied by (0-dim).
         unit_norm: whether rows are kept at unit norm: the gradient's component along a row is
             removed before, and the row is scaled after.
-        rounded: ŵ, ‖w - ŵ‖ and ‖w‖ of each row (see `round_rows`), to be written too.
+        half_FD, error_F, norm_F: ŵ, ‖w - ŵ‖ and ‖w‖ of each row, to be written too, or None.
     """
     step_tensor = torch.tensor(float(step), device=W_FD.device)
     for block in _row_blocks(len(grad_RD)):
         rows = block if rows_R is None else rows_R[block]
         grad_rD, w_rD, exp_avg_sq_rD = grad_RD[block], W_FD[rows], exp_avg_sq_FD[rows]
-        if grad_scale is not None:
-            grad_rD *= grad_scale
+        grad_rD *= grad_scale
         if unit_norm:
             grad_rD.addcmul_(torch.linalg.vecdot(grad_rD, w_rD)[:, None], w_rD, value=-1)
         if seen_F is not None:
@@ -165,15 +169,16 @@ def update_rows(
             w_rD /= vector_norm(w_rD, dim=1, keepdim=True).clamp_min(_tiny(W_FD))
         if rows_R is not None:
             W_FD[rows], exp_avg_sq_FD[rows] = w_rD, exp_avg_sq_rD
-        if rounded is not None:
-            _round(rows, w_rD, rounded)
+        if half_FD is not None and error_F is not None and norm_F is not None:
+            _round(rows, w_rD, half_FD, error_F, norm_F)
 
 
-def _round(rows: slice | Tensor, w_rD: Tensor, rounded: tuple[Tensor, Tensor, Tensor]) -> None:
-    rounded_FD, error_F, norm_F = rounded
-    rounded_rD = w_rD.to(rounded_FD.dtype)
-    rounded_FD[rows] = rounded_rD
-    error_F[rows] = vector_norm(w_rD - rounded_rD, dim=1)
+def _round(
+    rows: slice | Tensor, w_rD: Tensor, half_FD: Tensor, error_F: Tensor, norm_F: Tensor
+) -> None:
+    half_rD = w_rD.to(half_FD.dtype)
+    half_FD[rows] = half_rD
+    error_F[rows] = vector_norm(w_rD - half_rD, dim=1)
     norm_F[rows] = vector_norm(w_rD, dim=1)
 
 

@@ -77,7 +77,7 @@ class Adam:
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
 
-    def step(self, lr: float, grad_scale: Tensor | None) -> None:
+    def step(self, lr: float, grad_scale: Tensor) -> None:
         """Update all parameters by their gradients, which are overwritten.
 
         Args:
@@ -88,15 +88,16 @@ class Adam:
         for name in _OF_ROWS:
             self._update_rows(name, lr, grad_scale)
         for parameter in self.others.values():
-            if grad_scale is not None and parameter.grad is not None:
+            if parameter.grad is not None:
                 parameter.grad *= grad_scale
         for group in self.adam.param_groups:
             group["lr"] = lr
         self.adam.step()
 
-    def _update_rows(self, name: str, lr: float, grad_scale: Tensor | None) -> None:
+    def _update_rows(self, name: str, lr: float, grad_scale: Tensor) -> None:
         coder, config = self.coder, self.config
         W_FD, is_encoder = coder.get_parameter(name), name == "W_enc"
+        copy = coder.encoder() if is_encoder else None
         rows_R, grad_RD = gradient_rows(W_FD)
         update_rows(
             W_FD,
@@ -112,7 +113,9 @@ class Adam:
             eps=config.eps,
             grad_scale=grad_scale,
             unit_norm=coder.config.unit_norm_decoder and not is_encoder,
-            rounded=coder.encoder().rounded if is_encoder else None,
+            half_FD=copy.half_FD if copy else None,
+            error_F=copy.error_F if copy else None,
+            norm_F=copy.norm_F if copy else None,
         )
         if is_encoder:
             coder.encoder_is_current()

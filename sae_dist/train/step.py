@@ -64,7 +64,8 @@ def training_step(rung: Rung, acts: dict[str, Tensor], step: int, num_steps: int
         _skip(rung)
         return StepResult(forward, norm)
     lr = learning_rate(optim, rung.config.coder.num_latents, step, num_steps)
-    rung.adam.step(lr, None if optim.clip_norm is None else (optim.clip_norm / norm).clamp_max(1.0))
+    clip = torch.ones_like(norm) if optim.clip_norm is None else optim.clip_norm / norm
+    rung.adam.step(lr, clip.clamp_max(1.0))
     if coder.threshold is not None:
         coder.threshold.data.clamp_min_(0.0)
     rung.skipped_in_a_row = 0
