@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_dist.kernels import Encoder, above, largest, search
+from sae_dist.kernels import Encoder, above, dispatch, largest, search
 
 B, D, F = 13, 48, 101
 BLOCKS = [(1 << 23, 1 << 17), (64, 16), (500, 37)]
@@ -114,3 +114,25 @@ def test_values_do_not_depend_on_the_slice() -> None:
     part, part_z_N = largest(x_BD[4:], Encoder.of(W_FD[:50], b_F[:50]), 50)
     whole_BF = torch.zeros(B, F).index_put((code.rows_N, code.latents_N), z_N)
     assert torch.equal(whole_BF[4:, :50][part.rows_N, part.latents_N], part_z_N)
+
+
+@pytest.mark.usefixtures("bfloat16")
+@pytest.mark.parametrize("name", ["random", "ties", "latents of all norms"])
+def test_the_search_finds_the_same_through_triton(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x_BD, W_FD, b_F = inputs()[name]
+    monkeypatch.setattr(dispatch, "_on_triton", lambda x: False)
+    expected, expected_z_N = largest(x_BD, Encoder.of(W_FD, b_F), 6)
+    expected_above = above(x_BD, Encoder.of(W_FD, b_F), b_F, B * F)
+    monkeypatch.setattr(dispatch, "_on_triton", lambda x: True)
+    x_BD, W_FD, b_F = x_BD.to(device), W_FD.to(device), b_F.to(device)
+    found, z_N = largest(x_BD, Encoder.of(W_FD, b_F), 6)
+    assert torch.equal(found.latents_N.cpu(), expected.latents_N)
+    assert torch.equal(found.offsets_B.cpu(), expected.offsets_B)
+    torch.testing.assert_close(z_N.cpu(), expected_z_N)
+    found_above = above(x_BD, Encoder.of(W_FD, b_F), b_F, B * F)
+    assert expected_above is not None and found_above is not None
+    assert torch.equal(found_above[0].latents_N.cpu(), expected_above[0].latents_N)
