@@ -22,8 +22,8 @@ class Placement(Protocol):
     def sum_latents(self, y: Tensor) -> Tensor:
         """Sum over the slices of the latents; its gradient is passed on as it is."""
 
-    def sum_rows(self, v: Tensor) -> Tensor:
-        """Sum over the parts of the batch; its gradient stays with each part.
+    def sum_rows(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Sum each over the parts of the batch, in one message; its gradient stays with each part.
 
         So a loss built from such sums is the loss of the global batch on every part, and adding
         the parameters' gradients over the parts gives the gradient of that loss.
@@ -53,8 +53,8 @@ class Whole:
     def sum_latents(self, y: Tensor) -> Tensor:
         return y
 
-    def sum_rows(self, v: Tensor) -> Tensor:
-        return v
+    def sum_rows(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        return sums
 
     def count(self, counts: Tensor) -> Tensor:
         return counts
