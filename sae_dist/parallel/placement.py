@@ -1,9 +1,11 @@
 """A coder's latents and rows on a mesh: the one file that applies parallelism to a coder."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -24,6 +26,20 @@ class _SumForward(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
+
+
+class _Arrival(torch.autograd.Function):
+    """Wait for a sum that was begun; the gradient is passed on as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, total: Tensor, work: dist.Work) -> Tensor:
+        work.wait()
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad, None, None
 
 
 class _SumBackward(torch.autograd.Function):
@@ -55,6 +71,13 @@ class Sharded:
 
     def sum_latents(self, y: Tensor) -> Tensor:
         return _SumForward.apply(y, self.mesh.latent)
+
+    def sum_latents_later(self, y: Tensor) -> Callable[[], Tensor]:
+        if self.mesh.latent.size == 1:
+            return lambda: y
+        total = y.detach().clone(memory_format=torch.contiguous_format)
+        work = self.mesh.latent.sum_later(total)
+        return lambda: _Arrival.apply(y, total, work)
 
     def sum_rows(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.num_parts == 1:
