@@ -9,7 +9,7 @@ from sae_dist.coders import CoderConfig, Form, Kind, slice_of
 from sae_dist.parallel import Mesh, Over, World, make_mesh, messages
 from sae_dist.parallel.cost import wire_bytes
 from sae_dist.train import RungConfig, training_step
-from sae_dist.train.rung import Rung
+from sae_dist.train.rung import Precision, Rung
 from tests.processes import run_on
 
 D, E, F, B, K, AUX_K = 10, 7, 48, 24, 3, 5
@@ -49,13 +49,13 @@ def usage(mesh: Mesh) -> dict[Over, tuple[int, int]]:
 
 
 def third_step(
-    world: World, latent: int, config: CoderConfig, has_dead: bool, dtype: torch.dtype
+    world: World, latent: int, config: CoderConfig, has_dead: bool, precision: Precision
 ) -> tuple[dict[Over, tuple[int, int]], int]:
     """Bytes and messages over each axis, and the bytes that the step reports."""
     generator = torch.Generator().manual_seed(0)
     sample = {s: torch.randn(B, width, generator=generator) for s, width in WIDTHS.items()}
     rows = slice_of(B, world.rank, world.size)
-    acts = {s: x_BD[rows.start : rows.stop].to(dtype) for s, x_BD in sample.items()}
+    acts = {s: x_BD[rows.start : rows.stop].to(precision.weights) for s, x_BD in sample.items()}
     target = target_of(config)
     mesh = make_mesh(world, latent, {})
     rung = Rung(
@@ -64,7 +64,7 @@ def third_step(
         mean_square=float(D),
         d_in=D,
         d_out=WIDTHS[target],
-        dtype=dtype,
+        precision=precision,
         device=world.device,
     )
     rung.begin(0, sample["in"], sample[target])
@@ -81,10 +81,10 @@ def third_step(
 def steps_unlike_the_formula(world: World, latent: int) -> list[str]:
     wrong = []
     mesh = (world.size // latent, latent)
-    for config, (has_dead, dtype) in itertools.product(
-        coders(), [(False, torch.float64), (True, torch.float32)]
+    for config, (has_dead, precision) in itertools.product(
+        coders(), [(False, Precision.float64), (True, Precision.float32)]
     ):
-        found, reported = third_step(world, latent, config, has_dead, dtype)
+        found, reported = third_step(world, latent, config, has_dead, precision)
         expected = messages(
             config,
             D,
@@ -92,14 +92,14 @@ def steps_unlike_the_formula(world: World, latent: int) -> list[str]:
             B,
             mesh,
             has_dead=has_dead,
-            bytes_per_value=dtype.itemsize,
+            bytes_per_value=precision.weights.itemsize,
         )
         for over in Over:
             sizes = [message.num_bytes for message in expected if message.over is over]
             if found[over] != (sum(sizes), len(sizes)):
-                wrong.append(f"{config} {has_dead} {dtype} {over}: {found[over]}, {sizes}")
+                wrong.append(f"{config} {has_dead} {precision} {over}: {found[over]}, {sizes}")
         if reported != sum(message.num_bytes for message in expected):
-            wrong.append(f"{config} {has_dead} {dtype}: reported {reported}")
+            wrong.append(f"{config} {has_dead} {precision}: reported {reported}")
     return wrong
 
 
