@@ -179,7 +179,7 @@ class Coder(nn.Module):
 
     def reconstruct(self, acts_BF: Tensor, x_BD: Tensor) -> Tensor:
         """ŷ [B, E] from the latents' activations and the input."""
-        return self.assemble(acts_BF @ self.W_dec, x_BD)
+        return self.assemble(self.placement.sum_latents(acts_BF @ self.W_dec), x_BD)
 
     @torch.no_grad()
     def encode_sparse(self, x_BD: Tensor) -> tuple[Code, Tensor]:
@@ -195,13 +195,18 @@ class Coder(nn.Module):
         assert found is not None
         return found
 
+    def decode_sparse(self, code: Code, acts_N: Tensor) -> Tensor:
+        """What this slice of the latents decodes to [B, E], from the entries of a pattern."""
+        return decode(acts_N, self.W_dec, code, self.gradients)
+
     def reconstruct_sparse(self, code: Code, acts_N: Tensor, x_BD: Tensor) -> Tensor:
         """ŷ [B, E] from the activations at the entries of a pattern, and the input."""
-        return self.assemble(decode(acts_N, self.W_dec, code, self.gradients), x_BD)
+        decoded_BE = self.placement.sum_latents(self.decode_sparse(code, acts_N))
+        return self.assemble(decoded_BE, x_BD)
 
     def assemble(self, decoded_BE: Tensor, x_BD: Tensor) -> Tensor:
-        """ŷ [B, E] from what this slice of the latents decodes to, and the input."""
-        y_BE = self.placement.sum_latents(decoded_BE) + self.b_dec
+        """ŷ [B, E] from what all latents together decode to, and the input."""
+        y_BE = decoded_BE + self.b_dec
         return y_BE if self.W_skip is None else y_BE + linear(x_BD, self.W_skip)
 
     def forward(self, x_BD: Tensor) -> Tensor:

@@ -43,3 +43,13 @@ class CoderConfig:
     initial_threshold: float = 0.001
     sparsity_coefficient: float = 0.0006
     target_l0: float | None = None
+
+    @property
+    def uses_aux_k(self) -> bool:
+        """Whether dead latents, where there are any, are trained on the error."""
+        return self.kind is not Kind.jumprelu and self.aux_coefficient > 0
+
+    @property
+    def uses_multi_topk(self) -> bool:
+        """Whether there is a second pass, with 4k instead of k."""
+        return self.kind is not Kind.jumprelu and self.multi_topk

@@ -1,5 +1,6 @@
 """What each kind of coder minimises. All figures are of the global batch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,13 +18,13 @@ class Pass:
     """One batch through a coder.
 
     Attributes:
-        reconstruction_BE: ŷ.
+        decoded: gives W_decᵀ f [B, E] of all latents, whose sum over the slices is on its way.
         num_active: active entries of this slice and part; JumpReLU's has θ's pseudo-gradient.
         fired_F: on how many rows each latent of this slice fired, int64.
         least: the least positive activation here, infinite if there is none.
     """
 
-    reconstruction_BE: Tensor
+    decoded: Callable[[], Tensor]
     num_active: Tensor
     fired_F: Tensor
     least: Tensor
@@ -59,32 +60,57 @@ def training_forward(
         dead_F: bool, which of the coder's latents are dead; read by AuxK.
         num_dead: how many latents are dead in all slices together.
     """
-    config, placement = coder.config, coder.placement
-    num_rows = len(x_BD) * placement.num_parts
-    here = run(coder, x_BD, config.k)
-    error_BE = y_BE - here.reconstruction_BE
-    fvu = batch_fvu(coder, error_BE, y_BE)
-    if config.kind is Kind.jumprelu:
-        parts = {
-            "reconstruction": placement.sum_rows(error_BE.pow(2).sum()) / num_rows,
-            "sparsity": sparsity_coefficient * l0_penalty(coder, here.num_active, num_rows),
-        }
+    num_rows = len(x_BD) * coder.placement.num_parts
+    here, sums = _sums(coder, x_BD, y_BE, dead_F if num_dead else None)
+    totals = coder.placement.sum_rows(sums)
+    fvu = totals["error"] / spread(totals["target"], num_rows)
+    l0 = totals["active"] / num_rows
+    if coder.config.kind is Kind.jumprelu:
+        penalty = sparsity_coefficient * l0_penalty(l0, coder.config.target_l0)
+        parts = {"reconstruction": totals["error"] / num_rows, "sparsity": penalty}
     else:
         parts = {"reconstruction": fvu}
-        if config.multi_topk:  # Gao et al. 2024, section 4.3
-            wide_BE = run(coder, x_BD, min(4 * config.k, config.num_latents)).reconstruction_BE
-            parts["multi_topk"] = batch_fvu(coder, y_BE - wide_BE, y_BE) / 8
-        if config.aux_coefficient and num_dead:
-            aux = aux_k_loss(coder, x_BD, error_BE.detach(), dead_F, num_dead)
-            parts["aux_k"] = config.aux_coefficient * aux
+    if "multi_topk" in totals:  # Gao et al. 2024, section 4.3
+        parts["multi_topk"] = totals["multi_topk"] / spread(totals["target"], num_rows) / 8
+    if "aux_k" in totals:  # Gao et al. 2024, App. A.2; NaN counts as 0
+        aux = (totals["aux_k"] / spread(totals["aux_k_target"], num_rows)).nan_to_num()
+        scale = coder.config.aux_coefficient * min(num_dead / coder.config.aux_k, 1.0)
+        parts["aux_k"] = scale * aux
     return Forward(
         loss=torch.stack(list(parts.values())).sum(),
         parts={name: part.detach() for name, part in parts.items()},
         fvu=fvu.detach(),
-        l0=placement.count(here.num_active.detach()) / num_rows,
+        l0=l0.detach(),
         fired_F=here.fired_F,
         least=here.least,
     )
+
+
+def _sums(
+    coder: Coder, x_BD: Tensor, y_BE: Tensor, dead_F: Tensor | None
+) -> tuple[Pass, dict[str, Tensor]]:
+    """The coder's pass, and all that its loss needs summed over the rows, by name in float64.
+
+    What one pass decodes to is summed over the slices while the next ones are computed.
+    """
+    config, placement = coder.config, coder.placement
+    here, wide, guess = run(coder, x_BD, config.k), None, None
+    if config.uses_multi_topk:
+        wide = run(coder, x_BD, min(4 * config.k, config.num_latents))
+    if config.uses_aux_k and dead_F is not None:
+        guess = aux_k_guess(coder, x_BD, dead_F)
+    sums = {"target": moments(y_BE)}
+
+    error_BE = y_BE - coder.assemble(here.decoded(), x_BD)
+    sums["error"] = square_sum(error_BE)
+    sums["active"] = placement.sum_latents(here.num_active.double())
+    if wide is not None:
+        sums["multi_topk"] = square_sum(y_BE - coder.assemble(wide.decoded(), x_BD))
+    if guess is not None:
+        left_BE = error_BE.detach()
+        sums["aux_k"] = square_sum(left_BE - guess())
+        sums["aux_k_target"] = moments(left_BE)
+    return here, sums
 
 
 def run(coder: Coder, x_BD: Tensor, k: int) -> Pass:
@@ -101,7 +127,7 @@ def run(coder: Coder, x_BD: Tensor, k: int) -> Pass:
         num_active = step(z_N, threshold_N, coder.config.bandwidth).sum()
     fires_N = acts_N.detach() > 0
     return Pass(
-        reconstruction_BE=coder.reconstruct_sparse(code, acts_N, x_BD),
+        decoded=coder.placement.sum_latents_later(coder.decode_sparse(code, acts_N)),
         num_active=num_active,
         fired_F=torch.bincount(code.latents_N[fires_N], minlength=code.num_latents),
         least=_least(acts_N.detach()[fires_N]),
@@ -112,7 +138,7 @@ def _dense_pass(coder: Coder, x_BD: Tensor) -> Pass:
     """A JumpReLU's first steps: TopK and BatchTopK always find their few entries."""
     decoded_BE, num_active, fired_F, least = coder.decode_densely(x_BD)
     return Pass(
-        reconstruction_BE=coder.assemble(decoded_BE, x_BD),
+        decoded=coder.placement.sum_latents_later(decoded_BE),
         num_active=num_active,
         fired_F=fired_F,
         least=least,
@@ -123,38 +149,44 @@ def _least(values: Tensor) -> Tensor:
     return values.min() if len(values) else values.new_full((), torch.inf)
 
 
-def batch_fvu(coder: Coder, error_BE: Tensor, y_BE: Tensor) -> Tensor:
-    """Σ‖y-ŷ‖² / Σ‖y-ȳ‖² with ȳ the mean of the global batch (Paulo et al. 2025)."""
-    sum_rows = coder.placement.sum_rows
-    mean_E = sum_rows(y_BE.sum(0)) / (len(y_BE) * coder.placement.num_parts)
-    return sum_rows(error_BE.pow(2).sum()) / sum_rows((y_BE - mean_E).pow(2).sum())
+def square_sum(v_BE: Tensor) -> Tensor:
+    """Σ v² in float64."""
+    return v_BE.pow(2).sum().double()
 
 
-def l0_penalty(coder: Coder, num_active: Tensor, num_rows: int) -> Tensor:
+def moments(y_BE: Tensor) -> Tensor:
+    """Σ y and Σ‖y‖² over the rows [E + 1] in float64, to be added up over the parts of a batch.
+
+    Squares are taken around the rows' own mean, so that a large mean costs no digits.
+    """
+    mean_E = y_BE.mean(0)
+    squares = square_sum(y_BE - mean_E) + len(y_BE) * square_sum(mean_E.double())
+    return torch.cat([len(y_BE) * mean_E.double(), squares[None]])
+
+
+def spread(moments: Tensor, num_rows: int) -> Tensor:
+    """Σ‖y-ȳ‖² with ȳ the mean of all rows, from their moments: an FVU's denominator."""
+    return moments[-1] - square_sum(moments[:-1]) / num_rows
+
+
+def l0_penalty(l0: Tensor, target: float | None) -> Tensor:
     """mean ‖f‖₀ (Rajamanoharan et al. 2024b, eq. 9), or (2/L0*) (mean ‖f‖₀ - L0*)² with a target.
 
     The second form is Gemma Scope 2's, here on the batch's mean L0.
     """
-    l0 = coder.placement.sum_rows(coder.placement.sum_latents(num_active)) / num_rows
-    target = coder.config.target_l0
     return l0 if target is None else (2 / target) * (l0 - target) ** 2
 
 
-def aux_k_loss(
-    coder: Coder, x_BD: Tensor, error_BE: Tensor, dead_F: Tensor, num_dead: int
-) -> Tensor:
-    """How badly the strongest dead latents explain the error e (Gao et al. 2024, App. A.2).
+def aux_k_guess(coder: Coder, x_BD: Tensor, dead_F: Tensor) -> Callable[[], Tensor]:
+    """What the strongest dead latents make of the error (Gao et al. 2024, App. A.2).
 
-    `‖e - ê‖² / ‖e - mean(e)‖²`, `ê = W_decᵀ ReLU(TopK_aux of the dead latents' z)` without b_dec,
-    scaled by min(dead / aux_k, 1); NaN counts as 0. e comes detached. Only dead latents' rows are
-    touched, densely.
+    `ê = W_decᵀ ReLU(TopK_aux of the dead latents' z)` [B, E], without b_dec; its sum over the
+    slices is on its way. Only dead latents' rows are touched, densely.
     """
     dead = dead_F.nonzero().flatten()
     if coder.pre_bias:
         x_BD = x_BD - coder.placement.to_latents(coder.b_dec)
     z_Bd = linear(x_BD, coder.W_enc.index_select(0, dead), coder.b_enc[dead])
     mask_Bd = top_k(z_Bd, coder.config.aux_k, coder.placement)
-    W_dec = coder.W_dec.index_select(0, dead)
-    guess_BE = coder.placement.sum_latents(torch.where(mask_Bd, z_Bd, 0.0) @ W_dec)
-    scale = min(num_dead / coder.config.aux_k, 1.0)
-    return scale * batch_fvu(coder, error_BE - guess_BE, error_BE).nan_to_num()
+    guess_BE = torch.where(mask_Bd, z_Bd, 0.0) @ coder.W_dec.index_select(0, dead)
+    return coder.placement.sum_latents_later(guess_BE)

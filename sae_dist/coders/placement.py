@@ -1,5 +1,6 @@
 """The seam through which a coder reaches what it does not hold itself."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
@@ -22,8 +23,11 @@ class Placement(Protocol):
     def sum_latents(self, y: Tensor) -> Tensor:
         """Sum over the slices of the latents; its gradient is passed on as it is."""
 
-    def sum_rows(self, v: Tensor) -> Tensor:
-        """Sum over the parts of the batch; its gradient stays with each part.
+    def sum_latents_later(self, y: Tensor) -> Callable[[], Tensor]:
+        """As `sum_latents`, but only begun: call what this gives, once, where the sum is needed."""
+
+    def sum_rows(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Sum each over the parts of the batch, in one message; its gradient stays with each part.
 
         So a loss built from such sums is the loss of the global batch on every part, and adding
         the parameters' gradients over the parts gives the gradient of that loss.
@@ -53,8 +57,11 @@ class Whole:
     def sum_latents(self, y: Tensor) -> Tensor:
         return y
 
-    def sum_rows(self, v: Tensor) -> Tensor:
-        return v
+    def sum_latents_later(self, y: Tensor) -> Callable[[], Tensor]:
+        return lambda: y
+
+    def sum_rows(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        return sums
 
     def count(self, counts: Tensor) -> Tensor:
         return counts

@@ -91,8 +91,8 @@ def batch_top_k_code(
     part of it are looked at first. It changes the time this takes, never the result.
     """
     num_kept = k * len(x_BD) * placement.num_parts
-    code, z_N = _batch_candidates(x_BD, encoder, k, guess, num_kept, placement)
-    kth, num_greater, num_equal = kth_largest(z_N, num_kept, placement.count)
+    code, z_N, edge = _batch_candidates(x_BD, encoder, k, guess, num_kept, placement)
+    kth, num_greater, num_equal = edge
     kept_N = (z_N >= kth) & (z_N > 0)
     if num_greater + num_equal > num_kept:
         room = num_kept - num_greater
@@ -102,8 +102,9 @@ def batch_top_k_code(
 
 def _batch_candidates(
     x_BD: Tensor, encoder: Encoder, k: int, guess: float, num_kept: int, placement: Placement
-) -> tuple[Code, Tensor]:
-    """A pattern that has all of the global batch's `num_kept` largest values in it, and its values.
+) -> tuple[Code, Tensor, tuple[Tensor, int, int]]:
+    """A pattern that has all of the global batch's `num_kept` largest values in it, its values,
+    and what `kth_largest` says of them.
 
     Either all values above a floor, or, where that does not do, each row's largest, of which more
     are taken until no row could hold back any.
@@ -116,15 +117,15 @@ def _batch_candidates(
         num_found = -_FAILED if found is None else len(found[1])
         if int(placement.count(torch.tensor(num_found, device=x_BD.device))) >= num_kept:
             assert found is not None
-            return found
+            return *found, kth_largest(found[1], num_kept, placement.count)
     num_sought = min(4 * k, num_latents)
     while True:
         code, z_N = largest(x_BD, encoder, num_sought)
-        kth, _, _ = kth_largest(z_N, num_kept, placement.count)
+        edge = kth_largest(z_N, num_kept, placement.count)
         least_B = code.row_lists(z_N, num_sought).amin(1)
-        holds_back = (least_B >= kth).any() & (num_sought < num_latents)
+        holds_back = (least_B >= edge[0]).any() & (num_sought < num_latents)
         if not int(placement.count(holds_back.long())):
-            return code, z_N
+            return code, z_N, edge
         num_sought = min(4 * num_sought, num_latents)
 
 

@@ -1,29 +1,27 @@
 """Processes, meshes and the placement of a coder's latents and rows on them."""
 
 from sae_dist.parallel.axis import Axis
+from sae_dist.parallel.cost import Message, Over, messages
+from sae_dist.parallel.gradients import backward, gradient_norm
 from sae_dist.parallel.mesh import Mesh, MeshConfig, choose_mesh, make_mesh
-from sae_dist.parallel.placement import (
-    Sharded,
-    distribute,
-    gather_latents,
-    gather_rows,
-    gradient_norm,
-    reduce_gradients,
-)
+from sae_dist.parallel.placement import Sharded, distribute, gather_latents, gather_rows
 from sae_dist.parallel.world import World, start_world
 
 __all__ = [
     "Axis",
     "Mesh",
     "MeshConfig",
+    "Message",
+    "Over",
     "Sharded",
     "World",
+    "backward",
     "choose_mesh",
     "distribute",
     "gather_latents",
     "gather_rows",
     "gradient_norm",
     "make_mesh",
-    "reduce_gradients",
+    "messages",
     "start_world",
 ]

@@ -14,31 +14,41 @@ class Axis:
     Attributes:
         group: their process group; None where this process is alone on the axis.
         index, size: this process' place on the axis, and the axis' length.
-        bytes_sent: what this process has handed to the axis' collectives so far, in bytes.
+        bytes_sent, num_messages: what this process has handed to the axis' collectives so far, in
+            bytes and in calls.
     """
 
     group: dist.ProcessGroup | None = None
     index: int = 0
     size: int = 1
     bytes_sent: int = field(default=0, compare=False)
+    num_messages: int = field(default=0, compare=False)
 
     def sum(self, x: Tensor) -> Tensor:
         """Sum over the axis, as a new tensor (the same one where this process is alone)."""
         if self.size == 1:
             return x
         total = x.detach().clone(memory_format=torch.contiguous_format)
-        self.sum_in_place(total)
+        self._count(total)
+        dist.all_reduce(total, group=self.group)
         return total
 
-    def sum_in_place(self, x: Tensor) -> None:
-        """Sum a contiguous tensor over the axis."""
-        if self.size > 1:
-            self._count(x)
-            dist.all_reduce(x, group=self.group)
+    def sum_later(self, x: Tensor) -> dist.Work:
+        """Begin to sum a contiguous tensor over the axis, in place; there after `wait()`.
+
+        For an axis of more than one process. On GPUs `wait()` holds up the stream, not the host.
+        """
+        self._count(x)
+        work = dist.all_reduce(x, group=self.group, async_op=True)
+        assert work is not None
+        return work
 
     def join(self, x: Tensor, dim: int = 0) -> Tensor:
         """Every process' tensor (all of one shape), side by side along `dim` in the axis' order."""
-        return x if self.size == 1 else torch.cat(self._gather(x), dim)
+        if self.size == 1:
+            return x
+        parts = self._gather(x)
+        return parts.flatten(0, 1) if dim == 0 else torch.cat(list(parts), dim)
 
     def collect(self, x: Tensor, dim: int = 0) -> Tensor | None:
         """As `join`, but only for the first process of the axis; the others get None."""
@@ -62,14 +72,16 @@ class Axis:
         """Sum over the processes that come before this one on the axis."""
         if self.size == 1:
             return torch.zeros_like(x)
-        return torch.stack(self._gather(x))[: self.index].sum(0, dtype=x.dtype)
+        return self._gather(x)[: self.index].sum(0, dtype=x.dtype)
 
-    def _gather(self, x: Tensor) -> list[Tensor]:
+    def _gather(self, x: Tensor) -> Tensor:
+        """Every process' tensor, stacked in the axis' order [size, …]."""
         x = x.detach().contiguous()
         self._count(x)
-        parts = [torch.empty_like(x) for _ in range(self.size)]
-        dist.all_gather(parts, x, group=self.group)
+        parts = x.new_empty(self.size, *x.shape)
+        dist.all_gather_into_tensor(parts.view(-1), x.view(-1), group=self.group)
         return parts
 
     def _count(self, x: Tensor) -> None:
         self.bytes_sent += x.numel() * x.element_size()
+        self.num_messages += 1

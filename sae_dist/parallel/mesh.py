@@ -1,12 +1,14 @@
 """`data × latent` meshes over the processes of a run."""
 
-import math
 from dataclasses import dataclass
 
+import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from sae_dist.coders import CoderConfig
 from sae_dist.common.errors import UserError
 from sae_dist.parallel.axis import Axis
+from sae_dist.parallel.cost import wire_bytes
 from sae_dist.parallel.world import World
 
 _BYTES_PER_PARAMETER = 16  # float32 weight, gradient and Adam's two moments
@@ -26,45 +28,36 @@ class MeshConfig:
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """A `data × latent` mesh as one process sees it; latent.index is what its rank counts first."""
+    """A `data × latent` mesh as one process sees it; latent.index is what its rank counts first.
+
+    `world` is all its processes as one axis, for what is summed over both.
+    """
 
     data: Axis
     latent: Axis
+    world: Axis
     devices: DeviceMesh
 
     @property
     def bytes_sent(self) -> int:
-        """Bytes this process has handed to collectives on both axes."""
-        return self.data.bytes_sent + self.latent.bytes_sent
+        """Bytes this process has handed to collectives on all axes."""
+        return self.data.bytes_sent + self.latent.bytes_sent + self.world.bytes_sent
 
     def __str__(self) -> str:
         return f"{self.data.size}×{self.latent.size}"
 
 
-def bytes_per_step(
-    world: int, latent: int, num_latents: int, d_in: int, d_out: int, batch_tokens: int
-) -> float:
-    """Bytes a process sends in a step on the mesh `world/latent × latent`, with ring collectives.
-
-    Over the latent axis: the rows gathered and the reconstruction's sum; over the data axis: the
-    gradients' sum. float32 throughout.
-    """
-    data = world // latent
-    rows = batch_tokens / data
-    gathered = (latent - 1) / latent * rows * (d_in + d_out)
-    reconstruction = 2 * (latent - 1) / latent * rows * d_out
-    gradients = 2 * (data - 1) / data * num_latents / latent * (d_in + d_out)
-    return 4 * (gathered + reconstruction + gradients)
-
-
 def choose_mesh(
-    config: MeshConfig, world: int, num_latents: int, d_in: int, d_out: int, batch_tokens: int
+    config: MeshConfig, world: int, coder: CoderConfig, d_in: int, d_out: int, batch_tokens: int
 ) -> int:
     """The length of the latent axis for a coder, as `config` states it.
+
+    Without a length: the one whose step puts the fewest bytes on the wire (see `cost.wire_bytes`).
 
     Raises:
         UserError: the given axis fits neither world nor latents, or the coder fits no mesh.
     """
+    num_latents = coder.num_latents
     fitting = [n for n in range(1, world + 1) if world % n == 0 and num_latents % n == 0]
     if config.latent is not None:
         if config.latent not in fitting:
@@ -81,9 +74,7 @@ def choose_mesh(
             f"{num_latents} latents need {least:.0f} GiB on each of {world} processes, more than "
             f"parallel.memory_gib={config.memory_gib:g}: start more processes"
         )
-    return min(
-        roomy, key=lambda n: bytes_per_step(world, n, num_latents, d_in, d_out, batch_tokens)
-    )
+    return min(roomy, key=lambda n: wire_bytes(coder, d_in, d_out, batch_tokens, (world // n, n)))
 
 
 def make_mesh(world: World, latent: int, known: dict[int, DeviceMesh]) -> Mesh:
@@ -101,5 +92,5 @@ def make_mesh(world: World, latent: int, known: dict[int, DeviceMesh]) -> Mesh:
         Axis(devices.get_group(name), devices.get_local_rank(name), devices.size(dim))
         for dim, name in enumerate(("data", "latent"))
     ]
-    assert math.prod(axis.size for axis in axes) == world.size
-    return Mesh(axes[0], axes[1], devices)
+    everyone = Axis(dist.group.WORLD, world.rank, world.size)
+    return Mesh(axes[0], axes[1], everyone, devices)

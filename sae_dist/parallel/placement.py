@@ -1,9 +1,11 @@
 """A coder's latents and rows on a mesh: the one file that applies parallelism to a coder."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -24,6 +26,20 @@ class _SumForward(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
+
+
+class _Arrival(torch.autograd.Function):
+    """Wait for a sum that was begun; the gradient is passed on as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, total: Tensor, work: dist.Work) -> Tensor:
+        work.wait()
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad, None, None
 
 
 class _SumBackward(torch.autograd.Function):
@@ -56,11 +72,22 @@ class Sharded:
     def sum_latents(self, y: Tensor) -> Tensor:
         return _SumForward.apply(y, self.mesh.latent)
 
-    def sum_rows(self, v: Tensor) -> Tensor:
-        return _SumForward.apply(v, self.mesh.data)
+    def sum_latents_later(self, y: Tensor) -> Callable[[], Tensor]:
+        if self.mesh.latent.size == 1:
+            return lambda: y
+        total = y.detach().clone(memory_format=torch.contiguous_format)
+        work = self.mesh.latent.sum_later(total)
+        return lambda: _Arrival.apply(y, total, work)
+
+    def sum_rows(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.num_parts == 1:
+            return sums
+        joined = torch.cat([v.flatten() for v in sums.values()])
+        totals = _SumForward.apply(joined, self.mesh.data).split([v.numel() for v in sums.values()])
+        return {name: t.view_as(v) for (name, v), t in zip(sums.items(), totals, strict=True)}
 
     def count(self, counts: Tensor) -> Tensor:
-        return self.mesh.data.sum(self.mesh.latent.sum(counts))
+        return self.mesh.world.sum(counts)
 
     def join_latents(self, v_BK: Tensor) -> Tensor:
         return self.mesh.latent.join(v_BK, dim=1)
@@ -81,20 +108,6 @@ def distribute(coder: Coder, mesh: Mesh) -> Coder:
 def gather_rows(x_BD: Tensor, mesh: Mesh) -> Tensor:
     """The rows that the latent axis' processes hold, in the global batch's order [B·latent, D]."""
     return mesh.latent.join(x_BD)
-
-
-def reduce_gradients(coder: Coder, mesh: Mesh) -> None:
-    """Sum the gradients over the parts of the batch. Nothing crosses the latent axis."""
-    for parameter in coder.parameters():
-        if parameter.grad is not None:
-            mesh.data.sum_in_place(parameter.grad)
-
-
-def gradient_norm(squares: dict[str, Tensor], mesh: Mesh) -> Tensor:
-    """The norm of a whole gradient from the squares of its parts here, by parameter."""
-    in_slices = sum(square for name, square in squares.items() if name in LATENT_TENSORS)
-    shared = sum(square for name, square in squares.items() if name not in LATENT_TENSORS)
-    return (mesh.latent.sum(torch.as_tensor(in_slices)) + shared).sqrt()
 
 
 def gather_latents(coder: Coder, mesh: Mesh) -> dict[str, Tensor] | None:

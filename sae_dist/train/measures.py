@@ -17,11 +17,11 @@ def rung_measures(rung: Rung, result: StepResult, step: int, num_steps: int) -> 
         **{f"loss/{name}": float(part) for name, part in forward.parts.items()},
         "fvu": float(forward.fvu),
         "l0": float(forward.l0),
-        "dead_share": rung.dead()[1] / config.coder.num_latents,
+        "dead_share": rung.num_dead() / config.coder.num_latents,
         "lr": learning_rate(config.optim, config.coder.num_latents, step, num_steps),
         "grad_norm": float(result.gradient_norm),
         "skipped_steps": rung.num_skipped,
-        "bytes_communicated": rung.mesh.bytes_sent,
+        "bytes_per_step": result.bytes_sent,
     }
     if rung.coder.threshold is not None:
         measures["sparsity_coefficient"] = sparsity_coefficient(config.coder, config.optim, step)

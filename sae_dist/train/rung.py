@@ -100,10 +100,13 @@ class Rung:
             return x_BD, x_BD
         return x_BD, acts[self.config.target] / self.scale
 
-    def dead(self) -> tuple[Tensor, int]:
-        """Which latents held here are dead [F], and how many are in all slices together."""
-        dead_F = self.counters.dead(self.config.coder.dead_after_tokens)
-        return dead_F, int(self.mesh.latent.sum(dead_F.sum()))
+    def dead(self) -> Tensor:
+        """Which latents held here are dead [F]."""
+        return self.counters.dead(self.config.coder.dead_after_tokens)
+
+    def num_dead(self) -> int:
+        """How many latents are dead in all slices together; called by all processes together."""
+        return int(self.mesh.latent.sum(self.dead().sum()))
 
     @torch.no_grad()
     def remember(self, fired_F: Tensor, least: Tensor, num_tokens: int) -> None:
@@ -115,7 +118,7 @@ class Rung:
         self.num_updates += 1
         self.counters.update(self.mesh.data.sum(fired_F), num_tokens)
         if self.coder.inference_threshold is not None:
-            least = self.mesh.data.least(self.mesh.latent.least(least)).double()
+            least = self.mesh.world.least(least).double()
             if least.isfinite():
                 weight = max(1 - _EMA, 1 / self.num_updates)
                 self.coder.inference_threshold.lerp_(least, weight)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import Forward, training_forward
-from sae_dist.parallel import gather_rows, gradient_norm, reduce_gradients
+from sae_dist.parallel import backward, gather_rows, gradient_norm
 from sae_dist.train.optim import gradient_squares
 from sae_dist.train.rung import Rung
 from sae_dist.train.schedules import learning_rate, sparsity_coefficient
@@ -14,10 +14,13 @@ from sae_dist.train.schedules import learning_rate, sparsity_coefficient
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What the forward pass gave, and the norm of the gradient, both of the global batch."""
+    """What the forward pass gave and the norm of the gradient, both of the global batch, and the
+    bytes that this process handed to collectives for them.
+    """
 
     forward: Forward
     gradient_norm: Tensor
+    bytes_sent: int
 
 
 class NonFiniteError(RuntimeError):
@@ -40,29 +43,28 @@ def training_step(rung: Rung, acts: dict[str, Tensor], step: int, num_steps: int
         NonFiniteError: this is the tenth skipped step in a row.
     """
     mesh, coder, optim = rung.mesh, rung.coder, rung.config.optim
+    sent_before = mesh.bytes_sent
     x_BD, y_BE = rung.normalised(acts)
     is_autoencoder = y_BE is x_BD
     x_BD = gather_rows(x_BD, mesh)
     y_BE = x_BD if is_autoencoder else gather_rows(y_BE, mesh)
-    dead_F, num_dead = rung.dead()
 
     forward = training_forward(
         coder.train(),
         x_BD,
         y_BE,
         sparsity_coefficient=sparsity_coefficient(rung.config.coder, optim, step),
-        dead_F=dead_F,
-        num_dead=num_dead,
+        dead_F=rung.dead(),
+        num_dead=rung.num_dead() if rung.config.coder.uses_aux_k else 0,
     )
     coder.zero_grad()
-    forward.loss.backward()
-    reduce_gradients(coder, mesh)
+    backward(forward.loss, coder, mesh)
     norm = gradient_norm(gradient_squares(coder), mesh)
 
     # Both were summed over all processes, so that every one of them decides alike.
     if not bool(torch.isfinite(forward.loss.detach() + norm)):
         _skip(rung)
-        return StepResult(forward, norm)
+        return StepResult(forward, norm, mesh.bytes_sent - sent_before)
     lr = learning_rate(optim, rung.config.coder.num_latents, step, num_steps)
     clip = torch.ones_like(norm) if optim.clip_norm is None else optim.clip_norm / norm
     rung.adam.step(lr, clip.clamp_max(1.0))
@@ -70,7 +72,7 @@ def training_step(rung: Rung, acts: dict[str, Tensor], step: int, num_steps: int
         coder.threshold.data.clamp_min_(0.0)
     rung.skipped_in_a_row = 0
     rung.remember(forward.fired_F, forward.least, num_tokens=len(x_BD) * mesh.data.size)
-    return StepResult(forward, norm)
+    return StepResult(forward, norm, mesh.bytes_sent - sent_before)
 
 
 def _skip(rung: Rung) -> None:

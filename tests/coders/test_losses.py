@@ -8,6 +8,7 @@ from torch import Tensor
 
 import sae_dist.coders.coder as coder_module
 from sae_dist.coders import Coder, CoderConfig, Form, Kind, initialise, training_forward
+from sae_dist.coders.losses import moments, spread
 
 D, E, F, B, K, AUX_K = 12, 10, 40, 24, 4, 6
 EVERY = list(itertools.product(Kind, Form))
@@ -150,13 +151,19 @@ def test_aux_loss_reaches_encoder_and_decoder_of_dead_latents_only() -> None:
 
 
 def test_aux_loss_of_a_perfect_reconstruction_is_zero_not_nan() -> None:
-    coder, x_BD, _ = make(Kind.topk, Form.autoencoder, aux_coefficient=1.0)
-    from sae_dist.coders.losses import aux_k_loss
-
+    coder, x_BD, _ = make(Kind.topk, Form.transcoder, aux_coefficient=1.0)
     with torch.no_grad():
         coder.W_dec.zero_()
-    loss = aux_k_loss(coder, x_BD, torch.zeros(B, D, dtype=torch.float64), torch.ones(F) > 0, F)
-    assert loss.item() == 0.0
+    y_BE = coder.b_dec.detach().expand(B, E)
+    assert forward(coder, x_BD, y_BE, 0.0, torch.ones(F) > 0).parts["aux_k"] == 0.0
+
+
+def test_a_target_far_from_zero_keeps_the_digits_of_its_spread() -> None:
+    y_BE = torch.randn(B, E, generator=torch.Generator().manual_seed(3)) + 1e3
+    exact_BE = y_BE.double()
+    expected = (exact_BE - exact_BE.mean(0)).pow(2).sum()
+    parts = [moments(part_BE) for part_BE in y_BE.split([3, 5, B - 8])]
+    torch.testing.assert_close(spread(sum(parts), B), expected, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(("kind", "form"), EVERY)

@@ -2,14 +2,19 @@
 
 import pytest
 
+from sae_dist.coders import CoderConfig, Kind
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import MeshConfig, choose_mesh
-from sae_dist.parallel.mesh import bytes_per_step
+from sae_dist.parallel.cost import wire_bytes
+
+
+def topk(num_latents: int) -> CoderConfig:
+    return CoderConfig(kind=Kind.topk, num_latents=num_latents, k=32)
 
 
 def test_narrow_coders_are_all_data_and_wide_ones_all_latent() -> None:
     chosen = [
-        choose_mesh(MeshConfig(), 8, 2**log_width, 2304, 2304, batch_tokens=65536)
+        choose_mesh(MeshConfig(), 8, topk(2**log_width), 2304, 2304, batch_tokens=65536)
         for log_width in range(10, 21)
     ]
     assert chosen[0] == 1
@@ -19,19 +24,15 @@ def test_narrow_coders_are_all_data_and_wide_ones_all_latent() -> None:
 
 def test_the_chosen_mesh_sends_the_fewest_bytes() -> None:
     for width in (2**11, 2**14, 2**17):
-        chosen = choose_mesh(MeshConfig(), 8, width, 512, 512, 4096)
-        sent = {n: bytes_per_step(8, n, width, 512, 512, 4096) for n in (1, 2, 4, 8)}
+        chosen = choose_mesh(MeshConfig(), 8, topk(width), 512, 512, 4096)
+        sent = {n: wire_bytes(topk(width), 512, 512, 4096, (8 // n, n)) for n in (1, 2, 4, 8)}
         assert sent[chosen] == min(sent.values())
-
-
-def test_one_process_sends_nothing() -> None:
-    assert bytes_per_step(1, 1, 2**14, 512, 512, 4096) == 0
 
 
 def test_a_coder_too_large_for_a_process_is_shared_even_if_that_costs_bytes() -> None:
     config = MeshConfig(memory_gib=1.0)  # 2¹⁶ · 2·512 · 16 bytes = 1 GiB, so 2¹⁷ needs two
-    assert choose_mesh(config, 4, 2**16, 512, 512, batch_tokens=2**24) == 1
-    assert choose_mesh(config, 4, 2**17, 512, 512, batch_tokens=2**24) == 2
+    assert choose_mesh(config, 4, topk(2**16), 512, 512, batch_tokens=2**24) == 1
+    assert choose_mesh(config, 4, topk(2**17), 512, 512, batch_tokens=2**24) == 2
 
 
 @pytest.mark.parametrize(
@@ -46,4 +47,4 @@ def test_what_fits_no_mesh_is_refused_with_what_would(
     config: MeshConfig, world: int, width: int, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        choose_mesh(config, world, width, 512, 512, 4096)
+        choose_mesh(config, world, topk(width), 512, 512, 4096)

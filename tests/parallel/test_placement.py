@@ -17,11 +17,11 @@ from sae_dist.kernels import Encoder
 from sae_dist.parallel import (
     Sharded,
     World,
+    backward,
     distribute,
     gather_latents,
     gradient_norm,
     make_mesh,
-    reduce_gradients,
 )
 from tests.processes import run_on
 
@@ -123,11 +123,9 @@ def whole_coder(kind: Kind, form: Form) -> tuple[Coder, Tensor, Tensor]:
 
 
 def loss_of(coder: Coder, x_BD: Tensor, y_BE: Tensor, dead_F: Tensor, num_dead: int) -> Forward:
-    result = training_forward(
+    return training_forward(
         coder, x_BD, y_BE, sparsity_coefficient=0.1, dead_F=dead_F, num_dead=num_dead
     )
-    result.loss.backward()
-    return result
 
 
 def train_on(world: World, latent: int, dense_share: int) -> list[str]:
@@ -138,6 +136,7 @@ def train_on(world: World, latent: int, dense_share: int) -> list[str]:
         whole, x_BD, y_BE = whole_coder(kind, form)
         num_dead = int(dead_F.sum())
         expected = loss_of(whole, x_BD, y_BE, dead_F, num_dead)
+        expected.loss.backward()
         held = range(latents.start, latents.stop)
         coder = Coder(whole.config, D, whole.d_out, latents=held, dtype=torch.float64)
         coder.load_state_dict(
@@ -145,7 +144,7 @@ def train_on(world: World, latent: int, dense_share: int) -> list[str]:
         )
         distribute(coder, mesh)
         found = loss_of(coder, x_BD[rows], y_BE[rows], dead_F[latents], num_dead)
-        reduce_gradients(coder, mesh)
+        backward(found.loss, coder, mesh)
 
         def differs(a: Tensor, b: Tensor) -> bool:
             return not torch.allclose(a, b, rtol=1e-10, atol=1e-13)
@@ -156,11 +155,12 @@ def train_on(world: World, latent: int, dense_share: int) -> list[str]:
             if differs(parameter.grad, reference):
                 wrong.append(f"{kind} {form} dead {where}: gradient of {name}")
         norm = torch.cat([p.grad.flatten() for p in whole.parameters()]).norm()
+        squares = {name: p.grad.square().sum() for name, p in coder.named_parameters()}
         figures = {
             "loss": (found.loss, expected.loss),
             "fvu": (found.fvu, expected.fvu),
             "l0": (found.l0.double(), expected.l0.double()),
-            "norm": (gradient_norm(coder, mesh), norm),
+            "norm": (gradient_norm(squares, mesh), norm),
             **{part: (found.parts[part], expected.parts[part]) for part in expected.parts},
         }
         wrong += [
@@ -187,8 +187,9 @@ def count_bytes(world: World) -> list[int]:
     mesh = make_mesh(world, 2, {})
     mesh.latent.sum(torch.zeros(100))
     mesh.data.join(torch.zeros(10, dtype=torch.float64))
-    return [mesh.latent.bytes_sent, mesh.data.bytes_sent, mesh.bytes_sent]
+    mesh.world.least(torch.zeros(()))
+    return [mesh.latent.bytes_sent, mesh.data.bytes_sent, mesh.world.bytes_sent, mesh.bytes_sent]
 
 
 def test_bytes_handed_to_collectives_are_counted_by_axis() -> None:
-    assert run_on(4, count_bytes) == [[400, 80, 480]] * 4
+    assert run_on(4, count_bytes) == [[400, 80, 4, 484]] * 4

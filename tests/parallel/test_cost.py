@@ -1,0 +1,124 @@
+"""A real step hands exactly those bytes to collectives that the formula gives."""
+
+import itertools
+
+import pytest
+import torch
+
+from sae_dist.coders import CoderConfig, Form, Kind, slice_of
+from sae_dist.parallel import Mesh, Over, World, make_mesh, messages
+from sae_dist.parallel.cost import wire_bytes
+from sae_dist.train import RungConfig, training_step
+from sae_dist.train.rung import Precision, Rung
+from tests.processes import run_on
+
+D, E, F, B, K, AUX_K = 10, 7, 48, 24, 3, 5
+WIDTHS = {"in": D, "out": E}
+
+
+def coders() -> list[CoderConfig]:
+    """Every kind and form, with what that kind reads switched off and on."""
+    switches = [
+        (kind, form, aux, multi)
+        for kind, form in itertools.product(Kind, Form)
+        for aux, multi in ([(0.0, False)] if kind is Kind.jumprelu else [(0.1, False), (0.1, True)])
+    ]
+    switches.append((Kind.topk, Form.autoencoder, 0.0, False))
+    return [
+        CoderConfig(
+            kind=kind,
+            form=form,
+            num_latents=F,
+            k=K,
+            aux_k=AUX_K,
+            aux_coefficient=aux,
+            multi_topk=multi,
+            dead_after_tokens=10**6,
+        )
+        for kind, form, aux, multi in switches
+    ]
+
+
+def target_of(config: CoderConfig) -> str:
+    return "in" if config.form is Form.autoencoder else "out"
+
+
+def usage(mesh: Mesh) -> dict[Over, tuple[int, int]]:
+    axes = {over: getattr(mesh, over) for over in Over}
+    return {over: (axis.bytes_sent, axis.num_messages) for over, axis in axes.items()}
+
+
+def third_step(
+    world: World, latent: int, config: CoderConfig, has_dead: bool, precision: Precision
+) -> tuple[dict[Over, tuple[int, int]], int]:
+    """Bytes and messages over each axis, and the bytes that the step reports."""
+    generator = torch.Generator().manual_seed(0)
+    sample = {s: torch.randn(B, width, generator=generator) for s, width in WIDTHS.items()}
+    rows = slice_of(B, world.rank, world.size)
+    acts = {s: x_BD[rows.start : rows.stop].to(precision.weights) for s, x_BD in sample.items()}
+    target = target_of(config)
+    mesh = make_mesh(world, latent, {})
+    rung = Rung(
+        RungConfig(site="in", target=target, coder=config),
+        mesh,
+        mean_square=float(D),
+        d_in=D,
+        d_out=WIDTHS[target],
+        precision=precision,
+        device=world.device,
+    )
+    rung.begin(0, sample["in"], sample[target])
+    for step in range(3):  # from the second on, BatchTopK has a threshold to begin with
+        rung.counters.silent_F[-1] = config.dead_after_tokens if has_dead else 0
+        before = usage(mesh)
+        reported = training_step(rung, acts, step, 3).bytes_sent
+    after = usage(mesh)
+    return {
+        over: (after[over][0] - before[over][0], after[over][1] - before[over][1]) for over in Over
+    }, reported
+
+
+def steps_unlike_the_formula(world: World, latent: int) -> list[str]:
+    wrong = []
+    mesh = (world.size // latent, latent)
+    for config, (has_dead, precision) in itertools.product(
+        coders(), [(False, Precision.float64), (True, Precision.float32)]
+    ):
+        found, reported = third_step(world, latent, config, has_dead, precision)
+        expected = messages(
+            config,
+            D,
+            WIDTHS[target_of(config)],
+            B,
+            mesh,
+            has_dead=has_dead,
+            bytes_per_value=precision.weights.itemsize,
+        )
+        for over in Over:
+            sizes = [message.num_bytes for message in expected if message.over is over]
+            if found[over] != (sum(sizes), len(sizes)):
+                wrong.append(f"{config} {has_dead} {precision} {over}: {found[over]}, {sizes}")
+        if reported != sum(message.num_bytes for message in expected):
+            wrong.append(f"{config} {has_dead} {precision}: reported {reported}")
+    return wrong
+
+
+@pytest.mark.parametrize(("data", "latent"), [(1, 2), (2, 1), (2, 2), (1, 4), (4, 1)])
+def test_a_step_hands_over_exactly_what_the_formula_says(data: int, latent: int) -> None:
+    world = data * latent
+    assert run_on(world, steps_unlike_the_formula, latent) == [[]] * world
+
+
+@pytest.mark.parametrize("config", coders(), ids=lambda c: f"{c.kind}-{c.form}-{c.multi_topk}")
+def test_one_process_sends_nothing(config: CoderConfig) -> None:
+    assert messages(config, D, E, B, (1, 1)) == []
+    assert wire_bytes(config, D, E, B, (1, 1)) == 0
+
+
+def test_an_autoencoder_gathers_its_rows_once_and_large_messages_are_those_of_the_issue() -> None:
+    config = CoderConfig(kind=Kind.jumprelu, num_latents=2**20)
+    D, B = 2304, 65536
+    latent = sum(m.num_bytes for m in messages(config, D, D, B, (1, 8)))
+    assert latent == pytest.approx(4 * (B / 8 * D + B * D), rel=1e-4)
+    data = sum(m.num_bytes for m in messages(config, D, D, B, (8, 1)))
+    assert data == pytest.approx(4 * 2**20 * 2 * D, rel=2e-3)
