@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import Forward, training_forward
-from sae_dist.parallel import gather_rows, gradient_norm, reduce_gradients
+from sae_dist.parallel import gradient_norm, reduce_gradients
 from sae_dist.train.optim import gradient_squares
+from sae_dist.train.rows import SharedRows
 from sae_dist.train.rung import Rung
 from sae_dist.train.schedules import learning_rate, sparsity_coefficient
 
@@ -27,23 +28,19 @@ class NonFiniteError(RuntimeError):
 _MAX_SKIPPED_IN_A_ROW = 10
 
 
-def training_step(rung: Rung, acts: dict[str, Tensor], step: int, num_steps: int) -> StepResult:
+def training_step(rung: Rung, batch: SharedRows, step: int, num_steps: int) -> StepResult:
     """Take one step on this process' rows of the global batch.
 
     Args:
         rung: changed in place, unless loss or gradient are not finite: then the step is skipped.
-        acts: raw activations [b, width] by site, in the rung's dtype; b is the global batch's
-            tokens divided by the world.
+        batch: this process' rows at the rung's sites; the other rungs are given the same one.
         step, num_steps: for the schedules.
 
     Raises:
         NonFiniteError: this is the tenth skipped step in a row.
     """
     mesh, coder, optim = rung.mesh, rung.coder, rung.config.optim
-    x_BD, y_BE = rung.normalised(acts)
-    is_autoencoder = y_BE is x_BD
-    x_BD = gather_rows(x_BD, mesh)
-    y_BE = x_BD if is_autoencoder else gather_rows(y_BE, mesh)
+    x_BD, y_BE = rung.rows(batch)
     dead_F, num_dead = rung.dead()
 
     forward = training_forward(
