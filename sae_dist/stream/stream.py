@@ -155,10 +155,7 @@ class ActivationStream:
     def _batches(self, step: int, pool: ThreadPoolExecutor) -> Iterator[Batch]:
         buffers = self._buffers()
         lanes = [LaneReader(self._buckets(lane, step, buffers, pool)) for lane in self._lanes]
-        stored = {
-            site: from_storage(buffer, self._store.dtype).flatten(0, 2)
-            for site, buffer in buffers.items()
-        }
+        stored = {site: buffer.reshape(-1, buffer.shape[-1]) for site, buffer in buffers.items()}
         while True:
             yield self._assemble(lanes, stored)
 
@@ -179,7 +176,7 @@ class ActivationStream:
         shape = (num_chunks, layout.chunk_sequences, layout.sequence_length)
         return {site: np.empty((*shape, self._store.sites[site]), dtype) for site in self._sites}
 
-    def _assemble(self, lanes: list[LaneReader], stored: dict[str, torch.Tensor]) -> Batch:
+    def _assemble(self, lanes: list[LaneReader], stored: dict[str, np.ndarray]) -> Batch:
         """The next batch: every lane's rows of `stored[site]`, one lane after the other.
 
         Rows are noted lane by lane and gathered in one go: in two only where a lane goes on to its
@@ -188,7 +185,7 @@ class ActivationStream:
         share = self._order.lane_tokens
         rows, index = (np.empty(len(lanes) * share, np.int64) for _ in range(2))
         acts = {
-            site: torch.empty(len(rows), values.shape[1], dtype=values.dtype)
+            site: np.empty((len(rows), values.shape[1]), values.dtype)
             for site, values in stored.items()
         }
         gathered = done = 0
@@ -201,7 +198,8 @@ class ActivationStream:
                 rest = slice(done, end * share)
                 done += lane.take(rows[rest], index[rest])
         _gather(stored, rows, slice(gathered, done), acts)
-        return Batch(acts=acts, index=torch.from_numpy(index))
+        tensors = {site: from_storage(out, self._store.dtype) for site, out in acts.items()}
+        return Batch(acts=tensors, index=torch.from_numpy(index))
 
     def _warn_of_short_epochs(self, num_tokens: int) -> None:
         if self.tokens_per_epoch < 0.9 * num_tokens:
@@ -212,11 +210,15 @@ class ActivationStream:
 
 
 def _gather(
-    stored: dict[str, torch.Tensor], rows: np.ndarray, part: slice, acts: dict[str, torch.Tensor]
+    stored: dict[str, np.ndarray], rows: np.ndarray, part: slice, acts: dict[str, np.ndarray]
 ) -> None:
-    """Copy the rows of one part of a batch, at every site."""
+    """Copy the rows of one part of a batch, at every site.
+
+    By numpy: torch would start threads here that spin beside those of the training step. Rows are
+    in range; "clip" only says so, and spares a copy that "raise" makes.
+    """
     for site, out in acts.items():
-        torch.index_select(stored[site], 0, torch.from_numpy(rows[part]), out=out[part])
+        np.take(stored[site], rows[part], axis=0, out=out[part], mode="clip")
 
 
 def _check(store: Store, sites: Sequence[str], config: StreamConfig, world: int) -> None:
