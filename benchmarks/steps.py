@@ -22,7 +22,7 @@ from benchmarks.measure import (
 )
 from sae_dist.coders import CoderConfig, Kind
 from sae_dist.parallel import World, make_mesh, start_world
-from sae_dist.train import OptimConfig, RungConfig, training_step
+from sae_dist.train import OptimConfig, RungConfig, SharedRows, training_step
 from sae_dist.train.rung import Precision, Rung
 
 AUX_K = "topk+auxk"
@@ -103,7 +103,8 @@ def main() -> None:
         for step, x_BD in enumerate(options.clock):
             if options.kind == AUX_K:
                 hold_dead(rung)
-            l0 = training_step(rung, {"x": x_BD}, step, _NUM_STEPS).forward.l0
+            batch = SharedRows({"x": x_BD}, torch.float32)
+            l0 = training_step(rung, batch, step, _NUM_STEPS).forward.l0
         peak = peak_bytes()
         limits = floor(activations()[0], rung.coder.W_enc.detach())
         show(options.clock, float(l0), **limits | {"peak_bytes": peak})

@@ -42,7 +42,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One step's sizes; b rows a process, B rows a part of the batch, values of w bytes."""
+    """A step; b rows a process, B rows a part of the batch, values of w bytes, stored ones of s."""
 
     coder: CoderConfig
     D: int
@@ -51,12 +51,13 @@ class _Step:
     B: int
     F: int
     w: int
+    s: int
 
     def messages(self, *, has_dead: bool) -> Iterator[Message]:
         config, w = self.coder, self.w
-        yield Message("rows of x", Over.latent, self.b * self.D * w, True)
+        yield Message("rows of x", Over.latent, self.b * self.D * self.s, True)
         if config.form is not Form.autoencoder:
-            yield Message("rows of y", Over.latent, self.b * self.E * w, True)
+            yield Message("rows of y", Over.latent, self.b * self.E * self.s, True)
         if config.uses_aux_k:
             yield Message("number of dead latents", Over.latent, _SUM)
         yield from self._pass(config.k)
@@ -113,8 +114,11 @@ def messages(
     *,
     has_dead: bool = True,
     bytes_per_value: int = 4,
+    bytes_per_stored: int = 2,
 ) -> list[Message]:
     """All that one process of a `data × latent` mesh hands to collectives in a step, once each.
+
+    Rungs of one site and one latent axis share its rows: they cross for the first of them.
 
     Three things add to it: ties at the selection's edge, a BatchTopK whose candidates did not
     reach (its first steps may search twice), and, outside of the step, logging and checkpoints.
@@ -123,7 +127,8 @@ def messages(
         batch_tokens: B, the rows of the global batch.
         mesh: lengths of the data axis and the latent axis.
         has_dead: whether any latent is dead, so that AuxK has work to do.
-        bytes_per_value: of weights and activations.
+        bytes_per_value: of weights and sums.
+        bytes_per_stored: of activations as they come from the store, in which form rows cross.
     """
     data, latent = mesh
     step = _Step(
@@ -134,6 +139,7 @@ def messages(
         B=batch_tokens // data,
         F=coder.num_latents // latent,
         w=bytes_per_value,
+        s=bytes_per_stored,
     )
     sizes = _sizes(mesh)
     return [m for m in step.messages(has_dead=has_dead) if sizes[m.over] > 1]

@@ -64,7 +64,11 @@ class Store:
 
     def read_tokens(self, chunk: int) -> tuple[np.ndarray, np.ndarray]:
         """(ids int32 [n, S], trainable bool [n, S]) of one chunk. Raises like `read_chunk`."""
-        return self._arrays[INPUT_IDS].read_chunk(chunk), self._arrays[TRAINABLE].read_chunk(chunk)
+        return self._arrays[INPUT_IDS].read_chunk(chunk), self.read_trainable(chunk)
+
+    def read_trainable(self, chunk: int) -> np.ndarray:
+        """Which tokens of one chunk may be trained on, bool [n, S]. Raises like `read_chunk`."""
+        return self._arrays[TRAINABLE].read_chunk(chunk)
 
     def training_chunks(self) -> list[int]:
         """Chunks of all shards that are not held out, in order."""

@@ -75,7 +75,7 @@ class StoredActivations:
         needed = int(np.searchsorted(counts[chunks].cumsum(), num_tokens)) + 1
         parts: dict[str, list[np.ndarray]] = {site: [] for site in sites}
         for chunk in chunks[:needed].tolist():
-            trainable_NS = store.read_tokens(chunk)[1]
+            trainable_NS = store.read_trainable(chunk)
             for site in sites:
                 parts[site].append(store.read_chunk(site, chunk)[trainable_NS])
         rows = {site: np.concatenate(blocks) for site, blocks in parts.items()}

@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 import torch
 
+from sae_dist.common.dtypes import from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
 from sae_dist.store import Store
@@ -54,7 +55,7 @@ class ActivationStream:
     one after the other, are the same global batch of `batch_tokens` rows in every world. Several
     sites are read at the same index. Iterating again after a stop goes on with the next batch.
 
-    Memory of one rank, at most: two buckets a lane, `batches_ahead` + 2 batches, and the tokens of
+    Memory of one rank, at most: two buckets a lane, `batches_ahead` + 2 batches, and the marks of
     one chunk a reading thread; `memory_bound` gives it in bytes. `waited_seconds` is the time the
     consumer was kept waiting; `tokens_per_epoch` the tokens of the first epoch (others differ by
     the dropped tails of lanes). Use it as a context manager, or `close` it, to end its threads.
@@ -101,13 +102,13 @@ class ActivationStream:
         layout, itemsize = self._store.layout, self._store.dtype.storage.itemsize
         row = sum(self._store.sites[site] for site in self._sites) * itemsize
         chunk = layout.chunk_sequences * layout.sequence_length
-        # a bucket's position also holds a mark, a row number and its index; a batch's row its index
+        # beside its values a bucket's position has a mark, and as a batch's row two numbers
         bucket = self._bucket_chunks * chunk * (row + 1 + 8 + 8)
-        batch = len(self._lanes) * self._order.lane_tokens * (row + 8)
+        batch = len(self._lanes) * self._order.lane_tokens * (row + 8 + 8)
         return (
             2 * len(self._lanes) * bucket
             + (self._config.batches_ahead + 2) * batch
-            + self._config.read_threads * chunk * 5
+            + self._config.read_threads * chunk
         )
 
     def state_at(self, step: int) -> StreamState:
@@ -152,35 +153,53 @@ class ActivationStream:
         self.close()
 
     def _batches(self, step: int, pool: ThreadPoolExecutor) -> Iterator[Batch]:
-        lanes = [LaneReader(self._buckets(lane, step, pool)) for lane in self._lanes]
+        buffers = self._buffers()
+        lanes = [LaneReader(self._buckets(lane, step, buffers, pool)) for lane in self._lanes]
+        stored = {site: buffer.reshape(-1, buffer.shape[-1]) for site, buffer in buffers.items()}
         while True:
-            yield self._assemble(lanes)
+            yield self._assemble(lanes, stored)
 
-    def _buckets(self, lane: int, step: int, pool: ThreadPoolExecutor) -> Iterator[Bucket]:
-        """A lane's buckets, in two sets of buffers by turns: new memory is as slow as reading."""
-        segments = self._order.segments(lane, step)
-        for segment, buffers in zip(
-            segments, cycle([self._buffers(), self._buffers()]), strict=False
-        ):
-            yield Bucket(self._store, buffers, self._chunks[segment.chunks], segment, pool)
+    def _buckets(
+        self, lane: int, step: int, buffers: dict[str, np.ndarray], pool: ThreadPoolExecutor
+    ) -> Iterator[Bucket]:
+        """A lane's buckets, in its two places by turns: new memory is as slow as reading."""
+        size = self._bucket_chunks
+        places = cycle([2 * size * (lane - self._lanes.start) + turn * size for turn in range(2)])
+        for segment, place in zip(self._order.segments(lane, step), places, strict=False):
+            chunks = self._chunks[segment.chunks]
+            yield Bucket(self._store, buffers, place, chunks, segment, pool)
 
     def _buffers(self) -> dict[str, np.ndarray]:
+        """All buckets of all lanes in one array a site, from which one call gathers a batch."""
         layout, dtype = self._store.layout, self._store.dtype.storage
-        shape = (self._bucket_chunks, layout.chunk_sequences, layout.sequence_length)
+        num_chunks = 2 * len(self._lanes) * self._bucket_chunks
+        shape = (num_chunks, layout.chunk_sequences, layout.sequence_length)
         return {site: np.empty((*shape, self._store.sites[site]), dtype) for site in self._sites}
 
-    def _assemble(self, lanes: list[LaneReader]) -> Batch:
-        """The next batch: every lane's rows, one lane after the other."""
-        size, share = len(lanes) * self._order.lane_tokens, self._order.lane_tokens
-        index = torch.empty(size, dtype=torch.int64)
+    def _assemble(self, lanes: list[LaneReader], stored: dict[str, np.ndarray]) -> Batch:
+        """The next batch: every lane's rows of `stored[site]`, one lane after the other.
+
+        Rows are noted lane by lane and gathered in one go: in two only where a lane goes on to its
+        next bucket, because the places of the one used up are then read into anew.
+        """
+        share = self._order.lane_tokens
+        rows, index = (np.empty(len(lanes) * share, np.int64) for _ in range(2))
         acts = {
-            site: torch.empty(size, self._store.sites[site], dtype=self._store.dtype.compute)
-            for site in self._sites
+            site: np.empty((len(rows), values.shape[1]), values.dtype)
+            for site, values in stored.items()
         }
-        for number, lane in enumerate(lanes):
-            place = slice(number * share, (number + 1) * share)
-            lane.take(index[place], {site: values[place] for site, values in acts.items()})
-        return Batch(acts=acts, index=index)
+        gathered = done = 0
+        for end, lane in enumerate(lanes, 1):
+            while done < end * share:
+                if lane.is_used_up:
+                    _gather(stored, rows, slice(gathered, done), acts)
+                    gathered = done
+                    lane.advance()
+                rest = slice(done, end * share)
+                done += lane.take(rows[rest], index[rest])
+        _gather(stored, rows, slice(gathered, done), acts)
+        tensors = {site: from_storage(out, self._store.dtype) for site, out in acts.items()}
+        return Batch(acts=tensors, index=torch.from_numpy(index))
 
     def _warn_of_short_epochs(self, num_tokens: int) -> None:
         if self.tokens_per_epoch < 0.9 * num_tokens:
@@ -188,6 +207,18 @@ class ActivationStream:
                 f"an epoch uses {self.tokens_per_epoch} of {num_tokens} training tokens, because "
                 "lanes differ in length: lower stream.lanes, or store smaller chunks (chunk_mib)"
             )
+
+
+def _gather(
+    stored: dict[str, np.ndarray], rows: np.ndarray, part: slice, acts: dict[str, np.ndarray]
+) -> None:
+    """Copy the rows of one part of a batch, at every site.
+
+    By numpy: torch would start threads here that spin beside those of the training step. Rows are
+    in range; "clip" only says so, and spares a copy that "raise" makes.
+    """
+    for site, out in acts.items():
+        np.take(stored[site], rows[part], axis=0, out=out[part], mode="clip")
 
 
 def _check(store: Store, sites: Sequence[str], config: StreamConfig, world: int) -> None:

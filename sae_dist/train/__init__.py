@@ -3,6 +3,7 @@
 from sae_dist.train.ladder import build_ladder
 from sae_dist.train.loop import LoopConfig, Preempted, TrainingRun
 from sae_dist.train.optim import OptimConfig
+from sae_dist.train.rows import SharedRows
 from sae_dist.train.rung import Rung, RungConfig
 from sae_dist.train.step import NonFiniteError, StepResult, training_step
 
@@ -13,6 +14,7 @@ __all__ = [
     "Preempted",
     "Rung",
     "RungConfig",
+    "SharedRows",
     "StepResult",
     "TrainingRun",
     "build_ladder",

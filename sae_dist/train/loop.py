@@ -18,6 +18,7 @@ from sae_dist.stream import ActivationSource, ActivationStream, StreamConfig
 from sae_dist.train.journal import Journal, LogConfig
 from sae_dist.train.ladder import begin, build_ladder, describe, sites_of
 from sae_dist.train.measures import Throughput, firing_frequency, rung_measures
+from sae_dist.train.rows import SharedRows
 from sae_dist.train.rung import Precision, RungConfig
 from sae_dist.train.step import StepResult, training_step
 
@@ -104,9 +105,10 @@ class TrainingRun:
         ):
             speed = Throughput(self.step * self.config.batch_tokens)
             for batch, state in batches:
-                acts = {site: x.to(self.world.device, self.dtype) for site, x in batch.acts.items()}
+                acts = {site: x.to(self.world.device) for site, x in batch.acts.items()}
+                rows = SharedRows(acts, self.dtype)
                 results = [
-                    training_step(rung, acts, self.step, self.num_steps) for rung in self.rungs
+                    training_step(rung, rows, self.step, self.num_steps) for rung in self.rungs
                 ]
                 self.step = state.step
                 bar.update()

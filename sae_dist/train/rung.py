@@ -18,6 +18,7 @@ from sae_dist.kernels import GradientForm
 from sae_dist.parallel import Mesh, MeshConfig, distribute, gather_latents
 from sae_dist.train.latents import LatentCounters
 from sae_dist.train.optim import Adam, OptimConfig
+from sae_dist.train.rows import SharedRows
 
 _EMA = 0.999
 
@@ -93,12 +94,10 @@ class Rung:
         """Give the coder its first weights, from a raw sample that is equal on every process."""
         initialise(self.coder, seed, x_ND / self.scale, y_NE / self.scale)
 
-    def normalised(self, acts: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def rows(self, batch: SharedRows) -> tuple[Tensor, Tensor]:
         """Input and target [B, D], [B, E] divided by C; one tensor where the sites agree."""
-        x_BD = acts[self.config.site] / self.scale
-        if self.config.target == self.config.site:
-            return x_BD, x_BD
-        return x_BD, acts[self.config.target] / self.scale
+        x_BD = batch.normalised(self.config.site, self.scale, self.mesh)
+        return x_BD, batch.normalised(self.config.target, self.scale, self.mesh)
 
     def dead(self) -> Tensor:
         """Which latents held here are dead [F]."""

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import Forward, training_forward
-from sae_dist.parallel import backward, gather_rows, gradient_norm
+from sae_dist.parallel import backward, gradient_norm
 from sae_dist.train.optim import gradient_squares
+from sae_dist.train.rows import SharedRows
 from sae_dist.train.rung import Rung
 from sae_dist.train.schedules import learning_rate, sparsity_coefficient
 
@@ -30,13 +31,12 @@ class NonFiniteError(RuntimeError):
 _MAX_SKIPPED_IN_A_ROW = 10
 
 
-def training_step(rung: Rung, acts: dict[str, Tensor], step: int, num_steps: int) -> StepResult:
+def training_step(rung: Rung, batch: SharedRows, step: int, num_steps: int) -> StepResult:
     """Take one step on this process' rows of the global batch.
 
     Args:
         rung: changed in place, unless loss or gradient are not finite: then the step is skipped.
-        acts: raw activations [b, width] by site, in the rung's dtype; b is the global batch's
-            tokens divided by the world.
+        batch: this process' rows at the rung's sites; the other rungs are given the same one.
         step, num_steps: for the schedules.
 
     Raises:
@@ -44,10 +44,7 @@ def training_step(rung: Rung, acts: dict[str, Tensor], step: int, num_steps: int
     """
     mesh, coder, optim = rung.mesh, rung.coder, rung.config.optim
     sent_before = mesh.bytes_sent
-    x_BD, y_BE = rung.normalised(acts)
-    is_autoencoder = y_BE is x_BD
-    x_BD = gather_rows(x_BD, mesh)
-    y_BE = x_BD if is_autoencoder else gather_rows(y_BE, mesh)
+    x_BD, y_BE = rung.rows(batch)
 
     forward = training_forward(
         coder.train(),

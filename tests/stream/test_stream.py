@@ -159,30 +159,38 @@ def test_an_error_of_a_reading_thread_reaches_the_consumer(
 def test_tokens_that_differ_from_the_manifest_are_refused(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = store.read_tokens
-    monkeypatch.setattr(store, "read_tokens", lambda chunk: (real(chunk)[0], ~real(chunk)[1]))
+    real = store.read_trainable
+    monkeypatch.setattr(store, "read_trainable", lambda chunk: ~real(chunk))
     with pytest.raises(UserError, match="expected .* by the manifest"):
         take(stream(store), 1)
 
 
-def test_the_memory_bound_counts_buckets_batches_and_tokens(store: Store) -> None:
+def test_the_memory_bound_counts_buckets_batches_and_marks(store: Store) -> None:
     row, chunk, bucket_chunks = 2 * (6 + 3), 16, 300 // (8 * 16)
     bucket = bucket_chunks * chunk * (row + 17)
     for world in (1, 4):
-        expected = 2 * (8 // world) * bucket + 5 * (BATCH // world) * (row + 8)
-        assert stream(store, 0, world).memory_bound == expected + 2 * chunk * 5
+        expected = 2 * (8 // world) * bucket + 5 * (BATCH // world) * (row + 16)
+        assert stream(store, 0, world).memory_bound == expected + 2 * chunk
 
 
-def test_two_sets_of_buffers_a_lane_serve_all_buckets(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    buffers: list[int] = []
+def test_two_places_a_lane_serve_all_buckets(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[int] = []
 
     class Watched(Bucket):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
-            buffers.append(self.acts["in"].data_ptr())
+            places.append(self._place)
 
     monkeypatch.setattr("sae_dist.stream.stream.Bucket", Watched)
     take(stream(store), 150)
-    assert len(buffers) > 50 and len(set(buffers)) == 2 * 8
+    bucket_chunks = 300 // (8 * 16)
+    assert len(places) > 50 and set(places) == set(range(0, 2 * 8 * bucket_chunks, bucket_chunks))
+
+
+def test_one_batch_may_use_up_several_buckets_of_a_lane(store: Store, acts: torch.Tensor) -> None:
+    config = StreamConfig(lanes=2, bucket_tokens=1, read_threads=2, batches_ahead=3)
+    batch_tokens = 2 * 5 * 16  # a lane's share is five buckets, of one chunk each, and more
+    found = take(ActivationStream(store, ["in"], batch_tokens, 5, config), 12)
+    for batch, _ in found:
+        assert torch.equal(batch.acts["in"], acts.flatten(0, 1)[batch.index])
+        assert len(batch.index.unique()) == batch_tokens

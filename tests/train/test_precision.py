@@ -5,6 +5,7 @@ import torch
 from sae_dist.coders import CoderConfig, Kind
 from sae_dist.parallel import World, make_mesh, start_world
 from sae_dist.train.optim import OptimConfig
+from sae_dist.train.rows import SharedRows
 from sae_dist.train.rung import Precision, Rung, RungConfig
 from sae_dist.train.step import training_step
 
@@ -31,7 +32,8 @@ def train(kind: Kind, precision: Precision, world: World) -> tuple[float, float]
     rung = Rung(config, make_mesh(world, 1, {}), mean_square, D, D, precision, torch.device("cpu"))
     rung.begin(0, x_BD, x_BD)
     for step in range(NUM_STEPS):
-        forward = training_step(rung, {"x": x_BD}, step, NUM_STEPS).forward
+        batch = SharedRows({"x": x_BD}, torch.float32)
+        forward = training_step(rung, batch, step, NUM_STEPS).forward
     return float(forward.fvu), float(forward.l0)
 
 

@@ -10,7 +10,7 @@ import torch
 from sae_dist.coders import Form, Kind, load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import World
-from sae_dist.train import NonFiniteError, Preempted, training_step
+from sae_dist.train import NonFiniteError, Preempted, SharedRows, training_step
 from tests.processes import alone, run_on
 from tests.train.ladders import BATCH, make_store, rung, training_run
 
@@ -135,15 +135,15 @@ def test_a_batch_that_is_not_finite_changes_nothing(
     acts = {"in": torch.randn(BATCH, 16, dtype=torch.float64)}
     acts["in"][3, 4] = torch.nan
     for _ in range(9):
-        training_step(only, acts, 5, 100)
+        training_step(only, SharedRows(acts, torch.float64), 5, 100)
     after = {name: tensor.full_tensor() for name, tensor in run._tensors().items()}
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert (only.num_updates, only.num_skipped) == (5, 9)
     with pytest.raises(NonFiniteError, match="10 steps in a row"):
-        training_step(only, acts, 5, 100)
+        training_step(only, SharedRows(acts, torch.float64), 5, 100)
     only.skipped_in_a_row = 0
     acts["in"][3, 4] = 0.0
-    training_step(only, acts, 5, 100)
+    training_step(only, SharedRows(acts, torch.float64), 5, 100)
     assert only.num_updates == 6
 
 
@@ -154,7 +154,7 @@ def nan_on_one_rank(world: World, store: Path, folder: Path) -> tuple[int, bool]
     if world.rank == 3:
         acts["in"][0, 0] = torch.inf
     weights = run.rungs[0].coder.W_enc.detach().clone()
-    training_step(run.rungs[0], acts, 3, 100)
+    training_step(run.rungs[0], SharedRows(acts, torch.float64), 3, 100)
     return run.rungs[0].num_skipped, torch.equal(weights, run.rungs[0].coder.W_enc)
 
 

@@ -1,0 +1,31 @@
+"""The rows of one batch, made once for all the rungs of a ladder that need the same."""
+
+import torch
+from torch import Tensor
+
+from sae_dist.parallel import Mesh, gather_rows
+
+
+class SharedRows:
+    """One batch at some sites; what rungs ask of it alike is gathered, cast and divided once.
+
+    Args:
+        acts: raw activations [b, width] by site, as stored, on the rungs' device; b is the global
+            batch's tokens divided by the world.
+        dtype: of the rungs' weights.
+    """
+
+    def __init__(self, acts: dict[str, Tensor], dtype: torch.dtype) -> None:
+        self._acts, self._dtype = acts, dtype
+        self._made: dict[tuple[str, float, int], Tensor] = {}
+
+    def normalised(self, site: str, scale: float, mesh: Mesh) -> Tensor:
+        """The rows [B, width] that a process of `mesh` works on, divided by `scale`.
+
+        The tensor is shared: nobody may change it. Rows cross the latent axis as they are stored,
+        in half the bytes for 16-bit formats, and the axis of the first to ask counts them.
+        """
+        key = site, scale, mesh.latent.size
+        if key not in self._made:
+            self._made[key] = gather_rows(self._acts[site], mesh).to(self._dtype) / scale
+        return self._made[key]
