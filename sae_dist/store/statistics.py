@@ -61,8 +61,8 @@ def statistics_of(
 
     Sums run in float64 over blocks that stay in a core's cache, five times as fast as over large
     ones, and so small that one thread takes them: the sums are the same with any number of threads,
-    and do not wait for cores that the language model keeps busy. Raises UserError naming the first sequence with a NaN or infinity at a trainable token;
-    other tokens may hold anything.
+    and do not wait for cores that the language model keeps busy. Raises UserError naming the first
+    sequence with a NaN or infinity at a trainable token; other tokens may hold anything.
     """
     width = x_NSD.shape[2]
     sum_D = torch.zeros(width, dtype=torch.float64)
