@@ -12,7 +12,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from sae_dist.store import StoreConfig, StoreWriter
 
 _IS_CUDA = DEVICE == "cuda"
 _WIDTH, _LAYERS, _VOCAB = (2048, 12, 32_000) if _IS_CUDA else (512, 4, 4096)
-_POSITIONS, _BATCH = (1024, 16) if _IS_CUDA else (128, 8)
+_POSITIONS, _BATCH = (1024, 16) if _IS_CUDA else (128, 4)
 _DEEPEST = _LAYERS - 2
 _SITES = {
     "one_site": [f"resid_post.{_DEEPEST}"],
@@ -37,8 +37,8 @@ _SITES = {
         f"{kind}.{_DEEPEST}" for kind in ("resid_pre", "attn_z", "mlp_in", "mlp_out", "resid_post")
     ],
 }
-_NUM_TURNS, _NUM_SHARDS, _SHARD_MIB = 15, 12, 64.0
-_HARVEST_TURNS, _HARVEST_BATCHES = 3, 16
+_NUM_TURNS, _NUM_SHARDS, _SHARD_MIB = 15, 10, 64.0
+_HARVEST_TURNS, _HARVEST_BATCHES = 3, 8
 
 
 class _Stop(Exception):
@@ -93,14 +93,14 @@ def in_turns(actions: dict[str, Callable[[], object]], num_turns: int) -> dict[s
     return {name: [turn[name] for turn in turns[1:]] for name in actions}
 
 
-def token_blocks(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def token_blocks(count: int) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
     """Random sequences, all of them trainable."""
     ids_NS = np.random.default_rng(0).integers(0, _VOCAB, (count, _POSITIONS), np.int32)
     yield ids_NS, np.ones(ids_NS.shape, bool)
 
 
 def write_speed(folder: Path) -> dict[str, Any]:
-    """Bytes a second of whole shards, checked and committed, and of the same bytes written plainly."""
+    """Bytes a second of whole shards, checked and committed, and of a plain write of them."""
     sequences = int(_SHARD_MIB * 2**20) // (_POSITIONS * _WIDTH * 2)
     shape = (sequences, _POSITIONS, _WIDTH)
     generator = torch.Generator().manual_seed(0)
@@ -141,7 +141,7 @@ def capture_speed(model: PreTrainedModel) -> dict[str, Any]:
         widths = dict.fromkeys(sites, _WIDTH)
         size = (_BATCH, _POSITIONS)
         room = HostShard(widths, size, StoreConfig().dtype, torch.device(DEVICE))
-        actions[name] = lambda c=capture, r=room: r.put(range(_BATCH), c(ids_NS))  # type: ignore[misc]
+        actions[name] = lambda c=capture, r=room: r.put(range(_BATCH), c(ids_NS))
     times = in_turns(actions, _NUM_TURNS)
     medians = {name: statistics.median(values) for name, values in times.items()}
     return {
@@ -170,7 +170,7 @@ def harvest_speed(model: PreTrainedModel, folder: Path) -> dict[str, Any]:
         path = folder / str(next(names))
         writer = StoreWriter.create(path, widths, _POSITIONS, config, {}, count)
         loop = HarvestLoopConfig(batch_sequences=_BATCH)
-        harvest(writer, capture, lambda: (token_blocks(count), dict), loop, processes)  # type: ignore
+        harvest(writer, capture, lambda: (token_blocks(count), dict), loop, processes)
 
     actions = {"bare": lambda: [run(ids_NS.to(DEVICE)) for ids_NS in batches], "harvest": fill}
     times = in_turns(actions, _HARVEST_TURNS)
@@ -184,9 +184,7 @@ def harvest_speed(model: PreTrainedModel, folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--folder", type=Path, help="where to write (default: the temporary folder)"
-    )
+    parser.add_argument("--folder", type=Path, help="where to write (default: for temporary files)")
     options = parser.parse_args()
     model = language_model()
     result = capture_speed(model)
