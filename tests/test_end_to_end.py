@@ -5,8 +5,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sae_dist.store import open_store
 from tests.apps.commands import ROOT, TORCHRUN, command, launch
 from tests.harvest.tiny import contents, tokenizer
 from tests.lm.tiny import tiny_model
@@ -114,3 +116,23 @@ def test_a_language_model_spread_by_zero3_gives_the_same_activations(tmp_path: P
     assert activations(tmp_path / "spread") == activations(tmp_path / "replicas")
     again = succeed(*spread, cwd=tmp_path, DS_ACCELERATOR="cpu")
     assert "spread is sealed already: nothing to do" in again
+
+
+def test_a_language_model_sliced_over_two_processes_gives_the_same_activations(
+    tmp_path: Path,
+) -> None:
+    write_text(tmp_path / "text")
+    tiny_model("llama").save_pretrained(tmp_path / "lm")
+    tokenizer().save_pretrained(tmp_path / "lm")
+    harvest = (launch("harvest"), "lm.name=lm", "writer.dtype=float32", "writer.held_out=0")
+    harvest = (*harvest, *SEQUENCES, "tokens=3K", "writer.chunk_mib=0.03")
+    sliced = (*ACCELERATE, *REPLICAS, *harvest, "lm.tensor=2", "store=sliced")
+    assert "sealed sliced" in succeed(*sliced, cwd=tmp_path)
+    assert "sliced is sealed already: nothing to do" in succeed(*sliced, cwd=tmp_path)
+    succeed(*harvest, "store=whole", cwd=tmp_path)
+    whole, found = (open_store(tmp_path / name) for name in ("whole", "sliced"))
+    assert whole.layout == found.layout
+    for site in found.sites:
+        for chunk in range(found.layout.num_chunks):
+            acts = [store.read_chunk(site, chunk) for store in (found, whole)]
+            np.testing.assert_allclose(*acts, rtol=1e-5, atol=2e-6)

@@ -4,7 +4,8 @@ r"""Harvest the activations of a language model to disk.
         sites=[resid_post.3] tokens=100M store=PATH
 
 Any number of processes fill one store; start the same command again to go on where it stopped.
-With `--config_file launch/accelerate/zero3.yaml` the language model is spread over the processes.
+With `--config_file launch/accelerate/zero3.yaml` the language model is spread over the processes,
+with `lm.tensor=N` its matrices are sliced over each N of them.
 """
 
 import os
@@ -19,14 +20,16 @@ from sae_dist.apps import cli
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
 from sae_dist.config import HarvestConfig
-from sae_dist.harvest import Processes, harvest
+from sae_dist.harvest import Processes, Team, harvest, join_launched_team, join_slices
 from sae_dist.lm import (
     LM,
     Capture,
     load_lm,
+    load_sliced_lm,
     load_spread_lm,
     resolve,
     site_widths,
+    sliced_sites,
     spread_engine,
     truncate,
 )
@@ -43,18 +46,22 @@ def harvest_command(config: HarvestConfig) -> None:
     """Harvest as `config` says; called by every process that `accelerate launch` started."""
     if not config.sites or len(set(config.sites)) != len(config.sites):
         raise UserError(f"sites={list(config.sites)}; expected one or more different sites")
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
     is_zero3 = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
-    lm = load_spread_lm(config.lm) if is_zero3 else load_lm(config.lm, accelerator.device)
+    if is_zero3 and config.lm.tensor > 1:
+        raise UserError(f"lm.tensor={config.lm.tensor} under ZeRO-3; expected 1; choose one")
+    team = join_launched_team(config.lm.tensor) if config.lm.tensor > 1 else None
+    device = Accelerator(cpu=not torch.cuda.is_available()).device
+    if team is not None:
+        lm = load_sliced_lm(config.lm)
+    else:
+        lm = load_spread_lm(config.lm) if is_zero3 else load_lm(config.lm, device)
     sites = [resolve(lm.model, name) for name in config.sites]
+    join = dict.fromkeys(sliced_sites(lm.model, sites), join_slices) if team is not None else {}
     truncate(lm.model, sites)
     engine = spread_engine(lm.model.base_model, config.lm) if is_zero3 else None
-    capture = Capture(lm.model, sites, stop=not is_zero3, forward=engine)
-
-    # DeepSpeed may leave accelerate's own rank and world at 0 and 1: torch knows better.
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    processes = Processes(rank, world, accelerator.device, in_step=is_zero3)
-    writer = _writer(config, lm, site_widths(capture, accelerator.device))
+    capture = Capture(lm.model, sites, stop=not is_zero3, forward=engine, join=join)
+    processes = _processes(team, device, is_zero3)
+    writer = _writer(config, lm, site_widths(capture, device))
     if writer.sealed:
         say(f"{config.store} is sealed already: nothing to do")
     else:
@@ -62,6 +69,14 @@ def harvest_command(config: HarvestConfig) -> None:
         say(f"sealed {config.store}")
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _processes(team: Team | None, device: torch.device, is_zero3: bool) -> Processes:
+    if team is not None:
+        return Processes(team.index, team.num_teams, device, leads=team.leads, store=team.store)
+    # DeepSpeed may leave accelerate's own rank and world at 0 and 1: torch knows better.
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    return Processes(rank, world, device, in_step=is_zero3)
 
 
 def _writer(config: HarvestConfig, lm: LM, widths: dict[str, int]) -> StoreWriter:

@@ -3,6 +3,7 @@
 import json
 import os
 import uuid
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,54 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_temporary(path: Path, data: bytes) -> Path:
+def stage(path: Path, parts: Iterable[bytes | memoryview]) -> Path:
+    """Write `parts`, one after the other, to disk beside `path`; return the temporary file."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with open(temporary, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(temporary, "xb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:  # a full disk gets its space back
+        temporary.unlink(missing_ok=True)
+        raise
     return temporary
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    os.replace(temporary, path)
+    fsync_path(path.parent)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` by `data`, so that a crash leaves either the old file or the new one."""
-    os.replace(_write_temporary(path, data), path)
-    fsync_path(path.parent)
+    _publish(stage(path, [data]), path)
+
+
+def write_all(
+    files: Iterable[tuple[Path, Iterable[bytes | memoryview]]],
+    condition: Callable[[], object] = lambda: None,
+) -> None:
+    """Write each (path, parts), and give all files their names once `condition` has returned.
+
+    Nothing of them is left if it, or the writing of one, raises an exception.
+    """
+    staged: dict[Path, Path] = {}
+    try:
+        for path, parts in files:
+            staged[path] = stage(path, parts)
+        condition()
+    except Exception:
+        for temporary in staged.values():
+            temporary.unlink(missing_ok=True)
+        raise
+    for path, temporary in staged.items():
+        _publish(temporary, path)
 
 
 def claim(path: Path, data: bytes) -> bool:
     """Create `path` with `data` unless it exists; of many claimants exactly one gets True."""
-    temporary = _write_temporary(path, data)
+    temporary = stage(path, [data])
     try:
         os.link(temporary, path)
     except FileExistsError:

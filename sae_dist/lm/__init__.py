@@ -7,6 +7,7 @@ from sae_dist.lm.load import LM, LMConfig, LMDtype, load_lm
 from sae_dist.lm.loss import next_token_loss_NS
 from sae_dist.lm.sites import End, Site, resolve
 from sae_dist.lm.splice import splice
+from sae_dist.lm.tensor import load_sliced_lm, sliced_sites
 from sae_dist.lm.zero3 import load_spread_lm, spread_engine
 
 __all__ = [
@@ -19,10 +20,12 @@ __all__ = [
     "SmallLMConfig",
     "fold_rms_norms",
     "load_lm",
+    "load_sliced_lm",
     "load_spread_lm",
     "next_token_loss_NS",
     "resolve",
     "site_widths",
+    "sliced_sites",
     "splice",
     "spread_engine",
     "train_small_lm",

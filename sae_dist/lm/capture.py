@@ -1,7 +1,8 @@
 """Read activations from one forward pass, and spend no more than they need."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from transformers import PreTrainedModel
 from sae_dist.common.errors import UserError
 from sae_dist.lm.hooks import Visit, at_site
 from sae_dist.lm.sites import Site, layer_place
+
+Join = Callable[[Tensor], Tensor]
 
 
 class _AllSeen(Exception):
@@ -22,7 +25,8 @@ class Capture:
 
     The pass stops as soon as all sites have been seen, unless `stop` is false: then it runs to
     its end, as an engine needs whose ranks gather weights together (ZeRO-3). Such an engine, made
-    from `model.base_model`, goes in as `forward` and is called in its place.
+    from `model.base_model`, goes in as `forward` and is called in its place. Where this
+    process sees a slice of the width alone (`sliced_sites`), `join[site]` makes it whole.
     """
 
     def __init__(
@@ -32,11 +36,13 @@ class Capture:
         *,
         stop: bool = True,
         forward: Callable[..., Any] | None = None,
+        join: Mapping[str, Join] = MappingProxyType({}),
     ) -> None:
         self._model = model
         self._sites = {site.name: site for site in sites}
         self._stop = stop
         self._forward = forward or model.base_model
+        self._join = join
 
     @torch.no_grad()
     def __call__(self, input_ids_NS: Tensor) -> dict[str, Tensor]:
@@ -61,7 +67,7 @@ class Capture:
     def _keep(self, site: Site, found: dict[str, Tensor]) -> Visit:
         def keep(acts_NSD: Tensor) -> None:
             if site.name not in found:  # cloned, as some models go on to write in place
-                found[site.name] = acts_NSD.clone()
+                found[site.name] = self._join.get(site.name, torch.clone)(acts_NSD)
             if self._stop and len(found) == len(self._sites):
                 raise _AllSeen
 

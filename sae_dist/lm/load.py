@@ -36,7 +36,8 @@ class LMConfig:
     `name` is a local folder or a name on the Hub, there at `revision` (a branch, tag or commit);
     `auto_class` is the class of transformers that loads it; `fold_norms` folds the pre-MLP
     RMSNorms (`fold_rms_norms`), as transcoders in the manner of Gemma Scope want;
-    `trust_remote_code` lets the repository run its own Python.
+    `trust_remote_code` lets the repository run its own Python. A harvest slices the model over
+    `tensor` processes (`load_sliced_lm`): another number may round differently.
     """
 
     name: str
@@ -46,6 +47,7 @@ class LMConfig:
     attn_implementation: str | None = None
     fold_norms: bool = False
     trust_remote_code: bool = False
+    tensor: int = 1
 
 
 @dataclass(slots=True)
@@ -62,8 +64,10 @@ class LM:
     revision: str
 
 
-def load_lm(config: LMConfig, device: torch.device | str | None = None) -> LM:
+def load_lm(config: LMConfig, device: torch.device | str | None = None, **loading: Any) -> LM:
     """Load model and tokenizer: eval mode, no gradients, no cache, on `device` (None: as loaded).
+
+    `loading` are further arguments for the model's `from_pretrained`.
 
     Raises UserError for a missing folder, an unknown name, revision or auto class, weights that are
     missing, and for a model whose norms cannot be folded though `fold_norms` asks for it.
@@ -82,7 +86,7 @@ def load_lm(config: LMConfig, device: torch.device | str | None = None) -> LM:
         if config.attn_implementation:
             shared["attn_implementation"] = config.attn_implementation
         model, loaded = auto_class.from_pretrained(
-            source, dtype=config.dtype.value, output_loading_info=True, **shared
+            source, dtype=config.dtype.value, output_loading_info=True, **shared, **loading
         )
     _refuse_missing(config, sorted(loaded["missing_keys"]))
     model.eval().requires_grad_(False)

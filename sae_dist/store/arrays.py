@@ -1,26 +1,25 @@
 """The arrays of a store as zarr v3 sees them: their metadata, and one whole shard as bytes.
 
-This is the only file that imports zarr. A shard is encoded by zarr in memory and written to disk
-by the writer, because zarr's own local store neither fsyncs nor refuses to merge with leftovers.
+The files are plain zarr v3, and tests read them with zarr-python. They are laid out here because
+zarr-python 3.1.6 needs 119 ms to encode a shard of 64 MiB that a disk takes in 48 ms, and because
+its local store neither fsyncs nor refuses to merge with leftovers.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+import google_crc32c
 import numpy as np
-import zarr
-from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import MemoryStore
 
 from sae_dist.common.dtypes import FloatDtype
-from sae_dist.common.files import to_json
 from sae_dist.store.layout import Layout
 
 INPUT_IDS = "tokens/input_ids"
 TRAINABLE = "tokens/trainable"
 BFLOAT16_NAN = 0x7FC1
 _INNER_CRC_BYTES = 4
+_NO_CHUNK = 2**64 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,12 +116,27 @@ def bytes_on_disk(specs: Iterable[ArraySpec], layout: Layout, units: Iterable[in
     return sum(chunks * spec.stored_chunk_bytes(layout) + index for spec in specs)
 
 
-def encode_shard(spec: ArraySpec, layout: Layout, values: np.ndarray) -> memoryview:
-    """The bytes of a shard file holding `values` [n, …], n <= shard_sequences, and nothing else."""
-    alone = metadata(spec, replace(layout, num_sequences=len(values)))
-    document = default_buffer_prototype().buffer.from_bytes(to_json(alone))
-    memory: dict[str, Any] = {"zarr.json": document}
-    array = zarr.open_array(MemoryStore(memory), mode="r+")
-    # open_array ignores a config: without this, a shard that equals its fill value is not written
-    array.with_config({"write_empty_chunks": True})[:] = values
-    return memoryview(memory[spec.file_name(0)].as_numpy_array())
+def shard_parts(spec: ArraySpec, layout: Layout, values: np.ndarray) -> list[memoryview]:
+    """What the shard file of `values` [n, …], n <= shard_sequences, holds, part after part.
+
+    Each chunk is followed by its CRC-32C; the index of (offset, bytes), which has no chunk where
+    the last shard ends early, and its own CRC-32C come last (zarr v3, sharding_indexed 1.0). Whole
+    chunks are views of `values`; a partial one is filled up.
+    """
+    size = spec.stored_chunk_bytes(layout)
+    index = np.full((layout.chunks_per_shard, 2), _NO_CHUNK, "<u8")
+    parts: list[memoryview] = []
+    for place, start in enumerate(range(0, len(values), layout.chunk_sequences)):
+        chunk = np.ascontiguousarray(values[start : start + layout.chunk_sequences])
+        if missing := layout.chunk_sequences - len(chunk):
+            rest = np.full((missing, *spec.shape), spec.fill_value, spec.dtype)
+            chunk = np.concatenate([chunk, rest])
+        parts += _checked(chunk)
+        index[place] = place * size, size
+    return parts + _checked(index)
+
+
+def _checked(values: np.ndarray) -> list[memoryview]:
+    """An array's bytes, and their CRC-32C."""
+    data = values.reshape(-1).view(np.uint8)
+    return [data.data, np.array([google_crc32c.value(data)], "<u4").data.cast("B")]

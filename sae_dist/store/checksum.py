@@ -1,6 +1,7 @@
 """The checksum of a whole shard file."""
 
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 _BLOCK_BYTES = 1 << 22
@@ -16,4 +17,12 @@ def crc32(path: Path) -> str:
     with open(path, "rb", buffering=0) as file:
         while block := file.read(_BLOCK_BYTES):
             value = zlib.crc32(block, value)
+    return f"{value:08x}"
+
+
+def crc32_of(parts: Iterable[memoryview]) -> str:
+    """The `crc32` of the file that holds these bytes, one part after the other."""
+    value = 0
+    for part in parts:
+        value = zlib.crc32(part, value)
     return f"{value:08x}"

@@ -9,7 +9,7 @@ import torch
 
 from sae_dist.common.errors import UserError
 
-_BLOCK_VALUES = 1 << 16
+_BLOCK_VALUES = (1 << 15) - 1  # from 2¹⁵ on torch divides a sum among its threads
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -60,8 +60,9 @@ def statistics_of(
     """Statistics of the trainable tokens of `x_NSD`, whose first row is sequence `first_sequence`.
 
     Sums run in float64 over blocks that stay in a core's cache, five times as fast as over large
-    ones. Raises UserError naming the first sequence with a NaN or infinity at a trainable token;
-    other tokens may hold anything.
+    ones, and so small that one thread takes them: the sums are the same with any number of threads,
+    and do not wait for cores that the language model keeps busy. Raises UserError naming the first
+    sequence with a NaN or infinity at a trainable token; other tokens may hold anything.
     """
     width = x_NSD.shape[2]
     sum_D = torch.zeros(width, dtype=torch.float64)

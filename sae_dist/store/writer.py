@@ -5,25 +5,21 @@ Every step ends in one atomic commit, so a killed writer leaves a store that can
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
-import torch
 
-from sae_dist.common.dtypes import FloatDtype, from_storage
+from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import claim, fsync_path, to_json, write_atomic
 from sae_dist.store.arrays import (
     INPUT_IDS,
     TRAINABLE,
-    ArraySpec,
     array_specs,
     bytes_on_disk,
-    encode_shard,
     metadata,
     site_path,
 )
-from sae_dist.store.checksum import crc32
 from sae_dist.store.layout import Layout, held_out_units
 from sae_dist.store.rebatch import rebatch
 from sae_dist.store.schema import (
@@ -34,7 +30,6 @@ from sae_dist.store.schema import (
     Manifest,
     Settings,
     ShardCommit,
-    Statistics,
     TokensCommit,
     commit_file,
     load,
@@ -42,7 +37,7 @@ from sae_dist.store.schema import (
 from sae_dist.store.seal import assemble, load_tokens
 from sae_dist.store.settings import StoreConfig, choose_settings, require_same
 from sae_dist.store.shards import ShardReader
-from sae_dist.store.statistics import statistics_of
+from sae_dist.store.unit import write_activations, write_tokens
 
 
 class StoreWriter:
@@ -137,7 +132,7 @@ class StoreWriter:
         limit = self.settings.num_sequences
         units = rebatch(blocks, self.settings.shard_sequences, limit)
         for unit, (ids, trainable) in enumerate(units):
-            files |= self._write_token_files(unit, ids, trainable)
+            files |= write_tokens(self.path, self.settings, unit, ids, trainable)
             num_sequences += len(ids)
         self._commit_tokens(num_sequences, fingerprint(), files)
 
@@ -179,7 +174,7 @@ class StoreWriter:
         files: dict[str, FileRecord] = {}
         num_sequences = 0
         for unit, (ids, trainable, arrays) in enumerate(units):
-            files |= self._write_token_files(unit, ids, trainable)
+            files |= write_tokens(self.path, self.settings, unit, ids, trainable)
             self._write_shard(unit, arrays, trainable)
             num_sequences += len(ids)
         self._commit_tokens(num_sequences, {}, files)
@@ -203,27 +198,6 @@ class StoreWriter:
     def _committed(self, unit: int) -> bool:
         return (self.path / commit_file(unit)).exists()
 
-    def _write_file(self, spec: ArraySpec, unit: int, values: np.ndarray) -> dict[str, FileRecord]:
-        """Encode and write one shard file; return its record under its path."""
-        name = spec.file(unit)
-        layout = self.settings.layout(len(values))
-        write_atomic(self.path / name, cast(bytes, encode_shard(spec, layout, values)))
-        size = (self.path / name).stat().st_size
-        return {name: FileRecord(bytes=size, crc32=crc32(self.path / name))}
-
-    def _write_token_files(
-        self, unit: int, ids: np.ndarray, trainable: np.ndarray
-    ) -> dict[str, FileRecord]:
-        shape = (len(ids), self.settings.sequence_length)
-        found = [(array.shape, array.dtype.name) for array in (ids, trainable)]
-        if found != [(shape, "int32"), (shape, "bool")]:
-            raise UserError(
-                f"found input_ids {found[0]} and trainable {found[1]}; expected int32 and bool of "
-                f"{shape}; pack the tokens to the store's sequence length"
-            )
-        ids_file = self._write_file(self._specs[INPUT_IDS], unit, ids)
-        return ids_file | self._write_file(self._specs[TRAINABLE], unit, trainable)
-
     def _commit_tokens(
         self, num_sequences: int, fingerprint: dict[str, Any], files: dict[str, FileRecord]
     ) -> None:
@@ -240,46 +214,16 @@ class StoreWriter:
     def _write_shard(self, unit: int, arrays: dict[str, np.ndarray], trainable: np.ndarray) -> bool:
         if self._committed(unit):
             return False
-        statistics = self._statistics(unit, arrays, trainable)
-        files: dict[str, FileRecord] = {}
         try:
-            for site in self.settings.widths:
-                files |= self._write_file(self._specs[site_path(site)], unit, arrays[site])
+            commit = write_activations(self.path, self.settings, unit, arrays, trainable)
         except FileNotFoundError:
             if self._committed(unit):  # another writer won, and swept up our temporary file
                 return False
             raise
-        step = self.settings.chunk_sequences
-        per_chunk = [int(trainable[i : i + step].sum()) for i in range(0, len(trainable), step)]
-        commit = ShardCommit(files=files, trainable_per_chunk=per_chunk, statistics=statistics)
         if not claim(self.path / commit_file(unit), to_json(commit.to_json())):
             return self._lost(unit, commit)
         self._sweep(unit)
         return True
-
-    def _statistics(
-        self, unit: int, arrays: dict[str, np.ndarray], trainable: np.ndarray
-    ) -> dict[str, Statistics]:
-        """Check what is to be written, and sum it."""
-        dtype = self.settings.dtype
-        wanted = {
-            site: ((*trainable.shape, width), dtype.storage)
-            for site, width in self.settings.widths.items()
-        }
-        found = {site: (array.shape, array.dtype) for site, array in arrays.items()}
-        if found != wanted:
-            raise UserError(
-                f"found {found} for unit {unit}; expected {wanted}; give every site of the store"
-            )
-        first = unit * self.settings.shard_sequences
-        statistics = {}
-        for site, array in arrays.items():
-            try:
-                x_NSD = from_storage(array, dtype)
-                statistics[site] = statistics_of(x_NSD, torch.from_numpy(trainable), first)
-            except UserError as error:
-                raise UserError(f"unit {unit}, site {site}: {error}") from error
-        return statistics
 
     def _lost(self, unit: int, commit: ShardCommit) -> bool:
         """Another writer claimed the unit: fine if its bytes are ours, which may lie there."""

@@ -1,4 +1,5 @@
 import shutil
+import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.harvest import HarvestLoopConfig, Processes, harvest
 from sae_dist.lm import Capture, resolve
 from sae_dist.parallel import World
-from sae_dist.store import Store, open_store, verify
+from sae_dist.store import Store, StoreWriter, open_store, verify
 from tests.harvest.tiny import (
     NUM_SEQUENCES,
     POSITIONS,
@@ -161,3 +162,22 @@ def test_a_batch_without_sequences_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="batch_sequences=0; expected at least 1"):
         harvest(writer, capture, tokens, HarvestLoopConfig(batch_sequences=0), processes)
     assert not writer.tokens_ready()
+
+
+def test_two_shards_are_held_and_none_is_touched_while_it_is_written(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = set()
+    write_shard = StoreWriter.write_shard
+
+    def slow(writer: StoreWriter, unit: int, arrays: dict[str, np.ndarray]) -> bool:
+        before = {site: array.copy() for site, array in arrays.items()}
+        places.update(array.ctypes.data for array in arrays.values())
+        time.sleep(0.1)  # long enough for the next units to be computed
+        assert all(np.array_equal(array, before[site]) for site, array in arrays.items())
+        return write_shard(writer, unit, arrays)
+
+    monkeypatch.setattr(StoreWriter, "write_shard", slow)
+    tiny_harvest(tmp_path / "store")
+    assert len(places) == 2 * len(SITES)
+    assert verify(tmp_path / "store", full=True) == []

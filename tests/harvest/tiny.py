@@ -59,11 +59,12 @@ def tiny_harvest(
     processes: Processes | None = None,
     seen: Callable[[Tensor], None] = lambda ids_NS: None,
     about: dict[str, Any] = LM,
+    capture: Capture | None = None,
 ) -> None:
     """Fill a store, or the rest of it, four sequences a forward pass; each is shown to `seen`."""
     model = tiny_model(family)
     assert model.config.num_hidden_layers == NUM_LAYERS
-    capture = Capture(model, [resolve(model, name) for name in SITES])
+    capture = capture or Capture(model, [resolve(model, name) for name in SITES])
 
     def watched(ids_NS: Tensor) -> dict[str, Tensor]:
         seen(ids_NS)

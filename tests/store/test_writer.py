@@ -27,7 +27,7 @@ def test_a_writer_killed_at_any_write_goes_on_to_the_same_store(
     monkeypatch.setattr(files.os, "fsync", lambda descriptor: None)  # only makes this test slow
     data.fill(create("undisturbed"))
     expected = contents(create("undisturbed").path)
-    real = {"write": files._write_temporary, "replace": files.os.replace, "link": files.os.link}
+    real = {"write": files.stage, "replace": files.os.replace, "link": files.os.link}
     num_kills = 0
     for deadline in itertools.count():
         left = [deadline]
@@ -43,7 +43,7 @@ def test_a_writer_killed_at_any_write_goes_on_to_the_same_store(
 
         name = f"killed-{deadline}"
         with monkeypatch.context() as patch:
-            patch.setattr(files, "_write_temporary", mortal("write"))
+            patch.setattr(files, "stage", mortal("write"))
             patch.setattr(files.os, "replace", mortal("replace"))
             patch.setattr(files.os, "link", mortal("link"))
             try:

@@ -1,0 +1,58 @@
+"""Teams of processes: one holds a language model together, and teams are replicas."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sae_dist.common.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """Which of `num_teams` this process is of, and whether it leads it; `store` reaches all."""
+
+    index: int
+    num_teams: int
+    leads: bool
+    store: dist.Store
+
+
+def join_launched_team(size: int) -> Team:
+    """`join_team` for processes that torchrun or accelerate launched."""
+    if "WORLD_SIZE" not in os.environ:
+        raise UserError(
+            f"lm.tensor={size} and one process; expected {size} or more; use accelerate launch"
+        )
+    return join_team(size, *next(dist.rendezvous("env://")))
+
+
+def join_team(size: int, store: dist.Store, rank: int, world: int) -> Team:
+    """Make each `size` neighbours among `world` processes a world of torch.distributed.
+
+    transformers slices a language model over a whole world and refuses a mesh that is less; so a
+    team is one, and teams meet in `store` alone. Raises UserError if they do not come out even.
+    """
+    if world % size:
+        raise UserError(
+            f"lm.tensor={size} and {world} processes; expected a multiple; launch other processes"
+        )
+    index, place = divmod(rank, size)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo",
+        store=dist.PrefixStore(f"team/{index}", store),
+        rank=place,
+        world_size=size,
+    )
+    return Team(index, world // size, place == 0, dist.PrefixStore("teams", store))
+
+
+def join_slices(acts_NSK: Tensor) -> Tensor:
+    """The whole activations [N, S, D] of a team, from each process' slice of equal width."""
+    slices = [torch.empty_like(acts_NSK) for _ in range(dist.get_world_size())]
+    dist.all_gather(slices, acts_NSK.contiguous())
+    return torch.cat(slices, dim=-1)

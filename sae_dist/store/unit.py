@@ -1,0 +1,110 @@
+"""One unit's shard files: laid out, summed, checked and written at once.
+
+A byte is passed over four times: for its chunk's CRC-32C, its file's CRC-32, the sums, and by the
+write itself, which also waits for the disk. All four let other threads run meanwhile.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sae_dist.common.dtypes import from_storage
+from sae_dist.common.errors import UserError
+from sae_dist.common.files import write_all
+from sae_dist.store.arrays import INPUT_IDS, TRAINABLE, array_specs, shard_parts, site_path
+from sae_dist.store.checksum import crc32_of
+from sae_dist.store.schema import FileRecord, Settings, ShardCommit
+from sae_dist.store.statistics import Statistics, statistics_of
+
+_Parts = list[memoryview]
+
+
+def write_tokens(
+    root: Path, settings: Settings, unit: int, ids: np.ndarray, trainable: np.ndarray
+) -> dict[str, FileRecord]:
+    """Write the two files of tokens of one unit; return their records by path."""
+    shape = (len(ids), settings.sequence_length)
+    found = [(array.shape, array.dtype.name) for array in (ids, trainable)]
+    if found != [(shape, "int32"), (shape, "bool")]:
+        raise UserError(
+            f"found input_ids {found[0]} and trainable {found[1]}; expected int32 and bool of "
+            f"{shape}; pack the tokens to the store's sequence length"
+        )
+    files = dict(_files(settings, unit, {INPUT_IDS: ids, TRAINABLE: trainable}))
+    write_all((root / path, parts) for path, parts in files.items())
+    return {path: _record(parts) for path, parts in files.items()}
+
+
+def write_activations(
+    root: Path, settings: Settings, unit: int, arrays: dict[str, np.ndarray], trainable: np.ndarray
+) -> ShardCommit:
+    """Write one file a site; return the commit that vouches for them.
+
+    While one is written, two threads sum and check. The files get their names only once all is
+    found finite. Raises UserError as `StoreWriter.write_shard` does.
+    """
+    _require(settings, unit, arrays, trainable)
+    records: dict[str, Future[FileRecord]] = {}
+    with ThreadPoolExecutor(2, "checks") as checks:
+        statistics = {
+            site: checks.submit(_statistics, settings, unit, site, arrays[site], trainable)
+            for site in settings.widths
+        }
+
+        def files() -> Iterator[tuple[Path, _Parts]]:
+            by_array = {site_path(site): arrays[site] for site in settings.widths}
+            for path, parts in _files(settings, unit, by_array):
+                records[path] = checks.submit(_record, parts)
+                yield root / path, parts
+
+        write_all(files(), lambda: [sums.result() for sums in statistics.values()])
+    step = settings.chunk_sequences
+    return ShardCommit(
+        files={path: record.result() for path, record in records.items()},
+        trainable_per_chunk=[
+            int(trainable[start : start + step].sum()) for start in range(0, len(trainable), step)
+        ],
+        statistics={site: sums.result() for site, sums in statistics.items()},
+    )
+
+
+def _files(
+    settings: Settings, unit: int, arrays: dict[str, np.ndarray]
+) -> Iterator[tuple[str, _Parts]]:
+    """Path and contents of the shard file of each array, given by the array's path."""
+    specs = array_specs(settings.widths, settings.sequence_length, settings.dtype)
+    for path, values in arrays.items():
+        layout = settings.layout(len(values))
+        yield specs[path].file(unit), shard_parts(specs[path], layout, values)
+
+
+def _record(parts: _Parts) -> FileRecord:
+    return FileRecord(bytes=sum(part.nbytes for part in parts), crc32=crc32_of(parts))
+
+
+def _require(
+    settings: Settings, unit: int, arrays: dict[str, np.ndarray], trainable: np.ndarray
+) -> None:
+    wanted = {
+        site: ((*trainable.shape, width), settings.dtype.storage)
+        for site, width in settings.widths.items()
+    }
+    found = {site: (array.shape, array.dtype) for site, array in arrays.items()}
+    if found != wanted:
+        raise UserError(
+            f"found {found} for unit {unit}; expected {wanted}; give every site of the store"
+        )
+
+
+def _statistics(
+    settings: Settings, unit: int, site: str, array: np.ndarray, trainable: np.ndarray
+) -> Statistics:
+    x_NSD = from_storage(array, settings.dtype)
+    try:
+        first = unit * settings.shard_sequences
+        return statistics_of(x_NSD, torch.from_numpy(trainable), first)
+    except UserError as error:
+        raise UserError(f"unit {unit}, site {site}: {error}") from error
