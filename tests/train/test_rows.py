@@ -9,7 +9,7 @@ import torch
 from sae_dist.coders import Form, Kind
 from sae_dist.parallel import World, make_mesh
 from sae_dist.train import RungConfig, SharedRows
-from tests.processes import alone, run_on
+from tests.processes import run_on
 from tests.train.ladders import BATCH, D, E, make_store, rung, training_run
 
 STEPS = 4
@@ -57,9 +57,13 @@ def test_rows_cross_the_latent_axis_as_they_are_stored() -> None:
     assert run_on(2, shared_by) == [(3 * E * 2, True, True)] * 2
 
 
-def test_each_scale_has_its_own_rows() -> None:
-    mesh = make_mesh(alone(), 1, {})
+def scaled(world: World) -> tuple[bool, list[float], list[float]]:
+    mesh = make_mesh(world, 1, {})
     batch = SharedRows({"x": torch.full((2, 3), 12.0)}, torch.float32)
-    assert batch.normalised("x", 2.0, mesh) is batch.normalised("x", 2.0, mesh)
-    assert batch.normalised("x", 3.0, mesh).unique().tolist() == [4.0]
-    assert batch.normalised("x", 2.0, mesh).unique().tolist() == [6.0]
+    half, third = batch.normalised("x", 2.0, mesh), batch.normalised("x", 3.0, mesh)
+    is_shared = batch.normalised("x", 2.0, mesh) is half
+    return is_shared, half.unique().tolist(), third.unique().tolist()
+
+
+def test_each_scale_has_its_own_rows() -> None:
+    assert run_on(1, scaled) == [(True, [6.0], [4.0])]
