@@ -16,9 +16,7 @@ from benchmarks.trained.task import (
     LR,
     NUM_LATENTS,
     SPARSITY,
-    SPARSITY_WARMUP,
     THRESHOLD,
-    WARMUP,
     Task,
     Weights,
     finish,
@@ -36,7 +34,7 @@ def make_trainer(task: Task) -> TopKTrainer | BatchTopKTrainer | JumpReluTrainer
         "layer": 0,
         "lm_name": "none",
         "device": DEVICE,
-        "warmup_steps": WARMUP[task.kind],
+        "warmup_steps": task.warmup_steps,
         "decay_start": task.num_steps - task.decay_steps,
     }
     if is_same:
@@ -45,7 +43,7 @@ def make_trainer(task: Task) -> TopKTrainer | BatchTopKTrainer | JumpReluTrainer
         # its penalty s (L0/L0* - 1)² is this project's λ (2/L0*) (L0 - L0*)² for s = 2 λ L0*
         if is_same:
             common |= {"bandwidth": BANDWIDTH, "sparsity_penalty": 2 * SPARSITY * task.aim}
-        common |= {"sparsity_warmup_steps": SPARSITY_WARMUP, "target_l0": task.aim}
+        common |= {"sparsity_warmup_steps": task.sparsity_warmup_steps, "target_l0": task.aim}
         trainer = JumpReluTrainer(**common)
         if is_same:
             trainer.ae.threshold.data.fill_(THRESHOLD)

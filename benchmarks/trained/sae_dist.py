@@ -7,15 +7,12 @@ from benchmarks.trained.task import (
     AUX_COEFFICIENT,
     AUX_K,
     BANDWIDTH,
-    BATCH,
     DEAD_AFTER,
     DECAY_SHARE,
     LR,
     NUM_LATENTS,
     SPARSITY,
-    SPARSITY_WARMUP,
     THRESHOLD,
-    WARMUP,
     Task,
     Weights,
     finish,
@@ -48,9 +45,9 @@ def make_rung(task: Task, world: World) -> Rung:
         beta1=0.0 if is_jumprelu else 0.9,
         beta2=0.99 if task.kind == Kind.batchtopk else 0.999,
         eps=6.25e-10 if task.kind == Kind.topk else 1e-8,
-        warmup_steps=WARMUP[task.kind],
+        warmup_steps=task.warmup_steps,
         decay_share=DECAY_SHARE,
-        sparsity_warmup_steps=SPARSITY_WARMUP,
+        sparsity_warmup_steps=task.sparsity_warmup_steps,
         clip_norm=None if is_jumprelu else 1.0,
     )
     config = RungConfig(name=task.kind, site="x", target="x", coder=coder, optim=optim)
@@ -68,7 +65,7 @@ def main() -> None:
     with start_world() as world:
         rung = make_rung(task, world)
         for step, x_BD in enumerate(task.batches()):
-            training_step(rung, {"x": x_BD}, step, len(task.x_ND) // BATCH)
+            training_step(rung, {"x": x_BD}, step, task.num_steps)
         torch.set_float32_matmul_precision("highest")
         coder = fold(rung.coder, 1.0)
         threshold = coder.threshold

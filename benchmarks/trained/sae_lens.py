@@ -26,9 +26,7 @@ from benchmarks.trained.task import (
     LR,
     NUM_LATENTS,
     SPARSITY,
-    SPARSITY_WARMUP,
     THRESHOLD,
-    WARMUP,
     Task,
     Weights,
     finish,
@@ -44,7 +42,7 @@ def make_coder(task: Task) -> TopKTrainingSAE | JumpReLUTrainingSAE:
         common["decoder_init_norm"] = 1.0
     if task.kind == "topk":
         return TopKTrainingSAE(TopKTrainingSAEConfig(**common, k=int(task.aim)))
-    common["l0_warm_up_steps"] = SPARSITY_WARMUP
+    common["l0_warm_up_steps"] = task.sparsity_warmup_steps
     if not is_same:
         return JumpReLUTrainingSAE(JumpReLUTrainingSAEConfig(**common, l0_coefficient=task.aim))
     config = JumpReLUTrainingSAEConfig(
@@ -60,15 +58,16 @@ def make_coder(task: Task) -> TopKTrainingSAE | JumpReLUTrainingSAE:
 
 def make_config(task: Task) -> SAETrainerConfig:
     """The rates of the run, in samples and steps as it counts them."""
-    equal = {}
+    equal = {"lr_end": SAETrainerConfig.lr}
     if task.setting == "same":
-        equal = {"lr": LR[task.kind], "dead_feature_window": DEAD_AFTER // BATCH}
+        equal = {"lr": LR[task.kind], "lr_end": LR[task.kind]}
+        equal["dead_feature_window"] = DEAD_AFTER // BATCH
         if task.kind == "jumprelu":
             equal["adam_beta1"] = 0.0
     return SAETrainerConfig(
         total_training_samples=task.num_steps * BATCH,
         train_batch_size_samples=BATCH,
-        lr_warm_up_steps=WARMUP[task.kind],
+        lr_warm_up_steps=task.warmup_steps,
         lr_decay_steps=task.decay_steps,
         device=DEVICE,
         logger=LoggingConfig(log_to_wandb=False),

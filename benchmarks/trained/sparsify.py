@@ -19,7 +19,6 @@ from benchmarks.trained.task import (
     DEVICE,
     LR,
     NUM_LATENTS,
-    WARMUP,
     Task,
     Weights,
     finish,
@@ -32,7 +31,7 @@ def train(coder: SparseCoder, task: Task, factor: float) -> None:
     is_adam = task.setting == "same"
     if is_adam:
         optimizer = torch.optim.Adam(coder.parameters(), lr=LR["topk"])
-        schedule = get_linear_schedule_with_warmup(optimizer, WARMUP["topk"], task.num_steps)
+        schedule = get_linear_schedule_with_warmup(optimizer, task.warmup_steps, task.num_steps)
     else:
         rate = 5e-3 / math.sqrt(NUM_LATENTS / 2**14)
         optimizer = ScheduleFreeWrapper(SignSGD(coder.parameters(), lr=rate), momentum=0.95)

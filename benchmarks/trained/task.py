@@ -20,8 +20,9 @@ NUM_LATENTS, K = 1024, 8
 AUX_COEFFICIENT, AUX_K, DEAD_AFTER = 1 / 32, 64, 100_000
 DECAY_SHARE = 0.5  # the rate falls to 0 over the last half
 LR = {"topk": 0.002, "batchtopk": 0.002, "jumprelu": 0.005}
-WARMUP = {"topk": 100, "batchtopk": 100, "jumprelu": 20}
-SPARSITY, SPARSITY_WARMUP, BANDWIDTH, THRESHOLD = 0.01, 100, 0.06, 0.15  # of JumpReLU
+_WARMUP = {"topk": 100, "batchtopk": 100, "jumprelu": 20}
+_SPARSITY_WARMUP = 100
+SPARSITY, BANDWIDTH, THRESHOLD = 0.01, 0.06, 0.15  # of JumpReLU
 _CHECKED_ROWS = 256
 
 
@@ -55,6 +56,16 @@ class Task:
     def num_steps(self) -> int:
         """Steps of the run."""
         return len(self.x_ND) // BATCH
+
+    @property
+    def warmup_steps(self) -> int:
+        """The first steps, in which the rate rises; a quarter of a very short trial."""
+        return min(_WARMUP[self.kind], self.num_steps // 4)
+
+    @property
+    def sparsity_warmup_steps(self) -> int:
+        """Those in which a JumpReLU's penalty rises."""
+        return min(_SPARSITY_WARMUP, self.num_steps // 4)
 
     @property
     def decay_steps(self) -> int:
