@@ -21,6 +21,7 @@ from benchmarks.trained.task import (
 from sae_dist.coders import CoderConfig, Kind, fold
 from sae_dist.parallel import World, make_mesh, start_world
 from sae_dist.train import OptimConfig, Rung, RungConfig, training_step
+from sae_dist.train.rung import Precision
 
 _SAMPLE_TOKENS = 8192
 
@@ -52,7 +53,7 @@ def make_rung(task: Task, world: World) -> Rung:
     )
     config = RungConfig(name=task.kind, site="x", target="x", coder=coder, optim=optim)
     mesh = make_mesh(world, 1, {})
-    rung = Rung(config, mesh, 1.0, task.d_in, task.d_in, torch.float32, world.device)
+    rung = Rung(config, mesh, 1.0, task.d_in, task.d_in, Precision(task.setting), world.device)
     sample_ND = task.x_ND[:_SAMPLE_TOKENS].to(world.device)
     rung.begin(0, sample_ND, sample_ND)
     return rung
