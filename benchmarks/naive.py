@@ -4,17 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
-from benchmarks.measure import (
-    BATCH,
-    D_IN,
-    DEVICE,
-    K,
-    activations,
-    arguments,
-    sample,
-    show,
-    threshold_for,
-)
+from benchmarks.measure import DEVICE, arguments, show, threshold_for
 from sae_dist.kernels import jumprelu, step
 
 _BANDWIDTH, _SPARSITY = 0.001, 0.0006
@@ -23,13 +13,13 @@ _BANDWIDTH, _SPARSITY = 0.001, 0.0006
 class Naive(nn.Module):
     """The equations of a coder, written down."""
 
-    def __init__(self, kind: str, num_latents: int) -> None:
+    def __init__(self, kind: str, num_latents: int, d_in: int, k: int) -> None:
         super().__init__()
-        weight = normalize(torch.randn(num_latents, D_IN, device=DEVICE), dim=1)
-        self.kind = kind
+        weight = normalize(torch.randn(num_latents, d_in, device=DEVICE), dim=1)
+        self.kind, self.k = kind, k
         self.W_enc, self.W_dec = nn.Parameter(weight.clone()), nn.Parameter(weight)
         self.b_enc = nn.Parameter(torch.zeros(num_latents, device=DEVICE))
-        self.b_dec = nn.Parameter(torch.zeros(D_IN, device=DEVICE))
+        self.b_dec = nn.Parameter(torch.zeros(d_in, device=DEVICE))
         self.threshold = nn.Parameter(torch.zeros(num_latents, device=DEVICE))
 
     def loss(self, x_BD: Tensor) -> Tensor:
@@ -40,10 +30,10 @@ class Naive(nn.Module):
             acts_BF = jumprelu(z_BF, self.threshold, _BANDWIDTH)
             penalty = _SPARSITY * step(z_BF, self.threshold, _BANDWIDTH).sum(1).mean()
         elif self.kind == "topk":
-            values, chosen = z_BF.relu().topk(K, dim=1, sorted=False)
+            values, chosen = z_BF.relu().topk(self.k, dim=1, sorted=False)
             acts_BF = torch.zeros_like(z_BF).scatter(1, chosen, values)
         else:
-            values, chosen = z_BF.relu().flatten().topk(K * BATCH, sorted=False)
+            values, chosen = z_BF.relu().flatten().topk(self.k * len(x_BD), sorted=False)
             acts_BF = torch.zeros_like(z_BF).flatten().scatter(0, chosen, values).view_as(z_BF)
         error_BD = x_BD - (acts_BF @ self.W_dec + self.b_dec)
         return error_BD.pow(2).sum(1).mean() + penalty
@@ -52,11 +42,11 @@ class Naive(nn.Module):
 def main() -> None:
     """Time one case and print it."""
     options = arguments()
-    coder = Naive(options.kind, options.num_latents)
-    x_BD, l0 = sample(activations()[0]), float(K)
+    coder = Naive(options.kind, options.num_latents, options.d_in, options.l0)
+    x_BD, l0 = options.sample_BD, float(options.l0)
     if options.kind == "jumprelu":
         with torch.no_grad():
-            coder.threshold.fill_(threshold_for(linear(x_BD, coder.W_enc)))
+            coder.threshold.fill_(threshold_for(linear(x_BD, coder.W_enc), options.l0))
     adam = torch.optim.Adam(coder.parameters(), lr=1e-5, fused=True)
     for batch_BD in options.clock:
         loss = coder.loss(batch_BD)

@@ -1,9 +1,10 @@
-"""Llamascopium: its `Trainer.fit`, with its own autocast.
+"""Llamascopium: its `Trainer.fit`, with its own autocast, and on GPUs its sparse decoder.
 
 Of `fit`, the statistics that it logs are left out (`skip_metrics_calculation`): they are no part of
 a training step.
 """
 
+import argparse
 import math
 import tempfile
 from collections.abc import Iterator
@@ -13,18 +14,7 @@ from llamascopium.models.sae import SAEConfig, SparseAutoEncoder
 from llamascopium.trainer import Trainer, TrainerConfig
 from torch import Tensor
 
-from benchmarks.measure import (
-    BATCH,
-    D_IN,
-    DEVICE,
-    Clock,
-    K,
-    activations,
-    arguments,
-    sample,
-    show,
-    threshold_for,
-)
+from benchmarks.measure import DEVICE, Clock, arguments, show, threshold_for
 
 _SITE = "x"
 
@@ -44,26 +34,27 @@ class Stream:
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         if not self.is_looked_at:
             self.is_looked_at = True
-            return iter([as_batch(activations()[0])])
+            return iter([as_batch(self.clock.batches[0])])
         return (as_batch(x_BD) for x_BD in self.clock)
 
 
-def make_coder(kind: str, num_latents: int) -> SparseAutoEncoder:
+def make_coder(options: argparse.Namespace) -> SparseAutoEncoder:
     """Its coder of that kind, uniform weights, thresholds set."""
     config = SAEConfig(
         hook_point_in=_SITE,
         hook_point_out=_SITE,
-        d_model=D_IN,
-        expansion_factor=num_latents / D_IN,
-        act_fn=kind,
+        d_model=options.d_in,
+        expansion_factor=options.num_latents / options.d_in,
+        act_fn=options.kind,
         norm_activation="token-wise",
-        top_k=K,
+        top_k=options.l0,
+        use_triton_kernel=options.is_sparse,
         jumprelu_threshold_window=0.05,
         device=DEVICE,
         dtype=torch.float32,
     )
     coder = SparseAutoEncoder(config)
-    bound = 1 / math.sqrt(D_IN)
+    bound = 1 / math.sqrt(options.d_in)
     coder.init_parameters(
         encoder_uniform_bound=bound,
         decoder_uniform_bound=bound,
@@ -71,38 +62,38 @@ def make_coder(kind: str, num_latents: int) -> SparseAutoEncoder:
     )
     coder.set_decoder_to_fixed_norm(1.0, force_exact=True)
     coder.init_encoder_with_decoder_transpose()
-    if kind == "jumprelu":
-        threshold = threshold_for(pre_activations(coder))
+    if options.kind == "jumprelu":
+        threshold = threshold_for(pre_activations(coder, options.sample_BD), options.l0)
         coder.activation_function.log_jumprelu_threshold.data.fill_(math.log(threshold))
     return coder
 
 
 @torch.no_grad()
-def pre_activations(coder: SparseAutoEncoder) -> Tensor:
-    """z [b, F] of the sample, as its JumpReLU compares it with the threshold."""
-    x_BD = coder.normalize_activations(as_batch(sample(activations()[0])))[_SITE]
+def pre_activations(coder: SparseAutoEncoder, x_BD: Tensor) -> Tensor:
+    """z [b, F] of some rows, as its JumpReLU compares it with the threshold."""
+    x_BD = coder.normalize_activations(as_batch(x_BD))[_SITE]
     return (x_BD @ coder.W_E + coder.b_E) * coder.decoder_norm()
 
 
 def main() -> None:
     """Time one case and print it."""
     options = arguments()
-    coder = make_coder(options.kind, options.num_latents)
-    trainer = Trainer(
-        TrainerConfig(
+    coder = make_coder(options)
+    with tempfile.TemporaryDirectory() as folder:
+        config = TrainerConfig(
             amp_dtype=torch.bfloat16 if options.is_bf16 else torch.float32,
-            initial_k=K,
-            total_training_tokens=BATCH * 1_000_000,
+            sparsity_loss_type="tanh" if options.kind == "jumprelu" else None,
+            initial_k=options.l0,
+            total_training_tokens=options.batch * 1_000_000,
             n_checkpoints=0,
             skip_metrics_calculation=True,
-            exp_result_path=tempfile.mkdtemp(),
+            exp_result_path=folder,
         )
-    )
-    trainer.fit(coder, Stream(options.clock))
-    l0 = float(K)
+        Trainer(config).fit(coder, Stream(options.clock))
+    l0 = float(options.l0)
     if options.kind == "jumprelu":
         threshold = coder.activation_function.get_jumprelu_threshold()
-        l0 = float((pre_activations(coder) > threshold).sum(1).float().mean())
+        l0 = float((pre_activations(coder, options.sample_BD) > threshold).sum(1).float().mean())
     show(options.clock, l0)
 
 

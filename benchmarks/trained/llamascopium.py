@@ -1,0 +1,131 @@
+"""Llamascopium: its `Initializer` and its `Trainer.fit`, on activations of E‖x‖² = D.
+
+`same` takes this project's rates and AuxK and, scaled by √D, its first threshold and bandwidth;
+`own` its default rate, its search of the first norm, its default bandwidth and no AuxK. Its
+JumpReLU pays for tanh of the activations, with a coefficient that is searched.
+"""
+
+import math
+import tempfile
+from collections.abc import Iterator
+
+import torch
+from llamascopium.initializer import Initializer, InitializerConfig
+from llamascopium.models.sae import SAEConfig, SparseAutoEncoder
+from llamascopium.trainer import Trainer, TrainerConfig
+from torch import Tensor
+
+from benchmarks.trained.task import (
+    AUX_COEFFICIENT,
+    AUX_K,
+    BANDWIDTH,
+    BATCH,
+    DEAD_AFTER,
+    DECAY_SHARE,
+    DEVICE,
+    LR,
+    NUM_LATENTS,
+    THRESHOLD,
+    K,
+    Task,
+    Weights,
+    finish,
+    read_task,
+)
+
+_SITE = "x"
+
+
+def as_batch(x_BD: Tensor) -> dict[str, Tensor]:
+    """Activations as its trainer takes them."""
+    ones = torch.ones(len(x_BD), device=DEVICE)
+    return {_SITE: x_BD, "tokens": ones.long(), "mask": ones.bool()}
+
+
+class Stream:
+    """The batches from the beginning, however often they are asked for."""
+
+    def __init__(self, task: Task, factor: float) -> None:
+        self.task, self.factor = task, factor
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return (as_batch(x_BD) for x_BD in self.task.batches(self.factor))
+
+
+def make_coder(task: Task, stream: Stream) -> SparseAutoEncoder:
+    """Its coder of that kind, initialised by its own code."""
+    is_same = task.setting == "same"
+    config = SAEConfig(
+        hook_point_in=_SITE,
+        hook_point_out=_SITE,
+        d_model=task.d_in,
+        expansion_factor=NUM_LATENTS / task.d_in,
+        act_fn=task.kind,
+        norm_activation="inference",  # the activations have their norm already
+        top_k=K,
+        use_triton_kernel=False,
+        device=DEVICE,
+        dtype=torch.float32,
+        **({"jumprelu_threshold_window": BANDWIDTH * stream.factor} if is_same else {}),
+    )
+    coder = SparseAutoEncoder(config)
+    bound = 1 / math.sqrt(task.d_in)
+    initializer = Initializer(
+        InitializerConfig(
+            bias_init_method="geometric_median",
+            encoder_uniform_bound=bound,
+            decoder_uniform_bound=bound,
+            init_log_jumprelu_threshold_value=math.log(THRESHOLD * stream.factor),
+            grid_search_init_norm=not is_same,
+        )
+    )
+    initializer.initialize_parameters(coder)
+    if is_same:
+        coder.set_decoder_to_fixed_norm(1.0, force_exact=True)
+    return initializer.initialization_search(coder, next(iter(stream)))
+
+
+def make_config(task: Task, folder: str) -> TrainerConfig:
+    """The rates of the run."""
+    is_topk, equal = task.kind == "topk", {}
+    if task.setting == "same":
+        equal = {"lr": LR[task.kind], "betas": (0.9 if is_topk else 0.0, 0.999)}
+        equal |= {"clip_grad_norm": 1.0 if is_topk else 0.0}
+        if is_topk:
+            equal |= {"auxk_coefficient": AUX_COEFFICIENT, "k_aux": AUX_K}
+            equal |= {"dead_threshold": DEAD_AFTER}
+    return TrainerConfig(
+        amp_dtype=torch.float32,
+        sparsity_loss_type=None if is_topk else "tanh",
+        l1_coefficient=None if is_topk else task.aim,
+        l1_coefficient_warmup_steps=task.sparsity_warmup_steps,
+        initial_k=K,
+        lr_warm_up_steps=task.warmup_steps,
+        lr_cool_down_steps=DECAY_SHARE,
+        lr_end_ratio=0.0,
+        total_training_tokens=task.num_steps * BATCH,
+        n_checkpoints=0,
+        skip_metrics_calculation=True,
+        exp_result_path=folder,
+        **equal,
+    )
+
+
+def main() -> None:
+    """Train one coder and write its weights."""
+    task = read_task()
+    factor = math.sqrt(task.d_in)
+    stream = Stream(task, factor)
+    coder = make_coder(task, stream)
+    with tempfile.TemporaryDirectory() as folder:
+        Trainer(make_config(task, folder)).fit(coder, stream)
+    threshold = None
+    if task.kind == "jumprelu":
+        threshold = coder.activation_function.get_jumprelu_threshold()
+    weights = Weights(coder.W_E.T, coder.b_E, coder.W_D, coder.b_D, threshold)
+    folded = weights.folded(is_pre_bias=False, is_by_norm=True, factor=factor)
+    finish(task, folded, lambda x_BD: coder.decode(coder.encode(x_BD)), factor)
+
+
+if __name__ == "__main__":
+    main()

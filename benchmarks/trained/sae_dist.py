@@ -1,0 +1,80 @@
+"""This project: `training_step` on a rung, as a run takes it, with the quickstart's settings."""
+
+import torch
+
+from benchmarks.measure import matmul_for
+from benchmarks.trained.task import (
+    AUX_COEFFICIENT,
+    AUX_K,
+    BANDWIDTH,
+    DEAD_AFTER,
+    DECAY_SHARE,
+    LR,
+    NUM_LATENTS,
+    SPARSITY,
+    THRESHOLD,
+    Task,
+    Weights,
+    finish,
+    read_task,
+)
+from sae_dist.coders import CoderConfig, Kind, fold
+from sae_dist.parallel import World, make_mesh, start_world
+from sae_dist.train import OptimConfig, Rung, RungConfig, training_step
+from sae_dist.train.rung import Precision
+
+_SAMPLE_TOKENS = 8192
+
+
+def make_rung(task: Task, world: World) -> Rung:
+    """The quickstart's rung of that kind, on a 1×1 mesh, with its first weights."""
+    is_jumprelu = task.kind == Kind.jumprelu
+    coder = CoderConfig(
+        kind=Kind(task.kind),
+        num_latents=NUM_LATENTS,
+        k=int(task.aim),
+        aux_k=AUX_K,
+        aux_coefficient=AUX_COEFFICIENT,
+        dead_after_tokens=DEAD_AFTER,
+        bandwidth=BANDWIDTH,
+        initial_threshold=THRESHOLD,
+        sparsity_coefficient=SPARSITY,
+        target_l0=task.aim,
+    )
+    optim = OptimConfig(
+        lr=LR[task.kind],
+        beta1=0.0 if is_jumprelu else 0.9,
+        beta2=0.99 if task.kind == Kind.batchtopk else 0.999,
+        eps=6.25e-10 if task.kind == Kind.topk else 1e-8,
+        warmup_steps=task.warmup_steps,
+        decay_share=DECAY_SHARE,
+        sparsity_warmup_steps=task.sparsity_warmup_steps,
+        clip_norm=None if is_jumprelu else 1.0,
+    )
+    config = RungConfig(name=task.kind, site="x", target="x", coder=coder, optim=optim)
+    mesh = make_mesh(world, 1, {})
+    rung = Rung(config, mesh, 1.0, task.d_in, task.d_in, Precision(task.setting), world.device)
+    sample_ND = task.x_ND[:_SAMPLE_TOKENS].to(world.device)
+    rung.begin(0, sample_ND, sample_ND)
+    return rung
+
+
+def main() -> None:
+    """Train one coder and write its weights; the task's setting is a precision."""
+    task = read_task()
+    torch.set_float32_matmul_precision(matmul_for(task.setting))
+    with start_world() as world:
+        rung = make_rung(task, world)
+        for step, x_BD in enumerate(task.batches()):
+            training_step(rung, {"x": x_BD}, step, task.num_steps)
+        torch.set_float32_matmul_precision("highest")
+        coder = fold(rung.coder, 1.0)
+        threshold = coder.threshold
+        if coder.inference_threshold is not None:
+            threshold = coder.inference_threshold.float().expand(NUM_LATENTS)
+        weights = Weights(coder.W_enc, coder.b_enc, coder.W_dec, coder.b_dec, threshold)
+        finish(task, weights, coder, 1.0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""SAELens: its `SAETrainer.step`.
+
+`same` gives it activations of E‖x‖² = 1 and first decoder rows of norm 1, as this project has
+them, and for JumpReLU Gemma Scope 2's penalty. `own` gives it E‖x‖² = D, its first norm of 0.1, its
+default rate, moments, bandwidth and threshold, and for JumpReLU its default penalty, with a
+coefficient that is searched.
+"""
+
+import math
+
+import torch
+from sae_lens import (
+    JumpReLUTrainingSAE,
+    JumpReLUTrainingSAEConfig,
+    TopKTrainingSAE,
+    TopKTrainingSAEConfig,
+)
+from sae_lens.config import LoggingConfig, SAETrainerConfig
+from sae_lens.training.sae_trainer import SAETrainer
+
+from benchmarks.trained.task import (
+    BANDWIDTH,
+    BATCH,
+    DEAD_AFTER,
+    DEVICE,
+    LR,
+    NUM_LATENTS,
+    SPARSITY,
+    THRESHOLD,
+    Task,
+    Weights,
+    finish,
+    read_task,
+)
+
+
+def make_coder(task: Task) -> TopKTrainingSAE | JumpReLUTrainingSAE:
+    """Its coder of that kind."""
+    is_same = task.setting == "same"
+    common = {"d_in": task.d_in, "d_sae": NUM_LATENTS, "device": DEVICE}
+    if is_same:
+        common["decoder_init_norm"] = 1.0
+    if task.kind == "topk":
+        return TopKTrainingSAE(TopKTrainingSAEConfig(**common, k=int(task.aim)))
+    common["l0_warm_up_steps"] = task.sparsity_warmup_steps
+    if not is_same:
+        return JumpReLUTrainingSAE(JumpReLUTrainingSAEConfig(**common, l0_coefficient=task.aim))
+    config = JumpReLUTrainingSAEConfig(
+        **common,
+        jumprelu_sparsity_loss_mode="quadratic",
+        target_l0=task.aim,
+        l0_coefficient=SPARSITY,
+        jumprelu_bandwidth=BANDWIDTH,
+        jumprelu_init_threshold=THRESHOLD,
+    )
+    return JumpReLUTrainingSAE(config)
+
+
+def make_config(task: Task) -> SAETrainerConfig:
+    """The rates of the run, in samples and steps as it counts them."""
+    equal = {"lr_end": SAETrainerConfig.lr}
+    if task.setting == "same":
+        equal = {"lr": LR[task.kind], "lr_end": LR[task.kind]}
+        equal["dead_feature_window"] = DEAD_AFTER // BATCH
+        if task.kind == "jumprelu":
+            equal["adam_beta1"] = 0.0
+    return SAETrainerConfig(
+        total_training_samples=task.num_steps * BATCH,
+        train_batch_size_samples=BATCH,
+        lr_warm_up_steps=task.warmup_steps,
+        lr_decay_steps=task.decay_steps,
+        device=DEVICE,
+        logger=LoggingConfig(log_to_wandb=False),
+        **equal,
+    )
+
+
+def main() -> None:
+    """Train one coder and write its weights."""
+    task = read_task()
+    factor = 1.0 if task.setting == "same" else math.sqrt(task.d_in)
+    coder = make_coder(task)
+    trainer = SAETrainer(make_config(task), coder, iter(()))
+    for x_BD in task.batches(factor):
+        trainer.step(x_BD)
+        trainer.n_training_steps += 1
+    with torch.no_grad():
+        threshold = coder.threshold.clamp_min(0.0) if task.kind == "jumprelu" else None
+    weights = Weights(coder.W_enc.T, coder.b_enc, coder.W_dec, coder.b_dec, threshold)
+    folded = weights.folded(is_pre_bias=True, is_by_norm=task.kind == "topk", factor=factor)
+    finish(task, folded, coder.eval(), factor)
+
+
+if __name__ == "__main__":
+    main()
