@@ -20,7 +20,7 @@ from benchmarks.trained.task import (
 )
 from sae_dist.coders import CoderConfig, Kind, fold
 from sae_dist.parallel import World, make_mesh, start_world
-from sae_dist.train import OptimConfig, Rung, RungConfig, training_step
+from sae_dist.train import OptimConfig, Rung, RungConfig, SharedRows, training_step
 from sae_dist.train.rung import Precision
 
 _SAMPLE_TOKENS = 8192
@@ -66,7 +66,7 @@ def main() -> None:
     with start_world() as world:
         rung = make_rung(task, world)
         for step, x_BD in enumerate(task.batches()):
-            training_step(rung, {"x": x_BD}, step, task.num_steps)
+            training_step(rung, SharedRows({"x": x_BD}, torch.float32), step, task.num_steps)
         torch.set_float32_matmul_precision("highest")
         coder = fold(rung.coder, 1.0)
         threshold = coder.threshold
