@@ -51,19 +51,19 @@ def write_all(
 ) -> None:
     """Write each (path, parts), and give all files their names once `condition` has returned.
 
-    Nothing of them is left if it, or the writing of one, raises an exception.
+    No temporary file is left if it, or the writing of one, raises an exception.
     """
     staged: dict[Path, Path] = {}
     try:
         for path, parts in files:
             staged[path] = stage(path, parts)
         condition()
+        for path, temporary in staged.items():
+            _publish(temporary, path)
     except Exception:
         for temporary in staged.values():
             temporary.unlink(missing_ok=True)
         raise
-    for path, temporary in staged.items():
-        _publish(temporary, path)
 
 
 def claim(path: Path, data: bytes) -> bool:

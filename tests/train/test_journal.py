@@ -1,4 +1,5 @@
 import json
+import time
 import os
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,15 @@ def test_offline_gives_one_run_a_rung_without_weights_or_secrets(
     opened.write(0, 64, "narrow", {"loss": 1.0})
     opened.write(0, 64, None, {"tokens_per_second": 9.0})
     opened.close(tmp_path / "coders")
+    logs = list(tmp_path.rglob("*.wandb"))
+    for _ in range(600):  # wandb's own process may still be writing
+        if all(b"tokens_per_second" in log.read_bytes() for log in logs):
+            break
+        time.sleep(0.1)
 
     files = [path for path in tmp_path.rglob("*") if path.is_file() and coders not in path.parents]
     written = {path: path.read_bytes() for path in files}
-    logs = [data for path, data in written.items() if path.suffix == ".wandb"]
-    assert len(logs) == 2 and all(b"tokens_per_second" in log for log in logs)  # readable bytes
+    assert len(logs) == 2 and all(b"tokens_per_second" in written[log] for log in logs)
     for path, data in written.items():
         for secret in (KEY.encode(), TOKEN.encode(), b"canary of weights"):
             assert secret not in data, path
