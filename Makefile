@@ -15,7 +15,7 @@ help:
 	@echo "make quickstart   from text to a report on this machine's CPU, in minutes"
 	@echo "make test         the fast tests"
 	@echo "make test-slow    the tests that need minutes, several processes or gigabytes"
-	@echo "make bench        step times beside other trainers', which get a .venv-bench of their own; an hour"
+	@echo "make bench        step times beside other trainers', which get a .venv-bench of their own"
 	@echo "make lint         ruff and mypy"
 	@echo "make clean        remove .venv, .venv-bench and all caches (never runs/ or stores/)"
 

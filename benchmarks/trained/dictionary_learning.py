@@ -3,7 +3,6 @@
 `own` takes its default rates, bandwidth, penalty and first threshold.
 """
 
-from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
 from dictionary_learning.trainers.jumprelu import JumpReluTrainer
 from dictionary_learning.trainers.top_k import TopKTrainer
 
@@ -24,7 +23,7 @@ from benchmarks.trained.task import (
 )
 
 
-def make_trainer(task: Task) -> TopKTrainer | BatchTopKTrainer | JumpReluTrainer:
+def make_trainer(task: Task) -> TopKTrainer | JumpReluTrainer:
     """Its trainer of that kind."""
     is_same = task.setting == "same"
     common = {
@@ -48,8 +47,7 @@ def make_trainer(task: Task) -> TopKTrainer | BatchTopKTrainer | JumpReluTrainer
         if is_same:
             trainer.ae.threshold.data.fill_(THRESHOLD)
         return trainer
-    kinds = {"topk": TopKTrainer, "batchtopk": BatchTopKTrainer}
-    trainer = kinds[task.kind](**common, k=int(task.aim), auxk_alpha=AUX_COEFFICIENT)
+    trainer = TopKTrainer(**common, k=int(task.aim), auxk_alpha=AUX_COEFFICIENT)
     if is_same:
         trainer.dead_feature_threshold, trainer.top_k_aux = DEAD_AFTER, AUX_K
     return trainer

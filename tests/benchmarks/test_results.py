@@ -6,24 +6,26 @@ from typing import Any
 
 import pytest
 
-from benchmarks.run import combine
-from benchmarks.table import FOLDER, README, with_results
+from benchmarks.cases import combine
+from benchmarks.table import README, machines, with_results
 
-FILES = sorted((FOLDER / "results").glob("*.json"))
-TEXTS, WHOLE = ["kind", "dtype", "matmul"], ["num_latents", "d_in", "batch", "peak_bytes"]
+FILES = machines()
+TEXTS, WHOLE = ["kind", "dtype"], ["num_latents", "d_in", "batch", "peak_bytes"]
 REAL = ["ms", "l0", "floor_ms", "ratio_to_floor"]
 STEP = dict.fromkeys(TEXTS, str) | dict.fromkeys(WHOLE, int) | dict.fromkeys(REAL, float)
 
 
 def case(program: str, setting: str, ms: float) -> dict[str, Any]:
     measured = {"ms": ms, "l0": 32.0, "peak_bytes": 1, "floor_ms": 50.0}
-    return {"program": program, "kind": "topk", "num_latents": 8, "setting": setting} | measured
+    shape = {"kind": "topk", "num_latents": 8, "d_in": 4, "batch": 16}
+    return {"program": program, "setting": setting} | shape | measured
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_results_are_well_formed(path: Path) -> None:
     results = json.loads(path.read_text())
-    assert {"machine", "date", "versions", "steps", "cases", "left_out"} == set(results)
+    parts = {"steps", "stream", "harvest", "cases", "left_out"}
+    assert {"machine", "date", "versions"} | parts == set(results)
     for step in results["steps"]:
         assert {name: type(step[name]) for name in STEP} == STEP
         assert step["ms"] > 0 and step["peak_bytes"] > 0
@@ -41,7 +43,7 @@ def test_the_readme_shows_the_results_as_they_are() -> None:
 
 
 def test_the_best_peer_counts_in_its_fastest_setting_and_the_naive_step_does_not() -> None:
-    own = case("sae_dist", "medium", 100.0)
+    own = case("sae_dist", "float32", 100.0)
     others = [
         case("sparsify", "highest", 300.0),
         case("sparsify", "medium", 200.0),
@@ -54,5 +56,5 @@ def test_the_best_peer_counts_in_its_fastest_setting_and_the_naive_step_does_not
 
 
 def test_without_a_peer_there_is_no_ratio() -> None:
-    (row,) = combine([case("sae_dist", "medium", 100.0)])
+    (row,) = combine([case("sae_dist", "float32", 100.0)])
     assert row["peers"] == {} and row["ratio_to_best_peer"] is None
