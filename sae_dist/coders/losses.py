@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import Kind
 from sae_dist.coders.select import top_k
-from sae_dist.kernels import jumprelu, step
+from sae_dist.kernels import jumprelu, search_dtype, step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,12 +181,15 @@ def aux_k_guess(coder: Coder, x_BD: Tensor, dead_F: Tensor) -> Callable[[], Tens
     """What the strongest dead latents make of the error (Gao et al. 2024, App. A.2).
 
     `ê = W_decᵀ ReLU(TopK_aux of the dead latents' z)` [B, E], without b_dec; its sum over the
-    slices is on its way. Only dead latents' rows are touched, densely.
+    slices is on its way. Only dead latents' rows are touched, densely, and in the dtype of the
+    search: this is a nudge for latents that do not fire, not what they give when they do.
     """
     dead = dead_F.nonzero().flatten()
     if coder.pre_bias:
         x_BD = x_BD - coder.placement.to_latents(coder.b_dec)
-    z_Bd = linear(x_BD, coder.W_enc.index_select(0, dead), coder.b_enc[dead])
-    mask_Bd = top_k(z_Bd, coder.config.aux_k, coder.placement)
-    guess_BE = torch.where(mask_Bd, z_Bd, 0.0) @ coder.W_dec.index_select(0, dead)
-    return coder.placement.sum_latents_later(guess_BE)
+    dtype = search_dtype(coder.W_enc)
+    with torch.autocast(x_BD.device.type, dtype, enabled=dtype is torch.bfloat16):
+        z_Bd = linear(x_BD, coder.W_enc.index_select(0, dead), coder.b_enc[dead])
+        mask_Bd = top_k(z_Bd, coder.config.aux_k, coder.placement)
+        guess_BE = (z_Bd * mask_Bd.to(z_Bd.dtype)) @ coder.W_dec.index_select(0, dead)
+    return coder.placement.sum_latents_later(guess_BE.to(x_BD.dtype))

@@ -25,7 +25,9 @@ def top_k(z_BF: Tensor, k: int, placement: Placement) -> Tensor:
     if (num_B1 > k).any():
         ties_BF = mask_BF & (z_BF == kth_B1)
         num_before_B1 = placement.before_latents(ties_BF.sum(1, keepdim=True))
-        mask_BF &= ~ties_BF | (num_before_B1 + ties_BF.cumsum(1) <= room_B1)
+        tied_T = (num_B1 > k).flatten().nonzero().flatten()
+        places_TF = num_before_B1[tied_T] + ties_BF[tied_T].cumsum(1, dtype=torch.int32)
+        mask_BF[tied_T] &= ~ties_BF[tied_T] | (places_TF <= room_B1[tied_T])
     return mask_BF
 
 

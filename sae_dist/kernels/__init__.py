@@ -4,7 +4,7 @@ from sae_dist.kernels.code import Code
 from sae_dist.kernels.dense import DensePass, dense_jumprelu
 from sae_dist.kernels.dispatch import update_rows
 from sae_dist.kernels.reference import jumprelu, kth_largest, step
-from sae_dist.kernels.search import Encoder, above, largest
+from sae_dist.kernels.search import Encoder, above, largest, search_dtype
 from sae_dist.kernels.sparse import GradientForm, decode, encode
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "jumprelu",
     "kth_largest",
     "largest",
+    "search_dtype",
     "step",
     "update_rows",
 ]

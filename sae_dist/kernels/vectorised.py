@@ -141,10 +141,10 @@ def update_rows(
         half_FD, error_F, norm_F: ŵ, ‖w - ŵ‖ and ‖w‖ of each row, to be written too, or None.
     """
     step_tensor = torch.tensor(float(step), device=W_FD.device)
+    divisor = grad_scale.to(torch.float32).reciprocal()
     for block in _row_blocks(len(grad_RD)):
         rows = block if rows_R is None else rows_R[block]
         grad_rD, w_rD, exp_avg_sq_rD = grad_RD[block], W_FD[rows], exp_avg_sq_FD[rows]
-        grad_rD *= grad_scale
         if unit_norm:
             grad_rD.addcmul_(torch.linalg.vecdot(grad_rD, w_rD)[:, None], w_rD, value=-1)
         if seen_F is not None:
@@ -164,6 +164,7 @@ def update_rows(
             eps=eps,
             amsgrad=False,
             maximize=False,
+            grad_scale=divisor,
         )
         if unit_norm:
             w_rD /= vector_norm(w_rD, dim=1, keepdim=True).clamp_min(_tiny(W_FD))
