@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from sae_dist.coders.coder import Coder
@@ -149,9 +151,24 @@ def _least(values: Tensor) -> Tensor:
     return values.min() if len(values) else values.new_full((), torch.inf)
 
 
+class _SquareSum(torch.autograd.Function):
+    """Σ v² in float64 without a tensor of squares, forward or backward."""
+
+    @staticmethod
+    def forward(ctx: Any, v_BE: Tensor) -> Tensor:
+        ctx.save_for_backward(v_BE)
+        return torch.linalg.vector_norm(v_BE, dim=-1).double().square().sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (v_BE,) = ctx.saved_tensors
+        return v_BE * (2 * grad).to(v_BE.dtype)
+
+
 def square_sum(v_BE: Tensor) -> Tensor:
     """Σ v² in float64."""
-    return v_BE.pow(2).sum().double()
+    return _SquareSum.apply(v_BE)
 
 
 def moments(y_BE: Tensor) -> Tensor:
