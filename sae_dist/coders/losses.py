@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear
+from torch.nn.functional import embedding, linear
 
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import Kind
@@ -206,7 +206,7 @@ def aux_k_guess(coder: Coder, x_BD: Tensor, dead_F: Tensor) -> Callable[[], Tens
         x_BD = x_BD - coder.placement.to_latents(coder.b_dec)
     dtype = search_dtype(coder.W_enc)
     with torch.autocast(x_BD.device.type, dtype, enabled=dtype is torch.bfloat16):
-        z_Bd = linear(x_BD, coder.W_enc.index_select(0, dead), coder.b_enc[dead])
+        z_Bd = linear(x_BD, embedding(dead, coder.W_enc, sparse=True), coder.b_enc[dead])
         mask_Bd = top_k(z_Bd, coder.config.aux_k, coder.placement)
-        guess_BE = (z_Bd * mask_Bd.to(z_Bd.dtype)) @ coder.W_dec.index_select(0, dead)
+        guess_BE = (z_Bd * mask_Bd) @ embedding(dead, coder.W_dec, sparse=True)
     return coder.placement.sum_latents_later(guess_BE.to(x_BD.dtype))
