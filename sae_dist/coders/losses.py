@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding, linear
 
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import Kind
@@ -149,9 +151,24 @@ def _least(values: Tensor) -> Tensor:
     return values.min() if len(values) else values.new_full((), torch.inf)
 
 
+class _SquareSum(torch.autograd.Function):
+    """Σ v² in float64 without a tensor of squares, forward or backward."""
+
+    @staticmethod
+    def forward(ctx: Any, v_BE: Tensor) -> Tensor:
+        ctx.save_for_backward(v_BE)
+        return torch.linalg.vector_norm(v_BE, dim=-1).double().square().sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (v_BE,) = ctx.saved_tensors
+        return v_BE * (2 * grad).to(v_BE.dtype)
+
+
 def square_sum(v_BE: Tensor) -> Tensor:
     """Σ v² in float64."""
-    return v_BE.pow(2).sum().double()
+    return _SquareSum.apply(v_BE)
 
 
 def moments(y_BE: Tensor) -> Tensor:
@@ -189,7 +206,7 @@ def aux_k_guess(coder: Coder, x_BD: Tensor, dead_F: Tensor) -> Callable[[], Tens
         x_BD = x_BD - coder.placement.to_latents(coder.b_dec)
     dtype = search_dtype(coder.W_enc)
     with torch.autocast(x_BD.device.type, dtype, enabled=dtype is torch.bfloat16):
-        z_Bd = linear(x_BD, coder.W_enc.index_select(0, dead), coder.b_enc[dead])
+        z_Bd = linear(x_BD, embedding(dead, coder.W_enc, sparse=True), coder.b_enc[dead])
         mask_Bd = top_k(z_Bd, coder.config.aux_k, coder.placement)
-        guess_BE = (z_Bd * mask_Bd.to(z_Bd.dtype)) @ coder.W_dec.index_select(0, dead)
+        guess_BE = (z_Bd * mask_Bd) @ embedding(dead, coder.W_dec, sparse=True)
     return coder.placement.sum_latents_later(guess_BE.to(x_BD.dtype))

@@ -16,7 +16,7 @@ class GradientForm:
     """How gradients of weights are made.
 
     Attributes:
-        by_rows: as sparse tensors, of the rows whose latents have entries.
+        by_rows: as sparse tensors, of the rows whose latents have entries, if these are few.
         sums: the dtype that activations and errors are rounded to before they are summed; None
             leaves them as they are.
     """
@@ -70,9 +70,10 @@ class _Encode(torch.autograd.Function):
 
 def _weight_gradient(values_N: Tensor, u_BD: Tensor, code: Code, form: GradientForm) -> Tensor:
     dtype = form.sums or u_BD.dtype
-    sums = latent_sums(values_N.to(dtype), u_BD.to(dtype), code, present_only=form.by_rows)
+    by_rows = form.by_rows and 2 * len(code.present_R) < code.num_latents
+    sums = latent_sums(values_N.to(dtype), u_BD.to(dtype), code, present_only=by_rows)
     sums = sums.to(u_BD.dtype)
-    if not form.by_rows:
+    if not by_rows:
         return sums
     shape = (code.num_latents, u_BD.shape[1])
     return torch.sparse_coo_tensor(code.present_R[None], sums, shape, is_coalesced=True)

@@ -64,3 +64,22 @@ def test_values_and_gradients_equal_the_dense_ones(density: float) -> None:
 
     for found, expected in zip(run(True), run(False), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("density", [0.0, 0.02, 0.9])
+def test_gradients_by_rows_are_the_dense_ones_without_their_zeros(density: float) -> None:
+    code, mask_BF = pattern(density)
+    t = tensors()
+    values_N = t["x"][:, 0][code.rows_N]
+
+    def gradient(form: sparse.GradientForm) -> Tensor:
+        V = t["V"].clone().requires_grad_()
+        y_BE = sparse.decode(values_N, V, code, form)
+        return torch.autograd.grad((y_BE * t["g"]).sum(), V)[0]
+
+    dense_FE, by_rows_FE = gradient(sparse.GradientForm()), gradient(sparse.GradientForm(True))
+    num_present = int(mask_BF.any(0).sum())
+    assert by_rows_FE.is_sparse == (2 * num_present < F)
+    if by_rows_FE.is_sparse:
+        assert by_rows_FE.is_coalesced() and len(by_rows_FE.values()) == num_present
+    assert torch.equal(by_rows_FE.to_dense(), dense_FE)
