@@ -42,8 +42,10 @@ def entries(
     """
     lacks_bg = maxima_bg + slack_bg < floor_b[:, None]  # a maximum of NaN may hide an entry
     row_n, group_n = (~lacks_bg).nonzero(as_tuple=True)
-    reach_ngi = _grouped(z_bf, torch.nan)[row_n, group_n] + slack_bg[row_n, group_n, None]
-    at_N, place_N = (reach_ngi >= floor_b[row_n, None]).nonzero(as_tuple=True)
+    groups_ni = _grouped(z_bf, torch.nan).flatten(0, 1)
+    reach_ni = groups_ni.index_select(0, row_n * lacks_bg.shape[1] + group_n)
+    reach_ni += slack_bg[row_n, group_n, None]
+    at_N, place_N = (reach_ni >= floor_b[row_n, None]).nonzero(as_tuple=True)
     return row_n[at_N], group_n[at_N] * GROUP + place_N
 
 

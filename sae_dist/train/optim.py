@@ -11,6 +11,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.kernels import update_rows
 
 _OF_ROWS = ("W_enc", "W_dec")
+_BLOCK_ROWS = 1024  # whose products stay in a CPU's cache
 
 
 @dataclass(kw_only=True, slots=True)
@@ -168,8 +169,10 @@ def gradient_squares(coder: Coder) -> dict[str, Tensor]:
             squares[name] = torch.linalg.vector_norm(grad_RD).square()
             if name == "W_dec" and coder.config.unit_norm_decoder:
                 W_RD = parameter if rows_R is None else parameter[rows_R]
-                along_R = torch.linalg.vecdot(grad_RD, W_RD)
-                squares[name] = (squares[name] - along_R.square().sum()).clamp_min(0.0)
+                along = zip(grad_RD.split(_BLOCK_ROWS), W_RD.split(_BLOCK_ROWS), strict=True)
+                for grad_rD, W_rD in along:
+                    squares[name] -= torch.linalg.vecdot(grad_rD, W_rD).square().sum()
+                squares[name].clamp_min_(0.0)
         elif parameter.grad is not None:
             squares[name] = torch.linalg.vector_norm(parameter.grad).square()
     return squares
