@@ -135,5 +135,6 @@ def _indent(text: str) -> str:
 
 def _fail(message: str) -> None:
     line = " ".join(message.split())
-    print(f"error: {line}" if rank() == 0 else f"error (rank {rank()}): {line}", file=sys.stderr)
+    who = "error" if rank() == 0 else f"error (rank {rank()})"
+    sys.stderr.write(f"{who}: {line}\n")  # at once, so that processes' lines do not mix
     sys.exit(2)

@@ -207,6 +207,6 @@ def aux_k_guess(coder: Coder, x_BD: Tensor, dead_F: Tensor) -> Callable[[], Tens
     dtype = search_dtype(coder.W_enc)
     with torch.autocast(x_BD.device.type, dtype, enabled=dtype is torch.bfloat16):
         z_Bd = linear(x_BD, embedding(dead, coder.W_enc, sparse=True), coder.b_enc[dead])
-        mask_Bd = top_k(z_Bd, coder.config.aux_k, coder.placement)
+        mask_Bd = top_k(z_Bd.to(x_BD.dtype), coder.config.aux_k, coder.placement)
         guess_BE = (z_Bd * mask_Bd) @ embedding(dead, coder.W_dec, sparse=True)
     return coder.placement.sum_latents_later(guess_BE.to(x_BD.dtype))
