@@ -92,9 +92,11 @@ class Coder(nn.Module):
 
     def pre_activations(self, x_BD: Tensor) -> Tensor:
         """z [B, F], before selection."""
-        if self.pre_bias:
-            x_BD = x_BD - self.placement.to_latents(self.b_dec)
-        return linear(x_BD, self.W_enc, self.b_enc)
+        return linear(self.centred(x_BD), self.W_enc, self.b_enc)
+
+    def centred(self, x_BD: Tensor) -> Tensor:
+        """What the encoder reads [B, D]: x - b_dec with `pre_bias`, else x itself."""
+        return x_BD - self.placement.to_latents(self.b_dec) if self.pre_bias else x_BD
 
     def candidates(self, x_BD: Tensor, k: int) -> tuple[Code, Tensor] | None:
         """The entries that a training step can depend on, and their pre-activations [N].

@@ -201,9 +201,7 @@ def aux_k_guess(coder: Coder, x_BD: Tensor, dead_F: Tensor) -> Callable[[], Tens
     slices is on its way. Only dead latents' rows are touched, densely, and in the dtype of the
     search: this is a nudge for latents that do not fire, not what they give when they do.
     """
-    dead = dead_F.nonzero().flatten()
-    if coder.pre_bias:
-        x_BD = x_BD - coder.placement.to_latents(coder.b_dec)
+    dead, x_BD = dead_F.nonzero().flatten(), coder.centred(x_BD)
     dtype = search_dtype(coder.W_enc)
     with torch.autocast(x_BD.device.type, dtype, enabled=dtype is torch.bfloat16):
         z_Bd = linear(x_BD, embedding(dead, coder.W_enc, sparse=True), coder.b_enc[dead])

@@ -26,8 +26,9 @@ _EMA = 0.999
 class Precision(StrEnum):
     """How exact a step is. Weights, moments and sums are float32, or all is float64.
 
-    With `float32` selection and values are those of float32. With `bfloat16` latents are selected
-    by products of bfloat16, and weights' gradients are summed from activations rounded to it.
+    With `float32` selection and values are those of float32, but for AuxK's products, which take
+    bfloat16 where that is faster. With `bfloat16` latents are selected by products of bfloat16,
+    and weights' gradients are summed from activations rounded to it.
     """
 
     float32 = "float32"
