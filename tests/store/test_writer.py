@@ -53,7 +53,7 @@ def test_a_writer_killed_at_any_write_goes_on_to_the_same_store(
         data.fill(create(name))
         found = contents(create(name).path)
         assert {k: v for k, v in found.items() if not k.endswith(".tmp")} == expected
-        assert not [k for k in found if k.endswith(".tmp") and "/c." in k and "tokens" not in k]
+        assert not [k for k in found if k.endswith(".tmp") and "/.c." in k and "tokens" not in k]
         if left[0] >= 0:
             break
     assert num_kills > 40
