@@ -34,6 +34,7 @@ _THREADS = [1, CONFIG.read_threads]
 _ROUNDS = 3
 _NUM_CHUNKS = 96  # read by each reader in each round
 _CONSUMER_MS = [5, 10, 20]
+_FORGETTING_TRIES = 20
 
 
 def make_store(path: Path, dtype: str, gib: float) -> Store:
@@ -55,17 +56,23 @@ def whole_chunks(store: Store) -> np.ndarray:
 
 def forget(store: Store) -> bool:
     """Ask the system to drop the store from its page cache; whether it did."""
-    for path in (store.path / "activations").rglob("c.*"):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        try:
-            os.preadv(descriptor, [bytearray(1)], 0, os.RWF_NOWAIT)
-            return False
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(descriptor)
-    return True
+    return all(_forget(path) for path in (store.path / "activations").rglob("c.*"))
+
+
+def _forget(path: Path) -> bool:
+    """Ask until no page is there: those that are still being read ahead are kept the first time."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        for _ in range(_FORGETTING_TRIES):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            try:
+                os.preadv(descriptor, [bytearray(1)], 0, os.RWF_NOWAIT)
+            except BlockingIOError:
+                return True
+            time.sleep(0.1)
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def chunk_rate(name: str, store: Store, chunks: np.ndarray, threads: int) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
+import crc32c as checksums
 
 _BLOCK_BYTES = 1 << 22
 
@@ -96,8 +96,8 @@ def read_json(path: Path) -> Any:
 
 def crc32c(path: Path) -> str:
     """CRC-32C of a whole file, as eight hexadecimal digits."""
-    checksum = google_crc32c.Checksum()
-    with open(path, "rb") as file:
+    value = 0
+    with open(path, "rb", buffering=0) as file:
         while block := file.read(_BLOCK_BYTES):
-            checksum.update(block)
-    return str(checksum.hexdigest().decode())
+            value = checksums.crc32c(block, value)
+    return f"{value:08x}"

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import google_crc32c
 import numpy as np
+from crc32c import crc32c
 
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.store.layout import Layout
@@ -139,4 +139,4 @@ def shard_parts(spec: ArraySpec, layout: Layout, values: np.ndarray) -> list[mem
 def _checked(values: np.ndarray) -> list[memoryview]:
     """An array's bytes, and their CRC-32C."""
     data = values.reshape(-1).view(np.uint8)
-    return [data.data, np.array([google_crc32c.value(data)], "<u4").data.cast("B")]
+    return [data.data, np.array([crc32c(data.data)], "<u4").data.cast("B")]
