@@ -22,10 +22,8 @@ from sae_dist.kernels.code import Code
 from sae_dist.kernels.reference import GROUP
 
 _BLOCK_LATENTS = {"cpu": 1 << 17, "cuda": 1 << 16}
-_BLOCK_VALUES = {
-    "cpu": 1 << 22,
-    "cuda": 1 << 28,
-}  # what follows a product finds it in a CPU's cache
+# Of a product at once. Each block of rows reads all of W: small ones fit a cache, but wait for W.
+_BLOCK_VALUES = {"cpu": 1 << 24, "cuda": 1 << 28}
 
 
 @dataclass(frozen=True, slots=True)
