@@ -1,5 +1,7 @@
 """The sparse coder: encoder → selection → decoder."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -14,10 +16,12 @@ from sae_dist.kernels import (
     Encoder,
     GradientForm,
     above,
+    chosen_pass,
     decode,
     dense_jumprelu,
     encode,
     jumprelu,
+    search_dtype,
 )
 
 _DENSE_SHARE = 8  # beyond one entry in so many, dense arithmetic is faster than sparse
@@ -123,6 +127,20 @@ class Coder(nn.Module):
         x_BD, centre_D = self._centred(x_BD)
         weights = self.W_enc, self.b_enc, centre_D, self.threshold, self.W_dec
         return dense_jumprelu(x_BD, *weights, self.config.bandwidth)
+
+    def decode_chosen(
+        self, x_BD: Tensor, chosen: Tensor, select: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """What these latents of this slice alone decode to [B, E], in the search's dtype.
+
+        Args:
+            x_BD: the input.
+            chosen: their numbers in the slice, rising.
+            select: from their pre-activations [B, d] to the mask of what fires.
+        """
+        x_BD, centre_D = self._centred(x_BD)
+        weights = self.W_enc, self.b_enc, centre_D, self.W_dec
+        return chosen_pass(x_BD, *weights, chosen, select, search_dtype(self.W_enc))
 
     def _centred(self, x_BD: Tensor) -> tuple[Tensor, Tensor]:
         """x - c without gradient, and c, which has it."""

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import embedding, linear
 
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import Kind
 from sae_dist.coders.select import top_k
-from sae_dist.kernels import jumprelu, search_dtype, step
+from sae_dist.kernels import jumprelu, step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,13 +197,11 @@ def aux_k_guess(coder: Coder, x_BD: Tensor, dead_F: Tensor) -> Callable[[], Tens
     """What the strongest dead latents make of the error (Gao et al. 2024, App. A.2).
 
     `ê = W_decᵀ ReLU(TopK_aux of the dead latents' z)` [B, E], without b_dec; its sum over the
-    slices is on its way. Only dead latents' rows are touched, densely, and in the dtype of the
-    search: this is a nudge for latents that do not fire, not what they give when they do.
+    slices is on its way. In the dtype of the search: this is a nudge for latents that do not fire,
+    not what they give when they do.
     """
-    dead, x_BD = dead_F.nonzero().flatten(), coder.centred(x_BD)
-    dtype = search_dtype(coder.W_enc)
-    with torch.autocast(x_BD.device.type, dtype, enabled=dtype is torch.bfloat16):
-        z_Bd = linear(x_BD, embedding(dead, coder.W_enc, sparse=True), coder.b_enc[dead])
-        mask_Bd = top_k(z_Bd.to(x_BD.dtype), coder.config.aux_k, coder.placement)
-        guess_BE = (z_Bd * mask_Bd) @ embedding(dead, coder.W_dec, sparse=True)
-    return coder.placement.sum_latents_later(guess_BE.to(x_BD.dtype))
+    config, placement = coder.config, coder.placement
+    guess_BE = coder.decode_chosen(
+        x_BD, dead_F.nonzero().flatten(), lambda z_Bd: top_k(z_Bd, config.aux_k, placement)
+    )
+    return placement.sum_latents_later(guess_BE)

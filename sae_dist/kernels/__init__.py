@@ -1,5 +1,6 @@
 """The arithmetic of a step. `reference.py` is its specification, in plain torch."""
 
+from sae_dist.kernels.chosen import chosen_pass
 from sae_dist.kernels.code import Code
 from sae_dist.kernels.dense import DensePass, dense_jumprelu
 from sae_dist.kernels.dispatch import update_rows
@@ -13,6 +14,7 @@ __all__ = [
     "Encoder",
     "GradientForm",
     "above",
+    "chosen_pass",
     "decode",
     "dense_jumprelu",
     "encode",
