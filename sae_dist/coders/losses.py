@@ -98,7 +98,7 @@ def _sums(
     here, wide, guess = run(coder, x_BD, config.k), None, None
     if config.uses_multi_topk:
         wide = run(coder, x_BD, min(4 * config.k, config.num_latents))
-    if config.uses_aux_k and dead_F is not None:
+    if config.uses_aux_k and dead_F is not None:  # last: autograd adds to its few rows in place
         guess = aux_k_guess(coder, x_BD, dead_F)
     sums = {"target": moments(y_BE)}
 
@@ -201,7 +201,21 @@ def aux_k_guess(coder: Coder, x_BD: Tensor, dead_F: Tensor) -> Callable[[], Tens
     not what they give when they do.
     """
     config, placement = coder.config, coder.placement
-    guess_BE = coder.decode_chosen(
-        x_BD, dead_F.nonzero().flatten(), lambda z_Bd: top_k(z_Bd, config.aux_k, placement)
-    )
-    return placement.sum_latents_later(guess_BE)
+    dead = dead_F.nonzero().flatten()
+    scale_d = _tie_breaking(dead + coder.latents.start, config.num_latents)
+
+    def select(z_Bd: Tensor) -> Tensor:
+        is_rounded = z_Bd.dtype is torch.bfloat16
+        return top_k(z_Bd * scale_d if is_rounded else z_Bd, config.aux_k, placement)
+
+    return placement.sum_latents_later(coder.decode_chosen(x_BD, dead, select))
+
+
+def _tie_breaking(latents_d: Tensor, num_latents: int) -> Tensor:
+    """Factors [d] in [1, 1 + 2⁻⁸), larger for lower numbers.
+
+    bfloat16 pre-activations often tie. Times these, as float32, they keep their order and hardly
+    ever do: `top_k` then need not look for the first among equals, which would be chosen alike.
+    """
+    shift = max(0, (num_latents - 1).bit_length() - 15)
+    return 1 + (2**15 - 1 - (latents_d >> shift)).float() * 2**-23
