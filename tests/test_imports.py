@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interop": {"coders"},
     "config": set(FLOOR) - {"apps", "config"},
     "train": {"coders", "kernels", "parallel", "stream", "checkpoint"},
-    "evaluate": {"lm", "coders", "parallel", "stream", "checkpoint"},
+    "evaluate": {"lm", "coders", "kernels", "parallel", "stream", "checkpoint"},
     "apps": set(FLOOR) - {"apps"},
     "__init__": {"coders", "store"},
 }

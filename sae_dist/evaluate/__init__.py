@@ -2,7 +2,6 @@
 
 from sae_dist.evaluate.evaluator import EvaluationConfig, evaluate
 from sae_dist.evaluate.fidelity import Fidelity
-from sae_dist.evaluate.frequency import FiringFrequency
-from sae_dist.evaluate.lm_loss import LMLoss
+from sae_dist.evaluate.seen import Seen, see
 
-__all__ = ["EvaluationConfig", "Fidelity", "FiringFrequency", "LMLoss", "evaluate"]
+__all__ = ["EvaluationConfig", "Fidelity", "Seen", "evaluate", "see"]

@@ -10,9 +10,15 @@ import torch
 from sae_dist.coders import Coder, describe_coder, load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import progress
+from sae_dist.evaluate.consistency import ConsistentActivation
 from sae_dist.evaluate.fidelity import Fidelity
 from sae_dist.evaluate.frequency import FiringFrequency
 from sae_dist.evaluate.lm_loss import LMLoss, Spliced
+from sae_dist.evaluate.position import ReconstructionByPosition
+from sae_dist.evaluate.seen import Measure, see
+from sae_dist.evaluate.similarity import Similarity
+from sae_dist.evaluate.thresholds import threshold_distribution
+from sae_dist.evaluate.uniformity import Uniformity
 from sae_dist.lm import LM, resolve
 from sae_dist.parallel import Mesh, World, distribute, make_mesh
 from sae_dist.stream import ActivationSource, HeldOutBatch
@@ -23,12 +29,16 @@ class EvaluationConfig:
     """How much is evaluated, and on which mesh.
 
     `max_sequences` (null: all) bounds the held-out sequences; `lm_sequences` those of them that
-    are also run through the language model (0: none). `batch_tokens` pass a coder at once.
-    `latent` processes share each coder's latents, the others its sequences.
+    are also run through the language model (0: none), and `uniformity_sequences` those through
+    which it is differentiated, at `uniformity_positions` of each. About `batch_tokens` pass a coder
+    at once, in whole sequences. `latent` processes share each coder's latents, the others its
+    sequences.
     """
 
     max_sequences: int | None = None
     lm_sequences: int = 2048
+    uniformity_sequences: int = 64
+    uniformity_positions: int = 8
     batch_tokens: int = 4096
     latent: int = 1
 
@@ -40,21 +50,22 @@ class _Subject:
     coder: Coder
     site: str
     target: str
-    fidelity: Fidelity
-    frequency: FiringFrequency
+    measures: list[Measure]
 
-    @torch.no_grad()
     def update(self, batch: HeldOutBatch, batch_tokens: int) -> None:
-        trainable_NS, device = batch.trainable, self.coder.b_dec.device
-        x_TD, y_TE = (
-            batch.acts[site][trainable_NS].split(batch_tokens) for site in (self.site, self.target)
-        )
-        for x_BD, y_BE in zip(x_TD, y_TE, strict=True):
-            x_BD, y_BE = (v.to(device, self.coder.W_enc.dtype) for v in (x_BD, y_BE))
-            code, acts_N = self.coder.encode_sparse(x_BD)
-            reconstruction_BE = self.coder.reconstruct_sparse(code, acts_N, x_BD)
-            self.fidelity.update(len(acts_N), y_BE, reconstruction_BE)
-            self.frequency.update(code.count_by_latent(), len(x_BD))
+        sequences = max(1, batch_tokens // batch.trainable.shape[1])
+        parts = (batch.acts[self.site], batch.acts[self.target], batch.trainable)
+        for x_NSD, y_NSE, trainable_NS in zip(*(v.split(sequences) for v in parts), strict=True):
+            seen = see(self.coder, x_NSD, y_NSE, trainable_NS)
+            for measure in self.measures:
+                measure.update(seen)
+
+    def figures(self, mesh: Mesh) -> dict[str, Any]:
+        """All that needs no language model."""
+        figures = _about(self)
+        for measure in self.measures:
+            figures |= measure.result(mesh)
+        return figures | threshold_distribution(self.coder, mesh)
 
 
 def evaluate(
@@ -76,31 +87,19 @@ def evaluate(
     _check(config, world)
     mesh = make_mesh(world, config.latent, {})
     subjects = {path.name: _subject(path, source, mesh, world) for path in _coder_folders(folder)}
-    loss = _lm_loss(lm, subjects, world) if lm is not None and config.lm_sequences else None
-
     sites = sorted({site for s in subjects.values() for site in (s.site, s.target)})
     num_sequences = 0
-    for batch in _batches(source, sites, config, mesh):
+    for batch in _batches(source, sites, config.max_sequences, mesh, "evaluate"):
         num_sequences += len(batch.input_ids)
         for subject in subjects.values():
             subject.update(batch, config.batch_tokens)
-    if loss is not None:
-        lm_config = EvaluationConfig(max_sequences=config.lm_sequences)
-        for batch in _batches(source, [], lm_config, mesh):
-            loss.update(batch.input_ids, batch.trainable)
-
-    clean, lm_figures = loss.result(mesh) if loss is not None else (None, {})
-    rungs = {
-        name: {
-            **_about(subject),
-            **subject.fidelity.result(mesh),
-            **subject.frequency.result(mesh),
-            **lm_figures.get(name, {}),
-        }
-        for name, subject in subjects.items()
-    }
+    rungs = {name: subject.figures(mesh) for name, subject in subjects.items()}
+    clean = None
+    if lm is not None and config.lm_sequences:
+        clean, lm_figures = _lm_figures(lm, subjects, source, config, mesh)
+        rungs = {name: figures | lm_figures[name] for name, figures in rungs.items()}
     return {
-        "version": 1,
+        "version": 2,
         "run": folder.name,
         "store": {"path": source.about.get("store"), "manifest": source.identity},
         "lm": source.about.get("lm"),
@@ -111,8 +110,41 @@ def evaluate(
     }
 
 
+def _lm_figures(
+    lm: LM,
+    subjects: dict[str, _Subject],
+    source: ActivationSource,
+    config: EvaluationConfig,
+    mesh: Mesh,
+) -> tuple[float, dict[str, dict[str, Any]]]:
+    """The clean loss, and by coder what its reconstruction and its latents mean to the LM."""
+    spliced = {
+        name: Spliced(s.coder, resolve(lm.model, s.site), resolve(lm.model, s.target))
+        for name, s in subjects.items()
+    }
+    device = next(iter(subjects.values())).coder.b_dec.device
+    loss = LMLoss(lm, spliced, source.sequence_length, device)
+    for batch in _batches(source, [], config.lm_sequences, mesh, "splice into the LM"):
+        loss.update(batch.input_ids, batch.trainable)
+    clean, figures = loss.result(mesh)
+    if config.uniformity_sequences:
+        uniformity = Uniformity(lm, spliced, config.uniformity_positions, mesh, device)
+        for batch in _batches(source, [], config.uniformity_sequences, mesh, "attribute"):
+            uniformity.update(batch.input_ids, batch.trainable)
+        for name, found in uniformity.result(mesh).items():
+            figures[name] |= found
+    return clean, figures
+
+
 def _check(config: EvaluationConfig, world: World) -> None:
-    least = {"max_sequences": 1, "lm_sequences": 0, "batch_tokens": 1, "latent": 1}
+    least = {
+        "max_sequences": 1,
+        "lm_sequences": 0,
+        "uniformity_sequences": 0,
+        "uniformity_positions": 1,
+        "batch_tokens": 1,
+        "latent": 1,
+    }
     for name, bound in least.items():
         value = getattr(config, name)
         if value is not None and value < bound:
@@ -145,28 +177,22 @@ def _subject(path: Path, source: ActivationSource, mesh: Mesh, world: World) -> 
         distribute(coder, mesh),
         about["site"],
         about["target"],
-        Fidelity(coder.d_out, world.device),
-        FiringFrequency(len(coder.latents), world.device),
+        [
+            Fidelity(coder.d_out, world.device),
+            Similarity(world.device),
+            ReconstructionByPosition(source.sequence_length, coder.d_out, world.device),
+            FiringFrequency(len(coder.latents), world.device),
+            ConsistentActivation(len(coder.latents), world.device),
+        ],
     )
 
 
-def _lm_loss(lm: LM, subjects: dict[str, _Subject], world: World) -> LMLoss:
-    spliced = {
-        name: Spliced(
-            subject.coder, resolve(lm.model, subject.site), resolve(lm.model, subject.target)
-        )
-        for name, subject in subjects.items()
-    }
-    return LMLoss(lm, spliced, world.device)
-
-
 def _batches(
-    source: ActivationSource, sites: list[str], config: EvaluationConfig, mesh: Mesh
+    source: ActivationSource, sites: list[str], most: int | None, mesh: Mesh, desc: str
 ) -> Iterator[HeldOutBatch]:
-    """This part's batches, with a progress bar over those of all parts."""
-    total = min(source.num_held_out, config.max_sequences or source.num_held_out)
-    batches = source.held_out(sites, mesh.data.index, mesh.data.size, config.max_sequences)
-    desc = "evaluate" if sites else "splice into the LM"
+    """This part's batches of the first sequences, with a progress bar over those of all parts."""
+    total = min(source.num_held_out, most or source.num_held_out)
+    batches = source.held_out(sites, mesh.data.index, mesh.data.size, most)
     with progress(total=total, desc=desc, unit="sequence") as bar:
         for batch in batches:
             yield batch

@@ -1,44 +1,67 @@
-"""L0 and FVU, kept as sums so that batches and processes combine exactly."""
+"""How sparse a code is, and how much of its target it explains."""
 
 import torch
 from torch import Tensor
 
+from sae_dist.evaluate.seen import Seen
 from sae_dist.parallel import Mesh
 
 
 class Fidelity:
-    """How sparse a code is, and how much of its target it explains.
+    """L0 and FVU, with the other figures that go under these names elsewhere.
 
-    L0 is the mean number of latents that are not zero. FVU = Σ‖y-ŷ‖² / Σ‖y-μ‖² with μ the mean
-    over the whole evaluation set (Lieberum et al. 2024, section 4.1), computed as
-    Σ‖y‖² - ‖Σy‖²/N in float64.
+    - `l0`: the mean number of latents that are not zero.
+    - `fvu` = Σ‖y-ŷ‖² / Σ‖y-μ‖², μ the mean over the whole evaluation set (Lieberum et al. 2024,
+      section 4.1), with Σ‖y-μ‖² = Σ‖y‖² - ‖Σy‖²/N in float64.
+    - `fvu_variants.error_variance` = Σ‖e-ē‖² / Σ‖y-μ‖², e = y-ŷ, ē its mean: dictionary_learning's,
+      blind to a constant bias.
+    - `fvu_variants.batch_mean` = Σ‖y-ŷ‖² / Σ‖y-ȳ‖², ȳ the mean of the token's batch: sparsify's.
+    - `fvu_variants.token_mean`: the mean over tokens of ‖y-ŷ‖² / ‖y-ȳ‖², SAELens' "legacy" one.
+
+    The last two depend on `batch_tokens`, and are what others report, not what to compare by.
     """
 
     def __init__(self, d_out: int, device: torch.device) -> None:
-        self._tokens = self._active = self._error = self._square = torch.zeros(
-            (), dtype=torch.float64, device=device
-        )
-        self._sum_E = torch.zeros(d_out, dtype=torch.float64, device=device)
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
 
-    def update(self, num_active: int, y_BE: Tensor, reconstruction_BE: Tensor) -> None:
-        """Add a batch of tokens, on which `num_active` activations (of a slice) are not zero."""
-        y_BE = y_BE.double()
-        self._tokens = self._tokens + len(y_BE)
-        self._active = self._active + num_active
-        self._error = self._error + (y_BE - reconstruction_BE).square().sum()
-        self._square = self._square + y_BE.square().sum()
-        self._sum_E = self._sum_E + y_BE.sum(0)
+        self._tokens, self._active, self._error, self._square = (zeros() for _ in range(4))
+        self._within, self._ratios = zeros(), zeros()
+        self._sum_E, self._error_sum_E = zeros(d_out), zeros(d_out)
 
-    def result(self, mesh: Mesh) -> dict[str, float]:
-        """L0, FVU and the number of tokens, over all parts of the batch and all latents."""
-        tokens, error, square = (
-            mesh.data.sum(v) for v in (self._tokens, self._error, self._square)
+    def update(self, seen: Seen) -> None:
+        """Add some tokens; they count as one batch."""
+        if not len(seen):
+            return
+        y_BE = seen.y_BE.double()
+        error_BE = y_BE - seen.reconstruction_BE
+        error_B = error_BE.square().sum(1)
+        within_B = (y_BE - y_BE.mean(0)).square().sum(1)
+        self._tokens += len(seen)
+        self._active += seen.acts_N.count_nonzero()
+        self._error += error_B.sum()
+        self._square += y_BE.square().sum()
+        self._within += within_B.sum()
+        self._ratios += (error_B / within_B).sum()
+        self._sum_E += y_BE.sum(0)
+        self._error_sum_E += error_BE.sum(0)
+
+    def result(self, mesh: Mesh) -> dict[str, float | dict[str, float]]:
+        """L0, FVU and its variants, and the number of tokens."""
+        tokens, error, square, within, ratios = (
+            mesh.data.sum(v)
+            for v in (self._tokens, self._error, self._square, self._within, self._ratios)
         )
-        sum_E = mesh.data.sum(self._sum_E)
+        sum_E, error_sum_E = mesh.data.sum(self._sum_E), mesh.data.sum(self._error_sum_E)
         active = mesh.data.sum(mesh.latent.sum(self._active))
         variation = square - sum_E.square().sum() / tokens
         return {
             "tokens": int(tokens),
             "l0": float(active / tokens),
             "fvu": float(error / variation),
+            "fvu_variants": {
+                "error_variance": float((error - error_sum_E.square().sum() / tokens) / variation),
+                "batch_mean": float(error / within),
+                "token_mean": float(ratios / tokens),
+            },
         }

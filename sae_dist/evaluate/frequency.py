@@ -3,10 +3,12 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sae_dist.coders import FREQUENCY_EDGES, frequency_histogram
+from sae_dist.evaluate.seen import Seen
 from sae_dist.parallel import Mesh
+
+_DENSE = {"above_1_percent": 0.01, "above_10_percent": 0.1}
 
 
 class FiringFrequency:
@@ -14,20 +16,26 @@ class FiringFrequency:
 
     def __init__(self, num_held: int, device: torch.device) -> None:
         self._fired_F = torch.zeros(num_held, dtype=torch.int64, device=device)
-        self._tokens = 0
+        self._tokens = torch.zeros((), dtype=torch.int64, device=device)
 
-    def update(self, fired_F: Tensor, num_tokens: int) -> None:
-        """Add a batch of tokens, on `fired_F[f]` of which latent f is active."""
-        self._fired_F += fired_F
-        self._tokens += num_tokens
+    def update(self, seen: Seen) -> None:
+        """Add some tokens."""
+        self._fired_F += seen.code.where(seen.acts_N != 0).count_by_latent()
+        self._tokens += len(seen)
 
     def result(self, mesh: Mesh) -> dict[str, Any]:
-        """The histogram of log₁₀ frequencies over all latents, and the share that never fired."""
+        """The shares of latents that never fired, that fired on more than 1 and 10 % of tokens, and
+        the histogram of log₁₀ frequencies over all latents.
+        """
         fired_F = mesh.data.sum(self._fired_F)
-        tokens = mesh.data.sum(torch.tensor(self._tokens, device=fired_F.device))
-        histogram = frequency_histogram(fired_F, int(tokens))
+        tokens = int(mesh.data.sum(self._tokens))
+        histogram = frequency_histogram(fired_F, tokens)
+        above = torch.stack([(fired_F > share * tokens).sum() for share in _DENSE.values()])
+        dense = mesh.latent.sum(above).tolist()
         never, *counts = mesh.latent.sum(histogram).tolist()
+        num_latents = never + sum(counts)
         return {
-            "dead_share": never / (never + sum(counts)),
+            "dead_share": never / num_latents,
+            **{f"share_{n}": c / num_latents for n, c in zip(_DENSE, dense, strict=True)},
             "firing_frequency": {"edges_log10": FREQUENCY_EDGES, "never": never, "counts": counts},
         }

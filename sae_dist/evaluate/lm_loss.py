@@ -1,13 +1,16 @@
-"""What a coder costs the language model: its loss with the reconstruction spliced in."""
+"""What a coder costs the language model: its predictions with the reconstruction spliced in."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sae_dist.coders import Coder
-from sae_dist.lm import LM, Site, next_token_loss_NS, splice
+from sae_dist.evaluate.summary import or_null
+from sae_dist.lm import LM, Site, divergence_NS, loss_of_logits_NS, splice
 from sae_dist.parallel import Mesh
 
 
@@ -24,51 +27,83 @@ class LMLoss:
     """Cross entropies in nats a token: clean, with zeros, and with each coder's reconstruction.
 
     Means are over predicted tokens that are not special; special positions keep the language
-    model's own activation. Delta loss is Lieberum et al. 2024's (section 4.1), loss recovered is
-    (zero - spliced) / (zero - clean).
+    model's own activation.
+
+    - `delta_loss`: spliced - clean (Lieberum et al. 2024, section 4.1), also by position: entry s
+      is of predicting token s + 1 (fig. 15).
+    - `loss_recovered`: (zero - spliced) / (zero - clean).
+    - `kl`: the mean of KL(clean ‖ spliced).
+    - `kl_score`: (KL with zeros - KL spliced) / KL with zeros (Karvonen et al. 2025).
     """
 
-    def __init__(self, lm: LM, coders: dict[str, Spliced], device: torch.device) -> None:
+    def __init__(
+        self, lm: LM, coders: dict[str, Spliced], num_positions: int, device: torch.device
+    ) -> None:
         self._lm, self._coders, self._device = lm, coders, device
         self._targets = list({s.write.name: s.write for s in coders.values()}.values())
         zeros = [f"zero/{site.name}" for site in self._targets]
-        names = ["clean", *zeros, *(f"coder/{name}" for name in coders)]
+        self._changed = [*zeros, *(f"coder/{name}" for name in coders)]
         # All are there from the start: a process without sequences must sum as often as the others.
-        self._tokens = torch.zeros((), dtype=torch.float64, device=device)
-        self._sums = {name: torch.zeros_like(self._tokens) for name in names}
+        self._tokens_S = torch.zeros(num_positions - 1, dtype=torch.float64, device=device)
+        names = ["clean", *self._changed]
+        self._loss_S = {name: torch.zeros_like(self._tokens_S) for name in names}
+        self._kl = {name: self._tokens_S.new_zeros(()) for name in self._changed}
 
     @torch.no_grad()
     def update(self, input_ids_NS: Tensor, trainable_NS: Tensor) -> None:
         """Add a batch of sequences: one forward pass clean, one a target zeroed, one a coder."""
         ids_NS, kept_NS = input_ids_NS.to(self._device), ~trainable_NS.to(self._device)
         predicted_NS = ~kept_NS[:, 1:]
-        self._tokens = self._tokens + predicted_NS.sum()
+        self._tokens_S += predicted_NS.sum(0)
+        clean_NSV = self._add("clean", nullcontext(), ids_NS, predicted_NS, None)
+        for name in self._changed:
+            changed = self._splice(name, kept_NS)
+            self._add(name, changed, ids_NS, predicted_NS, clean_NSV)
 
-        def add(name: str, passes: Callable[[], Tensor]) -> None:
-            self._sums[name] += passes()[predicted_NS].double().sum()
+    def _splice(self, name: str, kept_NS: Tensor) -> AbstractContextManager[None]:
+        model, (kind, _, which) = self._lm.model, name.partition("/")
+        if kind == "zero":
+            site = next(site for site in self._targets if site.name == which)
+            return splice(model, site, site, lambda x, y: torch.zeros_like(y), kept_NS)
+        spliced = self._coders[which]
+        return splice(model, spliced.read, spliced.write, _replace(spliced.coder), kept_NS)
 
-        model = self._lm.model
-        add("clean", lambda: next_token_loss_NS(model, ids_NS))
-        for site in self._targets:
-            with splice(model, site, site, lambda x, y: torch.zeros_like(y), kept_NS):
-                add(f"zero/{site.name}", lambda: next_token_loss_NS(model, ids_NS))
-        for name, spliced in self._coders.items():
-            with splice(model, spliced.read, spliced.write, _replace(spliced.coder), kept_NS):
-                add(f"coder/{name}", lambda: next_token_loss_NS(model, ids_NS))
+    def _add(
+        self,
+        name: str,
+        changed: AbstractContextManager[None],
+        ids_NS: Tensor,
+        predicted_NS: Tensor,
+        clean_NSV: Tensor | None,
+    ) -> Tensor:
+        """Add one forward pass; returns its logits [N, S, V]."""
+        with changed:
+            logits_NSV: Tensor = self._lm.model(input_ids=ids_NS).logits
+        loss_NS = loss_of_logits_NS(logits_NSV, ids_NS).double()
+        self._loss_S[name] += loss_NS.where(predicted_NS, 0.0).sum(0)
+        if clean_NSV is not None:
+            self._kl[name] += divergence_NS(clean_NSV, logits_NSV)[predicted_NS].double().sum()
+        return logits_NSV
 
-    def result(self, mesh: Mesh) -> tuple[float, dict[str, dict[str, float]]]:
+    def result(self, mesh: Mesh) -> tuple[float, dict[str, dict[str, Any]]]:
         """The clean loss, and each coder's figures by name."""
-        tokens = mesh.data.sum(self._tokens)
-        loss = {name: float(mesh.data.sum(total) / tokens) for name, total in self._sums.items()}
-        clean = loss["clean"]
-        figures = {}
+        tokens_S = mesh.data.sum(self._tokens_S)
+        tokens = tokens_S.sum()
+        loss_S = {name: mesh.data.sum(sums_S) for name, sums_S in self._loss_S.items()}
+        loss = {name: float(sums_S.sum() / tokens) for name, sums_S in loss_S.items()}
+        kl = {name: float(mesh.data.sum(total) / tokens) for name, total in self._kl.items()}
+        clean, figures = loss["clean"], {}
         for name, spliced in self._coders.items():
-            here, zero = loss[f"coder/{name}"], loss[f"zero/{spliced.write.name}"]
+            own, zeroed = f"coder/{name}", f"zero/{spliced.write.name}"
+            here, zero = loss[own], loss[zeroed]
             figures[name] = {
                 "delta_loss": here - clean,
                 "ce_increase_percent": 100 * (here - clean) / clean,
                 "zero_ablation_loss": zero,
                 "loss_recovered": (zero - here) / (zero - clean),
+                "kl": kl[own],
+                "kl_score": (kl[zeroed] - kl[own]) / kl[zeroed],
+                "delta_loss_by_position": or_null((loss_S[own] - loss_S["clean"]) / tokens_S),
             }
         return clean, figures
 

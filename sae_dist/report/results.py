@@ -10,7 +10,7 @@ import yaml
 
 from sae_dist.common.errors import UserError
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(kw_only=True, slots=True)

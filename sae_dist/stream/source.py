@@ -21,12 +21,14 @@ class ActivationSource(Protocol):
         identity: equal only for equal activations; a checkpoint remembers it.
         widths: of each site.
         num_held_out: sequences that are never trained on.
+        sequence_length: positions of each sequence.
         about: where the activations come from, JSON-able; `lm` in it if from a language model.
     """
 
     identity: str
     widths: dict[str, int]
     num_held_out: int
+    sequence_length: int
     about: dict[str, Any]
 
     def mean_square(self, site: str) -> float:
@@ -60,6 +62,7 @@ class StoredActivations:
         self._store = store
         self.identity = store.manifest.hash
         self.widths = dict(store.sites)
+        self.sequence_length = store.layout.sequence_length
         chunks = store.held_out_chunks()
         self.num_held_out = sum(len(store.layout.sequences_of_chunk(chunk)) for chunk in chunks)
         self.about: dict[str, Any] = {**store.manifest.provenance, "store": str(store.path)}

@@ -64,7 +64,9 @@ def evaluated_on(world: World, run: Path, store: Path, settings: dict) -> dict[s
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:
-    """The leaves of a nested dict, by their path."""
+    """The leaves of nested dicts and lists, by their path."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
     if not isinstance(value, dict):
         return {path: value}
     return {key: leaf for k, v in value.items() for key, leaf in flat(v, f"{path}/{k}").items()}
@@ -74,7 +76,7 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert flat(found).keys() == flat(expected).keys()
     for key, value in flat(expected).items():
         # a ratio of two small differences of losses
-        tolerance = 1e-3 if key.endswith("loss_recovered") else 1e-6
+        tolerance = 1e-3 if key.endswith(("loss_recovered", "kl_score")) else 1e-6
         close = pytest.approx(value, tolerance, 1e-6) if isinstance(value, float) else value
         assert flat(found)[key] == close, key
 
@@ -120,7 +122,11 @@ def test_every_mesh_gives_the_same_figures(run: Path, store: Path, world: int, l
 
 def test_batches_of_any_size_give_the_same_figures(run: Path, store: Path) -> None:
     expected = evaluated(alone(), run, store, batch_tokens=4096)
-    assert_same(evaluated(alone(), run, store, batch_tokens=1), expected)
+    found = evaluated(alone(), run, store, batch_tokens=1)
+    for results in (expected, found):
+        for figures in results["rungs"].values():  # these say of themselves that they depend on it
+            del figures["fvu_variants"]["batch_mean"], figures["fvu_variants"]["token_mean"]
+    assert_same(found, expected)
 
 
 def test_a_process_without_sequences_takes_part(run: Path, store: Path) -> None:

@@ -5,12 +5,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_dist.coders import Coder, CoderConfig, Kind
-from sae_dist.evaluate import Fidelity, FiringFrequency, LMLoss
-from sae_dist.evaluate.lm_loss import Spliced
-from sae_dist.lm import LM, LMConfig, next_token_loss_NS, resolve
+from sae_dist.evaluate import Fidelity, Seen
+from sae_dist.evaluate.consistency import ConsistentActivation
+from sae_dist.evaluate.frequency import FiringFrequency
+from sae_dist.evaluate.position import ReconstructionByPosition
+from sae_dist.evaluate.seen import Measure
+from sae_dist.evaluate.similarity import Similarity
+from sae_dist.kernels import Code
 from sae_dist.parallel import Mesh, make_mesh
-from tests.lm.tiny import WIDTH, tiny_ids_NS, tiny_model
 from tests.processes import alone
 
 NUM_TOKENS, D_OUT, NUM_LATENTS = 200, 5, 12
@@ -29,12 +31,31 @@ def made_up() -> tuple[Tensor, Tensor, Tensor]:
     return acts_BF, y_BE, y_BE + 0.3 * torch.randn(NUM_TOKENS, D_OUT, generator=generator)
 
 
+def seen(acts_BF: Tensor, y_BE: Tensor, ŷ_BE: Tensor, first: int = 0) -> Seen:
+    """Sequences of ten tokens, the first token being number `first` of all."""
+    row_N, latent_N = acts_BF.nonzero(as_tuple=True)
+    token_B = first + torch.arange(len(acts_BF))
+    return Seen(
+        y_BE=y_BE,
+        reconstruction_BE=ŷ_BE,
+        code=Code.from_rows(row_N, latent_N, *acts_BF.shape),
+        acts_N=acts_BF[row_N, latent_N],
+        sequence_B=token_B // 10,
+        position_B=token_B % 10,
+    )
+
+
+def measured(measure: Measure, split: Sequence[int], *parts: Tensor) -> dict:
+    """What a measure gives of (acts_BF, y_BE, ŷ_BE), batch by batch."""
+    first = 0
+    for batch in zip(*(v.split(list(split)) for v in parts), strict=True):
+        measure.update(seen(*batch, first))
+        first += len(batch[0])
+    return measure.result(mesh())
+
+
 def measure(split: Sequence[int], acts_BF: Tensor, y_BE: Tensor, ŷ_BE: Tensor) -> dict:
-    fidelity = Fidelity(D_OUT, torch.device("cpu"))
-    batches = (v.split(list(split)) for v in (acts_BF, y_BE, ŷ_BE))
-    for acts, y, ŷ in zip(*batches, strict=True):
-        fidelity.update(int((acts != 0).sum()), y, ŷ)
-    return fidelity.result(mesh())
+    return measured(Fidelity(D_OUT, torch.device("cpu")), split, acts_BF, y_BE, ŷ_BE)
 
 
 @pytest.mark.parametrize("split", SPLITS, ids=str)
@@ -68,9 +89,10 @@ def test_firing_frequencies_are_counted_as_by_hand(split: list[int]) -> None:
     acts_BF[-24:, 2] = 3.0
     acts_BF[7, 3] = 3.0  # log₁₀ 0.005 = -2.3
     frequency = FiringFrequency(5, torch.device("cpu"))
-    for batch in acts_BF.split(split):
-        frequency.update((batch != 0).sum(0), len(batch))
-    found = frequency.result(mesh())
+    y_BE = torch.zeros(NUM_TOKENS, D_OUT)
+    found = measured(frequency, split, acts_BF, y_BE, y_BE)
+    assert found["share_above_1_percent"] == 0.6
+    assert found["share_above_10_percent"] == 0.6
     histogram = found["firing_frequency"]
     edges, counts = histogram["edges_log10"], histogram["counts"]
     assert (edges[0], edges[-1], len(edges)) == (-7, 0, 29)
@@ -79,80 +101,58 @@ def test_firing_frequencies_are_counted_as_by_hand(split: list[int]) -> None:
     assert held == {-0.25: 1, -1.0: 2, -2.5: 1}
 
 
-def tiny_lm() -> LM:
-    return LM(tiny_model("llama"), None, LMConfig(name="tiny"), "none")  # type: ignore[arg-type]
+def test_fvu_variants_are_what_others_report() -> None:
+    acts_BF, y_BE, ŷ_BE = made_up()
+    split = [150, 50]
+    found = measure(split, acts_BF, y_BE, ŷ_BE + 0.5)["fvu_variants"]
+    y, e = y_BE.double().numpy(), (y_BE.double() - ŷ_BE.double() - 0.5).numpy()
+    total = ((y - y.mean(0)) ** 2).sum()
+    assert found["error_variance"] == pytest.approx(((e - e.mean(0)) ** 2).sum() / total, rel=1e-5)
+    own = np.concatenate([part - part.mean(0) for part in np.split(y, [150])])
+    assert found["batch_mean"] == pytest.approx((e**2).sum() / (own**2).sum(), rel=1e-5)
+    ratios = (e**2).sum(1) / (own**2).sum(1)
+    assert found["token_mean"] == pytest.approx(ratios.mean(), rel=1e-5)
 
 
-def copying_coder() -> Coder:
-    """x = relu(x) - relu(-x): a JumpReLU coder of 2 D latents that changes nothing."""
-    config = CoderConfig(kind=Kind.jumprelu, num_latents=2 * WIDTH)
-    coder = Coder(config, WIDTH, WIDTH, pre_bias=False).eval().requires_grad_(False)
-    both_signs = torch.cat([torch.eye(WIDTH), -torch.eye(WIDTH)])
-    zeros = {name: torch.zeros_like(value) for name, value in coder.state_dict().items()}
-    coder.load_state_dict({**zeros, "W_enc": both_signs, "W_dec": both_signs})
-    return coder
+@pytest.mark.parametrize("split", SPLITS, ids=str)
+def test_similarity_is_that_of_the_vectors(split: list[int]) -> None:
+    acts_BF, y_BE, ŷ_BE = made_up()
+    found = measured(Similarity(torch.device("cpu")), split, acts_BF, y_BE, 0.5 * ŷ_BE)
+    y, ŷ = y_BE.double().numpy(), 0.5 * ŷ_BE.double().numpy()
+    norms = np.linalg.norm(y, axis=1), np.linalg.norm(ŷ, axis=1)
+    products = (y * ŷ).sum(1)
+    assert found["cosine_similarity"] == pytest.approx((products / norms[0] / norms[1]).mean())
+    assert found["l2_norm_ratio"] == pytest.approx((norms[1] / norms[0]).mean())
+    assert found["relative_reconstruction_bias"] == pytest.approx(
+        (norms[1] ** 2).sum() / products.sum()
+    )
 
 
-def zero_coder() -> Coder:
-    coder = copying_coder()
-    coder.W_dec.zero_()
-    return coder
+@pytest.mark.parametrize("split", SPLITS, ids=str)
+def test_each_position_has_its_own_loss(split: list[int]) -> None:
+    acts_BF, y_BE, ŷ_BE = made_up()
+    y_BE, ŷ_BE, acts_BF = (v[:195] for v in (y_BE, ŷ_BE, acts_BF))  # five tokens short
+    split = [*split[:-1], split[-1] - 5] if split[-1] >= 5 else [195]
+    measure = ReconstructionByPosition(11, D_OUT, torch.device("cpu"))
+    found = measured(measure, split, acts_BF, y_BE, ŷ_BE)["by_position"]
+    error_B = (y_BE.double() - ŷ_BE.double()).square().sum(1)
+    assert found["tokens"] == [20] * 5 + [19] * 5 + [0]
+    assert found["mse"][10] is None and found["fvu"][10] is None
+    assert found["mse"][3] == pytest.approx(float(error_B[3::10].mean()))
+    mean_fvu = (
+        sum(n * f for n, f in zip(found["tokens"][:10], found["fvu"][:10], strict=True)) / 195
+    )
+    whole = measured(Fidelity(D_OUT, torch.device("cpu")), [195], acts_BF, y_BE, ŷ_BE)
+    assert mean_fvu == pytest.approx(whole["fvu"])
 
 
-TRAINABLE_NS = torch.tensor([[0, 1, 1, 0, 1, 1, 1], [0, 1, 1, 1, 1, 0, 1], [0, 0, 1, 1, 1, 1, 1]])
-
-
-def lm_loss(
-    site: str, *coders: Coder, split: Sequence[int] = (3,)
-) -> tuple[float, list[dict[str, float]]]:
-    """The clean loss on three sequences, and each coder's figures at a site."""
-    lm = tiny_lm()
-    place = resolve(lm.model, site)
-    spliced = {str(i): Spliced(coder, place, place) for i, coder in enumerate(coders)}
-    loss = LMLoss(lm, spliced, torch.device("cpu"))
-    ids_NS, trainable_NS = tiny_ids_NS(3), TRAINABLE_NS.bool()
-    for batch in zip(ids_NS.split(list(split)), trainable_NS.split(list(split)), strict=True):
-        loss.update(*batch)
-    clean, figures = loss.result(mesh())
-    return clean, list(figures.values())
-
-
-@pytest.mark.parametrize("split", [(3,), (1, 1, 1), (2, 1)])
-def test_the_clean_loss_is_the_mean_over_predicted_trainable_tokens(split: Sequence[int]) -> None:
-    clean, _ = lm_loss("resid_post.1", copying_coder(), split=split)
-    loss_NS = next_token_loss_NS(tiny_lm().model, tiny_ids_NS(3))
-    assert clean == pytest.approx(float(loss_NS[TRAINABLE_NS[:, 1:].bool()].mean()), rel=1e-6)
-
-
-@pytest.mark.parametrize("site", ["resid_post.1", "mlp_out.0", "embed"])
-def test_a_coder_that_copies_costs_nothing(site: str) -> None:
-    clean, (figures,) = lm_loss(site, copying_coder())
-    assert figures["delta_loss"] == pytest.approx(0, abs=1e-5)
-    assert figures["ce_increase_percent"] == pytest.approx(0, abs=1e-3)
-    assert abs(figures["zero_ablation_loss"] - clean) > 1e-3
-    assert figures["loss_recovered"] == pytest.approx(1, abs=1e-2)
-
-
-@pytest.mark.parametrize("site", ["resid_post.1", "mlp_out.0", "embed"])
-def test_a_coder_that_gives_zeros_recovers_nothing(site: str) -> None:
-    clean, (zero, copy) = lm_loss(site, zero_coder(), copying_coder())
-    assert zero["loss_recovered"] == 0
-    assert zero["delta_loss"] == zero["zero_ablation_loss"] - clean
-    assert zero["zero_ablation_loss"] == copy["zero_ablation_loss"]
-
-
-def test_special_positions_keep_their_own_activation() -> None:
-    shift = copying_coder()
-    shift.b_dec.fill_(0.7)
-    _, (figures,) = lm_loss("resid_post.1", shift)
-    lm = tiny_lm()
-
-    def add(module: object, args: object, output: Tensor) -> Tensor:
-        return output + 0.7 * TRAINABLE_NS[..., None]
-
-    lm.model.model.layers[1].register_forward_hook(add)
-    loss_NS = next_token_loss_NS(lm.model, tiny_ids_NS(3))
-    expected = float(loss_NS[TRAINABLE_NS[:, 1:].bool()].mean())
-    clean, _ = lm_loss("resid_post.1", shift)
-    assert figures["delta_loss"] == pytest.approx(expected - clean, abs=1e-5)
-    assert abs(figures["delta_loss"]) > 1e-3
+@pytest.mark.parametrize("split", [[200], [50, 150], [100, 100]], ids=str)
+def test_both_consistency_heuristics_are_counted_as_by_hand(split: list[int]) -> None:
+    acts_BF = torch.zeros(NUM_TOKENS, 3)
+    acts_BF[0:10, 0] = 2.0  # every token of one sequence
+    acts_BF[5:200:20, 1] = 4.0  # one token in each second sequence
+    y_BE = torch.zeros(NUM_TOKENS, D_OUT)
+    found = measured(ConsistentActivation(3, torch.device("cpu")), split, acts_BF, y_BE, y_BE)
+    caption, code = (found[f"consistent_activation_{name}"] for name in ("caption", "code"))
+    assert caption["mean"] == pytest.approx((20 + 40) / NUM_TOKENS / 2)
+    assert (code["mean"], code["quantiles"]["0.1"], code["quantiles"]["0.9"]) == (5.5, 1.0, 10.0)

@@ -1,0 +1,51 @@
+"""How well a coder reconstructs at each position of a sequence."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae_dist.evaluate.seen import Seen
+from sae_dist.evaluate.summary import or_null
+from sae_dist.parallel import Mesh
+
+
+class ReconstructionByPosition:
+    """The reconstruction loss of every position, not aggregated (Lieberum et al. 2024, fig. 3).
+
+    `mse[s]` is the mean of ‖y-ŷ‖² over the tokens at position s, and `fvu[s]` that over the mean of
+    ‖y-μ‖² at *all* positions: their mean over tokens is the FVU. Positions without a token have
+    null.
+    """
+
+    def __init__(self, num_positions: int, d_out: int, device: torch.device) -> None:
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        self._tokens_S, self._error_S = zeros(num_positions), zeros(num_positions)
+        self._square, self._sum_E = zeros(), zeros(d_out)
+
+    def update(self, seen: Seen) -> None:
+        """Add some tokens."""
+        y_BE = seen.y_BE.double()
+        error_B = (y_BE - seen.reconstruction_BE).square().sum(1)
+        self._tokens_S.index_add_(0, seen.position_B, torch.ones_like(error_B))
+        self._error_S.index_add_(0, seen.position_B, error_B)
+        self._square += y_BE.square().sum()
+        self._sum_E += y_BE.sum(0)
+
+    def result(self, mesh: Mesh) -> dict[str, Any]:
+        """`by_position`: a list a figure, an entry a position."""
+        tokens_S, error_S, square, sum_E = (
+            mesh.data.sum(v) for v in (self._tokens_S, self._error_S, self._square, self._sum_E)
+        )
+        tokens = tokens_S.sum()
+        variance = square / tokens - (sum_E / tokens).square().sum()
+        mse_S = error_S / tokens_S
+        return {
+            "by_position": {
+                "tokens": tokens_S.long().tolist(),
+                "mse": or_null(mse_S),
+                "fvu": or_null(mse_S / variance),
+            }
+        }

@@ -1,0 +1,40 @@
+"""In which direction a reconstruction points, and how long it is: SAEBench's core figures."""
+
+import torch
+from torch.nn.functional import cosine_similarity
+
+from sae_dist.evaluate.seen import Seen
+from sae_dist.parallel import Mesh
+
+
+class Similarity:
+    """Figures of y and ŷ token by token (Karvonen et al. 2025, core evaluation).
+
+    - `cosine_similarity`: the mean of cos(y, ŷ).
+    - `l2_norm_ratio`: the mean of ‖ŷ‖ / ‖y‖.
+    - `relative_reconstruction_bias` = E‖ŷ‖² / E⟨y, ŷ⟩: less than 1 where a coder shrinks.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._tokens, self._cosine, self._ratio, self._square, self._product = torch.zeros(
+            5, dtype=torch.float64, device=device
+        )
+
+    def update(self, seen: Seen) -> None:
+        """Add some tokens."""
+        y_BE, ŷ_BE = seen.y_BE.double(), seen.reconstruction_BE.double()
+        self._tokens += len(seen)
+        self._cosine += cosine_similarity(y_BE, ŷ_BE, dim=1).sum()
+        self._ratio += (ŷ_BE.norm(dim=1) / y_BE.norm(dim=1)).sum()
+        self._square += ŷ_BE.square().sum()
+        self._product += (y_BE * ŷ_BE).sum()
+
+    def result(self, mesh: Mesh) -> dict[str, float]:
+        """All three, over all tokens."""
+        sums = (self._tokens, self._cosine, self._ratio, self._square, self._product)
+        tokens, cosine, ratio, square, product = (float(mesh.data.sum(v)) for v in sums)
+        return {
+            "cosine_similarity": cosine / tokens,
+            "l2_norm_ratio": ratio / tokens,
+            "relative_reconstruction_bias": square / product,
+        }

@@ -1,0 +1,26 @@
+"""At what pre-activation latents begin to fire."""
+
+from typing import Any
+
+import torch
+
+from sae_dist.coders import Coder
+from sae_dist.evaluate.summary import summary
+from sae_dist.parallel import Mesh
+
+_NUM_BINS = 40
+
+
+def threshold_distribution(coder: Coder, mesh: Mesh) -> dict[str, Any]:
+    """A JumpReLU's thresholds, over raw activations: mean, quantiles, and a histogram.
+
+    A BatchTopK's one threshold stands alone; a TopK has none.
+    """
+    if coder.threshold is None:
+        single = coder.inference_threshold
+        return {} if single is None else {"threshold": float(single)}
+    threshold_F = mesh.latent.join(coder.threshold.detach()).double()
+    low, high = float(threshold_F.min()), float(threshold_F.max())
+    counts = torch.histc(threshold_F, _NUM_BINS, low, high).long().tolist()
+    edges = torch.linspace(low, high, _NUM_BINS + 1, dtype=torch.float64).tolist()
+    return {"thresholds": {**summary(threshold_F), "edges": edges, "counts": counts}}

@@ -1,0 +1,177 @@
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from sae_dist.coders import Coder, CoderConfig, Kind
+from sae_dist.evaluate.lm_loss import LMLoss, Spliced
+from sae_dist.evaluate.uniformity import Uniformity, importance_sums, r_l0
+from sae_dist.kernels import Code
+from sae_dist.lm import LM, LMConfig, next_token_loss_NS, resolve
+from tests.evaluate.test_measures import mesh
+from tests.lm.tiny import WIDTH, tiny_ids_NS, tiny_model
+
+
+def tiny_lm() -> LM:
+    return LM(tiny_model("llama"), None, LMConfig(name="tiny"), "none")  # type: ignore[arg-type]
+
+
+def copying_coder() -> Coder:
+    """x = relu(x) - relu(-x): a JumpReLU coder of 2 D latents that changes nothing."""
+    config = CoderConfig(kind=Kind.jumprelu, num_latents=2 * WIDTH)
+    coder = Coder(config, WIDTH, WIDTH, pre_bias=False).eval().requires_grad_(False)
+    both_signs = torch.cat([torch.eye(WIDTH), -torch.eye(WIDTH)])
+    zeros = {name: torch.zeros_like(value) for name, value in coder.state_dict().items()}
+    coder.load_state_dict({**zeros, "W_enc": both_signs, "W_dec": both_signs})
+    return coder
+
+
+def zero_coder() -> Coder:
+    coder = copying_coder()
+    coder.W_dec.zero_()
+    return coder
+
+
+TRAINABLE_NS = torch.tensor([[0, 1, 1, 0, 1, 1, 1], [0, 1, 1, 1, 1, 0, 1], [0, 0, 1, 1, 1, 1, 1]])
+
+
+def lm_loss(
+    site: str, *coders: Coder, split: Sequence[int] = (3,)
+) -> tuple[float, list[dict[str, float]]]:
+    """The clean loss on three sequences, and each coder's figures at a site."""
+    lm = tiny_lm()
+    place = resolve(lm.model, site)
+    spliced = {str(i): Spliced(coder, place, place) for i, coder in enumerate(coders)}
+    loss = LMLoss(lm, spliced, tiny_ids_NS(3).shape[1], torch.device("cpu"))
+    ids_NS, trainable_NS = tiny_ids_NS(3), TRAINABLE_NS.bool()
+    for batch in zip(ids_NS.split(list(split)), trainable_NS.split(list(split)), strict=True):
+        loss.update(*batch)
+    clean, figures = loss.result(mesh())
+    return clean, list(figures.values())
+
+
+@pytest.mark.parametrize("split", [(3,), (1, 1, 1), (2, 1)])
+def test_the_clean_loss_is_the_mean_over_predicted_trainable_tokens(split: Sequence[int]) -> None:
+    clean, _ = lm_loss("resid_post.1", copying_coder(), split=split)
+    loss_NS = next_token_loss_NS(tiny_lm().model, tiny_ids_NS(3))
+    assert clean == pytest.approx(float(loss_NS[TRAINABLE_NS[:, 1:].bool()].mean()), rel=1e-6)
+
+
+@pytest.mark.parametrize("site", ["resid_post.1", "mlp_out.0", "embed"])
+def test_a_coder_that_copies_costs_nothing(site: str) -> None:
+    clean, (figures,) = lm_loss(site, copying_coder())
+    assert figures["delta_loss"] == pytest.approx(0, abs=1e-5)
+    assert figures["ce_increase_percent"] == pytest.approx(0, abs=1e-3)
+    assert abs(figures["zero_ablation_loss"] - clean) > 1e-3
+    assert figures["loss_recovered"] == pytest.approx(1, abs=1e-2)
+
+
+@pytest.mark.parametrize("site", ["resid_post.1", "mlp_out.0", "embed"])
+def test_a_coder_that_gives_zeros_recovers_nothing(site: str) -> None:
+    clean, (zero, copy) = lm_loss(site, zero_coder(), copying_coder())
+    assert zero["loss_recovered"] == 0
+    assert zero["delta_loss"] == zero["zero_ablation_loss"] - clean
+    assert zero["zero_ablation_loss"] == copy["zero_ablation_loss"]
+
+
+def test_special_positions_keep_their_own_activation() -> None:
+    shift = copying_coder()
+    shift.b_dec.fill_(0.7)
+    _, (figures,) = lm_loss("resid_post.1", shift)
+    lm = tiny_lm()
+
+    def add(module: object, args: object, output: Tensor) -> Tensor:
+        return output + 0.7 * TRAINABLE_NS[..., None]
+
+    lm.model.model.layers[1].register_forward_hook(add)
+    loss_NS = next_token_loss_NS(lm.model, tiny_ids_NS(3))
+    expected = float(loss_NS[TRAINABLE_NS[:, 1:].bool()].mean())
+    clean, _ = lm_loss("resid_post.1", shift)
+    assert figures["delta_loss"] == pytest.approx(expected - clean, abs=1e-5)
+    assert abs(figures["delta_loss"]) > 1e-3
+
+
+def test_divergence_and_positions_are_those_of_the_logits() -> None:
+    shift = copying_coder()
+    shift.b_dec.fill_(0.7)
+    _, (figures, zero) = lm_loss("resid_post.1", shift, zero_coder(), split=(2, 1))
+    lm, trainable_NS = tiny_lm(), TRAINABLE_NS.bool()
+    logits = [lm.model(input_ids=tiny_ids_NS(3)).logits.detach()]
+    for change in (
+        lambda y: y + 0.7 * TRAINABLE_NS[..., None],
+        lambda y: y * ~trainable_NS[..., None],
+    ):
+        hook = lm.model.model.layers[1].register_forward_hook(lambda m, a, y, f=change: f(y))
+        logits.append(lm.model(input_ids=tiny_ids_NS(3)).logits.detach())
+        hook.remove()
+    clean, shifted, zeroed = (v[:, :-1].double().log_softmax(2) for v in logits)
+    predicted_NS = trainable_NS[:, 1:]
+    kl, kl_zero = (
+        float((clean.exp() * (clean - v)).sum(2)[predicted_NS].mean()) for v in (shifted, zeroed)
+    )
+    assert figures["kl"] == pytest.approx(kl, rel=1e-4)
+    assert figures["kl_score"] == pytest.approx(1 - kl / kl_zero, rel=1e-4)
+    assert zero["kl_score"] == 0
+    next_NS1 = tiny_ids_NS(3)[:, 1:, None].long()
+    delta_NS = (clean - shifted).gather(2, next_NS1)[..., 0]
+    counts_S = predicted_NS.sum(0)
+    expected_S = (delta_NS * predicted_NS).sum(0) / counts_S
+    found = figures["delta_loss_by_position"]
+    assert [v is None for v in found] == (counts_S == 0).tolist()
+    for value, expected in zip(found, expected_S.tolist(), strict=True):
+        assert value is None or value == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("importances", "expected"),
+    [
+        ([2.0, -2.0, 2.0, 2.0], 1.0),
+        ([0.0, 5.0, 0.0, 0.0], 1.0),
+        ([1e9, 1e-9, 1e-9, -1e-9], 1 / 4),
+        ([3.0, -1.0, 0.0, 0.0], 4 / 3**0.75 / 2),  # e^S of (3/4, 1/4)
+    ],
+)
+def test_uniformity_of_importances_known_by_hand(importances: list[float], expected: float) -> None:
+    code = Code.from_rows(torch.zeros(4, dtype=torch.int64), torch.arange(4), 1, 4)
+    r_B, count_B = r_l0(importance_sums(torch.tensor(importances), code))
+    assert float(r_B) == pytest.approx(expected)
+    assert int(count_B) == sum(v != 0 for v in importances)
+
+
+def logits_from_leaf(lm: LM, ids_1S: Tensor, position: int) -> tuple[Tensor, Tensor]:
+    """The logits at a position, and the output of layer 0 that they can be differentiated by."""
+    leaf: list[Tensor] = []
+
+    def take(module: object, args: object, output: Tensor) -> Tensor:
+        leaf[:] = [output.detach().requires_grad_()]
+        return leaf[0]
+
+    hook = lm.model.model.layers[0].register_forward_hook(take)
+    logits_V = lm.model(input_ids=ids_1S).logits[0, position]
+    hook.remove()
+    return logits_V, leaf[0]
+
+
+def test_uniformity_takes_each_tokens_own_gradient() -> None:
+    lm, coder, ids_NS = tiny_lm(), copying_coder(), tiny_ids_NS(3)
+    place = resolve(lm.model, "resid_post.0")
+    uniformity = Uniformity(
+        lm, {"copy": Spliced(coder, place, place)}, 2, mesh(), torch.device("cpu")
+    )
+    trainable_NS = TRAINABLE_NS.bool()
+    for batch in zip(ids_NS.split([1, 2]), trainable_NS.split([1, 2]), strict=True):
+        uniformity.update(*batch)
+    found = uniformity.result(mesh())["copy"]["uniformity"]
+
+    r = []
+    for row, positions in enumerate([[1, 4], [1, 2], [2, 4]]):  # of the usable, evenly spaced
+        for position in positions:
+            logits_V, leaf = logits_from_leaf(lm, ids_NS[row : row + 1], position)
+            (logits_V[ids_NS[row, position + 1]] - logits_V.mean()).backward()
+            x_D, grad_D = leaf[0, position].detach(), leaf.grad[0, position]
+            size = (coder.encode(x_D[None])[0] * (coder.W_dec @ grad_D)).abs().double()
+            p = size[size > 0] / size.sum()
+            r.append(float((-(p * p.log()).sum()).exp() / len(p)))
+    assert (found["tokens"], found["left_out"]) == (6, 0)
+    assert found["r_l0"] == pytest.approx(sum(r) / 6, rel=1e-5)
