@@ -1,11 +1,12 @@
 """Streams held-out activations through all coders of a run, into every measure."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sae_dist.coders import Coder, describe_coder, load_coder
 from sae_dist.common.errors import UserError
@@ -14,6 +15,7 @@ from sae_dist.evaluate.consistency import ConsistentActivation
 from sae_dist.evaluate.fidelity import Fidelity
 from sae_dist.evaluate.frequency import FiringFrequency
 from sae_dist.evaluate.lm_loss import LMLoss, Spliced
+from sae_dist.evaluate.pairs import PairConfig, compare, neighbours
 from sae_dist.evaluate.position import ReconstructionByPosition
 from sae_dist.evaluate.seen import Measure, see
 from sae_dist.evaluate.similarity import Similarity
@@ -41,6 +43,7 @@ class EvaluationConfig:
     uniformity_positions: int = 8
     batch_tokens: int = 4096
     latent: int = 1
+    pairs: PairConfig = field(default_factory=PairConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,18 @@ class _Subject:
     measures: list[Measure]
 
     def update(self, batch: HeldOutBatch, batch_tokens: int) -> None:
-        sequences = max(1, batch_tokens // batch.trainable.shape[1])
-        parts = (batch.acts[self.site], batch.acts[self.target], batch.trainable)
-        for x_NSD, y_NSE, trainable_NS in zip(*(v.split(sequences) for v in parts), strict=True):
-            seen = see(self.coder, x_NSD, y_NSE, trainable_NS)
+        for part in self.parts(batch, batch_tokens):
+            seen = see(self.coder, *part)
             for measure in self.measures:
                 measure.update(seen)
+
+    def parts(
+        self, batch: HeldOutBatch, batch_tokens: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Input, target and mask [N, S, …], about so many tokens at once in whole sequences."""
+        sequences = max(1, batch_tokens // batch.trainable.shape[1])
+        all_of_it = (batch.acts[self.site], batch.acts[self.target], batch.trainable)
+        return zip(*(v.split(sequences) for v in all_of_it), strict=True)
 
     def figures(self, mesh: Mesh) -> dict[str, Any]:
         """All that needs no language model."""
@@ -107,7 +116,36 @@ def evaluate(
         "tokens": max(rung["tokens"] for rung in rungs.values()),
         "clean_loss": clean,
         "rungs": rungs,
+        "pairs": _pairs(subjects, rungs, source, config, mesh),
     }
+
+
+def _pairs(
+    subjects: dict[str, _Subject],
+    rungs: dict[str, dict[str, Any]],
+    source: ActivationSource,
+    config: EvaluationConfig,
+    mesh: Mesh,
+) -> list[dict[str, Any]]:
+    """Every rung compared with the next narrower one; none where coders lie in slices."""
+    if not config.pairs.sequences or mesh.latent.size > 1:
+        return []
+    found = []
+    for smaller, larger in neighbours(rungs):
+        small, large = subjects[smaller], subjects[larger]
+
+        def parts(
+            most: int, doing: str, subject: _Subject = large
+        ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+            sites = sorted({subject.site, subject.target})
+            for batch in _batches(source, sites, most, mesh, doing):
+                yield from subject.parts(batch, config.batch_tokens)
+
+        batches = parts(config.pairs.sequences, f"compare {larger}")
+        few = parts(config.pairs.stitch_sequences, f"stitch {larger}")
+        figures = compare(small.coder, large.coder, batches, few, config.pairs.tau, mesh)
+        found.append({"smaller": smaller, "larger": larger, **figures})
+    return found
 
 
 def _lm_figures(

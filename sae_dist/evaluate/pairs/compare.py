@@ -1,0 +1,50 @@
+"""All that is said of a smaller and a larger coder of one site."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from sae_dist.coders import Coder
+from sae_dist.evaluate.pairs.cosine import alike, nearest
+from sae_dist.evaluate.pairs.insertion import Insertion
+from sae_dist.evaluate.pairs.stitching import Stitching, plan
+from sae_dist.evaluate.seen import see
+from sae_dist.parallel import Mesh
+
+
+@dataclass(kw_only=True, slots=True)
+class PairConfig:
+    """How rungs of one site and kind are compared, each with the next narrower one of nearest L0.
+
+    So many `sequences` (0: compare none) are read for insertion, and the first `stitch_sequences`
+    for stitching, which is slower. From a cosine of `tau` on two latents count as the same.
+    """
+
+    sequences: int = 1024
+    stitch_sequences: int = 64
+    tau: float = 0.7
+
+
+Batches = Iterable[tuple[Tensor, Tensor, Tensor]]
+
+
+def compare(
+    small: Coder, large: Coder, batches: Batches, few: Batches, tau: float, mesh: Mesh
+) -> dict[str, Any]:
+    """Compare two whole coders on this part's batches of (x_NSD, y_NSE, trainable_NS): on the first
+    ones for insertion, on those of `few` for stitching.
+
+    TopK latents fire as each coder by itself selects them; the other kinds have thresholds, and
+    their latents fire whatever else is in the coder.
+    """
+    near = nearest(large.W_dec, small.W_dec)
+    num_small = len(small.W_dec)
+    insertion = Insertion(large, near, num_small, tau)
+    pairs_2N = alike(large.W_dec, small.W_dec, tau)
+    stitching = Stitching(small, large, plan(near, pairs_2N, num_small, tau))
+    for measure, parts in ((insertion, batches), (stitching, few)):
+        for part in parts:
+            measure.update(see(small, *part), see(large, *part))
+    return {**insertion.result(mesh), "stitching": stitching.result(mesh)}

@@ -1,0 +1,160 @@
+"""What each latent of a larger coder would add to a smaller one."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae_dist.coders import Coder
+from sae_dist.evaluate.pairs.cosine import Nearest
+from sae_dist.evaluate.seen import Seen
+from sae_dist.evaluate.summary import or_null
+from sae_dist.kernels.dispatch import entry_dots
+from sae_dist.parallel import Mesh
+
+_NUM_BINS, _CURVE_POINTS = 40, 101
+_ALIKE = 0.5  # where Leask et al. (2025, fig. 8) compare the two similarities
+
+
+class Insertion:
+    """Novel and reconstruction latents (Leask et al. 2025, section 4).
+
+    With e = y - ŷ of the smaller coder, inserting latent i of the larger one alone changes its mean
+    squared error by ΔMSE_i = mean(f_i² ‖d_i‖² - 2 f_i ⟨e, d_i⟩): *novel* where that is negative,
+    *reconstruction* elsewhere. A latent that never fires is neither.
+
+    Args:
+        large: the larger coder, whole.
+        near: its latents' nearest in the smaller one.
+        num_small: latents of the smaller coder.
+        tau: the maximal cosine below which a latent is held to be novel without looking.
+    """
+
+    def __init__(self, large: Coder, near: Nearest, num_small: int, tau: float) -> None:
+        self._large, self._near, self._tau = large, near, tau
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=large.W_dec.device)
+
+        num_large = len(large.W_dec)
+        self._tokens, self._errors_2 = zeros(), zeros(2)  # Σ‖e‖² of the smaller and the larger one
+        self._change_G, self._active_G = zeros(num_large), zeros(num_large)
+        self._errors_2G = zeros(2, num_large)  # the same where latent g is active
+        self._sum_G, self._square_G, self._product_G = (zeros(num_large) for _ in range(3))
+        self._sum_F, self._square_F = zeros(num_small), zeros(num_small)
+
+    def update(self, small: Seen, large: Seen) -> None:
+        """Add the same tokens as both coders see them."""
+        code, f_N = large.code, large.acts_N.double()
+        error_BE = small.y_BE - small.reconstruction_BE
+        dots_N = entry_dots(error_BE, self._large.W_dec.detach(), code).double()
+        square_F = self._large.W_dec.detach().double().square().sum(1)
+        change_N = f_N.square() * square_F[code.latents_N] - 2 * f_N * dots_N
+        errors_2B = torch.stack(
+            [(s.y_BE - s.reconstruction_BE).double().square().sum(1) for s in (small, large)]
+        )
+        self._tokens += len(small)
+        self._errors_2 += errors_2B.sum(1)
+        self._change_G.index_add_(0, code.latents_N, change_N)
+        self._active_G += code.count_by_latent()
+        self._errors_2G.index_add_(1, code.latents_N, errors_2B[:, code.rows_N])
+        self._sum_G.index_add_(0, code.latents_N, f_N)
+        self._square_G.index_add_(0, code.latents_N, f_N.square())
+        self._product_G.index_add_(0, code.latents_N, f_N * self._nearest_acts(small, large))
+        g_N = small.acts_N.double()
+        self._sum_F.index_add_(0, small.code.latents_N, g_N)
+        self._square_F.index_add_(0, small.code.latents_N, g_N.square())
+
+    def _nearest_acts(self, small: Seen, large: Seen) -> Tensor:
+        """At each entry of the larger coder's code its nearest latent's activation [N]."""
+        num_small = small.code.num_latents
+        own_M = small.code.rows_N * num_small + small.code.latents_N  # rising
+        wanted_N = large.code.rows_N * num_small + self._near.latent_G[large.code.latents_N]
+        if not len(own_M):
+            return torch.zeros_like(wanted_N, dtype=torch.float64)
+        place_N = torch.searchsorted(own_M, wanted_N).clamp_max(len(own_M) - 1)
+        return small.acts_N[place_N].double() * (own_M[place_N] == wanted_N)
+
+    def changes(self, mesh: Mesh) -> Tensor:
+        """ΔMSE of each latent [G]; NaN for those that never fire."""
+        change_G, active_G = mesh.data.sum(self._change_G), mesh.data.sum(self._active_G)
+        return torch.where(active_G > 0, change_G / mesh.data.sum(self._tokens), torch.nan)
+
+    def result(self, mesh: Mesh) -> dict[str, Any]:
+        """Everything but ΔMSE latent by latent (`changes`)."""
+        cosine_G, change_G = self._near.cosine_G.double(), self.changes(mesh)
+        counts = torch.histc(cosine_G, _NUM_BINS, -1, 1).long().tolist()
+        edges = torch.linspace(-1, 1, _NUM_BINS + 1, dtype=torch.float64).tolist()
+        fires_G = ~change_G.isnan()
+        is_novel_G = change_G[fires_G] < 0
+        return {
+            "max_cosine": {"edges": edges, "counts": counts},
+            "activation_similarity": self._similarity(mesh),
+            "latents": {
+                "novel": int(is_novel_G.sum()),
+                "reconstruction": int((~is_novel_G).sum()),
+                "never_fired": int((~fires_G).sum()),
+                "tau": self._tau,
+                "below_tau": int((cosine_G < self._tau).sum()),
+            },
+            "roc": roc(-cosine_G[fires_G], is_novel_G),
+            "mse": self._table(mesh),
+        }
+
+    def _similarity(self, mesh: Mesh) -> dict[str, Any]:
+        """R² of the decoder cosine with the correlation of activations, over cosines above 0.5."""
+        tokens, near_G = mesh.data.sum(self._tokens), self._near.latent_G
+        sums = self._sum_G, self._square_G, self._product_G, self._sum_F, self._square_F
+        sum_G, square_G, product_G, sum_F, square_F = (mesh.data.sum(v) / tokens for v in sums)
+        covariance_G = product_G - sum_G * sum_F[near_G]
+        variances_G = (square_G - sum_G**2) * (square_F - sum_F**2)[near_G]
+        correlation_G = covariance_G / variances_G.sqrt()
+        kept_G = correlation_G.isfinite() & (self._near.cosine_G > _ALIKE)
+        both_2G = torch.stack([self._near.cosine_G.double(), correlation_G])[:, kept_G]
+        r = torch.corrcoef(both_2G)[0, 1] if both_2G.shape[1] > 2 else both_2G.new_tensor(torch.nan)
+        (r_squared,) = or_null(r[None] ** 2)
+        return {"above_cosine": _ALIKE, "latents": int(kept_G.sum()), "r_squared": r_squared}
+
+    def _table(self, mesh: Mesh) -> dict[str, Any]:
+        """MSE of both coders where a novel latent (by τ) is active and where it is not: means over
+        those latents, each with its own mean over tokens.
+        """
+        tokens, active_G = mesh.data.sum(self._tokens), mesh.data.sum(self._active_G)
+        total_2, active_2G = mesh.data.sum(self._errors_2), mesh.data.sum(self._errors_2G)
+        chosen_G = (self._near.cosine_G < self._tau) & (active_G > 0) & (active_G < tokens)
+        inside_2 = (active_2G / active_G)[:, chosen_G].mean(1)
+        outside_2 = ((total_2[:, None] - active_2G) / (tokens - active_G))[:, chosen_G].mean(1)
+        return {
+            "latents": int(chosen_G.sum()),
+            **{
+                name: {"all": all_, "active": on, "inactive": off}
+                for name, all_, on, off in zip(
+                    ("smaller", "larger"),
+                    (total_2 / tokens).tolist(),
+                    or_null(inside_2),
+                    or_null(outside_2),
+                    strict=True,
+                )
+            },
+        }
+
+
+def roc(score_N: Tensor, is_positive_N: Tensor) -> dict[str, Any]:
+    """The receiver operating characteristic of a score; higher scores say positive. Ties share a
+    point. `auc` is None where all are of one class.
+    """
+    score_N, order_N = score_N.sort(descending=True)
+    positive_N = is_positive_N[order_N].double()
+    is_last_N = torch.cat([score_N.diff() != 0, score_N.new_ones(min(1, len(score_N))).bool()])
+    hits = torch.cat([positive_N.new_zeros(1), positive_N.cumsum(0)[is_last_N]])
+    alarms = torch.cat([positive_N.new_zeros(1), (1 - positive_N).cumsum(0)[is_last_N]])
+    if not hits[-1] or not alarms[-1]:
+        return {"auc": None, "true_positive": [], "false_positive": []}
+    hits, alarms = hits / hits[-1], alarms / alarms[-1]
+    step = max(1, -(-len(hits) // _CURVE_POINTS))
+    shown = sorted({*range(0, len(hits), step), len(hits) - 1})
+    return {
+        "auc": float(torch.trapezoid(hits, alarms)),
+        "true_positive": hits[shown].tolist(),
+        "false_positive": alarms[shown].tolist(),
+    }

@@ -1,0 +1,171 @@
+import pytest
+import torch
+from torch import Tensor
+
+from sae_dist.coders import Coder, CoderConfig, Kind
+from sae_dist.evaluate.pairs import compare, neighbours
+from sae_dist.evaluate.pairs.cosine import Nearest, alike, nearest
+from sae_dist.evaluate.pairs.insertion import Insertion, roc
+from sae_dist.evaluate.pairs.stitching import plan
+from sae_dist.evaluate.seen import see
+from tests.evaluate.test_measures import mesh
+
+D = 8
+
+
+def coder(num_latents: int, seed: int) -> Coder:
+    """A JumpReLU of random weights and unit decoder rows."""
+    config = CoderConfig(kind=Kind.jumprelu, num_latents=num_latents)
+    made = Coder(config, D, D, pre_bias=False).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in made.state_dict().items():
+        tensor.copy_(0.4 * torch.randn(tensor.shape, generator=generator))
+        if name == "threshold":
+            tensor.abs_()
+    made.W_dec.div_(made.W_dec.norm(dim=1, keepdim=True))
+    return made
+
+
+def pair() -> tuple[Coder, Coder]:
+    """Six latents, and ten: four almost the smaller one's, two of them near one and the same."""
+    small, large = coder(6, 0), coder(10, 1)
+    for own, other in ((0, 0), (1, 0), (2, 1), (3, 4)):
+        row_D = small.W_dec[other] + 0.05 * large.W_dec[own]
+        large.W_dec[own] = row_D / row_D.norm()
+    return small, large
+
+
+def tokens() -> tuple[Tensor, Tensor, Tensor]:
+    x_NSD = torch.randn(6, 5, D, generator=torch.Generator().manual_seed(2))
+    trainable_NS = torch.ones(6, 5, dtype=torch.bool)
+    trainable_NS[:, 0] = False
+    return x_NSD, x_NSD, trainable_NS
+
+
+def mse(coder: Coder, out_F: Tensor, more: Coder, in_G: Tensor) -> float:
+    """Of a coder without the latents `out`, with those `in` of another; its b_dec stays."""
+    x_NSD, _, trainable_NS = tokens()
+    x_BD = x_NSD[trainable_NS]
+    ŷ_BD = (coder.encode(x_BD) * ~out_F) @ coder.W_dec + coder.b_dec
+    ŷ_BD = ŷ_BD + (more.encode(x_BD) * in_G) @ more.W_dec
+    return float((x_BD - ŷ_BD).square().sum(1).mean())
+
+
+def test_nearest_latents_are_found_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sae_dist.evaluate.pairs.cosine._BLOCK_VALUES", 20)
+    small, large = pair()
+    cosine_GF = torch.cosine_similarity(large.W_dec[:, None], small.W_dec[None], dim=2)
+    found = nearest(large.W_dec * 3, small.W_dec * 2)
+    torch.testing.assert_close(found.cosine_G, cosine_GF.max(1).values)
+    assert torch.equal(found.latent_G, cosine_GF.argmax(1))
+    assert torch.equal(alike(large.W_dec, small.W_dec, 0.7), (cosine_GF >= 0.7).nonzero().T)
+
+
+def test_what_a_latent_adds_is_what_inserting_it_changes() -> None:
+    small, large = pair()
+    insertion = Insertion(large, nearest(large.W_dec, small.W_dec), 6, 0.7)
+    x, y, mask = tokens()
+    for rows in (slice(0, 2), slice(2, 6)):
+        both = [see(c, x[rows], y[rows], mask[rows]) for c in (small, large)]
+        insertion.update(*both)
+    nothing, one = torch.zeros(6).bool(), torch.eye(10).bool()
+    before = mse(small, nothing, large, torch.zeros(10).bool())
+    fires_G = large.encode(x[mask]).any(0)
+    for g, change in enumerate(insertion.changes(mesh()).tolist()):
+        if fires_G[g]:
+            assert change == pytest.approx(mse(small, nothing, large, one[g]) - before, abs=1e-5)
+        else:
+            assert change != change
+    table = insertion.result(mesh())["mse"]
+    assert table["smaller"]["all"] == pytest.approx(before, rel=1e-5)
+    acts_BG, errors_B = large.encode(x[mask]), (x[mask] - small(x[mask])).square().sum(1)
+    chosen = (insertion._near.cosine_G < 0.7) & fires_G & (acts_BG == 0).any(0)
+    assert table["latents"] == int(chosen.sum()) > 0
+    active = [float(errors_B[acts_BG[:, g] > 0].mean()) for g in chosen.nonzero().flatten()]
+    assert table["smaller"]["active"] == pytest.approx(sum(active) / len(active), rel=1e-5)
+
+
+def test_similar_activations_are_correlated_as_by_hand() -> None:
+    small, large = pair()
+    large.W_dec[:6], large.W_enc[:6] = small.W_dec, small.W_enc
+    large.b_enc[:6], large.threshold[:6] = small.b_enc, small.threshold
+    large.W_enc[1] *= 1.5
+    x, y, mask = tokens()
+    insertion = Insertion(large, nearest(large.W_dec, small.W_dec), 6, 0.7)
+    insertion.update(see(small, x, y, mask), see(large, x, y, mask))
+    f_BG, g_BF = large.encode(x[mask]).double(), small.encode(x[mask]).double()
+    near = nearest(large.W_dec, small.W_dec)
+    both = [
+        (
+            float(near.cosine_G[g]),
+            float(torch.corrcoef(torch.stack([f_BG[:, g], g_BF[:, f]]))[0, 1]),
+        )
+        for g, f in enumerate(near.latent_G.tolist())
+        if near.cosine_G[g] > 0.5 and f_BG[:, g].any() and g_BF[:, f].any()
+    ]
+    found = insertion.result(mesh())["activation_similarity"]
+    assert found["latents"] == len(both) > 3
+    assert found["r_squared"] == pytest.approx(
+        float(torch.corrcoef(torch.tensor(both).T)[0, 1] ** 2), rel=1e-3
+    )
+
+
+def test_groups_are_swapped_whole_after_the_others_came_in() -> None:
+    cosine_G = torch.tensor([0.9, 0.2, 0.95, 0.1, 0.8])
+    near = Nearest(cosine_G, torch.tensor([0, 0, 2, 1, 0]))
+    pairs_2N = torch.tensor([[0, 0, 2, 4], [0, 3, 2, 0]])  # 0 and 4 share small 0; 0 also has 3
+    found = plan(near, pairs_2N, 5, 0.7)
+    assert (found.num_inserted, found.num_steps) == (2, 5)
+    assert found.in_G.tolist() == [3, 1, 2, 0, 3]
+    assert found.out_F.tolist() == [3, 4, 2, 3, 4]  # 1 and 4 have no counterpart
+
+
+def test_every_stitched_coder_is_what_its_latents_make() -> None:
+    small, large = pair()
+    figures = compare(small, large, [], [tokens()], 0.7, mesh())["stitching"]
+    near = nearest(large.W_dec, small.W_dec)
+    order = plan(near, alike(large.W_dec, small.W_dec, 0.7), 6, 0.7)
+    assert figures["steps"] == list(range(order.num_steps + 1))
+    x, _, mask = tokens()
+    for step in range(order.num_steps):
+        expected = mse(small, order.out_F < step, large, order.in_G < step)
+        assert figures["mse"][step] == pytest.approx(expected, rel=1e-5)
+        l0 = (large.encode(x[mask])[:, order.in_G < step] > 0).sum()
+        l0 = l0 + (small.encode(x[mask])[:, order.out_F >= step] > 0).sum()
+        assert figures["l0"][step] == pytest.approx(float(l0) / int(mask.sum()))
+    whole = float((x[mask] - large(x[mask])).square().sum(1).mean())
+    assert figures["mse"][-1] == pytest.approx(whole, rel=1e-5)  # with all of its latents: equal
+    assert figures["l0"][-1] == pytest.approx(
+        float((large.encode(x[mask]) > 0).sum(1).float().mean())
+    )
+
+
+def test_the_roc_of_known_scores() -> None:
+    perfect = roc(torch.tensor([0.9, 0.8, 0.2, 0.1]), torch.tensor([True, True, False, False]))
+    assert perfect["auc"] == 1.0
+    tied = roc(torch.tensor([0.5, 0.5, 0.5, 0.5]), torch.tensor([True, False, True, False]))
+    assert (tied["auc"], len(tied["true_positive"])) == (0.5, 2)
+    assert roc(torch.tensor([0.1, 0.2]), torch.tensor([True, True]))["auc"] is None
+    mixed = roc(torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.tensor([True, False, True, False]))
+    assert mixed["auc"] == 0.75
+
+
+def test_rungs_are_compared_with_the_next_narrower_of_their_kind() -> None:
+    def rung(kind: str, width: int, l0: float) -> dict:
+        return {
+            "kind": kind,
+            "form": "autoencoder",
+            "site": "a",
+            "target": "a",
+            "num_latents": width,
+            "l0": l0,
+        }
+
+    rungs = {
+        "t16": rung("topk", 16, 8),
+        "t32": rung("topk", 32, 8),
+        "t64": rung("topk", 64, 8),
+        "t32k4": rung("topk", 32, 4),
+        "j64": rung("jumprelu", 64, 8),
+    }
+    assert sorted(neighbours(rungs)) == [("t16", "t32"), ("t16", "t32k4"), ("t32", "t64")]
