@@ -14,8 +14,8 @@ import torch.distributed as dist
 
 from sae_dist.parallel import World
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
     ["torch.distributed.checkpoint", "sae_dist.train", "sae_dist.evaluate", "sae_dist.harvest"]
 )
 _TIMEOUT = timedelta(seconds=120)
@@ -31,9 +31,9 @@ def alone() -> World:
 def run_on(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     """Call `function(World, *args)` on every rank of a world; returns the results by rank."""
     with tempfile.TemporaryDirectory() as folder:
-        results = _CONTEXT.Queue()
+        results = CONTEXT.Queue()
         processes = [
-            _CONTEXT.Process(
+            CONTEXT.Process(
                 target=_rank, args=(rank, world, Path(folder) / "store", results, function, args)
             )
             for rank in range(world)

@@ -6,76 +6,150 @@ checkpoints/
     .metadata, __0_0.distcp …   tensors, by torch.distributed.checkpoint
   step-3000.tmp-<uuid>/         a save that did not finish: never read, removed at the next save
   latest                        the name of the newest complete checkpoint
+  lock                          held by the process that writes here
 """
 
 import re
 import shutil
-import uuid
-import zlib
-from contextlib import suppress
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
+from sae_dist.checkpoint.lock import hold
+from sae_dist.checkpoint.metadata import CheckedReader, read_metadata
+from sae_dist.checkpoint.ranks import on_every_rank, on_first_rank
+from sae_dist.checkpoint.save import first_failure, remove, write_checkpoint
+from sae_dist.checkpoint.seal import RECORD, REMEDY, check_files, read_record
 from sae_dist.common.errors import UserError
-from sae_dist.common.files import crc32c, fsync_path, read_json, to_json, write_atomic, write_json
+from sae_dist.common.files import write_atomic
 from sae_dist.common.log import say
 
-RECORD, LATEST = "CHECKPOINT.json", "latest"
-_REMEDY = "remove that checkpoint to go on from an earlier one"
+LATEST = "latest"
 _STEP = re.compile(r"step-(\d+)")
+_UNFINISHED = re.compile(r"step-\d+\.tmp-[0-9a-f]+")
+_PATIENCE = timedelta(hours=2)  # a rank may write that much longer than another
+_LONG_SECONDS = 1.0
 
 
 @dataclass(kw_only=True, slots=True)
 class CheckpointConfig:
-    """Save every `every_steps` steps, and keep the newest `keep` checkpoints (at least two)."""
+    """Save every `every_steps` steps, and keep the newest `keep` checkpoints (at least two).
+
+    With `keep_every`, those of steps that it divides are kept for ever.
+    """
 
     every_steps: int = 1000
     keep: int = 2
+    keep_every: int | None = None
 
 
 class Checkpoints:
-    """The checkpoints of one run. `save` and `load` are called by all processes together."""
+    """The checkpoints of one run; the process that makes it keeps all other jobs out.
+
+    `save` copies the tensors to host memory and returns; a thread writes them, while training goes
+    on. It talks to the other ranks' over a process group of its own, so that its messages never mix
+    with training's. Memory: one copy of this process' tensors on the host (pinned for GPUs), kept
+    and filled again at every save.
+
+    All but `latest` and `about` are called by all processes together. A `with` around the training
+    waits for the last save at its end.
+    """
 
     def __init__(self, folder: Path, config: CheckpointConfig) -> None:
         if config.keep < 2:
             raise UserError(f"checkpoint.keep={config.keep}: keep at least 2 checkpoints")
-        if config.every_steps < 1:
-            raise UserError(f"checkpoint.every_steps={config.every_steps}: expected at least 1")
+        for name in ("every_steps", "keep_every"):
+            if (steps := getattr(config, name)) is not None and steps < 1:
+                raise UserError(f"checkpoint.{name}={steps}: expected at least 1")
         self.folder, self.config = folder, config
+        self._group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        on_first_rank(self._group, lambda: hold(folder))
+        is_cuda = torch.cuda.is_available()
+        self._stager = DefaultStager(
+            StagingOptions(
+                use_pinned_memory=is_cuda,
+                use_shared_memory=False,
+                use_async_staging=False,
+                use_non_blocking_copy=is_cuda,
+            )
+        )
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving: Future[None] | None = None
 
     def save(self, step: int, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-        """Save `tensors` (DTensors, or tensors equal everywhere) and the JSON-able `about`."""
-        target = self.folder / f"step-{step}"
-        temporary = target.with_name(f"{target.name}.tmp-{_agreed(uuid.uuid4().hex)}")
-        if _is_first():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._remove_unfinished()
-            temporary.mkdir()
-        dist.barrier()
-        dcp.save(dict(tensors), checkpoint_id=temporary)
-        if _is_first():
-            _seal(temporary, about)
-            shutil.rmtree(target, ignore_errors=True)
-            temporary.rename(target)
-            fsync_path(self.folder)
-            write_atomic(self.folder / LATEST, target.name.encode())
-            self._retire()
-        dist.barrier()
+        """Begin to save `tensors` (DTensors, or tensors equal everywhere) and a JSON-able `about`.
+
+        Both may change as soon as this returns. One save is in flight at a time: this waits for
+        the one before.
+
+        Raises:
+            UserError: the save before failed.
+        """
+        began = time.perf_counter()
+        self.finish()
+        if (waited := time.perf_counter() - began) > _LONG_SECONDS:
+            say(
+                f"step {step} waited {waited:.1f} s for the checkpoint before it to be written; "
+                "choose a larger checkpoint.every_steps"
+            )
+        staged = self._stager.stage(dict(tensors))
+        assert isinstance(staged, dict)
+        self._saving = self._thread.submit(self._write, step, staged, about)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the save in flight has failed, as `finish` or the next `save` will tell."""
+        saving = self._saving
+        return saving is not None and saving.done() and saving.exception() is not None
+
+    def finish(self) -> None:
+        """Wait for the save in flight, if there is one.
+
+        Raises:
+            UserError: it failed, on this rank or another; checkpoints are as they were before it.
+        """
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.finish()
+            return
+        try:
+            self.finish()
+        except Exception as failure:  # what ended the training matters more
+            say(f"warning: {failure}")
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint: the one `latest` names, or failing that the last."""
+        for path in self._unfinished():
+            say(f"warning: {path} did not finish; it is not read, and goes at the next save")
         complete = self._complete()
         pointer = self.folder / LATEST
-        if pointer.is_file() and complete:
-            name = pointer.read_bytes().strip()
-            named = [path for path in complete if path.name.encode() == name]
+        if (pointer.exists() or pointer.is_symlink()) and complete:
+            named = _named(pointer, complete)
             if named:
-                return named[0]
+                return named
             say(f"warning: {pointer} names no complete checkpoint; using {complete[-1].name}")
         return complete[-1] if complete else None
 
@@ -85,73 +159,76 @@ class Checkpoints:
         Raises:
             UserError: the record is not as it was written.
         """
-        about: dict[str, Any] = _read_record(path)["about"]
+        about: dict[str, Any] = read_record(path)["about"]
         return about
 
     def load(self, path: Path, tensors: dict[str, Tensor]) -> None:
         """Fill `tensors` in place, after every file's checksum has been found right.
 
-        Raises:
-            UserError: a file is missing or not as it was written.
-        """
-        files = _read_record(path)["files"]
-        found = _agreed(_first_fault(path, files) if _is_first() else None)
-        if found:
-            raise UserError(f"{found}; {_REMEDY}")
-        dcp.load(dict(tensors), checkpoint_id=path)
+        Each rank checks its share of the files; torch opens none before all have. Memory: beside
+        `tensors` one stored part of one tensor at a time.
 
-    def _complete(self) -> list[Path]:
-        if not self.folder.is_dir():
-            return []
-        steps = {path: _STEP.fullmatch(path.name) for path in self.folder.iterdir()}
-        whole = [path for path, match in steps.items() if match and (path / RECORD).is_file()]
-        return sorted(whole, key=lambda path: int(path.name.removeprefix("step-")))
+        Raises:
+            UserError: a file is missing, not as it was written, or not of our making.
+        """
+        group = self._group
+        files = on_first_rank(group, lambda: read_record(path)["files"])
+        share = {name: files[name] for name in sorted(files)[group.rank() :: group.size()]}
+        on_every_rank(group, lambda: check_files(path, share))
+        metadata = on_first_rank(group, lambda: read_metadata(path, set(files)))
+        try:
+            dcp.load(
+                dict(tensors), storage_reader=CheckedReader(path, metadata), process_group=group
+            )
+        except CheckpointException as error:
+            raise UserError(f"{path} cannot be loaded: {first_failure(error)}; {REMEDY}") from error
+
+    def _write(self, step: int, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+        """In the thread, on every rank: save, let `latest` name it, remove what is not kept."""
+        target = self.folder / f"step-{step}"
+        try:
+            on_first_rank(self._group, self._remove_unfinished)
+            write_checkpoint(self._group, target, tensors, about)
+            on_first_rank(self._group, lambda: self._move_latest(target))
+        except OSError as error:
+            raise UserError(
+                f"{target} was not saved: {error}; mend that and start the command again: it goes "
+                "on from the checkpoint before"
+            ) from error
+
+    def _move_latest(self, path: Path) -> None:
+        write_atomic(self.folder / LATEST, path.name.encode())
+        complete, every = self._complete(), self.config.keep_every
+        for old in complete[: -self.config.keep]:
+            is_for_ever = every is not None and _step(old) % every == 0
+            if old != path and not is_for_ever:
+                remove(old)
 
     def _remove_unfinished(self) -> None:
-        for path in self.folder.glob("step-*.tmp-*"):
+        for path in self._unfinished():
             shutil.rmtree(path)
 
-    def _retire(self) -> None:
-        for path in self._complete()[: -self.config.keep]:
-            shutil.rmtree(path)
+    def _complete(self) -> list[Path]:
+        """All complete checkpoints, by step; links are not followed."""
+        named = [path for path in self._folders() if _STEP.fullmatch(path.name)]
+        return sorted((path for path in named if (path / RECORD).is_file()), key=_step)
+
+    def _unfinished(self) -> list[Path]:
+        return [path for path in self._folders() if _UNFINISHED.fullmatch(path.name)]
+
+    def _folders(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        return [path for path in self.folder.iterdir() if path.is_dir() and not path.is_symlink()]
 
 
-def _is_first() -> bool:
-    return dist.get_rank() == 0
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
-def _agreed(value: Any) -> Any:
-    """The first process' value, on all."""
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def _seal(folder: Path, about: dict[str, Any]) -> None:
-    files = {}
-    for path in sorted(folder.iterdir()):
-        fsync_path(path)
-        files[path.name] = {"bytes": path.stat().st_size, "crc32c": crc32c(path)}
-    record = {"files": files, "about": about}
-    write_json(folder / RECORD, {**record, "crc32": zlib.crc32(to_json(record))})
-
-
-def _read_record(folder: Path) -> dict[str, Any]:
-    path = folder / RECORD
-    with suppress(ValueError, LookupError, AttributeError, TypeError):  # it may hold anything
-        record: dict[str, Any] = read_json(path)
-        if record.pop("crc32") == zlib.crc32(to_json(record)):
-            return record
-    raise UserError(f"{path} is not as it was written; {_REMEDY}")
-
-
-def _first_fault(folder: Path, files: dict[str, Any]) -> str | None:
-    for name, record in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{path} is missing"
-        if path.stat().st_size != record["bytes"]:
-            return f"{path} has {path.stat().st_size} bytes, expected {record['bytes']}"
-        if crc32c(path) != record["crc32c"]:
-            return f"{path} has CRC-32C {crc32c(path)}, expected {record['crc32c']}"
-    return None
+def _named(pointer: Path, complete: list[Path]) -> Path | None:
+    """The one of `complete` that a pointer names; a link or anything but a file names none."""
+    if pointer.is_symlink() or not pointer.is_file():
+        return None
+    name = pointer.read_bytes().strip()
+    return next((path for path in complete if path.name.encode() == name), None)

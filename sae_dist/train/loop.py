@@ -87,7 +87,8 @@ class TrainingRun:
             journal = Journal(self.folder, self.folder.name, configs, self.config.log, self.step)
         try:
             if self.step < self.num_steps:
-                self._take_steps(journal)
+                with self.checkpoints:
+                    self._take_steps(journal)
             coders = self.folder / "coders"
             for rung in self.rungs:
                 rung.export(coders, {"run": self.folder.name, "source": self.source.about})
@@ -117,12 +118,13 @@ class TrainingRun:
                     figures = speed.read(tokens, batches.waited_seconds)
                     self._log(journal, results, figures)
                     bar.set_postfix_str(_postfix(results, figures), refresh=False)
-                is_ending = self._any_process(asked_to_end[0])
+                is_ending = self._any_process(asked_to_end[0] or self.checkpoints.has_failed)
                 if is_ending or self._is_due(self.config.checkpoint.every_steps):
                     self._save()
                 if self.step == self.num_steps:
                     break
                 if is_ending:
+                    self.checkpoints.finish()
                     raise Preempted(f"saved at step {self.step}; start the command again to go on")
 
     def _batches(self) -> ActivationStream:

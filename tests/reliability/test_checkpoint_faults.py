@@ -1,0 +1,317 @@
+"""Checkpoints under kills, full disks, second jobs and files made to do harm."""
+
+import os
+import pickle
+import resource
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata
+
+from sae_dist.checkpoint import CheckpointConfig, Checkpoints
+from sae_dist.checkpoint.metadata import METADATA
+from sae_dist.checkpoint.seal import read_record, sums, write_record
+from sae_dist.coders import Kind, load_coder
+from sae_dist.common.errors import UserError
+from sae_dist.parallel import World
+from tests.processes import CONTEXT, alone, run_on
+from tests.train.ladders import make_store, rung, training_run
+
+FILE_OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
+
+
+def tensors(value: float) -> dict[str, Tensor]:
+    return {"rung/W": torch.full((6, 3), value), "rung/step": torch.tensor(value).double()}
+
+
+def save(folder: Path, *steps: int) -> None:
+    alone()
+    with Checkpoints(folder, CheckpointConfig()) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, tensors(step), {"step": step})
+
+
+def load(folder: Path, path: Path | None = None) -> int:
+    """The step of a checkpoint, by default the newest, all of whose tensors are that step's."""
+    alone()
+    checkpoints = Checkpoints(folder, CheckpointConfig())
+    path = path or checkpoints.latest()
+    assert path is not None
+    found = tensors(-1.0)
+    checkpoints.load(path, found)
+    step = int(checkpoints.about(path)["step"])
+    assert all((tensor == step).all() for tensor in found.values())
+    return step
+
+
+# Kills
+
+
+def save_and_die(folder: Path, operation: int) -> None:
+    """Save step 3 after 1 and 2; SIGKILL before the file operation of that number."""
+    save(folder, 1, 2)
+    checkpoints = Checkpoints(folder, CheckpointConfig())
+    count = 0
+
+    def hook(event: str, _: Any) -> None:
+        nonlocal count
+        if event in FILE_OPERATIONS:
+            count += 1
+            if count == operation:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    checkpoints.save(3, tensors(3), {"step": 3})
+    checkpoints.finish()
+
+
+def kill_at(folder: Path, operation: int) -> bool:
+    """Whether the save was killed, rather than done before; both leave a whole checkpoint."""
+    process = CONTEXT.Process(target=save_and_die, args=(folder, operation))
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    newest = load(folder)
+    assert newest in (2, 3)
+    for path in folder.glob("step-?"):
+        assert f"step-{load(folder, path)}" == path.name  # none is seen in parts
+    save(folder, 4)
+    kept = {path.name for path in folder.iterdir()}
+    assert kept - {f"step-{newest}", "step-3"} == {"latest", "lock", "step-4"}
+    assert load(folder) == 4
+    return process.exitcode != 0
+
+
+@pytest.mark.parametrize("operation", [1, 5, 9, 13, 17, 21, 25])
+def test_a_kill_while_saving_leaves_a_checkpoint_to_go_on_from(
+    tmp_path: Path, operation: int
+) -> None:
+    assert kill_at(tmp_path, operation)
+
+
+@pytest.mark.slow
+def test_a_kill_at_every_file_operation_of_a_save_leaves_a_checkpoint(tmp_path: Path) -> None:
+    operation = 1
+    while kill_at(tmp_path / str(operation), operation):
+        operation += 1
+    print(f"\n{operation - 1} kills, one before each file operation of a save: 0 lost")
+    assert operation > 25
+
+
+# Saving beside the training
+
+
+def test_what_is_saved_is_what_was_there_when_save_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, dcp_save = threading.Event(), dcp.save
+    monkeypatch.setattr(dcp, "save", lambda *a, **k: (go_on.wait(60), dcp_save(*a, **k)))
+    alone()
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+    state = tensors(1.0)
+    checkpoints.save(1, state, {"step": 1})
+    for tensor in state.values():
+        tensor.fill_(2.0)  # training goes on
+    assert checkpoints.latest() is None
+    go_on.set()
+    checkpoints.save(2, state, {"step": 2})
+    assert checkpoints.latest() == tmp_path / "step-1"
+    checkpoints.finish()
+    assert load(tmp_path, tmp_path / "step-1") == 1
+    assert load(tmp_path) == 2
+
+
+def test_host_memory_is_taken_once(tmp_path: Path) -> None:
+    alone()
+    state, places = tensors(1.0), set()
+    with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
+        stage = checkpoints._stager.stage
+
+        def staged(found: Any) -> Any:
+            found = stage(found)
+            places.add(found["rung/W"].data_ptr())
+            return found
+
+        checkpoints._stager.stage = staged  # type: ignore[method-assign]
+        for step in (1, 2, 3):
+            checkpoints.save(step, state, {"step": 1})
+    assert len(places) == 1 and places != {state["rung/W"].data_ptr()}
+
+
+# Saves that fail
+
+
+def allow_file_bytes(most: int) -> None:
+    """Let writing beyond `most` fail, as on a full disk, but for all users."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+
+
+def train_onto_a_full_disk(world: World, store: Path, folder: Path) -> tuple[str, int]:
+    run = training_run(world, store, folder, [rung(Kind.topk, latent=2)], 40, every_steps=10)
+    log = run._log
+
+    def logged(*args: Any) -> None:
+        if world.rank == 1 and run.step == 15:
+            allow_file_bytes(1000)
+        log(*args)
+
+    run._log = logged  # type: ignore[method-assign]
+    with pytest.raises(UserError) as failure:
+        run.run()
+    allow_file_bytes(resource.RLIM_INFINITY)
+    return str(failure.value), run.step
+
+
+def test_a_save_that_fails_on_one_rank_ends_the_run_on_all_and_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    store = make_store(tmp_path / "store")
+    found = run_on(2, train_onto_a_full_disk, store, tmp_path / "run")
+    assert found[0] == found[1]  # the same line, at the same step
+    message, step = found[0]
+    assert 20 < step <= 30
+    assert "step-20 was not saved: " in message and "File too large" in message
+    assert "\n" not in message and "start the command again" in message
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["latest", "lock", "step-10"]
+    assert run_on(2, go_on, store, tmp_path / "run") == [(10, 40)] * 2
+
+
+def go_on(world: World, store: Path, folder: Path) -> tuple[int, int]:
+    run = training_run(world, store, folder, [rung(Kind.topk, latent=2)], 40, every_steps=10)
+    began = run.step
+    run.run()
+    return began, run.step
+
+
+def test_a_folder_that_may_not_be_written_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1)
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    checkpoints.save(2, tensors(2.0), {"step": 2})
+    with pytest.raises(UserError, match="step-2 was not saved: .*Permission denied"):
+        checkpoints.finish()
+    checkpoints.finish()  # told once
+    assert load(tmp_path) == 1
+
+
+def refuse(*args: Any, **kwargs: Any) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
+# Two jobs
+
+
+def hold_until_told(folder: Path, is_held: Any, end: Any) -> None:
+    os.environ["SLURM_JOB_ID"] = "4711"
+    save(folder, 1)
+    is_held.set()
+    end.wait(60)
+
+
+def test_a_second_job_is_refused_and_told_who_is_there(tmp_path: Path) -> None:
+    is_held, end = CONTEXT.Event(), CONTEXT.Event()
+    process = CONTEXT.Process(target=hold_until_told, args=(tmp_path, is_held, end))
+    process.start()
+    try:
+        assert is_held.wait(60)
+        (tmp_path / "step-2.tmp-ab").mkdir()  # its save in flight
+        line = f"{tmp_path} is in use by process {process.pid} on .*, Slurm job 4711; wait"
+        with pytest.raises(UserError, match=line):
+            save(tmp_path, 3)
+        assert (tmp_path / "step-2.tmp-ab").is_dir()
+    finally:
+        process.kill()
+        process.join()
+    save(tmp_path, 3)  # nothing has to be cleared away first
+    assert load(tmp_path) == 3
+
+
+# Files made to do harm
+
+
+class Canary:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def sealed_again(folder: Path) -> None:
+    """Write the record anew, so that all checksums are right."""
+    about = read_record(folder)["about"]
+    files = [path for path in folder.iterdir() if path.name != "CHECKPOINT.json"]
+    write_record(folder, sums(files), about)
+
+
+def evil_metadata(folder: Path, canary: Path) -> None:
+    (folder / METADATA).write_bytes(pickle.dumps(Canary(canary)))
+
+
+def evil_entry(folder: Path, canary: Path) -> None:
+    """An entry of bytes, which torch would unpickle without limits."""
+    metadata = pickle.loads((folder / METADATA).read_bytes())
+    metadata.state_dict_metadata["rung/W"] = BytesStorageMetadata()
+    (folder / METADATA).write_bytes(pickle.dumps(metadata))
+    evil_tensors(folder, canary)
+
+
+def evil_tensors(folder: Path, canary: Path) -> None:
+    with open(folder / "__0_0.distcp", "r+b") as file:
+        torch.save({"W": Canary(canary)}, file)
+
+
+def evil_place(folder: Path, canary: Path) -> None:
+    """Tensors that are said to lie in another folder."""
+    metadata = pickle.loads((folder / METADATA).read_bytes())
+    for part in metadata.storage_data.values():
+        part.relative_path = "../step-1/__0_0.distcp"
+    (folder / METADATA).write_bytes(pickle.dumps(metadata))
+
+
+@pytest.mark.parametrize("is_sealed", [False, True])
+@pytest.mark.parametrize("harm", [evil_metadata, evil_entry, evil_tensors, evil_place])
+def test_no_code_of_a_checkpoint_runs(
+    tmp_path: Path, harm: Callable[[Path, Path], None], is_sealed: bool
+) -> None:
+    save(tmp_path / "run", 1, 2)
+    step, canary = tmp_path / "run" / "step-2", tmp_path / "canary"
+    harm(step, canary)
+    if is_sealed:
+        sealed_again(step)
+    with pytest.raises(UserError, match=r"^[^\n]*step-2[^\n]*$"):
+        load(tmp_path / "run")
+    assert not canary.exists()
+    shutil.rmtree(step)
+    assert load(tmp_path / "run") == 1
+
+
+def test_the_canary_does_run_where_nothing_keeps_it(tmp_path: Path) -> None:
+    save(tmp_path / "run", 1)
+    evil_metadata(tmp_path / "run" / "step-1", tmp_path / "canary")
+    with pytest.raises(BaseException, match="CheckpointException"):
+        dcp.load(tensors(0.0), checkpoint_id=tmp_path / "run" / "step-1")
+    assert (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("name", ["evil.pt", "coder.json"])
+def test_a_pickle_given_for_a_coder_is_refused(tmp_path: Path, name: str) -> None:
+    torch.save(Canary(tmp_path / "canary"), tmp_path / name)
+    with pytest.raises(UserError, match="expected coder.json and coder.safetensors"):
+        load_coder(tmp_path / name)
+    assert not (tmp_path / "canary").exists()
