@@ -34,7 +34,7 @@ def run_on(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
         results = CONTEXT.Queue()
         processes = [
             CONTEXT.Process(
-                target=_rank, args=(rank, world, Path(folder) / "store", results, function, args)
+                target=as_rank, args=(rank, world, Path(folder) / "store", results, function, args)
             )
             for rank in range(world)
         ]
@@ -51,9 +51,10 @@ def run_on(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     return [value for _, _, value in sorted(found, key=lambda item: item[0])]
 
 
-def _rank(
+def as_rank(
     rank: int, world: int, store: Path, results: Any, function: Callable[..., Any], args: Any
 ) -> None:
+    """Call `function(World, *args)` here; put (rank, whether it failed, what it gave)."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     dist.init_process_group(

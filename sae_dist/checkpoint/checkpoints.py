@@ -108,8 +108,13 @@ class Checkpoints:
         self._saving = self._thread.submit(self._write, step, staged, about)
 
     @property
+    def is_idle(self) -> bool:
+        """Whether no save is being written by this process."""
+        return self._saving is None or self._saving.done()
+
+    @property
     def has_failed(self) -> bool:
-        """Whether the save in flight has failed, as `finish` or the next `save` will tell."""
+        """Whether the last save has failed, as `finish` or the next `save` will tell."""
         saving = self._saving
         return saving is not None and saving.done() and saving.exception() is not None
 
@@ -207,6 +212,8 @@ class Checkpoints:
     def _remove_unfinished(self) -> None:
         for path in self._unfinished():
             shutil.rmtree(path)
+        for path in self.folder.glob(f".{LATEST}.*.tmp"):
+            path.unlink()
 
     def _complete(self) -> list[Path]:
         """All complete checkpoints, by step; links are not followed."""
