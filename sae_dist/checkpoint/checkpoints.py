@@ -116,7 +116,7 @@ class Checkpoints:
     def has_failed(self) -> bool:
         """Whether the last save has failed, as `finish` or the next `save` will tell."""
         saving = self._saving
-        return saving is not None and saving.done() and saving.exception() is not None
+        return saving is not None and self.is_idle and saving.exception() is not None
 
     def finish(self) -> None:
         """Wait for the save in flight, if there is one.

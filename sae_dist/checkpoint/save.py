@@ -26,6 +26,7 @@ def write_checkpoint(
 
     Raises:
         OSError: a file could not be written on some rank; the same on all.
+        RuntimeError: anything else went wrong on one; the message holds its traceback.
     """
     temporary = on_first_rank(group, lambda: _make(beside(target)))
     try:
@@ -37,9 +38,11 @@ def write_checkpoint(
     except BaseException as error:
         if group.rank() == 0:
             shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, CheckpointException) and isinstance(first_failure(error), OSError):
-            raise first_failure(error) from error
-        raise
+        if not isinstance(error, CheckpointException):
+            raise
+        if isinstance(first := first_failure(error), OSError):
+            raise first from error
+        raise RuntimeError(str(error)) from error
 
 
 def beside(target: Path) -> Path:

@@ -7,10 +7,12 @@ import shutil
 import signal
 import sys
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
@@ -23,6 +25,7 @@ from sae_dist.checkpoint.seal import read_record, sums, write_record
 from sae_dist.coders import Kind, load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import World
+from sae_dist.train import TrainingRun
 from tests.processes import CONTEXT, alone, as_rank, run_on
 from tests.train.ladders import make_store, rung, training_run
 
@@ -166,6 +169,53 @@ def test_host_memory_is_taken_once(tmp_path: Path) -> None:
         for step in (1, 2, 3):
             checkpoints.save(step, state, {"step": 1})
     assert len(places) == 1 and places != {state["rung/W"].data_ptr()}
+
+
+# Another mesh
+
+
+def held(run: TrainingRun) -> dict[str, np.ndarray]:
+    """All that a checkpoint holds, gathered from the mesh."""
+    found = {name: tensor.full_tensor().numpy() for name, tensor in run._tensors().items()}
+    numbers = {rung.name: np.array(list(rung.numbers().values())) for rung in run.rungs}
+    return found | numbers
+
+
+def save_made_up(world: World, store: Path, folder: Path, latent: int) -> dict[str, np.ndarray]:
+    """Save a run in which no tensor and no number is zero, or like another."""
+    run = training_run(world, store, folder, [rung(kind, latent=latent) for kind in Kind], 20)
+    for name, tensor in run._tensors().items():
+        is_slice = tensor.placements[1].is_shard()
+        part = tensor.device_mesh.get_local_rank("latent") if is_slice else 0
+        local = tensor.to_local()
+        made_up = np.random.default_rng([zlib.crc32(name.encode()), part]).random(local.shape)
+        local.copy_(torch.from_numpy(np.asarray(made_up * 1000 + 1)))
+    for at, one in enumerate(run.rungs):
+        one.set_numbers({name: 10 * at + i for i, name in enumerate(one.numbers(), start=1)})
+    run.step = 7
+    with run.checkpoints:
+        run._save()
+    return held(run)
+
+
+def load_made_up(world: World, store: Path, folder: Path, latent: int) -> dict[str, np.ndarray]:
+    run = training_run(world, store, folder, [rung(kind, latent=latent) for kind in Kind], 20)
+    assert run.step == 7
+    return held(run)
+
+
+def test_a_checkpoint_of_2_by_2_loads_bitwise_on_every_mesh(tmp_path: Path) -> None:
+    store, folder = make_store(tmp_path / "store"), tmp_path / "run"
+    saved = run_on(4, save_made_up, store, folder, 2)[0]
+    ends = {name.rpartition("/")[2] for name in saved}
+    assert ends > {"W_enc", "exp_avg", "exp_avg_sq", "seen", "silent", "fired", "threshold"}
+    assert ends > {"inference_threshold", "step"}
+    assert all(value.all() for value in saved.values())
+    for world, latent in ((4, 1), (2, 2), (4, 4), (4, 2), (1, 1)):
+        for loaded in run_on(world, load_made_up, store, folder, latent):
+            assert saved.keys() == loaded.keys()
+            for name, value in saved.items():
+                assert np.array_equal(value, loaded[name]), (world, latent, name)
 
 
 # Saves that fail
