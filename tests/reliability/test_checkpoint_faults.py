@@ -1,14 +1,11 @@
-"""Checkpoints under kills, full disks, second jobs and files made to do harm."""
+"""Checkpoints under kills, full disks and second jobs."""
 
 import os
-import pickle
 import resource
-import shutil
 import signal
 import sys
 import threading
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,44 +13,17 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from torch import Tensor
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from sae_dist.checkpoint import CheckpointConfig, Checkpoints
-from sae_dist.checkpoint.metadata import METADATA
-from sae_dist.checkpoint.seal import read_record, sums, write_record
-from sae_dist.coders import Kind, load_coder
+from sae_dist.coders import Kind
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import World
 from sae_dist.train import TrainingRun
 from tests.processes import CONTEXT, alone, as_rank, run_on
+from tests.reliability.saved import load, save, tensors
 from tests.train.ladders import make_store, rung, training_run
 
 FILE_OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
-
-
-def tensors(value: float) -> dict[str, Tensor]:
-    return {"rung/W": torch.full((6, 3), value), "rung/step": torch.tensor(value).double()}
-
-
-def save(folder: Path, *steps: int) -> None:
-    alone()
-    with Checkpoints(folder, CheckpointConfig()) as checkpoints:
-        for step in steps:
-            checkpoints.save(step, tensors(step), {"step": step})
-
-
-def load(folder: Path, path: Path | None = None) -> int:
-    """The step of a checkpoint, by default the newest, all of whose tensors are that step's."""
-    alone()
-    checkpoints = Checkpoints(folder, CheckpointConfig())
-    path = path or checkpoints.latest()
-    assert path is not None
-    found = tensors(-1.0)
-    checkpoints.load(path, found)
-    step = int(checkpoints.about(path)["step"])
-    assert all((tensor == step).all() for tensor in found.values())
-    return step
 
 
 # Kills
@@ -308,81 +278,3 @@ def test_a_second_job_is_refused_and_told_who_is_there(tmp_path: Path) -> None:
         process.join()
     save(tmp_path, 3)  # nothing has to be cleared away first
     assert load(tmp_path) == 3
-
-
-# Files made to do harm
-
-
-class Canary:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
-
-
-def sealed_again(folder: Path) -> None:
-    """Write the record anew, so that all checksums are right."""
-    about = read_record(folder)["about"]
-    files = [path for path in folder.iterdir() if path.name != "CHECKPOINT.json"]
-    write_record(folder, sums(files), about)
-
-
-def evil_metadata(folder: Path, canary: Path) -> None:
-    (folder / METADATA).write_bytes(pickle.dumps(Canary(canary)))
-
-
-def evil_entry(folder: Path, canary: Path) -> None:
-    """An entry of bytes, which torch would unpickle without limits."""
-    metadata = pickle.loads((folder / METADATA).read_bytes())
-    metadata.state_dict_metadata["rung/W"] = BytesStorageMetadata()
-    (folder / METADATA).write_bytes(pickle.dumps(metadata))
-    evil_tensors(folder, canary)
-
-
-def evil_tensors(folder: Path, canary: Path) -> None:
-    with open(folder / "__0_0.distcp", "r+b") as file:
-        torch.save({"W": Canary(canary)}, file)
-
-
-def evil_place(folder: Path, canary: Path) -> None:
-    """Tensors that are said to lie in another folder."""
-    metadata = pickle.loads((folder / METADATA).read_bytes())
-    for part in metadata.storage_data.values():
-        part.relative_path = "../step-1/__0_0.distcp"
-    (folder / METADATA).write_bytes(pickle.dumps(metadata))
-
-
-@pytest.mark.parametrize("is_sealed", [False, True])
-@pytest.mark.parametrize("harm", [evil_metadata, evil_entry, evil_tensors, evil_place])
-def test_no_code_of_a_checkpoint_runs(
-    tmp_path: Path, harm: Callable[[Path, Path], None], is_sealed: bool
-) -> None:
-    save(tmp_path / "run", 1, 2)
-    step, canary = tmp_path / "run" / "step-2", tmp_path / "canary"
-    harm(step, canary)
-    if is_sealed:
-        sealed_again(step)
-    with pytest.raises(UserError, match=r"^[^\n]*step-2[^\n]*$"):
-        load(tmp_path / "run")
-    assert not canary.exists()
-    shutil.rmtree(step)
-    assert load(tmp_path / "run") == 1
-
-
-def test_the_canary_does_run_where_nothing_keeps_it(tmp_path: Path) -> None:
-    save(tmp_path / "run", 1)
-    evil_metadata(tmp_path / "run" / "step-1", tmp_path / "canary")
-    with pytest.raises(BaseException, match="CheckpointException"):
-        dcp.load(tensors(0.0), checkpoint_id=tmp_path / "run" / "step-1")
-    assert (tmp_path / "canary").exists()
-
-
-@pytest.mark.parametrize("name", ["evil.pt", "coder.json"])
-def test_a_pickle_given_for_a_coder_is_refused(tmp_path: Path, name: str) -> None:
-    torch.save(Canary(tmp_path / "canary"), tmp_path / name)
-    with pytest.raises(UserError, match="expected coder.json and coder.safetensors"):
-        load_coder(tmp_path / name)
-    assert not (tmp_path / "canary").exists()
