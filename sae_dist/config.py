@@ -101,6 +101,19 @@ class SmallLMRootConfig:
     model: SmallLMConfig = field(default_factory=SmallLMConfig)
 
 
+@dataclass(kw_only=True, slots=True)
+class SelftestConfig:
+    """`launch/selftest.py`: faults put in on purpose, in a new subfolder of `folder`.
+
+    `keep` leaves what was written there. `processes` are started where no launcher did: by default
+    as many as there are GPUs, or two.
+    """
+
+    folder: str = "."
+    keep: bool = False
+    processes: int | None = None
+
+
 _ROOTS = {
     "harvest_schema": HarvestConfig,
     "train_schema": TrainConfig,
@@ -108,6 +121,7 @@ _ROOTS = {
     "report_schema": ReportConfig,
     "verify_schema": VerifyConfig,
     "small_lm_schema": SmallLMRootConfig,
+    "selftest_schema": SelftestConfig,
 }
 
 

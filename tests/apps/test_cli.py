@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sae_dist.apps import cli, evaluate, harvest, report, small_lm, train, verify
+from sae_dist.apps import cli, evaluate, harvest, report, selftest, small_lm, train, verify
 from sae_dist.config import HarvestConfig, TrainConfig, conf_folder
 from tests.apps.commands import ROOT, TORCHRUN, command, launch
 
@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "harvest": harvest,
     "report": report,
+    "selftest": selftest,
     "small_lm": small_lm,
     "train": train,
     "verify": verify,
@@ -20,6 +21,7 @@ GIVEN = {
     "evaluate": ["run=name"],
     "harvest": ["store=s", "sites=[embed]", "lm.name=lm", "text.path=text"],
     "report": ["run=name"],
+    "selftest": [],
     "small_lm": ["folder=lm"],
     "train": ["store=s", "run=name"],
     "verify": ["store=s"],

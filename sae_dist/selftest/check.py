@@ -1,0 +1,107 @@
+"""A check: a name, a promise, and a function that every rank calls and that says what it found."""
+
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch.distributed as dist
+
+from sae_dist.common.log import progress
+from sae_dist.parallel import World
+
+_Value = TypeVar("_Value")
+_COLUMNS = {"check": 17, "expected": 29, "found": 36, "seconds": 7, "ok": 3}  # 100 with 4 gaps
+
+
+class Found(NamedTuple):
+    """What a check found, in words, and whether this is what was promised."""
+
+    text: str
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check; `run` is called by all ranks together."""
+
+    name: str
+    promise: str
+    run: Callable[["Place"], Found]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One row of the table."""
+
+    check: str
+    expected: str
+    found: str
+    seconds: float
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where checks are made: a fresh folder that all ranks see, and the ranks."""
+
+    folder: Path
+    world: World
+
+    def together(self, step: Callable[..., _Value], *args: Any) -> list[_Value]:
+        """Every rank's `step(*args)`, by rank, on all ranks; a failure is raised on all."""
+        try:
+            mine: tuple[str | None, Any] = (None, step(*args))
+        except Exception as error:
+            mine = (f"{type(error).__name__}: {error}", None)
+        everyone: list[Any] = [None] * self.world.size
+        dist.all_gather_object(everyone, mine)
+        for rank, (failure, _) in enumerate(everyone):
+            if failure is not None:
+                raise RuntimeError(f"rank {rank}: {failure}")
+        return [value for _, value in everyone]
+
+    def first(self, step: Callable[..., _Value], *args: Any) -> _Value:
+        """Rank 0's `step(*args)`, on all ranks."""
+        return self.together(lambda: step(*args) if self.world.rank == 0 else None)[0]  # type: ignore[return-value]
+
+
+def perform(checks: Sequence[Check], place: Place) -> list[Result]:
+    """Make all checks, one after the other; the same results on all ranks."""
+    results = []
+    with progress(checks, desc="selftest", unit="check") as bar:
+        for check in bar:
+            bar.set_postfix_str(check.name)
+            start = time.monotonic()
+            try:
+                found = check.run(place)
+            except Exception as error:  # whatever it is, it is what was found
+                found = Found(" ".join(str(error).split()) or type(error).__name__, False)
+            # A rank may have failed between two of its meetings: what all agree on is the first's.
+            text, seconds = place.first(lambda f=found, s=start: (f.text, time.monotonic() - s))
+            ok = all(place.together(lambda f=found: f.ok))
+            results.append(Result(check.name, check.promise, text, round(seconds, 2), ok))
+    return results
+
+
+def table(results: Sequence[Result]) -> str:
+    """The results as lines of at most 100 columns."""
+    rows = [list(_COLUMNS)] + [
+        [r.check, r.expected, r.found, f"{r.seconds:.1f}", "yes" if r.ok else "NO"] for r in results
+    ]
+    lines = []
+    for row in rows:
+        cells = [
+            textwrap.wrap(cell, width) or [""]
+            for cell, width in zip(row, _COLUMNS.values(), strict=True)
+        ]
+        for i in range(max(len(cell) for cell in cells)):
+            parts = (
+                (cell[i] if i < len(cell) else "").ljust(width)
+                for cell, width in zip(cells, _COLUMNS.values(), strict=True)
+            )
+            lines.append("  ".join(parts).rstrip())
+    lines.insert(1, "─" * (sum(_COLUMNS.values()) + 2 * (len(_COLUMNS) - 1)))
+    return "\n".join(lines)

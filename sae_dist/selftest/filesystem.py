@@ -1,0 +1,175 @@
+"""What the store relies on a filesystem for, asked of the one it will lie on, by all ranks at once.
+
+Every rank races with a few threads, so that even one alone is not without rivals.
+"""
+
+import os
+import shutil
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from sae_dist.common.files import claim, fsync_path, write_atomic
+from sae_dist.selftest.check import Found, Place
+
+_THREADS, _RACES, _REWRITES, _FSYNCS = 4, 20, 100, 20
+_LEAST_FREE_GB = 1.0
+_SECONDS_TO_SEE, _SECONDS_TO_SYNC = 60.0, 1.0
+_SIZES = (1 << 12, 1 << 18)
+_SYNC_BYTES = 1 << 22
+
+
+def claims(place: Place) -> Found:
+    """Of all that claim a name by os.link, one gets it, and its bytes are there."""
+    folder = place.first(_folder, place.folder / "claims")
+
+    def claim_all(rival: int) -> list[int]:
+        data = f"{place.world.rank}.{rival}".encode()
+        return [race for race in range(_RACES) if claim(folder / str(race), data)]
+
+    won = place.together(_race, claim_all)
+    owners = Counter(race for mine in won for rival in mine for race in rival)
+    held = place.first(lambda: [(folder / str(race)).read_text() for race in range(_RACES)])
+    owner = [tuple(map(int, text.split("."))) for text in held]
+    true = sum(race in won[rank][rival] for race, (rank, rival) in enumerate(owner))
+    text = f"{_THREADS * place.world.size} rivals, {_RACES} names, {owners.total()} owners"
+    return Found(text, owners == Counter(range(_RACES)) and true == _RACES)
+
+
+def takeovers(place: Place) -> Found:
+    """Of all that rename a stale lock away, one succeeds."""
+    folder = place.first(_folder, place.folder / "takeovers")
+    place.first(lambda: [(folder / str(race)).write_bytes(b"stale") for race in range(_RACES)])
+
+    def take_all(rival: int) -> list[int]:
+        name = f"taken.{place.world.rank}.{rival}"
+        return [race for race in range(_RACES) if _moved(folder / str(race), folder, name)]
+
+    won = place.together(_race, take_all)
+    owners = Counter(race for mine in won for rival in mine for race in rival)
+    text = f"{_THREADS * place.world.size} rivals, {_RACES} locks, {owners.total()} takers"
+    return Found(text, owners == Counter(range(_RACES)))
+
+
+def renames(place: Place) -> Found:
+    """While a file is replaced, every reader finds the old one or the new one, whole."""
+    path = place.first(_folder, place.folder / "renames") / "file"
+    place.first(write_atomic, path, b"0" * _SIZES[0])
+
+    def rewrite_or_read() -> tuple[int, int]:
+        with ThreadPoolExecutor(1) as reader:
+            torn = reader.submit(_reads, path)
+            if place.world.rank == 0:
+                for turn in range(_REWRITES):
+                    write_atomic(path, str(turn % 10).encode() * _SIZES[turn % 2])
+            return torn.result()
+
+    counts = place.together(rewrite_or_read)
+    reads, torn = (sum(column) for column in zip(*counts, strict=True))
+    return Found(f"{_REWRITES} renames, {reads} reads, {torn} torn or missing", torn == 0)
+
+
+def visibility(place: Place) -> Found:
+    """A file that one rank has written is soon seen by all."""
+    path = place.first(_folder, place.folder / "seen") / "file"
+    place.together(path.exists)  # so that a client may remember that it was not there
+    place.first(write_atomic, path, b"here")
+    seconds = max(place.together(_seconds_until, path.exists))
+    return Found(f"{seconds:.2f} s", seconds < _SECONDS_TO_SEE)
+
+
+def clock(place: Place) -> Found:
+    """Files that ranks touch one after the other have times in that order: the server's clock."""
+    folder = place.first(_folder, place.folder / "clock")
+    times, ahead = [], []
+    for turn in range(place.world.size):
+        touched = place.together(_touch, folder / str(turn) if place.world.rank == turn else None)
+        server, host = touched[turn]
+        times.append(server)
+        ahead.append(host - server)
+    text = f"in order: {times == sorted(times)}; hosts {min(ahead):+.2f} to {max(ahead):+.2f} s"
+    return Found(text, times == sorted(times))
+
+
+def syncs(place: Place) -> Found:
+    """fsync of small files does not take long; large ones tell the rate of writing."""
+    path = place.folder / f"sync.{place.world.rank}"
+    measured = place.together(_sync_rate, path)
+    slow = max(latency for latency, _ in measured)
+    rate = sum(rate for _, rate in measured)
+    text = f"{1e3 * slow:.1f} ms (median, slowest rank); {rate / 1e6:.0f} MB/s, all ranks"
+    return Found(text, slow < _SECONDS_TO_SYNC)
+
+
+def space(place: Place) -> Found:
+    """There is room for what follows."""
+    free = min(place.together(lambda: shutil.disk_usage(place.folder).free)) / 1e9
+    return Found(f"{free:.1f} GB free", free >= _LEAST_FREE_GB)
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    fsync_path(path.parent)
+    return path
+
+
+def _race(run: Callable[[int], list[int]]) -> list[list[int]]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(run, range(_THREADS)))
+
+
+def _moved(lock: Path, folder: Path, name: str) -> bool:
+    try:
+        lock.rename(folder / f"{lock.name}.{name}")
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _reads(path: Path) -> tuple[int, int]:
+    """(reads, those that were neither of the two sizes, or of several turns, or of no file)."""
+    torn = 0
+    for _ in range(_REWRITES):
+        try:
+            data = path.read_bytes()
+        except OSError:
+            torn += 1
+            continue
+        torn += len(data) not in _SIZES or len(set(data)) != 1
+    return _REWRITES, torn
+
+
+def _seconds_until(condition: Callable[[], bool]) -> float:
+    start = time.monotonic()
+    while not condition() and time.monotonic() - start < _SECONDS_TO_SEE:
+        time.sleep(0.005)
+    return time.monotonic() - start
+
+
+def _touch(path: Path | None) -> tuple[float, float]:
+    """(the time the server gave a new file, this host's time)."""
+    if path is None:
+        return 0.0, 0.0
+    path.touch()
+    return path.stat().st_mtime, time.time()
+
+
+def _sync_rate(path: Path) -> tuple[float, float]:
+    """(median seconds of a small file's write and fsync, bytes a second of large ones)."""
+    seconds = []
+    with open(path, "wb", buffering=0) as file:
+        for _ in range(_FSYNCS):
+            start = time.monotonic()
+            file.write(b"x" * 512)
+            os.fsync(file.fileno())
+            seconds.append(time.monotonic() - start)
+        start = time.monotonic()
+        for _ in range(_FSYNCS // 4):
+            file.write(bytes(_SYNC_BYTES))
+        os.fsync(file.fileno())
+        rate = _FSYNCS // 4 * _SYNC_BYTES / (time.monotonic() - start)
+    path.unlink()
+    return statistics.median(seconds), rate
