@@ -3,6 +3,7 @@
 Every rank races with a few threads, so that even one alone is not without rivals.
 """
 
+import fcntl
 import os
 import shutil
 import statistics
@@ -52,6 +53,19 @@ def takeovers(place: Place) -> Found:
     owners = Counter(race for mine in won for rival in mine for race in rival)
     text = f"{_THREADS * place.world.size} rivals, {_RACES} locks, {owners.total()} takers"
     return Found(text, owners == Counter(range(_RACES)))
+
+
+def locks(place: Place) -> Found:
+    """A file that one process has locked is refused to all others, and free when it is closed."""
+    path = place.first(_folder, place.folder / "locks") / "lock"
+    place.first(path.touch)
+    with open(path, "r+b") as file:
+        place.first(fcntl.lockf, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        during = place.together(lambda: place.world.rank == 0 or _can_lock(path))
+        place.together(lambda: file.close() if place.world.rank == 0 else None)
+    after = place.together(lambda: place.world.rank != 0 or _can_lock(path))
+    text = f"granted to {sum(during)} of {place.world.size} ranks"
+    return Found(text, sum(during) == 1 and all(after))
 
 
 def renames(place: Place) -> Found:
@@ -127,6 +141,15 @@ def _moved(lock: Path, folder: Path, name: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _can_lock(path: Path) -> bool:
+    with open(path, "r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
 
 
 def _reads(path: Path) -> tuple[int, int]:

@@ -43,7 +43,7 @@ FAULTS = {
     8: Fault(
         "two jobs on one store",
         store.two_jobs,
-        [("acts/SETTINGS.json", "dtype='bfloat16'", "expected dtype='float16'", "same settings")],
+        [("acts/SETTINGS.json", "dtype=", "bfloat16", "expected dtype=", "same settings")],
     ),
     9: Fault("disk full", store.disk_full, [("No space left", "acts/", "free", "again")]),
     10: Fault(

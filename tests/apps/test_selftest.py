@@ -1,0 +1,147 @@
+"""The self-test: on a machine that keeps its promises, and on one that does not."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import psutil
+import pytest
+import torch.distributed as dist
+
+from sae_dist.apps import selftest
+from sae_dist.parallel import World
+from sae_dist.selftest import (
+    CHECKS,
+    Check,
+    Found,
+    Place,
+    Result,
+    filesystem,
+    perform,
+    stores,
+    table,
+)
+from sae_dist.selftest.training import _make_store, nan_on_one_rank
+from sae_dist.selftest.writing import begin, fill
+from tests.apps.commands import command
+from tests.processes import alone, run_on
+
+FILESYSTEM = [check for check in CHECKS if check.run.__module__ == filesystem.__name__]
+
+
+def made_on(world: World, folder: Path, checks: list[Check]) -> list[Result]:
+    return perform(checks, Place(folder, world))
+
+
+def fails_on_rank_1(place: Place) -> Found:
+    place.together(lambda: 1 / (1 - place.world.rank))
+    return Found("unreached", True)
+
+
+def differs(place: Place) -> Found:
+    return Found(f"rank {place.world.rank}", place.world.rank == 0)
+
+
+def test_filesystem_checks_hold_here_and_all_ranks_agree(tmp_path: Path) -> None:
+    first, second = run_on(2, made_on, tmp_path, FILESYSTEM)
+    assert first == second and len(first) == 8
+    assert [result.check for result in first if not result.ok] == []
+
+
+def test_a_failure_on_one_rank_is_a_result_on_all(tmp_path: Path) -> None:
+    checks = [Check("fails", "", fails_on_rank_1), Check("differs", "", differs), *FILESYSTEM[:1]]
+    for results in run_on(2, made_on, tmp_path, checks):
+        assert [result.ok for result in results] == [False, False, True]
+        assert results[0].found == "rank 1: ZeroDivisionError: division by zero"
+        assert results[1].found == "rank 0"
+
+
+def copies(source: Path, target: Path) -> None:
+    """A filesystem's link that lets everyone in."""
+    shutil.copyfile(source, target)
+
+
+def test_a_filesystem_that_breaks_a_promise_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.link", copies)
+    monkeypatch.setattr(Path, "rename", lambda path, target: copies(path, target))
+    monkeypatch.setattr(filesystem, "write_atomic", lambda path, data: path.write_bytes(data[:9]))
+    results = perform(FILESYSTEM, Place(tmp_path, alone()))
+    assert [r.check for r in results if not r.ok] == ["claims", "take-overs", "atomic renames"]
+    assert "80 owners" in results[1].found
+
+
+def test_damage_is_found_and_missed_damage_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = begin(tmp_path / "alone")
+    fill(writer)
+    writer.seal()
+    place = Place(tmp_path, alone())
+    assert stores.damage_found(place) == Found("4 of 4", True)
+    monkeypatch.setattr(stores, "verify", lambda path, full: [])
+    found = stores.damage_found(place)
+    assert found.text.startswith("0 of 4; missed: bit flip, truncation") and not found.ok
+
+
+def poisoned_on(world: World, folder: Path) -> Found:
+    return nan_on_one_rank(Place(folder, world))
+
+
+def test_nan_on_one_rank_is_skipped_by_all(tmp_path: Path) -> None:
+    _make_store(tmp_path / "acts")
+    for found in run_on(2, poisoned_on, tmp_path):
+        assert found.ok and found.text.startswith("1 to 1 steps skipped"), found
+
+
+def test_the_table_has_100_columns_and_every_word(tmp_path: Path) -> None:
+    results = [Result(check.name, check.promise, "found " * 20, 1.25, True) for check in CHECKS]
+    results.append(Result("last", "a promise", "nothing", 100.0, False))
+    lines = table(results).splitlines()
+    assert max(map(len, lines)) <= 100 and lines[-1].endswith("100.0    NO")
+    assert sum(line.count("found") for line in lines) == 1 + 20 * len(CHECKS)
+
+
+def test_a_failed_check_ends_in_one_line_and_leaves_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    launched = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(selftest, "CHECKS", (Check("odd", "even", lambda _: Found("3", False)),))
+    monkeypatch.setattr("sys.argv", ["selftest", f"folder={tmp_path}"])
+    with pytest.raises(SystemExit, match="2"):
+        selftest.main()
+    printed = capsys.readouterr()
+    assert re.search(r"odd +even +3 +0\.0 +NO", printed.out)
+    (line,) = (line for line in printed.err.splitlines() if line.startswith("error"))
+    assert line.startswith(f"error: 1 of 1 checks failed in {tmp_path}/selftest-") and "odd" in line
+    (record,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    (result,) = json.loads(record.read_text())["results"]
+    assert (result["check"], result["found"], result["ok"]) == ("odd", "3", False)
+
+
+@pytest.mark.slow
+def test_the_whole_command_leaves_its_record_and_no_process(tmp_path: Path) -> None:
+    done = command("-m", "sae_dist.apps.selftest", f"folder={tmp_path}", cwd=tmp_path)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (record,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    results = json.loads(record.read_text())["results"]
+    assert [result["check"] for result in results] == [check.name for check in CHECKS]
+    assert all(result["ok"] for result in results)
+    mine = {process.pid: process.cmdline() for process in psutil.process_iter() if owned(process)}
+    assert not [words for words in mine.values() if any(str(tmp_path) in w for w in words)]
+
+
+def owned(process: psutil.Process) -> bool:
+    """Whether a process is this user's and still there to be asked."""
+    try:
+        return process.uids().real == os.getuid() and bool(process.cmdline())
+    except psutil.Error:
+        return False
