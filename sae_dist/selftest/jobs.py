@@ -51,7 +51,7 @@ class Job:
                 rank.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
         return [rank.returncode for rank in self.ranks]
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float = 120.0) -> bool:
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 300.0) -> bool:
         """Wait for `condition`; False when all ranks end, or the time does, before it holds."""
         deadline = time.monotonic() + seconds
         while not condition():

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from sae_dist.apps import evaluate, harvest, report, train, verify
 from sae_dist.common.files import crc32c, read_json, to_json, write_json
-from sae_dist.store import open_store, write_store
+from sae_dist.store import write_store
+from tests.harvest.tiny import tokenizer
 from tests.reliability.bench import HARVEST, TRAIN, Bench, Desk, Outcome
 
 CANARY = "hf_canaryInEveryFile0123456789"
@@ -28,19 +29,23 @@ def other_width(bench: Bench) -> list[Outcome]:
 
 
 def not_finite(bench: Bench) -> list[Outcome]:
-    """A language model that gives NaN for one token: refused, or on demand dropped and counted."""
+    """A language model that gives NaN from one token on: refused, or on demand dropped, counted."""
     desk = bench.fresh("lm", "text")
+    with open(desk.folder / "text" / "02.txt", "a") as file:
+        file.write(" of")  # nowhere else in the text
     model = AutoModelForCausalLM.from_pretrained(desk.folder / "lm")
-    last_id = int(open_store(bench.acts).read_tokens(99)[0][-1, -1])
     with torch.no_grad():
-        model.get_input_embeddings().weight[last_id] = torch.nan
+        model.get_input_embeddings().weight[tokenizer().convert_tokens_to_ids("o")] = torch.nan
+        model.get_input_embeddings().weight[tokenizer().convert_tokens_to_ids("of")] = torch.nan
     model.save_pretrained(desk.folder / "lm")
-    refused = desk.run(harvest.main, *HARVEST)
+    large = ("writer.shard_mib=0.15", "writer.held_out=0")
+    refused = desk.run(harvest.main, *HARVEST, *large)
     assert not (desk.folder / "acts" / "MANIFEST.json").exists()
-    dropped = desk.run(harvest.main, *HARVEST, "store=dropped", "writer.non_finite=drop")
-    assert dropped.status == 0, dropped.said
+    drop = ("store=dropped", "writer.non_finite=drop")
+    dropped = desk.run(harvest.main, *HARVEST, *large, *drop)
+    assert dropped.status == 0 and "tokens dropped" in dropped.said, dropped.said
     assert desk.run(verify.main, "store=dropped").status == 0
-    return [refused, dropped]
+    return [refused]
 
 
 def small_store(bench: Bench) -> list[Outcome]:

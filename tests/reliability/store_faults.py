@@ -90,7 +90,7 @@ def harvest_killed(bench: Bench) -> list[Outcome]:
     desk = bench.fresh("lm", "text")
     with contextlib.chdir(desk.folder), Job("sae_dist.apps.harvest", [*HARVEST], 1) as job:
         commits = desk.folder / "acts" / "commits"
-        job.wait_until(lambda: commits.is_dir() and len(os.listdir(commits)) > 2)
+        assert job.wait_until(lambda: commits.is_dir() and len(os.listdir(commits)) > 2)
         job.ranks[0].kill()
         assert job.wait() == [-signal.SIGKILL]
     outcome = desk.run(harvest.main, *HARVEST)
