@@ -11,6 +11,7 @@ only `selftest.json` stays, and only processes that it started are killed.
 
 import os
 import shutil
+import signal
 import sys
 import uuid
 from dataclasses import asdict
@@ -40,6 +41,7 @@ def selftest_command(config: SelftestConfig) -> None:
     """Make every check; called by each process that a launcher started, or alone."""
     if not Path(config.folder).is_dir():
         raise UserError(f"no folder {config.folder}; expected one to test in; make it first")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends jobs, too
     if "RANK" not in os.environ:
         sys.exit(_launch(config))
     with start_world() as world:

@@ -35,7 +35,6 @@ def not_finite(bench: Bench) -> list[Outcome]:
         file.write(" of")  # nowhere else in the text
     model = AutoModelForCausalLM.from_pretrained(desk.folder / "lm")
     with torch.no_grad():
-        model.get_input_embeddings().weight[tokenizer().convert_tokens_to_ids("o")] = torch.nan
         model.get_input_embeddings().weight[tokenizer().convert_tokens_to_ids("of")] = torch.nan
     model.save_pretrained(desk.folder / "lm")
     large = ("writer.shard_mib=0.15", "writer.held_out=0")
