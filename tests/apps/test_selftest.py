@@ -114,6 +114,7 @@ def test_a_failed_check_ends_in_one_line_and_leaves_the_record(
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(selftest, "CHECKS", (Check("odd", "even", lambda _: Found("3", False)),))
+    monkeypatch.setattr(selftest.signal, "signal", lambda number, handler: None)
     monkeypatch.setattr("sys.argv", ["selftest", f"folder={tmp_path}"])
     with pytest.raises(SystemExit, match="2"):
         selftest.main()
