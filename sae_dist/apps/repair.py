@@ -1,5 +1,6 @@
 """Harvest again what is bad in a store, and nothing else."""
 
+import os
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ def repair(config: VerifyConfig, audit: Audit) -> None:
     Raises UserError, before anything is changed, when the store does not say which language model
     and text it came from, or these are not what they were.
     """
+    if (world := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise UserError(f"repair=true on {world} processes; expected one; start it with python")
     plan = plan_repair(audit)
     lm = None
     if plan.bad_tokens or (plan.bad_units and plan.is_complete):
