@@ -14,7 +14,7 @@ from sae_dist.common.files import to_json
 from sae_dist.store.arrays import ArraySpec, array_specs, metadata
 from sae_dist.store.fault import Fault
 from sae_dist.store.layout import Layout
-from sae_dist.store.schema import Manifest, Settings
+from sae_dist.store.schema import Manifest, Settings, TokensCommit
 from sae_dist.store.seal import metadata_digests
 
 MAX_METADATA_BYTES = 2**20
@@ -33,8 +33,16 @@ def site_problems(widths: dict[str, int]) -> Iterator[str]:
             yield f"width {width!r} at site {site!r}; expected a positive number"
 
 
-def grid_problems(settings: Settings, num_sequences: int, max_shard_bytes: int) -> Iterator[str]:
-    """What of sites and sizes cannot be a store's. Each line is "…; expected …"."""
+def grid_problems(settings: Settings, tokens: TokensCommit, max_shard_bytes: int) -> Iterator[str]:
+    """What an unsealed store cannot be. Each line is "…; expected …"."""
+    problems = list(_grid(settings, tokens.num_sequences, max_shard_bytes))
+    if not problems and len(tokens.files) != 2 * settings.layout(tokens.num_sequences).num_shards:
+        problems = [f"{len(tokens.files)} files of tokens; expected two a unit"]
+    yield from problems
+
+
+def _grid(settings: Settings, num_sequences: int, max_shard_bytes: int) -> Iterator[str]:
+    """Sites and sizes that no store can have."""
     layout = settings.layout(num_sequences)
     numbers = [getattr(layout, name) for name in Layout.__dataclass_fields__]
     if any(type(number) is not int or number < 1 for number in numbers):
@@ -59,7 +67,7 @@ def manifest_problems(manifest: Manifest, is_sealed: bool, max_shard_bytes: int)
     Each line is "…; expected …". A manifest that is sealed has every unit.
     """
     num_sequences = manifest.layout.num_sequences
-    problems = list(grid_problems(manifest.settings, num_sequences, max_shard_bytes))
+    problems = list(_grid(manifest.settings, num_sequences, max_shard_bytes))
     for site, record in manifest.sites.items():
         if len(record.statistics.sum) != record.width:
             count = len(record.statistics.sum)

@@ -138,8 +138,7 @@ def _manifest(root: Path, unsealed: bool, max_shard_bytes: int) -> Manifest:
         )
     else:
         path, settings = root / SETTINGS_FILE, load(root / SETTINGS_FILE, Settings)
-        num_sequences = load_tokens(root).num_sequences
-        _refuse(path, grid_problems(settings, num_sequences, max_shard_bytes))
+        _refuse(path, grid_problems(settings, load_tokens(root), max_shard_bytes))
         manifest = assemble(root, settings)
     _refuse(path, manifest_problems(manifest, is_sealed, max_shard_bytes))
     return manifest

@@ -189,7 +189,7 @@ class Manifest:
         }
         return TokensCommit(
             num_sequences=self.layout.num_sequences,
-            fingerprint=self.provenance["tokens"],
+            fingerprint=self.provenance.get("tokens", {}),
             files=files,
         )
 
@@ -229,10 +229,9 @@ class Manifest:
             dtype=FloatDtype(value["dtype"]),
             sites=sites,
             shards=shards,
-            **{
-                name: value[name]
-                for name in ("format", "held_out", "provenance", "metadata", "asked")
-            },
+            **{name: value[name] for name in ("format", "held_out", "metadata")},
+            provenance=dict(value["provenance"].items()),
+            asked={name: value["asked"][name] for name in ("num_sequences", "held_out")},
         )
 
 

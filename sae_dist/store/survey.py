@@ -92,9 +92,7 @@ def _check_grid(
     found: Survey, settings: Settings, tokens: TokensCommit, max_shard_bytes: int
 ) -> None:
     """Forget settings and tokens that cannot be right, or do not belong together."""
-    problems = list(grid_problems(settings, tokens.num_sequences, max_shard_bytes))
-    if not problems and len(tokens.files) != 2 * settings.layout(tokens.num_sequences).num_shards:
-        problems = [f"{len(tokens.files)} token files; expected two a unit"]
+    problems = list(grid_problems(settings, tokens, max_shard_bytes))
     _contradictions(found, TOKENS_COMMIT, problems)
     if problems:
         found.settings = found.tokens = None

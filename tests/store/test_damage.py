@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,8 @@ MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "huge": (lambda m: m.update(num_sequences=2**62), "with units"),
     "a shard less": (lambda m: m["shards"].pop(), "with units"),
     "held out": (lambda m: m.update(held_out=[4]), "with units"),
+    "asked": (lambda m: m.pop("asked"), "malformed"),
+    "provenance": (lambda m: m.update(provenance=[]), "malformed"),
     "metadata": (lambda m: m["metadata"].popitem(), "other metadata"),
     "statistics": (lambda m: m["sites"]["in.0"]["statistics"].update(sum=""), "statistics of 0"),
     "no shard": (lambda m: m["shards"][0].update(unit=9), "with units"),
@@ -175,3 +178,27 @@ def test_a_manifest_that_is_no_json_or_missing_is_reported(root: Path) -> None:
     (root / "MANIFEST.json").unlink()
     (fault,) = verify(root)
     assert f"{root / 'MANIFEST.json'} missing" in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("SETTINGS.json", {"chunk_sequences": 0}, "expected positive whole numbers"),
+        ("SETTINGS.json", {"widths": {"../x": 3}}, "with site '../x'"),
+        ("commits/tokens.json", {"num_sequences": 2**62}, "expected two a unit"),
+    ],
+)
+def test_an_unsealed_store_that_contradicts_itself_is_refused(
+    root: Path, file: str, change: dict[str, Any], said: str
+) -> None:
+    (root / "MANIFEST.json").unlink()
+    forge(root / file, lambda value: value.update(change))
+    assert said in str(verify(root)[0])
+    with pytest.raises(UserError, match="; expected "):
+        open_store(root, unsealed=True)
+
+
+def test_a_file_is_recorded_with_the_crc32_of_zlib(root: Path) -> None:
+    for shard in open_store(root).manifest.shards:
+        for file, record in shard.files.items():
+            assert record.crc32 == f"{zlib.crc32((root / file).read_bytes()):08x}"
