@@ -46,7 +46,8 @@ class TrainConfig(LoopConfig):
     """`launch/train.py`: a coder, or with `sweep` a ladder of them, trained on `store`.
 
     `site` is what is read and `target` what is reconstructed; by default the store's only site,
-    and the same. `rungs` picks some rungs of a sweep by their number (a Slurm array index, say).
+    and the same. A store with shards of more than `max_shard_gib` is refused. `rungs` picks some
+    rungs of a sweep by their number (a Slurm array index, say).
     """
 
     store: str = MISSING
@@ -54,6 +55,7 @@ class TrainConfig(LoopConfig):
     runs: str = "runs"
     site: str | None = None
     target: str | None = None
+    max_shard_gib: float = 1.0
     coder: CoderConfig = field(default_factory=CoderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: MeshConfig = field(default_factory=MeshConfig)
@@ -73,6 +75,7 @@ class EvaluateConfig(EvaluationConfig):
     runs: str = "runs"
     store: str | None = None
     lm_name: str | None = None
+    max_shard_gib: float = 1.0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -85,11 +88,19 @@ class ReportConfig:
 
 @dataclass(kw_only=True, slots=True)
 class VerifyConfig:
-    """`launch/verify.py`: sizes of all files of a store, with `full` their checksums."""
+    """`launch/verify.py`: sizes of all files of a store, with `full` their checksums.
+
+    `repair` mends what is found, with the language model and the text of the harvest. `lm_name` and
+    `text_path` say where these are now, if elsewhere.
+    """
 
     store: str = MISSING
     full: bool = True
     workers: int = 8
+    repair: bool = False
+    lm_name: str | None = None
+    text_path: str | None = None
+    max_shard_gib: float = 1.0
 
 
 @dataclass(kw_only=True, slots=True)

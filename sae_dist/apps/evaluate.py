@@ -7,18 +7,16 @@ Writes `runs/NAME/evaluation.json`. A store without a language model (`write_sto
 without the figures that need one.
 """
 
-from typing import Any, cast
-
-from omegaconf import OmegaConf
+from typing import Any
 
 from sae_dist.apps import cli
+from sae_dist.apps.harvested import load_harvested
 from sae_dist.apps.runs import finished_run
-from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_json
 from sae_dist.common.log import say
 from sae_dist.config import EvaluateConfig
 from sae_dist.evaluate import evaluate
-from sae_dist.lm import LM, LMConfig, load_lm
+from sae_dist.lm import LM
 from sae_dist.parallel import World, start_world
 from sae_dist.store import open_store
 from sae_dist.stream import StoredActivations
@@ -32,7 +30,11 @@ def main() -> None:
 def evaluate_command(config: EvaluateConfig) -> None:
     """Evaluate as `config` says; one process, or those that `torchrun` started."""
     folder, trained = finished_run(config.runs, config.run)
-    source = StoredActivations(open_store(config.store or trained["store"]))
+    source = StoredActivations(
+        open_store(
+            config.store or trained["store"], max_shard_bytes=int(config.max_shard_gib * 2**30)
+        )
+    )
     with start_world() as world:
         lm = _lm(config, source.about.get("lm"), world)
         results = evaluate(folder, source, lm, config, world)
@@ -47,18 +49,7 @@ def _lm(config: EvaluateConfig, harvested: dict[str, Any] | None, world: World) 
     """The language model the activations came from; None if they came from elsewhere."""
     if harvested is None or config.lm_sequences == 0:
         return None
-    expected = harvested["commit"]
-    known = {key: value for key, value in harvested.items() if key != "commit"}
-    if config.lm_name is not None:
-        known["name"] = config.lm_name
-    same = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(LMConfig), known))
-    lm = load_lm(cast(LMConfig, same), world.device)
-    if lm.revision != expected:
-        raise UserError(
-            f"{lm.config.name} is at {lm.revision}, but the store was harvested at {expected}; "
-            "give the same weights with lm_name=…, or leave the LM out with lm_sequences=0"
-        )
-    return lm
+    return load_harvested(harvested, config.lm_name, world.device)
 
 
 def _line(figures: dict[str, Any]) -> str:

@@ -39,7 +39,9 @@ def main() -> None:
 def train_command(config: TrainConfig) -> None:
     """Train as `config` says; called by every process that `torchrun` started."""
     folder = run_folder(config.runs, config.run)
-    source = StoredActivations(open_store(config.store))
+    source = StoredActivations(
+        open_store(config.store, max_shard_bytes=int(config.max_shard_gib * 2**30))
+    )
     rungs = _pick(expand(config, sys.argv[1:], list(source.widths)), config.rungs)
     with start_world() as world:
         training = TrainingRun(config, rungs, source, world, folder)  # refuses a changed run

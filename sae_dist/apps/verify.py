@@ -2,16 +2,18 @@
 
     python launch/verify.py store=PATH
 
-`full=false` looks at sizes alone.
+`full=false` reads manifest, commits and metadata, and looks at sizes alone. `repair=true` mends
+what is bad: from what is whole where that says it all, else by harvesting bad units again.
 """
 
 from pathlib import Path
 
 from sae_dist.apps import cli
+from sae_dist.apps.repair import repair
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
 from sae_dist.config import VerifyConfig
-from sae_dist.store import verify
+from sae_dist.store.verify import Audit, audit
 
 
 def main() -> None:
@@ -20,12 +22,37 @@ def main() -> None:
 
 
 def verify_command(config: VerifyConfig) -> None:
-    """Print each fault that is found; fail if there is one."""
-    faults = verify(Path(config.store), full=config.full, workers=config.workers)
-    for fault in faults:
-        say(fault)
-    if faults:
+    """Print each fault that is found, and mend it if asked to; fail if one is left."""
+    if config.workers < 1:
+        raise UserError(f"workers={config.workers}; expected at least 1")
+    found = _audit(config, config.full)
+    if config.repair and found.faults:
+        repair(config, found)
+        found = _audit(config, full=False)
+    if found.faults:
         raise UserError(
-            f"faults found in {config.store}: {len(faults)}; restore what is named above"
+            f"faults found in {config.store}: {len(found.faults)}; restore what is named above"
         )
-    say(f"{config.store} is whole")
+    said = "is whole" if found.survey.is_sealed else "is whole as far as it goes"
+    say(f"{config.store} {said}")
+
+
+def _audit(config: VerifyConfig, full: bool) -> Audit:
+    found = audit(
+        Path(config.store),
+        full=full,
+        workers=config.workers,
+        max_shard_bytes=int(config.max_shard_gib * 2**30),
+    )
+    for fault in found.faults:
+        say(str(fault))
+    for leftover in found.leftovers:
+        say(f"warning: found {leftover}, which a killed writer left; delete it if none is running")
+    survey, rate = found.survey, found.num_bytes / 1e9 / max(found.seconds, 1e-9)
+    looked = f"{found.num_files} files looked at in {found.seconds:.1f} s"
+    if full:
+        looked += f": {found.num_bytes / 1e9:.3g} GB at {rate:.2f} GB/s"
+    say(looked)
+    if not survey.is_sealed:
+        say(f"not sealed: {len(survey.commits)} of {survey.num_units or '?'} units are committed")
+    return found

@@ -1,18 +1,26 @@
 """Reading a store that its manifest vouches for."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
+from sae_dist.store.allowed import (
+    MAX_SHARD_BYTES,
+    grid_problems,
+    manifest_problems,
+    metadata_fault,
+    size_fault,
+)
 from sae_dist.store.arrays import INPUT_IDS, TRAINABLE, array_specs, site_path
+from sae_dist.store.fault import Fault, FaultError
 from sae_dist.store.layout import Layout
 from sae_dist.store.schema import MANIFEST_FILE, SETTINGS_FILE, Manifest, Settings, Statistics, load
-from sae_dist.store.seal import assemble
+from sae_dist.store.seal import assemble, load_tokens
 from sae_dist.store.shards import ShardReader
-from sae_dist.store.verify import MAX_SHARD_BYTES, file_problems, manifest_problems
 
 
 class Store:
@@ -22,8 +30,9 @@ class Store:
         self.path = path
         self.manifest = manifest
         specs = array_specs(manifest.widths, manifest.layout.sequence_length, manifest.dtype)
+        records = {file: record for s in manifest.shards for file, record in s.files.items()}
         self._arrays = {
-            name: ShardReader(path, spec, manifest.layout) for name, spec in specs.items()
+            name: ShardReader(path, spec, manifest.layout, records) for name, spec in specs.items()
         }
 
     @property
@@ -105,26 +114,46 @@ def open_store(
     """Open a sealed store after checking manifest, metadata and the size of every file.
 
     With `unsealed`, a store still being written opens with the shards committed so far. Raises
-    UserError naming the first thing that is wrong.
+    UserError naming the first thing that is wrong, and for shards larger than `max_shard_bytes`.
     """
     root = Path(path)
-    manifest = _manifest(root, unsealed)
-    problems = list(manifest_problems(manifest, max_shard_bytes))
-    problems = problems or list(file_problems(root, manifest))
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(f"{problems[0]}{more}; restore the files of {root} or write it again")
+    manifest = _manifest(root, unsealed, max_shard_bytes)
+    if faults := list(_file_faults(root, manifest)):
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise UserError(f"{faults[0]}{more}")
     return Store(root, manifest)
 
 
-def _manifest(root: Path, unsealed: bool) -> Manifest:
-    if (root / MANIFEST_FILE).exists():
-        return load(root / MANIFEST_FILE, Manifest)
-    if not (root / SETTINGS_FILE).exists():
+def _manifest(root: Path, unsealed: bool, max_shard_bytes: int) -> Manifest:
+    """The manifest, or what it would be now; FaultError when it cannot be right."""
+    path = root / MANIFEST_FILE
+    if is_sealed := path.exists():
+        manifest = load(path, Manifest)
+    elif not (root / SETTINGS_FILE).exists():
         raise UserError(f"found no store at {root}; expected {MANIFEST_FILE}; check the path")
-    if not unsealed:
+    elif not unsealed:
         raise UserError(
             f"found an unsealed store at {root}; expected {MANIFEST_FILE}; finish the harvest, or "
             "pass unsealed=True to read what is there"
         )
-    return assemble(root, load(root / SETTINGS_FILE, Settings))
+    else:
+        path, settings = root / SETTINGS_FILE, load(root / SETTINGS_FILE, Settings)
+        _refuse(path, grid_problems(settings, load_tokens(root), max_shard_bytes))
+        manifest = assemble(root, settings)
+    _refuse(path, manifest_problems(manifest, is_sealed, max_shard_bytes))
+    return manifest
+
+
+def _refuse(path: Path, problems: Iterable[str]) -> None:
+    for problem in problems:
+        found, _, expected = problem.partition("; expected ")
+        raise FaultError(Fault(path=path, found=f"with {found}", expected=expected))
+
+
+def _file_faults(root: Path, manifest: Manifest) -> Iterator[Fault]:
+    specs = array_specs(manifest.widths, manifest.layout.sequence_length, manifest.dtype)
+    checks = chain(
+        (metadata_fault(root, spec, manifest.layout) for spec in specs.values()),
+        (size_fault(root / f, r.bytes) for s in manifest.shards for f, r in s.files.items()),
+    )
+    return (fault for fault in checks if fault is not None)

@@ -1,20 +1,26 @@
-"""What the JSON files of a store say: settings, commits, and the manifest that readers trust."""
+"""What the JSON files of a store say: settings, commits, and the manifest that readers trust.
+
+Each carries the sha256 of its own contents, so that a flipped bit is found in the file it is in.
+"""
 
 import hashlib
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from sae_dist.common.dtypes import FloatDtype
-from sae_dist.common.errors import UserError
-from sae_dist.common.files import read_json, to_json
+from sae_dist.common.files import to_json
+from sae_dist.store.fault import Fault, FaultError
 from sae_dist.store.layout import Layout
 from sae_dist.store.statistics import Statistics
 
-FORMAT = 1
+FORMAT = 2
 SETTINGS_FILE = "SETTINGS.json"
 MANIFEST_FILE = "MANIFEST.json"
 TOKENS_COMMIT = "commits/tokens.json"
+_END = b"\n}\n"
+_SEAL = b',\n "sha256": "%s"' + _END  # at the end of each file
 
 
 def commit_file(unit: int) -> str:
@@ -24,10 +30,15 @@ def commit_file(unit: int) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileRecord:
-    """Size and CRC-32 (`store.checksum`) of one whole file."""
+    """Size and CRC-32 (`store.checksum`) of one whole file; the CRC-32C of each of its chunks.
+
+    A reader compares what it read with `chunk_crc32c`, eight hexadecimal digits a chunk: a chunk
+    that is whole, but of another shard, is not what was committed.
+    """
 
     bytes: int
     crc32: str
+    chunk_crc32c: str
 
 
 def _files(value: dict[str, Any]) -> dict[str, FileRecord]:
@@ -130,7 +141,10 @@ class ShardRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """Everything a reader trusts. `metadata` holds the sha256 of each array's zarr.json."""
+    """Everything a reader trusts. `metadata` holds the sha256 of each array's zarr.json.
+
+    `asked` are those settings that nothing else here implies.
+    """
 
     layout: Layout
     dtype: FloatDtype
@@ -139,6 +153,7 @@ class Manifest:
     held_out: list[int]
     provenance: dict[str, Any]
     metadata: dict[str, str]
+    asked: dict[str, Any]
     format: int = field(default=FORMAT)
 
     @property
@@ -150,6 +165,33 @@ class Manifest:
     def hash(self) -> str:
         """sha256 of the canonical JSON: equal stores have equal hashes."""
         return hashlib.sha256(to_json(self.to_json())).hexdigest()
+
+    @property
+    def settings(self) -> Settings:
+        """What the store was started with."""
+        grid = {key: value for key, value in asdict(self.layout).items() if key != "num_sequences"}
+        return Settings(
+            **grid,
+            **self.asked,
+            dtype=self.dtype,
+            widths=self.widths,
+            provenance={k: v for k, v in self.provenance.items() if k != "tokens"},
+        )
+
+    @property
+    def tokens(self) -> TokensCommit:
+        """The commit of the tokens."""
+        files = {
+            path: record
+            for shard in self.shards
+            for path, record in shard.files.items()
+            if path.startswith("tokens/")
+        }
+        return TokensCommit(
+            num_sequences=self.layout.num_sequences,
+            fingerprint=self.provenance.get("tokens", {}),
+            files=files,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -166,6 +208,7 @@ class Manifest:
             "held_out": self.held_out,
             "provenance": self.provenance,
             "metadata": self.metadata,
+            "asked": self.asked,
         }
 
     @classmethod
@@ -186,26 +229,41 @@ class Manifest:
             dtype=FloatDtype(value["dtype"]),
             sites=sites,
             shards=shards,
-            **{name: value[name] for name in ("format", "held_out", "provenance", "metadata")},
+            **{name: value[name] for name in ("format", "held_out", "metadata")},
+            provenance=dict(value["provenance"].items()),
+            asked={name: value["asked"][name] for name in ("num_sequences", "held_out")},
         )
 
 
-_Record = TypeVar("_Record", Settings, TokensCommit, ShardCommit, Manifest)
+Record = Settings | TokensCommit | ShardCommit | Manifest
+AnyRecord = TypeVar("AnyRecord", Settings, TokensCommit, ShardCommit, Manifest)
 
 
-def load(path: Path, kind: type[_Record]) -> _Record:
-    """Read one JSON file of a store; UserError naming it when it is not what it should be."""
+def dump(record: Record) -> bytes:
+    """The bytes of a JSON file of a store; its last entry is the sha256 of all the others."""
+    plain = to_json(record.to_json())
+    return plain.removesuffix(_END) + _SEAL % hashlib.sha256(plain).hexdigest().encode()
+
+
+def load(path: Path, kind: type[AnyRecord]) -> AnyRecord:
+    """Read one JSON file of a store; FaultError naming it when it is not what `dump` wrote.
+
+    Nothing is parsed before the sha256 is found right. Raises FileNotFoundError if there is none.
+    """
+    data = path.read_bytes()
+    plain = data[: -len(_SEAL % (b"0" * 64))] + _END
+    if data != plain.removesuffix(_END) + _SEAL % hashlib.sha256(plain).hexdigest().encode():
+        raise _fault(path, "altered (its last line is not the sha256 of the others)")
     try:
-        value = read_json(path)
-        found = value.get("format", FORMAT)
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"found {path} unreadable ({error}); restore it or the store") from error
-    if found != FORMAT:
-        raise UserError(
-            f"found store format {found} in {path}; expected {FORMAT}; "
-            "read it with the version of sae_dist that wrote it"
-        )
-    try:
-        return kind.from_json(value)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"found {path} malformed ({error!r}); restore it or the store") from error
+        value = json.loads(plain)
+        if value.get("format", FORMAT) == FORMAT:
+            return kind.from_json(value)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _fault(path, f"malformed ({error!r})"[:200]) from error
+    remedy = "read it with the version of sae_dist that wrote it"
+    found = f"in format {value['format']!r}"[:80]
+    raise FaultError(Fault(path=path, found=found, expected=f"format {FORMAT}", remedy=remedy))
+
+
+def _fault(path: Path, found: str) -> FaultError:
+    return FaultError(Fault(path=path, found=found, expected="the bytes that were committed"))

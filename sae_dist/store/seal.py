@@ -33,6 +33,16 @@ def load_tokens(root: Path) -> TokensCommit:
         ) from error
 
 
+def metadata_digests(settings: Settings, num_sequences: int) -> dict[str, str]:
+    """The sha256 of each array's zarr.json."""
+    specs = array_specs(settings.widths, settings.sequence_length, settings.dtype)
+    layout = settings.layout(num_sequences)
+    return {
+        spec.metadata_file: hashlib.sha256(to_json(metadata(spec, layout))).hexdigest()
+        for spec in specs.values()
+    }
+
+
 def assemble(root: Path, settings: Settings) -> Manifest:
     """The manifest of all units committed so far; statistics are added in the order of units."""
     tokens = load_tokens(root)
@@ -64,10 +74,6 @@ def assemble(root: Path, settings: Settings) -> Manifest:
         )
         for unit, commit in commits.items()
     ]
-    digests = {
-        spec.metadata_file: hashlib.sha256(to_json(metadata(spec, layout))).hexdigest()
-        for spec in specs.values()
-    }
     return Manifest(
         layout=layout,
         dtype=settings.dtype,
@@ -75,5 +81,6 @@ def assemble(root: Path, settings: Settings) -> Manifest:
         shards=shards,
         held_out=held_out,
         provenance={**settings.provenance, "tokens": tokens.fingerprint},
-        metadata=digests,
+        metadata=metadata_digests(settings, tokens.num_sequences),
+        asked={"num_sequences": settings.num_sequences, "held_out": settings.held_out},
     )

@@ -6,9 +6,9 @@ from typing import Any
 
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
+from sae_dist.store.allowed import site_problems
 from sae_dist.store.layout import choose_layout
 from sae_dist.store.schema import Settings
-from sae_dist.store.verify import site_problems
 
 
 @dataclass(kw_only=True, slots=True)
@@ -30,7 +30,7 @@ def choose_settings(
 ) -> Settings:
     """Check what the user asks for, and choose the grid. Raises UserError."""
     for problem in site_problems(widths):
-        raise UserError(f"{problem}; rename the site or mend its width")
+        raise UserError(f"found {problem}; rename the site or mend its width")
     if sequence_length < 1 or (num_sequences is not None and num_sequences < 1):
         raise UserError(
             f"found {num_sequences} sequences of {sequence_length} positions; expected at least "

@@ -1,4 +1,6 @@
-"""Reading inside one shard file: the index at its end, and chunks with their checksum.
+"""Reading chunks of a shard file, each compared with the checksum it was committed with.
+
+A chunk's place follows from the layout, so the index at the end of the file is left to zarr.
 
 The files are plain zarr v3 (`sharding_indexed`, then `bytes` and `crc32c`) and zarr opens them.
 They are not read through zarr here because zarr-python 3.1.6 needs 28 turns of its one event loop
@@ -7,6 +9,7 @@ where one positioned read and its checksum take 0.15 and 0.7 ms.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +18,22 @@ from crc32c import crc32c
 from sae_dist.common.errors import UserError
 from sae_dist.store.arrays import ArraySpec
 from sae_dist.store.layout import Layout
-
-_CRC_BYTES = 4
+from sae_dist.store.schema import FileRecord
 
 
 class ShardReader:
-    """Reads chunks of one array; safe to call from many threads. Indices are kept once read."""
+    """Reads chunks of one array; safe to call from many threads.
 
-    def __init__(self, root: Path, spec: ArraySpec, layout: Layout) -> None:
+    `records` are those of the array's files, by their path in the store.
+    """
+
+    def __init__(
+        self, root: Path, spec: ArraySpec, layout: Layout, records: Mapping[str, FileRecord]
+    ) -> None:
         self._root = root
         self._spec = spec
         self._layout = layout
-        self._indices: dict[int, np.ndarray] = {}
+        self._records = records
 
     def read_chunk(self, chunk: int) -> np.ndarray:
         """Chunk `chunk` [n, …] in the storage dtype, checked; the array is the caller's own.
@@ -40,46 +47,30 @@ class ShardReader:
     def read_chunk_into(self, chunk: int, out: np.ndarray) -> None:
         """Fill `out` [chunk_sequences, …] (C order); fill values follow a partial chunk."""
         unit, place = divmod(chunk, self._layout.chunks_per_shard)
-        path = self._root / self._spec.file(unit)
+        file_name = self._spec.file(unit)
+        path, offset = self._root / file_name, place * self._spec.stored_chunk_bytes(self._layout)
         try:
+            if (record := self._records.get(file_name)) is None:
+                raise _DamageError("its unit is not committed")
+            expected = record.chunk_crc32c[8 * place : 8 * place + 8]
             with open(path, "rb", buffering=0) as file:
-                if unit not in self._indices:
-                    self._indices[unit] = self._read_index(file.fileno())
-                offset, size = (int(number) for number in self._indices[unit][place])
-                if size != self._spec.stored_chunk_bytes(self._layout):
-                    raise _DamageError(f"{size} bytes in the index")
-                _read_checked(file.fileno(), out, offset)
+                data = out.reshape(-1).view(np.uint8)
+                _read_exactly(file.fileno(), data, offset)
+            if (found := f"{crc32c(data.data):08x}") != expected:
+                raise _DamageError(f"crc32c {found} instead of {expected}")
         except (_DamageError, OSError) as error:
             raise UserError(
                 f"found chunk {chunk} damaged in {path} ({error}); expected the bytes that were "
-                "committed; run verify and restore the file"
+                "committed; run launch/verify.py, with repair=true to mend it"
             ) from error
 
     def read_unit(self, unit: int) -> np.ndarray:
         """All sequences [n, …] of one unit."""
         return np.concatenate([self.read_chunk(chunk) for chunk in self._layout.chunks_of(unit)])
 
-    def _read_index(self, descriptor: int) -> np.ndarray:
-        """(offset, bytes) of each chunk, uint64 [chunks_per_shard, 2]."""
-        index = np.empty((self._layout.chunks_per_shard, 2), "<u8")
-        offset = os.fstat(descriptor).st_size - index.nbytes - _CRC_BYTES
-        if offset < 0:
-            raise _DamageError("shorter than its index")
-        _read_checked(descriptor, index, offset)
-        return index
-
 
 class _DamageError(Exception):
     """Bytes of a shard are not what was written."""
-
-
-def _read_checked(descriptor: int, out: np.ndarray, offset: int) -> None:
-    """Fill `out` from `offset`, and compare the CRC-32C that follows."""
-    data, stored = out.reshape(-1).view(np.uint8), np.empty(_CRC_BYTES, np.uint8)
-    _read_exactly(descriptor, data, offset)
-    _read_exactly(descriptor, stored, offset + data.nbytes)
-    if crc32c(data.data) != int(stored.view("<u4")[0]):
-        raise _DamageError("crc32c differs")
 
 
 def _read_exactly(descriptor: int, out: np.ndarray, offset: int) -> None:

@@ -4,7 +4,7 @@ A byte is passed over four times: for its chunk's CRC-32C, its file's CRC-32, th
 write itself, which also waits for the disk. All four let other threads run meanwhile.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,9 +23,17 @@ _Parts = list[memoryview]
 
 
 def write_tokens(
-    root: Path, settings: Settings, unit: int, ids: np.ndarray, trainable: np.ndarray
+    root: Path,
+    settings: Settings,
+    unit: int,
+    ids: np.ndarray,
+    trainable: np.ndarray,
+    expected: Mapping[str, FileRecord] | None = None,
 ) -> dict[str, FileRecord]:
-    """Write the two files of tokens of one unit; return their records by path."""
+    """Write the two files of tokens of one unit; return their records by path.
+
+    Raises UserError, and writes nothing, when the records are not the `expected` ones.
+    """
     shape = (len(ids), settings.sequence_length)
     found = [(array.shape, array.dtype.name) for array in (ids, trainable)]
     if found != [(shape, "int32"), (shape, "bool")]:
@@ -34,8 +42,15 @@ def write_tokens(
             f"{shape}; pack the tokens to the store's sequence length"
         )
     files = dict(_files(settings, unit, {INPUT_IDS: ids, TRAINABLE: trainable}))
+    records = {path: _record(parts) for path, parts in files.items()}
+    for path, record in records.items():
+        if expected is not None and expected[path] != record:
+            raise UserError(
+                f"found another text: {root / path} comes out with crc32 {record.crc32}; expected "
+                f"{expected[path].crc32}; give the text that was harvested with text_path=…"
+            )
     write_all((root / path, parts) for path, parts in files.items())
-    return {path: _record(parts) for path, parts in files.items()}
+    return records
 
 
 def write_activations(
@@ -61,14 +76,34 @@ def write_activations(
                 yield root / path, parts
 
         write_all(files(), lambda: [sums.result() for sums in statistics.values()])
-    step = settings.chunk_sequences
     return ShardCommit(
         files={path: record.result() for path, record in records.items()},
-        trainable_per_chunk=[
-            int(trainable[start : start + step].sum()) for start in range(0, len(trainable), step)
-        ],
+        trainable_per_chunk=_per_chunk(settings, trainable),
         statistics={site: sums.result() for site, sums in statistics.items()},
     )
+
+
+def commit_of(
+    settings: Settings,
+    unit: int,
+    arrays: dict[str, np.ndarray],
+    trainable: np.ndarray,
+    files: dict[str, FileRecord],
+) -> ShardCommit:
+    """The commit of a unit that is written already, in these `files`."""
+    return ShardCommit(
+        files=files,
+        trainable_per_chunk=_per_chunk(settings, trainable),
+        statistics={
+            site: _statistics(settings, unit, site, array, trainable)
+            for site, array in arrays.items()
+        },
+    )
+
+
+def _per_chunk(settings: Settings, trainable: np.ndarray) -> list[int]:
+    step = settings.chunk_sequences
+    return [int(trainable[start : start + step].sum()) for start in range(0, len(trainable), step)]
 
 
 def _files(
@@ -82,7 +117,12 @@ def _files(
 
 
 def _record(parts: _Parts) -> FileRecord:
-    return FileRecord(bytes=sum(part.nbytes for part in parts), crc32=crc32_of(parts))
+    """Of `shard_parts`: each chunk is followed by its CRC-32C, and so is the index at the end."""
+    return FileRecord(
+        bytes=sum(part.nbytes for part in parts),
+        crc32=crc32_of(parts),
+        chunk_crc32c="".join(f"{int.from_bytes(crc, 'little'):08x}" for crc in parts[1:-2:2]),
+    )
 
 
 def _require(

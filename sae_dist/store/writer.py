@@ -32,6 +32,7 @@ from sae_dist.store.schema import (
     ShardCommit,
     TokensCommit,
     commit_file,
+    dump,
     load,
 )
 from sae_dist.store.seal import assemble, load_tokens
@@ -49,6 +50,7 @@ class StoreWriter:
     def __init__(self, path: Path, settings: Settings) -> None:
         self.path = path
         self.settings = settings
+        self._tokens_commit: TokensCommit | None = None
         self._specs = array_specs(settings.widths, settings.sequence_length, settings.dtype)
         for folder in ("commits", *self._specs):
             (path / folder).mkdir(parents=True, exist_ok=True)
@@ -79,7 +81,7 @@ class StoreWriter:
                 f"found {sorted(others)[0]!r} in {root}; expected an empty folder or a store; "
                 "choose another path"
             )
-        if not claim(root / SETTINGS_FILE, to_json(settings.to_json())):
+        if not claim(root / SETTINGS_FILE, dump(settings)):
             started = load(root / SETTINGS_FILE, Settings)
             require_same(root / SETTINGS_FILE, started.to_json(), settings.to_json())
         return cls(root, settings)
@@ -108,7 +110,7 @@ class StoreWriter:
     @property
     def layout(self) -> Layout:
         """The grid, with its final length. Raises UserError before there are tokens."""
-        return self.settings.layout(load_tokens(self.path).num_sequences)
+        return self.settings.layout(self._tokens().num_sequences)
 
     def tokens_ready(self) -> bool:
         """Whether the tokens are committed."""
@@ -138,9 +140,9 @@ class StoreWriter:
 
     def read_tokens(self, unit: int) -> tuple[np.ndarray, np.ndarray]:
         """(ids int32 [n, S], trainable bool [n, S]) of one unit."""
-        layout = self.layout
+        tokens, layout = self._tokens(), self.layout
         ids, trainable = (
-            ShardReader(self.path, self._specs[name], layout).read_unit(unit)
+            ShardReader(self.path, self._specs[name], layout, tokens.files).read_unit(unit)
             for name in (INPUT_IDS, TRAINABLE)
         )
         return ids, trainable
@@ -192,8 +194,14 @@ class StoreWriter:
                 f"(first: {missing[0]}); expected all; write them before sealing"
             )
         manifest = assemble(self.path, self.settings)
-        write_atomic(self.path / MANIFEST_FILE, to_json(manifest.to_json()))
+        write_atomic(self.path / MANIFEST_FILE, dump(manifest))
         return manifest
+
+    def _tokens(self) -> TokensCommit:
+        """The commit of the tokens, read once: it never changes."""
+        if self._tokens_commit is None:
+            self._tokens_commit = load_tokens(self.path)
+        return self._tokens_commit
 
     def _committed(self, unit: int) -> bool:
         return (self.path / commit_file(unit)).exists()
@@ -209,7 +217,7 @@ class StoreWriter:
         for spec in self._specs.values():
             write_atomic(self.path / spec.metadata_file, to_json(metadata(spec, layout)))
         commit = TokensCommit(num_sequences=num_sequences, fingerprint=fingerprint, files=files)
-        write_atomic(self.path / TOKENS_COMMIT, to_json(commit.to_json()))
+        write_atomic(self.path / TOKENS_COMMIT, dump(commit))
 
     def _write_shard(self, unit: int, arrays: dict[str, np.ndarray], trainable: np.ndarray) -> bool:
         if self._committed(unit):
@@ -220,7 +228,7 @@ class StoreWriter:
             if self._committed(unit):  # another writer won, and swept up our temporary file
                 return False
             raise
-        if not claim(self.path / commit_file(unit), to_json(commit.to_json())):
+        if not claim(self.path / commit_file(unit), dump(commit)):
             return self._lost(unit, commit)
         self._sweep(unit)
         return True

@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from sae_dist.common.errors import UserError
 from sae_dist.store import StoreWriter, open_store, verify
+from tests.store.damage import flip, forge, swap
 
 
 @pytest.fixture
@@ -17,12 +19,6 @@ def root(data: Any, create: Callable[..., StoreWriter]) -> Path:
     data.fill(writer)
     assert verify(writer.path, full=True) == []
     return writer.path
-
-
-def flip(path: Path, bit: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(content)
 
 
 def damage_size(path: Path, kind: str) -> None:
@@ -40,8 +36,8 @@ def test_every_file_of_another_size_is_named_at_opening(root: Path, kind: str) -
         damage_size(path, kind)
         with pytest.raises(UserError, match=path.name):
             open_store(root)
-        (problem,) = verify(root)
-        assert str(path) in problem
+        (fault,) = verify(root)
+        assert fault.path == path
         path.write_bytes(whole)
     assert len(open_store(root).manifest.shards) == 4
 
@@ -53,20 +49,25 @@ def test_any_flipped_bit_is_found_by_verify_naming_the_file(root: Path) -> None:
         path = dice.choice(files)
         bit = dice.randrange(8 * path.stat().st_size)
         flip(path, bit)
-        problems = verify(root, full=True)
-        assert len(problems) == 1 and str(path) in problems[0]
+        assert [fault.path for fault in verify(root, full=True)] == [path]
         flip(path, bit)
     assert verify(root, full=True) == []
 
 
 def test_two_swapped_shards_are_found_by_verify(root: Path) -> None:
     first, second = root / "activations/in.0/c.0.0.0", root / "activations/in.0/c.1.0.0"
-    content = first.read_bytes()
-    first.write_bytes(second.read_bytes())
-    second.write_bytes(content)
-    problems = verify(root, full=True)
-    assert [p for p in problems if str(first) in p] and [p for p in problems if str(second) in p]
-    assert len(problems) == 2
+    swap(first, second)
+    assert verify(root) == []
+    assert [fault.path for fault in verify(root, full=True)] == [first, second]
+
+
+def test_two_swapped_shards_are_found_at_reading(root: Path) -> None:
+    swap(root / "activations/in.0/c.0.0.0", root / "activations/in.0/c.1.0.0")
+    store = open_store(root)
+    store.read_chunk("out.0", 0)
+    for chunk in range(6):
+        with pytest.raises(UserError, match=rf"chunk {chunk} damaged in .*c\.{chunk // 3}\.0\.0"):
+            store.read_chunk("in.0", chunk)
 
 
 def test_a_flipped_bit_is_found_at_reading_naming_file_and_chunk(root: Path) -> None:
@@ -77,11 +78,12 @@ def test_a_flipped_bit_is_found_at_reading_naming_file_and_chunk(root: Path) -> 
         store.read_chunk("in.0", 4)
 
 
-def test_a_damaged_index_is_found_at_reading(root: Path) -> None:
+def test_a_damaged_index_is_found_by_verify_and_does_not_mislead_a_reader(root: Path) -> None:
     path = root / "tokens/input_ids/c.0.0"
+    expected = open_store(root).read_tokens(0)[0].tolist()
     flip(path, 8 * (path.stat().st_size - 20))
-    with pytest.raises(UserError, match="crc32c differs"):
-        open_store(root).read_tokens(0)
+    assert open_store(root).read_tokens(0)[0].tolist() == expected
+    assert [fault.path for fault in verify(root, full=True)] == [path]
 
 
 def test_leftovers_of_killed_writers_are_ignored(root: Path) -> None:
@@ -107,7 +109,7 @@ HOSTILE: dict[str, Any] = {
 def test_metadata_other_than_the_writers_is_refused(root: Path, changes: dict[str, Any]) -> None:
     path = root / "activations/in.0/zarr.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-    with pytest.raises(UserError, match=rf"found {next(iter(changes))} = .*zarr\.json"):
+    with pytest.raises(UserError, match=rf"zarr\.json with {next(iter(changes))} = "):
         open_store(root)
 
 
@@ -131,7 +133,7 @@ def test_metadata_that_is_none_is_refused(root: Path, content: bytes, message: s
 def test_missing_or_reformatted_metadata_is_refused(root: Path) -> None:
     path = root / "tokens/trainable/zarr.json"
     path.write_text(json.dumps(json.loads(path.read_text())))
-    with pytest.raises(UserError, match="sha256"):
+    with pytest.raises(UserError, match="written differently"):
         open_store(root)
     path.unlink()
     with pytest.raises(UserError, match="missing"):
@@ -139,14 +141,21 @@ def test_missing_or_reformatted_metadata_is_refused(root: Path) -> None:
 
 
 MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "format": (lambda m: m.update(format=2), "format 2"),
+    "format": (lambda m: m.update(format=1), "in format 1; expected format 2"),
     "no dtype": (lambda m: m.pop("dtype"), "malformed"),
     "unknown dtype": (lambda m: m.update(dtype="int4"), "malformed"),
     "zero chunk": (lambda m: m.update(chunk_sequences=0), "positive"),
     "uneven shards": (lambda m: m.update(chunk_sequences=4), "whole chunks"),
     "huge shards": (lambda m: m.update(shard_sequences=2**60), "at most"),
-    "path outside": (lambda m: m["sites"].update({"../x": m["sites"]["in.0"]}), "found site"),
-    "no shard": (lambda m: m["shards"][0].update(unit=9), "found units"),
+    "path outside": (lambda m: m["sites"].update({"../x": m["sites"]["in.0"]}), "with site"),
+    "huge": (lambda m: m.update(num_sequences=2**62), "with units"),
+    "a shard less": (lambda m: m["shards"].pop(), "with units"),
+    "held out": (lambda m: m.update(held_out=[4]), "with units"),
+    "asked": (lambda m: m.pop("asked"), "malformed"),
+    "provenance": (lambda m: m.update(provenance=[]), "malformed"),
+    "metadata": (lambda m: m["metadata"].popitem(), "other metadata"),
+    "statistics": (lambda m: m["sites"]["in.0"]["statistics"].update(sum=""), "statistics of 0"),
+    "no shard": (lambda m: m["shards"][0].update(unit=9), "with units"),
     "other file": (lambda m: m["shards"][0]["files"].pop("tokens/input_ids/c.0.0"), "one an array"),
     "count": (lambda m: m["shards"][0]["trainable_per_chunk"].pop(), "chunk counts"),
 }
@@ -156,17 +165,40 @@ MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 def test_a_manifest_that_contradicts_itself_is_refused(
     root: Path, change: Callable[[dict[str, Any]], Any], message: str
 ) -> None:
-    manifest = json.loads((root / "MANIFEST.json").read_text())
-    change(manifest)
-    (root / "MANIFEST.json").write_text(json.dumps(manifest))
+    forge(root / "MANIFEST.json", change)
     with pytest.raises(UserError, match=message):
         open_store(root)
-    assert any(message in problem for problem in verify(root))
+    assert any(message in str(fault) for fault in verify(root))
 
 
 def test_a_manifest_that_is_no_json_or_missing_is_reported(root: Path) -> None:
     (root / "MANIFEST.json").write_text("[" * 100_000)
-    with pytest.raises(UserError, match="unreadable"):
+    with pytest.raises(UserError, match="altered"):
         open_store(root)
     (root / "MANIFEST.json").unlink()
-    assert verify(root) == [f"{root / 'MANIFEST.json'} is missing"]
+    (fault,) = verify(root)
+    assert f"{root / 'MANIFEST.json'} missing" in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("SETTINGS.json", {"chunk_sequences": 0}, "expected positive whole numbers"),
+        ("SETTINGS.json", {"widths": {"../x": 3}}, "with site '../x'"),
+        ("commits/tokens.json", {"num_sequences": 2**62}, "expected two a unit"),
+    ],
+)
+def test_an_unsealed_store_that_contradicts_itself_is_refused(
+    root: Path, file: str, change: dict[str, Any], said: str
+) -> None:
+    (root / "MANIFEST.json").unlink()
+    forge(root / file, lambda value: value.update(change))
+    assert said in str(verify(root)[0])
+    with pytest.raises(UserError, match="; expected "):
+        open_store(root, unsealed=True)
+
+
+def test_a_file_is_recorded_with_the_crc32_of_zlib(root: Path) -> None:
+    for shard in open_store(root).manifest.shards:
+        for file, record in shard.files.items():
+            assert record.crc32 == f"{zlib.crc32((root / file).read_bytes()):08x}"

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from crc32c import crc32c
 
 from sae_dist.common.dtypes import FloatDtype, from_storage, to_storage
 from sae_dist.common.errors import UserError
@@ -43,6 +44,42 @@ def test_zarr_opens_every_array_and_reads_the_same(
     assert bool(fill.isnan())
     for name, expected in (("input_ids", data.ids), ("trainable", data.trainable)):
         assert np.array_equal(zarr.open_array(root / "tokens" / name, mode="r")[:], expected)
+
+
+@pytest.mark.parametrize("dtype", list(FloatDtype))
+@pytest.mark.parametrize("hole", ["shard", "chunk"])
+def test_a_hole_is_loud_in_zarr_and_refused_here(
+    data: Any, create: Callable[..., StoreWriter], dtype: FloatDtype, hole: str
+) -> None:
+    """Without a shard, or with one whose index lacks a chunk, zarr gives NaN and no zeros."""
+    data.fill(create(dtype=dtype))
+    root = create(dtype=dtype).path
+    path = root / "activations" / "out.0" / "c.1.0.0"
+    store = open_store(root)
+    content, index_bytes = path.read_bytes(), 3 * 16 + 4
+    path.unlink()
+    if hole == "chunk":
+        index = np.frombuffer(content[-index_bytes:-4], "<u8").reshape(3, 2).copy()
+        index[0] = 2**64 - 1
+        crc = crc32c(index.tobytes()).to_bytes(4, "little")
+        path.write_bytes(b"\0" * 10 + content[10:-index_bytes] + index.tobytes() + crc)
+    x_NSD = from_storage(zarr.open_array(root / "activations" / "out.0", mode="r")[:], dtype)
+    rows = slice(6, 12) if hole == "shard" else slice(6, 8)
+    is_hole_N = torch.zeros(23, dtype=torch.bool)
+    is_hole_N[rows] = True
+    assert x_NSD[is_hole_N].isnan().all() and not x_NSD[~is_hole_N].isnan().any()
+    with pytest.raises(UserError, match="chunk 3 damaged in .*c.1.0.0"):
+        store.read_chunk("out.0", 3)
+
+
+def test_zarr_reads_a_missing_shard_of_tokens_as_not_trainable(
+    data: Any, create: Callable[..., StoreWriter]
+) -> None:
+    data.fill(create())
+    for name, fill in (("input_ids", -1), ("trainable", False)):
+        (create().path / "tokens" / name / "c.1.0").unlink()
+        found = zarr.open_array(create().path / "tokens" / name, mode="r")[6:12]
+        assert (found == fill).all()
 
 
 def test_values_equal_to_the_fill_value_are_written(

@@ -1,0 +1,230 @@
+"""Bad stores given to the commands: each ends in one line that says what, where and what to do."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch.distributed as dist
+from numcodecs import Zstd
+
+from sae_dist.apps import evaluate, train, verify
+from sae_dist.common.errors import UserError
+from sae_dist.store import verify as verify_store
+from sae_dist.store import write_store
+from tests.apps.commands import ROOT
+from tests.harvest.tiny import contents
+from tests.store.damage import flip, forge, swap
+from tests.train.ladders import make_store
+
+SETTINGS = ("site=in", "coder=topk", "coder.num_latents=32", "coder.k=4", "coder.aux_k=0")
+STREAM = ("tokens=1280", "batch_tokens=64", "stream.lanes=8", "stream.bucket_tokens=640")
+TRAIN = ("store=store", "run=r", *SETTINGS, *STREAM, "log.wandb=disabled")
+SHARD, OTHER = "activations/in/c.1.0.0", "activations/in/c.2.0.0"
+METADATA = "activations/in/zarr.json"
+Command = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("whole") / "store", num_tokens=2048)
+
+
+@pytest.fixture
+def store(whole: Path, tmp_path: Path) -> Path:
+    shutil.copytree(whole, tmp_path / "store")
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Command:
+    """Run a command that must fail; the lines it says, the last of which is the error."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(main: Callable[[], None], *arguments: str) -> list[str]:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        monkeypatch.setattr("sys.argv", ["command", *arguments])
+        with pytest.raises(SystemExit, match="2"):
+            main()
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.startswith("error: ") for line in lines if "error" in line] == [True]
+        return lines
+
+    return run
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def grid(*shape: int) -> dict[str, Any]:
+    return {"name": "regular", "configuration": {"chunk_shape": list(shape)}}
+
+
+def bomb(store: Path) -> None:
+    """A shard of a few KB that unfolds to 1 GiB, in a store whose metadata says so."""
+    (store / SHARD).write_bytes(Zstd(level=1).encode(np.zeros(1 << 30, np.uint8)))
+    configuration = {"name": "zstd", "configuration": {"level": 0, "checksum": False}}
+    edit(store / METADATA, codecs=[{"name": "bytes"}, configuration])
+
+
+AT_OPENING: dict[str, tuple[Callable[[Path], Any], str, str]] = {
+    "1 deleted": (lambda s: (s / SHARD).unlink(), SHARD, r"missing; expected \d+ bytes; restore"),
+    "2 truncated": (lambda s: os.truncate(s / SHARD, 99), SHARD, r"with 99 bytes; expected \d+"),
+    "3 empty": (lambda s: os.truncate(s / SHARD, 0), SHARD, r"with 0 bytes; expected \d+"),
+    "11 shape": (
+        lambda s: edit(s / METADATA, shape=[2**62]),
+        METADATA,
+        r"with shape = \[4611686018427387904\]; expected \[2048, 1, 16\]",
+    ),
+    "12 chunk 0": (
+        lambda s: edit(s / METADATA, chunk_grid=grid(0, 1, 16)),
+        METADATA,
+        r"with chunk_grid = .*\[0, 1, 16\]",
+    ),
+    "12 chunk negative": (
+        lambda s: edit(s / METADATA, chunk_grid=grid(-1, 1, 16)),
+        METADATA,
+        r"with chunk_grid = .*\[-1, 1, 16\]",
+    ),
+    "14 nested": (lambda s: (s / METADATA).write_text("[" * 9**6), METADATA, "unreadable"),
+    "14 nested entry": (
+        lambda s: (s / METADATA).write_text('{"shape": ' + "[" * 700 + "]" * 700 + "}"),
+        METADATA,
+        "attributes = None|unreadable",
+    ),
+    "14 no JSON": (lambda s: (s / METADATA).write_bytes(b"\xff\0"), METADATA, "unreadable"),
+    "14 too long": (lambda s: (s / METADATA).write_text(" " * 2**21), METADATA, "longer than"),
+    "16 dtype": (
+        lambda s: edit(s / METADATA, data_type="float64"),
+        METADATA,
+        "with data_type = 'float64'; expected 'float32'",
+    ),
+    "manifest": (lambda s: flip(s / "MANIFEST.json", 999), "MANIFEST.json", "altered"),
+    "forged": (
+        lambda s: forge(s / "MANIFEST.json", lambda m: m.update(num_sequences=2**62)),
+        "MANIFEST.json",
+        "with units",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", AT_OPENING.values(), ids=AT_OPENING.keys())
+def test_a_bad_store_is_neither_trained_on_nor_verified(
+    store: Path, run: Command, case: tuple[Callable[[Path], Any], str, str]
+) -> None:
+    harm, file, said = case
+    harm(store)
+    (line,) = run(train.main, *TRAIN)
+    assert re.search(rf"^error: found store/{file} .*{said}", line), line
+    assert "; expected " in line and "; restore it" in line
+    (fault,) = [f"error: {fault}" for fault in verify_store("store") if f"/{file} " in str(fault)]
+    assert fault == line.removesuffix(" (and 1 more)")
+    assert not (store.parent / "runs").exists()
+
+
+def rot(store: Path) -> None:
+    for file in (store / "activations/in").glob("c.*"):
+        flip(file, 99)
+
+
+def exchange(store: Path) -> None:
+    files = sorted((store / "activations/in").glob("c.*"))[:-1]  # the last is shorter
+    for first, second in zip(files[::2], files[1::2], strict=False):
+        swap(first, second)
+
+
+@pytest.mark.parametrize("harm", [rot, exchange], ids=["4 one bit flipped", "5 two swapped"])
+def test_what_only_reading_finds_ends_training(
+    store: Path, run: Command, harm: Callable[[Path], None]
+) -> None:
+    harm(store)
+    (*_, line) = run(train.main, *TRAIN)
+    pattern = r"error: found chunk \d+ damaged in store/activations/in/c\.\d+\.0\.0 \(crc32c .*\); "
+    assert re.match(pattern + "expected the bytes that were committed; run launch/verify.py", line)
+    assert "crc32" in "".join(run(verify.main, "store=store"))
+
+
+def test_6_leftovers_are_told_and_passed_over(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("c.0.0.0.abc.partial", ".c.0.0.0.abc.tmp"):
+        (store / "activations/in" / name).write_bytes(b"half")
+    monkeypatch.setattr("sys.argv", ["command", f"store={store}"])
+    verify.main()
+    said = capsys.readouterr().err
+    assert said.count("warning: found") == 2 and "which a killed writer left" in said
+    assert "store is whole" in said
+
+
+def test_10_an_unsealed_store_is_not_trained_on(store: Path, run: Command) -> None:
+    (store / "MANIFEST.json").unlink()
+    (line,) = run(train.main, *TRAIN)
+    assert "found an unsealed store at store; expected MANIFEST.json; finish the harvest" in line
+
+
+def test_13_a_bomb_does_not_go_off(store: Path) -> None:
+    bomb(store)
+    script = (
+        "import resource, sys\n"
+        "from sae_dist.apps import train\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
+        "try:\n    train.main()\n"
+        "finally:\n    print((peak() - before) * 1024)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *TRAIN],
+        cwd=store.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
+    assert re.match(
+        "error: found store/activations/in/zarr.json with codecs = .*zstd", ended.stderr
+    )
+    print(f"the process grew by {int(ended.stdout) / 1e6:.1f} MB")
+    assert int(ended.stdout) < 100e6
+
+
+def test_15_a_coder_meets_a_store_of_another_width(
+    store: Path, run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["command", *TRAIN])
+    train.main()
+    x = np.random.default_rng(0).normal(size=(256, 24)).astype(np.float32)
+    write_store(tmp_path / "wide", {"in": x}, chunk_mib=0.001, shard_mib=0.004, held_out=0.1)
+    (*_, line) = run(evaluate.main, "run=r", "store=wide")
+    assert re.search("16.*24|24.*16", line), line
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "said"),
+    [
+        ("int8", np.zeros((4, 3), np.float32), "found dtype 'int8'; expected one of bfloat16"),
+        ("float32", np.zeros((4, 3), np.int64), "found a block of torch.int64"),
+    ],
+)
+def test_16_a_store_of_another_dtype_is_not_written(
+    tmp_path: Path, dtype: str, values: np.ndarray, said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        write_store(tmp_path / "store", {"in": values}, dtype=dtype)
+    assert contents(tmp_path) == {}
+
+
+def test_larger_shards_are_taken_when_they_are_meant(store: Path, run: Command) -> None:
+    for main, given in ((train.main, TRAIN), (verify.main, ("store=store",))):
+        assert "raise max_shard_gib" in "".join(run(main, *given, "max_shard_gib=0.00001"))
