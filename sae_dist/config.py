@@ -66,13 +66,15 @@ class EvaluateConfig(EvaluationConfig):
     """`launch/evaluate.py`: measures the coders of a run on the held-out shards of its store.
 
     The store and the language model are those of the run. `store` and `lm_name` say where they are
-    now, if elsewhere; the language model must have the weights that were harvested.
+    now, if elsewhere; the language model must have the weights that were harvested. A store that
+    was harvested with `lm.trust_remote_code` asks for `lm_trust_remote_code` again.
     """
 
     run: str = MISSING
     runs: str = "runs"
     store: str | None = None
     lm_name: str | None = None
+    lm_trust_remote_code: bool = False
 
 
 @dataclass(kw_only=True, slots=True)

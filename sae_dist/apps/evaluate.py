@@ -10,6 +10,7 @@ without the figures that need one.
 from typing import Any, cast
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sae_dist.apps import cli
 from sae_dist.apps.runs import finished_run
@@ -47,18 +48,37 @@ def _lm(config: EvaluateConfig, harvested: dict[str, Any] | None, world: World) 
     """The language model the activations came from; None if they came from elsewhere."""
     if harvested is None or config.lm_sequences == 0:
         return None
+    lm_config = _lm_config(config, harvested)
     expected = harvested["commit"]
-    known = {key: value for key, value in harvested.items() if key != "commit"}
-    if config.lm_name is not None:
-        known["name"] = config.lm_name
-    same = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(LMConfig), known))
-    lm = load_lm(cast(LMConfig, same), world.device)
+    lm = load_lm(lm_config, world.device)
     if lm.revision != expected:
         raise UserError(
             f"{lm.config.name} is at {lm.revision}, but the store was harvested at {expected}; "
             "give the same weights with lm_name=…, or leave the LM out with lm_sequences=0"
         )
     return lm
+
+
+def _lm_config(config: EvaluateConfig, harvested: dict[str, Any]) -> LMConfig:
+    """How the language model was held, but for what nobody else may decide: whose code is run."""
+    known = {key: value for key, value in harvested.items() if key != "commit"}
+    if config.lm_name is not None:
+        known["name"] = config.lm_name
+    wants_code = bool(known.pop("trust_remote_code", False))
+    if wants_code and not config.lm_trust_remote_code:
+        raise UserError(
+            f"the store's language model {known.get('name')} was harvested with code of its own; "
+            "expected your leave: set lm_trust_remote_code=true if you trust it, or lm_sequences=0"
+        )
+    known["trust_remote_code"] = wants_code
+    try:
+        same = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(LMConfig), known))
+    except OmegaConfBaseException as error:
+        raise UserError(
+            f"found no language model in the store's manifest ({str(error).splitlines()[0]}); "
+            "leave it out with lm_sequences=0"
+        ) from error
+    return cast(LMConfig, same)
 
 
 def _line(figures: dict[str, Any]) -> str:
