@@ -25,7 +25,7 @@ def distinct_share(
 
 
 def batch_rows(order: TokenOrder, firsts: np.ndarray, step: int) -> np.ndarray:
-    """Row numbers [B] of one global batch; `firsts[c]` is the number of the first row of chunk c."""
+    """Row numbers [B] of one global batch; `firsts[c]` is that of the first row of chunk c."""
     taken: list[np.ndarray] = []
     for lane in range(order.lanes):
         missing = order.lane_tokens
