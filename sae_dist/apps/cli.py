@@ -126,10 +126,13 @@ def _explain(root: str, error: Exception) -> str:
 
 def _did_you_mean(unknown: str, keys: list[str]) -> str:
     """The end of a line that names the nearest keys; nothing where none is near."""
-    others = [key for key in keys if key.rpartition(".")[2] != unknown]
-    near = [key for key in keys if key.rpartition(".")[2] == unknown]
-    near += difflib.get_close_matches(unknown, others, n=2, cutoff=0.7)
-    return f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+    last = unknown.rpartition(".")[2]
+    near = [key for key in keys if key.rpartition(".")[2] == last and key != unknown]
+    near += difflib.get_close_matches(unknown, keys, n=2, cutoff=0.7)
+    lasts = [key.rpartition(".")[2] for key in keys]
+    close = difflib.get_close_matches(last, lasts, n=1, cutoff=0.8)
+    near += [key for key, end in zip(keys, lasts, strict=True) if end in close]
+    return f"; did you mean {' or '.join(list(dict.fromkeys(near))[:3])}?" if near else ""
 
 
 def _keys(config: Any, prefix: str = "") -> list[str]:

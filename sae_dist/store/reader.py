@@ -124,7 +124,7 @@ def _manifest(root: Path, unsealed: bool) -> Manifest:
         raise UserError(f"found no store at {root}; expected {MANIFEST_FILE}; check the path")
     if not unsealed:
         raise UserError(
-            f"found an unsealed store at {root}; expected {MANIFEST_FILE}; finish the harvest, or "
-            "pass unsealed=True to read what is there"
+            f"found an unsealed store at {root}; expected {MANIFEST_FILE}; finish the harvest "
+            "(open_store(…, unsealed=True) reads what is there)"
         )
     return assemble(root, load(root / SETTINGS_FILE, Settings))

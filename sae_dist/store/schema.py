@@ -9,6 +9,7 @@ from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import read_json, to_json
 from sae_dist.store.layout import Layout
+from sae_dist.store.links import file_problem
 from sae_dist.store.statistics import Statistics
 
 FORMAT = 1
@@ -195,6 +196,8 @@ _Record = TypeVar("_Record", Settings, TokensCommit, ShardCommit, Manifest)
 
 def load(path: Path, kind: type[_Record]) -> _Record:
     """Read one JSON file of a store; UserError naming it when it is not what it should be."""
+    if odd := file_problem(path):
+        raise UserError(odd)
     try:
         value = read_json(path)
         found = value.get("format", FORMAT)

@@ -12,11 +12,12 @@ from sae_dist.common.log import progress
 from sae_dist.store.arrays import ArraySpec, array_specs, metadata
 from sae_dist.store.checksum import crc32
 from sae_dist.store.layout import Layout
+from sae_dist.store.links import file_problem, folder_problems
 from sae_dist.store.schema import MANIFEST_FILE, FileRecord, Manifest, load
 
 MAX_METADATA_BYTES = 2**20
 MAX_SHARD_BYTES = 2**30
-_SITE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+_SITE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 
 
 def verify(path: str | Path, full: bool = False, workers: int = 4) -> list[str]:
@@ -42,7 +43,10 @@ def site_problems(widths: dict[str, int]) -> Iterator[str]:
         yield "found no site; expected at least one"
     for site, width in widths.items():
         if not _SITE_NAME.fullmatch(site):
-            yield f"found site {site!r}; expected letters, digits, '_', '-' and inner dots"
+            yield (
+                f"found site {site[:130]!r}; expected letters, digits, '_', '-' and inner dots, "
+                "at most 128 of them"
+            )
         if type(width) is not int or width < 1:
             yield f"found width {width!r} at site {site!r}; expected a positive number"
 
@@ -77,13 +81,19 @@ def manifest_problems(manifest: Manifest, max_shard_bytes: int = MAX_SHARD_BYTES
 def file_problems(root: Path, manifest: Manifest) -> Iterator[str]:
     """Metadata that differs from what the manifest implies; files missing or of another size."""
     specs = array_specs(manifest.widths, manifest.layout.sequence_length, manifest.dtype)
+    yield from (links := list(folder_problems(root, specs)))
+    if links:
+        return
     for spec in specs.values():
         yield from _metadata_problems(root, spec, manifest)
     for file, record in _records(manifest):
         try:
-            found = (root / file).stat().st_size
+            odd, found = file_problem(root / file), (root / file).stat().st_size
         except FileNotFoundError:
             yield f"{root / file} is missing"
+            continue
+        if odd:
+            yield odd
             continue
         if found != record.bytes:
             yield f"found {root / file} with {found} bytes; expected {record.bytes}"
@@ -114,6 +124,9 @@ def _metadata_problems(root: Path, spec: ArraySpec, manifest: Manifest) -> Itera
     """Size first, then JSON, then each entry against the only values that this format allows."""
     path = root / spec.metadata_file
     try:
+        if odd := file_problem(path):
+            yield odd
+            return
         with open(path, "rb") as file:
             data = file.read(MAX_METADATA_BYTES + 1)
     except FileNotFoundError:

@@ -21,6 +21,7 @@ from sae_dist.store.arrays import (
     site_path,
 )
 from sae_dist.store.layout import Layout, held_out_units
+from sae_dist.store.links import folder_problems
 from sae_dist.store.rebatch import rebatch
 from sae_dist.store.schema import (
     MANIFEST_FILE,
@@ -50,6 +51,8 @@ class StoreWriter:
         self.path = path
         self.settings = settings
         self._specs = array_specs(settings.widths, settings.sequence_length, settings.dtype)
+        for problem in folder_problems(path, ("commits", *self._specs)):
+            raise UserError(problem)
         for folder in ("commits", *self._specs):
             (path / folder).mkdir(parents=True, exist_ok=True)
         for folder in (".", "tokens", "activations"):
