@@ -119,6 +119,11 @@ def register() -> None:
         ConfigStore.instance().store(name=name, node=root)
 
 
+def schema(root: str) -> type:
+    """The dataclass of a command's primary file in `conf/`."""
+    return _ROOTS[f"{root}_schema"]
+
+
 def conf_folder() -> Path:
     """The folder of YAML files: beside the package in a checkout, inside it when installed."""
     package = Path(sae_dist.__file__).parent

@@ -14,7 +14,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from sae_dist.common.credentials import keys_with_credentials, without_credentials
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import rank
-from sae_dist.config import conf_folder, register
+from sae_dist.config import conf_folder, register, schema
 
 _COUNT = re.compile(r"^(?P<key>[\w.]*tokens)=(?P<number>\d+(\.\d+)?)(?P<unit>[KMBT])$")
 _PREFIX = {"sweep": "+", "experiment": "+"}  # groups without a default are added
@@ -119,7 +119,7 @@ def _explain(root: str, error: Exception) -> str:
     message = "; ".join(dict.fromkeys(told)).replace(":; ", ": ")
     unknown = re.search(r"Could not override '([\w.]+)'|Key '(\w+)'", message)
     if unknown:
-        keys = _keys(OmegaConf.to_container(compose_config(root, [])))
+        keys = _keys(OmegaConf.to_container(OmegaConf.structured(schema(root))))
         message += _did_you_mean(unknown[1] or unknown[2], keys)
     return message
 
