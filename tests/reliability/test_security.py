@@ -418,6 +418,7 @@ def test_credentials_are_taken_out_of_urls_alone() -> None:
         assert without_credentials(text) == text
 
 
+@pytest.mark.slow
 def test_secrets_of_the_environment_are_in_no_file_and_no_line(tmp_path: Path) -> None:
     """The whole way, with W&B writing its files."""
     (tmp_path / "text.txt").write_text("the a saw one b of the c\n" * 200)
