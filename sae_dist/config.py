@@ -68,7 +68,8 @@ class EvaluateConfig(EvaluationConfig):
     """`launch/evaluate.py`: measures the coders of a run on the held-out shards of its store.
 
     The store and the language model are those of the run. `store` and `lm_name` say where they are
-    now, if elsewhere; the language model must have the weights that were harvested.
+    now, if elsewhere; the language model must have the weights that were harvested. A store that
+    was harvested with `lm.trust_remote_code` asks for `lm_trust_remote_code` again.
     """
 
     run: str = MISSING
@@ -76,6 +77,7 @@ class EvaluateConfig(EvaluationConfig):
     store: str | None = None
     lm_name: str | None = None
     max_shard_gib: float = 1.0
+    lm_trust_remote_code: bool = False
 
 
 @dataclass(kw_only=True, slots=True)
@@ -91,7 +93,8 @@ class VerifyConfig:
     """`launch/verify.py`: sizes of all files of a store, with `full` their checksums.
 
     `repair` mends what is found, with the language model and the text of the harvest. `lm_name` and
-    `text_path` say where these are now, if elsewhere.
+    `text_path` say where these are now, if elsewhere; code of the language model's own is run only
+    with `lm_trust_remote_code`.
     """
 
     store: str = MISSING
@@ -99,6 +102,7 @@ class VerifyConfig:
     workers: int = 8
     repair: bool = False
     lm_name: str | None = None
+    lm_trust_remote_code: bool = False
     text_path: str | None = None
     max_shard_gib: float = 1.0
 
@@ -140,6 +144,11 @@ def register() -> None:
     """Tell Hydra of the root dataclasses, against which every file of `conf/` is checked."""
     for name, root in _ROOTS.items():
         ConfigStore.instance().store(name=name, node=root)
+
+
+def schema(root: str) -> type:
+    """The dataclass of a command's primary file in `conf/`."""
+    return _ROOTS[f"{root}_schema"]
 
 
 def conf_folder() -> Path:

@@ -11,9 +11,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from sae_dist.common.credentials import keys_with_credentials, without_credentials
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import rank
-from sae_dist.config import conf_folder, register
+from sae_dist.config import conf_folder, register, schema
 
 _COUNT = re.compile(r"^(?P<key>[\w.]*tokens)=(?P<number>\d+(\.\d+)?)(?P<unit>[KMBT])$")
 _PREFIX = {"sweep": "+", "experiment": "+"}  # groups without a default are added
@@ -43,7 +44,7 @@ def run(command: Callable[[Any], None], root: str, describe: str) -> None:
         shows_config = "--cfg" in arguments
         config = compose_config(root, [a for a in arguments if a != "--cfg"])
         if shows_config:
-            print(OmegaConf.to_yaml(config), end="")
+            print(without_credentials(OmegaConf.to_yaml(config)), end="")
             return
         command(to_dataclass(config))
     except UserError as error:
@@ -69,14 +70,21 @@ def to_dataclass(config: Any) -> Any:
 
     Raises:
         UserError: a key that must be given is not, one was added that nothing reads, or a value
-            refers to something that is not there.
+            refers to something that is not there, or holds a password.
     """
     try:
+        for secret in keys_with_credentials(OmegaConf.to_container(config, resolve=True)):
+            raise UserError(
+                f"{secret}: found a URL with a user name or password; expected none, since what is "
+                "configured is written to files; take them out (the Hub's token goes into HF_TOKEN)"
+            )
         return OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key}=… must be given; see --help") from error
     except AttributeError as error:  # `+key=value` adds keys that the dataclass does not have
-        raise UserError(f"unknown key: {error}") from error
+        known = OmegaConf.to_container(OmegaConf.structured(OmegaConf.get_type(config)))
+        near = _did_you_mean(str(error).split("'")[-2], _keys(known))
+        raise UserError(f"unknown key: {error}{near}") from error
     except OmegaConfBaseException as error:  # an interpolation `${…}` that leads nowhere
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
 
@@ -111,13 +119,20 @@ def _explain(root: str, error: Exception) -> str:
     message = "; ".join(dict.fromkeys(told)).replace(":; ", ": ")
     unknown = re.search(r"Could not override '([\w.]+)'|Key '(\w+)'", message)
     if unknown:
-        key = unknown[1] or unknown[2]
-        keys = _keys(OmegaConf.to_container(compose_config(root, [])))
-        near = [known for known in keys if known.rpartition(".")[2] == key]
-        near += difflib.get_close_matches(key, keys, n=2, cutoff=0.7)
-        if near:
-            message += f"; did you mean {' or '.join(dict.fromkeys(near))}?"
+        keys = _keys(OmegaConf.to_container(OmegaConf.structured(schema(root))))
+        message += _did_you_mean(unknown[1] or unknown[2], keys)
     return message
+
+
+def _did_you_mean(unknown: str, keys: list[str]) -> str:
+    """The end of a line that names the nearest keys; nothing where none is near."""
+    last = unknown.rpartition(".")[2]
+    near = [key for key in keys if key.rpartition(".")[2] == last and key != unknown]
+    near += difflib.get_close_matches(unknown, keys, n=2, cutoff=0.7)
+    lasts = [key.rpartition(".")[2] for key in keys]
+    close = difflib.get_close_matches(last, lasts, n=1, cutoff=0.8)
+    near += [key for key, end in zip(keys, lasts, strict=True) if end in close]
+    return f"; did you mean {' or '.join(list(dict.fromkeys(near))[:3])}?" if near else ""
 
 
 def _keys(config: Any, prefix: str = "") -> list[str]:
@@ -134,7 +149,8 @@ def _indent(text: str) -> str:
 
 
 def _fail(message: str) -> None:
-    line = " ".join(message.split())
+    line = without_credentials(" ".join(message.split()))
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     who = "error" if rank() == 0 else f"error (rank {rank()})"
     sys.stderr.write(f"{who}: {line}\n")  # at once, so that processes' lines do not mix
     sys.exit(2)

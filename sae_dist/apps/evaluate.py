@@ -49,7 +49,9 @@ def _lm(config: EvaluateConfig, harvested: dict[str, Any] | None, world: World) 
     """The language model the activations came from; None if they came from elsewhere."""
     if harvested is None or config.lm_sequences == 0:
         return None
-    return load_harvested(harvested, config.lm_name, world.device)
+    return load_harvested(
+        harvested, config.lm_name, world.device, trust_remote_code=config.lm_trust_remote_code
+    )
 
 
 def _line(figures: dict[str, Any]) -> str:

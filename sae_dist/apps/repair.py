@@ -73,7 +73,12 @@ def _lm(config: VerifyConfig, plan: Plan) -> LM:
             "above from a copy, or write the store again"
         )
     device = Accelerator(cpu=not torch.cuda.is_available()).device
-    return load_harvested(provenance["lm"], config.lm_name, device)
+    return load_harvested(
+        provenance["lm"],
+        config.lm_name,
+        device,
+        trust_remote_code=config.lm_trust_remote_code,
+    )
 
 
 def _tokens(config: VerifyConfig, plan: Plan, lm: LM) -> Any:

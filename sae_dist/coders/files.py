@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -16,6 +16,8 @@ from sae_dist.common.files import fsync_path, read_json, write_json
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "coder.safetensors", "coder.json"
+_MOST_DESCRIPTION_BYTES = 2**24
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def save_coder(
@@ -49,16 +51,23 @@ def describe_coder(folder: Path) -> dict[str, Any]:
     """The contents of `coder.json`.
 
     Raises:
-        UserError: there is none, or it was written by another version.
+        UserError: there is none, it was written by another version, or it is none at all.
     """
     path = folder / DESCRIPTION
     if not path.is_file():
         raise UserError(
             f"no coder in {folder}: expected {DESCRIPTION} and {WEIGHTS}; train one first"
         )
-    description: dict[str, Any] = read_json(path)
-    if description.get("format") != FORMAT:
+    if path.stat().st_size > _MOST_DESCRIPTION_BYTES:
+        raise _not_a_coder(path, f"{path.stat().st_size} bytes")
+    try:
+        description: dict[str, Any] = dict(read_json(path))
         found = description.get("format")
+        if found == FORMAT:
+            _config(description["config"])
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise _not_a_coder(path, f"{type(error).__name__}: {error}") from error
+    if found != FORMAT:
         raise UserError(f"{path} has format {found}; this version reads {FORMAT}: export it again")
     return description
 
@@ -81,27 +90,61 @@ def load_coder(
         a coder with `encode(x)`, `decode(acts)` and `forward(x)`.
 
     Raises:
-        UserError: the folder holds no coder, or `parts` does not divide its latents.
+        UserError: the folder holds no coder, its weights are not those of its description, or
+            `parts` does not divide its latents.
     """
-    description = describe_coder(Path(folder))
-    config = _config(description["config"])
-    latents = slice_of(config.num_latents, part, parts)
-    coder = Coder(
-        config,
-        description["d_in"],
-        description["d_out"],
-        latents=latents,
-        pre_bias=description["pre_bias"],
-        device=device,
-    )
+    folder = Path(folder)
+    description = describe_coder(folder)
+    whole = _described(folder, description, None, "meta")  # holds no memory, whatever is claimed
+    latents = slice_of(whole.config.num_latents, part, parts)
     held = slice(latents.start, latents.stop)
-    with safe_open(Path(folder) / WEIGHTS, framework="pt", device=str(device)) as file:
-        tensors = {
-            name: file.get_slice(name)[held] if name in LATENT_TENSORS else file.get_tensor(name)
-            for name in file.keys()  # noqa: SIM118 - not a dict
-        }
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt", device=str(device)) as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            _require_shapes(folder / WEIGHTS, whole, slices)
+            tensors = {
+                name: file.get_slice(name)[held]
+                if name in LATENT_TENSORS
+                else file.get_tensor(name)
+                for name in slices
+            }
+    except (OSError, SafetensorError) as error:
+        raise _not_a_coder(folder / WEIGHTS, str(error)) from error
+    coder = _described(folder, description, latents, device)
     coder.load_state_dict(tensors)
     return coder.eval().requires_grad_(False)
+
+
+def _described(
+    folder: Path, description: dict[str, Any], latents: range | None, device: torch.device | str
+) -> Coder:
+    """The coder that a description speaks of, without its weights."""
+    try:
+        widths = description["d_in"], description["d_out"]
+        pre_bias = description["pre_bias"]
+        config = _config(description["config"])
+        return Coder(config, *widths, latents=latents, pre_bias=pre_bias, device=device)
+    except (TypeError, LookupError, ValueError, RuntimeError, OverflowError) as error:
+        raise _not_a_coder(folder / DESCRIPTION, str(error)) from error
+
+
+def _require_shapes(path: Path, coder: Coder, slices: dict[str, Any]) -> None:
+    """Refuse tensors other than the coder's, before any of them is read."""
+    expected = {name: list(tensor.shape) for name, tensor in coder.state_dict().items()}
+    found = {name: part.get_shape() for name, part in slices.items()}
+    if found != expected:
+        names = sorted(n for n in found.keys() | expected if found.get(n) != expected.get(n))
+        wrong = ", ".join(f"{n} {found.get(n)} instead of {expected.get(n)}" for n in names)
+        raise _not_a_coder(path, wrong)
+    if odd := [name for name, part in slices.items() if part.get_dtype() not in _FLOATS]:
+        raise _not_a_coder(path, f"{odd[0]} of {slices[odd[0]].get_dtype()} instead of floats")
+
+
+def _not_a_coder(path: Path, found: str) -> UserError:
+    return UserError(
+        f"found {path} unusable ({' '.join(found.split())[:200]}); expected what training or "
+        "export writes; restore it or export the coder again"
+    )
 
 
 LATENT_TENSORS = ("W_enc", "b_enc", "W_dec", "threshold")

@@ -7,6 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sae_dist.common.credentials import without_credentials
+
 
 def rank() -> int:
     """This process' rank, as its launcher (torchrun, accelerate, Slurm) set it; 0 alone."""
@@ -16,7 +18,7 @@ def rank() -> int:
 def say(message: str) -> None:
     """Print one line on rank 0, above any progress bar."""
     if rank() == 0:
-        tqdm.write(message, file=sys.stderr)
+        tqdm.write(without_credentials(message), file=sys.stderr)
 
 
 def progress(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:

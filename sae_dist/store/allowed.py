@@ -14,12 +14,13 @@ from sae_dist.common.files import to_json
 from sae_dist.store.arrays import ArraySpec, array_specs, metadata
 from sae_dist.store.fault import Fault
 from sae_dist.store.layout import Layout
+from sae_dist.store.links import odd_file
 from sae_dist.store.schema import Manifest, Settings, TokensCommit
 from sae_dist.store.seal import metadata_digests
 
 MAX_METADATA_BYTES = 2**20
 MAX_SHARD_BYTES = 2**30
-_SITE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+_SITE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 
 
 def site_problems(widths: dict[str, int]) -> Iterator[str]:
@@ -28,7 +29,10 @@ def site_problems(widths: dict[str, int]) -> Iterator[str]:
         yield "no site; expected at least one"
     for site, width in widths.items():
         if not _SITE_NAME.fullmatch(site):
-            yield f"site {site!r}; expected letters, digits, '_', '-' and inner dots"
+            yield (
+                f"site {site[:130]!r}; expected letters, digits, '_', '-' and inner dots, at most "
+                "128 of them"
+            )
         if type(width) is not int or width < 1:
             yield f"width {width!r} at site {site!r}; expected a positive number"
 
@@ -104,6 +108,8 @@ def metadata_fault(root: Path, spec: ArraySpec, layout: Layout) -> Fault | None:
     """Size first, then JSON, then each entry against the only values that this format allows."""
     path = root / spec.metadata_file
     try:
+        if (fault := odd_file(path)) is not None:
+            return fault
         with open(path, "rb") as file:
             data = file.read(MAX_METADATA_BYTES + 1)
     except OSError as error:
@@ -134,6 +140,8 @@ def _difference(data: bytes, expected: dict[str, Any]) -> tuple[str, str] | None
 def size_fault(path: Path, expected: int) -> Fault | None:
     """A file that is not there, no file, or of another size."""
     try:
+        if (fault := odd_file(path)) is not None:
+            return fault
         found = path.stat().st_size
     except OSError as error:
         return Fault(path=path, found=_unread(error), expected=f"{expected} bytes")

@@ -18,6 +18,7 @@ from sae_dist.store.allowed import (
 from sae_dist.store.arrays import INPUT_IDS, TRAINABLE, array_specs, site_path
 from sae_dist.store.fault import Fault, FaultError
 from sae_dist.store.layout import Layout
+from sae_dist.store.links import linked_folders
 from sae_dist.store.schema import MANIFEST_FILE, SETTINGS_FILE, Manifest, Settings, Statistics, load
 from sae_dist.store.seal import assemble, load_tokens
 from sae_dist.store.shards import ShardReader
@@ -133,8 +134,8 @@ def _manifest(root: Path, unsealed: bool, max_shard_bytes: int) -> Manifest:
         raise UserError(f"found no store at {root}; expected {MANIFEST_FILE}; check the path")
     elif not unsealed:
         raise UserError(
-            f"found an unsealed store at {root}; expected {MANIFEST_FILE}; finish the harvest, or "
-            "pass unsealed=True to read what is there"
+            f"found an unsealed store at {root}; expected {MANIFEST_FILE}; finish the harvest "
+            "(open_store(…, unsealed=True) reads what is there)"
         )
     else:
         path, settings = root / SETTINGS_FILE, load(root / SETTINGS_FILE, Settings)
@@ -152,7 +153,9 @@ def _refuse(path: Path, problems: Iterable[str]) -> None:
 
 def _file_faults(root: Path, manifest: Manifest) -> Iterator[Fault]:
     specs = array_specs(manifest.widths, manifest.layout.sequence_length, manifest.dtype)
+    folders = list(linked_folders(root, specs))
     checks = chain(
+        folders,
         (metadata_fault(root, spec, manifest.layout) for spec in specs.values()),
         (size_fault(root / f, r.bytes) for s in manifest.shards for f, r in s.files.items()),
     )

@@ -13,6 +13,7 @@ from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.files import to_json
 from sae_dist.store.fault import Fault, FaultError
 from sae_dist.store.layout import Layout
+from sae_dist.store.links import odd_file
 from sae_dist.store.statistics import Statistics
 
 FORMAT = 2
@@ -250,6 +251,8 @@ def load(path: Path, kind: type[AnyRecord]) -> AnyRecord:
 
     Nothing is parsed before the sha256 is found right. Raises FileNotFoundError if there is none.
     """
+    if (fault := odd_file(path)) is not None:
+        raise FaultError(fault)
     data = path.read_bytes()
     plain = data[: -len(_SEAL % (b"0" * 64))] + _END
     if data != plain.removesuffix(_END) + _SEAL % hashlib.sha256(plain).hexdigest().encode():

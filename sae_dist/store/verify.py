@@ -10,6 +10,7 @@ from sae_dist.store.allowed import MAX_SHARD_BYTES, metadata_fault, size_fault
 from sae_dist.store.arrays import array_specs
 from sae_dist.store.checksum import crc32
 from sae_dist.store.fault import Fault
+from sae_dist.store.links import linked_folders
 from sae_dist.store.schema import MANIFEST_FILE, SETTINGS_FILE, FileRecord
 from sae_dist.store.survey import Survey, survey
 
@@ -78,7 +79,8 @@ def _metadata_faults(found: Survey) -> list[Fault]:
     settings, layout = found.settings, found.settings.layout(found.tokens.num_sequences)
     specs = array_specs(settings.widths, settings.sequence_length, settings.dtype)
     faults = (metadata_fault(found.root, spec, layout) for spec in specs.values())
-    return [fault for fault in faults if fault is not None]
+    folders = linked_folders(found.root, specs)
+    return [*folders, *(fault for fault in faults if fault is not None)]
 
 
 def _checksum_faults(root: Path, records: dict[str, FileRecord], workers: int) -> list[Fault]:

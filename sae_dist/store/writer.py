@@ -20,7 +20,9 @@ from sae_dist.store.arrays import (
     metadata,
     site_path,
 )
+from sae_dist.store.fault import FaultError
 from sae_dist.store.layout import Layout, held_out_units
+from sae_dist.store.links import linked_folders
 from sae_dist.store.rebatch import rebatch
 from sae_dist.store.schema import (
     MANIFEST_FILE,
@@ -52,6 +54,8 @@ class StoreWriter:
         self.settings = settings
         self._tokens_commit: TokensCommit | None = None
         self._specs = array_specs(settings.widths, settings.sequence_length, settings.dtype)
+        for fault in linked_folders(path, ("commits", *self._specs)):
+            raise FaultError(fault)
         for folder in ("commits", *self._specs):
             (path / folder).mkdir(parents=True, exist_ok=True)
         for folder in (".", "tokens", "activations"):

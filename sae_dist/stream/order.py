@@ -5,6 +5,7 @@ permutes the rows of each bucket, and gives an equal share of every global batch
 depends on the number of ranks, and any step is found without going through those before it.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -61,15 +62,14 @@ class TokenOrder:
         self._rows = np.asarray(rows_per_chunk, np.int64)
         self._bucket_chunks = bucket_chunks
         self._seed = seed
-        self._steps: dict[int, int] = {}
+        self._ends = [0]  # the first step of each epoch that was asked for, and of the one after
 
     def locate(self, step: int) -> tuple[int, int]:
         """(epoch, step in that epoch) of a step counted from the very first."""
-        epoch = 0
-        while step >= (steps := self.steps_in_epoch(epoch)):
-            step -= steps
-            epoch += 1
-        return epoch, step
+        while step >= self._ends[-1]:
+            self._measure_epoch()
+        epoch = bisect_right(self._ends, step) - 1
+        return epoch, step - self._ends[epoch]
 
     def lane_plan(self, epoch: int, lane: int) -> LanePlan:
         """The chunks of a lane in an epoch, bucket by bucket."""
@@ -81,11 +81,17 @@ class TokenOrder:
 
     def steps_in_epoch(self, epoch: int) -> int:
         """Global batches of an epoch."""
-        if epoch not in self._steps:
-            rows = self._rows[self._permutation(epoch)]
-            shortest = min(int(rows[lane :: self.lanes].sum()) for lane in range(self.lanes))
-            self._steps[epoch] = shortest // self.lane_tokens
-        return self._steps[epoch]
+        while len(self._ends) < epoch + 2:
+            self._measure_epoch()
+        return self._ends[epoch + 1] - self._ends[epoch]
+
+    def _measure_epoch(self) -> None:
+        """Note where the next epoch ends: with its shortest lane."""
+        rows = self._rows[self._permutation(len(self._ends) - 1)]
+        lanes = np.zeros(-(-len(rows) // self.lanes) * self.lanes, np.int64)
+        lanes[: len(rows)] = rows
+        shortest = int(lanes.reshape(-1, self.lanes).sum(0).min())
+        self._ends.append(self._ends[-1] + shortest // self.lane_tokens)
 
     def segments(self, lane: int, step: int) -> Iterator[Segment]:
         """What a lane gives out from `step` on, for ever; dropped tails are left out."""

@@ -11,6 +11,7 @@ from typing import Any
 import wandb
 
 from sae_dist.common.files import write_atomic
+from sae_dist.common.seeds import derive
 
 METRICS = "metrics.jsonl"
 
@@ -67,7 +68,7 @@ class Journal:
                 entity=config.entity,
                 group=name,
                 name=rung,
-                id=f"{name}-{rung}".replace("/", "-"),
+                id=_wandb_id(name, rung),
                 resume="allow" if mode == "online" else None,
                 dir=folder,
                 mode=mode,
@@ -117,6 +118,12 @@ def _reopen(path: Path, step: int) -> Any:
                 break
         write_atomic(path, "".join(kept).encode())
     return open(path, "a")
+
+
+def _wandb_id(run: str, rung: str) -> str:
+    """One of at most 128 characters, which is what W&B takes; names beyond end in their hash."""
+    whole = f"{run}-{rung}"
+    return whole if len(whole) <= 128 else f"{whole[:111]}-{derive(0, whole):016x}"
 
 
 def _wandb_mode(mode: WandbMode) -> Any:

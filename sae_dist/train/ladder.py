@@ -5,6 +5,7 @@ from typing import Any
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
+from sae_dist.common.names import require_plain
 from sae_dist.parallel import World, choose_mesh, make_mesh
 from sae_dist.stream import ActivationSource
 from sae_dist.train.rung import Precision, Rung, RungConfig
@@ -22,9 +23,12 @@ def build_ladder(
     """Place each rung on its mesh, with weights still to be given; called by all processes.
 
     Raises:
-        UserError: a site the source does not have, a width that fits no mesh, or equal names.
+        UserError: a site the source does not have, a width that fits no mesh, or names that are
+            equal or no folder's.
     """
     names = [config.name for config in configs]
+    for name in names:
+        require_plain("rung", name)
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"rungs of one name: {', '.join(repeated)}; give each its own `name`")
     meshes: dict[int, Any] = {}
