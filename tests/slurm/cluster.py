@@ -1,4 +1,4 @@
-"""A real Slurm on this machine: two nodes, their daemons, a key and a configuration of their own."""
+"""A real Slurm on this machine: two nodes, with daemons, key and configuration of their own."""
 
 import os
 import shutil

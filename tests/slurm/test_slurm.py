@@ -9,19 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.apps.commands import TORCHRUN, command, launch
-from tests.harvest.tiny import contents, tokenizer
-from tests.lm.tiny import tiny_model
+from tests.harvest.tiny import contents
 from tests.slurm.cluster import Cluster, missing, wait_for
+from tests.slurm.small import harvest, lines, make_home, train, weights
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(missing() is not None, reason=str(missing())),
 ]
-TRAIN = (
-    *("tokens=96K", "batch_tokens=64", "stream.lanes=4", "stream.bucket_tokens=1024"),
-    *("checkpoint.every_steps=100", "log.every_steps=10", "coder.num_latents=64"),
-    "sweep.grids=[{coder:topk,coder.k:[2,4]}]",
-)
 TWO = "--ntasks-per-node=2"
 
 
@@ -40,48 +35,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A language model, its text, a store and a run, all made without Slurm."""
-    home = tmp_path_factory.mktemp("home")
-    (home / "text").mkdir()
-    for i in range(40):
-        lines = (f"{i} times {j} is {i * j}, and {j} times {i} too.\n" for j in range(24))
-        (home / "text" / f"{i:02}.txt").write_text("".join(lines))
-    tiny_model("llama").save_pretrained(home / "lm")
-    tokenizer().save_pretrained(home / "lm")
-    alone = (launch("harvest"), *harvest(home, "store"))
-    two = (*TORCHRUN, "2", launch("train"), *train(home, "undisturbed"))
-    for arguments in (alone, two):
-        done = command(*arguments, cwd=home)
-        assert done.returncode == 0, done.stderr
+    """A store and a run that were made without Slurm."""
+    home = make_home(tmp_path_factory.mktemp("home"))
+    done = command(*TORCHRUN, "2", launch("train"), *train(home, "undisturbed"), cwd=home)
+    assert done.returncode == 0, done.stderr
     return home
-
-
-def harvest(home: Path, store: str) -> tuple[str, ...]:
-    return (
-        *(f"lm.name={home}/lm", f"text.path={home}/text", "text.sequence_length=32"),
-        *(
-            "tokens=12K",
-            "sites=[resid_post.1]",
-            "harvest.batch_sequences=4",
-            f"store={home}/{store}",
-        ),
-        *("writer.chunk_mib=0.02", "writer.shard_mib=0.02", "writer.held_out=0.2"),
-    )
-
-
-def train(home: Path, run: str) -> tuple[str, ...]:
-    return (f"runs={home}/runs", f"store={home}/store", f"run={run}", *TRAIN)
-
-
-def weights(home: Path, run: str) -> dict[str, bytes]:
-    coders = home / "runs" / run / "coders"
-    return {str(f.relative_to(coders)): f.read_bytes() for f in coders.glob("*/*.safetensors")}
-
-
-def lines(home: Path, run: str) -> int:
-    """How many lines of figures a run has written."""
-    path = home / "runs" / run / "metrics.jsonl"
-    return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 def test_an_array_fills_one_store(cluster: Cluster, home: Path) -> None:
