@@ -149,7 +149,7 @@ class Cluster:
         words = self.ask("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def ended(self, job: str, seconds: float = 240) -> dict[str, str]:
+    def ended(self, job: str, seconds: float = 600) -> dict[str, str]:
         """Wait until a job has ended for good; what Slurm then knows of it."""
         going_on = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED")
         wait_for(lambda: self.job(job)["JobState"] not in going_on, seconds)

@@ -75,7 +75,7 @@ def test_a_training_job_goes_on_after_each_end_and_the_next_ones_wait_for_it(
     )
     for restarts, interrupt in enumerate(interruptions, start=1):
         written = lines(home, "preempted")
-        wait_for(lambda more=written: lines(home, "preempted") > more, 120)
+        wait_for(lambda more=written: lines(home, "preempted") > more, 300)
         interrupt()
         wait_for(lambda n=restarts: cluster.job(job)["Restarts"] == str(n), 60)
     ended = cluster.ended(job)
@@ -96,7 +96,7 @@ def test_two_nodes_train_one_ladder_and_outlive_a_killed_rank(cluster: Cluster, 
         *train(home, "two-nodes"),
     )
     latest = home / "runs" / "two-nodes" / "checkpoints" / "latest"
-    wait_for(latest.exists, 120)
+    wait_for(latest.exists, 300)
     (victim,) = cluster.processes(SLURM_JOB_ID=job, RANK="1")
     killed = time.monotonic()
     victim.kill()
@@ -137,7 +137,7 @@ def test_a_mistake_is_not_requeued(cluster: Cluster, home: Path) -> None:
 
 def test_a_cancelled_job_does_not_rise_again(cluster: Cluster, home: Path) -> None:
     job = cluster.submit(TWO, "launch/slurm/train.sbatch", *train(home, "cancelled"))
-    wait_for(lambda: lines(home, "cancelled") > 0, 120)
+    wait_for(lambda: lines(home, "cancelled") > 0, 300)
     cluster.ask("scancel", job)
     assert cluster.ended(job)["JobState"] == "CANCELLED"
     wait_for(lambda: not cluster.processes(SLURM_JOB_ID=job), 60)

@@ -1,5 +1,6 @@
 """The commands across two hosts that share a disk, and what happens when the cable is pulled."""
 
+import importlib.util
 import time
 from pathlib import Path
 
@@ -74,6 +75,10 @@ def test_two_hosts_harvest_what_one_does(home: Path) -> None:
     assert contents(home / "across") == contents(home / "store")
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("sae_dist.train.watch") is None,
+    reason="without a watch each host waits for the other until a collective's 10 minutes are over",
+)
 def test_a_pulled_cable_ends_both_hosts_within_a_minute(home: Path) -> None:
     words = (launch("train"), *train(home, "pulled"), "tokens=4M")
     with two_hosts() as hosts:
@@ -82,7 +87,7 @@ def test_a_pulled_cable_ends_both_hosts_within_a_minute(home: Path) -> None:
             for node, host in enumerate(hosts)
         ]
         try:
-            wait_for(lambda: lines(home, "pulled") > 0, 120)
+            wait_for(lambda: lines(home, "pulled") > 0, 300)
             hosts[1].unplug()
             pulled = time.monotonic()
             statuses = [process.wait(120) for process in started]
