@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -66,7 +67,9 @@ class Cluster:
         self.folder = folder
         self._daemons: list[subprocess.Popen[bytes]] = []
         self.environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("SLURM")},
+            **{
+                k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH", "SRUN"))
+            },
             "SLURM_CONF": str(folder / "slurm.conf"),
             "PATH": _path(),
             "PYTHONPATH": str(ROOT),
@@ -100,7 +103,8 @@ class Cluster:
 
     def stop(self) -> None:
         """End every job, every daemon and whatever else was started under them."""
-        subprocess.run(["scancel", "--user=root"], env=self.environment, capture_output=True)
+        with suppress(subprocess.TimeoutExpired):  # whatever happens, the daemons end below
+            self.ask("scancel", "--user=root")
         deadline = time.monotonic() + 10
         ours = {daemon.pid for daemon in self._daemons}
         while any(p.pid not in ours for p in self.processes()) and time.monotonic() < deadline:

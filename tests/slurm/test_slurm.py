@@ -45,13 +45,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_array_fills_one_store(cluster: Cluster, home: Path) -> None:
     begun = time.monotonic()
     job = cluster.submit(
-        *("--array=0-2", "--ntasks-per-node=1", "launch/slurm/harvest.sbatch"),
-        *harvest(home, "array"),
+        *("--array=0-2", TWO, "launch/slurm/harvest.sbatch", *harvest(home, "array")),
     )
     states = [cluster.ended(f"{job}_{task}")["JobState"] for task in range(3)]
     assert states == ["COMPLETED"] * 3, cluster.output()
     assert contents(home / "array") == contents(home / "store")
-    print(f"\nan array of 3 tasks filled a store: {time.monotonic() - begun:.0f} s")
+    print(
+        f"\nan array of 3 tasks, 2 processes each, filled a store: {time.monotonic() - begun:.0f} s"
+    )
 
 
 def test_a_training_job_goes_on_after_each_end_and_the_next_ones_wait_for_it(
