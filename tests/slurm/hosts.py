@@ -20,7 +20,9 @@ class Host:
     link: str
     address: str
 
-    def start(self, said: Path, *arguments: str, cwd: Path) -> subprocess.Popen[bytes]:
+    def start(
+        self, said: Path, *arguments: str, cwd: Path, **variables: str
+    ) -> subprocess.Popen[bytes]:
         """`python arguments…` on this host, with all it says in a file."""
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("WANDB_")},
@@ -32,6 +34,7 @@ class Host:
         }
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
             environment.pop(name, None)
+        environment.update(variables)
         with open(said, "wb") as output:
             return subprocess.Popen(
                 ["ip", "netns", "exec", self.name, sys.executable, *arguments],

@@ -80,11 +80,13 @@ def test_two_hosts_harvest_what_one_does(home: Path) -> None:
     reason="without a watch each host waits for the other until a collective's 10 minutes are over",
 )
 def test_a_pulled_cable_ends_both_hosts_within_a_minute(home: Path) -> None:
+    """Started as `train.sbatch` does, a process a host and no agent between."""
     words = (launch("train"), *train(home, "pulled"), "tokens=4M")
     with two_hosts() as hosts:
+        world = {"WORLD_SIZE": "2", "MASTER_ADDR": hosts[0].address, "MASTER_PORT": PORT}
         started = [
-            host.start(home / f"{host.name}.said", *torchrun(hosts, node, *words), cwd=home)
-            for node, host in enumerate(hosts)
+            host.start(home / f"{host.name}.said", *words, cwd=home, RANK=str(rank), **world)
+            for rank, host in enumerate(hosts)
         ]
         try:
             wait_for(lambda: lines(home, "pulled") > 0, 300)
@@ -98,4 +100,4 @@ def test_a_pulled_cable_ends_both_hosts_within_a_minute(home: Path) -> None:
                 process.wait()
     assert 0 not in statuses
     assert seconds <= 60
-    print(f"\na pulled cable ended both hosts after {seconds:.0f} s")
+    print(f"\na pulled cable ended both hosts after {seconds:.0f} s, with {statuses}")
