@@ -37,12 +37,17 @@ class Host:
         environment.update(variables)
         with open(said, "wb") as output:
             return subprocess.Popen(
-                ["ip", "netns", "exec", self.name, sys.executable, *arguments],
+                [*self._enter(), sys.executable, *arguments],
                 cwd=cwd,
                 env=environment,
                 stdout=output,
                 stderr=output,
             )
+
+    def _enter(self) -> list[str]:
+        """Into the namespace, with a host's name of its own: processes go by it."""
+        named = ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name)
+        return ["ip", "netns", "exec", self.name, *named]
 
     def unplug(self) -> None:
         """Take the link down: packets vanish, and nobody is told."""
