@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from sae_dist.common.errors import UserError
-from sae_dist.common.log import rank
+from sae_dist.common.log import write_error
 from sae_dist.config import conf_folder, register
 
 _COUNT = re.compile(r"^(?P<key>[\w.]*tokens)=(?P<number>\d+(\.\d+)?)(?P<unit>[KMBT])$")
@@ -134,7 +134,5 @@ def _indent(text: str) -> str:
 
 
 def _fail(message: str) -> None:
-    line = " ".join(message.split())
-    who = "error" if rank() == 0 else f"error (rank {rank()})"
-    sys.stderr.write(f"{who}: {line}\n")  # at once, so that processes' lines do not mix
+    write_error(message)
     sys.exit(2)
