@@ -42,9 +42,9 @@ def bit_hash(tensor: Tensor) -> Tensor:
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
     for start in range(0, len(bits_N), _BLOCK_VALUES):
         block_N = bits_N[start : start + _BLOCK_VALUES].long()
-        places_N = torch.arange(start, start + len(block_N), device=tensor.device)
-        places_N *= _ODD - 1
-        total += block_N.mul_(places_N.add_(_ODD)).sum()
+        factors_N = torch.arange(start, start + len(block_N), device=tensor.device)
+        factors_N.mul_(_ODD - 1).add_(_ODD)
+        total += factors_N.mul_(block_N).sum()
     return total
 
 

@@ -113,8 +113,9 @@ class Watch:
         self._ending = threading.Event()
         self._answered = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="sae-watch", daemon=True)
-        is_alone = world.size == 1 or world.store is None
-        self._store = None if is_alone else dist.PrefixStore("watch", world.store.clone())
+        self._store: dist.Store | None = None
+        if world.size > 1 and world.store is not None:
+            self._store = dist.PrefixStore("watch", world.store.clone())
 
     def step(self, step: int) -> None:
         """Say that the loop begins a step; until it says more, that is what it is at."""
@@ -215,7 +216,11 @@ class Watch:
             if silent > limit and not beat.ended:
                 who = f"rank {rank} of {self._size} ({beat.host}, process {beat.pid})"
                 line = f"{who} has given no sign of life for {silent:.0f} s, at {beat.work}"
-                process = {"host": beat.host, "pid": beat.pid, "born": beat.born}
+                process: dict[str, str | int] = {
+                    "host": beat.host,
+                    "pid": beat.pid,
+                    "born": beat.born,
+                }
                 return Fault(f"{line}; {_REMEDY}", REQUEUE, process)
         return None
 
