@@ -22,7 +22,15 @@ from sae_dist.config import TrainConfig
 from sae_dist.parallel import start_world
 from sae_dist.store import open_store
 from sae_dist.stream import StoredActivations
-from sae_dist.train import REQUEUE, Preempted, RungConfig, TrainingRun, Watch, check_alike
+from sae_dist.train import (
+    REQUEUE,
+    Preempted,
+    RungConfig,
+    TrainingRun,
+    Watch,
+    check_alike,
+    ending_signals,
+)
 
 _SHOWN = (  # by every rung's name
     *("coder", "coder.num_latents", "coder.k", "coder.sparsity_coefficient", "coder.target_l0"),
@@ -39,7 +47,11 @@ def train_command(config: TrainConfig) -> None:
     """Train as `config` says; called by every process that `torchrun` started."""
     folder = run_folder(config.runs, config.run)
     try:
-        with start_world() as world, Watch(world, config.watch) as watch:
+        with (
+            start_world() as world,
+            ending_signals(),  # to the end: torchrun sends one to all when a process has failed
+            Watch(world, config.watch) as watch,
+        ):
             source = StoredActivations(open_store(config.store))
             check_alike(world, config, source)
             rungs = _pick(expand(config, sys.argv[1:], list(source.widths)), config.rungs)

@@ -6,6 +6,7 @@ from sae_dist.train.loop import LoopConfig, Resume, TrainingRun
 from sae_dist.train.optim import OptimConfig
 from sae_dist.train.rows import SharedRows
 from sae_dist.train.rung import Rung, RungConfig
+from sae_dist.train.signals import ending_signals
 from sae_dist.train.step import NonFiniteError, StepResult, training_step
 from sae_dist.train.watch import REQUEUE, Preempted, Watch, WatchConfig
 
@@ -25,5 +26,6 @@ __all__ = [
     "WatchConfig",
     "build_ladder",
     "check_alike",
+    "ending_signals",
     "training_step",
 ]

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch.distributed as dist
 
@@ -73,11 +73,11 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why the run ends: the line, the status, and the silent process, if it is one."""
+    """Why the run ends: the line, the status, and the last beat of a process that is silent."""
 
     line: str
     status: int
-    silent: dict[str, str | int] | None = None
+    silent: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -115,7 +115,7 @@ class Watch:
         self._thread = threading.Thread(target=self._run, name="sae-watch", daemon=True)
         self._store: dist.Store | None = None
         if world.size > 1 and world.store is not None:
-            self._store = dist.PrefixStore("watch", world.store.clone())
+            self._store = dist.PrefixStore("watch", world.store.clone())  # type: ignore[attr-defined]
 
     def step(self, step: int) -> None:
         """Say that the loop begins a step; until it says more, that is what it is at."""
@@ -216,12 +216,7 @@ class Watch:
             if silent > limit and not beat.ended:
                 who = f"rank {rank} of {self._size} ({beat.host}, process {beat.pid})"
                 line = f"{who} has given no sign of life for {silent:.0f} s, at {beat.work}"
-                process: dict[str, str | int] = {
-                    "host": beat.host,
-                    "pid": beat.pid,
-                    "born": beat.born,
-                }
-                return Fault(f"{line}; {_REMEDY}", REQUEUE, process)
+                return Fault(f"{line}; {_REMEDY}", REQUEUE, asdict(beat))
         return None
 
     def _stall(self) -> Fault | None:
@@ -272,9 +267,9 @@ def _store_is_gone(why: str) -> Fault:
     return Fault(f"{line}; {_REMEDY}", REQUEUE)
 
 
-def _kill(process: dict[str, str | int]) -> None:
+def _kill(process: dict[str, Any]) -> None:
     """End a silent process of this host: it may be stopped, and its launcher would wait for it."""
-    pid = int(process["pid"])
+    pid = process["pid"]
     if process["host"] == socket.gethostname() and process["born"] == _born(pid) != "":
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
