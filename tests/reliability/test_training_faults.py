@@ -133,15 +133,14 @@ class Job:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         settings = {name: value for name, value in os.environ.items() if name not in names}
         settings |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-        self.log = open(folder / "out", "ab")
-        self.process = subprocess.Popen(
-            [sys.executable, *TORCHRUN, "4", launch("train"), *SETTINGS],
-            cwd=folder,
-            env=settings,
-            stdout=self.log,
-            stderr=self.log,
-            start_new_session=True,
-        )
+        with open(folder / "out", "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *TORCHRUN, "4", launch("train"), *SETTINGS],
+                cwd=folder,
+                env=settings,
+                stdout=log,
+                stderr=log,
+            )
 
     def __enter__(self) -> "Job":
         return self
@@ -151,14 +150,13 @@ class Job:
             os.kill(pid, signal.SIGKILL)
         self.process.kill()
         self.process.wait()
-        self.log.close()
 
     def workers(self) -> list[int]:
         """The four processes, by rank: they are started in that order."""
         found = subprocess.run(
             ["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True
         )
-        return [pid for pid in map(int, found.stdout.split()) if pid != self.process.pid][:4]
+        return sorted(map(int, found.stdout.split()))[:4]
 
     def wait_for_step(self, step: int) -> None:
         deadline = time.monotonic() + 240
