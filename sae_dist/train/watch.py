@@ -59,6 +59,7 @@ class Beat:
     """What a process publishes: who it is, a count that shows it lives, and where its loop is.
 
     `mark` counts what the loop has begun, `work` is the last of it, `limit` what that may take.
+    `hurried` says that a collective has failed: then somebody is likely to be gone.
     """
 
     host: str
@@ -68,6 +69,7 @@ class Beat:
     limit: float
     tick: int = 0
     mark: int = 0
+    hurried: bool = False
     ended: bool = False
 
 
@@ -109,7 +111,6 @@ class Watch:
         self._steps, self._longest = 0, 0.0
         self._seen: dict[int, _Seen] = {}
         self._last_words: Fault | None = None
-        self._is_hurried = False
         self._ending = threading.Event()
         self._answered = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="sae-watch", daemon=True)
@@ -158,7 +159,7 @@ class Watch:
             self._last_words = Fault(f"{who}: {error}", 2)
         elif error is not None and not isinstance(error, Preempted):
             if isinstance(error, Exception):  # perhaps only because another process has ended:
-                self._is_hurried = True
+                self._beat.hurried = True
                 self._thread.join(_PATIENCE)  # then this is where the process ends
             self._last_words = Fault(f"{who} failed with {type(error).__name__}: {error}", 1)
         self._ending.set()
@@ -210,7 +211,9 @@ class Watch:
 
     def _silence(self) -> Fault | None:
         """A process that gives no sign of life."""
-        limit = _HURRIED if self._is_hurried else self._config.stall_seconds
+        is_hurried = self._beat.hurried or any(seen.beat.hurried for seen in self._seen.values())
+        limit = self._config.stall_seconds
+        limit = min(limit, _HURRIED) if is_hurried else limit
         for rank, seen in self._seen.items():
             beat, silent = seen.beat, time.monotonic() - seen.ticked
             if silent > limit and not beat.ended:
@@ -235,7 +238,7 @@ class Watch:
         """End this process, unless it is about to end by itself, with a line of its own."""
         if fault.silent is not None:
             _kill(fault.silent)
-        if self._is_hurried:
+        if self._beat.hurried:
             time.sleep(_GRACE)
         elif self._ending.wait(_GRACE):
             return

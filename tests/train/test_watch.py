@@ -72,6 +72,14 @@ def test_a_silent_process_is_named_to_all(watches: list[Watch], clock: Clock) ->
     assert "start the command again" in everyone[0]
 
 
+def test_less_silence_will_do_once_a_collective_has_failed_anywhere(
+    watches: list[Watch], clock: Clock
+) -> None:
+    watches[1]._beat.hurried = True
+    assert not any(pass_seconds(watches, clock, 3, silent=2))
+    assert "rank 2 of 4" in (pass_seconds(watches, clock, 2, silent=2)[-1] or "")
+
+
 def test_a_silent_first_process_is_named_by_the_others(watches: list[Watch], clock: Clock) -> None:
     assert not any(pass_seconds(watches, clock, 9, silent=0))
     assert all("rank 0 of 4" in line for line in pass_seconds(watches, clock, 3, silent=0))
