@@ -13,7 +13,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from sae_dist.common.credentials import keys_with_credentials, without_credentials
 from sae_dist.common.errors import UserError
-from sae_dist.common.log import rank
+from sae_dist.common.log import write_error
 from sae_dist.config import conf_folder, register, schema
 
 _COUNT = re.compile(r"^(?P<key>[\w.]*tokens)=(?P<number>\d+(\.\d+)?)(?P<unit>[KMBT])$")
@@ -149,8 +149,5 @@ def _indent(text: str) -> str:
 
 
 def _fail(message: str) -> None:
-    line = without_credentials(" ".join(message.split()))
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-    who = "error" if rank() == 0 else f"error (rank {rank()})"
-    sys.stderr.write(f"{who}: {line}\n")  # at once, so that processes' lines do not mix
+    write_error(message)
     sys.exit(2)

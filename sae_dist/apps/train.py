@@ -22,9 +22,16 @@ from sae_dist.config import TrainConfig
 from sae_dist.parallel import start_world
 from sae_dist.store import open_store
 from sae_dist.stream import StoredActivations
-from sae_dist.train import Preempted, RungConfig, TrainingRun
+from sae_dist.train import (
+    REQUEUE,
+    Preempted,
+    RungConfig,
+    TrainingRun,
+    Watch,
+    check_alike,
+    ending_signals,
+)
 
-_REQUEUE = 75  # EX_TEMPFAIL: a scheduler may start the job again
 _SHOWN = (  # by every rung's name
     *("coder", "coder.num_latents", "coder.k", "coder.sparsity_coefficient", "coder.target_l0"),
     *("site", "target"),
@@ -39,20 +46,25 @@ def main() -> None:
 def train_command(config: TrainConfig) -> None:
     """Train as `config` says; called by every process that `torchrun` started."""
     folder = run_folder(config.runs, config.run)
-    source = StoredActivations(
-        open_store(config.store, max_shard_bytes=int(config.max_shard_gib * 2**30))
-    )
-    rungs = _pick(expand(config, sys.argv[1:], list(source.widths)), config.rungs)
-    with start_world() as world:
-        training = TrainingRun(config, rungs, source, world, folder)  # refuses a changed run
-        if world.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(folder / "config.yaml", OmegaConf.to_yaml(config).encode())
-        try:
+    try:
+        with (
+            start_world() as world,
+            ending_signals(),  # to the end: torchrun sends one to all when a process has failed
+            Watch(world, config.watch) as watch,
+        ):
+            source = StoredActivations(
+                open_store(config.store, max_shard_bytes=int(config.max_shard_gib * 2**30))
+            )
+            check_alike(world, config, source)
+            rungs = _pick(expand(config, sys.argv[1:], list(source.widths)), config.rungs)
+            training = TrainingRun(config, rungs, source, world, folder, watch)
+            if world.rank == 0:  # only now: a changed run was refused
+                folder.mkdir(parents=True, exist_ok=True)
+                write_atomic(folder / "config.yaml", OmegaConf.to_yaml(config).encode())
             training.run()
-        except Preempted as ending:
-            say(str(ending))
-            sys.exit(_REQUEUE)
+    except Preempted as ending:
+        say(str(ending))
+        sys.exit(REQUEUE)
 
 
 def expand(config: TrainConfig, overrides: list[str], sites: list[str]) -> list[RungConfig]:

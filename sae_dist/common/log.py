@@ -21,6 +21,15 @@ def say(message: str) -> None:
         tqdm.write(without_credentials(message), file=sys.stderr)
 
 
+def write_error(message: str) -> None:
+    """Print what ended a process in one line, whatever its rank."""
+    who = "error" if rank() == 0 else f"error (rank {rank()})"
+    line = without_credentials(" ".join(message.split()))
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    sys.stderr.write(f"{who}: {line}\n")  # at once, so that processes' lines do not mix
+    sys.stderr.flush()
+
+
 def progress(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
     """A tqdm bar that only rank 0 shows."""
     return tqdm(iterable, disable=rank() != 0, dynamic_ncols=True, file=sys.stderr, **options)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch
@@ -16,11 +16,15 @@ _TIMEOUT = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process among all: its rank, how many there are, and the device it computes on."""
+    """This process among all: its rank, how many there are, and the device it computes on.
+
+    `store` is the launcher's key-value store, where there is a launcher.
+    """
 
     rank: int
     size: int
     device: torch.device
+    store: dist.Store | None = field(default=None, compare=False)
 
 
 @contextmanager
@@ -37,11 +41,14 @@ def start_world() -> Iterator[World]:
     else:
         keep_freed_memory()
     backend = "cpu:gloo,cuda:nccl" if is_cuda else "gloo"
+    store = None
     if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=_TIMEOUT)
+        store, rank, size = next(dist.rendezvous("env://", timeout=_TIMEOUT))
+        store.set_timeout(_TIMEOUT)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), device)
+        yield World(dist.get_rank(), dist.get_world_size(), device, store)
     finally:
         dist.destroy_process_group()

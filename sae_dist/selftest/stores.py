@@ -114,7 +114,7 @@ def _damage_found(whole: Path, damaged: Path) -> dict[str, bool]:
         shutil.copytree(whole, damaged)
         shard, other = sorted(_site(damaged).glob("c.*"))[:2]
         damage(shard, other)
-        told = any(str(shard) in line for line in verify(damaged, full=True))
+        told = any(str(shard) in str(fault) for fault in verify(damaged, full=True))
         refusal = _refusal(_read_all, damaged)  # swapped shards have chunks that are whole
         found[name] = told and (damage is _swap or str(shard) in (refusal or ""))
         shutil.rmtree(damaged)

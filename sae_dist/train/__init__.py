@@ -1,22 +1,31 @@
 """Training a ladder of coders on one stream of activations."""
 
+from sae_dist.train.identity import check_alike
 from sae_dist.train.ladder import build_ladder
-from sae_dist.train.loop import LoopConfig, Preempted, TrainingRun
+from sae_dist.train.loop import LoopConfig, Resume, TrainingRun
 from sae_dist.train.optim import OptimConfig
 from sae_dist.train.rows import SharedRows
 from sae_dist.train.rung import Rung, RungConfig
+from sae_dist.train.signals import ending_signals
 from sae_dist.train.step import NonFiniteError, StepResult, training_step
+from sae_dist.train.watch import REQUEUE, Preempted, Watch, WatchConfig
 
 __all__ = [
     "LoopConfig",
     "NonFiniteError",
     "OptimConfig",
     "Preempted",
+    "REQUEUE",
+    "Resume",
     "Rung",
     "RungConfig",
     "SharedRows",
     "StepResult",
     "TrainingRun",
+    "Watch",
+    "WatchConfig",
     "build_ladder",
+    "check_alike",
+    "ending_signals",
     "training_step",
 ]

@@ -87,13 +87,17 @@ class Journal:
         """Log figures of one rung, or with None of the ladder, which every W&B run is given."""
         line = {"step": step, "tokens": tokens, "rung": rung, **measures}
         self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
         shown: dict[str, Any] = {"tokens": tokens}
         for name, value in measures.items():
             shown[name] = _wandb_histogram(value) if isinstance(value, dict) else value
         for name, run in self._runs.items():
             if rung in (None, name):
                 run.log(shown, step=step)
+
+    def keep(self) -> None:
+        """Force to disk what was written, so that no checkpoint is ahead of its figures."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def close(self, coders: Path | None = None) -> None:
         """End the log; with `upload_coders`, upload the finished coders from that folder."""

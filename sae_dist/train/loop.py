@@ -1,11 +1,8 @@
 """The training loop: stream → every rung takes a step → log, save, go on where it stopped."""
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -15,18 +12,34 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.log import progress, say
 from sae_dist.parallel import Axis, World
 from sae_dist.stream import ActivationSource, ActivationStream, StreamConfig
+from sae_dist.train.identity import check_unchanged, identity_of
 from sae_dist.train.journal import Journal, LogConfig
 from sae_dist.train.ladder import begin, build_ladder, describe, sites_of
 from sae_dist.train.measures import Throughput, firing_frequency, rung_measures
+from sae_dist.train.replicas import check_replicas
 from sae_dist.train.rows import SharedRows
 from sae_dist.train.rung import Precision, RungConfig
+from sae_dist.train.signals import ending_signals
 from sae_dist.train.step import StepResult, training_step
+from sae_dist.train.watch import Preempted, Watch, WatchConfig
+
+
+class Resume(StrEnum):
+    """`auto` goes on from a checkpoint if there is one, `never` and `must` refuse the other case.
+
+    The words are W&B's.
+    """
+
+    auto = "auto"
+    never = "never"
+    must = "must"
 
 
 @dataclass(kw_only=True, slots=True)
 class LoopConfig:
     """How long a ladder is trained on what stream. `tokens` counts those of all steps."""
 
+    resume: Resume = Resume.auto
     seed: int = 0
     tokens: int = 8_000_000_000
     batch_tokens: int = 4096
@@ -34,10 +47,7 @@ class LoopConfig:
     stream: StreamConfig = field(default_factory=StreamConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
-
-
-class Preempted(Exception):
-    """The job was asked to end (SIGTERM), and a checkpoint has been saved."""
+    watch: WatchConfig = field(default_factory=WatchConfig)
 
 
 class TrainingRun:
@@ -55,19 +65,12 @@ class TrainingRun:
         source: ActivationSource,
         world: World,
         folder: Path,
+        watch: Watch | None = None,
     ) -> None:
-        log = config.log
-        if min(log.every_steps, log.histogram_every_steps) < 1:
-            raise UserError(
-                f"log.every_steps={log.every_steps}, log.histogram_every_steps="
-                f"{log.histogram_every_steps}; expected at least 1 of each"
-            )
-        if not 0 < config.batch_tokens <= config.tokens or config.batch_tokens % world.size:
-            raise UserError(
-                f"tokens={config.tokens}, batch_tokens={config.batch_tokens} on {world.size} "
-                "processes; expected at least one batch, and a batch that the processes divide"
-            )
+        """`watch` is told of every step; without one nobody watches."""
+        _check(config, world)
         self.config, self.source, self.world, self.folder = config, source, world, folder
+        self.watch = watch or Watch(world, config.watch)
         self.dtype = config.precision.weights
         is_exact = config.precision is not Precision.bfloat16
         torch.set_float32_matmul_precision("highest" if is_exact else "medium")
@@ -76,7 +79,7 @@ class TrainingRun:
             rung_configs, source, world, config.batch_tokens, config.precision
         )
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
-        checkpoint = self.checkpoints.latest()
+        checkpoint = self._checkpoint()
         self.step = self._begin() if checkpoint is None else self._resume(checkpoint)
 
     def run(self) -> None:
@@ -89,6 +92,8 @@ class TrainingRun:
             if self.step < self.num_steps:
                 with self.checkpoints:
                     self._take_steps(journal)
+                    self.watch.pause("waiting for the last checkpoint")
+            self.watch.pause("writing the coders")
             coders = self.folder / "coders"
             for rung in self.rungs:
                 rung.export(coders, {"run": self.folder.name, "source": self.source.about})
@@ -100,11 +105,12 @@ class TrainingRun:
     def _take_steps(self, journal: Journal | None) -> None:
         """Step by step to the end: every rung on the batch, then log, save, end if asked to."""
         with (
-            _sigterm_flag() as asked_to_end,
+            ending_signals() as asked_to_end,
             self._batches() as batches,
             progress(total=self.num_steps, initial=self.step, desc="train", unit="step") as bar,
         ):
             speed = Throughput(self.step * self.config.batch_tokens)
+            self.watch.step(self.step)
             for batch, state in batches:
                 acts = {site: x.to(self.world.device) for site, x in batch.acts.items()}
                 rows = SharedRows(acts, self.dtype)
@@ -118,14 +124,19 @@ class TrainingRun:
                     figures = speed.read(tokens, batches.waited_seconds)
                     self._log(journal, results, figures)
                     bar.set_postfix_str(_postfix(results, figures), refresh=False)
-                is_ending = self._any_process(asked_to_end[0] or self.checkpoints.has_failed)
-                if is_ending or self._is_due(self.config.checkpoint.every_steps):
+                is_ending = self._any_process(asked_to_end() or self.checkpoints.has_failed)
+                is_saving = is_ending or self._is_due(self.config.checkpoint.every_steps)
+                if is_saving or self._is_due(self.config.watch.replicas_every_steps):
+                    check_replicas(self.rungs, self.step)
+                if is_saving:
+                    self.watch.pause(f"saving step {self.step}")
                     self._save()
                 if self.step == self.num_steps:
                     break
                 if is_ending:
                     self.checkpoints.finish()
                     raise Preempted(f"saved at step {self.step}; start the command again to go on")
+                self.watch.step(self.step)
 
     def _batches(self) -> ActivationStream:
         config = self.config
@@ -159,24 +170,19 @@ class TrainingRun:
                 journal.write(last, tokens, rung.name, measures)
         if journal is not None:
             journal.write(last, tokens, None, dict(figures))
+            journal.keep()
 
     def _identity(self) -> dict[str, Any]:
         """What must not change between a checkpoint and the run that goes on from it."""
-        identity: dict[str, Any] = {
-            "source": self.source.identity,
-            "seed": self.config.seed,
-            "batch_tokens": self.config.batch_tokens,
-            "precision": self.config.precision.value,
-            "stream.lanes": self.config.stream.lanes,
-            "stream.bucket_tokens": self.config.stream.bucket_tokens,
+        config = self.config
+        about_loop = {
+            "seed": config.seed,
+            "batch_tokens": config.batch_tokens,
+            "precision": config.precision.value,
+            "stream": {"lanes": config.stream.lanes, "bucket_tokens": config.stream.bucket_tokens},
         }
-        for name, rung in describe([rung.config for rung in self.rungs]).items():
-            for key in ("site", "target"):
-                identity[f"{name}.{key}"] = rung[key]
-            for part in ("coder", "optim"):
-                for key, value in rung[part].items():
-                    identity[f"{name}.{part}.{key}"] = value
-        return identity
+        rungs = [rung.config for rung in self.rungs]
+        return identity_of(about_loop, rungs, self.source, self.num_steps)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         return {name: tensor for rung in self.rungs for name, tensor in rung.tensors().items()}
@@ -189,6 +195,21 @@ class TrainingRun:
         }
         self.checkpoints.save(self.step, self._tensors(), about)
 
+    def _checkpoint(self) -> Path | None:
+        """The checkpoint to go on from, if `resume` lets it."""
+        path, resume = self.checkpoints.latest(), self.config.resume
+        if path is not None and resume is Resume.never:
+            raise UserError(
+                f"resume=never, but {path} is there; choose another run=NAME, remove {self.folder}"
+                ", or go on from it with resume=auto"
+            )
+        if path is None and resume is Resume.must:
+            raise UserError(
+                f"resume=must, but there is no complete checkpoint in {self.checkpoints.folder}; "
+                "look after run=NAME and runs=PATH, or begin with resume=auto"
+            )
+        return path
+
     def _begin(self) -> int:
         """Give all rungs their first weights; the first step."""
         begin(self.rungs, self.source, self.config.seed)
@@ -197,13 +218,7 @@ class TrainingRun:
     def _resume(self, path: Path) -> int:
         """Load a checkpoint; the step to go on with."""
         about = self.checkpoints.about(path)
-        found, expected = about["identity"], self._identity()
-        changed = [k for k in sorted(found.keys() | expected) if found.get(k) != expected.get(k)]
-        if changed:
-            diff = "; ".join(f"{k} was {found.get(k)}, is {expected.get(k)}" for k in changed)
-            raise UserError(
-                f"{path} is of another run: {diff}; choose another run=NAME or change it back"
-            )
+        check_unchanged(about["identity"], self._identity(), path)
         self.checkpoints.load(path, self._tensors())
         for rung in self.rungs:
             rung.set_numbers(about["rungs"][rung.name])
@@ -218,16 +233,16 @@ def _postfix(results: list[StepResult], figures: dict[str, float]) -> str:
     return f"{spread}, {speed:,.0f} tokens/s, {stall:.0%} waiting"
 
 
-@contextmanager
-def _sigterm_flag() -> Iterator[list[bool]]:
-    """A box that turns true when SIGTERM comes; the loop looks into it once a step."""
-    box = [False]
-
-    def raise_flag(number: int, frame: FrameType | None) -> None:
-        box[0] = True
-
-    previous = signal.signal(signal.SIGTERM, raise_flag)
-    try:
-        yield box
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+def _check(config: LoopConfig, world: World) -> None:
+    log, replicas = config.log, config.watch.replicas_every_steps
+    if min(log.every_steps, log.histogram_every_steps, replicas) < 1:
+        raise UserError(
+            f"log.every_steps={log.every_steps}, log.histogram_every_steps="
+            f"{log.histogram_every_steps}, watch.replicas_every_steps={replicas}; "
+            "expected at least 1 of each"
+        )
+    if not 0 < config.batch_tokens <= config.tokens or config.batch_tokens % world.size:
+        raise UserError(
+            f"tokens={config.tokens}, batch_tokens={config.batch_tokens} on {world.size} "
+            "processes; expected at least one batch, and a batch that the processes divide"
+        )

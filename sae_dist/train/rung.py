@@ -71,9 +71,10 @@ class Rung:
         precision: Precision,
         device: torch.device,
     ) -> None:
-        if not mean_square > 0:
+        if not 0 < mean_square < math.inf:
             raise UserError(
-                f"site {config.site} has E‖x‖² = {mean_square}; expected other than zeros"
+                f"site {config.site} has E‖x‖² = {mean_square}; expected finite activations that "
+                "are not all zeros: look at the store with launch/verify.py"
             )
         self.config, self.mesh, self.name = config, mesh, config.name
         self.scale = math.sqrt(mean_square)
@@ -128,10 +129,11 @@ class Rung:
         """Everything of tensor form that a checkpoint holds, as parts of wholes on the mesh."""
         return {
             f"{self.name}/{name}": on_mesh(tensor, self.mesh.devices, is_slice=is_slice)
-            for name, tensor, is_slice in self._tensors()
+            for name, tensor, is_slice in self.held()
         }
 
-    def _tensors(self) -> Iterator[tuple[str, Tensor, bool]]:
+    def held(self) -> Iterator[tuple[str, Tensor, bool]]:
+        """The same as this process holds it: name, tensor, and whether it is a slice."""
         for name, tensor in self.coder.state_dict().items():
             yield name, tensor, name in LATENT_TENSORS
         for name, key, state in self.adam.tensors():

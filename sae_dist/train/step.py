@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import Forward, training_forward
+from sae_dist.common.errors import UserError
 from sae_dist.parallel import backward, gradient_norm
 from sae_dist.train.optim import gradient_squares
 from sae_dist.train.rows import SharedRows
@@ -24,7 +25,7 @@ class StepResult:
     bytes_sent: int
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(UserError):
     """Too many steps in a row gave a loss or gradient that is not finite."""
 
 
