@@ -1,6 +1,5 @@
 """The commands across two hosts that share a disk, and what happens when the cable is pulled."""
 
-import importlib.util
 import time
 from pathlib import Path
 
@@ -75,10 +74,6 @@ def test_two_hosts_harvest_what_one_does(home: Path) -> None:
     assert contents(home / "across") == contents(home / "store")
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("sae_dist.train.watch") is None,
-    reason="without a watch each host waits for the other until a collective's 10 minutes are over",
-)
 def test_a_pulled_cable_ends_both_hosts_within_a_minute(home: Path) -> None:
     """Started as `train.sbatch` does, a process a host and no agent between."""
     words = (launch("train"), *train(home, "pulled"), "tokens=4M")
