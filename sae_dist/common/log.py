@@ -1,4 +1,4 @@
-"""Messages and progress bars, from rank 0 only."""
+"""Messages and progress bars from rank 0, warnings from all."""
 
 import os
 import sys
@@ -17,6 +17,12 @@ def say(message: str) -> None:
     """Print one line on rank 0, above any progress bar."""
     if rank() == 0:
         tqdm.write(message, file=sys.stderr)
+
+
+def warn(message: str) -> None:
+    """Print one line on whatever rank it happens: something is amiss, and the work goes on."""
+    who = "warning" if rank() == 0 else f"warning (rank {rank()})"
+    tqdm.write(f"{who}: {message}", file=sys.stderr)
 
 
 def progress(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
