@@ -29,8 +29,9 @@ def stage(path: Path, parts: Iterable[bytes | memoryview]) -> Path:
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:  # a full disk gets its space back
+    except OSError as error:  # a full disk gets its space back
         temporary.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)
         raise
     return temporary
 
@@ -73,8 +74,10 @@ def claim(path: Path, data: bytes) -> bool:
         os.link(temporary, path)
     except FileExistsError:
         return False
+    except FileNotFoundError:  # taken for a leftover and swept up by another process
+        return claim(path, data)
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     fsync_path(path.parent)
     return True
 
