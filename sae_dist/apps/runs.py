@@ -20,7 +20,8 @@ def run_folder(runs: str, name: str) -> Path:
     """
     require_plain("run", name)
     folder, root = Path(runs) / name, os.path.realpath(runs)
-    for path in (folder, *folder.glob("*"), *folder.glob("*/*")):
+    links = {folder, *folder.glob("*"), *folder.glob("*/*")}
+    for path in sorted(links - {folder / "checkpoints" / "latest"}):  # which is never followed
         target = os.path.realpath(path)
         if path.is_symlink() and os.path.commonpath([root, target]) != root:
             raise UserError(

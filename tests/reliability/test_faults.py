@@ -35,7 +35,7 @@ FAULTS = {
     3: Fault(
         "shard of length zero", store.damaged_shard(store.empty), [(), (SHARD, "0 bytes", "; ")]
     ),
-    4: Fault("one bit flipped", store.flipped_bit, [(), (SHARD, "chunk", "crc32c", "restore")]),
+    4: Fault("one bit flipped", store.flipped_bit, [(), (SHARD, "chunk", "crc32c", "repair=true")]),
     5: Fault("two shards swapped", store.swapped, [("faults found", ": 2")]),
     6: Fault("leftover .partial", store.leftover, [(".partial",), ()], goes_on=True),
     7: Fault("harvest rank killed", store.harvest_killed, [("lock",)], goes_on=True),

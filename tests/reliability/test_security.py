@@ -14,12 +14,11 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
-from sae_dist.apps import cli, evaluate, harvest, report, train
+from sae_dist.apps import cli, evaluate, harvest, harvested, report, train
 from sae_dist.apps.runs import finished_run, run_folder
 from sae_dist.coders import Coder, CoderConfig, Kind, load_coder, save_coder
 from sae_dist.common.credentials import without_credentials
 from sae_dist.common.errors import UserError
-from sae_dist.config import EvaluateConfig
 from sae_dist.store import StoreWriter, open_store, verify, write_store
 from sae_dist.train.journal import _wandb_id
 from tests.apps.commands import ROOT, command, launch
@@ -234,18 +233,22 @@ def test_a_runs_configuration_is_data(text: str, canary: Path, tmp_path: Path) -
 def test_a_store_does_not_decide_whose_code_is_run() -> None:
     about = {"name": "evil/model", "commit": "c", "trust_remote_code": True}
     with pytest.raises(UserError, match="lm_trust_remote_code=true if you trust it"):
-        evaluate._lm_config(EvaluateConfig(run="r"), about)
-    trusted = evaluate._lm_config(EvaluateConfig(run="r", lm_trust_remote_code=True), about)
-    assert trusted.trust_remote_code
-    known = evaluate._lm_config(EvaluateConfig(run="r", lm_trust_remote_code=True), {"name": "a"})
-    assert not known.trust_remote_code
+        harvested._config(about, None, trust_remote_code=False)
+    assert harvested._config(about, None, trust_remote_code=True).trust_remote_code
+    assert not harvested._config({"name": "a"}, None, trust_remote_code=True).trust_remote_code
     with pytest.raises(UserError, match="found no language model in the store's manifest"):
-        evaluate._lm_config(EvaluateConfig(run="r"), {"name": "a", "_target_": "canary.run"})
+        harvested._config({"name": "a", "_target_": "canary.run"}, None, trust_remote_code=False)
 
 
 CALLS = ("pickle.", "cloudpickle.", "dill.", "joblib.", "yaml.load", "yaml.unsafe_load", "eval")
 CALLS += ("exec", "compile", "__import__", "os.system", "os.popen", "importlib.import_module")
-ALLOWED = {("sae_dist/__init__.py", "import_module"): "its own two modules, named in the file"}
+ALLOWED = {
+    ("sae_dist/__init__.py", "import_module"): "its own two modules, named in the file",
+    (
+        "sae_dist/checkpoint/metadata.py",
+        "pickle.UnpicklingError",
+    ): "raised where a class is refused",
+}
 
 
 def _complaints(source: str) -> list[str]:

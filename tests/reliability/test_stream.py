@@ -248,7 +248,9 @@ def test_a_damaged_chunk_is_named_with_its_file(path: Path, store: Store, site: 
     chunk = 5 * store.layout.chunks_per_shard
     try:
         with (
-            pytest.raises(UserError, match=rf"chunk {chunk} damaged in {file} \(crc32c differs\)"),
+            pytest.raises(
+                UserError, match=rf"chunk {chunk} damaged in {file} \(crc32c .* instead of"
+            ),
             stream(store, ["wide", "narrow"]) as batches,
         ):
             list(islice(batches, 1000))

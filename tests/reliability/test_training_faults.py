@@ -87,7 +87,7 @@ def bad_rows_on_one_process(world: World, store: Path, folder: Path, value: floa
     """Skipped steps and whether anything changed, of a rung that read them and of one that did not;
     and then the steps of a good batch."""
     other = rung(Kind.topk, latent=2)
-    other.name, other.site, other.target = "other site", "out", "out"
+    other.name, other.site, other.target = "other-site", "out", "out"
     rungs = [*(rung(kind, latent=2) for kind in Kind), other]
     run = training_run(world, store, folder, rungs, 8)
     run.run()
