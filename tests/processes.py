@@ -6,6 +6,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,13 @@ def alone() -> World:
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     return World(0, 1, torch.device("cpu"))
+
+
+def start(function: Callable[..., Any], *args: Any) -> BaseProcess:
+    """Call `function(*args)` in a process without a world, which the caller may kill, and joins."""
+    process = _CONTEXT.Process(target=function, args=args, daemon=True)
+    process.start()
+    return process
 
 
 def run_on(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:

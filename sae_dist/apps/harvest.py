@@ -3,7 +3,9 @@ r"""Harvest the activations of a language model to disk.
     accelerate launch launch/harvest.py lm=pythia_70m text=fineweb \
         sites=[resid_post.3] tokens=100M store=PATH
 
-Any number of processes fill one store; start the same command again to go on where it stopped.
+Any number of processes of any number of jobs fill one store; start the same command again, or
+anew beside others, to go on where it stopped. What a dead process left is taken over: at once on
+the same machine, else `harvest.lock_seconds` after its last sign of life.
 With `--config_file launch/accelerate/zero3.yaml` the language model is spread over the processes,
 with `lm.tensor=N` its matrices are sliced over each N of them.
 """
@@ -66,17 +68,28 @@ def harvest_command(config: HarvestConfig) -> None:
         say(f"{config.store} is sealed already: nothing to do")
     else:
         harvest(writer, capture, lambda: _tokens(config, lm), config.harvest, processes)
-        say(f"sealed {config.store}")
+        say(f"sealed {config.store}{_dropped(writer)}")
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def _processes(team: Team | None, device: torch.device, is_zero3: bool) -> Processes:
     if team is not None:
-        return Processes(team.index, team.num_teams, device, leads=team.leads, store=team.store)
+        return Processes(team.index, team.num_teams, device, in_team=True, leads=team.leads)
     # DeepSpeed may leave accelerate's own rank and world at 0 and 1: torch knows better.
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     return Processes(rank, world, device, in_step=is_zero3)
+
+
+def _dropped(writer: StoreWriter) -> str:
+    """How many tokens were left out, and because of which sites; nothing if none was."""
+    manifest = writer.seal()
+    num = sum(len(shard.dropped.positions) for shard in manifest.shards if shard.dropped)
+    if not num:
+        return ""
+    sites = {site: record.dropped for site, record in manifest.sites.items() if record.dropped}
+    told = ", ".join(f"{number} at {site}" for site, number in sites.items())
+    return f"; {num} tokens dropped: {told}"
 
 
 def _writer(config: HarvestConfig, lm: LM, widths: dict[str, int]) -> StoreWriter:

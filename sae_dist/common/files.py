@@ -29,8 +29,9 @@ def stage(path: Path, parts: Iterable[bytes | memoryview]) -> Path:
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:  # a full disk gets its space back
+    except OSError as error:  # a full disk gets its space back
         temporary.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)
         raise
     return temporary
 
@@ -74,7 +75,7 @@ def claim(path: Path, data: bytes) -> bool:
     except FileExistsError:
         return False
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     fsync_path(path.parent)
     return True
 

@@ -1,4 +1,4 @@
-"""Messages and progress bars, from rank 0 only."""
+"""Messages and progress bars from rank 0, warnings from all."""
 
 import os
 import sys
@@ -28,6 +28,12 @@ def write_error(message: str) -> None:
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     sys.stderr.write(f"{who}: {line}\n")  # at once, so that processes' lines do not mix
     sys.stderr.flush()
+
+
+def warn(message: str) -> None:
+    """Print one line on whatever rank it happens: something is amiss, and the work goes on."""
+    who = "warning" if rank() == 0 else f"warning (rank {rank()})"
+    tqdm.write(f"{who}: {message}", file=sys.stderr)
 
 
 def progress(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:

@@ -1,17 +1,22 @@
 """Running a language model over a corpus and keeping what passes at its sites."""
 
-from sae_dist.harvest.assign import Round, rounds
-from sae_dist.harvest.harvest import HarvestLoopConfig, Processes, harvest
+from sae_dist.harvest.assign import Round, by_turns, round_of
+from sae_dist.harvest.harvest import HarvestLoopConfig, harvest
+from sae_dist.harvest.locks import Locks, Owner
+from sae_dist.harvest.processes import Processes
 from sae_dist.harvest.team import Team, join_launched_team, join_slices, join_team
 
 __all__ = [
     "HarvestLoopConfig",
+    "Locks",
+    "Owner",
     "Processes",
     "Round",
     "Team",
+    "by_turns",
     "harvest",
     "join_launched_team",
     "join_slices",
     "join_team",
-    "rounds",
+    "round_of",
 ]

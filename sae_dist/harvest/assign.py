@@ -1,6 +1,5 @@
-"""Who harvests what: pure arithmetic."""
+"""What is harvested in one go: pure arithmetic."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -17,24 +16,25 @@ class Round:
     batches: tuple[range, ...]
 
 
-def rounds(
-    missing: list[int], lengths: list[int], batch_sequences: int, rank: int, world: int
-) -> Iterator[Round]:
-    """The rounds of one process.
-
-    Unit u's batches are the same whoever harvests it, and in whatever world.
+def round_of(units: list[int], lengths: list[int], batch_sequences: int, place: int) -> Round:
+    """The round of one process. Unit u's batches are the same whoever harvests it.
 
     Args:
-        missing: units not yet committed, the same list on every process.
+        units: what the processes that go together harvest now, one each.
         lengths: sequences of every unit of the store.
         batch_sequences: sequences of one forward pass.
-        rank, world: this process among all; it is dealt `missing[rank::world]`.
+        place: this process among those that go together; beyond the units, it keeps nothing.
     """
-    for first in range(0, len(missing), world):
-        units = missing[first : first + world]
-        num_batches = max(-(-lengths[unit] // batch_sequences) for unit in units)
-        unit = units[rank] if rank < len(units) else None
-        length = 0 if unit is None else lengths[unit]
-        starts = range(0, num_batches * batch_sequences, batch_sequences)
-        batches = (range(min(s, length), min(s + batch_sequences, length)) for s in starts)
-        yield Round(unit, tuple(batches))
+    num_batches = max(-(-lengths[unit] // batch_sequences) for unit in units)
+    unit = units[place] if place < len(units) else None
+    length = 0 if unit is None else lengths[unit]
+    starts = range(0, num_batches * batch_sequences, batch_sequences)
+    return Round(
+        unit, tuple(range(min(s, length), min(s + batch_sequences, length)) for s in starts)
+    )
+
+
+def by_turns(units: list[int], rank: int, world: int) -> list[int]:
+    """The same units, from where process `rank` of `world` begins to look, so that few collide."""
+    start = rank * len(units) // world
+    return units[start:] + units[:start]

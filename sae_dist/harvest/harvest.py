@@ -1,6 +1,5 @@
 """The harvest loop: tokens → language model → shards, written while the next ones are computed."""
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -12,14 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import progress, say
-from sae_dist.harvest.assign import Round, rounds
+from sae_dist.harvest.assign import Round, round_of
 from sae_dist.harvest.host import HostShard
+from sae_dist.harvest.locks import LOCKS, Locks
+from sae_dist.harvest.processes import Processes, next_units
 from sae_dist.lm import Capture
-from sae_dist.store import StoreWriter, check_disk
+from sae_dist.store import StoreWriter, check_disk, tell_full_disk
 
 TokenBlocks = Generator[tuple[np.ndarray, np.ndarray], None, None]
 _POLL_SECONDS = 0.5
@@ -28,44 +28,14 @@ _SHARDS_HELD = 2  # in memory: one is filled while the other is written
 
 @dataclass(kw_only=True, slots=True)
 class HarvestLoopConfig:
-    """How the language model is run. `batch_sequences` make one forward pass.
+    """How the language model is run, and when a process that gives no sign of life is given up.
 
-    They belong to what a shard is: another number may round differently.
+    `batch_sequences` make one forward pass. They belong to what a shard is: another number may
+    round differently.
     """
 
     batch_sequences: int = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Processes:
-    """One of the processes that harvest; `in_step`: all must run equally many forward passes.
-
-    Where several run one language model (`join_team`) they count as one: `leads` is true for
-    the one among them that writes, and `store` is where all agree.
-    """
-
-    rank: int
-    world: int
-    device: torch.device
-    in_step: bool = False
-    leads: bool = True
-    store: dist.Store | None = None
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this is the one process that writes tokens and seals."""
-        return self.rank == 0 and self.leads
-
-    def agree(self, value: list[int]) -> list[int]:
-        """The first process' value, on all."""
-        if self.store is not None:
-            if self.is_first:
-                self.store.set("value", json.dumps(value))
-            return json.loads(self.store.get("value"))
-        box = [value]
-        if self.world > 1:
-            dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
-        return box[0]
+    lock_seconds: float = 45.0
 
 
 def harvest(
@@ -75,53 +45,71 @@ def harvest(
     config: HarvestLoopConfig,
     processes: Processes,
 ) -> None:
-    """Fill a store and seal it; called by all processes, in any number, as often as it takes.
+    """Fill a store and seal it; called by all processes of any number of jobs, at any time.
+
+    Every process takes the next unit that is neither committed nor locked. One of them writes the
+    tokens, one seals, and others take over what a dead one left. Returns once the store is sealed.
 
     Args:
-        writer: of a store that is not sealed; what is committed already is left alone.
+        writer: of a store; what is committed already is left alone.
         capture: gives the activations [N, S, d] of each of the store's sites.
         tokens: starts the tokenised corpus: blocks of (ids, trainable), and the fingerprint to be
-            asked for after the last block. Called by the first process, if there are no tokens yet.
+            asked for after the last block. Called by one process, if there are no tokens yet.
         config, processes: how and by whom.
     """
     if config.batch_sequences < 1:
         raise UserError(f"harvest.batch_sequences={config.batch_sequences}; expected at least 1")
-    if processes.is_first and not writer.tokens_ready():
+
+    def write_tokens() -> None:
         blocks, fingerprint = tokens()
         with closing(blocks):
             writer.write_tokens(blocks, fingerprint)
-    _wait_for(writer.tokens_ready)
 
-    # Agreed on: a list made a moment later might lack what another process has committed by then.
-    missing = processes.agree(writer.missing())
-    num_bytes = writer.bytes_needed()
-    say(f"{len(missing)} shards to harvest, {num_bytes / 1e9:.3g} GB")
-    check_disk(writer.path, num_bytes)
+    with (
+        tell_full_disk(writer.path, writer.bytes_needed),
+        Locks(writer.path / LOCKS, config.lock_seconds) as locks,
+    ):
+        _once("tokens", writer.tokens_ready, write_tokens, locks, processes)
+        _fill(writer, capture, config, processes, locks)
+        _once("seal", lambda: writer.sealed, writer.seal, locks, processes)
+    locks.remove_all()
 
+
+def _fill(
+    writer: StoreWriter,
+    capture: Capture,
+    config: HarvestLoopConfig,
+    processes: Processes,
+    locks: Locks,
+) -> None:
+    """Harvest units until all are committed, by whomever."""
     layout = writer.layout
     lengths = [len(layout.sequences_of(unit)) for unit in range(layout.num_shards)]
-    plan = rounds(missing, lengths, config.batch_sequences, processes.rank, processes.world)
+    num_bytes, num_done = writer.bytes_needed(), layout.num_shards - len(writer.missing())
+    say(f"{layout.num_shards - num_done} shards to harvest, {num_bytes / 1e9:.3g} GB")
+    check_disk(writer.path, num_bytes)
     sizes = (writer.settings.widths, (max(lengths), layout.sequence_length), writer.dtype)
-    rooms = [HostShard(*sizes, processes.device) for _ in range(_SHARDS_HELD)]
+    rooms = cycle([HostShard(*sizes, processes.device) for _ in range(_SHARDS_HELD)])
+    writing: deque[Future[bool]] = deque()
     with (
         ThreadPoolExecutor(1, "writer") as thread,
-        progress(total=len(missing), desc="harvest", unit="shard") as bar,
+        progress(total=layout.num_shards, initial=num_done, desc="harvest", unit="shard") as bar,
     ):
-        writing: deque[Future[bool]] = deque()
-        for this, room in zip(plan, cycle(rooms), strict=False):
-            if len(writing) == _SHARDS_HELD:
+        while (units := next_units(writer, locks, processes)) is not None:
+            if len(writing) == _SHARDS_HELD or (writing and not units):
                 writing.popleft().result()
-            _harvest_round(writer, capture, this, processes, room)
-            if this.unit is not None and processes.leads:
-                arrays = room.arrays(lengths[this.unit])
-                writing.append(thread.submit(writer.write_shard, this.unit, arrays))
-            bar.update(len(missing) - len(writer.missing()) - bar.n)
+            elif not units:
+                time.sleep(_POLL_SECONDS)
+            if units:
+                this = round_of(units, lengths, config.batch_sequences, processes.place)
+                room = next(rooms)
+                _harvest_round(writer, capture, this, processes, room)
+                if this.unit is not None and processes.leads:
+                    arrays = room.arrays(lengths[this.unit])
+                    writing.append(thread.submit(writer.write_shard, this.unit, arrays))
+            bar.update(layout.num_shards - len(writer.missing()) - bar.n)
         for written in writing:
             written.result()
-        if processes.is_first:
-            _wait_for(lambda: not writer.missing())
-            bar.update(len(missing) - bar.n)
-            writer.seal()
 
 
 def _harvest_round(
@@ -141,7 +129,25 @@ def _harvest_round(
             capture(idle_NS)
 
 
-def _wait_for(condition: Callable[[], bool]) -> None:
-    """Look at the disk until `condition` holds: a collective would time out on a long wait."""
-    while not condition():
-        time.sleep(_POLL_SECONDS)
+def _once(
+    name: str,
+    is_done: Callable[[], bool],
+    act: Callable[[], object],
+    locks: Locks,
+    processes: Processes,
+) -> None:
+    """Let one process of all jobs act, and the others look at the disk until it is done.
+
+    If that one dies another takes over. A collective would time out on a long wait.
+    """
+    is_told = False
+    while not is_done():
+        if processes.takes and locks.take(name):
+            if not is_done():
+                act()
+            locks.keep(set())
+        else:
+            if not is_told and (owner := locks.owner(name)):
+                say(f"waiting for the {name} of {owner}")
+                is_told = True
+            time.sleep(_POLL_SECONDS)

@@ -12,12 +12,11 @@ from sae_dist.common.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """Which of `num_teams` this process is of, and whether it leads it; `store` reaches all."""
+    """Which of `num_teams` this process is of, and whether it leads it."""
 
     index: int
     num_teams: int
     leads: bool
-    store: dist.Store
 
 
 def join_launched_team(size: int) -> Team:
@@ -33,7 +32,8 @@ def join_team(size: int, store: dist.Store, rank: int, world: int) -> Team:
     """Make each `size` neighbours among `world` processes a world of torch.distributed.
 
     transformers slices a language model over a whole world and refuses a mesh that is less; so a
-    team is one, and teams meet in `store` alone. Raises UserError if they do not come out even.
+    team is one, and teams meet in the activation store alone. Raises UserError if they do not come
+    out even.
     """
     if world % size:
         raise UserError(
@@ -48,7 +48,7 @@ def join_team(size: int, store: dist.Store, rank: int, world: int) -> Team:
         rank=place,
         world_size=size,
     )
-    return Team(index, world // size, place == 0, dist.PrefixStore("teams", store))
+    return Team(index, world // size, place == 0)
 
 
 def join_slices(acts_NSK: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Activations on disk: written shard by shard, sealed by a manifest, read chunk by chunk."""
 
 from sae_dist.store.bring import write_store
-from sae_dist.store.disk import check_disk
+from sae_dist.store.disk import check_disk, tell_full_disk
 from sae_dist.store.reader import Store, open_store
 from sae_dist.store.schema import Manifest
 from sae_dist.store.settings import StoreConfig
@@ -17,6 +17,7 @@ __all__ = [
     "StoreWriter",
     "check_disk",
     "open_store",
+    "tell_full_disk",
     "verify",
     "write_store",
 ]

@@ -98,6 +98,9 @@ def _unit_problems(manifest: Manifest, is_sealed: bool) -> Iterator[str]:
             yield f"{len(counts)} chunk counts in unit {shard.unit}; expected {num_chunks}"
         if any(len(record.chunk_crc32c) != 8 * num_chunks for record in shard.files.values()):
             yield f"chunk checksums in unit {shard.unit}; expected {num_chunks} a file"
+        if shard.dropped is not None:
+            num_tokens = len(layout.sequences_of(shard.unit)) * layout.sequence_length
+            yield from shard.dropped.problems(shard.unit, num_tokens)
 
 
 def _are_units(units: list[int], num_shards: int) -> bool:

@@ -1,6 +1,9 @@
 """Whether what is to be written fits on the disk."""
 
+import errno
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sae_dist.common.errors import UserError
@@ -17,3 +20,24 @@ def check_disk(path: str | Path, num_bytes: int) -> None:
             f"found {free / 1e9:.3g} GB free at {folder}; expected {num_bytes / 1e9:.3g} GB; "
             "free some, choose another path, or take fewer tokens or sites"
         )
+
+
+@contextmanager
+def tell_full_disk(path: Path, bytes_needed: Callable[[], int]) -> Iterator[None]:
+    """Turn the error of a full disk, or of a used-up quota, into one line for the user.
+
+    `bytes_needed` is asked then: what is still to be written at `path`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        needed = "more"
+        with suppress(OSError):
+            needed = f"{bytes_needed() / 1e9:.3g} GB"
+        free = shutil.disk_usage(path).free
+        raise UserError(
+            f"{error.strerror} for {error.filename or path}: found {free / 1e9:.3g} GB free; "
+            f"expected {needed}; free some and start the same command again"
+        ) from error

@@ -35,6 +35,11 @@ class Store:
         self._arrays = {
             name: ShardReader(path, spec, manifest.layout, records) for name, spec in specs.items()
         }
+        self._dropped = {
+            shard.unit: np.array(shard.dropped.positions)
+            for shard in manifest.shards
+            if shard.dropped
+        }
 
     @property
     def layout(self) -> Layout:
@@ -77,8 +82,18 @@ class Store:
         return self._arrays[INPUT_IDS].read_chunk(chunk), self.read_trainable(chunk)
 
     def read_trainable(self, chunk: int) -> np.ndarray:
-        """Which tokens of one chunk may be trained on, bool [n, S]. Raises like `read_chunk`."""
-        return self._arrays[TRAINABLE].read_chunk(chunk)
+        """Which tokens of one chunk may be trained on, bool [n, S], dropped ones left out.
+
+        Raises like `read_chunk`.
+        """
+        trainable = self._arrays[TRAINABLE].read_chunk(chunk)
+        unit, place = divmod(chunk, self.layout.chunks_per_shard)
+        if unit in self._dropped:
+            first = place * self.layout.chunk_sequences * self.layout.sequence_length
+            positions = self._dropped[unit] - first
+            is_here = (positions >= 0) & (positions < trainable.size)
+            trainable.reshape(-1)[positions[is_here]] = False
+        return trainable
 
     def training_chunks(self) -> list[int]:
         """Chunks of all shards that are not held out, in order."""

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.files import to_json
+from sae_dist.store.dropped import Dropped, NonFinite
 from sae_dist.store.fault import Fault, FaultError
 from sae_dist.store.layout import Layout
 from sae_dist.store.links import odd_file
@@ -20,6 +21,7 @@ FORMAT = 2
 SETTINGS_FILE = "SETTINGS.json"
 MANIFEST_FILE = "MANIFEST.json"
 TOKENS_COMMIT = "commits/tokens.json"
+ASKED = ("num_sequences", "held_out", "non_finite", "max_norm")  # settings a manifest repeats
 _END = b"\n}\n"
 _SEAL = b',\n "sha256": "%s"' + _END  # at the end of each file
 
@@ -46,6 +48,15 @@ def _files(value: dict[str, Any]) -> dict[str, FileRecord]:
     return {path: FileRecord(**record) for path, record in value.items()}
 
 
+def _dropped_json(dropped: Dropped | None) -> dict[str, Any]:
+    """No entry where nothing was dropped: such a store is as those of before there was one."""
+    return {} if dropped is None else {"dropped": dropped.to_json()}
+
+
+def _dropped(value: dict[str, Any]) -> Dropped | None:
+    return Dropped.from_json(value["dropped"]) if "dropped" in value else None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """What a store was started with; `num_sequences` None means as many as come."""
@@ -58,6 +69,8 @@ class Settings:
     held_out: float
     widths: dict[str, int]
     provenance: dict[str, Any]
+    non_finite: NonFinite
+    max_norm: float | None
 
     def layout(self, num_sequences: int) -> Layout:
         """The store's grid for a known number of sequences."""
@@ -76,7 +89,8 @@ class Settings:
     def from_json(cls, value: dict[str, Any]) -> Self:
         """The inverse of `to_json`."""
         fields = {key: value[key] for key in value if key != "format"}
-        return cls(**{**fields, "dtype": FloatDtype(value["dtype"])})
+        enums = {"dtype": FloatDtype(value["dtype"]), "non_finite": NonFinite(value["non_finite"])}
+        return cls(**{**fields, **enums})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,11 +113,15 @@ class TokensCommit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardCommit:
-    """One unit is written at every site: its files, trainable tokens a chunk, and sums a site."""
+    """One unit is written at every site: its files, trainable tokens a chunk, and sums a site.
+
+    What was dropped is counted in neither.
+    """
 
     files: dict[str, FileRecord]
     trainable_per_chunk: list[int]
     statistics: dict[str, Statistics]
+    dropped: Dropped | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -111,6 +129,7 @@ class ShardCommit:
             "files": {path: asdict(record) for path, record in self.files.items()},
             "trainable_per_chunk": self.trainable_per_chunk,
             "statistics": {site: value.to_json() for site, value in self.statistics.items()},
+            **_dropped_json(self.dropped),
         }
 
     @classmethod
@@ -120,15 +139,25 @@ class ShardCommit:
             files=_files(value["files"]),
             trainable_per_chunk=value["trainable_per_chunk"],
             statistics={s: Statistics.from_json(v) for s, v in value["statistics"].items()},
+            dropped=_dropped(value),
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SiteRecord:
-    """One site: its width, and the statistics of its trainable tokens in training shards."""
+    """One site: its width, and the statistics of its trainable tokens in training shards.
+
+    `dropped` tokens of all shards are left out because of this site.
+    """
 
     width: int
     statistics: Statistics
+    dropped: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; nothing is said where nothing was dropped."""
+        value = {"width": self.width, "statistics": self.statistics.to_json()}
+        return {**value, "dropped": self.dropped} if self.dropped else value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,6 +167,21 @@ class ShardRecord:
     unit: int
     files: dict[str, FileRecord]
     trainable_per_chunk: list[int]
+    dropped: Dropped | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "unit": self.unit,
+            "files": {path: asdict(record) for path, record in self.files.items()},
+            "trainable_per_chunk": self.trainable_per_chunk,
+            **_dropped_json(self.dropped),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(**{**value, "files": _files(value["files"]), "dropped": _dropped(value)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,16 +240,12 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        sites = {
-            site: {"width": record.width, "statistics": record.statistics.to_json()}
-            for site, record in self.sites.items()
-        }
         return {
             "format": self.format,
             **asdict(self.layout),
             "dtype": self.dtype.value,
-            "sites": sites,
-            "shards": [asdict(shard) for shard in self.shards],
+            "sites": {site: record.to_json() for site, record in self.sites.items()},
+            "shards": [shard.to_json() for shard in self.shards],
             "held_out": self.held_out,
             "provenance": self.provenance,
             "metadata": self.metadata,
@@ -217,22 +257,23 @@ class Manifest:
         """The inverse of `to_json`."""
         sites = {
             site: SiteRecord(
-                width=record["width"], statistics=Statistics.from_json(record["statistics"])
+                width=record["width"],
+                statistics=Statistics.from_json(record["statistics"]),
+                dropped=record.get("dropped", 0),
             )
             for site, record in value["sites"].items()
         }
-        shards = [
-            ShardRecord(**{**record, "files": _files(record["files"])})
-            for record in value["shards"]
-        ]
         return cls(
             layout=Layout(**{name: value[name] for name in Layout.__dataclass_fields__}),
             dtype=FloatDtype(value["dtype"]),
             sites=sites,
-            shards=shards,
+            shards=[ShardRecord.from_json(record) for record in value["shards"]],
             **{name: value[name] for name in ("format", "held_out", "metadata")},
             provenance=dict(value["provenance"].items()),
-            asked={name: value["asked"][name] for name in ("num_sequences", "held_out")},
+            asked={
+                **{name: value["asked"][name] for name in ASKED},
+                "non_finite": NonFinite(value["asked"]["non_finite"]),
+            },
         )
 
 

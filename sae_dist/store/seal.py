@@ -10,6 +10,7 @@ from sae_dist.common.files import to_json
 from sae_dist.store.arrays import INPUT_IDS, TRAINABLE, array_specs, metadata
 from sae_dist.store.layout import held_out_units
 from sae_dist.store.schema import (
+    ASKED,
     TOKENS_COMMIT,
     Manifest,
     Settings,
@@ -59,6 +60,7 @@ def assemble(root: Path, settings: Settings) -> Manifest:
         site: SiteRecord(
             width=width,
             statistics=reduce(add, (c.statistics[site] for c in training), Statistics.zero(width)),
+            dropped=sum(c.dropped.per_site.get(site, 0) for c in commits.values() if c.dropped),
         )
         for site, width in settings.widths.items()
     }
@@ -71,6 +73,7 @@ def assemble(root: Path, settings: Settings) -> Manifest:
                 **commit.files,
             },
             trainable_per_chunk=commit.trainable_per_chunk,
+            dropped=commit.dropped,
         )
         for unit, commit in commits.items()
     ]
@@ -82,5 +85,5 @@ def assemble(root: Path, settings: Settings) -> Manifest:
         held_out=held_out,
         provenance={**settings.provenance, "tokens": tokens.fingerprint},
         metadata=metadata_digests(settings, tokens.num_sequences),
-        asked={"num_sequences": settings.num_sequences, "held_out": settings.held_out},
+        asked={name: getattr(settings, name) for name in ASKED},
     )

@@ -7,18 +7,25 @@ from typing import Any
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.store.allowed import site_problems
+from sae_dist.store.dropped import NonFinite
 from sae_dist.store.layout import choose_layout
 from sae_dist.store.schema import Settings
 
 
 @dataclass(kw_only=True, slots=True)
 class StoreConfig:
-    """How to store activations: sizes are of all sites together, `held_out` a share of shards."""
+    """How to store activations: sizes are of all sites together, `held_out` a share of shards.
+
+    Trainable tokens that are not finite end the harvest, or are dropped; so are those longer than
+    `max_norm` times the median norm of a shard's trainable tokens at a site (None: any length).
+    """
 
     dtype: FloatDtype = FloatDtype.bfloat16
     chunk_mib: float = 4.0
     shard_mib: float = 256.0
     held_out: float = 0.05
+    non_finite: NonFinite = NonFinite.fail
+    max_norm: float | None = None
 
 
 def choose_settings(
@@ -36,6 +43,11 @@ def choose_settings(
             f"found {num_sequences} sequences of {sequence_length} positions; expected at least "
             "one of each; change them"
         )
+    if config.max_norm is not None and not config.max_norm > 1:
+        raise UserError(
+            f"found max_norm={config.max_norm:g}; expected a multiple of the median norm above 1, "
+            "or null; change it"
+        )
     layout = choose_layout(
         num_sequences=num_sequences or 0,
         sequence_length=sequence_length,
@@ -52,6 +64,8 @@ def choose_settings(
         held_out=config.held_out,
         widths=widths,
         provenance=provenance,
+        non_finite=config.non_finite,
+        max_norm=config.max_norm,
     )
 
 

@@ -54,6 +54,12 @@ class Statistics:
         return cls(count=value["count"], sum=total, sum_square=value["sum_square"])
 
 
+def norms_of(x_NSD: torch.Tensor) -> np.ndarray:
+    """‖x‖ of each token, float64 [N·S], the same with any number of threads."""
+    blocks = x_NSD.flatten(0, 1).split(max(1, _BLOCK_VALUES // x_NSD.shape[2]))
+    return torch.cat([x_TD.double().square().sum(1) for x_TD in blocks]).sqrt().numpy()
+
+
 def statistics_of(
     x_NSD: torch.Tensor, trainable_NS: torch.Tensor, first_sequence: int
 ) -> Statistics:
@@ -78,7 +84,7 @@ def statistics_of(
         raise UserError(
             f"found NaN or infinity at a trainable token of sequence "
             f"{first_sequence + int(bad_N.nonzero()[0])}; expected finite activations; "
-            "mark the token as not trainable or store as float32"
+            "drop such tokens (writer.non_finite=drop) or store as float32"
         )
     return Statistics(
         count=int(trainable_NS.sum()), sum=sum_D.numpy(), sum_square=float(sum_square)

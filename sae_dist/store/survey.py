@@ -113,6 +113,7 @@ def _commit(found: Survey, unit: int) -> None:
         shard = found.manifest.shards[unit]
         same = {path: shard.files[path] for path in expected} == commit.files
         same = same and shard.trainable_per_chunk == commit.trainable_per_chunk
+        same = same and shard.dropped == commit.dropped
     else:
         same = set(commit.files) == expected
     if same:

@@ -16,8 +16,9 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_all
 from sae_dist.store.arrays import INPUT_IDS, TRAINABLE, array_specs, shard_parts, site_path
 from sae_dist.store.checksum import crc32_of
+from sae_dist.store.dropped import Dropped, NonFinite, drop, without
 from sae_dist.store.schema import FileRecord, Settings, ShardCommit
-from sae_dist.store.statistics import Statistics, statistics_of
+from sae_dist.store.statistics import Statistics, norms_of, statistics_of
 
 _Parts = list[memoryview]
 
@@ -58,16 +59,19 @@ def write_activations(
 ) -> ShardCommit:
     """Write one file a site; return the commit that vouches for them.
 
-    While one is written, two threads sum and check. The files get their names only once all is
-    found finite. Raises UserError as `StoreWriter.write_shard` does.
+    While one is written, two threads sum and check. The files get their names only once all that
+    is not dropped is found finite. Raises UserError as `StoreWriter.write_shard` does.
     """
     _require(settings, unit, arrays, trainable)
     records: dict[str, Future[FileRecord]] = {}
     with ThreadPoolExecutor(2, "checks") as checks:
-        statistics = {
-            site: checks.submit(_statistics, settings, unit, site, arrays[site], trainable)
-            for site in settings.widths
-        }
+        dropped = checks.submit(_dropped, settings, unit, arrays, trainable)
+
+        def sums(site: str) -> Statistics:
+            kept = without(trainable, dropped.result())
+            return _statistics(settings, unit, site, arrays[site], kept)
+
+        statistics = {site: checks.submit(sums, site) for site in settings.widths}
 
         def files() -> Iterator[tuple[Path, _Parts]]:
             by_array = {site_path(site): arrays[site] for site in settings.widths}
@@ -75,11 +79,12 @@ def write_activations(
                 records[path] = checks.submit(_record, parts)
                 yield root / path, parts
 
-        write_all(files(), lambda: [sums.result() for sums in statistics.values()])
+        write_all(files(), lambda: [found.result() for found in statistics.values()])
     return ShardCommit(
         files={path: record.result() for path, record in records.items()},
-        trainable_per_chunk=_per_chunk(settings, trainable),
-        statistics={site: sums.result() for site, sums in statistics.items()},
+        trainable_per_chunk=_per_chunk(settings, without(trainable, dropped.result())),
+        statistics={site: found.result() for site, found in statistics.items()},
+        dropped=dropped.result(),
     )
 
 
@@ -91,13 +96,15 @@ def commit_of(
     files: dict[str, FileRecord],
 ) -> ShardCommit:
     """The commit of a unit that is written already, in these `files`."""
+    dropped = _dropped(settings, unit, arrays, trainable)
+    kept = without(trainable, dropped)
     return ShardCommit(
         files=files,
-        trainable_per_chunk=_per_chunk(settings, trainable),
+        trainable_per_chunk=_per_chunk(settings, kept),
         statistics={
-            site: _statistics(settings, unit, site, array, trainable)
-            for site, array in arrays.items()
+            site: _statistics(settings, unit, site, array, kept) for site, array in arrays.items()
         },
+        dropped=dropped,
     )
 
 
@@ -137,6 +144,19 @@ def _require(
         raise UserError(
             f"found {found} for unit {unit}; expected {wanted}; give every site of the store"
         )
+
+
+def _dropped(
+    settings: Settings, unit: int, arrays: dict[str, np.ndarray], trainable: np.ndarray
+) -> Dropped | None:
+    """What the store's settings say is to be dropped; their defaults need no look at the values."""
+    if settings.non_finite is NonFinite.fail and settings.max_norm is None:
+        return None
+    norms = {site: norms_of(from_storage(arrays[site], settings.dtype)) for site in settings.widths}
+    try:
+        return drop(norms, trainable.ravel(), settings.non_finite, settings.max_norm)
+    except UserError as error:
+        raise UserError(f"unit {unit}: {error}") from error
 
 
 def _statistics(

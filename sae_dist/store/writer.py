@@ -3,6 +3,7 @@
 Every step ends in one atomic commit, so a killed writer leaves a store that can be gone on with.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +13,7 @@ import numpy as np
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import claim, fsync_path, to_json, write_atomic
+from sae_dist.common.log import warn
 from sae_dist.store.arrays import (
     INPUT_IDS,
     TRAINABLE,
@@ -153,10 +155,22 @@ class StoreWriter:
 
     def missing(self) -> list[int]:
         """Units without a commit, in order."""
-        return [unit for unit in range(self.layout.num_shards) if not self._committed(unit)]
+        commits = set(os.listdir(self.path / "commits"))  # one request, however many units
+        units = range(self.layout.num_shards)
+        return [unit for unit in units if Path(commit_file(unit)).name not in commits]
+
+    def committed(self, unit: int) -> bool:
+        """Whether a unit is written, by whomever."""
+        return (self.path / commit_file(unit)).exists()
 
     def bytes_needed(self) -> int:
-        """Bytes on disk that the missing units will take, checksums and indices included."""
+        """Bytes on disk that the missing units will take, checksums and indices included.
+
+        Before there are tokens, what they and all units will take at most.
+        """
+        if not self.tokens_ready():
+            layout = self.settings.layout(self.settings.num_sequences or 0)
+            return bytes_on_disk(self._specs.values(), layout, range(layout.num_shards))
         sites = [self._specs[site_path(site)] for site in self.settings.widths]
         return bytes_on_disk(sites, self.layout, self.missing())
 
@@ -164,8 +178,9 @@ class StoreWriter:
         """Write one unit of every site and commit it; False if another writer committed it first.
 
         `arrays` holds, for each site, [n, S, d] in the storage dtype, where n is the unit's number
-        of sequences. Raises UserError, before anything is written, for other shapes or dtypes and
-        for NaN or infinity at a trainable token (naming unit, site and sequence).
+        of sequences. Raises UserError, before anything is written, for other shapes or dtypes,
+        for NaN or infinity at a trainable token (naming unit, site and sequence) unless such tokens
+        are dropped, and for too many dropped ones.
         """
         return self._write_shard(unit, arrays, self.read_tokens(unit)[1])
 
@@ -197,6 +212,7 @@ class StoreWriter:
                 f"found {len(missing)} of {self.layout.num_shards} shards missing in {self.path} "
                 f"(first: {missing[0]}); expected all; write them before sealing"
             )
+        self._sweep_all()
         manifest = assemble(self.path, self.settings)
         write_atomic(self.path / MANIFEST_FILE, dump(manifest))
         return manifest
@@ -206,9 +222,6 @@ class StoreWriter:
         if self._tokens_commit is None:
             self._tokens_commit = load_tokens(self.path)
         return self._tokens_commit
-
-    def _committed(self, unit: int) -> bool:
-        return (self.path / commit_file(unit)).exists()
 
     def _commit_tokens(
         self, num_sequences: int, fingerprint: dict[str, Any], files: dict[str, FileRecord]
@@ -224,15 +237,16 @@ class StoreWriter:
         write_atomic(self.path / TOKENS_COMMIT, dump(commit))
 
     def _write_shard(self, unit: int, arrays: dict[str, np.ndarray], trainable: np.ndarray) -> bool:
-        if self._committed(unit):
+        if self.committed(unit):
             return False
         try:
             commit = write_activations(self.path, self.settings, unit, arrays, trainable)
+            is_ours = claim(self.path / commit_file(unit), dump(commit))
         except FileNotFoundError:
-            if self._committed(unit):  # another writer won, and swept up our temporary file
+            if self.committed(unit):  # another writer won, and swept up our temporary file
                 return False
             raise
-        if not claim(self.path / commit_file(unit), dump(commit)):
+        if not is_ours:
             return self._lost(unit, commit)
         self._sweep(unit)
         return True
@@ -252,3 +266,12 @@ class StoreWriter:
         for spec in self._specs.values():
             for leftover in (self.path / spec.path).glob(f".{spec.file_name(unit)}.*.tmp"):
                 leftover.unlink(missing_ok=True)
+
+    def _sweep_all(self) -> None:
+        """Remove what killed writers left anywhere, and tell."""
+        folders = [self.path, self.path / "commits", *(self.path / path for path in self._specs)]
+        found = [f for folder in folders for p in (".*.tmp", "*.partial") for f in folder.glob(p)]
+        for leftover in found:
+            leftover.unlink(missing_ok=True)
+        if found:
+            warn(f"{len(found)} leftover files of killed writers removed (first: {found[0]})")

@@ -60,6 +60,7 @@ def tiny_harvest(
     seen: Callable[[Tensor], None] = lambda ids_NS: None,
     about: dict[str, Any] = LM,
     capture: Capture | None = None,
+    lock_seconds: float = 45.0,
 ) -> None:
     """Fill a store, or the rest of it, four sequences a forward pass; each is shown to `seen`."""
     model = tiny_model(family)
@@ -71,7 +72,7 @@ def tiny_harvest(
         return capture(ids_NS)
 
     alone = Processes(0, 1, torch.device("cpu"))
-    config = HarvestLoopConfig(batch_sequences=4)
+    config = HarvestLoopConfig(batch_sequences=4, lock_seconds=lock_seconds)
     writer = tiny_writer(path, about)
     harvest(writer, watched, tokens, config, processes or alone)  # type: ignore[arg-type]
 

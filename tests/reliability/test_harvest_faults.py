@@ -1,0 +1,275 @@
+"""Harvests that share a store, are killed, or run out of disk: nothing is torn, lost or doubled."""
+
+import errno
+import itertools
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sae_dist.common import files
+from sae_dist.common.errors import UserError
+from sae_dist.harvest import Locks, Processes
+from sae_dist.parallel import World
+from sae_dist.store import StoreConfig, StoreWriter, verify
+from tests.harvest.tiny import contents, tiny_harvest, tiny_writer, tokens
+from tests.processes import run_on, start
+from tests.reliability.jobs import committed, job, lock, passes, torn, wait_until, with_tokens
+
+NUM_PASSES, NUM_UNITS = 15, 8
+
+
+class Stopped(Exception):
+    """The harvest is interrupted here."""
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What an undisturbed harvest by one process leaves."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    process = start(job, folder / "store", folder / "log")
+    process.join(60)
+    assert process.exitcode == 0 and passes(folder / "log") == NUM_PASSES
+    return contents(folder / "store")
+
+
+def test_two_jobs_fill_one_store_and_harvest_each_unit_once(
+    tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    store, log = tmp_path / "store", tmp_path / "log"
+    jobs = [start(job, store, log, 0.02) for _ in range(2)]
+    for process in jobs:
+        process.join(60)
+    assert [process.exitcode for process in jobs] == [0, 0]
+    assert passes(log) == NUM_PASSES
+    assert contents(store) == expected
+
+
+def test_a_killed_job_is_taken_over_at_once_on_the_same_machine(
+    tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    store, log = tmp_path / "store", tmp_path / "log"
+    with_tokens(tiny_writer(store), *tokens())
+    slow = start(job, store, log, 600.0)
+    wait_until(lambda: log.exists() and passes(log) == 1)
+    other = start(job, store, log)
+    wait_until(lambda: len(committed(store)) == NUM_UNITS - 1)
+    assert other.is_alive()
+    slow.kill()
+    slow.join()
+    begin = time.monotonic()
+    other.join(60)
+    print(f"taken over in {time.monotonic() - begin:.1f} s")
+    assert other.exitcode == 0
+    assert f"warning: process {slow.pid} on " in log.read_text()
+    assert "is gone; its lock 00000.json is taken over" in log.read_text()
+    assert contents(store) == expected
+
+
+def test_a_silent_job_of_another_machine_is_taken_over_after_the_limit_only(
+    tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    store, log = tmp_path / "store", tmp_path / "log"
+    with_tokens(tiny_writer(store), *tokens())
+    foreign = lock(store, "00003")
+    process = start(job, store, log, 0.0, 4.0)
+    for _ in range(20):  # twice the limit if beats took no time: more on a busy machine
+        foreign.touch()
+        time.sleep(0.4)
+    assert 3 not in committed(store)
+    process.join(60)
+    assert process.exitcode == 0 and passes(log) == NUM_PASSES
+    assert "warning: process 1 of job 7 on elsewhere gave no sign for 4 s" in log.read_text()
+    assert contents(store) == expected
+
+
+def test_jobs_wait_for_the_tokens_of_another_and_write_them_if_it_dies(
+    tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    store, log = tmp_path / "store", tmp_path / "log"
+    tiny_writer(store)
+    lock(store, "tokens")
+    process = start(job, store, log, 0.0, 1.0)
+    process.join(60)
+    assert process.exitcode == 0
+    assert "waiting for the tokens of process 1 of job 7 on elsewhere" in log.read_text()
+    assert contents(store) == expected
+
+
+def take_all(world: World, folder: Path, names: list[str]) -> list[str]:
+    """The locks that this process got, of those that all go for at the same time."""
+    with Locks(folder, 45.0) as locks:
+        dist.barrier()
+        taken = [name for name in names if locks.take(name)]
+        dist.barrier()
+    return taken
+
+
+def test_of_many_that_find_a_lock_stale_one_gets_it(tmp_path: Path) -> None:
+    names = [f"{number:05d}" for number in range(20)]
+    for name in names:
+        silent = lock(tmp_path, name)
+        os.utime(silent, (0, 0))
+    taken = run_on(4, take_all, tmp_path / "locks", names)
+    assert sorted(itertools.chain(*taken)) == names
+    assert list((tmp_path / "locks").iterdir()) == []
+
+
+def test_a_lock_that_was_taken_away_is_not_given_back_twice(tmp_path: Path) -> None:
+    with Locks(tmp_path / "locks", 45.0) as locks:
+        assert locks.take("00001") and not locks.take("00001")
+        (tmp_path / "locks" / "00001.json").unlink()
+        other = lock(tmp_path, "00001")
+        locks.keep(set())
+        assert other.exists() and not locks.take("00001")
+
+
+UNITS, WIDTH, POSITIONS = 50, 8, 4
+
+
+def racing_writer(path: Path) -> StoreWriter:
+    sequence = POSITIONS * WIDTH * 2 / 2**20
+    config = StoreConfig(chunk_mib=1.5 * sequence, shard_mib=2.5 * sequence)
+    return StoreWriter.create(path, {"site": WIDTH}, POSITIONS, config, {}, 2 * UNITS)
+
+
+def fill(path: Path, mine: range) -> list[int]:
+    """The units that this process committed, of those in `mine`."""
+    writer = racing_writer(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files.os, "fsync", lambda descriptor: None)  # only makes this test slow
+        won = []
+        for unit in mine:
+            x_NSD = np.full((2, POSITIONS, WIDTH), unit, np.uint16)
+            if writer.write_shard(unit, {"site": x_NSD}):
+                won.append(unit)
+    return won
+
+
+def race(world: World, path: Path) -> list[int]:
+    dist.barrier()
+    return fill(path, range(UNITS))
+
+
+def test_eight_processes_race_for_fifty_units_and_each_is_committed_once(tmp_path: Path) -> None:
+    ids, trainable = np.zeros((2 * UNITS, POSITIONS), np.int32), np.ones((2 * UNITS, 4), bool)
+    for name in ("raced", "serial"):
+        with_tokens(racing_writer(tmp_path / name), [(ids, trainable)], dict)
+    won = run_on(8, race, tmp_path / "raced")
+    print(f"won by each of 8: {[len(units) for units in won]}")
+    assert sorted(itertools.chain(*won)) == list(range(UNITS))
+    fill(tmp_path / "serial", range(UNITS))
+    for name in ("raced", "serial"):
+        racing_writer(tmp_path / name).seal()
+    assert contents(tmp_path / "raced") == contents(tmp_path / "serial")
+
+
+def harvest_on(world: World, path: Path, most: int | None) -> int:
+    """Harvest as one of a world; stopped after `most` passes; the number of passes."""
+    seen: list[int] = []
+
+    def note(ids_NS: Tensor) -> None:
+        if len(seen) == most:
+            raise Stopped
+        seen.append(1)
+
+    processes = Processes(world.rank, world.size, torch.device("cpu"))
+    try:
+        tiny_harvest(path, processes=processes, seen=note)
+    except Stopped:
+        assert most is not None
+    return len(seen)
+
+
+def test_the_number_of_processes_may_change_between_runs(
+    tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    store = tmp_path / "store"
+    assert run_on(3, harvest_on, store, 3) == [3, 3, 3]
+    assert len(committed(store)) == 3 and list((store / "locks").iterdir()) == []
+    assert sum(run_on(2, harvest_on, store, None)) == NUM_PASSES - 2 * 3
+    assert contents(store) == expected
+
+
+@pytest.mark.parametrize("num_writes", [0, 4, 9, 17, 18, 19, 33, 61, 80])
+def test_a_full_disk_is_told_and_the_same_command_goes_on(
+    tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, num_writes: int
+) -> None:
+    store, left = tmp_path / "store", itertools.count(num_writes, -1)
+    tiny_writer(store)
+
+    def full(descriptor: int) -> None:  # where a delayed write is refused
+        if next(left) <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(UserError) as caught:
+        tiny_harvest(store)
+    monkeypatch.undo()
+    line = str(caught.value)
+    assert line.startswith("No space left on device for ") and "\n" not in line
+    assert "GB free; expected 0.000" in line and "start the same command again" in line
+    assert not list(store.rglob("*.tmp")) and not torn(store)
+    tiny_harvest(store)
+    assert contents(store).keys() == expected.keys() and verify(store, full=True) == []
+
+
+def test_leftovers_are_removed_with_a_warning(
+    tmp_path: Path, expected: dict[str, bytes], capsys: pytest.CaptureFixture
+) -> None:
+    store = tmp_path / "store"
+    tiny_writer(store)
+    for name in ("activations/mlp_in.1/c.0.0.0.1f.partial", "commits/.00001.json.1f.tmp"):
+        (store / name).write_bytes(b"half")
+    tiny_harvest(store)
+    assert "warning: 2 leftover files of killed writers removed" in capsys.readouterr().err
+    assert contents(store).keys() == expected.keys()
+
+
+def kill_often(folder: Path, kills: int, expected: dict[str, bytes]) -> dict[str, Any]:
+    """SIGKILL one of two harvesting processes again and again, at seeded random moments.
+
+    After every kill each committed unit is held to its checksums, and another process takes the
+    killed one's place. A store that is done is compared with `expected`, and the next one begun.
+    """
+    random, num_kills, num_torn, num_units = np.random.default_rng(0), 0, 0, 0
+    begin = time.monotonic()
+    for turn in itertools.count():
+        store, log = folder / f"store-{turn}", folder / "log"
+        jobs = [start(job, store, log, 0.02) for _ in range(2)]
+        while num_kills < kills and any(process.is_alive() for process in jobs):
+            time.sleep(random.uniform(0.0, 0.6))
+            which = int(random.integers(2))
+            jobs[which].kill()
+            jobs[which].join()
+            if jobs[which].exitcode == -signal.SIGKILL:  # it had not ended by itself
+                num_kills += 1
+                num_torn += len(torn(store))
+                num_units += len(committed(store))
+                jobs[which] = start(job, store, log, 0.02)
+        for process in jobs:
+            process.join(60)
+            assert process.exitcode == 0, log.read_text()[-2000:]
+        found = contents(store)
+        assert found.keys() == expected.keys() and found == expected
+        if num_kills >= kills:
+            break
+    seconds = time.monotonic() - begin
+    return {"kills": num_kills, "stores": turn + 1, "units checked": num_units, "torn": num_torn,
+            "seconds": round(seconds)}  # fmt: skip
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(200, marks=pytest.mark.slow)])
+def test_no_torn_shard_is_ever_visible(
+    tmp_path: Path, expected: dict[str, bytes], kills: int
+) -> None:
+    figures = kill_often(tmp_path, kills, expected)
+    print(figures)
+    assert figures["kills"] == kills and figures["torn"] == 0
