@@ -22,6 +22,7 @@ from sae_dist.store.arrays import (
     metadata,
     site_path,
 )
+from sae_dist.store.disk import tell_full_disk
 from sae_dist.store.fault import FaultError
 from sae_dist.store.layout import Layout, held_out_units
 from sae_dist.store.links import linked_folders
@@ -87,10 +88,12 @@ class StoreWriter:
                 f"found {sorted(others)[0]!r} in {root}; expected an empty folder or a store; "
                 "choose another path"
             )
-        if not claim(root / SETTINGS_FILE, dump(settings)):
-            started = load(root / SETTINGS_FILE, Settings)
-            require_same(root / SETTINGS_FILE, started.to_json(), settings.to_json())
-        return cls(root, settings)
+        data = dump(settings)
+        with tell_full_disk(root, lambda: len(data)):
+            if not claim(root / SETTINGS_FILE, data):
+                started = load(root / SETTINGS_FILE, Settings)
+                require_same(root / SETTINGS_FILE, started.to_json(), settings.to_json())
+            return cls(root, settings)
 
     @classmethod
     def open(cls, path: str | Path) -> Self:

@@ -33,7 +33,7 @@ def job(path: Path, log: Path, pause: float = 0.0, lock_seconds: float = 45.0) -
 
 def passes(log: Path) -> int:
     """How many forward passes all jobs ran."""
-    return sum(line.startswith("pass ") for line in log.read_text().splitlines())
+    return log.read_text().count("pass ")
 
 
 def wait_until(condition: Callable[[], bool]) -> float:

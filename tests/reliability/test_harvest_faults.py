@@ -79,15 +79,31 @@ def test_a_silent_job_of_another_machine_is_taken_over_after_the_limit_only(
     store, log = tmp_path / "store", tmp_path / "log"
     with_tokens(tiny_writer(store), *tokens())
     foreign = lock(store, "00003")
-    process = start(job, store, log, 0.0, 4.0)
-    for _ in range(20):  # twice the limit if beats took no time: more on a busy machine
-        foreign.touch()
-        time.sleep(0.4)
-    assert 3 not in committed(store)
+    beats(foreign, ago=-3600)
+    process = start(job, store, log)
+    wait_until(lambda: len(committed(store)) == NUM_UNITS - 1)
+    beats(foreign, ago=20)
+    time.sleep(1.5)  # the job looks every half second
+    assert 3 not in committed(store) and process.is_alive()
+    beats(foreign, ago=46)
     process.join(60)
     assert process.exitcode == 0 and passes(log) == NUM_PASSES
-    assert "warning: process 1 of job 7 on elsewhere gave no sign for 4 s" in log.read_text()
+    assert "warning: process 1 of job 7 on elsewhere gave no sign for 4" in log.read_text()
     assert contents(store) == expected
+
+
+def beats(foreign: Path, ago: float) -> None:
+    """Let a lock's last sign of life be so many seconds old; negative: its process lives on."""
+    os.utime(foreign, (time.time() - ago,) * 2)
+
+
+def test_a_lock_gives_signs_of_life(tmp_path: Path) -> None:
+    with Locks(tmp_path / "locks", 0.3) as locks:
+        assert locks.take("00001")
+        file = tmp_path / "locks" / "00001.json"
+        os.utime(file, (0, 0))
+        wait_until(lambda: file.stat().st_mtime > 0)
+    assert not file.exists()
 
 
 def test_jobs_wait_for_the_tokens_of_another_and_write_them_if_it_dies(
@@ -95,8 +111,11 @@ def test_jobs_wait_for_the_tokens_of_another_and_write_them_if_it_dies(
 ) -> None:
     store, log = tmp_path / "store", tmp_path / "log"
     tiny_writer(store)
-    lock(store, "tokens")
-    process = start(job, store, log, 0.0, 1.0)
+    foreign = lock(store, "tokens")
+    beats(foreign, ago=-3600)
+    process = start(job, store, log)
+    wait_until(lambda: log.exists() and "waiting" in log.read_text())
+    beats(foreign, ago=46)
     process.join(60)
     assert process.exitcode == 0
     assert "waiting for the tokens of process 1 of job 7 on elsewhere" in log.read_text()
@@ -193,8 +212,10 @@ def test_the_number_of_processes_may_change_between_runs(
 ) -> None:
     store = tmp_path / "store"
     assert run_on(3, harvest_on, store, 3) == [3, 3, 3]
-    assert len(committed(store)) == 3 and list((store / "locks").iterdir()) == []
-    assert sum(run_on(2, harvest_on, store, None)) == NUM_PASSES - 2 * 3
+    done = committed(store)  # of two passes each, but the last unit
+    assert 3 <= len(done) <= 4 and list((store / "locks").iterdir()) == []
+    last = int(NUM_UNITS - 1 in done)
+    assert sum(run_on(2, harvest_on, store, None)) == NUM_PASSES - 2 * len(done) + last
     assert contents(store) == expected
 
 
@@ -203,7 +224,6 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(
     tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, num_writes: int
 ) -> None:
     store, left = tmp_path / "store", itertools.count(num_writes, -1)
-    tiny_writer(store)
 
     def full(descriptor: int) -> None:  # where a delayed write is refused
         if next(left) <= 0:
@@ -215,7 +235,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(
     monkeypatch.undo()
     line = str(caught.value)
     assert line.startswith("No space left on device for ") and "\n" not in line
-    assert "GB free; expected 0.000" in line and "start the same command again" in line
+    assert "GB free; expected " in line and "start the same command again" in line
     assert not list(store.rglob("*.tmp")) and not torn(store)
     tiny_harvest(store)
     assert contents(store).keys() == expected.keys() and verify(store, full=True) == []

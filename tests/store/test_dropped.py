@@ -1,0 +1,145 @@
+"""Tokens whose activations are not finite or far too long: dropped, counted, never trained on."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sae_dist.common.errors import UserError
+from sae_dist.common.files import read_json, write_json
+from sae_dist.store import Store, StoreWriter, open_store, verify
+from sae_dist.store.dropped import NonFinite
+from tests.store.conftest import POSITIONS, SEQUENCES, WIDTHS, Data
+
+DROP = NonFinite.drop
+SIDE = 16  # sequences of a shard are few: 2 % of them must be some
+LONG, BAD, BOTH = (7, 1), (2, 3), (11, 2)  # (sequence, position), all of them trainable
+
+
+@pytest.fixture
+def spoilt(data: Data) -> Data:
+    """One token too long at one site, one not finite at the other, one both."""
+    assert all(data.trainable[token] for token in (LONG, BAD, BOTH))
+    data.acts["in.0"][LONG] *= 1000
+    data.acts["out.0"][BAD][1] = float("nan")
+    data.acts["in.0"][BOTH][0] = float("-inf")
+    data.acts["out.0"][BOTH] *= 1000
+    data.acts["in.0"][0, 0] = float("nan")  # not trainable
+    return data
+
+
+@pytest.fixture
+def generous(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of 24 tokens are too small for a share of 2 %."""
+    monkeypatch.setattr("sae_dist.store.dropped._MOST", 0.2)
+
+
+def trainable(store: Store) -> np.ndarray:
+    """Of every sequence [N, S]."""
+    return np.concatenate([store.read_trainable(c) for c in range(store.layout.num_chunks)])
+
+
+@pytest.mark.usefixtures("generous")
+def test_dropped_tokens_are_counted_and_left_out_everywhere(
+    spoilt: Data, create: Callable[..., StoreWriter]
+) -> None:
+    writer = create(non_finite=DROP, max_norm=50.0)
+    spoilt.fill(writer)
+    store = open_store(writer.path)
+    kept = spoilt.trainable.copy()
+    for token in (LONG, BAD, BOTH):
+        kept[token] = False
+    assert np.array_equal(trainable(store), kept)
+    assert np.array_equal(store.read_tokens(1)[1], kept[2:4])
+    counts = [int(kept[start : start + 2].sum()) for start in range(0, SEQUENCES, 2)]
+    assert store.trainable_counts().tolist() == counts
+    assert {s: record.dropped for s, record in store.manifest.sites.items()} == {
+        "in.0": 2,
+        "out.0": 2,
+    }
+    held_out = np.repeat(np.isin(np.arange(4), store.manifest.held_out), 6)[:SEQUENCES]
+    for site in WIDTHS:
+        x_TD = spoilt.acts[site].bfloat16()[torch.from_numpy(kept & ~held_out[:, None])].double()
+        found = store.statistics(site)
+        assert found.count == len(x_TD)
+        np.testing.assert_allclose(found.mean, x_TD.mean(0).numpy(), rtol=1e-12)
+    assert verify(writer.path, full=True) == []
+
+
+@pytest.mark.usefixtures("generous")
+def test_without_dropping_what_is_not_finite_is_refused_however_long(
+    spoilt: Data, create: Callable[..., StoreWriter]
+) -> None:
+    writer = create(max_norm=50.0)
+    with pytest.raises(UserError, match=r"unit 0, site out\.0: .* of sequence 2; .*=drop"):
+        spoilt.fill(writer)
+
+
+@pytest.mark.usefixtures("generous")
+def test_a_length_alone_leaves_what_is_not_finite_to_be_refused(
+    data: Data, create: Callable[..., StoreWriter]
+) -> None:
+    data.acts["in.0"][LONG] *= 1000
+    writer = create(max_norm=50.0)
+    data.fill(writer)
+    store = open_store(writer.path)
+    assert (trainable(store) != data.trainable).nonzero() == tuple([i] for i in LONG)
+    assert "dropped" not in read_json(writer.path / "commits/00000.json")
+
+
+def test_more_than_a_few_are_refused(spoilt: Data, create: Callable[..., StoreWriter]) -> None:
+    writer = create(non_finite=DROP)
+    with pytest.raises(
+        UserError, match=r"unit 0: found 1 of \d+ trainable tokens to drop \{'out\.0': 1\}; .* 2%"
+    ):
+        spoilt.fill(writer)
+    assert writer.missing() == [0, 1, 2, 3] and not list(writer.path.rglob("*.tmp"))
+
+
+def test_a_limit_below_the_median_is_refused(create: Callable[..., StoreWriter]) -> None:
+    with pytest.raises(UserError, match=r"max_norm=1; expected a multiple"):
+        create(max_norm=1.0)
+
+
+def test_where_nothing_is_dropped_the_manifest_says_nothing(
+    data: Data, create: Callable[..., StoreWriter]
+) -> None:
+    for name, changes in (("plain", {}), ("careful", {"non_finite": DROP, "max_norm": 50.0})):
+        data.fill(create(name, **changes))
+    manifests = [open_store(create(n, **c).path).manifest for n, c in (("plain", {}),)]
+    assert b"dropped" not in (create("plain").path / "MANIFEST.json").read_bytes()
+    careful = create("careful", non_finite=DROP, max_norm=50.0)
+    assert open_store(careful.path).manifest.hash == manifests[0].hash
+
+
+def test_a_store_started_before_there_was_dropping_goes_on(
+    data: Data, create: Callable[..., StoreWriter]
+) -> None:
+    settings = create().path / "SETTINGS.json"
+    old = {k: v for k, v in read_json(settings).items() if k not in ("non_finite", "max_norm")}
+    write_json(settings, old)
+    data.fill(create())
+    with pytest.raises(UserError, match=r"max_norm=None.*max_norm=9"):
+        create(max_norm=9.0)
+
+
+@pytest.mark.usefixtures("generous")
+@pytest.mark.parametrize("positions", ["AAAAAA==", "////fw==", "AQAAAAAAAAA=", 7])
+def test_positions_that_cannot_be_are_refused(
+    spoilt: Data, create: Callable[..., StoreWriter], positions: Any
+) -> None:
+    path: Path = create(non_finite=DROP).path
+    spoilt.fill(create(non_finite=DROP))
+    manifest = read_json(path / "MANIFEST.json")
+    dropped = manifest["shards"][0]["dropped"]
+    assert dropped["per_site"] == {"out.0": 1}
+    dropped["positions"] = positions
+    write_json(path / "MANIFEST.json", manifest)
+    if positions == "AAAAAA==":  # another token: a manifest is trusted
+        assert open_store(path).read_trainable(0).shape == (2, POSITIONS)
+        return
+    with pytest.raises(UserError, match="unit 0 dropped positions up to|malformed"):
+        open_store(path)
