@@ -19,10 +19,12 @@ DEADLINE = 60.0
 
 
 def job(path: Path, log: Path, pause: float = 0.0, lock_seconds: float = 45.0) -> None:
-    """Harvest; a line of `log` for each forward pass, after each a pause of so many seconds."""
+    """Harvest; `log` tells its beginning and each forward pass; each takes `pause` seconds more."""
     torch.set_num_threads(1)
     said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     sys.stderr = os.fdopen(os.dup(said), "w", buffering=1)
+
+    os.write(said, f"began {os.getpid()}\n".encode())
 
     def seen(ids_NS: torch.Tensor) -> None:
         os.write(said, f"pass {os.getpid()}\n".encode())
