@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from sae_dist.apps import harvest
+from sae_dist.store import open_store, verify
 from tests.harvest.tiny import tokenizer
 from tests.lm.tiny import tiny_model
 
 GIVEN = (
     *("lm.name=lm", "text.path=text", "text.sequence_length=32", "sites=[embed,resid_post.1]"),
-    *("tokens=3K", "store=store", "writer.shard_mib=0.3", "writer.held_out=0"),
+    *("tokens=3K", "store=store", "writer.held_out=0"),
 )
+RARE = "h"  # a word that the text has once
 Command = Callable[..., str]
 
 
@@ -27,8 +29,10 @@ def command(
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "text").mkdir()
-    lines = [f"the {a} saw {b} and {c}\n" for a in "abcdefgh" for b in "stuvw" for c in "xyz"]
-    (tmp_path / "text" / "text.txt").write_text("".join(4 * lines))
+    lines = [f"the {a} saw {b} of {c}\n" for a in "abcdefg" for b in "stuvw" for c in "xyz"]
+    (tmp_path / "text" / "text.txt").write_text(
+        "".join([*lines, f"the {RARE} saw\n", *(5 * lines)])
+    )
     tokenizer().save_pretrained(tmp_path / "lm")
 
     def run(*arguments: str, fails: bool = False) -> str:
@@ -51,17 +55,26 @@ def save_lm(folder: Path, factor: float, token: str) -> None:
     model.save_pretrained(folder)
 
 
-def test_a_language_model_that_overflows_is_refused_with_unit_site_and_sequence(
+def test_what_is_not_finite_is_refused_by_unit_site_and_sequence_or_dropped_and_counted(
     tmp_path: Path, command: Command
 ) -> None:
-    save_lm(tmp_path / "lm", float("inf"), "h")
+    save_lm(tmp_path / "lm", float("inf"), RARE)
     said = command(fails=True)
-    assert re.match(r"error: unit \d+, site \S+: found NaN or infinity .* of sequence \d+; ", said)
-    said = command("writer.non_finite=drop", "store=other", fails=True)
-    assert re.match(r"error: unit \d+: found \d+ of \d+ trainable tokens to drop .* 2%;", said)
+    assert re.match(r"error: unit 0, site \S+: found NaN or infinity .* of sequence \d+; ", said)
+    said = command("writer.non_finite=drop", "store=other")
+    assert re.match(r"sealed other; \d+ tokens dropped: 1 at embed, \d+ at resid_post.1", said)
+    assert verify("other", full=True) == []
 
 
 def test_tokens_that_are_too_long_are_dropped_and_counted(tmp_path: Path, command: Command) -> None:
+    save_lm(tmp_path / "lm", 1000.0, RARE)
+    assert command("writer.max_norm=50").startswith("sealed store; 1 tokens dropped: 1 at embed")
+    assert open_store("store").manifest.sites["embed"].dropped == 1
+
+
+def test_too_many_outliers_are_refused(tmp_path: Path, command: Command) -> None:
     save_lm(tmp_path / "lm", 1000.0, "saw")
-    said = command("writer.max_norm=9", fails=True)
-    assert "trainable tokens to drop {'embed':" in said
+    said = command("writer.max_norm=50", fails=True)
+    assert re.match(
+        r"error: unit 0: found \d+ of \d+ trainable tokens to drop .* at most 2%;", said
+    )

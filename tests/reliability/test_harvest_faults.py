@@ -286,8 +286,9 @@ def test_leftovers_are_removed_with_a_warning(
 def kill_often(folder: Path, kills: int, expected: dict[str, bytes]) -> dict[str, Any]:
     """SIGKILL one of two harvesting processes again and again, at seeded random moments.
 
-    Every other one comes soon after a commit, so that the store grows on slow machines too. After every kill each committed unit is held to its checksums, and another process takes the
-    killed one's place. A store that is done is compared with `expected`, and the next one begun.
+    Every other one comes soon after a commit, so that the store grows on slow machines too. After
+    every kill each committed unit is held to its checksums, and another process takes the killed
+    one's place. A store that is done is compared with `expected`, and the next one begun.
     """
     random, num_kills, num_torn, num_units = np.random.default_rng(0), 0, 0, 0
     begin = time.monotonic()
