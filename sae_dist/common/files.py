@@ -74,6 +74,8 @@ def claim(path: Path, data: bytes) -> bool:
         os.link(temporary, path)
     except FileExistsError:
         return False
+    except FileNotFoundError:  # taken for a leftover and swept up by another process
+        return claim(path, data)
     finally:
         temporary.unlink(missing_ok=True)
     fsync_path(path.parent)
