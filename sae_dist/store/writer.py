@@ -90,7 +90,7 @@ class StoreWriter:
             )
         data = dump(settings)
         with tell_full_disk(root, lambda: len(data)):
-            if not claim(root / SETTINGS_FILE, data):
+            if (root / SETTINGS_FILE).exists() or not claim(root / SETTINGS_FILE, data):
                 started = load(root / SETTINGS_FILE, Settings)
                 require_same(root / SETTINGS_FILE, started.to_json(), settings.to_json())
             return cls(root, settings)
