@@ -295,7 +295,7 @@ def kill_often(folder: Path, kills: int, expected: dict[str, bytes]) -> dict[str
     (folder / "log").touch()
     for turn in itertools.count():
         store, log = folder / f"store-{turn}", folder / "log"
-        jobs = [start(job, store, log, 0.02) for _ in range(2)]
+        jobs = [start(job, store, log, 0.1) for _ in range(2)]
         while num_kills < kills and any(process.is_alive() for process in jobs):
             which = int(random.integers(2))
             wait_until(lambda: f"began {jobs[which].pid}\n" in log.read_text())  # noqa: B023
@@ -309,7 +309,7 @@ def kill_often(folder: Path, kills: int, expected: dict[str, bytes]) -> dict[str
                 num_kills += 1
                 num_torn += len(torn(store))
                 num_units += len(committed(store))
-                jobs[which] = start(job, store, log, 0.02)
+                jobs[which] = start(job, store, log, 0.1)
         for process in jobs:
             process.join(60)
             assert process.exitcode == 0, log.read_text()[-2000:]
