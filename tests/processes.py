@@ -31,7 +31,7 @@ def alone() -> World:
 
 def start(function: Callable[..., Any], *args: Any) -> BaseProcess:
     """Call `function(*args)` in a process without a world, which the caller may kill, and joins."""
-    process = _CONTEXT.Process(target=function, args=args, daemon=True)
+    process = CONTEXT.Process(target=function, args=args, daemon=True)
     process.start()
     return process
 

@@ -48,7 +48,8 @@ class Dropped:
     def problems(self, unit: int, num_tokens: int) -> Iterator[str]:
         """What it cannot say of a unit of so many tokens."""
         places = self.positions
-        if list(places) != sorted(set(places)) or not 0 < len(places) <= places[-1] + 1 <= num_tokens:
+        is_sorted = list(places) == sorted(set(places))
+        if not is_sorted or not places or places[0] < 0 or places[-1] >= num_tokens:
             said = f"dropped tokens {places!s:.60} in unit {unit}"
             yield f"{said}; expected 0 to {num_tokens - 1} once each, in order"
 

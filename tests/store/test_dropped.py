@@ -1,21 +1,19 @@
 """Tokens whose activations are not finite or far too long: dropped, counted, never trained on."""
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from sae_dist.common.errors import UserError
-from sae_dist.common.files import read_json, write_json
 from sae_dist.store import Store, StoreWriter, open_store, verify
-from sae_dist.store.dropped import NonFinite
-from tests.store.conftest import POSITIONS, SEQUENCES, WIDTHS, Data
+from sae_dist.store.dropped import Dropped, NonFinite
+from sae_dist.store.repair import mend_commits, plan_repair
+from sae_dist.store.verify import audit
+from tests.store.conftest import SEQUENCES, WIDTHS, Data
 
 DROP = NonFinite.drop
-SIDE = 16  # sequences of a shard are few: 2 % of them must be some
 LONG, BAD, BOTH = (7, 1), (2, 3), (11, 2)  # (sequence, position), all of them trainable
 
 
@@ -87,7 +85,7 @@ def test_a_length_alone_leaves_what_is_not_finite_to_be_refused(
     data.fill(writer)
     store = open_store(writer.path)
     assert (trainable(store) != data.trainable).nonzero() == tuple([i] for i in LONG)
-    assert "dropped" not in read_json(writer.path / "commits/00000.json")
+    assert b"dropped" not in (writer.path / "commits/00000.json").read_bytes()
 
 
 def test_more_than_a_few_are_refused(spoilt: Data, create: Callable[..., StoreWriter]) -> None:
@@ -104,42 +102,42 @@ def test_a_limit_below_the_median_is_refused(create: Callable[..., StoreWriter])
         create(max_norm=1.0)
 
 
-def test_where_nothing_is_dropped_the_manifest_says_nothing(
+def test_where_nothing_is_dropped_only_the_settings_differ(
     data: Data, create: Callable[..., StoreWriter]
 ) -> None:
-    for name, changes in (("plain", {}), ("careful", {"non_finite": DROP, "max_norm": 50.0})):
+    careful = {"non_finite": DROP, "max_norm": 50.0}
+    for name, changes in (("plain", {}), ("careful", careful)):
         data.fill(create(name, **changes))
-    manifests = [open_store(create(n, **c).path).manifest for n, c in (("plain", {}),)]
-    assert b"dropped" not in (create("plain").path / "MANIFEST.json").read_bytes()
-    careful = create("careful", non_finite=DROP, max_norm=50.0)
-    assert open_store(careful.path).manifest.hash == manifests[0].hash
+    plain, other = (open_store(create(n, **c).path).manifest for n, c in
+                    (("plain", {}), ("careful", careful)))  # fmt: skip
+    assert other.shards == plain.shards and other.settings.max_norm == 50.0
+    assert plain.settings.non_finite is NonFinite.fail and plain.settings.max_norm is None
+    with pytest.raises(UserError, match=r"max_norm=50.*max_norm=9"):
+        create("careful", non_finite=DROP, max_norm=9.0)
 
 
-def test_a_store_started_before_there_was_dropping_goes_on(
-    data: Data, create: Callable[..., StoreWriter]
-) -> None:
-    settings = create().path / "SETTINGS.json"
-    old = {k: v for k, v in read_json(settings).items() if k not in ("non_finite", "max_norm")}
-    write_json(settings, old)
-    data.fill(create())
-    with pytest.raises(UserError, match=r"max_norm=None.*max_norm=9"):
-        create(max_norm=9.0)
+@pytest.mark.parametrize("positions", [(), (-1,), (24,), (3, 3), (4, 2), (*range(25),)])
+def test_positions_that_cannot_be_are_said(positions: tuple[int, ...]) -> None:
+    dropped = Dropped(positions=positions, per_site={"in.0": 1})
+    (problem,) = dropped.problems(3, 24)
+    assert "dropped tokens (" in problem and "in unit 3; expected 0 to 23" in problem
+
+
+def test_what_is_dropped_survives_its_json() -> None:
+    dropped = Dropped(positions=(0, 7, 23), per_site={"in.0": 3})
+    assert Dropped.from_json(dropped.to_json()) == dropped
+    assert list(dropped.problems(0, 24)) == []
 
 
 @pytest.mark.usefixtures("generous")
-@pytest.mark.parametrize("positions", ["AAAAAA==", "////fw==", "AQAAAAAAAAA=", 7])
-def test_positions_that_cannot_be_are_refused(
-    spoilt: Data, create: Callable[..., StoreWriter], positions: Any
+def test_a_lost_commit_is_made_again_with_what_was_dropped(
+    spoilt: Data, create: Callable[..., StoreWriter]
 ) -> None:
-    path: Path = create(non_finite=DROP).path
-    spoilt.fill(create(non_finite=DROP))
-    manifest = read_json(path / "MANIFEST.json")
-    dropped = manifest["shards"][0]["dropped"]
-    assert dropped["per_site"] == {"out.0": 1}
-    dropped["positions"] = positions
-    write_json(path / "MANIFEST.json", manifest)
-    if positions == "AAAAAA==":  # another token: a manifest is trusted
-        assert open_store(path).read_trainable(0).shape == (2, POSITIONS)
-        return
-    with pytest.raises(UserError, match="unit 0 dropped positions up to|malformed"):
-        open_store(path)
+    writer = create(non_finite=DROP, max_norm=50.0)
+    spoilt.fill(writer)
+    lost = writer.path / "commits" / "00000.json"
+    before = lost.read_bytes()
+    lost.unlink()
+    mend_commits(plan_repair(audit(writer.path, full=True, workers=1)))
+    assert lost.read_bytes() == before and b"dropped" in before
+    assert verify(writer.path, full=True) == []
