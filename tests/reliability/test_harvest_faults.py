@@ -1,6 +1,7 @@
 """Harvests that share a store, are killed, or run out of disk: nothing is torn, lost or doubled."""
 
 import errno
+import importlib
 import itertools
 import os
 import re
@@ -260,7 +261,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_others_fill_is_told_and_the_same_command_goes_on(
     small_disk: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sae_dist.harvest.harvest.check_disk", lambda path, num_bytes: None)
+    module = importlib.import_module(
+        "sae_dist.harvest.harvest"
+    )  # the package has a function so named
+    monkeypatch.setattr(module, "check_disk", lambda path, num_bytes: None)
     store = small_disk / "store"
     with pytest.raises(UserError, match="No space left on device for .*; free some and start"):
         tiny_harvest(store)
