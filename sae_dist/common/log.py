@@ -4,10 +4,13 @@ import os
 import sys
 from collections.abc import Iterable
 from typing import Any
+from weakref import WeakSet
 
 from tqdm import tqdm
 
 from sae_dist.common.credentials import without_credentials
+
+_bars: WeakSet[tqdm] = WeakSet()  # a closed one says that it is disabled
 
 
 def rank() -> int:
@@ -26,7 +29,8 @@ def write_error(message: str) -> None:
     who = "error" if rank() == 0 else f"error (rank {rank()})"
     line = without_credentials(" ".join(message.split()))
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-    sys.stderr.write(f"{who}: {line}\n")  # at once, so that processes' lines do not mix
+    start = "\n" if any(not bar.disable for bar in _bars) else ""  # a bar's line has no end
+    sys.stderr.write(f"{start}{who}: {line}\n")  # at once, so that processes' lines do not mix
     sys.stderr.flush()
 
 
@@ -38,4 +42,6 @@ def warn(message: str) -> None:
 
 def progress(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
     """A tqdm bar that only rank 0 shows."""
-    return tqdm(iterable, disable=rank() != 0, dynamic_ncols=True, file=sys.stderr, **options)
+    bar = tqdm(iterable, disable=rank() != 0, dynamic_ncols=True, file=sys.stderr, **options)
+    _bars.add(bar)
+    return bar

@@ -248,10 +248,10 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 96 KiB, which a whole store of 130 KB does not fit on."""
+    """A disk of 220 KiB, on which a part of a store of 330 KiB fits."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=96k", "none", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=220k", "none", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small disk takes root's rights")
     yield folder
