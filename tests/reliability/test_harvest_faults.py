@@ -247,29 +247,28 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 220 KiB, on which a part of a store of 330 KiB fits."""
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A disk of so many KiB; a whole store takes more than 200 in pages of 4."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=220k", "none", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={request.param}k", "none", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small disk takes root's rights")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_disk_that_others_fill_is_told_and_the_same_command_goes_on(
+@pytest.mark.parametrize("small_disk", [48, 160], indirect=True, ids=["tokens", "shards"])
+def test_a_disk_that_is_filled_is_told_and_the_same_command_goes_on(
     small_disk: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module(
-        "sae_dist.harvest.harvest"
-    )  # the package has a function so named
+    module = importlib.import_module("sae_dist.harvest.harvest")  # its name is a function's too
     monkeypatch.setattr(module, "check_disk", lambda path, num_bytes: None)
     store = small_disk / "store"
     with pytest.raises(UserError, match="No space left on device for .*; free some and start"):
         tiny_harvest(store)
     assert not list(store.rglob("*.tmp")) and not torn(store)
-    assert committed(store) and not (store / "MANIFEST.json").exists()
+    assert len(committed(store)) < NUM_UNITS and not (store / "MANIFEST.json").exists()
     subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)
     tiny_harvest(store)
     assert contents(store).keys() == expected.keys() and verify(store, full=True) == []
