@@ -1,5 +1,6 @@
 """What a store is asked to be, and what that comes to."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,8 @@ def require_same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> N
     """Raise UserError with the entries that differ."""
     keys = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
     if keys:
-        differences = ", ".join(f"{key}={found.get(key)!r}" for key in keys)
-        expected = ", ".join(f"{key}={wanted.get(key)!r}" for key in keys)
+        differences = ", ".join(f"{key}={json.dumps(found.get(key))}" for key in keys)
+        expected = ", ".join(f"{key}={json.dumps(wanted.get(key))}" for key in keys)
         raise UserError(
             f"found {path} started with {differences}; expected {expected}; use the same settings "
             "or another path"
