@@ -37,6 +37,7 @@ class Insertion:
             return torch.zeros(shape, dtype=torch.float64, device=large.W_dec.device)
 
         num_large = len(large.W_dec)
+        self._square_norm_G = large.W_dec.detach().double().square().sum(1)
         self._tokens, self._errors_2 = zeros(), zeros(2)  # Σ‖e‖² of the smaller and the larger one
         self._change_G, self._active_G = zeros(num_large), zeros(num_large)
         self._errors_2G = zeros(2, num_large)  # the same where latent g is active
@@ -48,8 +49,7 @@ class Insertion:
         code, f_N = large.code, large.acts_N.double()
         error_BE = small.y_BE - small.reconstruction_BE
         dots_N = entry_dots(error_BE, self._large.W_dec.detach(), code).double()
-        square_F = self._large.W_dec.detach().double().square().sum(1)
-        change_N = f_N.square() * square_F[code.latents_N] - 2 * f_N * dots_N
+        change_N = f_N.square() * self._square_norm_G[code.latents_N] - 2 * f_N * dots_N
         errors_2B = torch.stack(
             [(s.y_BE - s.reconstruction_BE).double().square().sum(1) for s in (small, large)]
         )

@@ -72,7 +72,9 @@ class Stitching:
     """
 
     def __init__(self, small: Coder, large: Coder, plan: Plan) -> None:
-        self._small, self._large, self._plan = small, large, plan
+        self._plan = plan
+        self._W_VE = torch.cat([large.W_dec.detach(), small.W_dec.detach()])
+        self._step_V = torch.cat([plan.in_G, plan.out_F])
         device = large.W_dec.device
         self._tokens = torch.zeros((), dtype=torch.float64, device=device)
         self._errors_S = torch.zeros(plan.num_steps + 1, dtype=torch.float64, device=device)
@@ -105,23 +107,17 @@ class Stitching:
         """All entries of both codes by the step that moves them: step, row, ±1, and what a run of
         them adds to the reconstruction.
         """
-        codes = (
-            (large, self._large, self._plan.in_G, 1.0),
-            (small, self._small, self._plan.out_F, -1.0),
-        )
-        steps = [step_F[seen.code.latents_N] for seen, _, step_F, _ in codes]
-        step_N, order_N = torch.cat(steps).sort(stable=True)
-        row_N = torch.cat([seen.code.rows_N for seen, *_ in codes])[order_N]
-        acts_N = torch.cat([sign * seen.acts_N.double() for seen, *_, sign in codes])[order_N]
-        sign_N = acts_N.sign()
-        offset = len(self._large.W_dec)
-        latent_N = torch.cat([large.code.latents_N, small.code.latents_N + offset])[order_N]
-        W_VE = torch.cat([self._large.W_dec.detach(), self._small.W_dec.detach()])
+        small_latents_N = small.code.latents_N + large.code.num_latents
+        latent_N = torch.cat([large.code.latents_N, small_latents_N])
+        step_N, order_N = self._step_V[latent_N].sort(stable=True)
+        latent_N = latent_N[order_N]
+        row_N = torch.cat([large.code.rows_N, small.code.rows_N])[order_N]
+        acts_N = torch.cat([large.acts_N, -small.acts_N])[order_N].double()
 
         def change_NE(entries: slice) -> Tensor:
-            return acts_N[entries, None] * W_VE[latent_N[entries]].double()
+            return acts_N[entries, None] * self._W_VE[latent_N[entries]].double()
 
-        return step_N, row_N, sign_N, change_NE
+        return step_N, row_N, acts_N.sign(), change_NE
 
     def result(self, mesh: Mesh) -> dict[str, Any]:
         """MSE and L0 after each step (at most 200 of them are listed; 0 is the smaller coder)."""
