@@ -2,8 +2,9 @@
 
     python -m benchmarks.quality --peers-python .venv-bench/bin/python
 
-Writes benchmarks/results/quality.json after every run. TopK is compared at k; JumpReLU at equal L0:
-each program is steered by its own lever until two runs lie on either side of the target.
+Writes benchmarks/results/quality.json after every run. TopK is compared at k, over three seeds;
+JumpReLU at equal L0, with one: each program is steered by its own lever until two runs lie on
+either side of the target.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from sae_dist.parallel import start_world
 
 _PEERS = ["sparsify", "dictionary_learning", "SAELens", "Llamascopium"]
 _MOST_RUNS = 4  # of one program's JumpReLU
+_SEEDS = range(3)  # of every TopK
 _TARGET = Lever(float(K), is_rising=True)
 _LEVERS = {
     ("sae_dist", "float32"): _TARGET,
@@ -41,8 +43,9 @@ def compare(trainer: Trainer, path: Path, about: dict[str, Any]) -> None:
     """Make all runs, and write what they gave after every one."""
     settings = [("sae_dist", "float32"), *((p, s) for p in _PEERS for s in ("same", "own"))]
     for program, setting in settings:
-        trainer.run(program, "topk", setting, K)
-        write(trainer, path, about)
+        for seed in _SEEDS:
+            trainer.run(program, "topk", setting, K, seed)
+            write(trainer, path, about)
     for (program, setting), lever in _LEVERS.items():
         runs: list[dict[str, Any]] = []
         while (aim := next_aim(runs, K, lever)) is not None and len(runs) < _MOST_RUNS:

@@ -108,11 +108,11 @@ def machine_section(path: Path) -> str:
 
 def trained_cells(run: dict[str, Any]) -> list[str]:
     """One line of a table of trained coders."""
-    cells = [run["program"], run["kind"], run["setting"], f"{run['aim']:.3g}"]
+    cells = [run["program"], run["kind"], run["setting"], f"{run['aim']:.3g}", str(run["seed"])]
     return [*cells, number(run["l0"], 2), number(run["fvu"], 4), number(run["seconds"])]
 
 
-_TRAINED = "program | coder | setting | aim | L0 | FVU | seconds"
+_TRAINED = "program | coder | setting | aim | seed | L0 | FVU | seconds"
 
 
 def quality_section(results: dict[str, Any]) -> str:
@@ -125,8 +125,10 @@ def quality_section(results: dict[str, Any]) -> str:
         own = found.get("sae_dist", {}).get("fvu")
         for program, best in sorted(found.items(), key=lambda pair: pair[1]["fvu"]):
             ratio = best["fvu"] / own if own else None
-            rows.append([kind, program, best["setting"], number(best["fvu"], 4), number(ratio, 3)])
-    head = f"coder | program | better setting | FVU at L0 = {results['target_l0']} | ÷ sae_dist's"
+            fvus = [number(best["fvu"], 4), number(best["spread"], 4), number(ratio, 3)]
+            rows.append([kind, program, best["setting"], *fvus])
+    at = f"FVU at L0 = {results['target_l0']}"
+    head = f"coder | program | better setting | {at} | s.d. over seeds | ÷ sae_dist's"
     text += table(head, rows) + "\nEvery run:\n\n"
     return text + table(_TRAINED, map(trained_cells, results["runs"])) + left_out(results)
 

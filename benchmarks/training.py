@@ -34,7 +34,7 @@ class Trainer:
         k: what TopK coders keep.
 
     Attributes:
-        runs: each with program, kind, setting, aim, l0, fvu and seconds.
+        runs: each with program, kind, setting, aim, seed, l0, fvu and seconds.
         failed: why a run gave nothing, by its name.
     """
 
@@ -44,20 +44,23 @@ class Trainer:
         self.runs: list[dict[str, Any]] = []
         self.failed: dict[str, str] = {}
 
-    def run(self, program: str, kind: str, setting: str, aim: float) -> dict[str, Any] | None:
+    def run(
+        self, program: str, kind: str, setting: str, aim: float, seed: int = 0
+    ) -> dict[str, Any] | None:
         """Train one coder and measure it; None if that failed."""
         weights = self.data.with_name("weights.safetensors")
         python = sys.executable if program == "sae_dist" else str(self.peers_python)
         module = f"benchmarks.trained.{_MODULES[program]}"
         command = [python, "-W", "ignore", "-m", module, "--kind", kind, "--setting", setting]
         command += ["--data", str(self.data), "--to", str(weights), "--aim", str(aim)]
+        command += ["--seed", str(seed)]
         result = run_json(command, _SECONDS)
-        name = f"{program} {kind} {setting} {aim:.3g}"
+        name = f"{program} {kind} {setting} {aim:.3g}, seed {seed}"
         if isinstance(result, str):
             self.failed[name] = result
             print(f"{name}: {result}", flush=True)
             return None
-        about = {"program": program, "kind": kind, "setting": setting, "aim": aim}
+        about = {"program": program, "kind": kind, "setting": setting, "aim": aim, "seed": seed}
         run = about | self.measure(load_file(weights)) | result
         self.runs.append(run)
         print(f"{name}: L0 {run['l0']:.2f}, FVU {run['fvu']:.4f}", flush=True)

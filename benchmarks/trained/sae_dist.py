@@ -55,7 +55,7 @@ def make_rung(task: Task, world: World) -> Rung:
     mesh = make_mesh(world, 1, {})
     rung = Rung(config, mesh, 1.0, task.d_in, task.d_in, Precision(task.setting), world.device)
     sample_ND = task.x_ND[:_SAMPLE_TOKENS].to(world.device)
-    rung.begin(0, sample_ND, sample_ND)
+    rung.begin(task.seed, sample_ND, sample_ND)
     return rung
 
 

@@ -19,7 +19,7 @@ BATCH = 1024
 NUM_LATENTS, K = 1024, 8
 AUX_COEFFICIENT, AUX_K, DEAD_AFTER = 1 / 32, 64, 100_000
 DECAY_SHARE = 0.5  # the rate falls to 0 over the last half
-LR = {"topk": 0.002, "batchtopk": 0.002, "jumprelu": 0.005}
+LR = {"topk": 0.008, "batchtopk": 0.008, "jumprelu": 0.005}
 _WARMUP = {"topk": 100, "batchtopk": 100, "jumprelu": 20}
 _SPARSITY_WARMUP = 100
 SPARSITY, BANDWIDTH, THRESHOLD = 0.01, 0.06, 0.15  # of JumpReLU
@@ -37,6 +37,8 @@ class Task:
         aim: k, or what the JumpReLU is steered by: a target L0 or a sparsity coefficient.
         x_ND: activations whose E‖x‖² is 1, in the order of training.
         scale: what they were divided by.
+        path: where the weights are to go.
+        seed: of the first weights.
     """
 
     kind: str
@@ -45,6 +47,7 @@ class Task:
     x_ND: Tensor
     scale: float
     path: Path
+    seed: int
     began: float = field(default_factory=time.perf_counter)
 
     @property
@@ -133,12 +136,20 @@ def read_task() -> Task:
     parser.add_argument("--kind", required=True)
     parser.add_argument("--setting", required=True)
     parser.add_argument("--aim", type=float, required=True)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--to", type=Path, required=True)
     options = parser.parse_args()
-    torch.manual_seed(0)
+    torch.manual_seed(options.seed)
     data = load_file(options.data)
-    scale = float(data["scale"])
-    return Task(options.kind, options.setting, options.aim, data["train"], scale, options.to)
+    return Task(
+        options.kind,
+        options.setting,
+        options.aim,
+        data["train"],
+        float(data["scale"]),
+        options.to,
+        options.seed,
+    )
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """One axis of a mesh: a group of processes, its collectives, and the bytes they cost."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -49,6 +50,23 @@ class Axis:
             return x
         parts = self._gather(x)
         return parts.flatten(0, 1) if dim == 0 else torch.cat(list(parts), dim)
+
+    def join_later(self, x: Tensor) -> Callable[[], Tensor]:
+        """Begin to `join` along dim 0; calling what is returned waits for it, and counts it."""
+        if self.size == 1:
+            return lambda: x
+        x = x.detach().contiguous()
+        parts = x.new_empty(self.size, *x.shape)
+        work = dist.all_gather_into_tensor(
+            parts.view(-1), x.view(-1), group=self.group, async_op=True
+        )
+
+        def arrived() -> Tensor:
+            work.wait()
+            self._count(x)
+            return parts.flatten(0, 1)
+
+        return arrived
 
     def collect(self, x: Tensor, dim: int = 0) -> Tensor | None:
         """As `join`, but only for the first process of the axis; the others get None."""

@@ -105,9 +105,12 @@ def distribute(coder: Coder, mesh: Mesh) -> Coder:
     return coder
 
 
-def gather_rows(x_BD: Tensor, mesh: Mesh) -> Tensor:
-    """The rows that the latent axis' processes hold, in the global batch's order [B·latent, D]."""
-    return mesh.latent.join(x_BD)
+def gather_rows(x_BD: Tensor, mesh: Mesh) -> Callable[[], Tensor]:
+    """Send for the rows that the latent axis' processes hold; wait for them by a call.
+
+    They come in the global batch's order [B·latent, D].
+    """
+    return mesh.latent.join_later(x_BD)
 
 
 def gather_latents(coder: Coder, mesh: Mesh) -> dict[str, Tensor] | None:

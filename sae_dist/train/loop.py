@@ -114,6 +114,8 @@ class TrainingRun:
             for batch, state in batches:
                 acts = {site: x.to(self.world.device) for site, x in batch.acts.items()}
                 rows = SharedRows(acts, self.dtype)
+                for rung in self.rungs:
+                    rung.send_for(rows)
                 results = [
                     training_step(rung, rows, self.step, self.num_steps) for rung in self.rungs
                 ]

@@ -1,5 +1,7 @@
 """The rows of one batch, made once for all the rungs of a ladder that need the same."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,14 @@ class SharedRows:
 
     def __init__(self, acts: dict[str, Tensor], dtype: torch.dtype) -> None:
         self._acts, self._dtype = acts, dtype
+        self._coming: dict[tuple[str, int], Callable[[], Tensor]] = {}
         self._made: dict[tuple[str, float, int], Tensor] = {}
+
+    def send_for(self, site: str, mesh: Mesh) -> None:
+        """Begin to gather what `normalised` will be asked for; called by all processes alike."""
+        key = site, mesh.latent.size
+        if key not in self._coming:
+            self._coming[key] = gather_rows(self._acts[site], mesh)
 
     def normalised(self, site: str, scale: float, mesh: Mesh) -> Tensor:
         """The rows [B, width] that a process of `mesh` works on, divided by `scale`.
@@ -27,5 +36,6 @@ class SharedRows:
         """
         key = site, scale, mesh.latent.size
         if key not in self._made:
-            self._made[key] = gather_rows(self._acts[site], mesh).to(self._dtype) / scale
+            self.send_for(site, mesh)
+            self._made[key] = self._coming.pop((site, mesh.latent.size))().to(self._dtype) / scale
         return self._made[key]

@@ -96,6 +96,11 @@ class Rung:
         """Give the coder its first weights, from a raw sample that is equal on every process."""
         initialise(self.coder, seed, x_ND / self.scale, y_NE / self.scale)
 
+    def send_for(self, batch: SharedRows) -> None:
+        """Begin to gather the rows, while other rungs take their step."""
+        for site in (self.config.site, self.config.target):
+            batch.send_for(site, self.mesh)
+
     def rows(self, batch: SharedRows) -> tuple[Tensor, Tensor]:
         """Input and target [B, D], [B, E] divided by C; one tensor where the sites agree."""
         x_BD = batch.normalised(self.config.site, self.scale, self.mesh)

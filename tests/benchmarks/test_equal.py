@@ -64,6 +64,12 @@ def test_each_program_counts_in_its_better_setting() -> None:
         run(8, 20.0, fvu=0.01, program="far"),
     ]
     assert best(runs, 8.0) == {
-        "p": {"setting": "own", "fvu": 0.1},
-        "q": {"setting": "same", "fvu": 0.15},
+        "p": {"setting": "own", "fvu": 0.1, "spread": None},
+        "q": {"setting": "same", "fvu": 0.15, "spread": None},
     }
+
+
+def test_seeds_of_one_aim_count_by_their_mean() -> None:
+    found = best([run(8, 8.0, fvu=0.1), run(8, 8.0, fvu=0.2), run(8, 8.0, fvu=0.3)], 8.0)
+    assert found["p"]["fvu"] == pytest.approx(0.2)
+    assert found["p"]["spread"] == pytest.approx(0.1)

@@ -61,8 +61,8 @@ def test_the_one_evaluation_computes_what_the_weights_say(has_threshold: bool) -
 
 
 def run(kind: str, precision: str, l0: float, fvu: float) -> dict[str, Any]:
-    about = {"program": "sae_dist", "kind": kind, "setting": precision, "aim": 8.0, "seconds": 1.0}
-    return about | {"l0": l0, "fvu": fvu}
+    about = {"program": "sae_dist", "kind": kind, "setting": precision, "aim": 8.0}
+    return about | {"seed": 0, "seconds": 1.0, "l0": l0, "fvu": fvu}
 
 
 def test_accuracy_compares_a_jumprelu_at_the_target() -> None:
@@ -84,10 +84,10 @@ def test_sections_show_the_figures() -> None:
     about = {"date": "2026-01-01", "versions": {"torch": "2"}, "tokens": 1024, "left_out": {}}
     about |= {"d_in": 6, "batch": 8, "held_out_tokens": 10, "num_latents": 24, "target_l0": 3}
     runs = [run("topk", "float32", 3.0, 0.25)]
-    best = {"topk": {"sae_dist": {"setting": "float32", "fvu": 0.25}}}
-    best["topk"]["SAELens"] = {"setting": "own", "fvu": 0.5}
+    best = {"topk": {"sae_dist": {"setting": "float32", "fvu": 0.25, "spread": 0.001}}}
+    best["topk"]["SAELens"] = {"setting": "own", "fvu": 0.5, "spread": None}
     quality = quality_section(about | {"best": best, "runs": runs})
-    assert "| topk | SAELens | own | 0.5000 | 2.000 |" in quality
+    assert "| topk | SAELens | own | 0.5000 | – | 2.000 |" in quality
     accuracy = accuracy_section(about | {"rows": rows_of(runs), "runs": runs})
     assert "| topk | 3.00 | 0.2500 | – | – | – |" in accuracy
 
