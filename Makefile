@@ -1,7 +1,7 @@
 # Each target first makes .venv by itself, once; it is brought up to date when its two inputs change.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow bench lint clean
+.PHONY: help quickstart test test-slow bench lint wheel clean
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
@@ -17,6 +17,7 @@ help:
 	@echo "make test-slow    the tests that need minutes, several processes or gigabytes"
 	@echo "make bench        step times beside other trainers', which get a .venv-bench of their own"
 	@echo "make lint         ruff and mypy"
+	@echo "make wheel        the package as a wheel, in dist/"
 	@echo "make clean        remove .venv, .venv-bench and all caches (never runs/ or stores/)"
 
 quickstart: $(READY)
@@ -30,6 +31,9 @@ test-slow: $(READY)
 
 bench: $(READY) .venv-bench/.ready
 	@.venv/bin/python -W ignore -m benchmarks.run
+
+wheel: $(READY)
+	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 lint: $(READY)
 	.venv/bin/ruff check .

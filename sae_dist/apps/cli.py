@@ -91,15 +91,31 @@ def to_dataclass(config: Any) -> Any:
 
 def help_text(root: str, describe: str) -> str:
     """What `--help` prints: purpose, the choices of each group, and every key with its default."""
-    groups = sorted(path for path in conf_folder().iterdir() if path.is_dir())
     config = compose_config(root, [])
-    known = {*config, "experiment"} if root == "train" else set(config)
-    choices = []
-    for folder in (group for group in groups if group.name in known):
-        names = sorted(file.stem for file in folder.glob("*.yaml"))
-        choices.append(f"  {_PREFIX.get(folder.name, '')}{folder.name}={'|'.join(names)}")
+    choices = [f"  {group}={'|'.join(names)}" for group, names in _choices(root, config).items()]
     lines = [describe.strip(), "", "Choices:", *choices, "", "Keys and defaults (key=value):"]
     return "\n".join([*lines, _indent(OmegaConf.to_yaml(config))])
+
+
+def words(root: str) -> list[str]:
+    """What may stand on a command's line: `group=choice`, and `key=` for every single value."""
+    config = compose_config(root, [])
+    groups = _choices(root, config)
+    chosen = [f"{group}={name}" for group, names in groups.items() for name in names]
+    keys = _keys(OmegaConf.to_container(config))
+    values = [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
+    return [*chosen, *(f"{key}=" for key in values)]
+
+
+def _choices(root: str, config: Any) -> dict[str, list[str]]:
+    """The groups of a command as they are written on its line, each with its files' names."""
+    known = {*config, "experiment"} if root == "train" else set(config)
+    folders = sorted(path for path in conf_folder().iterdir() if path.name in known)
+    return {
+        _PREFIX.get(folder.name, "") + folder.name: sorted(f.stem for f in folder.glob("*.yaml"))
+        for folder in folders
+        if folder.is_dir()
+    }
 
 
 def _expand_count(override: str) -> str:
