@@ -1,6 +1,7 @@
 """Measuring trained coders on held-out activations, one file a measure."""
 
-from sae_dist.evaluate.evaluator import EvaluationConfig, evaluate
+from sae_dist.evaluate.config import EvaluationConfig
+from sae_dist.evaluate.evaluator import evaluate
 from sae_dist.evaluate.fidelity import Fidelity
 from sae_dist.evaluate.seen import Seen, see
 

@@ -34,17 +34,15 @@ class Fidelity:
         if not len(seen):
             return
         y_BE = seen.y_BE.double()
-        error_BE = y_BE - seen.reconstruction_BE
-        error_B = error_BE.square().sum(1)
         within_B = (y_BE - y_BE.mean(0)).square().sum(1)
         self._tokens += len(seen)
         self._active += seen.acts_N.count_nonzero()
-        self._error += error_B.sum()
+        self._error += seen.square_error_B.sum()
         self._square += y_BE.square().sum()
         self._within += within_B.sum()
-        self._ratios += (error_B / within_B).sum()
+        self._ratios += (seen.square_error_B / within_B).sum()
         self._sum_E += y_BE.sum(0)
-        self._error_sum_E += error_BE.sum(0)
+        self._error_sum_E += seen.error_BE.sum(0)
 
     def result(self, mesh: Mesh) -> dict[str, float | dict[str, float]]:
         """L0, FVU and its variants, and the number of tokens."""

@@ -28,9 +28,8 @@ class ReconstructionByPosition:
     def update(self, seen: Seen) -> None:
         """Add some tokens."""
         y_BE = seen.y_BE.double()
-        error_B = (y_BE - seen.reconstruction_BE).square().sum(1)
-        self._tokens_S.index_add_(0, seen.position_B, torch.ones_like(error_B))
-        self._error_S.index_add_(0, seen.position_B, error_B)
+        self._tokens_S.index_add_(0, seen.position_B, torch.ones_like(seen.square_error_B))
+        self._error_S.index_add_(0, seen.position_B, seen.square_error_B)
         self._square += y_BE.square().sum()
         self._sum_E += y_BE.sum(0)
 

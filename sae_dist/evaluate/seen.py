@@ -1,6 +1,7 @@
 """What a measure is given: some tokens, and what a coder made of them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +12,7 @@ from sae_dist.kernels import Code
 from sae_dist.parallel import Mesh
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Seen:
     """The trainable tokens of whole sequences, with one coder's code and reconstruction of them.
 
@@ -30,6 +31,16 @@ class Seen:
 
     def __len__(self) -> int:
         return len(self.y_BE)
+
+    @cached_property
+    def error_BE(self) -> Tensor:
+        """y - ŷ in float64."""
+        return self.y_BE.double() - self.reconstruction_BE
+
+    @cached_property
+    def square_error_B(self) -> Tensor:
+        """‖y - ŷ‖² in float64."""
+        return self.error_BE.square().sum(1)
 
 
 class Measure(Protocol):

@@ -47,12 +47,10 @@ class Insertion:
     def update(self, small: Seen, large: Seen) -> None:
         """Add the same tokens as both coders see them."""
         code, f_N = large.code, large.acts_N.double()
-        error_BE = small.y_BE - small.reconstruction_BE
+        error_BE = small.error_BE.to(self._large.W_dec.dtype)
         dots_N = entry_dots(error_BE, self._large.W_dec.detach(), code).double()
         change_N = f_N.square() * self._square_norm_G[code.latents_N] - 2 * f_N * dots_N
-        errors_2B = torch.stack(
-            [(s.y_BE - s.reconstruction_BE).double().square().sum(1) for s in (small, large)]
-        )
+        errors_2B = torch.stack([small.square_error_B, large.square_error_B])
         self._tokens += len(small)
         self._errors_2 += errors_2B.sum(1)
         self._change_G.index_add_(0, code.latents_N, change_N)

@@ -83,9 +83,8 @@ class Stitching:
     def update(self, small: Seen, large: Seen) -> None:
         """Add the same tokens as both coders see them."""
         self._tokens += len(small)
-        error_BE = (small.y_BE - small.reconstruction_BE).double()
+        error_BE = small.error_BE.clone()
         step_N, row_N, sign_N, change_NE = self._changes(small, large)
-        last_BE = (large.y_BE - large.reconstruction_BE).double()
         self._errors_S[0] += error_BE.square().sum()
         self._active_S[0] += len(small.acts_N)
         self._active_S[1:].index_add_(0, step_N, sign_N)
@@ -101,7 +100,7 @@ class Stitching:
                 after = before.index_add(0, own, change_NE(entries), alpha=-1)
                 self._errors_S[step + 1] += after.square().sum() - before.square().sum()
                 error_BE[rows] = after
-        self._errors_S[-1] += last_BE.square().sum() - error_BE.square().sum()
+        self._errors_S[-1] += large.square_error_B.sum() - error_BE.square().sum()
 
     def _changes(self, small: Seen, large: Seen) -> tuple[Tensor, Tensor, Tensor, Any]:
         """All entries of both codes by the step that moves them: step, row, ±1, and what a run of

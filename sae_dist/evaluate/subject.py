@@ -1,0 +1,109 @@
+"""A coder under evaluation, and the measures that it passes through."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sae_dist.coders import Coder, describe_coder, load_coder
+from sae_dist.common.errors import UserError
+from sae_dist.evaluate.consistency import ConsistentActivation
+from sae_dist.evaluate.fidelity import Fidelity
+from sae_dist.evaluate.frequency import FiringFrequency
+from sae_dist.evaluate.position import ReconstructionByPosition
+from sae_dist.evaluate.seen import Measure, see
+from sae_dist.evaluate.similarity import Similarity
+from sae_dist.evaluate.thresholds import threshold_distribution
+from sae_dist.parallel import Mesh, World, distribute
+from sae_dist.stream import ActivationSource, HeldOutBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """This process' slice of a coder, where it reads and what it reconstructs."""
+
+    coder: Coder
+    site: str
+    target: str
+    measures: list[Measure]
+
+    @property
+    def sites(self) -> list[str]:
+        """The one or two sites it needs."""
+        return sorted({self.site, self.target})
+
+    def update(self, batch: HeldOutBatch, batch_tokens: int) -> None:
+        """Pass a batch through the coder, into every measure."""
+        for part in self.parts(batch, batch_tokens):
+            seen = see(self.coder, *part)
+            for measure in self.measures:
+                measure.update(seen)
+
+    def parts(
+        self, batch: HeldOutBatch, batch_tokens: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Input, target and mask [N, S, …], about so many tokens at once in whole sequences."""
+        sequences = max(1, batch_tokens // batch.trainable.shape[1])
+        all_of_it = (batch.acts[self.site], batch.acts[self.target], batch.trainable)
+        return zip(*(v.split(sequences) for v in all_of_it), strict=True)
+
+    def figures(self, mesh: Mesh) -> dict[str, Any]:
+        """What it is, and all that needs no language model."""
+        figures = self._about()
+        for measure in self.measures:
+            figures |= measure.result(mesh)
+        return figures | threshold_distribution(self.coder, mesh)
+
+    def _about(self) -> dict[str, Any]:
+        config = self.coder.config
+        return {
+            "kind": config.kind.value,
+            "form": config.form.value,
+            "site": self.site,
+            "target": self.target,
+            "num_latents": config.num_latents,
+            "k": None if self.coder.threshold is not None else config.k,
+            "d_in": self.coder.d_in,
+            "d_out": self.coder.d_out,
+        }
+
+
+def load_subjects(
+    folder: Path, source: ActivationSource, mesh: Mesh, world: World
+) -> dict[str, Subject]:
+    """The coders in `folder/coders` by name, each with this process' slice of its latents.
+
+    Raises:
+        UserError: there are none, or the source has other sites or widths than theirs.
+    """
+    folders = sorted(path.parent for path in (folder / "coders").glob("*/coder.json"))
+    if not folders:
+        raise UserError(
+            f"no coders in {folder / 'coders'}; expected a finished run: train it first"
+        )
+    return {path.name: _subject(path, source, mesh, world) for path in folders}
+
+
+def _subject(path: Path, source: ActivationSource, mesh: Mesh, world: World) -> Subject:
+    about = describe_coder(path)["about"]
+    coder = load_coder(path, world.device, part=mesh.latent.index, parts=mesh.latent.size)
+    for site, width in ((about["site"], coder.d_in), (about["target"], coder.d_out)):
+        if source.widths.get(site) != width:
+            raise UserError(
+                f"{path.name} wants {site} of width {width}; the store has {source.widths}: "
+                "evaluate with store=… set to the store it was trained on"
+            )
+    return Subject(
+        distribute(coder, mesh),
+        about["site"],
+        about["target"],
+        [
+            Fidelity(coder.d_out, world.device),
+            Similarity(world.device),
+            ReconstructionByPosition(source.sequence_length, coder.d_out, world.device),
+            FiringFrequency(len(coder.latents), world.device),
+            ConsistentActivation(len(coder.latents), world.device),
+        ],
+    )
