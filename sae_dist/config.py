@@ -45,6 +45,7 @@ class SweepConfig:
 class TrainConfig(LoopConfig):
     """`launch/train.py`: a coder, or with `sweep` a ladder of them, trained on `store`.
 
+    `store` is a folder, or `coder:FOLDER` for the unit decoder rows of a coder (a meta-SAE).
     `site` is what is read and `target` what is reconstructed; by default the store's only site,
     and the same. A store with shards of more than `max_shard_gib` is refused. `rungs` picks some
     rungs of a sweep by their number (a Slurm array index, say).

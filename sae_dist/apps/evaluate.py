@@ -4,7 +4,7 @@
     torchrun --nproc-per-node 4 launch/evaluate.py run=NAME latent=4
 
 Writes `runs/NAME/evaluation.json`. A store without a language model (`write_store`) is measured
-without the figures that need one.
+without the figures that need one; so is a meta-SAE, on all rows of the decoder it was trained on.
 """
 
 from typing import Any
@@ -12,14 +12,13 @@ from typing import Any
 from sae_dist.apps import cli
 from sae_dist.apps.harvested import load_harvested
 from sae_dist.apps.runs import finished_run
+from sae_dist.apps.sources import open_source
 from sae_dist.common.files import write_json
 from sae_dist.common.log import say
 from sae_dist.config import EvaluateConfig
 from sae_dist.evaluate import evaluate
 from sae_dist.lm import LM
 from sae_dist.parallel import World, start_world
-from sae_dist.store import open_store
-from sae_dist.stream import StoredActivations
 
 
 def main() -> None:
@@ -30,11 +29,7 @@ def main() -> None:
 def evaluate_command(config: EvaluateConfig) -> None:
     """Evaluate as `config` says; one process, or those that `torchrun` started."""
     folder, trained = finished_run(config.runs, config.run)
-    source = StoredActivations(
-        open_store(
-            config.store or trained["store"], max_shard_bytes=int(config.max_shard_gib * 2**30)
-        )
-    )
+    source = open_source(config.store or trained["store"], config.max_shard_gib)
     with start_world() as world:
         lm = _lm(config, source.about.get("lm"), world)
         results = evaluate(folder, source, lm, config, world)

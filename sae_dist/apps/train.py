@@ -1,7 +1,8 @@
-"""Train a ladder of sparse coders on a store of activations.
+"""Train a ladder of sparse coders on a store of activations, or on the decoder of another coder.
 
     torchrun --nproc-per-node 8 launch/train.py store=PATH run=NAME +sweep=width_ladder
     torchrun --nproc-per-node 8 launch/train.py store=PATH run=NAME coder=topk coder.k=64
+    python launch/train.py +experiment=meta_sae store=coder:runs/NAME/coders/RUNG run=META
 
 Start the same command again to go on where it stopped, on any number of processes.
 """
@@ -14,14 +15,13 @@ from omegaconf import OmegaConf
 
 from sae_dist.apps import cli
 from sae_dist.apps.runs import run_folder
+from sae_dist.apps.sources import open_source
 from sae_dist.coders import Form, Kind
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_atomic
 from sae_dist.common.log import say
 from sae_dist.config import TrainConfig
 from sae_dist.parallel import start_world
-from sae_dist.store import open_store
-from sae_dist.stream import StoredActivations
 from sae_dist.train import (
     REQUEUE,
     Preempted,
@@ -52,9 +52,7 @@ def train_command(config: TrainConfig) -> None:
             ending_signals(),  # to the end: torchrun sends one to all when a process has failed
             Watch(world, config.watch) as watch,
         ):
-            source = StoredActivations(
-                open_store(config.store, max_shard_bytes=int(config.max_shard_gib * 2**30))
-            )
+            source = open_source(config.store, config.max_shard_gib)
             check_alike(world, config, source)
             rungs = _pick(expand(config, sys.argv[1:], list(source.widths)), config.rungs)
             training = TrainingRun(config, rungs, source, world, folder, watch)

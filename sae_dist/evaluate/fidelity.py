@@ -13,6 +13,7 @@ class Fidelity:
     - `l0`: the mean number of latents that are not zero.
     - `fvu` = Σ‖y-ŷ‖² / Σ‖y-μ‖², μ the mean over the whole evaluation set (Lieberum et al. 2024,
       section 4.1), with Σ‖y-μ‖² = Σ‖y‖² - ‖Σy‖²/N in float64.
+    - `variance_explained` = 1 - `fvu`: a meta-SAE's figure (Leask et al. 2025, section 5).
     - `fvu_variants.error_variance` = Σ‖e-ē‖² / Σ‖y-μ‖², e = y-ŷ, ē its mean: dictionary_learning's,
       blind to a constant bias.
     - `fvu_variants.batch_mean` = Σ‖y-ŷ‖² / Σ‖y-ȳ‖², ȳ the mean of the token's batch: sparsify's.
@@ -57,6 +58,7 @@ class Fidelity:
             "tokens": int(tokens),
             "l0": float(active / tokens),
             "fvu": float(error / variation),
+            "variance_explained": float(1 - error / variation),
             "fvu_variants": {
                 "error_variance": float((error - error_sum_E.square().sum() / tokens) / variation),
                 "batch_mean": float(error / within),

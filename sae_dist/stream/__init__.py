@@ -1,15 +1,19 @@
-"""Reading a store for training, in an order fixed by manifest and seed, and for evaluation."""
+"""Activations for training, in an order that a seed fixes, and for evaluation."""
 
 from sae_dist.stream.held_out import HeldOutBatch, held_out
+from sae_dist.stream.in_memory import ActivationsInMemory, RowStream
 from sae_dist.stream.order import TokenOrder
-from sae_dist.stream.source import ActivationSource, StoredActivations
+from sae_dist.stream.source import ActivationSource, Batches, StoredActivations
 from sae_dist.stream.stream import ActivationStream, Batch, StreamConfig, StreamState
 
 __all__ = [
     "ActivationSource",
     "ActivationStream",
+    "ActivationsInMemory",
     "Batch",
+    "Batches",
     "HeldOutBatch",
+    "RowStream",
     "StoredActivations",
     "StreamConfig",
     "StreamState",

@@ -1,7 +1,8 @@
 """What training and evaluation ask of activations, and the answer of a store."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 import numpy as np
 from torch import Tensor
@@ -11,7 +12,27 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import generator
 from sae_dist.store import Store
 from sae_dist.stream.held_out import HeldOutBatch, held_out
-from sae_dist.stream.stream import ActivationStream, StreamConfig
+from sae_dist.stream.stream import ActivationStream, Batch, StreamConfig, StreamState
+
+
+class Batches(Protocol):
+    """Iterates `(Batch, StreamState)` for ever; leaving it as a context manager ends its threads.
+
+    `waited_seconds` is the time its consumer was kept waiting.
+    """
+
+    waited_seconds: float
+
+    def __iter__(self) -> Iterator[tuple[Batch, StreamState]]: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
 
 
 class ActivationSource(Protocol):
@@ -20,7 +41,7 @@ class ActivationSource(Protocol):
     Attributes:
         identity: equal only for equal activations; a checkpoint remembers it.
         widths: of each site.
-        num_held_out: sequences that are never trained on.
+        num_held_out: sequences that evaluation reads.
         sequence_length: positions of each sequence.
         about: where the activations come from, JSON-able; `lm` in it if from a language model.
     """
@@ -46,13 +67,13 @@ class ActivationSource(Protocol):
         rank: int,
         world: int,
         start_step: int,
-    ) -> ActivationStream:
+    ) -> Batches:
         """This rank's part of every global batch, from a step on, for ever."""
 
     def held_out(
         self, sites: list[str], part: int, parts: int, max_sequences: int | None
     ) -> Iterator[HeldOutBatch]:
-        """One part of the sequences that are never trained on, in order."""
+        """One part of the sequences for evaluation, in order: a store's are never trained on."""
 
 
 class StoredActivations:

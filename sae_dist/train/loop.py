@@ -11,7 +11,7 @@ from sae_dist.checkpoint import CheckpointConfig, Checkpoints
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import progress, say
 from sae_dist.parallel import Axis, World
-from sae_dist.stream import ActivationSource, ActivationStream, StreamConfig
+from sae_dist.stream import ActivationSource, Batches, StreamConfig
 from sae_dist.train.identity import check_unchanged, identity_of
 from sae_dist.train.journal import Journal, LogConfig
 from sae_dist.train.ladder import begin, build_ladder, describe, sites_of
@@ -140,7 +140,7 @@ class TrainingRun:
                     raise Preempted(f"saved at step {self.step}; start the command again to go on")
                 self.watch.step(self.step)
 
-    def _batches(self) -> ActivationStream:
+    def _batches(self) -> Batches:
         config = self.config
         return self.source.batches(
             sites_of([rung.config for rung in self.rungs]),

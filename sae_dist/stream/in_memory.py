@@ -1,0 +1,148 @@
+"""Activations of one site that lie in memory, and are all there is of their kind."""
+
+import time
+from collections.abc import Iterator
+from itertools import count
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sae_dist.common.errors import UserError
+from sae_dist.common.seeds import generator
+from sae_dist.stream.held_out import HeldOutBatch
+from sae_dist.stream.stream import Batch, StreamConfig, StreamState
+
+_ROWS_AT_ONCE = 1024
+
+
+class ActivationsInMemory:
+    """Rows of one site, an `ActivationSource`; a decoder's directions, say.
+
+    Each row is a sequence of its own. They are no sample of something larger: all are trained on,
+    and all are what evaluation reads.
+
+    Args:
+        site: what they are called.
+        rows_ND: the same on every process.
+        identity: equal only for equal rows.
+        about: where they come from, JSON-able.
+    """
+
+    sequence_length = 1
+
+    def __init__(self, site: str, rows_ND: Tensor, identity: str, about: dict[str, Any]) -> None:
+        self._site, self._rows_ND = site, rows_ND
+        self.identity, self.about = identity, about
+        self.widths = {site: rows_ND.shape[1]}
+        self.num_held_out = len(rows_ND)
+
+    def mean_square(self, site: str) -> float:
+        """E‖x‖² over all rows."""
+        self._check([site])
+        return float(self._rows_ND.double().square().sum(1).mean())
+
+    def sample(self, sites: list[str], num_tokens: int, seed: int) -> dict[str, Tensor]:
+        """Rows drawn without replacement."""
+        self._check(sites)
+        drawn = generator(seed, "sample").permutation(len(self._rows_ND))[:num_tokens]
+        return {site: self._rows_ND[torch.from_numpy(drawn)] for site in sites}
+
+    def batches(
+        self,
+        sites: list[str],
+        batch_tokens: int,
+        seed: int,
+        config: StreamConfig,
+        rank: int,
+        world: int,
+        start_step: int,
+    ) -> "RowStream":
+        """See `RowStream`; of `config`, which is about reading files, nothing is needed."""
+        self._check(sites)
+        return RowStream(self._site, self._rows_ND, batch_tokens, seed, rank, world, start_step)
+
+    def held_out(
+        self, sites: list[str], part: int, parts: int, max_sequences: int | None
+    ) -> Iterator[HeldOutBatch]:
+        """One part of all rows, in order, [n, 1, D] a batch; token ids are 0."""
+        self._check(sites)
+        blocks = self._rows_ND[:max_sequences].split(_ROWS_AT_ONCE)
+        for number in range(part, len(blocks), parts):
+            rows_N1D = blocks[number][:, None]
+            yield HeldOutBatch(
+                sequence=number * _ROWS_AT_ONCE,
+                input_ids=torch.zeros(rows_N1D.shape[:2], dtype=torch.int64),
+                trainable=torch.ones(rows_N1D.shape[:2], dtype=torch.bool),
+                acts=dict.fromkeys(sites, rows_N1D),
+            )
+
+    def _check(self, sites: list[str]) -> None:
+        for site in sites:
+            if site != self._site:
+                raise UserError(
+                    f"found no site {site!r}; there is only {self._site!r}; set site={self._site}"
+                )
+
+
+class RowStream:
+    """Iterates `(Batch, StreamState)` for ever over rows in memory.
+
+    Every epoch permutes all rows, and a global batch is the next `batch_tokens` of them: a pure
+    function of (rows, seed, step). Rank r has part r of `world` equal parts. What is left of an
+    epoch after its last whole batch is dropped. Iterating again goes on with the next batch.
+
+    `waited_seconds` is the time it took to gather rows.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        rows_ND: Tensor,
+        batch_tokens: int,
+        seed: int,
+        rank: int,
+        world: int,
+        start_step: int,
+    ) -> None:
+        """Raises UserError for too few rows, or a world that does not divide a batch."""
+        if len(rows_ND) < batch_tokens or batch_tokens % world:
+            raise UserError(
+                f"found batch_tokens={batch_tokens} for {len(rows_ND)} rows and {world} ranks; "
+                "expected at most as many as rows, and a multiple of the ranks; change batch_tokens"
+            )
+        self.waited_seconds = 0.0
+        self._site, self._rows_ND, self._seed = site, rows_ND, seed
+        self._batch_tokens, self._rank, self._world = batch_tokens, rank, world
+        self._step = start_step
+
+    def __iter__(self) -> Iterator[tuple[Batch, StreamState]]:
+        steps_per_epoch = len(self._rows_ND) // self._batch_tokens
+        for epoch in count(self._step // steps_per_epoch):
+            order_N = generator(self._seed, "epoch", epoch).permutation(len(self._rows_ND))
+            for step in range(self._step % steps_per_epoch, steps_per_epoch):
+                batch = self._batch(order_N, step)
+                self._step += 1
+                yield batch, StreamState(step=self._step, epoch=self._step // steps_per_epoch)
+
+    def _batch(self, order_N: np.ndarray, step: int) -> Batch:
+        begun = time.perf_counter()
+        size = self._batch_tokens // self._world
+        first = step * self._batch_tokens + self._rank * size
+        index_B = torch.from_numpy(order_N[first : first + size])
+        batch = Batch(acts={self._site: self._rows_ND[index_B]}, index=index_B)
+        self.waited_seconds += time.perf_counter() - begun
+        return batch
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Nothing is open."""
