@@ -94,8 +94,8 @@ def _pairs(
     config: EvaluationConfig,
     mesh: Mesh,
 ) -> list[dict[str, Any]]:
-    """Every rung compared with the next narrower one; none where coders lie in slices."""
-    if not config.pairs.sequences or mesh.latent.size > 1:
+    """Every rung compared with the next narrower one."""
+    if not config.pairs.sequences:
         return []
     found = []
     for smaller, larger in neighbours(rungs):

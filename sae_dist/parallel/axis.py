@@ -1,6 +1,6 @@
 """One axis of a mesh: a group of processes, its collectives, and the bytes they cost."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -67,6 +67,30 @@ class Axis:
             return parts.flatten(0, 1)
 
         return arrived
+
+    def join_uneven(self, x: Tensor) -> Tensor:
+        """As `join` along the first dim, of which each process may have more or fewer."""
+        if self.size == 1:
+            return x
+        lengths = self.join(torch.tensor([len(x)], device=x.device)).tolist()
+        padded = x.new_zeros(max(lengths), *x.shape[1:])
+        padded[: len(x)] = x.detach()
+        parts = self._gather(padded)
+        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
+    def each(self, x: Tensor) -> Iterator[Tensor]:
+        """Every process' tensor (all of one shape) in the axis' order; only one is held at a time.
+
+        All processes must use up the iterator.
+        """
+        x = x.detach().contiguous()
+        for index in range(self.size):
+            part = x if index == self.index else torch.empty_like(x)
+            if self.size > 1:
+                if index == self.index:
+                    self._count(x)
+                dist.broadcast(part, group=self.group, group_src=index)
+            yield part
 
     def collect(self, x: Tensor, dim: int = 0) -> Tensor | None:
         """As `join`, but only for the first process of the axis; the others get None."""

@@ -119,9 +119,6 @@ def test_every_mesh_gives_the_same_figures(run: Path, store: Path, world: int, l
     expected = evaluated(alone(), run, store)
     assert [pair["larger"] for pair in expected["pairs"]] == ["jumprelu-wide"]
     for found in run_on(world, evaluated_on, run, store, {"latent": latent}):
-        if latent > 1:  # two coders are compared whole
-            assert found["pairs"] == []
-            found = found | {"pairs": expected["pairs"]}
         assert_same(found, expected)
 
 

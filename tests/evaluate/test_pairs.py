@@ -2,33 +2,37 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_dist.coders import Coder, CoderConfig, Kind
+from sae_dist.coders import Coder, CoderConfig, Kind, slice_of
+from sae_dist.coders.files import LATENT_TENSORS
 from sae_dist.evaluate.pairs import compare, neighbours
-from sae_dist.evaluate.pairs.cosine import Nearest, alike, nearest
+from sae_dist.evaluate.pairs.cosine import alike, nearest
 from sae_dist.evaluate.pairs.insertion import Insertion, roc
 from sae_dist.evaluate.pairs.stitching import plan
 from sae_dist.evaluate.seen import see
+from sae_dist.parallel import Axis, Mesh, World, distribute, make_mesh
+from tests.evaluate.test_evaluator import assert_same
 from tests.evaluate.test_measures import mesh
+from tests.processes import alone, run_on
 
 D = 8
 
 
-def coder(num_latents: int, seed: int) -> Coder:
-    """A JumpReLU of random weights and unit decoder rows."""
-    config = CoderConfig(kind=Kind.jumprelu, num_latents=num_latents)
+def coder(num_latents: int, seed: int, kind: Kind) -> Coder:
+    """Random weights and unit decoder rows."""
+    config = CoderConfig(kind=kind, num_latents=num_latents, k=3)
     made = Coder(config, D, D, pre_bias=False).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in made.state_dict().items():
         tensor.copy_(0.4 * torch.randn(tensor.shape, generator=generator))
-        if name == "threshold":
+        if "threshold" in name:
             tensor.abs_()
     made.W_dec.div_(made.W_dec.norm(dim=1, keepdim=True))
     return made
 
 
-def pair() -> tuple[Coder, Coder]:
+def pair(kind: Kind = Kind.jumprelu) -> tuple[Coder, Coder]:
     """Six latents, and ten: four almost the smaller one's, two of them near one and the same."""
-    small, large = coder(6, 0), coder(10, 1)
+    small, large = coder(6, 0, kind), coder(10, 1, kind)
     for own, other in ((0, 0), (1, 0), (2, 1), (3, 4)):
         row_D = small.W_dec[other] + 0.05 * large.W_dec[own]
         large.W_dec[own] = row_D / row_D.norm()
@@ -55,15 +59,15 @@ def test_nearest_latents_are_found_in_blocks(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("sae_dist.evaluate.pairs.cosine._BLOCK_VALUES", 20)
     small, large = pair()
     cosine_GF = torch.cosine_similarity(large.W_dec[:, None], small.W_dec[None], dim=2)
-    found = nearest(large.W_dec * 3, small.W_dec * 2)
+    found = nearest(large.W_dec * 3, small.W_dec * 2, Axis())
     torch.testing.assert_close(found.cosine_G, cosine_GF.max(1).values)
     assert torch.equal(found.latent_G, cosine_GF.argmax(1))
-    assert torch.equal(alike(large.W_dec, small.W_dec, 0.7), (cosine_GF >= 0.7).nonzero().T)
+    assert torch.equal(alike(large.W_dec, small.W_dec, 0.7, Axis()), (cosine_GF >= 0.7).nonzero().T)
 
 
 def test_what_a_latent_adds_is_what_inserting_it_changes() -> None:
     small, large = pair()
-    insertion = Insertion(large, nearest(large.W_dec, small.W_dec), 6, 0.7)
+    insertion = Insertion(small, large, nearest(large.W_dec, small.W_dec, Axis()), 0.7, mesh())
     x, y, mask = tokens()
     for rows in (slice(0, 2), slice(2, 6)):
         both = [see(c, x[rows], y[rows], mask[rows]) for c in (small, large)]
@@ -71,12 +75,12 @@ def test_what_a_latent_adds_is_what_inserting_it_changes() -> None:
     nothing, one = torch.zeros(6).bool(), torch.eye(10).bool()
     before = mse(small, nothing, large, torch.zeros(10).bool())
     fires_G = large.encode(x[mask]).any(0)
-    for g, change in enumerate(insertion.changes(mesh()).tolist()):
+    for g, change in enumerate(insertion.changes().tolist()):
         if fires_G[g]:
             assert change == pytest.approx(mse(small, nothing, large, one[g]) - before, abs=1e-5)
         else:
             assert change != change
-    table = insertion.result(mesh())["mse"]
+    table = insertion.result()["mse"]
     assert table["smaller"]["all"] == pytest.approx(before, rel=1e-5)
     acts_BG, errors_B = large.encode(x[mask]), (x[mask] - small(x[mask])).square().sum(1)
     chosen = (insertion._near.cosine_G < 0.7) & fires_G & (acts_BG == 0).any(0)
@@ -91,10 +95,10 @@ def test_similar_activations_are_correlated_as_by_hand() -> None:
     large.b_enc[:6], large.threshold[:6] = small.b_enc, small.threshold
     large.W_enc[1] *= 1.5
     x, y, mask = tokens()
-    insertion = Insertion(large, nearest(large.W_dec, small.W_dec), 6, 0.7)
+    insertion = Insertion(small, large, nearest(large.W_dec, small.W_dec, Axis()), 0.7, mesh())
     insertion.update(see(small, x, y, mask), see(large, x, y, mask))
     f_BG, g_BF = large.encode(x[mask]).double(), small.encode(x[mask]).double()
-    near = nearest(large.W_dec, small.W_dec)
+    near = nearest(large.W_dec, small.W_dec, Axis())
     both = [
         (
             float(near.cosine_G[g]),
@@ -103,7 +107,7 @@ def test_similar_activations_are_correlated_as_by_hand() -> None:
         for g, f in enumerate(near.latent_G.tolist())
         if near.cosine_G[g] > 0.5 and f_BG[:, g].any() and g_BF[:, f].any()
     ]
-    found = insertion.result(mesh())["activation_similarity"]
+    found = insertion.result()["activation_similarity"]
     assert found["latents"] == len(both) > 3
     assert found["r_squared"] == pytest.approx(
         float(torch.corrcoef(torch.tensor(both).T)[0, 1] ** 2), rel=1e-3
@@ -112,9 +116,8 @@ def test_similar_activations_are_correlated_as_by_hand() -> None:
 
 def test_groups_are_swapped_whole_after_the_others_came_in() -> None:
     cosine_G = torch.tensor([0.9, 0.2, 0.95, 0.1, 0.8])
-    near = Nearest(cosine_G, torch.tensor([0, 0, 2, 1, 0]))
     pairs_2N = torch.tensor([[0, 0, 2, 4], [0, 3, 2, 0]])  # 0 and 4 share small 0; 0 also has 3
-    found = plan(near, pairs_2N, 5, 0.7)
+    found = plan(cosine_G, pairs_2N, 5, 0.7, Axis())
     assert (found.num_inserted, found.num_steps) == (2, 5)
     assert found.in_G.tolist() == [3, 1, 2, 0, 3]
     assert found.out_F.tolist() == [3, 4, 2, 3, 4]  # 1 and 4 have no counterpart
@@ -123,8 +126,8 @@ def test_groups_are_swapped_whole_after_the_others_came_in() -> None:
 def test_every_stitched_coder_is_what_its_latents_make() -> None:
     small, large = pair()
     figures = compare(small, large, [], [tokens()], 0.7, mesh())["stitching"]
-    near = nearest(large.W_dec, small.W_dec)
-    order = plan(near, alike(large.W_dec, small.W_dec, 0.7), 6, 0.7)
+    near = nearest(large.W_dec, small.W_dec, Axis())
+    order = plan(near.cosine_G, alike(large.W_dec, small.W_dec, 0.7, Axis()), 6, 0.7, Axis())
     assert figures["steps"] == list(range(order.num_steps + 1))
     x, _, mask = tokens()
     for step in range(order.num_steps):
@@ -138,6 +141,43 @@ def test_every_stitched_coder_is_what_its_latents_make() -> None:
     assert figures["l0"][-1] == pytest.approx(
         float((large.encode(x[mask]) > 0).sum(1).float().mean())
     )
+
+
+def sliced(coder: Coder, mesh: Mesh) -> Coder:
+    """The slice of a coder that a process of a mesh holds."""
+    axis = mesh.latent
+    latents = slice_of(coder.config.num_latents, axis.index, axis.size)
+    held = Coder(coder.config, D, D, latents=latents, pre_bias=False).eval().requires_grad_(False)
+    rows = slice(latents.start, latents.stop)
+    held.load_state_dict(
+        {
+            name: tensor[rows] if name in LATENT_TENSORS else tensor
+            for name, tensor in coder.state_dict().items()
+        }
+    )
+    return distribute(held, mesh)
+
+
+def compared(world: World, latent: int) -> dict[str, dict]:
+    """Two coders of each kind compared on a mesh, whose parts get unequally many tokens."""
+    mesh = make_mesh(world, latent, {})
+    batches = list(zip(*(v.split([1, 3, 2]) for v in tokens()), strict=True))
+    own = batches[mesh.data.index :: mesh.data.size]
+    found = {}
+    for kind in Kind:
+        small, large = (sliced(coder, mesh) for coder in pair(kind))
+        found[kind.value] = compare(small, large, own, own, 0.7, mesh)
+    return found
+
+
+@pytest.mark.parametrize(("world", "latent"), [(2, 2), (4, 2)])
+def test_slices_are_compared_as_the_whole_is(world: int, latent: int) -> None:
+    expected = compared(alone(), 1)
+    for figures in expected.values():
+        assert figures["latents"]["novel"] > 0 and figures["latents"]["reconstruction"] > 0
+        assert 0 < figures["stitching"]["num_inserted"] < figures["stitching"]["num_steps"] - 2
+    for found in run_on(world, compared, latent):
+        assert_same(found, expected)
 
 
 def test_the_roc_of_known_scores() -> None:

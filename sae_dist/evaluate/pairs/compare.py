@@ -33,18 +33,21 @@ Batches = Iterable[tuple[Tensor, Tensor, Tensor]]
 def compare(
     small: Coder, large: Coder, batches: Batches, few: Batches, tau: float, mesh: Mesh
 ) -> dict[str, Any]:
-    """Compare two whole coders on this part's batches of (x_NSD, y_NSE, trainable_NS): on the first
-    ones for insertion, on those of `few` for stitching.
+    """Compare two coders, or this process' slices of them, on this part's batches of (x_NSD, y_NSE,
+    trainable_NS): on the first ones for insertion, on those of `few` for stitching. No coder is
+    ever gathered.
 
     TopK latents fire as each coder by itself selects them; the other kinds have thresholds, and
     their latents fire whatever else is in the coder.
     """
-    near = nearest(large.W_dec, small.W_dec)
-    num_small = len(small.W_dec)
-    insertion = Insertion(large, near, num_small, tau)
-    pairs_2N = alike(large.W_dec, small.W_dec, tau)
-    stitching = Stitching(small, large, plan(near, pairs_2N, num_small, tau))
+    axis = mesh.latent
+    near = nearest(large.W_dec, small.W_dec, axis)
+    insertion = Insertion(small, large, near, tau, mesh)
+    edges_2N = alike(large.W_dec, small.W_dec, tau, axis)
+    edges_2N[0] += large.latents.start
+    order = plan(axis.join(near.cosine_G), edges_2N, small.config.num_latents, tau, axis)
+    stitching = Stitching(small, large, order, mesh)
     for measure, parts in ((insertion, batches), (stitching, few)):
         for part in parts:
             measure.update(see(small, *part), see(large, *part))
-    return {**insertion.result(mesh), "stitching": stitching.result(mesh)}
+    return {**insertion.result(), "stitching": stitching.result()}

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sae_dist.coders import Coder
 from sae_dist.evaluate.pairs.cosine import Nearest
+from sae_dist.evaluate.pairs.entries import all_entries
 from sae_dist.evaluate.seen import Seen
 from sae_dist.evaluate.summary import or_null
 from sae_dist.kernels.dispatch import entry_dots
@@ -24,19 +25,20 @@ class Insertion:
     *reconstruction* elsewhere. A latent that never fires is neither.
 
     Args:
-        large: the larger coder, whole.
-        near: its latents' nearest in the smaller one.
-        num_small: latents of the smaller coder.
+        small, large: the coders, or slices of them.
+        near: the nearest of this slice's larger latents among all smaller ones.
         tau: the maximal cosine below which a latent is held to be novel without looking.
+        mesh: over whose latent axis the slices lie.
     """
 
-    def __init__(self, large: Coder, near: Nearest, num_small: int, tau: float) -> None:
-        self._large, self._near, self._tau = large, near, tau
+    def __init__(self, small: Coder, large: Coder, near: Nearest, tau: float, mesh: Mesh) -> None:
+        self._small, self._large, self._near = small, large, near
+        self._tau, self._mesh = tau, mesh
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=large.W_dec.device)
 
-        num_large = len(large.W_dec)
+        num_small, num_large = len(small.W_dec), len(large.W_dec)
         self._square_norm_G = large.W_dec.detach().double().square().sum(1)
         self._tokens, self._errors_2 = zeros(), zeros(2)  # Σ‖e‖² of the smaller and the larger one
         self._change_G, self._active_G = zeros(num_large), zeros(num_large)
@@ -65,29 +67,35 @@ class Insertion:
 
     def _nearest_acts(self, small: Seen, large: Seen) -> Tensor:
         """At each entry of the larger coder's code its nearest latent's activation [N]."""
-        num_small = small.code.num_latents
-        own_M = small.code.rows_N * num_small + small.code.latents_N  # rising
+        num_small = self._small.config.num_latents
+        rows_M, latents_M, acts_M = all_entries(self._small, small, self._mesh.latent)
+        own_M, order_M = (rows_M * num_small + latents_M).sort()
         wanted_N = large.code.rows_N * num_small + self._near.latent_G[large.code.latents_N]
         if not len(own_M):
             return torch.zeros_like(wanted_N, dtype=torch.float64)
         place_N = torch.searchsorted(own_M, wanted_N).clamp_max(len(own_M) - 1)
-        return small.acts_N[place_N].double() * (own_M[place_N] == wanted_N)
+        return acts_M[order_M][place_N].double() * (own_M[place_N] == wanted_N)
 
-    def changes(self, mesh: Mesh) -> Tensor:
+    def _whole(self, sums: Tensor) -> Tensor:
+        """Sums [..., F] or [..., G] over all tokens, of the latents of all slices."""
+        return self._mesh.latent.join(self._mesh.data.sum(sums), dim=sums.dim() - 1)
+
+    def changes(self) -> Tensor:
         """ΔMSE of each latent [G]; NaN for those that never fire."""
-        change_G, active_G = mesh.data.sum(self._change_G), mesh.data.sum(self._active_G)
-        return torch.where(active_G > 0, change_G / mesh.data.sum(self._tokens), torch.nan)
+        change_G, active_G = self._whole(self._change_G), self._whole(self._active_G)
+        return torch.where(active_G > 0, change_G / self._mesh.data.sum(self._tokens), torch.nan)
 
-    def result(self, mesh: Mesh) -> dict[str, Any]:
-        """Everything but ΔMSE latent by latent (`changes`)."""
-        cosine_G, change_G = self._near.cosine_G.double(), self.changes(mesh)
+    def result(self) -> dict[str, Any]:
+        """Everything but ΔMSE latent by latent (`changes`); called by all processes together."""
+        near = Nearest(*(self._mesh.latent.join(v) for v in self._near))
+        cosine_G, change_G = near.cosine_G.double(), self.changes()
         counts = torch.histc(cosine_G, _NUM_BINS, -1, 1).long().tolist()
         edges = torch.linspace(-1, 1, _NUM_BINS + 1, dtype=torch.float64).tolist()
         fires_G = ~change_G.isnan()
         is_novel_G = change_G[fires_G] < 0
         return {
             "max_cosine": {"edges": edges, "counts": counts},
-            "activation_similarity": self._similarity(mesh),
+            "activation_similarity": self._similarity(near),
             "latents": {
                 "novel": int(is_novel_G.sum()),
                 "reconstruction": int((~is_novel_G).sum()),
@@ -96,30 +104,30 @@ class Insertion:
                 "below_tau": int((cosine_G < self._tau).sum()),
             },
             "roc": roc(-cosine_G[fires_G], is_novel_G),
-            "mse": self._table(mesh),
+            "mse": self._table(cosine_G),
         }
 
-    def _similarity(self, mesh: Mesh) -> dict[str, Any]:
+    def _similarity(self, near: Nearest) -> dict[str, Any]:
         """R² of the decoder cosine with the correlation of activations, over cosines above 0.5."""
-        tokens, near_G = mesh.data.sum(self._tokens), self._near.latent_G
+        tokens, near_G = self._mesh.data.sum(self._tokens), near.latent_G
         sums = self._sum_G, self._square_G, self._product_G, self._sum_F, self._square_F
-        sum_G, square_G, product_G, sum_F, square_F = (mesh.data.sum(v) / tokens for v in sums)
+        sum_G, square_G, product_G, sum_F, square_F = (self._whole(v) / tokens for v in sums)
         covariance_G = product_G - sum_G * sum_F[near_G]
         variances_G = (square_G - sum_G**2) * (square_F - sum_F**2)[near_G]
         correlation_G = covariance_G / variances_G.sqrt()
-        kept_G = correlation_G.isfinite() & (self._near.cosine_G > _ALIKE)
-        both_2G = torch.stack([self._near.cosine_G.double(), correlation_G])[:, kept_G]
+        kept_G = correlation_G.isfinite() & (near.cosine_G > _ALIKE)
+        both_2G = torch.stack([near.cosine_G.double(), correlation_G])[:, kept_G]
         r = torch.corrcoef(both_2G)[0, 1] if both_2G.shape[1] > 2 else both_2G.new_tensor(torch.nan)
         (r_squared,) = or_null(r[None] ** 2)
         return {"above_cosine": _ALIKE, "latents": int(kept_G.sum()), "r_squared": r_squared}
 
-    def _table(self, mesh: Mesh) -> dict[str, Any]:
+    def _table(self, cosine_G: Tensor) -> dict[str, Any]:
         """MSE of both coders where a novel latent (by τ) is active and where it is not: means over
         those latents, each with its own mean over tokens.
         """
-        tokens, active_G = mesh.data.sum(self._tokens), mesh.data.sum(self._active_G)
-        total_2, active_2G = mesh.data.sum(self._errors_2), mesh.data.sum(self._errors_2G)
-        chosen_G = (self._near.cosine_G < self._tau) & (active_G > 0) & (active_G < tokens)
+        tokens, total_2 = (self._mesh.data.sum(v) for v in (self._tokens, self._errors_2))
+        active_G, active_2G = self._whole(self._active_G), self._whole(self._errors_2G)
+        chosen_G = (cosine_G < self._tau) & (active_G > 0) & (active_G < tokens)
         inside_2 = (active_2G / active_G)[:, chosen_G].mean(1)
         outside_2 = ((total_2[:, None] - active_2G) / (tokens - active_G))[:, chosen_G].mean(1)
         return {

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import Coder
-from sae_dist.evaluate.pairs.cosine import Nearest
+from sae_dist.evaluate.pairs.entries import all_entries
 from sae_dist.evaluate.seen import Seen
-from sae_dist.parallel import Mesh
+from sae_dist.parallel import Axis, Mesh
 
 _CURVE_POINTS = 200
 
@@ -28,16 +28,22 @@ class Plan:
     num_steps: int
 
 
-def plan(near: Nearest, pairs_2N: Tensor, num_small: int, tau: float) -> Plan:
+def plan(cosine_G: Tensor, pairs_2N: Tensor, num_small: int, tau: float, axis: Axis) -> Plan:
     """Insert latents whose maximal cosine is below τ, the least similar first; then swap connected
     groups of the graph with an edge where a cosine is at least τ (Leask et al. 2025, section 4),
     the most similar first.
+
+    Args:
+        cosine_G: the maximal cosine of every latent of the larger coder.
+        pairs_2N: those (g, f) of the graph's edges that this process found.
+        num_small, tau: latents of the smaller coder, and the least cosine of an edge.
+        axis: over whose processes the edges lie.
     """
-    cosine_G = near.cosine_G
     num_large = len(cosine_G)
     order_G = cosine_G.argsort(stable=True)
     num_inserted = int((cosine_G < tau).sum())
-    group_V = _groups(pairs_2N + pairs_2N.new_tensor([[0], [num_large]]), num_large + num_small)
+    edges_2N = pairs_2N + pairs_2N.new_tensor([[0], [num_large]])
+    group_V = _groups(edges_2N, num_large + num_small, axis)
     in_G, out_F = torch.empty_like(order_G), order_G.new_empty(num_small)
     in_G[order_G[:num_inserted]] = torch.arange(num_inserted, device=in_G.device)
     swapped = order_G[num_inserted:].flip(0)
@@ -52,12 +58,12 @@ def plan(near: Nearest, pairs_2N: Tensor, num_small: int, tau: float) -> Plan:
     return Plan(in_G, out_F, num_inserted, last + 1)
 
 
-def _groups(edges_2N: Tensor, num_nodes: int) -> Tensor:
+def _groups(edges_2N: Tensor, num_nodes: int, axis: Axis) -> Tensor:
     """The least node of each node's connected component: it spreads until none falls."""
     label_V = torch.arange(num_nodes, device=edges_2N.device)
     both = torch.cat([edges_2N, edges_2N.flip(0)], 1)
     while True:
-        least_V = label_V.scatter_reduce(0, both[0], label_V[both[1]], "amin")
+        least_V = axis.least(label_V.scatter_reduce(0, both[0], label_V[both[1]], "amin"))
         least_V = least_V[least_V]
         if torch.equal(least_V, label_V):
             return label_V
@@ -69,11 +75,24 @@ class Stitching:
 
     A step changes the error only of tokens on which one of its latents is active, so that all steps
     together cost one pass over the entries of both codes.
+
+    A step's latents may lie in any slice, and what it changes depends on all steps before. But a
+    squared error is a sum over dimensions: each process of the latent axis takes all latents in its
+    share e of the E dimensions, which is as much as its slices of both decoders.
+
+    Args:
+        small, large: the coders, or slices of them.
+        plan: of the whole coders, equal on all processes.
+        mesh: over whose latent axis the slices lie.
     """
 
-    def __init__(self, small: Coder, large: Coder, plan: Plan) -> None:
-        self._plan = plan
-        self._W_VE = torch.cat([large.W_dec.detach(), small.W_dec.detach()])
+    def __init__(self, small: Coder, large: Coder, plan: Plan, mesh: Mesh) -> None:
+        self._small, self._large, self._plan, self._mesh = small, large, plan, mesh
+        axis = mesh.latent
+        bounds = [large.d_out * part // axis.size for part in (axis.index, axis.index + 1)]
+        dims = self._dims = slice(*bounds)
+        both = [part_fE[:, dims].clone() for c in (large, small) for part_fE in axis.each(c.W_dec)]
+        self._W_Ve = torch.cat(both)
         self._step_V = torch.cat([plan.in_G, plan.out_F])
         device = large.W_dec.device
         self._tokens = torch.zeros((), dtype=torch.float64, device=device)
@@ -83,10 +102,10 @@ class Stitching:
     def update(self, small: Seen, large: Seen) -> None:
         """Add the same tokens as both coders see them."""
         self._tokens += len(small)
-        error_BE = small.error_BE.clone()
-        step_N, row_N, sign_N, change_NE = self._changes(small, large)
-        self._errors_S[0] += error_BE.square().sum()
-        self._active_S[0] += len(small.acts_N)
+        error_Be = small.error_BE[:, self._dims].clone()
+        step_N, row_N, sign_N, change_Ne = self._changes(small, large)
+        self._errors_S[0] += error_Be.square().sum()
+        self._active_S[0] += (sign_N < 0).sum()
         self._active_S[1:].index_add_(0, step_N, sign_N)
         firsts_S = torch.searchsorted(
             step_N, torch.arange(self._plan.num_steps, device=step_N.device)
@@ -96,33 +115,39 @@ class Stitching:
             entries = slice(bounds[step], bounds[step + 1])
             if entries.start < entries.stop:
                 rows, own = row_N[entries].unique(return_inverse=True)
-                before = error_BE[rows]
-                after = before.index_add(0, own, change_NE(entries), alpha=-1)
+                before = error_Be[rows]
+                after = before.index_add(0, own, change_Ne(entries), alpha=-1)
                 self._errors_S[step + 1] += after.square().sum() - before.square().sum()
-                error_BE[rows] = after
-        self._errors_S[-1] += large.square_error_B.sum() - error_BE.square().sum()
+                error_Be[rows] = after
+        last_Be = large.error_BE[:, self._dims]
+        self._errors_S[-1] += last_Be.square().sum() - error_Be.square().sum()
 
     def _changes(self, small: Seen, large: Seen) -> tuple[Tensor, Tensor, Tensor, Any]:
         """All entries of both codes by the step that moves them: step, row, ±1, and what a run of
         them adds to the reconstruction.
         """
-        small_latents_N = small.code.latents_N + large.code.num_latents
-        latent_N = torch.cat([large.code.latents_N, small_latents_N])
+        in_, out = (
+            all_entries(coder, seen, self._mesh.latent)
+            for coder, seen in ((self._large, large), (self._small, small))
+        )
+        latent_N = torch.cat([in_.latents_N, out.latents_N + self._large.config.num_latents])
         step_N, order_N = self._step_V[latent_N].sort(stable=True)
         latent_N = latent_N[order_N]
-        row_N = torch.cat([large.code.rows_N, small.code.rows_N])[order_N]
-        acts_N = torch.cat([large.acts_N, -small.acts_N])[order_N].double()
+        row_N = torch.cat([in_.rows_N, out.rows_N])[order_N]
+        acts_N = torch.cat([in_.acts_N, -out.acts_N])[order_N].double()
 
-        def change_NE(entries: slice) -> Tensor:
-            return acts_N[entries, None] * self._W_VE[latent_N[entries]].double()
+        def change_Ne(entries: slice) -> Tensor:
+            return acts_N[entries, None] * self._W_Ve[latent_N[entries]].double()
 
-        return step_N, row_N, acts_N.sign(), change_NE
+        return step_N, row_N, acts_N.sign(), change_Ne
 
-    def result(self, mesh: Mesh) -> dict[str, Any]:
-        """MSE and L0 after each step (at most 200 of them are listed; 0 is the smaller coder)."""
-        tokens = mesh.data.sum(self._tokens)
-        mse_S = mesh.data.sum(self._errors_S).cumsum(0) / tokens
-        l0_S = mesh.data.sum(self._active_S).cumsum(0) / tokens
+    def result(self) -> dict[str, Any]:
+        """MSE and L0 after each step (at most 200 of them are listed; 0 is the smaller coder);
+        called by all processes together.
+        """
+        tokens = self._mesh.data.sum(self._tokens)
+        mse_S = self._mesh.world.sum(self._errors_S).cumsum(0) / tokens
+        l0_S = self._mesh.data.sum(self._active_S).cumsum(0) / tokens
         every = max(1, len(mse_S) // _CURVE_POINTS)
         shown = sorted({*range(0, len(mse_S), every), self._plan.num_inserted, len(mse_S) - 1})
         return {
