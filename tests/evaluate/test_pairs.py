@@ -1,15 +1,18 @@
+from unittest.mock import patch
+
 import pytest
 import torch
 from torch import Tensor
 
 from sae_dist.coders import Coder, CoderConfig, Kind, slice_of
 from sae_dist.coders.files import LATENT_TENSORS
-from sae_dist.evaluate.pairs import compare, neighbours
+from sae_dist.evaluate.pairs import compare, cosine, neighbours
 from sae_dist.evaluate.pairs.cosine import alike, nearest
 from sae_dist.evaluate.pairs.insertion import Insertion, roc
 from sae_dist.evaluate.pairs.stitching import plan
 from sae_dist.evaluate.seen import see
 from sae_dist.parallel import Axis, Mesh, World, distribute, make_mesh
+from tests.coders.test_memory import LargestTensor
 from tests.evaluate.test_evaluator import assert_same
 from tests.evaluate.test_measures import mesh
 from tests.processes import alone, run_on
@@ -178,6 +181,21 @@ def test_slices_are_compared_as_the_whole_is(world: int, latent: int) -> None:
         assert 0 < figures["stitching"]["num_inserted"] < figures["stitching"]["num_steps"] - 2
     for found in run_on(world, compared, latent):
         assert_same(found, expected)
+
+
+def largest_tensor(world: World, latent: int) -> int:
+    """Numbers in the largest tensor that comparing two decoders takes, tokens aside."""
+    mesh = make_mesh(world, latent, {})
+    coders = [sliced(coder(num, 0, Kind.topk), mesh) for num in (1024, 4096)]
+    with patch.object(cosine, "_BLOCK_VALUES", 1024), LargestTensor() as largest:
+        compare(*coders, [], [], 0.99, mesh)
+    return largest.num_elements
+
+
+def test_nobody_holds_a_decoder_that_lies_in_slices() -> None:
+    both = (1024 + 4096) * D
+    assert largest_tensor(alone(), 1) == both
+    assert run_on(2, largest_tensor, 2) == [both // 2] * 2
 
 
 def test_the_roc_of_known_scores() -> None:

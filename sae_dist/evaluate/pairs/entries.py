@@ -10,7 +10,9 @@ from sae_dist.parallel import Axis
 
 
 class Entries(NamedTuple):
-    """Row, latent (numbered in the whole coder) and activation of each entry, slice by slice."""
+    """Row, latent (numbered in the whole coder) and activation of each entry: row by row, latents
+    rising.
+    """
 
     rows_N: Tensor
     latents_N: Tensor
@@ -19,5 +21,9 @@ class Entries(NamedTuple):
 
 def all_entries(coder: Coder, seen: Seen, axis: Axis) -> Entries:
     """The entries of all slices' codes; called by all processes of the latent axis together."""
-    latents_N = seen.code.latents_N + coder.latents.start
-    return Entries(*(axis.join_uneven(v) for v in (seen.code.rows_N, latents_N, seen.acts_N)))
+    own = Entries(seen.code.rows_N, seen.code.latents_N + coder.latents.start, seen.acts_N)
+    if axis.size == 1:
+        return own
+    joined = Entries(*(axis.join_uneven(v) for v in own))
+    order_N = (joined.rows_N * coder.config.num_latents + joined.latents_N).argsort()
+    return Entries(*(v[order_N] for v in joined))

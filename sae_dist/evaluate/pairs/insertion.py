@@ -69,12 +69,12 @@ class Insertion:
         """At each entry of the larger coder's code its nearest latent's activation [N]."""
         num_small = self._small.config.num_latents
         rows_M, latents_M, acts_M = all_entries(self._small, small, self._mesh.latent)
-        own_M, order_M = (rows_M * num_small + latents_M).sort()
+        own_M = rows_M * num_small + latents_M  # rising
         wanted_N = large.code.rows_N * num_small + self._near.latent_G[large.code.latents_N]
         if not len(own_M):
             return torch.zeros_like(wanted_N, dtype=torch.float64)
         place_N = torch.searchsorted(own_M, wanted_N).clamp_max(len(own_M) - 1)
-        return acts_M[order_M][place_N].double() * (own_M[place_N] == wanted_N)
+        return acts_M[place_N].double() * (own_M[place_N] == wanted_N)
 
     def _whole(self, sums: Tensor) -> Tensor:
         """Sums [..., F] or [..., G] over all tokens, of the latents of all slices."""
