@@ -27,6 +27,7 @@ GIVEN = {
     "verify": ["store=s"],
 }
 ROOT_OF = {"coder": "train", "experiment": "train", "sweep": "train", "lm": "harvest"}
+CHAT_OF = (("harvest", "text"), ("small_lm", "text"), ("evaluate", "transfer"))
 FILES = sorted(conf_folder().rglob("*.yaml"))
 
 
@@ -46,6 +47,11 @@ def test_every_file_of_conf_composes(path: Path) -> None:
         assert compose(path.stem) is not None
         return
     prefix = "+" if group in ("sweep", "experiment") else ""
+    if group == "chat":
+        for root, place in CHAT_OF:
+            config = compose(root, f"+chat@{place}={path.stem}")
+            assert "\n{document}<" in getattr(config, place).template
+        return
     roots = ("harvest", "small_lm") if group == "text" else (ROOT_OF[group],)
     for root in roots:
         assert compose(root, f"{prefix}{group}={path.stem}") is not None
@@ -141,6 +147,7 @@ def test_help_names_every_key_and_choice(
     assert printed.startswith((COMMANDS[root].__doc__ or "").strip().splitlines()[0])
     for argument in GIVEN[root]:
         assert re.search(rf"^ +{argument.split('=')[0].split('.')[-1]}: ", printed, re.MULTILINE)
+    assert ("=gemma_2|llama_3|qwen" in printed) == (root in dict(CHAT_OF))
     if root == "train":
         assert "coder=batchtopk|" in printed and "+sweep=width_ladder" in printed
         assert "+experiment=" in printed and "lm=" not in printed

@@ -84,7 +84,8 @@ def _figures(
     for talk in _shown(talks, "splice into the finetune", config, mesh):
         acts, masks = capture(talk.ids_NS), dict(zip(PARTS, talk.masks_PNS, strict=True))
         for (key, part), sums in fidelity.items():
-            sums.update(coders[key].see(acts, masks[part]))
+            if masks[part].any():  # a batch may be silent
+                sums.update(coders[key].see(acts, masks[part]))
         loss.update(talk)
     clean, deltas = loss.result(mesh)
     found = {place: sums.result(mesh) for place, sums in fidelity.items()}
@@ -171,6 +172,6 @@ def _require_room(lm: LM, prompts: Sequence[Prompt], config: TransferConfig) -> 
     positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and longest > positions:
         raise UserError(
-            f"found sequences of up to {longest} tokens; expected at most the {positions} "
-            f"positions of {lm.config.name}; lower transfer.prompt_tokens or transfer.rollout_tokens"
+            f"found sequences of up to {longest} tokens; expected at most {positions}, all that "
+            f"{lm.config.name} takes; lower transfer.prompt_tokens or transfer.rollout_tokens"
         )
