@@ -46,6 +46,10 @@ def evaluate_command(config: EvaluateConfig) -> None:
             write_json(folder / "evaluation.json", results)
     for name, figures in results["rungs"].items():
         say(f"  {name}: {_line(figures)}")
+    if transferred is not None:
+        for name, figures in transferred["rungs"].items():
+            here = figures["rollout"]
+            say(f"  {name} on rollouts: FVU {here['fvu']:.3f}, delta loss {here['delta_loss']:.3f}")
     say(f"figures in {folder / 'evaluation.json'}")
 
 

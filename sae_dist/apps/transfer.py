@@ -28,6 +28,10 @@ def measure_transfer(
     if asked.lm_name is None:
         return None
     asked.check()
+    if world.size % config.latent:
+        raise UserError(
+            f"latent={config.latent} must divide the {world.size} processes; choose a divisor"
+        )
     harvested = source.about.get("lm")
     if harvested is None:
         raise UserError(
