@@ -21,7 +21,7 @@ from sae_dist.evaluate.transfer.subjects import load_subjects
 from sae_dist.evaluate.transfer.transfer import _figures as figures_of
 from sae_dist.lm import LM, next_token_loss_NS, resolve
 from sae_dist.parallel import World, make_mesh
-from sae_dist.store import open_store
+from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations
 from tests.evaluate.test_evaluator import CODERS, assert_same, evaluated, save_random_coders
 from tests.evaluate.test_lm_loss import copying_coder, tiny_lm
@@ -92,11 +92,14 @@ def saved(folder: Path, site: str, coder: Coder) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("site", SITES)
-def test_a_coder_that_copies_costs_nothing(tmp_path: Path, store: Path, site: str) -> None:
-    run = saved(tmp_path / "run", site, copying_coder())
-    source = StoredActivations(open_store(store))
-    trained = [Trained("base", run, source)]
+@pytest.mark.parametrize(
+    ("site", "width"), [(site, WIDTH) for site in (*SITES, "embed")] + [("attn_z.1", 48)]
+)
+def test_a_coder_that_copies_costs_nothing(tmp_path: Path, site: str, width: int) -> None:
+    run = saved(tmp_path / "run", site, copying_coder(width))
+    acts = {site: torch.randn(300, width, generator=torch.Generator().manual_seed(0))}
+    store = write_store(tmp_path / "store", acts, chunk_mib=0.005, shard_mib=0.01, held_out=0.3)
+    trained = [Trained("base", run, StoredActivations(store))]
     found = transfer(tiny_lm(), PROMPTS, SPECIAL, trained, CONFIG, mesh())
     copy = found["rungs"]["copy"]
     assert copy["rescaled_by"]["input"] == copy["rescaled_by"]["target"] != 1
@@ -104,7 +107,7 @@ def test_a_coder_that_copies_costs_nothing(tmp_path: Path, store: Path, site: st
         for variant in ("", "_rescaled"):
             assert copy[part][f"delta_loss{variant}"] == pytest.approx(0, abs=1e-5)
             assert copy[part][f"fvu{variant}"] == pytest.approx(0, abs=1e-9)
-            assert copy[part][f"l0{variant}"] == pytest.approx(WIDTH, rel=1e-2)
+            assert copy[part][f"l0{variant}"] == pytest.approx(width, rel=1e-2)
 
 
 def test_the_clean_loss_is_that_of_each_parts_predicted_tokens(run: Path, store: Path) -> None:
