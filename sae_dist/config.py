@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 import sae_dist
 from sae_dist.coders import CoderConfig
-from sae_dist.evaluate import EvaluationConfig
+from sae_dist.evaluate import EvaluationConfig, TransferConfig
 from sae_dist.harvest import HarvestLoopConfig
 from sae_dist.lm import LMConfig, SmallLMConfig
 from sae_dist.parallel import MeshConfig
@@ -70,7 +70,8 @@ class EvaluateConfig(EvaluationConfig):
 
     The store and the language model are those of the run. `store` and `lm_name` say where they are
     now, if elsewhere; the language model must have the weights that were harvested. A store that
-    was harvested with `lm.trust_remote_code` asks for `lm_trust_remote_code` again.
+    was harvested with `lm.trust_remote_code` asks for `lm_trust_remote_code` again. `transfer` also
+    measures them on a finetune of the language model.
     """
 
     run: str = MISSING
@@ -79,6 +80,7 @@ class EvaluateConfig(EvaluationConfig):
     lm_name: str | None = None
     max_shard_gib: float = 1.0
     lm_trust_remote_code: bool = False
+    transfer: TransferConfig = field(default_factory=TransferConfig)
 
 
 @dataclass(kw_only=True, slots=True)

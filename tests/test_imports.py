@@ -15,6 +15,7 @@ FLOORS = {
     3: ["harvest", "stream", "parallel", "checkpoint", "interop"],
     4: ["config", "train", "evaluate", "selftest"],
     5: ["apps"],
+    6: ["__main__"],
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
@@ -32,11 +33,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "parallel": {"coders"},
     "checkpoint": {"coders"},
     "interop": {"coders"},
-    "config": set(FLOOR) - {"apps", "config", "selftest"},
+    "config": set(FLOOR) - {"apps", "__main__", "config", "selftest"},
     "train": {"coders", "kernels", "parallel", "stream", "checkpoint"},
     "evaluate": {"lm", "coders", "kernels", "parallel", "stream", "checkpoint"},
     "selftest": {"coders", "store", "stream", "parallel", "checkpoint", "train"},
-    "apps": set(FLOOR) - {"apps"},
+    "apps": set(FLOOR) - {"apps", "__main__"},
+    "__main__": {"apps"},
     "__init__": {"coders", "store"},
 }
 # package: the only rooms that may import it

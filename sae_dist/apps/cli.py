@@ -18,6 +18,7 @@ from sae_dist.config import conf_folder, register, schema
 
 _COUNT = re.compile(r"^(?P<key>[\w.]*tokens)=(?P<number>\d+(\.\d+)?)(?P<unit>[KMBT])$")
 _PREFIX = {"sweep": "+", "experiment": "+"}  # groups without a default are added
+_HOLDS_A_TEMPLATE = {"text", "transfer"}  # where a file of `chat` may go
 _HYDRA_ASIDES = (
     *("To append", "Config search path", "See https"),
     *("provider", "reference_type", "full_key", "object_type"),
@@ -111,9 +112,11 @@ def _choices(root: str, config: Any) -> dict[str, list[str]]:
     """The groups of a command as they are written on its line, each with its files' names."""
     known = {*config, "experiment"} if root == "train" else set(config)
     folders = sorted(path for path in conf_folder().iterdir() if path.name in known)
+    written = {_PREFIX.get(folder.name, "") + folder.name: folder for folder in folders}
+    written |= {f"+chat@{key}": conf_folder() / "chat" for key in _HOLDS_A_TEMPLATE & set(config)}
     return {
-        _PREFIX.get(folder.name, "") + folder.name: sorted(f.stem for f in folder.glob("*.yaml"))
-        for folder in folders
+        group: sorted(file.stem for file in folder.glob("*.yaml"))
+        for group, folder in written.items()
         if folder.is_dir()
     }
 

@@ -1,7 +1,9 @@
-"""Measure the coders of a run on the held-out shards of its store.
+r"""Measure the coders of a run on the held-out shards of its store.
 
     python launch/evaluate.py run=NAME
     torchrun --nproc-per-node 4 launch/evaluate.py run=NAME latent=4
+    python launch/evaluate.py run=NAME +chat@transfer=gemma_2 \
+        transfer.lm_name=FINETUNE transfer.prompts=FILE transfer.finetuned_run=RUN
 
 Writes `runs/NAME/evaluation.json`. A store without a language model (`write_store`) is measured
 without the figures that need one; so is a meta-SAE, on all rows of the decoder it was trained on.
@@ -13,6 +15,7 @@ from sae_dist.apps import cli
 from sae_dist.apps.harvested import load_harvested
 from sae_dist.apps.runs import finished_run
 from sae_dist.apps.sources import open_source
+from sae_dist.apps.transfer import measure_transfer
 from sae_dist.common.files import write_json
 from sae_dist.common.log import say
 from sae_dist.config import EvaluateConfig
@@ -31,12 +34,17 @@ def evaluate_command(config: EvaluateConfig) -> None:
     folder, trained = finished_run(config.runs, config.run)
     source = open_source(config.store or trained["store"], config.max_shard_gib)
     with start_world() as world:
+        transferred = measure_transfer(config, folder, source, world)
         lm = _lm(config, source.about.get("lm"), world)
-        results = evaluate(folder, source, lm, config, world)
+        results = evaluate(folder, source, lm, config, world) | {"transfer": transferred}
         if world.rank == 0:
             write_json(folder / "evaluation.json", results)
     for name, figures in results["rungs"].items():
         say(f"  {name}: {_line(figures)}")
+    if transferred is not None:
+        for name, figures in transferred["rungs"].items():
+            here = figures["rollout"]
+            say(f"  {name} on rollouts: FVU {here['fvu']:.3f}, delta loss {here['delta_loss']:.3f}")
     say(f"figures in {folder / 'evaluation.json'}")
 
 

@@ -1,13 +1,15 @@
-"""The language model that a store says it was harvested from."""
+"""The language model that a store says it was harvested from, or a finetune of it."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from transformers import PreTrainedTokenizerBase
 
 from sae_dist.common.errors import UserError
-from sae_dist.lm import LM, LMConfig, load_lm
+from sae_dist.lm import LM, LMConfig, load_lm, load_tokenizer
 
 
 def load_harvested(
@@ -30,6 +32,30 @@ def load_harvested(
             "give the same weights with lm_name=…, or go without the LM (evaluate: lm_sequences=0)"
         )
     return lm
+
+
+def load_finetune(
+    harvested: dict[str, Any],
+    name: str,
+    revision: str | None,
+    device: torch.device,
+    *,
+    trust_remote_code: bool,
+) -> LM:
+    """Load another model as the store's was held: dtype, attention, folded norms.
+
+    Its own code is run only with `trust_remote_code`.
+    """
+    same = _config({**harvested, "trust_remote_code": False}, name, trust_remote_code=False)
+    own = replace(same, revision=revision, trust_remote_code=trust_remote_code)
+    return load_lm(own, device)
+
+
+def load_harvested_tokenizer(
+    harvested: dict[str, Any], name: str | None, *, trust_remote_code: bool
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a store's language model; see `load_harvested`."""
+    return load_tokenizer(_config(harvested, name, trust_remote_code))
 
 
 def _config(harvested: dict[str, Any], name: str | None, trust_remote_code: bool) -> LMConfig:

@@ -4,5 +4,6 @@ from sae_dist.evaluate.config import EvaluationConfig
 from sae_dist.evaluate.evaluator import evaluate
 from sae_dist.evaluate.fidelity import Fidelity
 from sae_dist.evaluate.seen import Seen, see
+from sae_dist.evaluate.transfer import TransferConfig
 
-__all__ = ["EvaluationConfig", "Fidelity", "Seen", "evaluate", "see"]
+__all__ = ["EvaluationConfig", "Fidelity", "Seen", "TransferConfig", "evaluate", "see"]

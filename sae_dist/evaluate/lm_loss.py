@@ -66,7 +66,7 @@ class LMLoss:
             site = next(site for site in self._targets if site.name == which)
             return splice(model, site, site, lambda x, y: torch.zeros_like(y), kept_NS)
         spliced = self._coders[which]
-        return splice(model, spliced.read, spliced.write, _replace(spliced.coder), kept_NS)
+        return splice(model, spliced.read, spliced.write, replacement_by(spliced.coder), kept_NS)
 
     def _add(
         self,
@@ -108,7 +108,9 @@ class LMLoss:
         return clean, figures
 
 
-def _replace(coder: Coder) -> Callable[[Tensor, Tensor], Tensor]:
+def replacement_by(coder: Coder) -> Callable[[Tensor, Tensor], Tensor]:
+    """What `splice` is to put in the target's place: a coder's output [N, S, E]."""
+
     def replacement(x_NSD: Tensor, y_NSE: Tensor) -> Tensor:
         x_BD = x_NSD.flatten(0, 1).to(coder.W_enc.dtype)
         code, acts_N = coder.encode_sparse(x_BD)

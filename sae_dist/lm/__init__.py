@@ -3,8 +3,9 @@
 from sae_dist.lm.capture import Capture, site_widths, truncate
 from sae_dist.lm.fold import fold_rms_norms
 from sae_dist.lm.from_scratch import SmallLMConfig, train_small_lm
-from sae_dist.lm.load import LM, LMConfig, LMDtype, load_lm
+from sae_dist.lm.load import LM, LMConfig, LMDtype, load_lm, load_tokenizer
 from sae_dist.lm.loss import divergence_NS, loss_of_logits_NS, next_token_loss_NS
+from sae_dist.lm.rollout import rollouts
 from sae_dist.lm.sites import End, Site, resolve
 from sae_dist.lm.splice import splice
 from sae_dist.lm.tensor import load_sliced_lm, sliced_sites
@@ -23,9 +24,11 @@ __all__ = [
     "load_lm",
     "load_sliced_lm",
     "load_spread_lm",
+    "load_tokenizer",
     "loss_of_logits_NS",
     "next_token_loss_NS",
     "resolve",
+    "rollouts",
     "site_widths",
     "sliced_sites",
     "splice",

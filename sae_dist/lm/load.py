@@ -73,14 +73,8 @@ def load_lm(config: LMConfig, device: torch.device | str | None = None, **loadin
     missing, and for a model whose norms cannot be folded though `fold_norms` asks for it.
     """
     auto_class = _auto_class(config.auto_class)
-    folder = Path(config.name).expanduser()
-    if not folder.is_dir() and config.name.startswith(("/", ".", "~")):
-        raise UserError(f"found no folder {folder}; expected a saved model; correct lm.name")
     with _told_in_one_line(config):
-        if folder.is_dir():
-            source, commit = str(folder), None
-        else:
-            source, commit = config.name, _commit(config)
+        source, commit = _source(config)
         shared: dict[str, Any] = {"revision": commit, "trust_remote_code": config.trust_remote_code}
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **shared)
         if config.attn_implementation:
@@ -94,8 +88,27 @@ def load_lm(config: LMConfig, device: torch.device | str | None = None, **loadin
         part.use_cache = False
     if config.fold_norms:
         fold_rms_norms(model)
-    revision = commit or _folder_revision(folder)
+    revision = commit or _folder_revision(Path(source))
     return LM(model if device is None else model.to(device), tokenizer, config, revision)
+
+
+def load_tokenizer(config: LMConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer alone. Raises UserError for a missing folder, an unknown name or revision."""
+    with _told_in_one_line(config):
+        source, commit = _source(config)
+        return transformers.AutoTokenizer.from_pretrained(
+            source, revision=commit, trust_remote_code=config.trust_remote_code
+        )
+
+
+def _source(config: LMConfig) -> tuple[str, str | None]:
+    """The folder of a model; or its name on the Hub, and the commit."""
+    folder = Path(config.name).expanduser()
+    if folder.is_dir():
+        return str(folder), None
+    if config.name.startswith(("/", ".", "~")):
+        raise UserError(f"found no folder {folder}; expected a saved model; correct lm.name")
+    return config.name, _commit(config)
 
 
 def _auto_class(name: str) -> Any:

@@ -1,6 +1,19 @@
-"""Corpora, and their tokens packed into full sequences."""
+"""Corpora and prompts, and their tokens packed into full sequences."""
 
 from sae_dist.text.corpus import STDLIB, TextConfig, documents, pin
 from sae_dist.text.pack import Fingerprint, pack
+from sae_dist.text.prompts import read_prompts, wrap_prompts
+from sae_dist.text.template import Template, special_ids
 
-__all__ = ["STDLIB", "Fingerprint", "TextConfig", "documents", "pack", "pin"]
+__all__ = [
+    "STDLIB",
+    "Fingerprint",
+    "Template",
+    "TextConfig",
+    "documents",
+    "pack",
+    "pin",
+    "read_prompts",
+    "special_ids",
+    "wrap_prompts",
+]

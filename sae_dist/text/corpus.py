@@ -28,7 +28,9 @@ class TextConfig:
     `path` is `stdlib` (the embedded corpus: the source of Python's standard library), a local file
     or folder of .txt (one document a file), .jsonl and .parquet (one a row), or else the name of a
     Hub data set; `subset`, `split` and `revision` speak of the Hub alone. A sequence has
-    `sequence_length` positions; the first `exclude_prefix` of each are never trained on.
+    `sequence_length` positions; the first `exclude_prefix` of each are never trained on. `template`
+    wraps each document, in place of its `{document}`, in a finetune's chat prefixes; what stands
+    before the document is never trained on, nor measured.
     """
 
     path: str = STDLIB
@@ -38,6 +40,7 @@ class TextConfig:
     column: str = "text"
     sequence_length: int = 1024
     exclude_prefix: int = 0
+    template: str | None = None
 
 
 def documents(config: TextConfig) -> Iterator[str]:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import progress
 from sae_dist.text.corpus import TextConfig
+from sae_dist.text.template import Template, special_ids
 
 _BATCH_DOCUMENTS = 1024
 _BATCH_CHARACTERS = 1 << 22
@@ -68,25 +69,28 @@ def pack(
 
     Documents are tokenised without special tokens, joined by one separator (EOS, else BOS, else
     nothing), and cut into sequences that each begin with one more token (BOS, else EOS, else
-    nothing). An incomplete last sequence is dropped. `trainable` is false on every special id and
-    on the first `exclude_prefix` positions. A block has `block_sequences` sequences, the last one
+    nothing). An incomplete last sequence is dropped. With `config.template` documents are wrapped
+    (see `Template.rows`), and no token but BOS is put before them. `trainable` is false on every
+    special id, on a template's part before the document, on what fills a sequence up and on the
+    first `exclude_prefix` positions. A block has `block_sequences` sequences, the last one
     perhaps fewer; together they hold at most `num_tokens` positions. `fingerprint` is filled on
     the way. Tokenising uses the fast tokenizer's own threads, which RAYON_NUM_THREADS limits and
     TOKENIZERS_PARALLELISM=false turns off.
 
-    Raises UserError for lengths that make no sequence, and for a corpus too small for one.
+    Raises UserError for lengths that make no sequence, for a template that is none or leaves no
+    room in a sequence, and for a corpus too small for one.
     """
     length, num_sequences = _check(config, num_tokens)
     fingerprint = fingerprint or Fingerprint()
-    first = _first_known(tokenizer.bos_token_id, tokenizer.eos_token_id)
-    separator = _first_known(tokenizer.eos_token_id, tokenizer.bos_token_id)
-    special = np.asarray(tokenizer.all_special_ids, dtype=np.int32)
-    pieces = _pieces(documents, tokenizer, separator, fingerprint)
+    first, pieces = _stream(documents, tokenizer, config, fingerprint)
+    special = special_ids(tokenizer)
     blocks = _cut(pieces, length - len(first), num_sequences, block_sequences)
     with progress(total=num_tokens, desc="tokenise", unit="token", unit_scale=True) as bar:
         for content_NS in blocks:
-            ids_NS = np.concatenate([np.tile(first, (len(content_NS), 1)), content_NS], axis=1)
-            trainable_NS = ~np.isin(ids_NS, special)
+            row_NS = np.concatenate([np.tile(first, (len(content_NS), 1)), content_NS], axis=1)
+            masked_NS = row_NS < 0
+            ids_NS = np.where(masked_NS, ~row_NS, row_NS)
+            trainable_NS = ~(masked_NS | np.isin(ids_NS, special))
             trainable_NS[:, : config.exclude_prefix] = False
             fingerprint.add_sequences(ids_NS)
             bar.update(ids_NS.size)
@@ -114,6 +118,28 @@ def _check(config: TextConfig, num_tokens: int | None) -> tuple[int, int | None]
             "raise the limit or lower text.sequence_length"
         )
     return length, num_tokens // length
+
+
+def _stream(
+    documents: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    config: TextConfig,
+    fingerprint: Fingerprint,
+) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+    """What every sequence begins with, and the stream of which the rest is cut (masked: ~id)."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    separator = _first_known(eos, bos)
+    if config.template is None:
+        return _first_known(bos, eos), _pieces(documents, tokenizer, separator, fingerprint)
+    first, template = _first_known(bos), Template.of(config.template, tokenizer)
+    length = config.sequence_length - len(first)
+    if len(template) >= length:
+        raise UserError(
+            f"found text.template of {len(template)} tokens; expected fewer than {length}, so that "
+            "a document fits beside it; shorten it or raise text.sequence_length"
+        )
+    pieces = _pieces(documents, tokenizer, separator[:0], fingerprint)
+    return first, template.rows(pieces, length, separator)
 
 
 def _first_known(*ids: int | None) -> np.ndarray:

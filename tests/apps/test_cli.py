@@ -27,6 +27,7 @@ GIVEN = {
     "verify": ["store=s"],
 }
 ROOT_OF = {"coder": "train", "experiment": "train", "sweep": "train", "lm": "harvest"}
+CHAT_OF = (("harvest", "text"), ("small_lm", "text"), ("evaluate", "transfer"))
 FILES = sorted(conf_folder().rglob("*.yaml"))
 
 
@@ -46,6 +47,11 @@ def test_every_file_of_conf_composes(path: Path) -> None:
         assert compose(path.stem) is not None
         return
     prefix = "+" if group in ("sweep", "experiment") else ""
+    if group == "chat":
+        for root, place in CHAT_OF:
+            config = compose(root, f"+chat@{place}={path.stem}")
+            assert getattr(config, place).template.count("{document}") == 1
+        return
     roots = ("harvest", "small_lm") if group == "text" else (ROOT_OF[group],)
     for root in roots:
         assert compose(root, f"{prefix}{group}={path.stem}") is not None
@@ -141,6 +147,8 @@ def test_help_names_every_key_and_choice(
     assert printed.startswith((COMMANDS[root].__doc__ or "").strip().splitlines()[0])
     for argument in GIVEN[root]:
         assert re.search(rf"^ +{argument.split('=')[0].split('.')[-1]}: ", printed, re.MULTILINE)
+    place = dict(CHAT_OF).get(root)
+    assert f"+chat@{place}=gemma_2|llama_3|" in printed if place else "+chat" not in printed
     if root == "train":
         assert "coder=batchtopk|" in printed and "+sweep=width_ladder" in printed
         assert "+experiment=" in printed and "lm=" not in printed

@@ -17,11 +17,11 @@ def tiny_lm() -> LM:
     return LM(tiny_model("llama"), None, LMConfig(name="tiny"), "none")  # type: ignore[arg-type]
 
 
-def copying_coder() -> Coder:
+def copying_coder(width: int = WIDTH) -> Coder:
     """x = relu(x) - relu(-x): a JumpReLU coder of 2 D latents that changes nothing."""
-    config = CoderConfig(kind=Kind.jumprelu, num_latents=2 * WIDTH)
-    coder = Coder(config, WIDTH, WIDTH, pre_bias=False).eval().requires_grad_(False)
-    both_signs = torch.cat([torch.eye(WIDTH), -torch.eye(WIDTH)])
+    config = CoderConfig(kind=Kind.jumprelu, num_latents=2 * width)
+    coder = Coder(config, width, width, pre_bias=False).eval().requires_grad_(False)
+    both_signs = torch.cat([torch.eye(width), -torch.eye(width)])
     zeros = {name: torch.zeros_like(value) for name, value in coder.state_dict().items()}
     coder.load_state_dict({**zeros, "W_enc": both_signs, "W_dec": both_signs})
     return coder

@@ -1,0 +1,109 @@
+"""Measure the coders of a run on a finetune of the language model they were trained on."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from sae_dist.apps.harvested import load_finetune, load_harvested_tokenizer
+from sae_dist.apps.runs import finished_run
+from sae_dist.common.errors import UserError
+from sae_dist.config import EvaluateConfig
+from sae_dist.evaluate.transfer import Prompt, Trained, transfer
+from sae_dist.lm import LM
+from sae_dist.parallel import World, make_mesh
+from sae_dist.store import open_store
+from sae_dist.stream import ActivationSource, StoredActivations
+from sae_dist.text import read_prompts, special_ids, wrap_prompts
+
+
+def measure_transfer(
+    config: EvaluateConfig, folder: Path, source: ActivationSource, world: World
+) -> dict[str, Any] | None:
+    """`transfer` of `evaluation.json`; None where no finetune is named.
+
+    Raises UserError for what does not belong together: finetune, prompts, template and runs.
+    """
+    asked = config.transfer
+    if asked.lm_name is None:
+        return None
+    asked.check()
+    if world.size % config.latent:
+        raise UserError(
+            f"latent={config.latent} must divide the {world.size} processes; choose a divisor"
+        )
+    harvested = source.about.get("lm")
+    if harvested is None:
+        raise UserError(
+            f"found no language model in the store of run={config.run}; expected the one that "
+            f"{asked.lm_name} is a finetune of; go without transfer.lm_name"
+        )
+    if asked.prompts is None:
+        raise UserError("transfer.prompts=null; expected a file of prompts; name one")
+    prompts = read_prompts(asked.prompts)
+    trained = [Trained("base", folder, source), *_finetuned(config)]
+    template = asked.template or (trained[-1].source.about.get("text") or {}).get("template")
+    if template is None:
+        raise UserError(
+            "found no chat template, nor one in the store of transfer.finetuned_run; expected one "
+            "with {document}; set transfer.template, or choose +chat@transfer=…"
+        )
+    lm = load_finetune(
+        harvested,
+        asked.lm_name,
+        asked.lm_revision,
+        world.device,
+        trust_remote_code=asked.lm_trust_remote_code,
+    )
+    _require_harvested_from(lm, trained[1:])
+    if config.lm_sequences:
+        base = load_harvested_tokenizer(
+            harvested, config.lm_name, trust_remote_code=config.lm_trust_remote_code
+        )
+        _require_same_words(base, lm)
+    wrapped = wrap_prompts(prompts, lm.tokenizer, template, asked.prompt_tokens)
+    found = transfer(
+        lm,
+        [Prompt(*pair) for pair in wrapped],
+        special_ids(lm.tokenizer).tolist(),
+        trained,
+        asked,
+        make_mesh(world, config.latent, {}),
+    )
+    return found | {"prompts": asked.prompts, "template": template}
+
+
+def _finetuned(config: EvaluateConfig) -> list[Trained]:
+    """The finetune's own run, if there is one."""
+    asked = config.transfer
+    if asked.finetuned_run is None:
+        return []
+    folder, trained = finished_run(config.runs, asked.finetuned_run)
+    store = open_store(
+        asked.finetuned_store or trained["store"], max_shard_bytes=int(config.max_shard_gib * 2**30)
+    )
+    return [Trained("finetuned", folder, StoredActivations(store))]
+
+
+def _require_harvested_from(lm: LM, finetuned: list[Trained]) -> None:
+    for run in finetuned:
+        commit = (run.source.about.get("lm") or {}).get("commit")
+        if commit != lm.revision:
+            raise UserError(
+                f"found run {run.folder.name} trained on activations of a language model at "
+                f"{commit}; expected {lm.revision}, that of {lm.config.name}; correct "
+                "transfer.finetuned_run or transfer.lm_name"
+            )
+
+
+def _require_same_words(base: PreTrainedTokenizerBase, lm: LM) -> None:
+    """A finetune may add tokens, and use special ones; the others keep their ids."""
+    added, own = base.get_added_vocab(), lm.tokenizer.get_vocab()
+    words = {word: id for word, id in base.get_vocab().items() if word not in added}
+    differing = [word for word, id in words.items() if own.get(word) != id]
+    if differing:
+        raise UserError(
+            f"found {len(differing)} of {len(words)} tokens ({differing[0]!r}, say) with another "
+            f"id or none in the tokenizer of {lm.config.name}; expected that of the run's language "
+            "model; set transfer.lm_name to a finetune of it"
+        )

@@ -1,0 +1,41 @@
+"""What is asked of a transfer to a finetune."""
+
+from dataclasses import dataclass
+
+from sae_dist.common.errors import UserError
+
+
+@dataclass(kw_only=True, slots=True)
+class TransferConfig:
+    """Coders of a run on rollouts of a finetune of its language model; none without `lm_name`.
+
+    `lm_name` (at `lm_revision`) is the finetune, held as the run's model was, with its own code
+    only if `lm_trust_remote_code`. `prompts` is a file: .jsonl with a `prompt` or `text`, or lines.
+    Each is cut at `prompt_tokens`, wrapped in `template` (by default that of the finetuned run's
+    store) and continued by up to `rollout_tokens`, drawn at `temperature`; `sequences` of them,
+    `batch_sequences` at once, prompts in an order that `seed` fixes, again and again if they are
+    fewer. The coders of `finetuned_run` are measured beside; `finetuned_store` says where its store
+    is now, if elsewhere.
+    """
+
+    lm_name: str | None = None
+    lm_revision: str | None = None
+    lm_trust_remote_code: bool = False
+    prompts: str | None = None
+    template: str | None = None
+    finetuned_run: str | None = None
+    finetuned_store: str | None = None
+    sequences: int = 1024
+    prompt_tokens: int = 512
+    rollout_tokens: int = 256
+    temperature: float = 1.0
+    batch_sequences: int = 16
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises UserError for a number that makes no sense."""
+        for name in ("sequences", "prompt_tokens", "rollout_tokens", "batch_sequences"):
+            if getattr(self, name) < 1:
+                raise UserError(f"transfer.{name}={getattr(self, name)}; expected at least 1")
+        if not self.temperature > 0:
+            raise UserError(f"transfer.temperature={self.temperature:g}; expected more than 0")
