@@ -112,9 +112,13 @@ class VerifyConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SmallLMRootConfig:
-    """`launch/small_lm.py`: trains a small language model from scratch into `folder`."""
+    """`launch/small_lm.py`: trains a small language model into `folder`.
+
+    It begins from scratch, or from the folder `finetune_from`, whose shape and tokenizer it keeps.
+    """
 
     folder: str = MISSING
+    finetune_from: str | None = None
     text: TextConfig = field(default_factory=TextConfig)
     model: SmallLMConfig = field(default_factory=SmallLMConfig)
 

@@ -1,6 +1,7 @@
 """Train a small language model from scratch: a tokenizer and a transformer, saved for transformers.
 
     python launch/small_lm.py folder=PATH
+    python launch/small_lm.py folder=FINETUNE finetune_from=PATH text.path=chat.jsonl
 
 It exists so that everything can be tried where no pretrained model is at hand.
 """
@@ -25,4 +26,5 @@ def small_lm_command(config: SmallLMRootConfig) -> None:
     if (folder / "config.json").is_file():
         say(f"{folder} holds a model already: nothing to do")
         return
-    train_small_lm(config.model, lambda: documents(config.text), folder)
+    base = None if config.finetune_from is None else Path(config.finetune_from)
+    train_small_lm(config.model, lambda: documents(config.text), folder, base)

@@ -1,11 +1,11 @@
-"""Train a small language model from nothing: for the quickstart and for tests, without a hub."""
+"""Train a small language model, from nothing or on: for trying everything without a hub."""
 
 import math
 import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,25 +49,36 @@ class SmallLMConfig:
 
 
 def train_small_lm(
-    config: SmallLMConfig, documents: Callable[[], Iterator[str]], folder: Path
+    config: SmallLMConfig,
+    documents: Callable[[], Iterator[str]],
+    folder: Path,
+    base: Path | None = None,
 ) -> dict[str, Any]:
     """Train tokenizer and model on `documents()`, and save both with a report in `folder`.
 
+    With `base`, such a folder, its model is finetuned: shape and tokenizer are those found there.
     The folder appears only when it is whole. The report, also written as `training.json`, holds the
     losses on held-out text in nats a token: the model's, and beside it that of the best guess
-    without context (`unigram_loss`).
+    without context (`unigram_loss`) and that before any training (`loss_before`).
 
-    Raises UserError if the folder exists or the text is too short.
+    Raises UserError if the folder exists, the base does not, or the text is too short.
     """
     if folder.exists():
         raise UserError(f"found {folder}; expected a new folder; remove it or name another")
     started = time.monotonic()
     torch.manual_seed(derive(config.seed, "small_lm"))
-    tokenizer = _train_tokenizer(config, documents())
+    if base is None:
+        tokenizer = _train_tokenizer(config, documents())
+        model = _initialise(config, tokenizer)
+    else:
+        tokenizer, model = _load(base)
+        config = _of_shape(config, model.config)
     train_NS, held_out_NS = _tokenise(config, tokenizer, documents())
-    model = _initialise(config, tokenizer)
+    before = _held_out_loss(model, held_out_NS)
     _fit(config, model, train_NS)
     report = {
+        "base": None if base is None else str(base),
+        "loss_before": before,
         "held_out_loss": _held_out_loss(model, held_out_NS),
         "unigram_loss": _unigram_loss(config, train_NS, held_out_NS),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -77,8 +88,8 @@ def train_small_lm(
     }
     _save(folder, model, tokenizer, report)
     say(
-        "small LM: {held_out_loss:.3f} nats a held-out token (unigram {unigram_loss:.3f}), "
-        "{num_parameters:,} parameters, {seconds} s".format_map(report)
+        "small LM: {held_out_loss:.3f} nats a held-out token (unigram {unigram_loss:.3f}, before "
+        "training {loss_before:.3f}), {num_parameters:,} parameters, {seconds} s".format_map(report)
     )
     return report
 
@@ -145,6 +156,30 @@ def _initialise(config: SmallLMConfig, tokenizer: PreTrainedTokenizerFast) -> Ll
             eos_token_id=tokenizer.eos_token_id,
             tie_word_embeddings=True,
         )
+    )
+
+
+def _load(folder: Path) -> tuple[PreTrainedTokenizerFast, LlamaForCausalLM]:
+    """The tokenizer and the model that `train_small_lm` saved."""
+    if not (folder / _REPORT).is_file():
+        raise UserError(
+            f"found no small language model in {folder}; expected a folder that "
+            "launch/small_lm.py wrote; train it first, or correct finetune_from"
+        )
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    return tokenizer, LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def _of_shape(config: SmallLMConfig, found: LlamaConfig) -> SmallLMConfig:
+    """The same training, of a model as it was found."""
+    return replace(
+        config,
+        vocab_size=found.vocab_size,
+        hidden_size=found.hidden_size,
+        intermediate_size=found.intermediate_size,
+        num_layers=found.num_hidden_layers,
+        num_heads=found.num_attention_heads,
+        sequence_length=found.max_position_embeddings,
     )
 
 

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,32 @@ def test_a_small_lm_learns_and_is_saved_whole(tmp_path: Path) -> None:
 def test_training_again_gives_the_same_model(tmp_path: Path) -> None:
     reports = [train_small_lm(CONFIG, texts, tmp_path / name) for name in ("one", "two")]
     assert reports[0]["held_out_loss"] == pytest.approx(reports[1]["held_out_loss"], rel=1e-3)
+
+
+def test_a_finetune_begins_where_its_base_ended_and_keeps_its_shape(tmp_path: Path) -> None:
+    base, finetune = tmp_path / "base", tmp_path / "finetune"
+    train_small_lm(CONFIG, texts, base)
+
+    def questions() -> Iterator[str]:
+        yield from (f"double_{i}? It gives 2 * x + {i}.\n" for i in range(60))
+
+    other_shape = replace(CONFIG, hidden_size=32, num_layers=3, vocab_size=400, num_steps=40)
+    report = train_small_lm(other_shape, questions, finetune, base)
+    assert report["held_out_loss"] < report["loss_before"] - 0.5
+    assert report["config"] == asdict(replace(CONFIG, num_steps=40))
+    assert report["base"] == str(base)
+    tokenizers = [(folder / "tokenizer.json").read_bytes() for folder in (base, finetune)]
+    assert tokenizers[0] == tokenizers[1]
+
+    before, after = (load_lm(LMConfig(name=str(folder))) for folder in (base, finetune))
+    ids_NS = torch.tensor([[0, *after.tokenizer("double_7? It gives 2 * x")["input_ids"]][:16]])
+    losses = [next_token_loss_NS(lm.model, ids_NS).mean() for lm in (before, after)]
+    assert losses[1] < losses[0]
+
+
+def test_a_finetune_without_its_base_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="found no small language model in .*nowhere"):
+        train_small_lm(CONFIG, texts, tmp_path / "lm", tmp_path / "nowhere")
 
 
 def test_an_interrupted_run_leaves_no_folder_that_looks_whole(
