@@ -124,6 +124,34 @@ class SmallLMRootConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class ChatCorpusConfig:
+    """`launch/chat_corpus.py`: conversations about the sources in `text`, written into `folder`.
+
+    `template` holds a chat's prefixes around `{document}`. Of `held_out_every` conversations one is
+    kept to be asked later.
+    """
+
+    folder: str = MISSING
+    template: str = MISSING
+    held_out_every: int = 8
+    text: TextConfig = field(default_factory=TextConfig)
+
+
+@dataclass(kw_only=True, slots=True)
+class ReproductionConfig:
+    """`launch/reproduction.py`: published claims beside what evaluated runs show, in `document`.
+
+    `run` names runs that differ in their seed alone. `home` holds `lm/` and `finetuned/` and the
+    `commands.tsv` of `launch/reproduce.sh`: what was run, and for how long.
+    """
+
+    run: list[str] = MISSING
+    runs: str = "runs"
+    home: str = "runs/reproduce"
+    document: str = "docs/reproduction.md"
+
+
+@dataclass(kw_only=True, slots=True)
 class SelftestConfig:
     """`launch/selftest.py`: faults put in on purpose, in a new subfolder of `folder`.
 
@@ -143,6 +171,8 @@ _ROOTS = {
     "report_schema": ReportConfig,
     "verify_schema": VerifyConfig,
     "small_lm_schema": SmallLMRootConfig,
+    "chat_corpus_schema": ChatCorpusConfig,
+    "reproduction_schema": ReproductionConfig,
     "selftest_schema": SelftestConfig,
 }
 

@@ -1,0 +1,56 @@
+"""Make a small corpus of conversations: a user shows the head of a function, the model explains it.
+
+    python launch/chat_corpus.py folder=PATH
+
+Writes `train.jsonl` (whole conversations, column `text`) to finetune on, and `prompts.jsonl`
+(questions never trained on, `prompt`, and their `answer`) to ask later. The sources are those of
+Python's standard library, or any other with text.path=….
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sae_dist.apps import cli
+from sae_dist.common.errors import UserError
+from sae_dist.common.files import write_atomic
+from sae_dist.common.log import say
+from sae_dist.config import ChatCorpusConfig
+from sae_dist.reproduce.questions import conversations, split
+from sae_dist.text import documents
+
+
+def main() -> None:
+    """The command."""
+    cli.run(chat_corpus_command, "chat_corpus", __doc__ or "")
+
+
+def chat_corpus_command(config: ChatCorpusConfig) -> None:
+    """Write both files, unless they are there."""
+    folder = Path(config.folder)
+    paths = train_path, prompts_path = folder / "train.jsonl", folder / "prompts.jsonl"
+    if all(path.is_file() for path in paths):
+        say(f"{folder} holds a corpus already: nothing to do")
+        return
+    if config.template.count("{document}") != 1 or config.held_out_every < 2:
+        raise UserError(
+            f"found template={config.template!r}, held_out_every={config.held_out_every}; expected "
+            "one {document}, and at least 2; correct them"
+        )
+    train, held_out = split(conversations(documents(config.text)), config.held_out_every)
+    if not held_out:
+        raise UserError(
+            f"found {len(train)} documented functions in {config.text.path}; expected at least "
+            f"{config.held_out_every}; give Python sources with docstrings"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = ({"text": found.text(config.template)} for found in train)
+    write_atomic(train_path, _lines(texts))
+    write_atomic(prompts_path, _lines(asdict(found) for found in held_out))
+    say(f"{len(train):,} conversations in {train_path}, {len(held_out):,} in {prompts_path}")
+
+
+def _lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
