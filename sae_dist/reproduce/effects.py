@@ -205,7 +205,7 @@ def median_log10(histogram: dict[str, Any]) -> float | None:
     """The median of log₁₀ frequencies of latents that fired, evenly spread within each bin."""
     edges, counts = histogram["edges_log10"], histogram["counts"]
     left = sum(counts) / 2
-    for low, high, count in zip(edges, edges[1:], counts, strict=True):
+    for (low, high), count in zip(pairwise(edges), counts, strict=True):
         if count and left <= count:
             return low + (high - low) * left / count
         left -= count
