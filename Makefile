@@ -1,7 +1,7 @@
 # Each target first makes .venv by itself, once; it is brought up to date when its two inputs change.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow bench lint wheel clean
+.PHONY: help quickstart reproduce test test-slow bench lint wheel clean
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
@@ -13,6 +13,7 @@ INSTALL_PEER := .venv-bench/bin/python -m pip install --quiet --disable-pip-vers
 
 help:
 	@echo "make quickstart   from text to a report on this machine's CPU, in minutes"
+	@echo "make reproduce    published claims beside what a small LM shows, in docs/reproduction.md; within an hour"
 	@echo "make test         the fast tests"
 	@echo "make test-slow    the tests that need minutes, several processes or gigabytes"
 	@echo "make bench        step times beside other trainers', which get a .venv-bench of their own"
@@ -22,6 +23,9 @@ help:
 
 quickstart: $(READY)
 	@launch/quickstart.sh
+
+reproduce: $(READY)
+	@launch/reproduce.sh
 
 test: $(READY)
 	@$(PYTEST) -m "not slow"

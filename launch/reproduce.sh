@@ -73,10 +73,10 @@ step "5/8 Activations of the finetune, on the same documents in its chat's prefi
   writer.held_out=$held_out writer.chunk_mib=0.5 writer.shard_mib=$shard_mib
 
 for seed in "${seeds[@]}"; do
-  step "6/8 Seed $seed: 24 coders of the base on one stream, and three of the finetune" \
+  step "6/8 Seed $seed: 24 coders of the base, on one stream" \
     "${many[@]}" launch/train.py +experiment=reproduce_ladder store="$home/store" runs="$home" run="seed-$seed" \
     seed="$seed" "${train[@]}"
-  step "6/8 … of the finetune" \
+  step "6/8 Seed $seed: three coders of the finetune" \
     "${many[@]}" launch/train.py +experiment=reproduce_finetuned store="$home/finetuned_store" runs="$home" \
     run="finetuned-seed-$seed" seed="$seed" "${train[@]}"
   if [ ! -f "$home/seed-$seed/evaluation.json" ]; then

@@ -4,23 +4,38 @@ from typing import Any
 
 import pytest
 
-from sae_dist.apps import cli, evaluate, harvest, report, selftest, small_lm, train, verify
+from sae_dist.apps import (
+    chat_corpus,
+    cli,
+    evaluate,
+    harvest,
+    report,
+    reproduction,
+    selftest,
+    small_lm,
+    train,
+    verify,
+)
 from sae_dist.config import HarvestConfig, TrainConfig, conf_folder
 from tests.apps.commands import ROOT, TORCHRUN, command, launch
 
 COMMANDS = {
+    "chat_corpus": chat_corpus,
     "evaluate": evaluate,
     "harvest": harvest,
     "report": report,
+    "reproduction": reproduction,
     "selftest": selftest,
     "small_lm": small_lm,
     "train": train,
     "verify": verify,
 }
 GIVEN = {
+    "chat_corpus": ["folder=chat"],
     "evaluate": ["run=name"],
     "harvest": ["store=s", "sites=[embed]", "lm.name=lm", "text.path=text"],
     "report": ["run=name"],
+    "reproduction": ["run=[name]"],
     "selftest": [],
     "small_lm": ["folder=lm"],
     "train": ["store=s", "run=name"],

@@ -1,0 +1,126 @@
+"""The two commands that only `make reproduce` needs, and the whole of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sae_dist.apps import chat_corpus, reproduction
+from sae_dist.apps.cli import compose_config
+from sae_dist.reproduce.document import BEGIN, END
+from tests.apps.commands import ROOT
+from tests.reproduce.made_up import evaluation, rung
+
+SOURCE = '''
+def double_{0}(x):
+    """Return twice the number, whatever it is."""
+'''
+DOCUMENT = f"# Claims\n\n{BEGIN}\n\nNot run yet.\n\n{END}\n"
+
+
+def write_sources(folder: Path) -> None:
+    folder.mkdir()
+    for number in range(16):
+        (folder / f"{number:02}.txt").write_text(SOURCE.format(number))
+
+
+def test_conversations_are_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["chat_corpus", "folder=chat", "text.path=sources"])
+    write_sources(tmp_path / "sources")
+    chat_corpus.main()
+    assert (
+        "14 conversations in chat/train.jsonl, 2 in chat/prompts.jsonl" in capsys.readouterr().err
+    )
+    rows = [json.loads(line) for line in (tmp_path / "chat/train.jsonl").read_text().splitlines()]
+    said = "### Model\nReturn twice the number, whatever it is."
+    assert rows[0] == {"text": f"### User\nWhat does this do?\ndef double_0(x):\n{said}"}
+    prompts = (tmp_path / "chat/prompts.jsonl").read_text().splitlines()
+    asked = [json.loads(line)["prompt"] for line in prompts]
+    assert asked == [f"What does this do?\ndef double_{number}(x):" for number in (7, 15)]
+    chat_corpus.main()
+    assert "nothing to do" in capsys.readouterr().err
+
+
+def test_too_few_conversations_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_sources(tmp_path / "sources")
+    given = ["chat_corpus", "folder=chat", "text.path=sources", "held_out_every=20"]
+    monkeypatch.setattr("sys.argv", given)
+    with pytest.raises(SystemExit, match="2"):
+        chat_corpus.main()
+    assert "found 16 documented functions in sources" in capsys.readouterr().err
+    assert not (tmp_path / "chat").exists()
+
+
+def test_a_document_gets_claims_facts_and_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed, fvu in enumerate((0.10, 0.12, 0.14)):
+        run = tmp_path / "runs" / f"seed-{seed}"
+        run.mkdir(parents=True)
+        found = evaluation(narrow=rung(256, 8.0, 0.2), wide=rung(512, 8.0, fvu))
+        (run / "evaluation.json").write_text(json.dumps(found))
+    (tmp_path / "commands.tsv").write_text("60\tpython a.py\n5\tpython b.py\n1\tpython a.py\n")
+    (tmp_path / "document.md").write_text(DOCUMENT)
+    given = ["run=[seed-0,seed-1,seed-2]", "home=.", "document=document.md"]
+    monkeypatch.setattr("sys.argv", ["reproduction", *given])
+    reproduction.main()
+    said = capsys.readouterr().err
+    assert "Wider is better at equal L0: reconstruction: holds" in said
+    text = (tmp_path / "document.md").read_text()
+    assert text.startswith("# Claims\n") and "Not run yet" not in text
+    assert "| runs | 3 seeds (made-up, made-up, made-up) of 2 coders each" in text
+    assert "| 61 | `python a.py` |\n| 5 | `python b.py` |" in text
+
+    monkeypatch.setattr("sys.argv", ["reproduction", "run=[seed-3]", *given[1:]])
+    with pytest.raises(SystemExit, match="2"):
+        reproduction.main()
+    assert "found no evaluation in runs/seed-3/evaluation.json" in capsys.readouterr().err
+
+
+def test_the_shipped_document_can_be_filled() -> None:
+    text = (ROOT / "docs/reproduction.md").read_text()
+    assert text.index(BEGIN) < text.index(END)
+
+
+def test_the_finetune_speaks_as_its_store_is_wrapped() -> None:
+    assert (
+        compose_config("chat_corpus", ["folder=chat"]).template
+        == "### User\n{document}\n### Model\n"
+    )
+
+
+@pytest.mark.slow
+def test_the_whole_of_it_at_a_tiny_scale(tmp_path: Path) -> None:
+    settings = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "REPRODUCE_SCALE": "tiny",
+        "REPRODUCE_HOME": str(tmp_path),
+        "WANDB_MODE": "disabled",
+    }
+    for _ in range(2):  # the second finds all there
+        done = subprocess.run(
+            [ROOT / "launch/reproduce.sh"], env=settings, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+    text = (tmp_path / "reproduction.md").read_text()
+    assert "not measured" not in text
+    assert "launch/train.py +experiment=reproduce_ladder" in text
+    found = [json.loads((tmp_path / f"seed-{s}/evaluation.json").read_text()) for s in (0, 1)]
+    assert found[0]["rungs"].keys() == found[1]["rungs"].keys()
+    assert len(found[0]["rungs"]) == 24
+    assert {(g["num_latents"], g["k"]) for g in found[0]["comparison"]} == {(512, 8), (512, 32)}
+    assert {rung["trained_on"] for rung in found[0]["transfer"]["rungs"].values()} == {
+        *("base", "finetuned")
+    }
