@@ -14,7 +14,7 @@ case $scale in
     seeds=(0 1 2)
     lm=(model.num_steps=1500)
     finetune=(model.num_steps=500 model.learning_rate=5e-4)
-    base_tokens=1M finetuned_tokens=800K held_out=0.1 shard_mib=32
+    base_tokens=1M finetuned_tokens=800K held_out=0.1 chunk_mib=1 shard_mib=32
     train=(tokens=700K)
     evaluate=(lm_sequences=640 pairs.sequences=256 pairs.stitch_sequences=16)
     transfer=(transfer.sequences=160 transfer.prompt_tokens=96 transfer.rollout_tokens=96)
@@ -24,7 +24,7 @@ case $scale in
     seeds=(0 1)
     lm=(model.num_steps=20 model.vocab_size=512 model.hidden_size=32 model.intermediate_size=64 model.num_heads=2)
     finetune=(model.num_steps=10)
-    base_tokens=48K finetuned_tokens=32K held_out=0.2 shard_mib=0.5
+    base_tokens=48K finetuned_tokens=32K held_out=0.2 chunk_mib=0.03 shard_mib=0.5
     train=(tokens=16K stream.bucket_tokens=8K)
     evaluate=(lm_sequences=8 uniformity_sequences=4 pairs.sequences=8 pairs.stitch_sequences=2)
     transfer=(transfer.sequences=4 transfer.prompt_tokens=64 transfer.rollout_tokens=16)
@@ -65,12 +65,12 @@ step "3/8 A finetune of the language model on these conversations" \
 [ "${many[0]}" = python ] || export OMP_NUM_THREADS=1 # from here on two processes share the cores
 step "4/8 Activations of the base: residual stream, input and output of an MLP" \
   "${harvesters[@]}" launch/harvest.py lm.name="$home/lm" text=stdlib tokens=$base_tokens store="$home/store" \
-  "sites=[resid_post.2,mlp_in.3,mlp_out.3]" writer.held_out=$held_out writer.chunk_mib=0.5 writer.shard_mib=$shard_mib
+  "sites=[resid_post.2,mlp_in.3,mlp_out.3]" writer.held_out=$held_out writer.chunk_mib=$chunk_mib writer.shard_mib=$shard_mib
 
 step "5/8 Activations of the finetune, on the same documents in its chat's prefixes" \
   "${harvesters[@]}" launch/harvest.py lm.name="$home/finetuned" text=stdlib +chat@text=small_lm \
   tokens=$finetuned_tokens store="$home/finetuned_store" "sites=[resid_post.2]" \
-  writer.held_out=$held_out writer.chunk_mib=0.5 writer.shard_mib=$shard_mib
+  writer.held_out=$held_out writer.chunk_mib=$chunk_mib writer.shard_mib=$shard_mib
 
 for seed in "${seeds[@]}"; do
   step "6/8 Seed $seed: 24 coders of the base, on one stream" \
