@@ -45,8 +45,10 @@ def reproduction_command(config: ReproductionConfig) -> None:
     document = Path(config.document)
     if not document.is_file():
         raise UserError(f"found no {document}; expected the document to fill in; restore it")
+    commands = _commands(Path(config.home) / "commands.tsv")
     facts = _about_now() | _about_lms(Path(config.home)) | _about_runs(evaluations)
-    circumstances = Circumstances(facts, _commands(Path(config.home) / "commands.tsv"))
+    facts["time"] = f"{sum(seconds for _, seconds in commands) / 60:.1f} minutes for all commands"
+    circumstances = Circumstances(facts, commands)
     part = render(CLAIMS, evaluations, circumstances)
     write_atomic(document, replace_part(document.read_text(), part).encode())
     for claim in CLAIMS:

@@ -79,6 +79,7 @@ def test_a_document_gets_claims_facts_and_commands(
     text = (tmp_path / "document.md").read_text()
     assert text.startswith("# Claims\n") and "Not run yet" not in text
     assert "| runs | 3 seeds (made-up, made-up, made-up) of 2 coders each" in text
+    assert "| time | 1.1 minutes for all commands |" in text
     assert "| 61 | `python a.py` |\n| 5 | `python b.py` |" in text
 
     monkeypatch.setattr("sys.argv", ["reproduction", "run=[seed-3]", *given[1:]])
