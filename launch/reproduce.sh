@@ -56,7 +56,7 @@ step "1/8 A small language model, from scratch, on the text of Python's standard
   python launch/small_lm.py folder="$home/lm" "${lm[@]}"
 
 step "2/8 Conversations about its functions, and questions to ask later" \
-  python launch/chat_corpus.py folder="$home/chat"
+  python launch/chat_corpus.py folder="$home/chat" +chat@text=small_lm
 
 step "3/8 A finetune of the language model on these conversations" \
   python launch/small_lm.py folder="$home/finetuned" finetune_from="$home/lm" \

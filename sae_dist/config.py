@@ -127,12 +127,11 @@ class SmallLMRootConfig:
 class ChatCorpusConfig:
     """`launch/chat_corpus.py`: conversations about the sources in `text`, written into `folder`.
 
-    `template` holds a chat's prefixes around `{document}`. Of `held_out_every` conversations one is
-    kept to be asked later.
+    `text.template` holds a chat's prefixes around what is asked. Of `held_out_every` conversations
+    one is kept to be asked later.
     """
 
     folder: str = MISSING
-    template: str = MISSING
     held_out_every: int = 8
     text: TextConfig = field(default_factory=TextConfig)
 

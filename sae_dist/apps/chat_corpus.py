@@ -1,10 +1,10 @@
 """Make a small corpus of conversations: a user shows the head of a function, the model explains it.
 
-    python launch/chat_corpus.py folder=PATH
+    python launch/chat_corpus.py folder=PATH +chat@text=small_lm
 
 Writes `train.jsonl` (whole conversations, column `text`) to finetune on, and `prompts.jsonl`
 (questions never trained on, `prompt`, and their `answer`) to ask later. The sources are those of
-Python's standard library, or any other with text.path=….
+Python's standard library, or any other with text.path=…; text.template wraps what the user asks.
 """
 
 import json
@@ -34,10 +34,11 @@ def chat_corpus_command(config: ChatCorpusConfig) -> None:
     if all(path.is_file() for path in paths):
         say(f"{folder} holds a corpus already: nothing to do")
         return
-    if config.template.count("{document}") != 1 or config.held_out_every < 2:
+    template = config.text.template or ""
+    if template.count("{document}") != 1 or config.held_out_every < 2:
         raise UserError(
-            f"found template={config.template!r}, held_out_every={config.held_out_every}; expected "
-            "one {document}, and at least 2; correct them"
+            f"found text.template={template!r}, held_out_every={config.held_out_every}; expected "
+            "one {document}, and at least 2; choose +chat@text=small_lm, say"
         )
     train, held_out = split(conversations(documents(config.text)), config.held_out_every)
     if not held_out:
@@ -46,7 +47,7 @@ def chat_corpus_command(config: ChatCorpusConfig) -> None:
             f"{config.held_out_every}; give Python sources with docstrings"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    texts = ({"text": found.text(config.template)} for found in train)
+    texts = ({"text": found.text(template)} for found in train)
     write_atomic(train_path, _lines(texts))
     write_atomic(prompts_path, _lines(asdict(found) for found in held_out))
     say(f"{len(train):,} conversations in {train_path}, {len(held_out):,} in {prompts_path}")

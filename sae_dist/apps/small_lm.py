@@ -9,6 +9,7 @@ It exists so that everything can be tried where no pretrained model is at hand.
 from pathlib import Path
 
 from sae_dist.apps import cli
+from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
 from sae_dist.config import SmallLMRootConfig
 from sae_dist.lm import train_small_lm
@@ -26,5 +27,10 @@ def small_lm_command(config: SmallLMRootConfig) -> None:
     if (folder / "config.json").is_file():
         say(f"{folder} holds a model already: nothing to do")
         return
+    if config.text.template is not None:
+        raise UserError(
+            f"found text.template={config.text.template!r}; expected none: it wraps what is "
+            "harvested; finetune on whole conversations, such as launch/chat_corpus.py writes"
+        )
     base = None if config.finetune_from is None else Path(config.finetune_from)
     train_small_lm(config.model, lambda: documents(config.text), folder, base)

@@ -42,7 +42,10 @@ GIVEN = {
     "verify": ["store=s"],
 }
 ROOT_OF = {"coder": "train", "experiment": "train", "sweep": "train", "lm": "harvest"}
-CHAT_OF = (("harvest", "text"), ("small_lm", "text"), ("evaluate", "transfer"))
+CHAT_OF = (
+    *(("harvest", "text"), ("small_lm", "text"), ("chat_corpus", "text")),
+    ("evaluate", "transfer"),
+)
 FILES = sorted(conf_folder().rglob("*.yaml"))
 
 
@@ -87,6 +90,7 @@ def test_every_command_has_a_root_and_a_script() -> None:
 @pytest.mark.parametrize(
     ("root", "arguments", "said"),
     [
+        ("small_lm", ["+chat@text=small_lm"], "found text.template='### User.*expected none"),
         ("train", ["coder.latents=3"], "'coder.latents'.*'latents' not in 'CoderConfig'"),
         ("train", ["num_latents=3"], "did you mean coder.num_latents?"),
         ("train", ["batch_token=3"], "did you mean batch_tokens?"),

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from sae_dist.apps import chat_corpus, reproduction
-from sae_dist.apps.cli import compose_config
 from sae_dist.reproduce.document import BEGIN, END
 from tests.apps.commands import ROOT
 from tests.reproduce.made_up import evaluation, rung
@@ -18,6 +17,7 @@ SOURCE = '''
 def double_{0}(x):
     """Return twice the number, whatever it is."""
 '''
+CHAT = ["folder=chat", "text.path=sources", "+chat@text=small_lm"]
 DOCUMENT = f"# Claims\n\n{BEGIN}\n\nNot run yet.\n\n{END}\n"
 
 
@@ -31,7 +31,7 @@ def test_conversations_are_written_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["chat_corpus", "folder=chat", "text.path=sources"])
+    monkeypatch.setattr("sys.argv", ["chat_corpus", *CHAT])
     write_sources(tmp_path / "sources")
     chat_corpus.main()
     assert (
@@ -47,16 +47,19 @@ def test_conversations_are_written_once(
     assert "nothing to do" in capsys.readouterr().err
 
 
-def test_too_few_conversations_are_refused(
+def test_too_few_conversations_and_no_prefixes_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_sources(tmp_path / "sources")
-    given = ["chat_corpus", "folder=chat", "text.path=sources", "held_out_every=20"]
-    monkeypatch.setattr("sys.argv", given)
-    with pytest.raises(SystemExit, match="2"):
-        chat_corpus.main()
-    assert "found 16 documented functions in sources" in capsys.readouterr().err
+    for arguments, said in (
+        ([*CHAT, "held_out_every=20"], "found 16 documented functions in sources"),
+        (CHAT[:2], "found text.template='', held_out_every=8; expected one {document}"),
+    ):
+        monkeypatch.setattr("sys.argv", ["chat_corpus", *arguments])
+        with pytest.raises(SystemExit, match="2"):
+            chat_corpus.main()
+        assert said in capsys.readouterr().err
     assert not (tmp_path / "chat").exists()
 
 
@@ -91,13 +94,6 @@ def test_a_document_gets_claims_facts_and_commands(
 def test_the_shipped_document_can_be_filled() -> None:
     text = (ROOT / "docs/reproduction.md").read_text()
     assert text.index(BEGIN) < text.index(END)
-
-
-def test_the_finetune_speaks_as_its_store_is_wrapped() -> None:
-    assert (
-        compose_config("chat_corpus", ["folder=chat"]).template
-        == "### User\n{document}\n### Model\n"
-    )
 
 
 @pytest.mark.slow
