@@ -51,7 +51,7 @@ CLAIMS = (
         title="… and then flattens",
         source=f"{_GEMMA_SCOPE}, fig. 3",
         published="it plateaus, or peaks at the tenth token and declines slightly",
-        effect="slope up to positions 9 to 16 less that from there to the last quarter, by size",
+        effect="rise up to positions 9 to 16 less the change from there to the last quarter",
         unit="% of the FVU a position",
         measure=effects.loss_flattens,
     ),

@@ -62,12 +62,12 @@ def loss_rises(evaluation: Evaluation) -> Effects:
 
 
 def loss_flattens(evaluation: Evaluation) -> Effects:
-    """How much steeper the loss is at first (positions 1 and 2 to 9 to 16) than later (9 to 16 to
-    the last quarter), in per cent of the loss at 9 to 16 a position.
+    """By how much the loss rises faster at first (positions 1 and 2 to 9 to 16) than it changes
+    later (9 to 16 to the last quarter), in per cent of the loss at 9 to 16 a position.
     """
     effects = {}
     for name, first, plateau, last, num in _by_position(evaluation):
-        early = abs(plateau - first) / (_middle(_PLATEAU) - _middle(_FIRST))
+        early = (plateau - first) / (_middle(_PLATEAU) - _middle(_FIRST))
         late = abs(last - plateau) / (_middle(_last_quarter(num)) - _middle(_PLATEAU))
         effects[name] = 100 * (early - late) / plateau
     return effects

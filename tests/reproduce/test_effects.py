@@ -75,6 +75,9 @@ def test_a_curve_by_position_rises_and_flattens_or_does_not() -> None:
     late = coder([None] + [0.1] * 20 + [0.2] * 19)
     assert effects.loss_rises(evaluation(a=late)) == pytest.approx({"a": 0.0})
     assert effects.loss_flattens(evaluation(a=late))["a"] < 0
+    falling = coder([None] + [0.4] * 2 + [0.2] * 37)  # falls, and is flat then
+    assert effects.loss_rises(evaluation(a=falling)) == pytest.approx({"a": -50.0})
+    assert effects.loss_flattens(evaluation(a=falling))["a"] < 0
     assert effects.loss_rises(evaluation(short=rung())) == {}
 
 
