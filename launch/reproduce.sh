@@ -15,7 +15,7 @@ case $scale in
     lm=(model.num_steps=1500)
     finetune=(model.num_steps=500 model.learning_rate=5e-4)
     base_tokens=1M finetuned_tokens=800K held_out=0.1 chunk_mib=1 shard_mib=32
-    train=(tokens=700K)
+    train=(tokens=600K)
     evaluate=(lm_sequences=640 pairs.sequences=256 pairs.stitch_sequences=16)
     transfer=(transfer.sequences=160 transfer.prompt_tokens=96 transfer.rollout_tokens=96)
     document=docs/reproduction.md
@@ -73,7 +73,7 @@ step "5/8 Activations of the finetune, on the same documents in its chat's prefi
   writer.held_out=$held_out writer.chunk_mib=$chunk_mib writer.shard_mib=$shard_mib
 
 for seed in "${seeds[@]}"; do
-  step "6/8 Seed $seed: 24 coders of the base, on one stream" \
+  step "6/8 Seed $seed: 27 coders of the base, on one stream" \
     "${many[@]}" launch/train.py +experiment=reproduce_ladder store="$home/store" runs="$home" run="seed-$seed" \
     seed="$seed" "${train[@]}"
   step "6/8 Seed $seed: three coders of the finetune" \

@@ -13,7 +13,7 @@ from sae_dist.reproduce.verdict import Effects, Evaluation
 
 Rung = dict[str, Any]
 _FAMILY = ("kind", "form", "site", "target")
-_L0_SLACK = 1.1  # an L0 may lie so far outside of those measured
+_SLACK, _SLACK_ALONE = 1.15, 1.05  # how far outside of the L0s measured one may lie
 _FIRST, _PLATEAU = slice(1, 3), slice(9, 17)  # positions; 0 is BOS
 _LEAST_POSITIONS = 32
 
@@ -185,8 +185,8 @@ def _at(points: list[tuple[float, float]], l0: float) -> float | None:
     """A measure at an L0, on straight lines over log L0; None where no L0 near was measured."""
     if not points or l0 <= 0:
         return None
-    x = log(l0)
-    if not points[0][0] - log(_L0_SLACK) <= x <= points[-1][0] + log(_L0_SLACK):
+    x, slack = log(l0), log(_SLACK if len(points) > 1 else _SLACK_ALONE)
+    if not points[0][0] - slack <= x <= points[-1][0] + slack:
         return None
     if len(points) == 1:
         return points[0][1]

@@ -116,7 +116,7 @@ def test_the_whole_of_it_at_a_tiny_scale(tmp_path: Path) -> None:
     assert "launch/train.py +experiment=reproduce_ladder" in text
     found = [json.loads((tmp_path / f"seed-{s}/evaluation.json").read_text()) for s in (0, 1)]
     assert found[0]["rungs"].keys() == found[1]["rungs"].keys()
-    assert len(found[0]["rungs"]) == 24
+    assert len(found[0]["rungs"]) == 27
     assert {(g["num_latents"], g["k"]) for g in found[0]["comparison"]} == {(512, 8), (512, 32)}
     assert {rung["trained_on"] for rung in found[0]["transfer"]["rungs"].values()} == {
         *("base", "finetuned")

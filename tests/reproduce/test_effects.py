@@ -20,8 +20,9 @@ def test_wider_is_compared_at_equal_l0_and_with_the_next_width_only() -> None:
     ("points", "expected"),
     [
         ([(4.0, 0.3), (16.0, 0.1)], 0.0),  # halfway between on the axis of log L0: 0.2
-        ([(8.5, 0.1)], 50.0),  # alone, but near
-        ([(9.0, 0.1)], None),  # too far
+        ([(8.3, 0.1)], 50.0),  # alone, but near
+        ([(8.5, 0.1)], None),  # too far for one alone
+        ([(9.5, 0.1), (16.0, 0.05)], None),  # too far for any
         ([(4.0, 0.3), (7.9, 0.2)], 0.924),  # just outside, on the same line
     ],
 )
