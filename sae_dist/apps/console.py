@@ -14,7 +14,10 @@ from pathlib import Path
 
 from sae_dist.common.log import write_error
 
-COMMANDS = ("harvest", "verify", "train", "evaluate", "report", "small_lm", "selftest")
+COMMANDS = (
+    *("harvest", "verify", "train", "evaluate", "report", "small_lm", "selftest"),
+    *("chat_corpus", "reproduction"),
+)
 _COMPLETION = "completion"
 
 
