@@ -18,7 +18,7 @@ def test_all_three_files_are_read(run: Path) -> None:
     assert results.name == "a_run"
     assert results.config["seed"] == 7
     assert [rung.name for rung in results.rungs] == list(made_up_rungs())
-    assert results.rungs[0].fvu == made_up_rungs()["jumprelu_4096"]["fvu"]
+    assert results.rungs[0].number("fvu") == made_up_rungs()["jumprelu_4096"]["fvu"]
     assert results.trained_rungs() == list(made_up_rungs())
 
 
@@ -66,9 +66,9 @@ def test_a_folder_with_neither_file_is_refused(tmp_path: Path) -> None:
         "{",
         "[]",
         "{}",
-        '{"version": 2, "clean_loss": NaN, "rungs": {}}',
+        '{"version": 3, "clean_loss": NaN, "rungs": {}}',
         '{"version": 1, "rungs": {}}',
-        '{"version": 2, "rungs": {"a": {"k": 1}}}',
+        '{"version": 3, "rungs": {"a": {"k": 1}}}',
     ],
 )
 def test_an_evaluation_that_cannot_be_understood_is_refused(tmp_path: Path, text: str) -> None:
