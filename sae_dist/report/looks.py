@@ -18,7 +18,7 @@ _UNKNOWN = "not evaluated"
 # Narrow to wide. Hue and lightness both change, so that neighbours differ without colour vision,
 # and all have a contrast of 3 and more with the page's ground.
 _ON_LIGHT = ["#481a78", "#2b62b8", "#0e8a80", "#b37400"]
-_ON_DARK = ["#a58bf5", "#62b0ff", "#43d3b0", "#ffd166"]
+_ON_DARK = ["#7050e6", "#4aa3ff", "#4fe0b4", "#ffe08a"]
 T = TypeVar("T")
 
 

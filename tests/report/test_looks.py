@@ -57,7 +57,7 @@ def test_colours_stand_out_and_differ_without_colour_vision(
     assert min(_contrast(colour, _linear(ground)) for colour in colours) >= 3
     for matrix in (_PROTANOPIA, _DEUTERANOPIA):
         seen = [_lab(matrix @ colour) for colour in colours]
-        assert all(np.linalg.norm(a - b) > 6 for a, b in combinations(seen, 2))
+        assert all(np.linalg.norm(a - b) > 10 for a, b in combinations(seen, 2))
 
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.

@@ -20,15 +20,14 @@ TOPICS = (
 ).split()
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> RunResults:
-    folder = tmp_path_factory.mktemp("runs") / "a_run"
-    return load(write_run(folder, made_up_rungs(), steps=60, beside=True))
+@pytest.fixture
+def results(whole_run: Path) -> RunResults:
+    return load(whole_run)
 
 
-@pytest.fixture(scope="module")
-def page(results: RunResults) -> str:
-    return render(results)
+@pytest.fixture
+def page(whole_run: Path) -> str:
+    return (whole_run / "report" / "index.html").read_text()
 
 
 class _Tags(HTMLParser):
