@@ -128,7 +128,8 @@ def scale(ax: Axes, which: str, values: Sequence[float], log: bool = True) -> No
         ax.set(**{f"{which}scale": "log", f"{which}lim": (low / margin, high * margin)})
         locator: Locator = LogLocator(subs=(1, 2, 3, 5) if high / low < 50 else (1,))
     else:
-        margin = 0.06 * (high - low) or 0.5 * abs(high) or 1.0
+        high = high or 1.0 if low == high else high  # nothing but zeros: from 0 to 1
+        margin = max(0.06 * (high - low), 0.02 * max(abs(low), abs(high)))
         ax.set(**{f"{which}lim": (low - margin, high + margin)})
         locator = MaxNLocator(6, steps=[1, 2, 5, 10])
     set_ticks(ax, which, locator, compact)

@@ -22,6 +22,7 @@ _SYMBOLS = {
     "eta": "η",
 }
 _LAW = "L(n, k) = exp(α + β_k ln k + β_n ln n + γ ln k ln n) + exp(ζ + η ln k)"
+_SAME_L0 = 1.1  # L0s less than this factor apart say nothing about L0
 Item = dict[str, Any]
 
 
@@ -32,8 +33,8 @@ def scaling_figures(results: RunResults, looks: dict[str, Look]) -> list[Figure]
         [
             Figure(
                 "Fitted scaling laws",
-                "Loss against L0 of each width: measured (filled) and as the law fitted to all of "
-                "them says (open, joined). A panel a kind, site and loss, both axes as they fit.",
+                "Loss against L0 of each width, or against width where all L0 are alike: measured "
+                "(filled) and as the law fitted to all of them says (open, joined).",
                 [
                     Panel(_draw_law(f"law-{i}", law, looks), _title(law))
                     for i, law in enumerate(laws)
@@ -42,8 +43,8 @@ def scaling_figures(results: RunResults, looks: dict[str, Look]) -> list[Figure]
             ),
             Figure(
                 "What the laws leave over",
-                "ln(measured) − ln(fitted): 0.01 is a loss 1 % above the law. A trend along L0 or "
-                "from colour to colour says that the form does not hold here.",
+                "ln(measured) − ln(fitted): 0.01 is a loss 1 % above the law. A trend along the "
+                "axis or from colour to colour says that the form does not hold here.",
                 [
                     Panel(_draw_residuals(f"residuals-{i}", law, looks), _title(law))
                     for i, law in enumerate(laws)
@@ -104,35 +105,57 @@ def _title(law: Item) -> str:
 
 
 def _draw_law(key: str, law: Item, looks: dict[str, Look]) -> str:
-    points = sorted(law["points"], key=lambda point: point["l0"])
+    which = _varied(law)
+    points = sorted(law["points"], key=lambda point: point[which])
+    lines = [points] if which == "num_latents" else grouped(points, _width).values()
 
     def paint(ax: Axes) -> None:
-        for own in grouped(points, lambda point: str(point["num_latents"])).values():
-            colour = series_colour(looks[own[0]["rung"]].colour)
-            x = [point["l0"] for point in own]
-            fitted = [point["fitted"] for point in own]
-            ax.plot(x, fitted, "o-", color=colour, fillstyle="none", markersize=8, linewidth=1)
+        for line in lines:
+            xy = [point[which] for point in line], [point["fitted"] for point in line]
+            is_of_one_width = len(set(map(_width, line))) == 1
+            colour = series_colour(looks[line[0]["rung"]].colour) if is_of_one_width else QUIET
+            ax.plot(*xy, "o-", color=colour, fillstyle="none", markersize=8, linewidth=1)
         for point in points:
-            _mark(ax, looks[point["rung"]], point["l0"], point["loss"])
-        scale(ax, "x", [point["l0"] for point in points])
-        scale(ax, "y", [point[which] for point in points for which in ("loss", "fitted")])
-        ax.set(xlabel="L0 (active latents a token)", ylabel=_LOSSES.get(law["loss"], law["loss"]))
+            _mark(ax, looks[point["rung"]], point[which], point["loss"])
+        scale(ax, "y", [point[key] for point in points for key in ("loss", "fitted")])
+        ax.set(ylabel=_LOSSES.get(law["loss"], law["loss"]))
+        _axis_below(ax, which, points)
 
     return draw(key, paint, _tooltips(points, looks))
 
 
 def _draw_residuals(key: str, law: Item, looks: dict[str, Look]) -> str:
-    points = law["points"]
+    which, points = _varied(law), law["points"]
 
     def paint(ax: Axes) -> None:
         ax.axhline(0, color=QUIET, linewidth=1)
         for point in points:
-            _mark(ax, looks[point["rung"]], point["l0"], point["residual"])
-        scale(ax, "x", [point["l0"] for point in points])
+            _mark(ax, looks[point["rung"]], point[which], point["residual"])
         scale(ax, "y", [0.0, *(point["residual"] for point in points)], log=False)
-        ax.set(xlabel="L0 (active latents a token)", ylabel="ln(measured / fitted)")
+        ax.set(ylabel="ln(measured / fitted)")
+        _axis_below(ax, which, points)
 
     return draw(key, paint, _tooltips(points, looks))
+
+
+def _varied(law: Item) -> str:
+    """What the axis below shows: L0, or the width where all L0 are alike."""
+    l0s = [point["l0"] for point in law["points"]]
+    return "l0" if max(l0s) > _SAME_L0 * min(l0s) else "num_latents"
+
+
+def _width(point: Item) -> str:
+    return str(point["num_latents"])
+
+
+def _axis_below(ax: Axes, which: str, points: list[Item]) -> None:
+    values = [point[which] for point in points]
+    if which == "num_latents":
+        width_axis(ax, values)
+        ax.set(xlabel="width (latents)")
+    else:
+        scale(ax, "x", values)
+        ax.set(xlabel="L0 (active latents a token)")
 
 
 def _tooltips(points: list[Item], looks: dict[str, Look]) -> dict[str, str]:
