@@ -47,7 +47,8 @@ def test_the_page_shows_what_the_evaluation_says(whole_run: Path, browser: Brows
     for name, figures in rungs.items():
         for key in HEADLINE:
             _require_equal(shown[name][key], figures[key])
-        browser.open(_address(whole_run, f"rung-{name}"))
+        browser.value(f"location.hash = {json.dumps(f'rung-{name}')}")
+        _wait(lambda name=name: browser.value(SHOWN) == [f"rung-{name}"])
         own = browser.value(READ_RUNG)
         for key in (*HEADLINE, "uniformity/r_l0", "cosine_similarity", "zero_ablation_loss"):
             _require_equal(own[key], _at(figures, key))
@@ -55,8 +56,12 @@ def test_the_page_shows_what_the_evaluation_says(whole_run: Path, browser: Brows
 
 def test_nothing_is_wider_than_the_window(whole_run: Path, browser: Browser) -> None:
     for width, height, scheme in ((390, 844, "dark"), (1440, 900, "light")):
+        browser.open(_address(whole_run), width, height, scheme)
         for topic in (*TOPICS, "rung-topk_skip_16384", "everything"):
-            browser.open(_address(whole_run, topic), width, height, scheme)
+            browser.value(f"location.hash = {json.dumps(topic)}")
+            _wait(
+                lambda topic=topic: browser.value("document.querySelector(':target')?.id") == topic
+            )
             assert browser.value(TOO_WIDE) <= 0, topic
 
 
