@@ -121,6 +121,12 @@ def assign_looks(results: RunResults) -> dict[str, Look]:
     return looks
 
 
+def told_apart(looks: list[Look]) -> list[str]:
+    """Rungs of one group by their widths, where these differ, otherwise by their tags."""
+    labels = [look.label for look in looks]
+    return labels if len(set(labels)) == len(labels) else [look.tag for look in looks]
+
+
 def grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
     """Items by key, both in the order of their first appearance."""
     groups: dict[str, list[T]] = {}

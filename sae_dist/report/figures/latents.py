@@ -15,7 +15,7 @@ from sae_dist.report.figures.figure import (
     stairs_panel,
 )
 from sae_dist.report.figures.scatter import L0_AXIS, Axis, scatter_by_place
-from sae_dist.report.looks import Look, grouped
+from sae_dist.report.looks import Look, grouped, told_apart
 from sae_dist.report.measures import R_L0
 from sae_dist.report.numbers import number
 from sae_dist.report.results import RungResult, RunResults, at
@@ -70,7 +70,8 @@ def _frequencies(rungs: list[RungResult], looks: dict[str, Look], prefix: str) -
     }
 
     def note(names: list[str]) -> str:
-        shown = (f"{found[name]['never']:,} of {looks[name].label}" for name in names)
+        called = zip(names, told_apart([looks[name] for name in names]), strict=True)
+        shown = (f"{found[name]['never']:,} of {label}" for name, label in called)
         return f"Never fired: {', '.join(shown)}"
 
     panels = _histogram_panels(

@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from sae_dist.report.figures.figure import STITCHING, Curve, Figure, Panel, drawn, stairs_panel
-from sae_dist.report.looks import Look, grouped
+from sae_dist.report.looks import Look, grouped, told_apart
 from sae_dist.report.numbers import counts, number, plainly
 from sae_dist.report.results import RunResults, at
 from sae_dist.report.svg import QUIET, draw, scale, series_colour
@@ -139,14 +139,17 @@ def _cosine_panels(pairs: list[Pair], looks: dict[str, Look]) -> list[Panel]:
     return panels
 
 
+def _note(pairs: list[Pair], looks: dict[str, Look], *keys: str) -> str:
+    """The number at `keys` of each pair, under the name of its larger coder."""
+    called = zip(pairs, told_apart([looks[pair["larger"]] for pair in pairs]), strict=True)
+    found = [(label, at(pair, *keys)) for pair, label in called]
+    return ", ".join(f"{label} {number(value)}" for label, value in found if value is not None)
+
+
 def _similarity_note(pairs: list[Pair], looks: dict[str, Look]) -> str:
-    found = [
-        f"{looks[pair['larger']].label} {number(r_squared)}"
-        for pair in pairs
-        if (r_squared := at(pair, "activation_similarity", "r_squared")) is not None
-    ]
+    found = _note(pairs, looks, "activation_similarity", "r_squared")
     above = at(pairs[0], "activation_similarity", "above_cosine")
-    return f"R² over cosines above {above}: {', '.join(found)}" if found else ""
+    return f"R² over cosines above {above}: {found}" if found else ""
 
 
 def _roc_panels(pairs: list[Pair], looks: dict[str, Look]) -> list[Panel]:
@@ -171,8 +174,7 @@ def _roc_panels(pairs: list[Pair], looks: dict[str, Look]) -> list[Panel]:
         Panel(
             svg(f"roc-{i}", own),
             group,
-            "Area under it: "
-            + ", ".join(f"{looks[p['larger']].label} {number(p['roc']['auc'])}" for p in own),
+            f"Area under it: {_note(own, looks, 'roc', 'auc')}",
         )
         for i, (group, own) in enumerate(_by_group(pairs, looks).items())
     ]
