@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from itertools import count
 from types import TracebackType
 from typing import Any, Self
@@ -81,7 +82,7 @@ class Browser:
         self._send("Page.navigate", url="about:blank")
         self._send("Page.navigate", url=address)
         while self.value("document.readyState") != "complete":
-            pass
+            time.sleep(0.01)
 
     def without_scripts(self) -> None:
         """The page's own scripts do not run from now on."""

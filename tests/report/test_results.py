@@ -22,6 +22,14 @@ def test_all_three_files_are_read(run: Path) -> None:
     assert results.trained_rungs() == list(made_up_rungs())
 
 
+def test_an_evaluation_of_version_2_is_read(run: Path) -> None:
+    evaluation = json.loads((run / "evaluation.json").read_text()) | {"version": 2}
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    results = load(run)
+    assert len(results.rungs) == len(made_up_rungs())
+    assert (results.pairs, results.ladder, results.comparison, results.transfer) == ([], {}, [], {})
+
+
 def test_a_target_that_is_null_or_missing_is_the_site(run: Path) -> None:
     evaluation = json.loads((run / "evaluation.json").read_text())
     evaluation["rungs"]["topk_4096"]["target"] = None
