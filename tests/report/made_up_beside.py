@@ -127,7 +127,7 @@ def _transfer(rungs: Rungs) -> dict[str, Any]:
             about = {
                 key: rung[key] for key in ("kind", "form", "site", "target", "num_latents", "k")
             }
-            coders[f"{run}/{name}"] = about | {
+            coders[name if trained_on == "base" else f"{run}/{name}"] = about | {
                 "trained_on": trained_on,
                 "run": run,
                 "rung": name,

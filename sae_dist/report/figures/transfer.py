@@ -10,7 +10,7 @@ from sae_dist.report.looks import LegendEntry, Look, family_label, width_label
 from sae_dist.report.numbers import number
 from sae_dist.report.results import RunResults, at
 from sae_dist.report.svg import ACCENT, draw, scale, series_colour
-from sae_dist.report.table import Column, Table, plain_column, table
+from sae_dist.report.table import Column, Table, linked_column, plain_column, table
 
 Row = dict[str, Any]
 PARTS = ("prompt", "rollout")
@@ -93,7 +93,7 @@ def transfer_table(results: RunResults, looks: dict[str, Look]) -> list[Table]:
         if coder.figures.get(part)
     ]
     columns = [
-        _words("coder", "name"),
+        linked_column("coder", "one of this run leads to its page", "name", looks),
         _words("trained on", "trained_on"),
         _words("part", "part"),
         plain_column("L0", "mean number of active latents a token", "l0"),
