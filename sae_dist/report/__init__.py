@@ -1,6 +1,6 @@
 """The report of a run: `load` its plain results, `write_report` them as one self-contained page."""
 
 from sae_dist.report.page import write_report
-from sae_dist.report.results import FiringFrequency, RungResult, RunResults, load
+from sae_dist.report.results import RungResult, RunResults, load
 
-__all__ = ["FiringFrequency", "RunResults", "RungResult", "load", "write_report"]
+__all__ = ["RunResults", "RungResult", "load", "write_report"]

@@ -10,24 +10,12 @@ import yaml
 
 from sae_dist.common.errors import UserError
 
-_VERSION = 2
-
-
-@dataclass(kw_only=True, slots=True)
-class FiringFrequency:
-    """How many latents fire on which share of tokens: `counts[i]` lie between edges i and i + 1.
-
-    `edges_log10` holds one more entry than `counts`; `never` latents did not fire at all.
-    """
-
-    edges_log10: list[float]
-    counts: list[int]
-    never: int
+_VERSIONS = (2, 3)  # version 3 adds keys alone
 
 
 @dataclass(kw_only=True, slots=True)
 class RungResult:
-    """The evaluation of one coder. Losses in nats a token; None where a measure was not taken."""
+    """The evaluation of one coder: what it is, and its `figures` under `evaluation.json`'s keys."""
 
     name: str
     kind: str
@@ -38,14 +26,12 @@ class RungResult:
     k: int | None = None
     d_in: int | None = None
     d_out: int | None = None
-    l0: float | None = None
-    fvu: float | None = None
-    dead_share: float | None = None
-    delta_loss: float | None = None
-    ce_increase_percent: float | None = None
-    loss_recovered: float | None = None
-    zero_ablation_loss: float | None = None
-    firing_frequency: FiringFrequency | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def number(self, *keys: str) -> float | None:
+        """The figure at `keys`, one inside the other; None where it was not taken."""
+        found = at(self.figures, *keys)
+        return found if is_finite_number(found) else None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -58,6 +44,8 @@ class RunResults:
         lm: the language model that the activations came from: `name`, `commit`, settings.
         tokens: evaluated; likewise `sequences`.
         clean_loss: cross-entropy of the untouched language model, nats a token.
+        pairs: coders beside each other, as in `evaluation.json`; likewise `ladder`, `comparison`
+            and `transfer`. Empty where they were not measured.
         metrics: the lines of `metrics.jsonl`, in order.
     """
 
@@ -69,6 +57,10 @@ class RunResults:
     sequences: int | None = None
     clean_loss: float | None = None
     rungs: list[RungResult] = field(default_factory=list)
+    pairs: list[dict[str, Any]] = field(default_factory=list)
+    ladder: dict[str, Any] = field(default_factory=dict)
+    comparison: list[dict[str, Any]] = field(default_factory=list)
+    transfer: dict[str, Any] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
 
     def curve(self, rung: str | None, key: str) -> tuple[list[int], list[float]]:
@@ -76,14 +68,26 @@ class RunResults:
         points = [
             (int(line["step"]), float(line[key]))
             for line in self.metrics
-            if line.get("rung") == rung and _is_finite_number(line.get(key))
+            if line.get("rung") == rung and is_finite_number(line.get(key))
         ]
         return [step for step, _ in points], [value for _, value in points]
 
     def trained_rungs(self) -> list[str]:
-        """Names of the rungs in the metrics, in their order there."""
-        names = (line.get("rung") for line in self.metrics)
-        return list(dict.fromkeys(name for name in names if name is not None))
+        """Names of the rungs in the metrics, in the order of their first line."""
+        return list(dict.fromkeys(line["rung"] for line in self.metrics if line.get("rung")))
+
+
+def at(values: Any, *keys: str) -> Any:
+    """What lies at `keys`, one inside the other, in nested dicts; None where one is missing."""
+    for key in keys:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether a figure can be drawn."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
 
 
 def load(folder: Path) -> RunResults:
@@ -141,16 +145,19 @@ def _add_evaluation(results: RunResults, path: Path) -> None:
     try:
         evaluation = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
         version = evaluation.get("version")
-        if version != _VERSION:
+        if version not in _VERSIONS:
             raise UserError(
-                f"{path}: found version {version!r}; expected {_VERSION}; evaluate the run again"
+                f"{path}: found version {version!r}; expected {_VERSIONS[-1]}; "
+                "evaluate the run again"
             )
         results.name = str(evaluation.get("run", results.name))
-        results.store = dict(evaluation.get("store") or {})
-        results.lm = dict(evaluation.get("lm") or {})
         results.tokens = evaluation.get("tokens")
         results.sequences = evaluation.get("sequences")
         results.clean_loss = evaluation.get("clean_loss")
+        for key in ("store", "lm", "ladder", "transfer"):
+            setattr(results, key, dict(evaluation.get(key) or {}))
+        for key in ("pairs", "comparison"):
+            setattr(results, key, list(evaluation.get(key) or []))
         rungs = [_rung(name, rung) for name, rung in evaluation["rungs"].items()]
         results.rungs = sorted(rungs, key=lambda r: (r.form, r.kind, r.num_latents, r.name))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -160,23 +167,13 @@ def _add_evaluation(results: RunResults, path: Path) -> None:
 
 
 def _rung(name: str, values: dict[str, Any]) -> RungResult:
-    """Keys that a report does not show are left aside; a missing target is the site itself."""
-    known = {item.name for item in fields(RungResult)} - {"name", "firing_frequency"}
+    """A missing target is the site itself."""
+    known = {item.name for item in fields(RungResult)} - {"name", "figures"}
     chosen = {"target": values["site"], **{key: values[key] for key in known & values.keys()}}
     if chosen["target"] in (None, "same"):
         chosen["target"] = chosen["site"]
-    frequency = values.get("firing_frequency")
-    return RungResult(
-        name=name,
-        **chosen,
-        firing_frequency=FiringFrequency(**frequency) if frequency else None,
-    )
+    return RungResult(name=name, **chosen, figures=values)
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a measure")
-
-
-def _is_finite_number(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)

@@ -1,159 +1,122 @@
-"""The table of rungs, and the facts above it, as text."""
+"""Tables that can be sorted, and the facts above them."""
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
-from sae_dist.report.looks import family_of, grouped, place_of, width_label
-from sae_dist.report.results import RungResult, RunResults
+from sae_dist.report.looks import Look, place_of
+from sae_dist.report.measures import Measure
+from sae_dist.report.numbers import Value, Write, counts, numbers, texts
+from sae_dist.report.results import RungResult, at
 
-Value = str | int | float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of the table: what stands in it, how it is written, and what its heading means."""
-
-    heading: str
-    explained: str
-    of: Callable[[RungResult], Value]
-    write: Callable[[Any], str] = str
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """`value` is sorted by, `text` is shown."""
+    """`value` is sorted by, `text` is shown; it may lead to a rung's page, in its look."""
 
     value: Value
     text: str
+    key: str = ""
+    look: Look | None = None
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.4g}"
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """Of a column: what stands there, and what it means."""
+
+    text: str
+    explained: str
+    is_text: bool
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f}\N{NO-BREAK SPACE}%"
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under headings; each row begins with what it is about."""
+
+    title: str
+    caption: str
+    headings: list[Heading]
+    rows: list[list[Cell]]
+    source: str = ""
+
+    @property
+    def legend(self) -> list[Heading]:
+        """The headings that need a word."""
+        return [heading for heading in self.headings if heading.explained]
 
 
-def _count(value: int) -> str:
-    return f"{value:,}"
+@dataclass(frozen=True)
+class Column(Generic[T]):
+    """How a column is made of what the rows are about. `key` marks its cells on the page."""
+
+    heading: str
+    explained: str
+    of: Callable[[T], Value]
+    write: Write = texts
+    look: Callable[[T], Look | None] = field(default=lambda _: None)
+    key: str = ""
+
+    def cells(self, items: Sequence[T]) -> list[Cell]:
+        """The column, one cell an item."""
+        values = [self.of(item) for item in items]
+        written = self.write(values)
+        return [
+            Cell(value, text, self.key, self.look(item))
+            for item, value, text in zip(items, values, written, strict=True)
+        ]
 
 
-def _widths(rung: RungResult) -> Value:
-    return rung.d_in if rung.d_in == rung.d_out else f"{rung.d_in} → {rung.d_out}"
+def table(
+    title: str, caption: str, columns: Sequence[Column[T]], items: Sequence[T], source: str = ""
+) -> list[Table]:
+    """The table of these items, without the columns in which none has anything. No items: none."""
+    filled = [c for c in columns if any(c.of(item) is not None for item in items)]
+    made = [column.cells(items) for column in filled]
+    headings = [Heading(c.heading, c.explained, c.write is texts) for c in filled]
+    rows = [list(row) for row in zip(*made, strict=True)]
+    return [Table(title, caption, headings, rows, source)] if rows else []
 
 
-COLUMNS = [
-    Column("rung", "name of the coder’s folder", lambda rung: rung.name),
-    Column("kind", "how latents are selected", lambda rung: rung.kind),
-    Column("form", "what is reconstructed from what", lambda rung: rung.form.replace("_", " ")),
-    Column("site", "where in the language model", place_of),
-    Column("latents", "width of the coder", lambda rung: rung.num_latents, _count),
-    Column("k", "active latents asked for", lambda rung: rung.k, _count),
-    Column("d", "width of what is read → reconstructed", _widths),
-    Column("L0", "mean number of active latents a token", lambda rung: rung.l0, _number),
-    Column("FVU", "fraction of variance unexplained", lambda rung: rung.fvu, _number),
-    Column("Δ loss", "CE(spliced) − CE(clean), nats a token", lambda r: r.delta_loss, _number),
-    Column("CE +%", "100 · Δ loss / CE(clean)", lambda rung: rung.ce_increase_percent, _number),
-    Column(
-        "recovered",
-        "loss recovered, (CE(zero) − CE(spliced)) / (CE(zero) − CE(clean))",
-        lambda rung: rung.loss_recovered,
-        _number,
-    ),
-    Column(
-        "CE zero",
-        "CE with the site set to zero, nats a token",
-        lambda rung: rung.zero_ablation_loss,
-        _number,
-    ),
-    Column("dead", "share of latents that never fired", lambda rung: rung.dead_share, _percent),
-]
+def rung_table(
+    title: str,
+    caption: str,
+    measures: list[Measure],
+    rungs: list[RungResult],
+    looks: dict[str, Look],
+    with_kind: bool = False,
+) -> list[Table]:
+    """These measures of each rung, which leads to its page."""
+    first = Column[RungResult](
+        "rung", "name of the coder’s folder", lambda r: r.name, look=lambda r: looks[r.name]
+    )
+    kinds = [
+        Column[RungResult]("kind", "how latents are selected", lambda r: looks[r.name].family),
+        Column[RungResult]("site", "where in the language model", place_of),
+        Column[RungResult]("latents", "width of the coder", lambda r: r.num_latents, counts),
+        Column[RungResult]("k", "active latents asked for", lambda r: r.k, counts),
+    ]
+    columns = [first, *(kinds if with_kind else []), *map(_column, measures)]
+    if not any(m.of(rung) is not None for m in measures for rung in rungs):
+        return []
+    return table(title, caption, columns, rungs)
 
 
-def filled_columns(rungs: list[RungResult]) -> list[Column]:
-    """The columns in which at least one rung has something."""
-    return [column for column in COLUMNS if any(column.of(rung) is not None for rung in rungs)]
+def plain_column(
+    heading: str, explained: str, *keys: str, write: Write = numbers
+) -> Column[dict[str, Any]]:
+    """What lies at `keys` of a dict."""
+    return Column(heading, explained, lambda item: at(item, *keys), write, key="/".join(keys))
 
 
-def cells(rung: RungResult, columns: list[Column]) -> list[Cell]:
-    """One row."""
-    values = [(column, column.of(rung)) for column in columns]
-    return [Cell(v, "–" if v is None else column.write(v)) for column, v in values]
+def linked_column(
+    heading: str, explained: str, key: str, looks: dict[str, Look]
+) -> Column[dict[str, Any]]:
+    """The name of a rung, which leads to its page where it has one."""
+    return Column(heading, explained, lambda item: at(item, key), look=lambda i: looks.get(i[key]))
 
 
-def headline(results: RunResults) -> str:
-    """The run in one line: how many coders of which widths, of what kind, trained where."""
-    rungs = results.rungs
-    if not rungs:
-        return f"{_plural(len(results.trained_rungs()), 'rung')}, not evaluated yet"
-    widths = sorted({rung.num_latents for rung in rungs})
-    span = " to ".join(width_label(width) for width in dict.fromkeys((widths[0], widths[-1])))
-    families = ", ".join(grouped(rungs, family_of))
-    places = ", ".join(grouped(rungs, place_of))
-    return f"{_plural(len(rungs), 'coder')} of {span} latents ({families}) on {places}"
-
-
-def facts(results: RunResults) -> list[tuple[str, str]]:
-    """What was trained on what, as far as the files of the run say it."""
-    config, found = results.config, []
-    for key, name in (("tokens", "trained on tokens"), ("batch_tokens", "tokens a step")):
-        if isinstance(config.get(key), int):
-            found.append((name, _count(config[key])))
-    found += [(key, str(config[key])) for key in ("seed", "precision") if key in config]
-    if seconds := training_seconds(results):
-        found.append(("training time", duration(seconds)))
-    if skipped := sum(
-        int(max(results.curve(name, "skipped_steps")[1], default=0))
-        for name in results.trained_rungs()
-    ):
-        found.append(("steps skipped (not finite)", _count(skipped)))
-    if results.tokens is not None:
-        of_sequences = f" of {results.sequences:,} sequences" if results.sequences else ""
-        found.append(("evaluated on tokens", f"{results.tokens:,}{of_sequences}"))
-    lm = {"language model": results.lm.get("name"), "its commit": results.lm.get("commit")}
-    found += [(name, _plain(value)) for name, value in lm.items() if value]
-    if results.clean_loss is not None:
-        found.append(("clean loss of the LM", f"{_number(results.clean_loss)} nats a token"))
-    store = results.store or {"path": config.get("store")}
-    return found + [(f"store: {key}", text) for key, text in _leaves(store)]
-
-
-def training_seconds(results: RunResults) -> float:
-    """Time spent training, over all starts of the run (each counts its seconds from zero)."""
-    _, seconds = results.curve(None, "seconds")
-    return sum(now for now, later in pairwise([*seconds, 0.0]) if later < now)
-
-
-def duration(seconds: float) -> str:
-    """Hours and minutes, or for short times minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60:,} h {minutes % 60:02d} min"
-
-
-def _leaves(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Plain values of a nested dict, keys joined by dots."""
-    found: list[tuple[str, str]] = []
-    for key, item in value.items():
-        if isinstance(item, dict):
-            found += _leaves(item, f"{prefix}{key}.")
-        elif isinstance(item, list):
-            found.append((f"{prefix}{key}", ", ".join(map(_plain, item))))
-        elif item is not None:
-            found.append((f"{prefix}{key}", _plain(item)))
-    return found
-
-
-def _plain(value: Any) -> str:
-    """A value as text; of a hash the first twelve digits."""
-    text = _count(value) if type(value) is int else str(value)
-    return f"{text[:12]}…" if re.fullmatch("[0-9a-f]{40,}", text) else text
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def _column(measure: Measure) -> Column[RungResult]:
+    key = "/".join(measure.keys)
+    return Column(measure.heading, measure.explained, measure.of, measure.write, key=key)

@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from tests.report.made_up_beside import made_up_beside
+
 EDGES_LOG10 = [-7.0 + 0.25 * i for i in range(29)]
 
 
@@ -19,8 +21,12 @@ def made_up_rungs(with_lm: bool = True) -> dict[str, dict[str, Any]]:
     return rungs
 
 
-def write_run(folder: Path, rungs: dict[str, dict[str, Any]], steps: int = 2000) -> Path:
-    """`config.yaml`, `evaluation.json` and `metrics.jsonl` of a run with these rungs."""
+def write_run(
+    folder: Path, rungs: dict[str, dict[str, Any]], steps: int = 2000, beside: bool = False
+) -> Path:
+    """`config.yaml`, `evaluation.json` and `metrics.jsonl` of a run with these rungs; `beside` them
+    what version 3 says of all of them together.
+    """
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(
         "seed: 7\ntokens: 8192000\nbatch_tokens: 4096\nprecision: float32\nstore: stores/made_up\n"
@@ -28,7 +34,7 @@ def write_run(folder: Path, rungs: dict[str, dict[str, Any]], steps: int = 2000)
     )
     has_lm = any(rung["delta_loss"] is not None for rung in rungs.values())
     evaluation = {
-        "version": 2,
+        "version": 3,
         "run": folder.name,
         "store": {"path": "stores/made_up", "manifest": "5f" * 32, "lm": {"name": "small-lm"}},
         "tokens": 262144,
@@ -36,6 +42,8 @@ def write_run(folder: Path, rungs: dict[str, dict[str, Any]], steps: int = 2000)
         "clean_loss": 3.8125 if has_lm else None,
         "rungs": rungs,
     }
+    if beside:
+        evaluation |= made_up_beside(rungs)
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
     lines = [line for step in range(0, steps, 10) for line in _metrics(step, rungs)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -64,11 +72,35 @@ def _rung(
         "fvu": fvu,
         "dead_share": never / width,
         "firing_frequency": {"edges_log10": EDGES_LOG10, "counts": counts, "never": never},
+        "fvu_variants": {"error_variance": 0.98 * fvu, "batch_mean": 1.1 * fvu},
+        "cosine_similarity": 1 - fvu / 2,
+        "by_position": {"fvu": [None, *(fvu * (1 - 0.3 / p) for p in range(1, 128))]},
+        "delta_loss_by_position": _noisy(delta) if with_lm else None,
+        "thresholds": _thresholds(width) if kind == "jumprelu" else None,
+        "consistent_activation_caption": _summary(0.1 + fvu),
+        "consistent_activation_code": _summary(4.0 - 10 * fvu),
+        "uniformity": {"r_l0": 0.6 - 0.05 * step + shift, "tokens": 512, "left_out": 0}
+        if with_lm
+        else None,
         "delta_loss": delta if with_lm else None,
         "ce_increase_percent": 100 * delta / 3.8125 if with_lm else None,
         "loss_recovered": 1 - delta / 6.1 if with_lm else None,
         "zero_ablation_loss": 9.9125 if with_lm else None,
     }
+
+
+def _noisy(value: float) -> list[float | None]:
+    return [None, *(value * (1 + 0.2 * math.sin(2.3 * p) - 0.5 / p) for p in range(1, 127))]
+
+
+def _thresholds(width: int) -> dict[str, Any]:
+    counts = [int(width * math.exp(-(((bin - 4) / 3) ** 2)) / 5) for bin in range(20)]
+    return {"edges": [0.1 * edge for edge in range(21)], "counts": counts, "mean": 0.43}
+
+
+def _summary(value: float) -> dict[str, Any]:
+    quantiles = {"0.1": 0.1, "0.25": 0.4, "0.5": 0.8, "0.75": 1.5, "0.9": 3.0}
+    return {"mean": value, "quantiles": {q: value * part for q, part in quantiles.items()}}
 
 
 def _metrics(step: int, rungs: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,5 +1,10 @@
+from itertools import combinations
+
+import numpy as np
+import pytest
+
 from sae_dist.report import RungResult, RunResults
-from sae_dist.report.curves import thin
+from sae_dist.report.figures.training import thin
 from sae_dist.report.looks import assign_looks, palette, width_label
 
 
@@ -31,6 +36,59 @@ def test_widths_are_written_as_the_field_writes_them() -> None:
 def test_a_palette_has_as_many_different_colours_as_asked() -> None:
     for count in (0, 1, 2, 7):
         assert len(set(palette(count, dark=True))) == len(set(palette(count, dark=False))) == count
+
+
+def test_rungs_are_called_by_what_tells_them_apart() -> None:
+    rungs = [_rung("a", "topk", 512), _rung("b", "topk", 256), _rung("c", "topk", 256)]
+    rungs[1].k, rungs[2].k = 8, 16
+    looks = assign_looks(RunResults(name="run", rungs=rungs))
+    assert [looks[name].short for name in "abc"] == ["TopK 512", "TopK 256 k 8", "TopK 256 k 16"]
+    rungs[2].k = 8
+    looks = assign_looks(RunResults(name="run", rungs=rungs))
+    assert [looks[name].short for name in "abc"] == ["TopK 512", "b", "c"]
+
+
+@pytest.mark.parametrize(("dark", "ground"), [(False, "#ffffff"), (True, "#131418")])
+@pytest.mark.parametrize("count", range(1, 8))
+def test_colours_stand_out_and_differ_without_colour_vision(
+    count: int, dark: bool, ground: str
+) -> None:
+    colours = [_linear(colour) for colour in palette(count, dark)]
+    assert min(_contrast(colour, _linear(ground)) for colour in colours) >= 3
+    for matrix in (_PROTANOPIA, _DEUTERANOPIA):
+        seen = [_lab(matrix @ colour) for colour in colours]
+        assert all(np.linalg.norm(a - b) > 10 for a, b in combinations(seen, 2))
+
+
+# Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.
+_PROTANOPIA = np.array(
+    [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ]
+)
+_DEUTERANOPIA = np.array(
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]
+)
+_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def _linear(colour: str) -> np.ndarray:
+    rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def _contrast(colour: np.ndarray, ground: np.ndarray) -> float:
+    """As WCAG 2 defines it; 3 is asked of graphics."""
+    low, high = sorted(float(_TO_XYZ[1] @ c) for c in (colour, ground))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _lab(colour: np.ndarray) -> np.ndarray:
+    xyz = _TO_XYZ @ colour.clip(0, 1) / np.array([0.9505, 1.0, 1.089])
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
 def test_a_long_curve_is_thinned_to_means_that_keep_its_average() -> None:

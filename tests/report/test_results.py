@@ -18,8 +18,16 @@ def test_all_three_files_are_read(run: Path) -> None:
     assert results.name == "a_run"
     assert results.config["seed"] == 7
     assert [rung.name for rung in results.rungs] == list(made_up_rungs())
-    assert results.rungs[0].fvu == made_up_rungs()["jumprelu_4096"]["fvu"]
+    assert results.rungs[0].number("fvu") == made_up_rungs()["jumprelu_4096"]["fvu"]
     assert results.trained_rungs() == list(made_up_rungs())
+
+
+def test_an_evaluation_of_version_2_is_read(run: Path) -> None:
+    evaluation = json.loads((run / "evaluation.json").read_text()) | {"version": 2}
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    results = load(run)
+    assert len(results.rungs) == len(made_up_rungs())
+    assert (results.pairs, results.ladder, results.comparison, results.transfer) == ([], {}, [], {})
 
 
 def test_a_target_that_is_null_or_missing_is_the_site(run: Path) -> None:
@@ -66,9 +74,9 @@ def test_a_folder_with_neither_file_is_refused(tmp_path: Path) -> None:
         "{",
         "[]",
         "{}",
-        '{"version": 2, "clean_loss": NaN, "rungs": {}}',
+        '{"version": 3, "clean_loss": NaN, "rungs": {}}',
         '{"version": 1, "rungs": {}}',
-        '{"version": 2, "rungs": {"a": {"k": 1}}}',
+        '{"version": 3, "rungs": {"a": {"k": 1}}}',
     ],
 )
 def test_an_evaluation_that_cannot_be_understood_is_refused(tmp_path: Path, text: str) -> None:

@@ -1,7 +1,8 @@
 import pytest
 
 from sae_dist.report import RunResults
-from sae_dist.report.table import duration, facts, training_seconds
+from sae_dist.report.facts import facts, training_seconds
+from sae_dist.report.numbers import counts, duration, numbers, percents, plainly
 
 
 def test_training_time_adds_up_over_restarts() -> None:
@@ -16,6 +17,18 @@ def test_training_time_adds_up_over_restarts() -> None:
 )
 def test_durations_are_written_in_two_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_decimals_of_a_column_show_three_digits_of_the_least() -> None:
+    assert numbers([0.0752, -0.00169, None]) == ["0.07520", "−0.00169", "–"]
+    assert numbers([8.956, 16.0]) == ["8.96", "16.00"]
+    assert numbers([1234.5, 60.25]) == ["1,234.5", "60.2"]
+    assert numbers([4.40921929]) == ["4.409"]
+    assert numbers([0.0]) == ["0.000"]
+    assert numbers([1e-9, 0.5]) == ["1.0e−09", "0.500000"]
+    assert percents([0.0125, None]) == ["1.25\N{NARROW NO-BREAK SPACE}%", "–"]
+    assert counts([16384, None]) == ["16,384", "–"]
+    assert plainly([0.7]) == ["0.7"]
 
 
 def test_hashes_are_shortened_and_nested_facts_are_flat() -> None:
