@@ -10,7 +10,7 @@ import yaml
 
 from sae_dist.common.errors import UserError
 
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(kw_only=True, slots=True)

@@ -28,7 +28,7 @@ def write_run(folder: Path, rungs: dict[str, dict[str, Any]], steps: int = 2000)
     )
     has_lm = any(rung["delta_loss"] is not None for rung in rungs.values())
     evaluation = {
-        "version": 2,
+        "version": 3,
         "run": folder.name,
         "store": {"path": "stores/made_up", "manifest": "5f" * 32, "lm": {"name": "small-lm"}},
         "tokens": 262144,

@@ -66,9 +66,9 @@ def test_a_folder_with_neither_file_is_refused(tmp_path: Path) -> None:
         "{",
         "[]",
         "{}",
-        '{"version": 2, "clean_loss": NaN, "rungs": {}}',
+        '{"version": 3, "clean_loss": NaN, "rungs": {}}',
         '{"version": 1, "rungs": {}}',
-        '{"version": 2, "rungs": {"a": {"k": 1}}}',
+        '{"version": 3, "rungs": {"a": {"k": 1}}}',
     ],
 )
 def test_an_evaluation_that_cannot_be_understood_is_refused(tmp_path: Path, text: str) -> None:
