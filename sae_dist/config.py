@@ -84,6 +84,15 @@ class EvaluateConfig(EvaluationConfig):
 
 
 @dataclass(kw_only=True, slots=True)
+class CompareConfig:
+    """`launch/compare.py`: puts evaluated runs side by side in `to/comparison.json`."""
+
+    run: list[str] = MISSING
+    to: str = MISSING
+    runs: str = "runs"
+
+
+@dataclass(kw_only=True, slots=True)
 class ReportConfig:
     """`launch/report.py`: draws `runs/NAME/report/index.html`."""
 
@@ -167,6 +176,7 @@ _ROOTS = {
     "harvest_schema": HarvestConfig,
     "train_schema": TrainConfig,
     "evaluate_schema": EvaluateConfig,
+    "compare_schema": CompareConfig,
     "report_schema": ReportConfig,
     "verify_schema": VerifyConfig,
     "small_lm_schema": SmallLMRootConfig,

@@ -1,9 +1,19 @@
 """Measuring trained coders on held-out activations, one file a measure."""
 
 from sae_dist.evaluate.config import EvaluationConfig
-from sae_dist.evaluate.evaluator import evaluate
+from sae_dist.evaluate.evaluator import VERSION, evaluate
 from sae_dist.evaluate.fidelity import Fidelity
 from sae_dist.evaluate.seen import Seen, see
+from sae_dist.evaluate.subject import measures
 from sae_dist.evaluate.transfer import TransferConfig
 
-__all__ = ["EvaluationConfig", "Fidelity", "Seen", "TransferConfig", "evaluate", "see"]
+__all__ = [
+    "VERSION",
+    "EvaluationConfig",
+    "Fidelity",
+    "Seen",
+    "TransferConfig",
+    "evaluate",
+    "measures",
+    "see",
+]

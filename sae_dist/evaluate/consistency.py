@@ -26,7 +26,7 @@ class ConsistentActivation:
 
     def update(self, seen: Seen) -> None:
         """Add the tokens of whole sequences."""
-        code, acts_N = seen.code.where(seen.acts_N != 0), seen.acts_N[seen.acts_N != 0]
+        code, acts_N = seen.active
         num_latents = code.num_latents
         self._tokens += len(seen)
         self._sum_F.index_add_(0, code.latents_N, acts_N.double())

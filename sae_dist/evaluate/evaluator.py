@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sae_dist.evaluate.batches import held_out_batches
 from sae_dist.evaluate.config import EvaluationConfig, check
+from sae_dist.evaluate.ladder import comparison, dead_by_width, scaling_laws
 from sae_dist.evaluate.lm_loss import LMLoss, Spliced
 from sae_dist.evaluate.pairs import compare, neighbours
 from sae_dist.evaluate.subject import Subject, load_subjects
@@ -16,6 +17,9 @@ from sae_dist.evaluate.uniformity import Uniformity
 from sae_dist.lm import LM, resolve
 from sae_dist.parallel import Mesh, World, make_mesh
 from sae_dist.stream import ActivationSource
+
+VERSION = 3
+"""Of `evaluation.json`: what its keys mean."""
 
 
 def evaluate(
@@ -49,7 +53,7 @@ def evaluate(
         clean, lm_figures = _lm_figures(lm, subjects, source, config, mesh)
         rungs = {name: figures | lm_figures[name] for name, figures in rungs.items()}
     return {
-        "version": 2,
+        "version": VERSION,
         "run": folder.name,
         "store": {"path": source.about.get("store"), "manifest": source.identity},
         "lm": source.about.get("lm"),
@@ -58,6 +62,8 @@ def evaluate(
         "clean_loss": clean,
         "rungs": rungs,
         "pairs": _pairs(subjects, rungs, source, config, mesh),
+        "ladder": {"scaling_laws": scaling_laws(rungs), "dead_by_width": dead_by_width(rungs)},
+        "comparison": comparison(rungs),
     }
 
 

@@ -34,16 +34,15 @@ class Fidelity:
         """Add some tokens; they count as one batch."""
         if not len(seen):
             return
-        y_BE = seen.y_BE.double()
-        within_B = (y_BE - y_BE.mean(0)).square().sum(1)
+        moments = seen.moments
         self._tokens += len(seen)
-        self._active += seen.acts_N.count_nonzero()
-        self._error += seen.square_error_B.sum()
-        self._square += y_BE.square().sum()
-        self._within += within_B.sum()
-        self._ratios += (seen.square_error_B / within_B).sum()
-        self._sum_E += y_BE.sum(0)
-        self._error_sum_E += seen.error_BE.sum(0)
+        self._active += len(seen.active[1])
+        self._error += moments.error_B.sum()
+        self._square += moments.square_B.sum()
+        self._within += moments.within_B.sum()
+        self._ratios += (moments.error_B / moments.within_B).sum()
+        self._sum_E += moments.sum_E
+        self._error_sum_E += moments.error_sum_E
 
     def result(self, mesh: Mesh) -> dict[str, float | dict[str, float]]:
         """L0, FVU and its variants, and the number of tokens."""

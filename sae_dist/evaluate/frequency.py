@@ -20,7 +20,8 @@ class FiringFrequency:
 
     def update(self, seen: Seen) -> None:
         """Add some tokens."""
-        self._fired_F += seen.code.where(seen.acts_N != 0).count_by_latent()
+        code, _ = seen.active
+        self._fired_F += code.count_by_latent()
         self._tokens += len(seen)
 
     def result(self, mesh: Mesh) -> dict[str, Any]:

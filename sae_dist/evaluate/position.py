@@ -27,11 +27,11 @@ class ReconstructionByPosition:
 
     def update(self, seen: Seen) -> None:
         """Add some tokens."""
-        y_BE = seen.y_BE.double()
-        self._tokens_S.index_add_(0, seen.position_B, torch.ones_like(seen.square_error_B))
-        self._error_S.index_add_(0, seen.position_B, seen.square_error_B)
-        self._square += y_BE.square().sum()
-        self._sum_E += y_BE.sum(0)
+        moments = seen.moments
+        self._tokens_S.index_add_(0, seen.position_B, torch.ones_like(moments.error_B))
+        self._error_S.index_add_(0, seen.position_B, moments.error_B)
+        self._square += moments.square_B.sum()
+        self._sum_E += moments.sum_E
 
     def result(self, mesh: Mesh) -> dict[str, Any]:
         """`by_position`: a list a figure, an entry a position."""

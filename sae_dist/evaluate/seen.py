@@ -2,14 +2,53 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.linalg import vecdot
 
 from sae_dist.coders import Coder
 from sae_dist.kernels import Code
 from sae_dist.parallel import Mesh
+
+_BLOCK_ROWS = {"cpu": 1 << 7, "cuda": 1 << 16}  # in float64 at once: a CPU's cache holds them
+
+
+class Moments(NamedTuple):
+    """Sums of y and ŷ in float64, ȳ being the mean of these tokens.
+
+    Of each token ‖y‖², ‖ŷ‖², ⟨y, ŷ⟩, ‖y-ŷ‖² and ‖y-ȳ‖² [B]; over the tokens Σy and Σ(y-ŷ) [E].
+    """
+
+    square_B: Tensor
+    reconstruction_square_B: Tensor
+    product_B: Tensor
+    error_B: Tensor
+    within_B: Tensor
+    sum_E: Tensor
+    error_sum_E: Tensor
+
+
+def moments(y_BE: Tensor, ŷ_BE: Tensor) -> Moments:
+    """Sum products and squares block by block."""
+    num_rows = _BLOCK_ROWS[y_BE.device.type]
+    sum_E, error_sum_E = torch.zeros(2, y_BE.shape[1], dtype=torch.float64, device=y_BE.device)
+    parts = []
+    for y_bE, ŷ_bE in zip(y_BE.split(num_rows), ŷ_BE.split(num_rows), strict=True):
+        y_bE, ŷ_bE = y_bE.double(), ŷ_bE.double()
+        error_bE = y_bE - ŷ_bE
+        sum_E += y_bE.sum(0)
+        error_sum_E += error_bE.sum(0)
+        pairs = (y_bE, y_bE), (ŷ_bE, ŷ_bE), (y_bE, ŷ_bE), (error_bE, error_bE)
+        parts.append(torch.stack([vecdot(a_bE, b_bE) for a_bE, b_bE in pairs]))
+    mean_E = sum_E / len(y_BE)
+    centred = (y_bE - mean_E for y_bE in y_BE.split(num_rows))
+    within_B = torch.cat([vecdot(y_bE, y_bE) for y_bE in centred])
+    square_B, reconstruction_square_B, product_B, error_B = torch.cat(parts, 1)
+    return Moments(
+        square_B, reconstruction_square_B, product_B, error_B, within_B, sum_E, error_sum_E
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,9 +77,15 @@ class Seen:
         return self.y_BE.double() - self.reconstruction_BE
 
     @cached_property
-    def square_error_B(self) -> Tensor:
-        """‖y - ŷ‖² in float64."""
-        return self.error_BE.square().sum(1)
+    def moments(self) -> Moments:
+        """What several measures read of the target and its reconstruction."""
+        return moments(self.y_BE, self.reconstruction_BE)
+
+    @cached_property
+    def active(self) -> tuple[Code, Tensor]:
+        """The entries that are not zero: pattern and values."""
+        is_active_N = self.acts_N != 0
+        return self.code.where(is_active_N), self.acts_N[is_active_N]
 
 
 class Measure(Protocol):
@@ -57,7 +102,8 @@ class Measure(Protocol):
 def see(coder: Coder, x_NSD: Tensor, y_NSE: Tensor, trainable_NS: Tensor) -> Seen:
     """Pass the trainable tokens of some sequences [N, S] through a coder, in its dtype."""
     device, dtype = coder.b_dec.device, coder.W_enc.dtype
-    x_BD, y_BE = (v[trainable_NS].to(device, dtype) for v in (x_NSD, y_NSE))
+    x_BD = x_NSD[trainable_NS].to(device, dtype)
+    y_BE = x_BD if y_NSE is x_NSD else y_NSE[trainable_NS].to(device, dtype)
     sequence_B, position_B = trainable_NS.to(device).nonzero(as_tuple=True)
     code, acts_N = coder.encode_sparse(x_BD)
     return Seen(

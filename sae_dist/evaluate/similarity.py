@@ -1,10 +1,11 @@
 """In which direction a reconstruction points, and how long it is: SAEBench's core figures."""
 
 import torch
-from torch.nn.functional import cosine_similarity
 
 from sae_dist.evaluate.seen import Seen
 from sae_dist.parallel import Mesh
+
+_TINY = 1e-16  # a token of zeros has a cosine of 0
 
 
 class Similarity:
@@ -22,12 +23,13 @@ class Similarity:
 
     def update(self, seen: Seen) -> None:
         """Add some tokens."""
-        y_BE, ŷ_BE = seen.y_BE.double(), seen.reconstruction_BE.double()
+        moments = seen.moments
+        y_norm_B, ŷ_norm_B = moments.square_B.sqrt(), moments.reconstruction_square_B.sqrt()
         self._tokens += len(seen)
-        self._cosine += cosine_similarity(y_BE, ŷ_BE, dim=1).sum()
-        self._ratio += (ŷ_BE.norm(dim=1) / y_BE.norm(dim=1)).sum()
-        self._square += ŷ_BE.square().sum()
-        self._product += (y_BE * ŷ_BE).sum()
+        self._cosine += (moments.product_B / (y_norm_B * ŷ_norm_B).clamp_min(_TINY)).sum()
+        self._ratio += (ŷ_norm_B / y_norm_B).sum()
+        self._square += moments.reconstruction_square_B.sum()
+        self._product += moments.product_B.sum()
 
     def result(self, mesh: Mesh) -> dict[str, float]:
         """All three, over all tokens."""

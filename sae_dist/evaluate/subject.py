@@ -44,10 +44,16 @@ class Subject:
     def parts(
         self, batch: HeldOutBatch, batch_tokens: int
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Input, target and mask [N, S, …], about so many tokens at once in whole sequences."""
+        """Input, target and mask [N, S, …], about so many tokens at once in whole sequences.
+
+        An autoencoder's input and target are one tensor.
+        """
         sequences = max(1, batch_tokens // batch.trainable.shape[1])
-        all_of_it = (batch.acts[self.site], batch.acts[self.target], batch.trainable)
-        return zip(*(v.split(sequences) for v in all_of_it), strict=True)
+        x, y, trainable = (
+            v.split(sequences)
+            for v in (batch.acts[self.site], batch.acts[self.target], batch.trainable)
+        )
+        return zip(x, x if self.site == self.target else y, trainable, strict=True)
 
     def figures(self, mesh: Mesh) -> dict[str, Any]:
         """What it is, and all that needs no language model."""
@@ -65,6 +71,7 @@ class Subject:
             "target": self.target,
             "num_latents": config.num_latents,
             "k": None if self.coder.threshold is not None else config.k,
+            "target_l0": config.target_l0 if self.coder.threshold is not None else None,
             "d_in": self.coder.d_in,
             "d_out": self.coder.d_out,
         }
@@ -99,11 +106,17 @@ def _subject(path: Path, source: ActivationSource, mesh: Mesh, world: World) -> 
         distribute(coder, mesh),
         about["site"],
         about["target"],
-        [
-            Fidelity(coder.d_out, world.device),
-            Similarity(world.device),
-            ReconstructionByPosition(source.sequence_length, coder.d_out, world.device),
-            FiringFrequency(len(coder.latents), world.device),
-            ConsistentActivation(len(coder.latents), world.device),
-        ],
+        measures(coder, source.sequence_length),
     )
+
+
+def measures(coder: Coder, num_positions: int) -> list[Measure]:
+    """All that is measured of a coder, or of a slice of one, without a language model."""
+    device, num_held = coder.b_dec.device, len(coder.latents)
+    return [
+        Fidelity(coder.d_out, device),
+        Similarity(device),
+        ReconstructionByPosition(num_positions, coder.d_out, device),
+        FiringFrequency(num_held, device),
+        ConsistentActivation(num_held, device),
+    ]

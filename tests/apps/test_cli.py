@@ -7,6 +7,7 @@ import pytest
 from sae_dist.apps import (
     chat_corpus,
     cli,
+    compare,
     evaluate,
     harvest,
     report,
@@ -21,6 +22,7 @@ from tests.apps.commands import ROOT, TORCHRUN, command, launch
 
 COMMANDS = {
     "chat_corpus": chat_corpus,
+    "compare": compare,
     "evaluate": evaluate,
     "harvest": harvest,
     "report": report,
@@ -32,6 +34,7 @@ COMMANDS = {
 }
 GIVEN = {
     "chat_corpus": ["folder=chat"],
+    "compare": ["run=[a]", "to=here"],
     "evaluate": ["run=name"],
     "harvest": ["store=s", "sites=[embed]", "lm.name=lm", "text.path=text"],
     "report": ["run=name"],

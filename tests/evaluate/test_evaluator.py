@@ -17,6 +17,7 @@ from tests.lm.tiny import WIDTH, tiny_model
 from tests.processes import alone, run_on
 
 NUM_LATENTS = {"jumprelu": 48, "topk-skip": 48, "batchtopk": 48, "jumprelu-wide": 64}
+LOSSES = ("fvu", "delta_loss")
 CODERS = {
     "jumprelu": (Kind.jumprelu, Form.autoencoder, "resid_post.1", "resid_post.1"),
     "jumprelu-wide": (Kind.jumprelu, Form.autoencoder, "resid_post.1", "resid_post.1"),
@@ -99,6 +100,23 @@ def test_the_figures_are_those_of_the_held_out_tokens(run: Path, store: Path) ->
         assert figures["delta_loss"] != 0
     assert results["rungs"]["topk-skip"]["l0"] == results["rungs"]["topk-skip"]["k"] == 5
     assert results["rungs"]["jumprelu"]["k"] is None
+
+
+def test_the_ladder_is_read_from_the_rungs(run: Path, store: Path) -> None:
+    results = evaluated(alone(), run, store)
+    rungs = results["rungs"]
+    laws = {(law["kind"], law["loss"]): law for law in results["ladder"]["scaling_laws"]}
+    assert laws.keys() == {(rung["kind"], of) for rung in rungs.values() for of in LOSSES}
+    assert all("left_out" in law for law in laws.values())  # two rungs have no law
+    (dead,) = (g for g in results["ladder"]["dead_by_width"] if g["kind"] == "jumprelu")
+    assert [(point["rung"], point["dead_share"]) for point in dead["points"]] == [
+        (name, rungs[name]["dead_share"]) for name in ("jumprelu", "jumprelu-wide")
+    ]
+    (group,) = results["comparison"]
+    assert (group["num_latents"], group["k"], group["layer"]) == (48, 5, 1)
+    assert [row["rung"] for row in group["rows"]] == ["batchtopk", "topk-skip"]
+    for row in group["rows"]:
+        assert row["ce_increase_percent"] == rungs[row["rung"]]["ce_increase_percent"]
 
 
 def test_fidelity_is_that_of_the_coder_as_anyone_loads_it(run: Path, store: Path) -> None:

@@ -9,7 +9,7 @@ from sae_dist.evaluate import Fidelity, Seen
 from sae_dist.evaluate.consistency import ConsistentActivation
 from sae_dist.evaluate.frequency import FiringFrequency
 from sae_dist.evaluate.position import ReconstructionByPosition
-from sae_dist.evaluate.seen import Measure
+from sae_dist.evaluate.seen import Measure, moments
 from sae_dist.evaluate.similarity import Similarity
 from sae_dist.kernels import Code
 from sae_dist.parallel import Mesh, make_mesh
@@ -126,6 +126,36 @@ def test_similarity_is_that_of_the_vectors(split: list[int]) -> None:
     assert found["relative_reconstruction_bias"] == pytest.approx(
         (norms[1] ** 2).sum() / products.sum()
     )
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 128, 129, 1000])
+def test_moments_of_blocks_are_those_of_the_whole(num_rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    y_BE = 3 * torch.randn(num_rows, 7, generator=generator) + 20
+    ŷ_BE = y_BE + torch.randn(num_rows, 7, generator=generator)
+    found = moments(y_BE, ŷ_BE)
+    y, ŷ = y_BE.double(), ŷ_BE.double()
+    expected = {
+        "square_B": y.square().sum(1),
+        "reconstruction_square_B": ŷ.square().sum(1),
+        "product_B": (y * ŷ).sum(1),
+        "error_B": (y - ŷ).square().sum(1),
+        "within_B": (y - y.mean(0)).square().sum(1),
+        "sum_E": y.sum(0),
+        "error_sum_E": (y - ŷ).sum(0),
+    }
+    assert found._asdict().keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(getattr(found, name), value, rtol=1e-12, atol=1e-12)
+
+
+def test_entries_of_zero_are_not_active() -> None:
+    acts_BF = torch.tensor([[0.0, 2.0], [3.0, 4.0]])
+    some = seen(acts_BF, acts_BF, acts_BF)
+    some.acts_N[1] = 0.0
+    code, acts_N = some.active
+    assert (code.rows_N.tolist(), code.latents_N.tolist()) == ([0, 1], [1, 1])
+    assert acts_N.tolist() == [2.0, 4.0]
 
 
 @pytest.mark.parametrize("split", SPLITS, ids=str)

@@ -52,7 +52,7 @@ class Insertion:
         error_BE = small.error_BE.to(self._large.W_dec.dtype)
         dots_N = entry_dots(error_BE, self._large.W_dec.detach(), code).double()
         change_N = f_N.square() * self._square_norm_G[code.latents_N] - 2 * f_N * dots_N
-        errors_2B = torch.stack([small.square_error_B, large.square_error_B])
+        errors_2B = torch.stack([small.moments.error_B, large.moments.error_B])
         self._tokens += len(small)
         self._errors_2 += errors_2B.sum(1)
         self._change_G.index_add_(0, code.latents_N, change_N)

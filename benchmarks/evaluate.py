@@ -1,0 +1,155 @@
+"""Time evaluation beside the least it could do: read the held-out tokens and encode them.
+
+    python -m benchmarks.evaluate --folder FOLDER     (needs 1 GB there; prints one JSON object)
+
+A store of made-up activations is written in FOLDER, read, and removed. A coder of random weights
+reads it twice in every round: `bare` streams and encodes, `evaluation` also reconstructs and adds
+to all measures that need no language model. The order changes from round to round; figures are
+medians over rounds, `ratio` that of a round's evaluation to its bare pass. Processor time counts
+all threads, and suffers less than the clock from what else runs.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure import DEVICE, L0, K, activations, synchronise, threshold_for
+from sae_dist.coders import Coder, CoderConfig, Kind, initialise
+from sae_dist.evaluate import EvaluationConfig, measures, see
+from sae_dist.parallel import Mesh, make_mesh, start_world
+from sae_dist.store import open_store, write_store
+from sae_dist.stream import StoredActivations
+
+D, SEQUENCE, SITE = 768, 128, "resid_post.0"
+_BATCH = EvaluationConfig().batch_tokens
+_HELD_OUT = 0.8
+_CHUNK_SEQUENCES = 21  # 4 MiB of bfloat16, as by default; each chunk is evaluated by itself
+_SAMPLE = 256  # rows by which thresholds are set
+Pass = Callable[[], float]
+
+
+def make_source(path: Path, num_tokens: int) -> StoredActivations:
+    """Held-out sequences of so many tokens; the first of each sequence is left out."""
+    num_sequences = round(num_tokens / _HELD_OUT / SEQUENCE)
+    blocks = [x_BD.cpu().view(-1, SEQUENCE, D) for x_BD in activations(D, _BATCH)]
+    whole_NSD = torch.cat(blocks).repeat(-(-num_sequences // (4 * len(blocks[0]))), 1, 1)
+    trainable = torch.ones(num_sequences, SEQUENCE, dtype=torch.bool)
+    trainable[:, 0] = False
+    acts = {SITE: whole_NSD[:num_sequences]}
+    chunk_mib = _CHUNK_SEQUENCES * SEQUENCE * D * 2 / 2**20
+    sizes = {"chunk_mib": chunk_mib, "shard_mib": chunk_mib}
+    write_store(path, acts, trainable=trainable, held_out=_HELD_OUT, **sizes)
+    return StoredActivations(open_store(path))
+
+
+@torch.no_grad()
+def make_coder(kind: Kind, num_latents: int) -> Coder:
+    """A coder of which as many latents fire on a token as in the other benchmarks."""
+    config = CoderConfig(kind=kind, num_latents=num_latents, k=K)
+    coder = Coder(config, D, D, device=DEVICE).eval().requires_grad_(False)
+    x_BD = activations(D, _SAMPLE)[0]
+    initialise(coder, 0, x_BD, x_BD)
+    if kind is not Kind.topk:
+        threshold = threshold_for(coder.pre_activations(x_BD), L0 if kind is Kind.jumprelu else K)
+        held = coder.threshold if kind is Kind.jumprelu else coder.inference_threshold
+        assert held is not None
+        held.fill_(threshold)
+    coder.encoder()
+    return coder
+
+
+def parts(source: StoredActivations) -> Iterator[tuple[Tensor, Tensor]]:
+    """What is evaluated at once, as `evaluate` cuts it: activations and mask [N, S, …]."""
+    for batch in source.held_out([SITE], 0, 1, None):
+        cut = (v.split(_BATCH // SEQUENCE) for v in (batch.acts[SITE], batch.trainable))
+        yield from zip(*cut, strict=True)
+
+
+@torch.no_grad()
+def bare(source: StoredActivations, coder: Coder) -> float:
+    """Read and encode; returns how many entries were active."""
+    active = 0
+    for x_NSD, trainable_NS in parts(source):
+        _, acts_N = coder.encode_sparse(x_NSD[trainable_NS].to(DEVICE, torch.float32))
+        active += len(acts_N)
+    return active
+
+
+def evaluation(source: StoredActivations, coder: Coder, mesh: Mesh) -> float:
+    """All measures; returns how many entries were active."""
+    taken = measures(coder, source.sequence_length)
+    for x_NSD, trainable_NS in parts(source):
+        seen = see(coder, x_NSD, x_NSD, trainable_NS)
+        for measure in taken:
+            measure.update(seen)
+    figures = [measure.result(mesh) for measure in taken]
+    return round(figures[0]["l0"] * figures[0]["tokens"])
+
+
+def timed(run: Pass) -> tuple[float, float, float]:
+    """(seconds, processor seconds, what it returns)."""
+    synchronise()
+    clock, processor = time.perf_counter(), time.process_time()
+    result = run()
+    synchronise()
+    return time.perf_counter() - clock, time.process_time() - processor, result
+
+
+def compared(source: StoredActivations, coder: Coder, mesh: Mesh, rounds: int) -> dict[str, Any]:
+    """Medians of both passes and of their ratios, by the clock and in processor time."""
+    passes: dict[str, Pass] = {
+        "bare": lambda: bare(source, coder),
+        "evaluation": lambda: evaluation(source, coder, mesh),
+    }
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in passes}
+    for number in range(rounds + 1):
+        for name in sorted(passes, reverse=bool(number % 2)):
+            found[name].append(timed(passes[name]))
+    kept = {name: times[1:] for name, times in found.items()}  # the first round warms up
+    if len({result for times in kept.values() for *_, result in times}) > 1:
+        raise RuntimeError("both passes must see the same entries")
+    figures: dict[str, Any] = {"active_entries": kept["bare"][0][2]}
+    for place, unit in enumerate(("seconds", "processor_seconds")):
+        figures[unit] = {n: statistics.median(t[place] for t in ts) for n, ts in kept.items()}
+        ratios = [e[place] / b[place] for b, e in zip(*kept.values(), strict=True)]
+        figures[f"ratio_{unit}"] = statistics.median(ratios)
+    return figures
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, help="where the store is written for the while")
+    parser.add_argument("--tokens", type=int, default=65_536, help="held out, about so many")
+    parser.add_argument("--num-latents", type=int, default=65_536)
+    parser.add_argument("--kinds", nargs="+", default=[kind.value for kind in Kind])
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    results: dict[str, Any] = {
+        "d": D,
+        "num_latents": options.num_latents,
+        "batch_tokens": _BATCH,
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+    }
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder, start_world() as world:
+        mesh = make_mesh(world, 1, {})
+        source = make_source(Path(folder) / "store", options.tokens)
+        results["tokens"] = source.num_held_out * SEQUENCE
+        for kind in options.kinds:
+            coder = make_coder(Kind(kind), options.num_latents)
+            results[kind] = compared(source, coder, mesh, options.rounds)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

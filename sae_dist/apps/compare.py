@@ -1,0 +1,60 @@
+"""Put several evaluated runs side by side: seeds of one ladder, or a ladder trained in parts.
+
+    python launch/compare.py "run=[seed0,seed1,seed2]" to=runs/seeds
+
+Writes `comparison.json` in the folder `to`: mean and spread of rungs that differ only in their
+seed, and scaling laws, dead latents and the comparison of forms over the rungs of all runs.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from sae_dist.apps import cli
+from sae_dist.apps.runs import finished_run
+from sae_dist.common.errors import UserError
+from sae_dist.common.files import read_json, write_json
+from sae_dist.common.log import say
+from sae_dist.config import CompareConfig
+from sae_dist.evaluate import VERSION
+from sae_dist.evaluate.ladder import EvaluatedRun, compare_runs
+
+
+def main() -> None:
+    """The command."""
+    cli.run(compare_command, "compare", __doc__ or "")
+
+
+def compare_command(config: CompareConfig) -> None:
+    """Read the runs' evaluations and write what they say together."""
+    if not config.run or len(set(config.run)) < len(config.run):
+        raise UserError(f"run={config.run}; expected the names of some runs, each once")
+    results = compare_runs([_evaluated(config.runs, name) for name in config.run])
+    folder = Path(config.to)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "comparison.json", results)
+    for name, rung in results["rungs"].items():
+        say(f"  {name} ({len(rung['runs'])}): L0 {_line(rung['l0'])}, FVU {_line(rung['fvu'])}")
+    say(f"figures in {folder / 'comparison.json'}")
+
+
+def _evaluated(runs: str, name: str) -> EvaluatedRun:
+    folder, settings = finished_run(runs, name)
+    path = folder / "evaluation.json"
+    if not path.is_file():
+        raise UserError(f"found no {path}; expected an evaluated run; run launch/evaluate.py first")
+    try:
+        evaluation = read_json(path)
+        version = evaluation.get("version")
+    except (ValueError, AttributeError, RecursionError) as error:
+        reason = type(error).__name__
+        raise UserError(
+            f"found {path} unreadable ({reason}); expected JSON; evaluate the run again"
+        ) from error
+    if version != VERSION:
+        raise UserError(f"{path} has version {version}; expected {VERSION}; evaluate the run again")
+    return EvaluatedRun(name=name, settings=settings, evaluation=evaluation)
+
+
+def _line(figure: dict[str, Any]) -> str:
+    spread = "" if figure["std"] is None else f" ± {figure['std']:.2g}"
+    return f"{figure['mean']:.4g}{spread}"
