@@ -15,7 +15,7 @@ from pathlib import Path
 from sae_dist.common.log import write_error
 
 COMMANDS = (
-    *("harvest", "verify", "train", "evaluate", "report", "small_lm", "selftest"),
+    *("plan", "harvest", "verify", "train", "evaluate", "report", "small_lm", "selftest"),
     *("chat_corpus", "reproduction"),
 )
 _COMPLETION = "completion"
