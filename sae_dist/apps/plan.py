@@ -12,6 +12,7 @@ preset has its sizes. See docs/planning.md for what is counted.
 """
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -98,6 +99,7 @@ def measured_rates(folder: Path) -> dict[str, Any]:
         "disk_free_gb": free_bytes(folder) / 1e9,
         "devices": torch.cuda.device_count() if is_cuda else 1,
         "efficiency": 1.0,
+        "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
     }
     if is_cuda:
         found["memory_gib"] = torch.cuda.get_device_properties(device).total_memory / 2**30
