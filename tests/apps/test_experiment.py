@@ -49,6 +49,15 @@ def test_every_experiment_composes_and_is_planned(
     assert table(made).count("\n") > 10 and to_dict(made)["training"]["hours"] > 0
 
 
+def test_experiments_that_only_train_are_laid_out() -> None:
+    others = {path.stem for path in (conf_folder() / "experiment").glob("*.yaml")}
+    for name in others - {path.stem for path in FILES}:
+        asked = [f"+experiment={name}", "store=a", "run=b"]
+        config = cli.to_dataclass(cli.compose_config("train", asked))
+        rungs = train.expand(config, asked, ["a"])
+        assert len({rung.name for rung in rungs}) == len(rungs) > 0
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_experiment_says_where_its_numbers_are_from(path: Path) -> None:
     head = re.match(r"(#.*\n)+", path.read_text(encoding="utf-8"))
