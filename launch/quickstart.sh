@@ -15,8 +15,7 @@ step "1/5 A small language model, from scratch, on the text of Python's standard
 export OMP_NUM_THREADS=1  # from here on two processes share the cores
 step "2/5 Its activations at three sites, to disk, by 2 processes" \
   accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no \
-  launch/harvest.py lm.name=$home/lm text=stdlib tokens=1M store=$home/store \
-  "sites=[resid_post.2,mlp_in.2,mlp_out.2]" writer.chunk_mib=1 writer.shard_mib=32
+  launch/harvest.py +experiment=quickstart
 
 step "3/5 A ladder of seven coders on one stream of them, by 2 processes" \
   torchrun --standalone --nproc-per-node 2 launch/train.py +experiment=quickstart

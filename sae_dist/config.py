@@ -1,6 +1,7 @@
 """The root of each command's configuration, and the one place that tells Hydra of them."""
 
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sae_dist.evaluate import EvaluationConfig, TransferConfig
 from sae_dist.harvest import HarvestLoopConfig
 from sae_dist.lm import LMConfig, SmallLMConfig
 from sae_dist.parallel import MeshConfig
+from sae_dist.plan import MachineConfig
 from sae_dist.store import StoreConfig
 from sae_dist.text import TextConfig
 from sae_dist.train import LoopConfig, OptimConfig
@@ -20,12 +22,17 @@ from sae_dist.train import LoopConfig, OptimConfig
 
 @dataclass(kw_only=True, slots=True)
 class HarvestConfig:
-    """`launch/harvest.py`: `tokens` of `text` through `lm`, kept at `sites` in `store`."""
+    """`launch/harvest.py`: `tokens` of `text` through `lm`, kept at `sites` in `store`.
+
+    `architecture` is what `launch/plan.py` knows of an LM that is not here: `model_type` and the
+    sizes of its config.json. The harvest itself loads what `lm.name` holds.
+    """
 
     store: str = MISSING
     sites: list[str] = MISSING
     tokens: int = 100_000_000
     lm: LMConfig = field(default_factory=lambda: LMConfig(name=MISSING))
+    architecture: dict[str, Any] = field(default_factory=dict)
     text: TextConfig = field(default_factory=lambda: TextConfig(path=MISSING))
     writer: StoreConfig = field(default_factory=StoreConfig)
     harvest: HarvestLoopConfig = field(default_factory=HarvestLoopConfig)
@@ -90,6 +97,21 @@ class CompareConfig:
     run: list[str] = MISSING
     to: str = MISSING
     runs: str = "runs"
+
+
+@dataclass(kw_only=True, slots=True)
+class PlanConfig:
+    """`launch/plan.py`: what a harvest and a training will take of `machine`.
+
+    With `measure` the rates are those of this machine, its disk's those of `folder`. `json` prints
+    JSON instead of the table, and `to` writes it to a file.
+    """
+
+    machine: MachineConfig = field(default_factory=MachineConfig)
+    measure: bool = False
+    folder: str = "."
+    json: bool = False
+    to: str | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -177,6 +199,7 @@ _ROOTS = {
     "train_schema": TrainConfig,
     "evaluate_schema": EvaluateConfig,
     "compare_schema": CompareConfig,
+    "plan_schema": PlanConfig,
     "report_schema": ReportConfig,
     "verify_schema": VerifyConfig,
     "small_lm_schema": SmallLMRootConfig,
@@ -186,6 +209,7 @@ _ROOTS = {
 }
 
 
+@cache
 def register() -> None:
     """Tell Hydra of the root dataclasses, against which every file of `conf/` is checked."""
     for name, root in _ROOTS.items():

@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from sae_dist.apps import experiment
 from sae_dist.common.credentials import keys_with_credentials, without_credentials
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import write_error
@@ -19,6 +20,7 @@ from sae_dist.config import conf_folder, register, schema
 _COUNT = re.compile(r"^(?P<key>[\w.]*tokens)=(?P<number>\d+(\.\d+)?)(?P<unit>[KMBT])$")
 _PREFIX = {"sweep": "+", "experiment": "+"}  # groups without a default are added
 _HOLDS_A_TEMPLATE = {"text", "transfer"}  # where a file of `chat` may go
+_EXPERIMENTS = ("plan", "harvest", "train")  # the commands that an experiment speaks to
 _HYDRA_ASIDES = (
     *("To append", "Config search path", "See https"),
     *("provider", "reference_type", "full_key", "object_type"),
@@ -55,10 +57,13 @@ def run(command: Callable[[Any], None], root: str, describe: str) -> None:
 def compose_config(root: str, overrides: list[str]) -> Any:
     """Compose `conf/<root>.yaml` with overrides; counts of tokens may read `100M` or `8B`.
 
+    `+experiment=NAME` stands for what NAME says for this command (`apps/experiment.py`).
+
     Raises:
         UserError: an unknown key, choice or value, with the nearest one that exists.
     """
     register()
+    overrides = experiment.for_command(root, overrides)
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
             return compose(root, [_expand_count(override) for override in overrides])
@@ -110,7 +115,7 @@ def words(root: str) -> list[str]:
 
 def _choices(root: str, config: Any) -> dict[str, list[str]]:
     """The groups of a command as they are written on its line, each with its files' names."""
-    known = {*config, "experiment"} if root == "train" else set(config)
+    known = {*config, "experiment"} if root in _EXPERIMENTS else set(config)
     folders = sorted(path for path in conf_folder().iterdir() if path.name in known)
     written = {_PREFIX.get(folder.name, "") + folder.name: folder for folder in folders}
     written |= {f"+chat@{key}": conf_folder() / "chat" for key in _HOLDS_A_TEMPLATE & set(config)}

@@ -15,8 +15,8 @@ from pathlib import Path
 from sae_dist.common.log import write_error
 
 COMMANDS = (
-    *("harvest", "verify", "train", "evaluate", "compare", "report", "small_lm", "selftest"),
-    *("chat_corpus", "reproduction"),
+    *("plan", "harvest", "verify", "train", "evaluate", "compare", "report"),
+    *("selftest", "small_lm", "chat_corpus", "reproduction"),
 )
 _COMPLETION = "completion"
 

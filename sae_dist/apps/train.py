@@ -9,6 +9,7 @@ Start the same command again to go on where it stopped, on any number of process
 
 import itertools
 import sys
+from dataclasses import replace
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -54,7 +55,7 @@ def train_command(config: TrainConfig) -> None:
         ):
             source = open_source(config.store, config.max_shard_gib)
             check_alike(world, config, source)
-            rungs = _pick(expand(config, sys.argv[1:], list(source.widths)), config.rungs)
+            rungs = chosen_rungs(config, sys.argv[1:], list(source.widths))
             training = TrainingRun(config, rungs, source, world, folder, watch)
             if world.rank == 0:  # only now: a changed run was refused
                 folder.mkdir(parents=True, exist_ok=True)
@@ -63,6 +64,11 @@ def train_command(config: TrainConfig) -> None:
     except Preempted as ending:
         say(str(ending))
         sys.exit(REQUEUE)
+
+
+def chosen_rungs(config: TrainConfig, overrides: list[str], sites: list[str]) -> list[RungConfig]:
+    """Those of `expand` that `rungs` picks, or all."""
+    return _pick(expand(config, overrides, sites), config.rungs)
 
 
 def expand(config: TrainConfig, overrides: list[str], sites: list[str]) -> list[RungConfig]:
@@ -77,15 +83,19 @@ def expand(config: TrainConfig, overrides: list[str], sites: list[str]) -> list[
     """
     if not config.sweep.grids:
         return [_rung(config, {}, sites)]
-    rungs = []
+    rungs: list[RungConfig] = []
+    composed: dict[tuple[str, ...], TrainConfig] = {}
     for grid in config.sweep.grids:
         values = {key: value if isinstance(value, list) else [value] for key, value in grid.items()}
         swept = [key for key in values if len(values[key]) > 1 and key not in _SHOWN]
         for combination in itertools.product(*values.values()):
             choice = dict(zip(values, combination, strict=True))
-            own = [f"{key}={value}" for key, value in choice.items()]
-            composed = cli.to_dataclass(cli.compose_config("train", overrides + own))
-            rungs.append(_rung(composed, {key: choice[key] for key in swept}, sites))
+            places = {key: choice[key] for key in ("site", "target") if key in choice}
+            own = tuple(f"{key}={choice[key]}" for key in choice if key not in places)
+            if own not in composed:  # where a rung reads and writes changes nothing else of it
+                composed[own] = cli.to_dataclass(cli.compose_config("train", [*overrides, *own]))
+            rung = replace(composed[own], **places)
+            rungs.append(_rung(rung, {key: choice[key] for key in swept}, sites))
     return rungs
 
 

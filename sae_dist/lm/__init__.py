@@ -7,6 +7,7 @@ from sae_dist.lm.load import LM, LMConfig, LMDtype, load_lm, load_tokenizer
 from sae_dist.lm.loss import divergence_NS, loss_of_logits_NS, next_token_loss_NS
 from sae_dist.lm.rollout import rollouts
 from sae_dist.lm.sites import End, Site, resolve
+from sae_dist.lm.size import LMSize, lm_size
 from sae_dist.lm.splice import splice
 from sae_dist.lm.tensor import load_sliced_lm, sliced_sites
 from sae_dist.lm.zero3 import load_spread_lm, spread_engine
@@ -17,10 +18,12 @@ __all__ = [
     "End",
     "LMConfig",
     "LMDtype",
+    "LMSize",
     "Site",
     "SmallLMConfig",
     "divergence_NS",
     "fold_rms_norms",
+    "lm_size",
     "load_lm",
     "load_sliced_lm",
     "load_spread_lm",

@@ -12,6 +12,7 @@ from sae_dist.selftest.filesystem import (
     visibility,
 )
 from sae_dist.selftest.jobs import Job
+from sae_dist.selftest.rates import copy_rate, disk_rate, product_rate
 from sae_dist.selftest.speed import products, stream, sums
 from sae_dist.selftest.stores import damage_found, killed_writers
 from sae_dist.selftest.training import (
@@ -42,4 +43,16 @@ CHECKS = (
 )
 """In order: `resumption` goes on with the run that the two checks before it disturbed."""
 
-__all__ = ["CHECKS", "Check", "Found", "Job", "Place", "Result", "perform", "table"]
+__all__ = [
+    "CHECKS",
+    "Check",
+    "Found",
+    "Job",
+    "Place",
+    "Result",
+    "copy_rate",
+    "disk_rate",
+    "perform",
+    "product_rate",
+    "table",
+]

@@ -2,19 +2,18 @@
 
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from sae_dist.selftest.check import Found, Place
+from sae_dist.selftest.rates import product_rate, seconds_of
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import ActivationStream, StreamConfig
 
 _SUM_BYTES, _SMALL_SUMS, _LARGE_SUMS = 1 << 26, 100, 5
 _STORE_TOKENS, _STORE_WIDTH, _BATCH_TOKENS = 65536, 512, 4096
-_PRODUCTS, _ROUNDS = 8, 5
 _LEAST_SHARE = 0.5  # of the median rank's rate
 
 
@@ -25,8 +24,8 @@ def sums(place: Place) -> Found:
     dist.all_reduce(ranks)
     agree = all(place.together(lambda: bool((ranks == size * (size - 1) // 2).all())))
     small = torch.zeros(1, device=device)
-    latency = _seconds(lambda: dist.all_reduce(small), device, _SMALL_SUMS)
-    large = _seconds(lambda: dist.all_reduce(ranks), device, _LARGE_SUMS)
+    latency = seconds_of(lambda: dist.all_reduce(small), device, _SMALL_SUMS)
+    large = seconds_of(lambda: dist.all_reduce(ranks), device, _LARGE_SUMS)
     latency, large = (max(place.together(lambda s=seconds: s)) for seconds in (latency, large))
     rate = 2 * (size - 1) / size * _SUM_BYTES / large  # bytes that a ring puts on each link
     text = f"{1e6 * latency:.0f} µs; 64 MiB: {1e3 * large:.0f} ms, {rate / 1e9:.2f} GB/s a rank"
@@ -43,7 +42,7 @@ def stream(place: Place) -> Found:
 def products(place: Place) -> Found:
     """Every rank's device multiplies matrices at a rate like the rest."""
     return _compared(
-        [r / 1e12 for r in place.together(_product_rate, place.world.device)], "TFLOP/s"
+        [r / 1e12 for r in place.together(product_rate, place.world.device)], "TFLOP/s"
     )
 
 
@@ -76,26 +75,3 @@ def _read_rate(place: Place) -> float:
             if state.step * batch_tokens >= 4 * _STORE_TOKENS:
                 break
     return num_bytes / (time.perf_counter() - start)
-
-
-def _product_rate(device: torch.device) -> float:
-    """Floating-point operations a second: bfloat16 on GPUs, float32 on CPUs; the best of rounds."""
-    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
-    x, y = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    best = min(_seconds(lambda: torch.mm(x, y), device, _PRODUCTS) for _ in range(_ROUNDS))
-    return 2 * size**3 / best
-
-
-def _seconds(run: Callable[[], object], device: torch.device, times: int) -> float:
-    """Seconds one call takes, of several in a row after one that is not counted."""
-    run()
-    start = _now(device)
-    for _ in range(times):
-        run()
-    return (_now(device) - start) / times
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

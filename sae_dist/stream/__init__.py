@@ -4,7 +4,7 @@ from sae_dist.stream.held_out import HeldOutBatch, held_out
 from sae_dist.stream.in_memory import ActivationsInMemory, RowStream
 from sae_dist.stream.order import TokenOrder
 from sae_dist.stream.source import ActivationSource, Batches, StoredActivations
-from sae_dist.stream.stream import ActivationStream, Batch, StreamConfig, StreamState
+from sae_dist.stream.stream import ActivationStream, Batch, StreamConfig, StreamState, memory_bound
 
 __all__ = [
     "ActivationSource",
@@ -19,4 +19,5 @@ __all__ = [
     "StreamState",
     "TokenOrder",
     "held_out",
+    "memory_bound",
 ]

@@ -14,6 +14,7 @@ from sae_dist.common.dtypes import from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
 from sae_dist.store import Store
+from sae_dist.store.layout import Layout
 from sae_dist.stream.ahead import Ahead
 from sae_dist.stream.buckets import Bucket, LaneReader
 from sae_dist.stream.order import TokenOrder
@@ -79,8 +80,7 @@ class ActivationStream:
         counts = store.trainable_counts()
         chunks = np.array(store.training_chunks(), np.int64)
         self._chunks = chunks[counts[chunks] > 0]
-        positions = store.layout.chunk_sequences * store.layout.sequence_length
-        self._bucket_chunks = max(1, config.bucket_tokens // (config.lanes * positions))
+        self._bucket_chunks = _bucket_chunks(store.layout, config)
         self._order = TokenOrder(
             counts[self._chunks], config.lanes, self._bucket_chunks, batch_tokens, seed
         )
@@ -99,16 +99,10 @@ class ActivationStream:
     @property
     def memory_bound(self) -> int:
         """Bytes that buckets, batches and tokens being read can take on this rank."""
-        layout, itemsize = self._store.layout, self._store.dtype.storage.itemsize
-        row = sum(self._store.sites[site] for site in self._sites) * itemsize
-        chunk = layout.chunk_sequences * layout.sequence_length
-        # beside its values a bucket's position has a mark, and as a batch's row two numbers
-        bucket = self._bucket_chunks * chunk * (row + 1 + 8 + 8)
-        batch = len(self._lanes) * self._order.lane_tokens * (row + 8 + 8)
-        return (
-            2 * len(self._lanes) * bucket
-            + (self._config.batches_ahead + 2) * batch
-            + self._config.read_threads * chunk
+        widths = {site: self._store.sites[site] for site in self._sites}
+        row_bytes = sum(widths.values()) * self._store.dtype.storage.itemsize
+        return memory_bound(
+            self._store.layout, row_bytes, self._config, self._batch_tokens, len(self._lanes)
         )
 
     def state_at(self, step: int) -> StreamState:
@@ -207,6 +201,22 @@ class ActivationStream:
                 f"an epoch uses {self.tokens_per_epoch} of {num_tokens} training tokens, because "
                 "lanes differ in length: lower stream.lanes, or store smaller chunks (chunk_mib)"
             )
+
+
+def memory_bound(
+    layout: Layout, row_bytes: int, config: StreamConfig, batch_tokens: int, lanes: int
+) -> int:
+    """Bytes that a rank with `lanes` of the lanes holds at most; a token has `row_bytes`."""
+    chunk = layout.chunk_sequences * layout.sequence_length
+    # beside its values a bucket's position has a mark, and as a batch's row two numbers
+    bucket = _bucket_chunks(layout, config) * chunk * (row_bytes + 1 + 8 + 8)
+    batch = lanes * (batch_tokens // config.lanes) * (row_bytes + 8 + 8)
+    return 2 * lanes * bucket + (config.batches_ahead + 2) * batch + config.read_threads * chunk
+
+
+def _bucket_chunks(layout: Layout, config: StreamConfig) -> int:
+    positions = layout.chunk_sequences * layout.sequence_length
+    return max(1, config.bucket_tokens // (config.lanes * positions))
 
 
 def _gather(

@@ -1,0 +1,92 @@
+"""Experiments: a file of `conf/experiment/` says for each command what would have been typed.
+
+    harvest:
+      lm: gemma_2_2b
+      tokens: 8B
+    train:
+      coder: topk
+      coder.k: 64
+
+Each section holds overrides of one command, in which maps may be nested. What stands on the command
+line itself wins.
+"""
+
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from sae_dist.common.errors import UserError
+from sae_dist.config import conf_folder
+
+_ASKED = "+experiment="
+_PARTS = ("harvest.", "train.")  # how overrides of these commands begin for launch/plan.py
+
+
+def for_command(root: str, overrides: list[str]) -> list[str]:
+    """The overrides of one command, with `+experiment=NAME` replaced by what it says for `root`.
+
+    Raises:
+        UserError: there is no such experiment, or it says nothing for this command.
+    """
+    others = (_ASKED, *_PARTS) if root == "plan" else _ASKED
+    typed = [override for override in overrides if not override.startswith(others)]
+    names = [one.removeprefix(_ASKED) for one in overrides if one.startswith(_ASKED)]
+    keys = {_key(override) for override in typed}
+    groups = {_key(override) for override in typed if override.startswith("+")}  # +sweep=…
+    said = [
+        override
+        for name in names
+        for override in _section(name, root)
+        if _key(override) not in keys and _key(override).partition(".")[0] not in groups
+    ]
+    return said + typed
+
+
+def for_part(part: str, overrides: list[str]) -> list[str]:
+    """What a command line like `launch/plan.py`'s says for another command: `train.tokens=1B`."""
+    return [
+        override.removeprefix(f"{part}.")
+        for override in overrides
+        if override.startswith((_ASKED, f"{part}."))
+    ]
+
+
+def _section(name: str, root: str) -> list[str]:
+    folder = conf_folder() / "experiment"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
+        raise UserError(f"found no experiment {name!r}; expected one of {', '.join(near)}")
+    sections = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    if root not in sections:
+        if root == "plan":
+            return []
+        raise UserError(
+            f"experiment {name} says nothing for launch/{root}.py; it has {', '.join(sections)}"
+        )
+    return [f"{key}={_spelled(value)}" for key, value in _flat(sections[root])]
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _spelled(value: Any) -> str:
+    """A value in the grammar of Hydra's command line."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_spelled(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_spelled, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")

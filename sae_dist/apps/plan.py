@@ -1,0 +1,110 @@
+r"""Plan a harvest and a training before anything is spent: disk, memory, meshes, hours.
+
+    python launch/plan.py +experiment=gemma_scope_2b_resid_16k machine=h100_80gb machine.devices=64
+    python launch/plan.py +experiment=gpt2_ladder_topk measure=true
+    python launch/plan.py harvest.lm=pythia_70m harvest.text=fineweb harvest.tokens=100M \
+        harvest.sites=[resid_post.3] harvest.store=stores/a train.store=stores/a train.run=a \
+        train.coder=topk
+
+What begins with `harvest.` or `train.` is an override of launch/harvest.py or launch/train.py, and
+changes what the experiment says. Nothing is downloaded but an LM's config.json, and only if no
+preset has its sizes. See docs/planning.md for what is counted.
+"""
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sae_dist.apps import cli, experiment
+from sae_dist.apps.train import chosen_rungs
+from sae_dist.common.files import write_json
+from sae_dist.common.log import say
+from sae_dist.config import HarvestConfig, PlanConfig, TrainConfig
+from sae_dist.lm import lm_size
+from sae_dist.plan import MachineConfig, Plan, Tokens, plan_harvest, plan_training, table, to_dict
+from sae_dist.selftest import copy_rate, disk_rate, product_rate
+from sae_dist.store import free_bytes
+
+
+def main() -> None:
+    """The command."""
+    cli.run(plan_command, "plan", __doc__ or "")
+
+
+def plan_command(config: PlanConfig) -> None:
+    """Print the plan that the command line asks for."""
+    measured = measured_rates(Path(config.folder)) if config.measure else {}
+    machine = replace(config.machine, **measured)
+    plan = make_plan(sys.argv[1:], machine, sorted(measured))
+    plain = to_dict(plan)
+    print(json.dumps(plain, indent=1) if config.json else table(plan))
+    if config.to is not None:
+        write_json(Path(config.to), plain)
+        say(f"as JSON in {config.to}")
+
+
+def make_plan(overrides: list[str], machine: MachineConfig, measured: list[str]) -> Plan:
+    """The plan of what `overrides` say for a harvest and a training."""
+    typed = {part: experiment.for_part(part, overrides) for part in ("harvest", "train")}
+    harvest: HarvestConfig = cli.to_dataclass(cli.compose_config("harvest", typed["harvest"]))
+    train: TrainConfig = cli.to_dataclass(cli.compose_config("train", typed["train"]))
+    if machine.disk_free_gb is None:
+        machine = replace(machine, disk_free_gb=free_bytes(harvest.store) / 1e9)
+    size = lm_size(harvest.lm, harvest.architecture, harvest.sites)
+    length = harvest.text.sequence_length
+    tokens = Tokens(
+        num_tokens=harvest.tokens,
+        sequence_length=length,
+        batch_sequences=harvest.harvest.batch_sequences,
+    )
+    harvest_plan = plan_harvest(
+        size,
+        tokens,
+        harvest.writer,
+        machine,
+        tensor=harvest.lm.tensor,
+        max_shard_bytes=int(train.max_shard_gib * 2**30),
+    )
+    stored = harvest.writer.dtype.storage.itemsize
+    rungs = chosen_rungs(train, typed["train"], harvest.sites)
+    training = plan_training(train, rungs, size.widths, harvest_plan.layout, stored, machine)
+    return Plan(
+        lm=harvest.lm.name,
+        size=size,
+        machine=machine,
+        measured=measured,
+        harvest=harvest_plan,
+        training=training,
+    )
+
+
+def measured_rates(folder: Path) -> dict[str, Any]:
+    """What this machine's first device, its memory and the disk of `folder` do, in a few seconds.
+
+    Without a GPU the device is the whole processor. The network is not measured.
+    """
+    is_cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if is_cuda else "cpu")
+    float32 = product_rate(device, torch.float32)
+    found = {
+        "flops": product_rate(device, torch.bfloat16) if is_cuda else float32,
+        "flops_float32": float32,
+        "memory_gbps": copy_rate(device) / 1e9,
+        "disk_gbps": disk_rate(folder) / 1e9,
+        "disk_free_gb": free_bytes(folder) / 1e9,
+        "devices": torch.cuda.device_count() if is_cuda else 1,
+        "efficiency": 1.0,
+        "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
+    }
+    if is_cuda:
+        found["memory_gib"] = torch.cuda.get_device_properties(device).total_memory / 2**30
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The machine that a plan is made for."""
+
+from dataclasses import dataclass
+
+_GIGA = 1e9
+
+
+@dataclass(kw_only=True, slots=True)
+class MachineConfig:
+    """Devices, and what each of them does a second; ready ones stand in `conf/machine/`.
+
+    `flops` are those of bfloat16 products with float32 sums, `flops_float32` those of float32 ones,
+    `memory_gbps` and `network_gbps` what a device reads of its memory and sends to the others, in
+    GB/s. Of these peaks a program reaches the share `efficiency`. `disk_gbps` is what all devices
+    together read or write, as it is measured; `disk_free_gb` None stands for what is free here.
+    """
+
+    devices: int = 8
+    memory_gib: float = 74.5
+    flops: float = 989.4e12
+    flops_float32: float = 66.9e12
+    memory_gbps: float = 3350.0
+    network_gbps: float = 450.0
+    disk_gbps: float = 1.0
+    disk_free_gb: float | None = None
+    efficiency: float = 0.5
+
+    def seconds_of_products(self, flops: float, *, is_float32: bool = False) -> float:
+        """What one device takes for a number of floating-point operations in dense products."""
+        return flops / (self.efficiency * (self.flops_float32 if is_float32 else self.flops))
+
+    def seconds_of_memory(self, num_bytes: float) -> float:
+        """What one device takes to read or write as much of its memory."""
+        return num_bytes / (self.efficiency * self.memory_gbps * _GIGA)
+
+    def seconds_of_network(self, num_bytes: float) -> float:
+        """What one device takes to send as much."""
+        return num_bytes / (self.efficiency * self.network_gbps * _GIGA)
+
+    def seconds_of_disk(self, num_bytes: float) -> float:
+        """What all devices together take to read or write as much."""
+        return num_bytes / (self.disk_gbps * _GIGA)

@@ -1,0 +1,71 @@
+"""The tensors that one process of a mesh holds of a rung, counted in bytes."""
+
+from sae_dist.coders import CoderConfig, Form, Kind
+from sae_dist.train import OptimConfig
+
+_INT64, _FLOAT64, _STEP = 8, 8, 4
+_BLOCK_LATENTS, _BLOCK_VALUES = 1 << 16, 1 << 28  # of a product at once, on GPUs
+_ROWS_AT_ONCE = 5  # tensors of B × D or B × E that live at once in a step, about
+_ENTRY_BYTES = 64  # of what is known of an entry: numbers, values, gradients, orders; about
+CANDIDATES = 1.6  # entries that the search keeps for one that is active (docs/architecture.md)
+L0_UNKNOWN = 50.0  # Gemma Scope's at λ = 6e-4 (Lieberum et al. 2024, figure 5)
+
+
+def rung_memory(
+    coder: CoderConfig,
+    optim: OptimConfig,
+    d_in: int,
+    d_out: int,
+    latent: int = 1,
+    *,
+    bytes_per_value: int = 4,
+    bytes_per_searched: int = 2,
+) -> dict[str, int]:
+    """Bytes that a process holds between steps, and of gradients in one, by what they are.
+
+    `parameters`, `moments` and `counters` are what a checkpoint holds, `rounded` the encoder's copy
+    for the search and its errors. `gradients` are at most that: sparse ones have fewer rows.
+
+    Args:
+        latent: processes that share the latents.
+        bytes_per_value: of weights and moments.
+        bytes_per_searched: of a value of the rounded copy.
+    """
+    F, D, E, w = coder.num_latents // latent, d_in, d_out, bytes_per_value
+    matrices = F * (D + E)
+    vectors = [F, E]  # b_enc, b_dec
+    if coder.kind is Kind.jumprelu:
+        vectors.append(F)
+    if coder.form is Form.skip_transcoder:
+        vectors.append(E * D)
+    of_rows = 2 * matrices * w if optim.beta1 else matrices * w + 2 * F * _INT64
+    threshold = _FLOAT64 if coder.kind is Kind.batchtopk else 0
+    return {
+        "parameters": (matrices + sum(vectors)) * w + threshold,
+        "moments": of_rows + 2 * sum(vectors) * w + len(vectors) * _STEP,
+        "counters": 2 * F * _INT64,
+        "rounded": F * D * bytes_per_searched + 2 * F * w,
+        "gradients": (matrices + sum(vectors)) * w,
+    }
+
+
+def checkpoint_bytes(memory: dict[str, int]) -> int:
+    """Of one checkpoint of a rung, from what one process would hold of it alone."""
+    return memory["parameters"] + memory["moments"] + memory["counters"]
+
+
+def active_a_row(coder: CoderConfig) -> float:
+    """L0: k, or the target; with λ alone it is not known before, and 50 is assumed."""
+    if coder.kind is not Kind.jumprelu:
+        return float(coder.k)
+    return L0_UNKNOWN if coder.target_l0 is None else coder.target_l0
+
+
+def working_memory(
+    coder: CoderConfig, d_in: int, d_out: int, rows: int, latent: int, bytes_per_value: int = 4
+) -> int:
+    """About what a step makes and lets go of: rows, a block of the product, entries."""
+    F = coder.num_latents // latent
+    block = 2 * min(rows * min(F, _BLOCK_LATENTS), _BLOCK_VALUES)
+    entries = int(rows * CANDIDATES * active_a_row(coder)) * _ENTRY_BYTES
+    return _ROWS_AT_ONCE * rows * (d_in + d_out) * bytes_per_value + block + entries

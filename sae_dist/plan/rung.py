@@ -1,0 +1,120 @@
+"""What one rung of a ladder takes: its mesh, memory, and time a step."""
+
+from dataclasses import dataclass
+
+from sae_dist.coders import CoderConfig, Form
+from sae_dist.parallel import choose_mesh
+from sae_dist.parallel.cost import wire_bytes
+from sae_dist.plan.machine import MachineConfig
+from sae_dist.plan.memory import (
+    CANDIDATES,
+    active_a_row,
+    checkpoint_bytes,
+    rung_memory,
+    working_memory,
+)
+from sae_dist.train import OptimConfig, RungConfig
+
+_ROUNDED_BYTES = 2  # bfloat16
+_OF_OUTPUT = 2  # times that the product's output is moved: written, and looked through
+_OF_WEIGHTS = 6  # a gradient is written and read; a weight and its second moment read and written
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RungPlan:
+    """A rung's cost.
+
+    Attributes:
+        mesh: lengths of the data axis and the latent axis.
+        device_bytes: that one process holds, by what for; `working` is estimated.
+        flops: of a step, on all devices together.
+        moved_bytes, sent_bytes: that one device moves in its memory and sends in a step.
+        step_seconds: product, memory and messages one after the other.
+        checkpoint_bytes, coder_bytes: on disk, of one checkpoint and of the coder at the end.
+    """
+
+    name: str
+    mesh: tuple[int, int]
+    device_bytes: dict[str, int]
+    flops: float
+    moved_bytes: float
+    sent_bytes: float
+    step_seconds: float
+    checkpoint_bytes: int
+    coder_bytes: int
+
+
+def plan_rung(
+    rung: RungConfig,
+    d_in: int,
+    d_out: int,
+    batch_tokens: int,
+    bytes_per_value: int,
+    machine: MachineConfig,
+) -> RungPlan:
+    """One rung's cost. Raises UserError if it fits no mesh of the machine's devices."""
+    coder, D, E, w = rung.coder, d_in, d_out, bytes_per_value
+    latent = choose_mesh(rung.parallel, machine.devices, coder, D, E, batch_tokens)
+    mesh = machine.devices // latent, latent
+    rows = batch_tokens // mesh[0]
+    sizes = {"bytes_per_value": w, "bytes_per_searched": _ROUNDED_BYTES if w == 4 else w}
+    memory = rung_memory(coder, rung.optim, D, E, latent, **sizes)
+    memory["working"] = working_memory(coder, D, E, rows, latent, w)
+    whole = rung_memory(coder, rung.optim, D, E, **sizes)
+    product, sparse = step_flops(coder, D, E, batch_tokens)
+    moved = moved_bytes(coder, rung.optim, D, E, rows, mesh, w)
+    sent = wire_bytes(coder, D, E, batch_tokens, mesh)
+    return RungPlan(
+        name=rung.name,
+        mesh=mesh,
+        device_bytes=memory,
+        flops=product + sparse,
+        moved_bytes=moved,
+        sent_bytes=sent,
+        step_seconds=machine.seconds_of_products(product / machine.devices)
+        + machine.seconds_of_memory(moved)
+        + machine.seconds_of_network(sent),
+        checkpoint_bytes=checkpoint_bytes(whole),
+        coder_bytes=whole["parameters"],
+    )
+
+
+def step_flops(coder: CoderConfig, D: int, E: int, batch_tokens: int) -> tuple[float, float]:
+    """Operations of dense products in a step, and of what touches only entries.
+
+    The search multiplies every row with every latent: 2·B·F·D. Of N active entries, 1.6·N are
+    computed again, and N decoded; three gradients cost as much each. A skip is one product, and
+    one for its gradient. Beyond it: AuxK's dead latents, and a JumpReLU's first, dense steps.
+    """
+    num, times = batch_tokens * active_a_row(coder), 1
+    if coder.uses_multi_topk:
+        num, times = 5 * num, 2
+    product = 2.0 * times * batch_tokens * coder.num_latents * D
+    if coder.form is Form.skip_transcoder:
+        product += 4.0 * batch_tokens * D * E
+    return product, num * (2 * CANDIDATES * D + 6 * E + 2 * D)
+
+
+def moved_bytes(
+    coder: CoderConfig,
+    optim: OptimConfig,
+    D: int,
+    E: int,
+    rows: int,
+    mesh: tuple[int, int],
+    bytes_per_value: int,
+) -> float:
+    """Bytes that one device reads and writes in a step, as if no cache held any of them.
+
+    The product reads the rounded encoder and moves its output twice; an entry reads rows of the
+    matrices and of the batch; the update passes over the rows: all of them, or with β₁ = 0 and
+    one part of the batch those that can have fired.
+    """
+    (data, latent), w = mesh, bytes_per_value
+    F = coder.num_latents // latent
+    num = rows * active_a_row(coder) / latent
+    search = _ROUNDED_BYTES * (F * D + _OF_OUTPUT * rows * F)
+    entries = num * w * (CANDIDATES * D + 3 * E + D)
+    share = 1.0 if optim.beta1 or data > 1 else min(1.0, num / F)
+    times = _OF_WEIGHTS + (2 if optim.beta1 else 0)
+    return search + entries + share * F * (times * (D + E) * w + _ROUNDED_BYTES * D)

@@ -1,0 +1,168 @@
+"""What training a ladder takes: memory, disk and hours of all its rungs on one stream."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sae_dist.common.errors import UserError
+from sae_dist.plan.machine import MachineConfig
+from sae_dist.plan.rung import RungPlan, plan_rung
+from sae_dist.store.layout import Layout
+from sae_dist.stream import memory_bound
+from sae_dist.train import LoopConfig, RungConfig
+from sae_dist.train.ladder import sites_of
+
+_KEPT = ("parameters", "moments", "counters")  # what a checkpoint holds
+_PASSING = ("gradients", "working")  # rungs take their steps one after the other
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingPlan:
+    """A ladder's cost; rungs take their steps one after the other on one stream.
+
+    Attributes:
+        read_bytes: of the store, in all.
+        disk_hours: of reading them.
+        device_bytes, host_bytes: that one process holds, by what for.
+        checkpoint_bytes: of all checkpoints that there are at once.
+        coder_bytes: of all coders at the end.
+    """
+
+    num_steps: int
+    num_tokens: int
+    rungs: list[RungPlan]
+    read_bytes: int
+    disk_hours: float
+    device_bytes: dict[str, int]
+    host_bytes: dict[str, int]
+    checkpoint_bytes: int
+    coder_bytes: int
+    warnings: list[str]
+
+    @property
+    def compute_hours(self) -> float:
+        """Of all steps of all rungs."""
+        return self.num_steps * sum(rung.step_seconds for rung in self.rungs) / 3600
+
+    @property
+    def hours(self) -> float:
+        """Steps and reading go on at once."""
+        return max(self.compute_hours, self.disk_hours)
+
+
+def plan_training(
+    config: LoopConfig,
+    rungs: Sequence[RungConfig],
+    widths: dict[str, int],
+    layout: Layout,
+    bytes_per_stored: int,
+    machine: MachineConfig,
+) -> TrainingPlan:
+    """The cost of training `rungs` on a store of `layout` with sites of `widths`.
+
+    Raises:
+        UserError: a rung reads a site that the store would not have.
+    """
+    sites = sites_of(list(rungs))
+    if absent := [site for site in sites if site not in widths]:
+        raise UserError(
+            f"found rungs that read {', '.join(absent)}; expected sites of the harvest, "
+            f"{', '.join(widths)}; change train.site, train.target or harvest.sites"
+        )
+    plans, warnings = _plan_rungs(config, rungs, widths, machine)
+    num_steps = config.tokens // config.batch_tokens
+    row_bytes = bytes_per_stored * sum(widths[site] for site in sites)
+    read = num_steps * config.batch_tokens * row_bytes
+    plan = TrainingPlan(
+        num_steps=num_steps,
+        num_tokens=num_steps * config.batch_tokens,
+        rungs=plans,
+        read_bytes=read,
+        disk_hours=machine.seconds_of_disk(read) / 3600,
+        device_bytes=_device_bytes(plans, config.batch_tokens // machine.devices * row_bytes),
+        host_bytes=_host_bytes(plans, config, layout, row_bytes, machine.devices),
+        checkpoint_bytes=_num_kept(config, num_steps) * sum(one.checkpoint_bytes for one in plans),
+        coder_bytes=sum(one.coder_bytes for one in plans),
+        warnings=warnings,
+    )
+    plan.warnings.extend(_warnings(plan, config, layout, machine))
+    return plan
+
+
+def _plan_rungs(
+    config: LoopConfig, rungs: Sequence[RungConfig], widths: dict[str, int], machine: MachineConfig
+) -> tuple[list[RungPlan], list[str]]:
+    """Each rung's plan, and what was said of those that fit no mesh."""
+    plans, warnings = [], []
+    for rung in rungs:
+        sizes = widths[rung.site], widths[rung.target], config.batch_tokens
+        try:
+            plans.append(plan_rung(rung, *sizes, config.precision.weights.itemsize, machine))
+        except UserError as error:
+            warnings.append(f"mesh: {rung.name}: {error}")
+    return plans, warnings
+
+
+def _device_bytes(plans: list[RungPlan], rows: int) -> dict[str, int]:
+    """All rungs' tensors together, and of what passes the most of one; `rows` of one batch."""
+    total: Counter[str] = Counter({"rows": rows})
+    for plan in plans:
+        for name, num_bytes in plan.device_bytes.items():
+            total[name] = (
+                max(total[name], num_bytes) if name in _PASSING else total[name] + num_bytes
+            )
+    return dict(total)
+
+
+def _host_bytes(
+    plans: list[RungPlan], config: LoopConfig, layout: Layout, row_bytes: int, devices: int
+) -> dict[str, int]:
+    """The stream's buckets and batches, and the copy that a checkpoint is written from."""
+    lanes = max(1, config.stream.lanes // devices)
+    return {
+        "stream": memory_bound(layout, row_bytes, config.stream, config.batch_tokens, lanes),
+        "checkpoint": sum(plan.device_bytes[name] for plan in plans for name in _KEPT),
+    }
+
+
+def _num_kept(config: LoopConfig, num_steps: int) -> int:
+    """Checkpoints that there are at once: the oldest goes when the newest is whole."""
+    for_ever = num_steps // config.checkpoint.keep_every if config.checkpoint.keep_every else 0
+    num_saved = -(-num_steps // config.checkpoint.every_steps)
+    return min(config.checkpoint.keep + 1 + for_ever, num_saved)
+
+
+def _warnings(
+    plan: TrainingPlan, config: LoopConfig, layout: Layout, machine: MachineConfig
+) -> list[str]:
+    found, lanes, batch = [], config.stream.lanes, config.batch_tokens
+    needed = plan.checkpoint_bytes + plan.coder_bytes
+    if machine.disk_free_gb is not None and needed > machine.disk_free_gb * 1e9:
+        found.append(
+            f"disk: checkpoints and coders take {needed / 1e9:,.0f} GB, "
+            f"{machine.disk_free_gb:,.0f} GB are free: train fewer rungs at once (train.rungs=…)"
+        )
+    if (held := sum(plan.device_bytes.values())) > machine.memory_gib * 2**30:
+        found.append(
+            f"memory: training takes about {held / 2**30:,.0f} GiB a device of "
+            f"{machine.memory_gib:g}: train fewer rungs at once (train.rungs=…) or on more devices"
+        )
+    if lanes % machine.devices:
+        found.append(f"lanes: {machine.devices} devices do not divide stream.lanes={lanes}")
+    if batch % lanes or batch % machine.devices:
+        found.append(
+            f"lanes: stream.lanes={lanes} and {machine.devices} devices must divide "
+            f"batch_tokens={batch}"
+        )
+    if lanes > layout.num_chunks:
+        found.append(
+            f"lanes: {lanes} lanes and {layout.num_chunks} chunks: lower stream.lanes or "
+            "writer.chunk_mib"
+        )
+    harvested = layout.num_sequences * layout.sequence_length
+    if plan.num_tokens > 1.2 * harvested:
+        found.append(
+            f"tokens: training takes {plan.num_tokens:,}, {plan.num_tokens / harvested:.1f} times "
+            "those that are harvested"
+        )
+    return found

@@ -1,0 +1,117 @@
+"""Experiments: what they stand for, and that each composes, is laid out and planned."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sae_dist.apps import cli, experiment, plan, train
+from sae_dist.common.errors import UserError
+from sae_dist.config import HarvestConfig, TrainConfig, conf_folder
+from sae_dist.plan import MachineConfig, table, to_dict
+from tests.lm.tiny import tiny_model
+
+FILES = [  # those that harvest; the others read what is there
+    path
+    for path in sorted((conf_folder() / "experiment").glob("*.yaml"))
+    if "harvest" in yaml.safe_load(path.read_text(encoding="utf-8"))
+]
+MACHINE = MachineConfig(disk_free_gb=1e9)
+
+
+def composed(name: str, *overrides: str) -> tuple[HarvestConfig, TrainConfig]:
+    asked = [f"+experiment={name}", *overrides]
+    configs = [cli.to_dataclass(cli.compose_config(root, asked)) for root in ("harvest", "train")]
+    return configs[0], configs[1]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_experiment_composes_and_is_planned(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = MACHINE
+    if path.stem == "quickstart":  # of two CPU cores, whose LM is trained first
+        machine = replace(MACHINE, devices=2)
+        monkeypatch.chdir(tmp_path)
+        tiny_model("llama").save_pretrained(tmp_path / "runs/quickstart/lm")
+    said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert said["harvest"]["store"] == said["train"]["store"]
+    assert said["train"]["run"] == path.stem
+    made = plan.make_plan([f"+experiment={path.stem}"], machine, [])
+    names = {rung.name for rung in made.training.rungs}
+    assert len(names) == len(made.training.rungs) > 0
+    assert made.size.widths.keys() == set(said["harvest"]["sites"])
+    harvested = made.harvest.layout.num_sequences * made.harvest.layout.sequence_length
+    assert made.training.num_tokens <= 1.001 * harvested
+    assert made.warnings == []  # with enough disk it all fits eight H100
+    assert table(made).count("\n") > 10 and to_dict(made)["training"]["hours"] > 0
+
+
+def test_experiments_that_only_train_are_laid_out() -> None:
+    others = {path.stem for path in (conf_folder() / "experiment").glob("*.yaml")}
+    for name in others - {path.stem for path in FILES}:
+        asked = [f"+experiment={name}", "store=a", "run=b"]
+        config = cli.to_dataclass(cli.compose_config("train", asked))
+        rungs = train.expand(config, asked, ["a"])
+        assert len({rung.name for rung in rungs}) == len(rungs) > 0
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_experiment_says_where_its_numbers_are_from(path: Path) -> None:
+    head = re.match(r"(#.*\n)+", path.read_text(encoding="utf-8"))
+    assert head is not None
+    if path.stem != "quickstart":
+        assert re.search(r"\b20\d\d\b", head[0])
+        assert re.search(r"(?i)not (published|known)|stands in|all of it", head[0])
+    assert yaml.safe_load(path.read_text(encoding="utf-8")).keys() == {"harvest", "train"}
+
+
+def test_published_numbers() -> None:
+    harvest, training = composed("gemma_scope_2b_resid_16k")
+    assert (harvest.lm.name, harvest.text.sequence_length) == ("google/gemma-2-2b", 1024)
+    assert (training.tokens, training.batch_tokens) == (4 * 10**9, 4096)
+    assert len(harvest.sites) == 26
+    optim, coder = training.optim, training.coder
+    assert (optim.lr, optim.beta1, optim.beta2) == (7e-5, 0.0, 0.999)
+    assert (optim.warmup_steps, optim.sparsity_warmup_steps) == (1000, 10_000)
+    assert (coder.num_latents, coder.bandwidth) == (2**14, 0.001)
+    harvest, training = composed("gemma_scope_9b_mlp_131k")
+    assert (len(harvest.sites), training.coder.num_latents) == (42, 2**17)
+    assert training.tokens == 8 * 10**9
+    harvest, training = composed("gemma_scope_2b_transcoder_16k")
+    assert harvest.lm.fold_norms and len(training.sweep.grids) == 26
+    harvest, training = composed("skip_transcoders_pythia_160m")
+    assert (harvest.text.sequence_length, training.batch_tokens) == (2049, 64 * 2049)
+    rungs = train.expand(training, ["+experiment=skip_transcoders_pythia_160m"], harvest.sites)
+    assert len(rungs) == 3 * 2 * 6 and {rung.coder.k for rung in rungs} == {32, 64}
+    assert {rung.coder.aux_coefficient for rung in rungs} == {0.0}
+    assert {rung.coder.num_latents for rung in rungs} == {2**15}
+    assert {rung.optim.decay_share for rung in rungs} == {1.0}
+    _, training = composed("gemma_scope_2_1b_ladder")
+    assert training.optim.sparsity_warmup_steps == 50_000
+
+
+def test_what_is_typed_wins() -> None:
+    harvest, training = composed("gpt2_ladder_topk", "tokens=1M")
+    assert harvest.tokens == training.tokens == 10**6
+    overrides = ["+experiment=gpt2_ladder_topk", "+sweep=width_ladder"]
+    config = cli.to_dataclass(cli.compose_config("train", overrides))
+    assert config.sweep.grids[0]["coder.num_latents"][-1] == 2**20
+    config = cli.to_dataclass(cli.compose_config("train", [*overrides, "coder=batchtopk"]))
+    assert config.coder.kind == "batchtopk"
+
+
+def test_parts_of_a_plan_s_command_line() -> None:
+    typed = ["+experiment=a", "machine=h200", "harvest.lm=gpt2", "train.tokens=1B"]
+    assert experiment.for_part("harvest", typed) == ["+experiment=a", "lm=gpt2"]
+    assert experiment.for_part("train", typed) == ["+experiment=a", "tokens=1B"]
+    assert experiment.for_command("plan", ["machine=h200", "train.tokens=1B"]) == ["machine=h200"]
+
+
+def test_an_experiment_that_is_not_there_is_told_in_one_line() -> None:
+    with pytest.raises(UserError, match="no experiment 'gpt2_lader_topk'.*gpt2_ladder_topk"):
+        composed("gpt2_lader_topk")
+    with pytest.raises(UserError, match="quickstart says nothing for launch/report.py; it has"):
+        cli.compose_config("report", ["+experiment=quickstart"])

@@ -1,0 +1,70 @@
+"""launch/plan.py as a user runs it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sae_dist.apps import plan
+from tests.harvest.tiny import tokenizer
+from tests.lm.tiny import tiny_model
+
+TINY = (
+    *("harvest.lm.name=lm", "harvest.lm=custom", "harvest.text=stdlib", "harvest.tokens=64K"),
+    *("harvest.sites=[resid_post.1]", "harvest.store=store", "harvest.writer.chunk_mib=0.05"),
+    *("harvest.writer.shard_mib=0.2", "train.store=store", "train.run=a", "train.tokens=64K"),
+    *("train.coder=topk", "train.coder.num_latents=256", "train.batch_tokens=1024"),
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    tiny_model("llama").save_pretrained(tmp_path / "lm")
+    tokenizer().save_pretrained(tmp_path / "lm")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["launch/plan.py", *arguments])
+    plan.main()
+
+
+def test_a_plan_of_a_local_model(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    given = ("machine.devices=1", "machine.disk_free_gb=1")
+    run(*TINY, *given, monkeypatch=monkeypatch)
+    printed = capsys.readouterr().out
+    assert "lm (" in printed and "2 layers run" in printed and "all rates as given" in printed
+    assert "topk-256-k32-resid_post.1" in printed and printed.endswith("all of it fits\n")
+    run(*TINY, *given, "json=true", "to=plan.json", monkeypatch=monkeypatch)
+    plain = json.loads(capsys.readouterr().out)
+    assert plain == json.loads((home / "plan.json").read_text())
+    assert plain["training"]["num_steps"] == 62 and plain["warnings"] == []
+    assert plain["harvest"]["store_bytes"] == sum(plain["harvest"]["bytes_by_array"].values())
+    assert not (home / "store").exists() and not (home / "runs").exists()
+
+
+def test_a_plan_for_this_machine(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    run(*TINY, "measure=true", "json=true", monkeypatch=monkeypatch)
+    plain = json.loads(capsys.readouterr().out)
+    machine = plain["machine"]
+    assert {"flops", "memory_gbps", "disk_gbps", "disk_free_gb"} <= set(plain["measured"])
+    assert min(machine[name] for name in ("flops", "memory_gbps", "disk_gbps")) > 0
+    assert machine["efficiency"] == 1.0
+    assert sorted(path.name for path in home.iterdir()) == ["lm"]  # what was written is gone
+
+
+def test_a_disk_that_holds_one_but_not_both_is_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    run(*TINY, "json=true", monkeypatch=monkeypatch)
+    plain = json.loads(capsys.readouterr().out)
+    training = plain["training"]["checkpoint_bytes"] + plain["training"]["coder_bytes"]
+    free = max(plain["harvest"]["store_bytes"], training) / 1e9
+    given = ("machine.devices=1", f"machine.disk_free_gb={free}")
+    run(*TINY, *given, monkeypatch=monkeypatch)
+    assert capsys.readouterr().out.count("warning: disk: store, checkpoints and coders") == 1
