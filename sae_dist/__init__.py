@@ -4,13 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sae_dist.coders import load_coder as load_coder
+    from sae_dist.interop import load_coder as load_coder
     from sae_dist.store import open_store as open_store
     from sae_dist.store import write_store as write_store
 
 __version__ = "0.1.0"
 _HOMES = {
-    "load_coder": "sae_dist.coders",
+    "load_coder": "sae_dist.interop",
     "open_store": "sae_dist.store",
     "write_store": "sae_dist.store",
 }

@@ -9,9 +9,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 import sae_dist
-from sae_dist.coders import CoderConfig
+from sae_dist.coders import CoderConfig, Form
 from sae_dist.evaluate import EvaluationConfig, TransferConfig
 from sae_dist.harvest import HarvestLoopConfig
+from sae_dist.interop import FormatName
 from sae_dist.lm import LMConfig, SmallLMConfig
 from sae_dist.parallel import MeshConfig
 from sae_dist.plan import MachineConfig
@@ -55,7 +56,8 @@ class TrainConfig(LoopConfig):
     `store` is a folder, or `coder:FOLDER` for the unit decoder rows of a coder (a meta-SAE).
     `site` is what is read and `target` what is reconstructed; by default the store's only site,
     and the same. A store with shards of more than `max_shard_gib` is refused. `rungs` picks some
-    rungs of a sweep by their number (a Slurm array index, say).
+    rungs of a sweep by their number (a Slurm array index, say). `init_from` is a coder to go on
+    from: a folder of ours or of another library, or `hub:USER/REPO/FOLDER`.
     """
 
     store: str = MISSING
@@ -63,6 +65,7 @@ class TrainConfig(LoopConfig):
     runs: str = "runs"
     site: str | None = None
     target: str | None = None
+    init_from: str | None = None
     max_shard_gib: float = 1.0
     coder: CoderConfig = field(default_factory=CoderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -120,6 +123,34 @@ class ReportConfig:
 
     run: str = MISSING
     runs: str = "runs"
+
+
+@dataclass(kw_only=True, slots=True)
+class ExportConfig:
+    """`launch/export.py`: writes the coders of a run as other libraries read them.
+
+    `rungs` names some of them (null: all). `folder` is `runs/NAME/exports/<to>` by default. `push`
+    is `USER/REPO` on the Hub, which is made if absent, then `private` or not.
+    """
+
+    run: str = MISSING
+    runs: str = "runs"
+    to: FormatName = MISSING
+    rungs: list[str] | None = None
+    folder: str | None = None
+    push: str | None = None
+    private: bool = False
+
+
+@dataclass(kw_only=True, slots=True)
+class ImportConfig:
+    """`launch/import_coder.py`: writes the published coder at `path` as one of ours, in `to`."""
+
+    path: str = MISSING
+    to: str = MISSING
+    site: str | None = None
+    target: str | None = None
+    form: Form | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -201,6 +232,8 @@ _ROOTS = {
     "compare_schema": CompareConfig,
     "plan_schema": PlanConfig,
     "report_schema": ReportConfig,
+    "export_schema": ExportConfig,
+    "import_schema": ImportConfig,
     "verify_schema": VerifyConfig,
     "small_lm_schema": SmallLMRootConfig,
     "chat_corpus_schema": ChatCorpusConfig,

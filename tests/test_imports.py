@@ -35,13 +35,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoint": {"coders"},
     "interop": {"coders"},
     "config": set(FLOOR) - {"apps", "__main__", "config", "selftest"},
-    "train": {"coders", "kernels", "parallel", "stream", "checkpoint"},
+    "train": {"coders", "kernels", "parallel", "stream", "checkpoint", "interop"},
     "evaluate": {"lm", "coders", "kernels", "parallel", "stream", "checkpoint"},
     "selftest": {"coders", "store", "stream", "parallel", "checkpoint", "train"},
     "plan": {"lm", "coders", "store", "stream", "parallel", "train"},
     "apps": set(FLOOR) - {"apps", "__main__"},
     "__main__": {"apps"},
-    "__init__": {"coders", "store"},
+    "__init__": {"coders", "store", "interop"},
 }
 # package: the only rooms that may import it
 RESERVED = {

@@ -13,7 +13,7 @@ from typing import Any
 
 from sae_dist.apps import cli
 from sae_dist.apps.harvested import load_harvested
-from sae_dist.apps.runs import finished_run
+from sae_dist.apps.runs import finished_run, run_folder
 from sae_dist.apps.sources import open_source
 from sae_dist.apps.transfer import measure_transfer
 from sae_dist.common.files import write_json
@@ -31,8 +31,9 @@ def main() -> None:
 
 def evaluate_command(config: EvaluateConfig) -> None:
     """Evaluate as `config` says; one process, or those that `torchrun` started."""
-    folder, trained = finished_run(config.runs, config.run)
-    source = open_source(config.store or trained["store"], config.max_shard_gib)
+    folder = run_folder(config.runs, config.run)  # of coders from elsewhere, nothing was trained
+    store = config.store or finished_run(config.runs, config.run)[1]["store"]
+    source = open_source(store, config.max_shard_gib)
     with start_world() as world:
         transferred = measure_transfer(config, folder, source, world)
         lm = _lm(config, source.about.get("lm"), world)

@@ -35,7 +35,7 @@ from sae_dist.train import (
 
 _SHOWN = (  # by every rung's name
     *("coder", "coder.num_latents", "coder.k", "coder.sparsity_coefficient", "coder.target_l0"),
-    *("site", "target"),
+    *("site", "target", "init_from"),
 )
 
 
@@ -112,6 +112,7 @@ def _rung(config: TrainConfig, swept: dict[str, Any], sites: list[str]) -> RungC
         name=_name(config, swept, site),
         site=site,
         target=target,
+        init_from=config.init_from,
         coder=config.coder,
         optim=config.optim,
         parallel=config.parallel,

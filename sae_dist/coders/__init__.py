@@ -2,8 +2,8 @@
 
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import CoderConfig, Form, Kind
-from sae_dist.coders.files import describe_coder, load_coder, save_coder, slice_of
-from sae_dist.coders.fold import fold
+from sae_dist.coders.files import config_of, describe_coder, load_coder, save_coder, slice_of
+from sae_dist.coders.fold import fold, unfold
 from sae_dist.coders.frequency import FREQUENCY_EDGES, frequency_histogram
 from sae_dist.coders.initialise import initialise
 from sae_dist.coders.losses import Forward, training_forward
@@ -18,6 +18,7 @@ __all__ = [
     "Kind",
     "Placement",
     "Whole",
+    "config_of",
     "describe_coder",
     "fold",
     "frequency_histogram",
@@ -26,4 +27,5 @@ __all__ = [
     "save_coder",
     "slice_of",
     "training_forward",
+    "unfold",
 ]

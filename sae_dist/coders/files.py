@@ -64,7 +64,7 @@ def describe_coder(folder: Path) -> dict[str, Any]:
         description: dict[str, Any] = dict(read_json(path))
         found = description.get("format")
         if found == FORMAT:
-            _config(description["config"])
+            config_of(description["config"])
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise _not_a_coder(path, f"{type(error).__name__}: {error}") from error
     if found != FORMAT:
@@ -122,7 +122,7 @@ def _described(
     try:
         widths = description["d_in"], description["d_out"]
         pre_bias = description["pre_bias"]
-        config = _config(description["config"])
+        config = config_of(description["config"])
         return Coder(config, *widths, latents=latents, pre_bias=pre_bias, device=device)
     except (TypeError, LookupError, ValueError, RuntimeError, OverflowError) as error:
         raise _not_a_coder(folder / DESCRIPTION, str(error)) from error
@@ -166,7 +166,8 @@ def slice_of(num_latents: int, part: int, parts: int) -> range:
     return range(part * size, (part + 1) * size)
 
 
-def _config(values: dict[str, Any]) -> CoderConfig:
+def config_of(values: dict[str, Any]) -> CoderConfig:
+    """The configuration in a description's `config`; what other versions wrote there is left."""
     known = {field.name for field in fields(CoderConfig)}
     config = CoderConfig(**{name: value for name, value in values.items() if name in known})
     config.kind, config.form = Kind(config.kind), Form(config.form)

@@ -40,3 +40,21 @@ def fold(coder: Coder, scale: float) -> Coder:
         if tensor is not None:
             tensor.mul_(scale)
     return folded.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def unfold(folded: Coder, scale: float, coder: Coder) -> None:
+    """Give a coder in training the weights of one on raw activations: what `fold` undoes.
+
+    Args:
+        folded: on raw activations; left as it is.
+        scale: C of the activations that `coder` is trained on.
+        coder: of the same kind, form, widths and latents; changed in place.
+    """
+    tensors = {name: tensor.to(coder.W_enc.dtype) for name, tensor in folded.state_dict().items()}
+    for name in ("b_enc", "b_dec", "threshold", "inference_threshold"):
+        if name in tensors:
+            tensors[name] = tensors[name] / scale
+    shift_F = tensors["W_enc"] @ tensors["b_dec"] if folded.pre_bias != coder.pre_bias else 0.0
+    tensors["b_enc"] = tensors["b_enc"] + (shift_F if coder.pre_bias else -shift_F)
+    coder.load_state_dict(tensors)

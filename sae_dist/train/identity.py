@@ -16,7 +16,7 @@ from sae_dist.parallel import World
 from sae_dist.stream import ActivationSource
 from sae_dist.train.rung import RungConfig
 
-_OF_RUNG = ("name", "site", "target", "coder", "optim")  # its mesh may change
+_OF_RUNG = ("name", "site", "target", "coder", "optim", "init_from")  # its mesh may change
 
 
 def identity_of(

@@ -44,7 +44,7 @@ def build_ladder(
 
 
 def begin(rungs: list[Rung], source: ActivationSource, seed: int) -> None:
-    """Give all rungs their first weights, from one sample of the source."""
+    """Give all rungs their first weights: from one sample of the source, or from other coders."""
     sample = source.sample(sites_of([rung.config for rung in rungs]), _SAMPLE_TOKENS, seed)
     for rung in rungs:
         x_ND, y_NE = sample[rung.config.site].float(), sample[rung.config.target].float()

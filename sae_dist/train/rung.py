@@ -16,6 +16,7 @@ from sae_dist.coders.files import LATENT_TENSORS
 from sae_dist.common.errors import UserError
 from sae_dist.kernels import GradientForm
 from sae_dist.parallel import Mesh, MeshConfig, distribute, gather_latents
+from sae_dist.train.begin import go_on_from
 from sae_dist.train.latents import LatentCounters
 from sae_dist.train.optim import Adam, OptimConfig
 from sae_dist.train.rows import SharedRows
@@ -43,11 +44,15 @@ class Precision(StrEnum):
 
 @dataclass(kw_only=True, slots=True)
 class RungConfig:
-    """What one rung trains: a coder from one site of the store to another (or the same)."""
+    """What one rung trains: a coder from one site of the store to another (or the same).
+
+    `init_from` is the coder to go on from (see `interop.load_coder`); without one it begins anew.
+    """
 
     name: str = ""
     site: str = ""
     target: str = ""
+    init_from: str | None = None
     coder: CoderConfig = field(default_factory=CoderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: MeshConfig = field(default_factory=MeshConfig)
@@ -93,8 +98,15 @@ class Rung:
         self.num_updates = self.num_skipped = self.skipped_in_a_row = 0
 
     def begin(self, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
-        """Give the coder its first weights, from a raw sample that is equal on every process."""
-        initialise(self.coder, seed, x_ND / self.scale, y_NE / self.scale)
+        """Give the coder its first weights, from a raw sample that is equal on every process.
+
+        Raises:
+            UserError: there is no coder at `init_from`, or one that this rung cannot go on from.
+        """
+        if self.config.init_from is None:
+            initialise(self.coder, seed, x_ND / self.scale, y_NE / self.scale)
+        else:
+            go_on_from(self.config.init_from, self.coder, self.scale, self.mesh)
 
     def send_for(self, batch: SharedRows) -> None:
         """Begin to gather the rows, while other rungs take their step."""

@@ -1,0 +1,104 @@
+"""Write a run's coders as other libraries read them, with a card, and push them to the Hub.
+
+    python launch/export.py run=NAME to=saelens
+    python launch/export.py run=NAME to=sae_dist push=USER/REPO
+
+`to` is saelens, sparsify, gemma_scope, dictionary_learning, or sae_dist: our own files. Everything
+is folded, so that they take raw activations. A coder that a format cannot hold is refused, with
+the reason and the nearest that can, before anything is written.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from sae_dist.apps import cli
+from sae_dist.apps.runs import finished_run
+from sae_dist.coders import describe_coder, load_coder
+from sae_dist.common.errors import UserError
+from sae_dist.common.files import read_json
+from sae_dist.common.log import say
+from sae_dist.config import ExportConfig
+from sae_dist.interop import (
+    FORMATS,
+    FormatName,
+    place,
+    public,
+    push,
+    require_holds,
+    require_repo,
+    write_card,
+)
+
+
+def main() -> None:
+    """The command."""
+    cli.run(export_command, "export", __doc__ or "")
+
+
+def export_command(config: ExportConfig) -> None:
+    """Check all, write all, then push."""
+    run, _ = finished_run(config.runs, config.run)
+    if config.push is not None:
+        require_repo(config.push)
+    figures = _figures(run / "evaluation.json")
+    coders = _described(run / "coders", config.rungs)
+    for rung, description in coders.items():
+        require_holds(config.to, rung, description)
+    places = _places(config.to, coders, figures)
+    folder = Path(config.folder) if config.folder else run / "exports" / config.to.value
+    module = FORMATS[config.to]
+    for where, description in places.items():
+        coder = load_coder(run / "coders" / description["rung"])
+        module.write(folder / where, coder, description["about"])
+        say(f"  {description['rung']}: {folder / where}")
+    card = write_card(folder, config.to, run.name, config.push, places, figures)
+    if config.push is not None:
+        files = [card, *(folder / where / file for where in places for file in module.FILES)]
+        say(f"pushed to {push(folder, files, config.to, config.push, private=config.private)}")
+    say(f"coders for {module.TITLE} in {folder}")
+
+
+def _described(folder: Path, names: list[str] | None) -> dict[str, dict[str, Any]]:
+    """The descriptions of the rungs asked for, or of all, by name; without this machine's paths."""
+    found = {path.parent.name: path.parent for path in sorted(folder.glob("*/coder.json"))}
+    unknown = sorted(set(names or []) - found.keys())
+    if not found or unknown:
+        raise UserError(
+            f"found no coder {', '.join(unknown)} in {folder}; expected rungs among "
+            f"{', '.join(found) or 'none'}: choose with rungs=[…], or train first"
+        )
+    coders = {}
+    for name in names or found:
+        description = describe_coder(found[name])
+        coders[name] = {**description, "rung": name, "about": public(description["about"])}
+    return coders
+
+
+def _places(
+    to: FormatName, coders: dict[str, dict[str, Any]], figures: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The same by the folder that each will be written to; no two share one."""
+    places: dict[str, dict[str, Any]] = {}
+    for rung, description in coders.items():
+        l0 = figures.get("rungs", {}).get(rung, {}).get("l0")
+        num_latents = description["config"]["num_latents"]
+        where = place(to, rung, description["about"], num_latents, l0)
+        if where in places:
+            raise UserError(
+                f"{rung} and {places[where]['rung']} would both be {where}; "
+                "export one at a time, with rungs=[…] and folder=…"
+            )
+        places[where] = description
+    return places
+
+
+def _figures(path: Path) -> dict[str, Any]:
+    """What launch/evaluate.py measured; empty if nothing was."""
+    if not path.is_file():
+        return {}
+    try:
+        return dict(read_json(path))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"found {path} unreadable ({error}); expected an evaluation; run launch/evaluate.py"
+        ) from error

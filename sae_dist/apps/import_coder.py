@@ -1,0 +1,33 @@
+"""Make a published coder one of ours: to be evaluated, sharded, stitched, finetuned.
+
+    python launch/import_coder.py path=FOLDER to=runs/NAME/coders/RUNG site=resid_post.12
+    python launch/import_coder.py path=hub:USER/REPO/FOLDER to=FOLDER
+
+Reads what SAELens, sparsify, Gemma Scope and dictionary_learning write; which one, the files tell.
+`site` and `target` are asked for where the files do not say them, `form=transcoder` for a
+`params.npz` whose input is as wide as its output. A coder in `runs/NAME/coders` is measured with
+`launch/evaluate.py run=NAME store=PATH`, and trained on with `launch/train.py … init_from=FOLDER`.
+"""
+
+from pathlib import Path
+
+from sae_dist.apps import cli
+from sae_dist.common.errors import UserError
+from sae_dist.common.log import say
+from sae_dist.config import ImportConfig
+from sae_dist.interop import take_over
+
+
+def main() -> None:
+    """The command."""
+    cli.run(import_command, "import", __doc__ or "")
+
+
+def import_command(config: ImportConfig) -> None:
+    """Read the coder and write it, unless one is there."""
+    to = Path(config.to)
+    if to.exists():
+        raise UserError(f"to={to} exists; expected a new folder; choose another, or remove it")
+    found = take_over(config.path, to, config.site, config.target, config.form)
+    shape = f"{found['d_in']} → {found['config']['num_latents']} → {found['d_out']}"
+    say(f"{found['config']['kind']} {found['config']['form']}, {shape}, in {to}")

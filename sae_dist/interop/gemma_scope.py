@@ -1,0 +1,73 @@
+"""Gemma Scope: `layer_N/width_16k/average_l0_M/params.npz` of float32.
+
+`f = relu(z)·(z > θ)` with `z = x W_enc + b_enc`: nothing is subtracted from the input, W_enc is
+[D, F]. The file does not say whether it is an autoencoder's or a transcoder's.
+"""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+
+from sae_dist.coders import Coder, CoderConfig, Form, Kind
+from sae_dist.common.files import write_atomic
+from sae_dist.interop.published import Published, plain_tensors, told_in_one_line, unusable
+
+TITLE = "Gemma Scope"
+FILES = (WEIGHTS,) = ("params.npz",)
+LOADING = """\
+import numpy as np
+from huggingface_hub import hf_hub_download
+
+params = np.load(hf_hub_download("{repo}", "{path}/params.npz"))
+z = x @ params["W_enc"] + params["b_enc"]
+acts = np.maximum(z, 0) * (z > params["threshold"])
+y = acts @ params["W_dec"] + params["b_dec"]
+"""
+_NAMES = {"W_enc", "b_enc", "W_dec", "b_dec", "threshold"}
+
+
+def why_not(config: CoderConfig, d_in: int, d_out: int) -> str | None:
+    """Why this format cannot hold such a coder; None if it can."""
+    if config.kind is Kind.topk:
+        return "Gemma Scope's files hold a threshold a latent, which a TopK lacks"
+    if config.form is Form.skip_transcoder:
+        return "Gemma Scope's files hold no skip connection"
+    return None
+
+
+def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
+    """Write a coder; a BatchTopK as a JumpReLU with its one threshold."""
+    tensors = plain_tensors(coder)
+    tensors["W_enc"] = tensors["W_enc"].T.contiguous()
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
+    data = BytesIO()
+    np.savez(data, **arrays)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / WEIGHTS, data.getvalue())
+
+
+def read(folder: Path) -> Published:
+    """Read a coder; as an autoencoder's where inputs are as wide as outputs.
+
+    Raises:
+        UserError: an unusable file; arrays of objects, which would be pickles, are never loaded.
+    """
+    path = folder / WEIGHTS
+    try:
+        with told_in_one_line(path), np.load(path, allow_pickle=False) as file:
+            arrays = {name: np.asarray(file[name], np.float32) for name in file.files}
+    except BadZipFile as error:
+        raise unusable(path, str(error)) from error
+    if arrays.keys() != _NAMES:
+        raise unusable(path, f"arrays {', '.join(sorted(arrays))}")
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    is_square = tensors["b_dec"].shape == tensors["W_enc"].shape[:1]
+    return Published(
+        kind=Kind.jumprelu,
+        form=Form.autoencoder if is_square else Form.transcoder,
+        tensors={**tensors, "W_enc": tensors["W_enc"].T},
+    )

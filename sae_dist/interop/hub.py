@@ -1,0 +1,113 @@
+"""Coders on the Hugging Face Hub: `hub:USER/REPO/FOLDER@REVISION`, and pushing to it.
+
+The token is what `hf auth login` or HF_TOKEN says; it is huggingface_hub's alone to read.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sae_dist.common.errors import UserError
+from sae_dist.interop.formats import FORMATS, FormatName
+
+PREFIX = "hub:"
+_PLAIN = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
+_REPO = re.compile(rf"{_PLAIN}/{_PLAIN}")
+_WHERE = re.compile(rf"hub:({_PLAIN}/{_PLAIN})((?:/{_PLAIN})*)(?:@([A-Za-z0-9][\w./+-]*))?")
+
+
+def download(where: str) -> Path:
+    """Download a coder's folder, settings and safetensors alone, into the Hub's cache.
+
+    Raises:
+        UserError: an address of another form, nothing there, or a Hub that does not answer.
+    """
+    match = _WHERE.fullmatch(where)
+    if not match:
+        raise UserError(f"found {where}; expected hub:USER/REPO/FOLDER, with @REVISION to pin it")
+    repo, path, revision = match[1], match[2].strip("/"), match[3]
+    inside = f"{path}/" if path else ""
+    patterns = [f"{inside}*.json", f"{inside}*.safetensors"]
+    with _told_in_one_line(where):
+        snapshot = _hub().snapshot_download(repo, revision=revision, allow_patterns=patterns)
+    folder = Path(snapshot) / path
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"found no safetensors at {where}; expected a coder's folder; look after the address "
+            "(other files, as params.npz or ae.pt, download yourself and give their folder)"
+        )
+    return folder
+
+
+def push(folder: Path, files: list[Path], name: FormatName, repo: str, *, private: bool) -> str:
+    """Upload files of a folder in one commit; a repository that is absent is made.
+
+    Args:
+        folder: whose layout the repository gets.
+        files: inside it.
+        name: of their format. A repository holds one alone: several share names of files.
+        repo: `USER/REPO`.
+        private: whether a new repository is.
+
+    Returns:
+        the commit's address.
+
+    Raises:
+        UserError: no such form of name, another format in the repository, or a refusal of the Hub.
+    """
+    require_repo(repo)
+    hub = _hub()
+    with _told_in_one_line(repo):
+        api = hub.HfApi(library_name="sae_dist")
+        api.create_repo(repo, private=private, exist_ok=True)
+        _require_alone(api.list_repo_files(repo), name, repo)
+        operations = [
+            hub.CommitOperationAdd(file.relative_to(folder).as_posix(), file) for file in files
+        ]
+        message = f"Coders for {FORMATS[name].TITLE}"
+        return str(api.create_commit(repo, operations, commit_message=message).commit_url)
+
+
+def require_repo(repo: str) -> None:
+    """Refuse a repository's name of another form than USER/REPO."""
+    if not _REPO.fullmatch(repo):
+        raise UserError(f"push={repo}; expected USER/REPO, a model repository on the Hub")
+
+
+def _require_alone(found: list[str], name: FormatName, repo: str) -> None:
+    """Refuse a repository that holds weights of another format."""
+    there = {PurePosixPath(file).name for file in found}
+    for other, module in FORMATS.items():
+        weights = {file for file in module.FILES if not file.endswith(".json")}
+        if other is not name and there & weights:
+            raise UserError(
+                f"{repo} holds coders for {module.TITLE}; a repository holds one format: push "
+                f"those for {FORMATS[name].TITLE} to another"
+            )
+
+
+def _hub() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise UserError(
+            "the Hub needs the package huggingface_hub: pip install 'sae-dist[hub]'"
+        ) from error
+    return huggingface_hub
+
+
+@contextmanager
+def _told_in_one_line(where: str) -> Iterator[None]:
+    """What the client raises, refusals and networks that are down included, as a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # of several libraries below the client, which has changed them
+        reason = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise UserError(
+            f"the Hub refused {where} ({type(error).__name__}: {reason[:200]}); look after the "
+            "name, the revision, the network, and whether HF_TOKEN may read or write there"
+        ) from error
