@@ -6,7 +6,6 @@ TopK and BatchTopK subtract b_dec from the input, JumpReLU does not. `ae.pt` is 
 with torch's `weights_only`, which knows tensors and nothing else, or not at all.
 """
 
-import pickle
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -128,11 +127,8 @@ def read(folder: Path) -> Published:
 
 
 def _state(path: Path) -> dict[str, Tensor]:
-    try:
-        with told_in_one_line(path):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise unusable(path, f"no plain tensors: {str(error).splitlines()[0]}") from error
+    with told_in_one_line(path):
+        found = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise unusable(path, "no dict of tensors")
     return found

@@ -7,7 +7,6 @@
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -57,11 +56,8 @@ def read(folder: Path) -> Published:
         UserError: an unusable file; arrays of objects, which would be pickles, are never loaded.
     """
     path = folder / WEIGHTS
-    try:
-        with told_in_one_line(path), np.load(path, allow_pickle=False) as file:
-            arrays = {name: np.asarray(file[name], np.float32) for name in file.files}
-    except BadZipFile as error:
-        raise unusable(path, str(error)) from error
+    with told_in_one_line(path), np.load(path, allow_pickle=False) as file:
+        arrays = {name: np.asarray(file[name], np.float32) for name in file.files}
     if arrays.keys() != _NAMES:
         raise unusable(path, f"arrays {', '.join(sorted(arrays))}")
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}

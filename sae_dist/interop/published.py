@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +18,10 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.files import fsync_path, read_json
 
 _MOST_JSON_BYTES = 2**24
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, RuntimeError),
+    *(SafetensorError, BadZipFile, UnpicklingError),
+)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -105,10 +111,8 @@ def told_in_one_line(path: Path) -> Iterator[None]:
     """Turn whatever reading a foreign file can raise into a UserError that names it."""
     try:
         yield
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except _UNREADABLE as error:
         raise unusable(path, f"{type(error).__name__}: {error}") from error
-    except (SafetensorError, RecursionError) as error:
-        raise unusable(path, str(error)) from error
 
 
 def read_settings(path: Path) -> dict[str, Any]:

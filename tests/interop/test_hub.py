@@ -1,11 +1,8 @@
 """Export, push and load, by the real client against a Hub on this machine."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,15 +10,16 @@ import torch
 
 from sae_dist.coders import Form, Kind, fold, load_coder, save_coder
 from sae_dist.coders.files import WEIGHTS
-from tests.apps.commands import ROOT, launch
 from tests.coders.test_coder import trained
 from tests.interop.hub import TOKEN, Hub, serving
+from tests.interop.worker import Done, Worker
 
 SOURCE = {
     "lm": {"name": "some/lm", "commit": "a" * 40},
     "text": {"path": "some/text", "sequence_length": 32},
     "store": "/home/me/store",
 }
+Run = Callable[..., Done]
 KINDS = {"topk-24": Kind.topk, "jumprelu-24": Kind.jumprelu}
 
 
@@ -47,32 +45,25 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def run(
-    hub: Hub, home: Path, *arguments: str, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """`python arguments…` with this Hub as the Hub, and its token."""
-    known = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    settings = {
-        **known,
-        **hub.environment(str(home / "hf")),
-        "HF_TOKEN": TOKEN,
-        "PYTHONPATH": str(ROOT),
-        **environment,
-    }
-    command = [sys.executable, *arguments]
-    return subprocess.run(
-        command, cwd=home, env=settings, capture_output=True, text=True, timeout=120
-    )
+@pytest.fixture(scope="module")
+def run(hub: Hub, home: Path) -> Iterator[Run]:
+    """Run a command with this Hub as the Hub."""
+    worker = Worker(home, hub.environment(str(home / "hf")))
+
+    def run(command: str, *arguments: str, token: str = TOKEN) -> Done:
+        return worker.run(command, *arguments, token=token)
+
+    yield run
+    worker.close()
 
 
 def test_a_pushed_coder_is_loaded_from_the_hub_and_pinned_to_a_revision(
-    hub: Hub, home: Path
+    hub: Hub, home: Path, run: Run
 ) -> None:
-    export = (launch("export"), "run=r", "to=sae_dist", "push=me/coders", "private=true")
-    done = run(hub, home, *export)
-    assert done.returncode == 0, done.stderr
+    done = run("export", "run=r", "to=sae_dist", "push=me/coders", "private=true")
+    assert done.status == 0, done.said
     sha, tree = hub.at("me/coders", "main")
-    assert f"/me/coders/commit/{sha}" in done.stderr
+    assert f"/me/coders/commit/{sha}" in done.said
     assert hub.visibility["me/coders"] == "private"
     files = {f"{name}/{file}" for name in KINDS for file in ("coder.json", WEIGHTS)}
     assert set(tree) == {".gitattributes", "README.md", *files}
@@ -80,25 +71,23 @@ def test_a_pushed_coder_is_loaded_from_the_hub_and_pinned_to_a_revision(
     assert tree[f"topk-24/{WEIGHTS}"] == (local / WEIGHTS).read_bytes()
     hub.commit("me/coders", {f"topk-24/{WEIGHTS}": tree[f"jumprelu-24/{WEIGHTS}"]})  # a bad one
 
-    code = (
-        "import sys, torch, sae_dist; coder = sae_dist.load_coder(sys.argv[1]); "
-        "torch.save(coder.state_dict(), 'found.pt')"
-    )
-    done = run(hub, home, "-c", code, f"hub:me/coders/topk-24@{sha}", HF_TOKEN="")
-    assert done.returncode == 0, done.stderr
+    done = run("load", f"hub:me/coders/topk-24@{sha}", token="")
+    assert done.status == 0, done.said
     found = torch.load(home / "found.pt")
     expected = load_coder(home / "runs/r/coders/topk-24").state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     asked = {path.rpartition("/")[2] for method, path in hub.requests if "/resolve/" in path}
     assert asked == {"coder.json", WEIGHTS}
-    newest = run(hub, home, "-c", code, "hub:me/coders/topk-24", HF_TOKEN="")
-    assert "unusable" in newest.stderr  # it is the newest that was asked for
+    newest = run("load", "hub:me/coders/topk-24", token="")
+    assert "unusable" in newest.said  # it is the newest that was asked for
 
 
-def test_the_card_says_what_was_measured_and_nothing_of_this_machine(hub: Hub, home: Path) -> None:
-    done = run(hub, home, launch("export"), "run=r", "to=saelens", "push=me/lens")
-    assert done.returncode == 0, done.stderr
+def test_the_card_says_what_was_measured_and_nothing_of_this_machine(
+    hub: Hub, home: Path, run: Run
+) -> None:
+    done = run("export", "run=r", "to=saelens", "push=me/lens")
+    assert done.status == 0, done.said
     _, tree = hub.at("me/lens", "main")
     card = tree["README.md"].decode()
     assert "base_model: some/lm\n" in card and "library_name: saelens\n" in card
@@ -111,38 +100,53 @@ def test_the_card_says_what_was_measured_and_nothing_of_this_machine(hub: Hub, h
     assert not [s for s in secrets if any(s in data for data in pushed)]
 
 
-def test_the_token_is_written_nowhere(hub: Hub, home: Path) -> None:
-    done = run(hub, home, launch("export"), "run=r", "to=sae_dist", "push=me/token")
-    refused = run(hub, home, launch("export"), "run=r", "to=sae_dist", "push=you/no/such")
-    wrong = run(hub, home, launch("export"), "run=r", "to=sae_dist", "push=me/x", HF_TOKEN="hf_no")
+def test_the_token_is_written_nowhere(home: Path, run: Run) -> None:
+    done = run("export", "run=r", "to=sae_dist", "push=me/token")
+    refused = run("export", "run=r", "to=sae_dist", "push=you/no/such")
+    wrong = run("export", "run=r", "to=sae_dist", "push=me/x", token="hf_no")
+    assert [said.status for said in (done, refused, wrong)] == [0, 2, 2]
     for said in (done, refused, wrong):
-        assert TOKEN not in said.stdout + said.stderr and "hf_no" not in said.stdout + said.stderr
+        assert TOKEN not in said.said and "hf_no" not in said.said
     files = [path for path in home.rglob("*") if path.is_file()]
     assert len(files) > 10
     assert not [path for path in files if TOKEN.encode() in path.read_bytes()]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "told"),
+    ("repo", "token", "told"),
     [
-        (("push=coders",), {}, "push=coders; expected USER/REPO"),
-        (("push=me/new",), {"HF_TOKEN": "hf_no"}, "the Hub refused me/new .*401"),
-        (("push=me/new",), {"HF_ENDPOINT": "http://127.0.0.1:1"}, "the Hub refused me/new"),
-        (("push=me/there",), {}, "me/there holds coders for sparsify; a repository holds one"),
+        ("coders", TOKEN, "push=coders; expected USER/REPO"),
+        ("me/new", "hf_no", "the Hub refused me/new .*401"),
+        ("me/there", TOKEN, "me/there holds coders for sparsify; a repository holds one"),
     ],
 )
 def test_a_push_that_fails_says_so_in_one_line(
-    hub: Hub, home: Path, arguments: tuple[str, ...], environment: dict[str, str], told: str
+    hub: Hub, run: Run, repo: str, token: str, told: str
 ) -> None:
     if "me/there" not in hub.repos:
         hub.commit("me/there", {"layers.1/cfg.json": b"{}", "layers.1/sae.safetensors": b""})
     before = {name: len(commits) for name, commits in hub.repos.items()}
-    done = run(hub, home, launch("export"), "run=r", "to=saelens", *arguments, **environment)
-    assert done.returncode == 2
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and re.search(told, errors[0]), done.stderr
-    assert "Traceback" not in done.stderr
+    done = run("export", "run=r", "to=saelens", f"push={repo}", token=token)
+    assert done.status == 2
+    require_one_error(done, told)
     assert {name: len(commits) for name, commits in hub.repos.items()} == before
+
+
+def require_one_error(done: Done, told: str) -> None:
+    errors = [line for line in done.said.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and re.search(told, errors[0]), done.said
+    assert "Traceback" not in done.said
+
+
+@pytest.mark.slow
+def test_a_hub_that_does_not_answer_is_told_in_one_line(home: Path, hub: Hub) -> None:
+    settings = {**hub.environment(str(home / "hf")), "HF_ENDPOINT": "http://127.0.0.1:1"}
+    worker = Worker(home, settings)
+    for command in (("export", "run=r", "to=saelens", "push=me/new"), ("load", "hub:me/new/x")):
+        done = worker.run(*command, token=TOKEN)
+        assert done.status == 2
+        require_one_error(done, "the Hub refused .*me/new")
+    worker.close()
 
 
 @pytest.mark.parametrize(
@@ -156,14 +160,10 @@ def test_a_push_that_fails_says_so_in_one_line(
     ],
 )
 def test_what_is_not_on_the_hub_is_refused_in_one_line(
-    hub: Hub, home: Path, where: str, told: str
+    hub: Hub, run: Run, where: str, told: str
 ) -> None:
     hub.repos.setdefault("me/pickles", [("1" * 40, {"x/ae.pt": b"", "x/config.json": b"{}"})])
-    code = (
-        "import sys, sae_dist\nfrom sae_dist.common.errors import UserError\n"
-        "try:\n    sae_dist.load_coder(sys.argv[1])\nexcept UserError as error:\n    print(error)"
-    )
-    done = run(hub, home, "-c", code, where)
-    assert done.returncode == 0, done.stderr
-    assert told in done.stdout and done.stdout.count("\n") == 1
+    done = run("load", where)
+    assert done.status == 2
+    require_one_error(done, re.escape(told))
     assert not any(path.endswith(".pt") for _, path in hub.requests)

@@ -1,0 +1,273 @@
+"""How far the other libraries' latents and outputs are from ours, on the same raw activations.
+
+    SAE_DIST_CLIENTS=PYTHON python -m tests.interop.measure    writes the tables of docs/interop.md
+
+PYTHON is the interpreter of an environment that has the other libraries: `make test-interop` makes
+one.
+"""
+
+import itertools
+import json
+import os
+import subprocess
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sae_dist.coders import Coder, CoderConfig, Form, Kind, fold
+from sae_dist.interop import FORMATS, FormatName, load_coder
+from sae_dist.interop.formats import FOREIGN
+from tests.interop.hub import Hub, serving
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "interop.md"
+BEGIN, END = "<!-- differences: begin -->\n", "<!-- differences: end -->\n"
+D, E, F, K, ROWS, SCALE = 32, 24, 256, 8, 512, 20.0
+NEAR = 1e-5  # of the largest pre-activation: nearer than that to the edge, rounding may decide
+REPOS = {False: "local/gemma-scope-2b-pt-res", True: "local/gemma-scope-2b-pt-transcoders"}
+
+
+@dataclass
+class Difference:
+    """Of one coder, relative to the largest value, and entries that are active in one alone.
+
+    Those near the edge of firing (`flips_near`) are told apart: rows that have any are left out of
+    `reconstruction`.
+    """
+
+    client: str
+    coder: str
+    written_by: str
+    latents: float
+    reconstruction: float
+    flips_near: int
+    flips: int
+
+
+def python() -> str | None:
+    """The clients' Python, as make gives it."""
+    return os.environ.get("SAE_DIST_CLIENTS")
+
+
+def activations() -> Tensor:
+    """Raw activations [ROWS, D] with a mean, far from unit scale."""
+    generator = torch.Generator().manual_seed(0)
+    return SCALE * (torch.randn(ROWS, D, generator=generator) + 0.5)
+
+
+def made(kind: Kind, form: Form, d_out: int) -> Coder:
+    """A coder with generic weights, folded to raw activations."""
+    generator = torch.Generator().manual_seed(1)
+    coder = Coder(CoderConfig(kind=kind, form=form, num_latents=F, k=K), D, d_out)
+    with torch.no_grad():
+        for tensor in coder.parameters():
+            scale = 0.3 if tensor.dim() == 1 else tensor.shape[1] ** -0.5
+            tensor.copy_(scale * torch.randn(tensor.shape, generator=generator))
+        coder.W_dec /= coder.W_dec.norm(dim=1, keepdim=True)
+        for threshold in (coder.threshold, coder.inference_threshold):
+            if threshold is not None:
+                threshold.copy_(1.5 + 0.3 * torch.rand(threshold.shape, generator=generator))
+    return fold(coder.eval(), SCALE)
+
+
+def exports() -> list[tuple[FormatName, Kind, Form, str]]:
+    """Every format with every kind and form that it can hold, and sites for them."""
+    cases = []
+    for name, kind, form in itertools.product(FOREIGN, Kind, Form):
+        coder = made(kind, form, width_out(name, form))
+        if FOREIGN[name].why_not(coder.config, D, coder.d_out) is None:
+            cases.append((name, kind, form, "resid_post.3"))
+    return [*cases, (FormatName.saelens, Kind.jumprelu, Form.autoencoder, "attn_z.3")]
+
+
+def width_out(name: FormatName, form: Form) -> int:
+    """Sparsify's outputs are as wide as its inputs."""
+    return D if form is Form.autoencoder or name is FormatName.sparsify else E
+
+
+def published() -> list[tuple[FormatName, dict[str, Any]]]:
+    """What the libraries are asked to make and write themselves."""
+    saelens = {"d_in": D, "d_sae": F, "dtype": "float32"}
+    transcoder = {**saelens, "d_out": E, "apply_b_dec_to_input": False}
+    asked: list[tuple[FormatName, dict[str, Any]]] = [
+        (FormatName.saelens, {**saelens, "architecture": "standard"}),
+        (FormatName.saelens, {**saelens, "architecture": "jumprelu"}),
+        (FormatName.saelens, {**saelens, "architecture": "topk", "k": K}),
+    ]
+    rescaled = {"architecture": "topk", "k": K, "rescale_acts_by_decoder_norm": True}
+    asked.append((FormatName.saelens, {**saelens, **rescaled}))
+    for architecture in ("transcoder", "skip_transcoder"):
+        for prefix in ("", "jumprelu_"):
+            settings = {**transcoder, "architecture": f"{prefix}{architecture}"}
+            asked.append((FormatName.saelens, settings))
+    for settings in ({}, {"transcode": True}, {"transcode": True, "skip_connection": True}):
+        asked.append((FormatName.sparsify, {"num_latents": F, "k": K, **settings}))
+    for name in ("JumpReluAutoEncoder", "AutoEncoderTopK", "BatchTopKSAE"):
+        k = {} if name == "JumpReluAutoEncoder" else {"k": K}
+        asked.append((FormatName.dictionary_learning, {"dict_class": name, **k}))
+    return asked
+
+
+def measure(folder: Path) -> tuple[list[Difference], dict[str, str]]:
+    """Write, let the clients read, and the other way round; their versions."""
+    x_BD = activations()
+    np.save(folder / "x.npy", x_BD.numpy())
+    jobs: dict[str, list[dict[str, Any]]] = {name.value: [] for name in FOREIGN}
+    for i, (name, kind, form, site) in enumerate(exports()):
+        jobs[name.value].append(_written(folder / f"ours-{i}", name, kind, form, site))
+    for i, (name, asked) in enumerate(published()):
+        job = {"publish": asked, "coder": _told(asked), "seed": i, "num_latents": F}
+        jobs[name.value].append({**job, "folder": str(folder / f"theirs-{i}")})
+    versions: dict[str, str] = {}
+    with serving() as hub:
+        for job in (job for asked in jobs.values() for job in asked if "repo" in job):
+            files = {
+                f"{job['path']}/{f.name}": f.read_bytes() for f in Path(job["folder"]).iterdir()
+            }
+            hub.commit(job["repo"], files)
+        for client, asked in jobs.items():
+            for job in asked:
+                job |= {"x": str(folder / "x.npy"), "out": f"{job['folder']}.npz"}
+            versions |= _run(client, asked, folder, hub)
+    found = [_difference(name, job, x_BD) for name, asked in jobs.items() for job in asked]
+    return found, versions
+
+
+def _written(folder: Path, name: FormatName, kind: Kind, form: Form, site: str) -> dict[str, Any]:
+    """One of our coders in a format, and the job to read it."""
+    coder = made(kind, form, width_out(name, form))
+    is_transcoder = form is not Form.autoencoder
+    about = {"site": site, "target": "mlp_out.3" if is_transcoder else site}
+    FORMATS[name].write(folder, coder, about)
+    widths = {"d_in": D, "d_sae": F, **({"d_out": coder.d_out} if is_transcoder else {})}
+    heads = " (attn_z)" if site.startswith("attn_z") else ""
+    is_gemma_scope = name is FormatName.gemma_scope
+    return {
+        "folder": str(folder),
+        "ours": [kind.value, form.value],
+        "coder": f"{kind} {form.replace('_', ' ')}{heads}",
+        "repo": REPOS[is_transcoder] if is_gemma_scope else f"me/{name}",
+        "path": f"layer_3/width_16k/{folder.name}" if is_gemma_scope else folder.name,
+        "is_transcoder": is_transcoder,
+        "widths": widths,
+        "heads": 4 if heads else None,
+    }
+
+
+def _told(asked: dict[str, Any]) -> str:
+    """A published coder's sort in a few words."""
+    for key in ("architecture", "dict_class"):
+        if key in asked:
+            return asked[key] + (", rescaled" if "rescale_acts_by_decoder_norm" in asked else "")
+    flags = [key for key in ("transcode", "skip_connection") if asked.get(key)]
+    return ", ".join(["topk", *flags])
+
+
+def _run(client: str, jobs: list[dict[str, Any]], folder: Path, hub: Hub) -> dict[str, str]:
+    """Let a client do its jobs, in a process of its own Python; its version and torch's."""
+    path = folder / f"{client}.json"
+    path.write_text(json.dumps({"client": client, "jobs": jobs}))
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "PYTHON"))}
+    settings = {**kept, **hub.environment(str(folder / "hf")), "OMP_NUM_THREADS": "1"}
+    command = [python() or "", str(Path(__file__).with_name("clients.py")), str(path)]
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=900)
+    if done.returncode:
+        raise RuntimeError(f"{client}: {done.stderr[-3000:]}")
+    return dict(json.loads(path.with_suffix(".versions").read_text()))
+
+
+def _difference(client: str, job: dict[str, Any], x_BD: Tensor) -> Difference:
+    """What the client made of it beside what the coder does: ours as made, or as we read theirs."""
+    if "ours" in job:
+        kind, form = Kind(job["ours"][0]), Form(job["ours"][1])
+        coder = made(kind, form, width_out(FormatName(client), form))
+    else:
+        coder = load_coder(job["folder"])
+    theirs = {name: torch.from_numpy(v) for name, v in np.load(job["out"]).items()}
+    z_BF = coder.pre_activations(x_BD)
+    acts_BF, y_BE = coder.select(z_BF), coder(x_BD)
+    is_near_BF = (z_BF - _edge(coder, z_BF)).abs() <= NEAR * z_BF.abs().max()
+    is_flip_BF = (theirs["acts"] != 0) != (acts_BF != 0)
+    is_same_BF = ~is_flip_BF
+    is_clear_B = ~(is_flip_BF & is_near_BF).any(1)
+    return Difference(
+        client=client,
+        coder=job["coder"],
+        written_by="sae_dist" if "ours" in job else client,
+        latents=_relative(theirs["acts"] * is_same_BF, acts_BF * is_same_BF),
+        reconstruction=_relative(theirs["y"][is_clear_B], y_BE[is_clear_B]),
+        flips_near=int((is_flip_BF & is_near_BF).sum()),
+        flips=int((is_flip_BF & ~is_near_BF).sum()),
+    )
+
+
+def _edge(coder: Coder, z_BF: Tensor) -> Tensor:
+    """Where a pre-activation begins to count: its threshold, or the k-th largest of its row."""
+    if coder.config.kind is Kind.topk:
+        return z_BF.topk(coder.config.k, dim=1).values[:, -1:]
+    threshold = coder.inference_threshold if coder.threshold is None else coder.threshold
+    assert threshold is not None
+    return threshold.to(z_BF.dtype)
+
+
+def _relative(theirs: Tensor, ours: Tensor) -> float:
+    assert theirs.shape == ours.shape and ours.abs().max() > 0
+    return float((theirs - ours).abs().max() / ours.abs().max())
+
+
+def tables(found: list[Difference], versions: dict[str, str]) -> str:
+    """The tables of docs/interop.md."""
+    told = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    text = f"{told}; {D} → {F} → {D} or {E}, k = {K}, {ROWS} rows of raw activations, float32.\n"
+    text += (
+        "\nWritten by sae_dist, read by the client (a blank is refused); largest difference of\n"
+    )
+    text += "latents and of outputs, relative to the largest value:\n\n" + _written_table(
+        [d for d in found if d.written_by == "sae_dist"]
+    )
+    text += "\nWritten by the client, read by sae_dist and by the client:\n\n"
+    text += "| client | its coder | latents, outputs |\n|---|---|---|\n"
+    theirs = (d for d in found if d.written_by != "sae_dist")
+    rows = ([FORMATS[FormatName(d.client)].TITLE, d.coder, _cell(d)] for d in theirs)
+    return text + "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+
+
+def _written_table(found: list[Difference]) -> str:
+    by = {(d.client, d.coder): d for d in found}
+    coders = sorted({d.coder for d in found})
+    text = f"| coder | {' | '.join(m.TITLE for m in FOREIGN.values())} |\n"
+    text += "|---|" + "---|" * len(FOREIGN) + "\n"
+    for coder in coders:
+        cells = [_cell(by.get((name.value, coder))) for name in FOREIGN]
+        text += f"| {coder} | {' | '.join(cells)} |\n"
+    return text
+
+
+def _cell(d: Difference | None) -> str:
+    """Both differences, and flips where there are any; nothing where nothing was written."""
+    if d is None:
+        return ""
+    flips = f", {d.flips + d.flips_near} flips" if d.flips + d.flips_near else ""
+    return f"{_short(d.latents)}, {_short(d.reconstruction)}{flips}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0e}" if value else "0"
+
+
+def main() -> None:
+    """Measure, and write the tables between the markers of docs/interop.md."""
+    with tempfile.TemporaryDirectory() as folder:
+        found, versions = measure(Path(folder))
+    before, _, rest = DOCS.read_text().partition(BEGIN)
+    text = tables(found, versions)
+    DOCS.write_text(before + BEGIN + "\n" + text + "\n" + END + rest.partition(END)[2])
+    print(json.dumps([asdict(d) for d in found], indent=1))
+
+
+if __name__ == "__main__":
+    main()

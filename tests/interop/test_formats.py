@@ -1,0 +1,199 @@
+"""Every format, written and read here; what the libraries themselves say is in test_clients.py."""
+
+import itertools
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sae_dist.coders import Coder, Form, Kind, fold, load_coder, save_coder
+from sae_dist.common.errors import UserError
+from sae_dist.interop import FORMATS, FormatName, place, public, require_holds, take_over
+from sae_dist.interop import load_coder as load_any
+from sae_dist.interop.formats import FOREIGN
+from sae_dist.interop.hooks import hook_name, site_of
+from tests.coders.test_coder import EVERY, trained
+
+AE, TC, SKIP = Form
+ABOUT = {"site": "resid_post.3", "target": "resid_post.3"}
+HELD = {
+    FormatName.saelens: {
+        *itertools.product((Kind.jumprelu, Kind.batchtopk), Form),
+        (Kind.topk, AE),
+    },
+    FormatName.sparsify: {(Kind.topk, AE)},  # `trained` transcoders are not square
+    FormatName.gemma_scope: set(itertools.product((Kind.jumprelu, Kind.batchtopk), (AE, TC))),
+    FormatName.dictionary_learning: set(itertools.product(Kind, (AE,))),
+    FormatName.sae_dist: set(EVERY),
+}
+WRITTEN = [(name, *case) for name, cases in HELD.items() for case in sorted(cases)]
+
+
+def folded(kind: Kind, form: Form) -> tuple[Coder, torch.Tensor]:
+    """A generic coder on raw activations, and such activations."""
+    coder, x_BD = trained(kind, form)
+    return fold(coder, 7.0), 7.0 * x_BD
+
+
+@pytest.mark.parametrize(("name", "kind", "form"), WRITTEN)
+def test_what_is_written_is_read_back(
+    name: FormatName, kind: Kind, form: Form, tmp_path: Path
+) -> None:
+    coder, x_BD = folded(kind, form)
+    FORMATS[name].write(tmp_path / "coder", coder, {**ABOUT, "target": "mlp_out.3"})
+    assert sorted(p.name for p in (tmp_path / "coder").iterdir()) == sorted(FORMATS[name].FILES)
+    found = load_any(tmp_path / "coder")
+    assert (found.config.form, found.d_in, found.d_out) == (form, coder.d_in, coder.d_out)
+    assert torch.equal(found.encode(x_BD) > 0, coder.encode(x_BD) > 0)
+    torch.testing.assert_close(found(x_BD), coder(x_BD), rtol=1e-5, atol=1e-5)
+    halves = [load_any(tmp_path / "coder", part=part, parts=2) for part in range(2)]
+    joined = torch.cat([half.pre_activations(x_BD) for half in halves], dim=1)
+    torch.testing.assert_close(joined, found.pre_activations(x_BD))
+
+
+@pytest.mark.parametrize(("kind", "form"), EVERY)
+def test_what_a_format_cannot_hold_is_refused_with_the_nearest_that_can(
+    kind: Kind, form: Form
+) -> None:
+    coder, _ = folded(kind, form)
+    description = {"config": {"kind": kind, "form": form, "num_latents": 24, "k": 3}}
+    description |= {"d_in": coder.d_in, "d_out": coder.d_out}
+    for name in FORMATS:
+        if (kind, form) in HELD[name]:
+            require_holds(name, "rung", description)
+            continue
+        with pytest.raises(UserError, match=r"^rung: .*; export it with to=(\w+), or") as error:
+            require_holds(name, "rung", description)
+        nearest = FormatName(str(error.value).partition("to=")[2].partition(",")[0])
+        assert (kind, form) in HELD[nearest] and "\n" not in str(error.value)
+
+
+def test_gemma_scopes_folders_are_named_by_layer_width_and_l0() -> None:
+    widths = {16384: "16k", 65536: "65k", 131072: "131k", 1048576: "1m", 64: "64"}
+    for width, shown in widths.items():
+        found = place(FormatName.gemma_scope, "rung", ABOUT, width, 71.6)
+        assert found == f"layer_3/width_{shown}/average_l0_72"
+    assert place(FormatName.saelens, "rung", ABOUT, 64, None) == "rung"
+    with pytest.raises(UserError, match="named by L0, which was not measured"):
+        place(FormatName.gemma_scope, "rung", ABOUT, 64, None)
+    with pytest.raises(UserError, match="named by layer, and site embed has none"):
+        place(FormatName.gemma_scope, "rung", {**ABOUT, "site": "embed"}, 64, 3.0)
+
+
+class Bomb:
+    """What an attacker pickles."""
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("harmed",)
+
+
+def test_nothing_that_a_pickle_asks_for_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    coder, _ = folded(Kind.topk, AE)
+    FORMATS[FormatName.dictionary_learning].write(tmp_path / "dl", coder, ABOUT)
+    torch.save({"encoder.weight": Bomb()}, tmp_path / "dl" / "ae.pt")
+    with pytest.raises(UserError, match="ae.pt unusable .UnpicklingError"):
+        load_any(tmp_path / "dl")
+    coder, _ = folded(Kind.jumprelu, AE)
+    FORMATS[FormatName.gemma_scope].write(tmp_path / "gs", coder, ABOUT)
+    with np.load(tmp_path / "gs/params.npz") as file:
+        arrays = dict(file) | {"threshold": np.array([Bomb()], dtype=object)}
+    np.savez(tmp_path / "gs/params.npz", **arrays)
+    with pytest.raises(UserError, match="params.npz unusable .*allow_pickle"):
+        load_any(tmp_path / "gs")
+    assert not (tmp_path / "harmed").exists()
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("harm", ["cut", "not finite", "empty"])
+def test_unusable_files_are_refused_in_one_line(
+    name: FormatName, harm: str, tmp_path: Path
+) -> None:
+    coder, _ = folded(Kind.topk if name is FormatName.sparsify else Kind.jumprelu, AE)
+    if harm == "not finite":
+        coder.W_dec[3, 2] = torch.nan
+    FORMATS[name].write(tmp_path / "c", coder, ABOUT)
+    for file in (tmp_path / "c").iterdir():
+        size = {"cut": file.stat().st_size // 2, "empty": 0}.get(harm)
+        if size is not None and file.suffix != ".json":
+            os.truncate(file, size)
+    with pytest.raises(UserError, match=r"^found .* unusable \(.*\); expected a") as error:
+        load_any(tmp_path / "c")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("saelens", {"architecture": "gated"}, "gated, which is none of jumprelu"),
+        ("saelens", {"normalize_activations": "layer_norm"}, "normalize_activations=layer_norm"),
+        ("sparsify", {"activation": "groupmax"}, "activation groupmax instead of topk"),
+        ("sparsify", {"skip_connection": True}, "W_skip"),
+        ("sparsify", {"k": 99}, "coder.k=99; expected 1 to"),
+        ("dictionary_learning", {"trainer": {"dict_class": "Gated"}}, "Gated, which is none of"),
+        ("dictionary_learning", {"trainer": []}, "config.json unusable .TypeError"),
+    ],
+)
+def test_what_we_cannot_be_is_refused(name: str, change: dict, told: str, tmp_path: Path) -> None:
+    coder, _ = folded(Kind.topk, AE)
+    FORMATS[FormatName(name)].write(tmp_path / "c", coder, ABOUT)
+    (settings,) = (tmp_path / "c").glob("*.json")
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), **change}))
+    with pytest.raises(UserError, match=told):
+        load_any(tmp_path / "c")
+
+
+def test_a_batchtopk_whose_threshold_was_never_set_is_refused(tmp_path: Path) -> None:
+    coder, _ = folded(Kind.batchtopk, AE)
+    coder.inference_threshold.fill_(-1.0)
+    FORMATS[FormatName.dictionary_learning].write(tmp_path / "c", coder, ABOUT)
+    with pytest.raises(UserError, match="threshold -1: it was never set"):
+        load_any(tmp_path / "c")
+
+
+def test_a_folder_of_nobodys_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cfg.json").write_text("{}")
+    with pytest.raises(UserError, match="no coder in .*sae_weights.safetensors .SAELens"):
+        load_any(tmp_path)
+
+
+def test_a_published_coder_becomes_one_of_ours(tmp_path: Path) -> None:
+    coder, x_BD = folded(Kind.jumprelu, AE)
+    FORMATS[FormatName.saelens].write(tmp_path / "lens", coder, ABOUT)
+    description = take_over(tmp_path / "lens", tmp_path / "ours", None, None, None)
+    assert description["about"]["site"] == description["about"]["target"] == "resid_post.3"
+    assert torch.equal(load_coder(tmp_path / "ours")(x_BD), coder(x_BD))
+    FORMATS[FormatName.gemma_scope].write(tmp_path / "scope", coder, ABOUT)
+    with pytest.raises(UserError, match="does not say what it was trained on; give it with site="):
+        take_over(tmp_path / "scope", tmp_path / "a", None, None, None)
+    with pytest.raises(UserError, match="a transcoder needs target="):
+        take_over(tmp_path / "scope", tmp_path / "a", "mlp_in.3", None, TC)
+    take_over(tmp_path / "scope", tmp_path / "a", "mlp_in.3", "mlp_out.3", TC)
+    assert load_coder(tmp_path / "a").config.form is TC
+    with pytest.raises(UserError, match="is a coder of ours already"):
+        take_over(tmp_path / "a", tmp_path / "b", None, None, None)
+
+
+def test_sites_have_the_names_of_hooks() -> None:
+    sites = ["resid_pre.0", "resid_post.12", "mlp_in.3", "mlp_out.3", "attn_z.1", "embed"]
+    assert [site_of(hook_name(site)) for site in sites] == sites
+    assert hook_name("resid_post.12") == "blocks.12.hook_resid_post"
+    assert hook_name("model.layers.3.mlp") == "model.layers.3.mlp"
+
+
+def test_nothing_of_this_machine_is_published(tmp_path: Path) -> None:
+    lm, text = {"name": str(tmp_path), "commit": "0"}, {"path": "some/text"}
+    about = {**ABOUT, "source": {"store": "/x", "lm": lm, "text": text}}
+    assert public(about)["source"] == {"lm": {**lm, "name": tmp_path.name}, "text": text}
+    assert about["source"]["store"] == "/x"
+
+
+def test_ours_is_loaded_as_it_is(tmp_path: Path) -> None:
+    coder, x_BD = folded(Kind.topk, SKIP)
+    save_coder(tmp_path, coder, coder.state_dict(), ABOUT)
+    assert torch.equal(load_any(tmp_path)(x_BD), load_coder(tmp_path)(x_BD))
