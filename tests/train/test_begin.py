@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 
 from sae_dist.coders import Coder, Form, Kind, load_coder, save_coder
+from sae_dist.coders.files import LATENT_TENSORS
 from sae_dist.coders.losses import moments, spread, square_sum
 from sae_dist.common.errors import UserError
 from sae_dist.interop import FORMATS, FormatName
 from sae_dist.parallel import World
+from sae_dist.store import open_store
+from sae_dist.stream import StoredActivations, StreamConfig
 from tests.processes import alone, run_on
 from tests.train.ladders import BATCH, make_store, rung, training_run
 
@@ -38,24 +41,21 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def begun(world: World, home: str, case: tuple[Kind, Form], where: str, latent: int) -> Any:
-    """A run's first step from another coder: all latents' weights, FVU and L0 of step 0."""
-    config = rung(*case, latent=latent)
-    config.init_from = where
-    folder = Path(home) / f"again-{case[0]}-{case[1]}-{world.size}-{Path(where).name}"
-    run = training_run(world, Path(home) / "store", folder, [config], steps=1)
-    state = {name: tensor.clone() for name, tensor in run.rungs[0].coder.state_dict().items()}
-    scale = run.rungs[0].scale
+def begun(
+    world: World, store: Path, folder: Path, case: tuple[Kind, Form], where: Path
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """A run of one step from another coder: the first weights held here, and what was logged."""
+    config = rung(*case, latent=world.size)
+    config.init_from = str(where)
+    run = training_run(world, store, folder, [config], steps=1)
+    state = {name: t.numpy().copy() for name, t in run.rungs[0].coder.state_dict().items()}
     run.run()
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return state, scale, next(line for line in lines if "fvu" in line)
+    return state, next(line for line in lines if "fvu" in line)
 
 
 def first_batch(home: Path, coder: Coder, target: str) -> tuple[float, float]:
     """FVU and L0 of a finished coder on the first training batch, on raw activations."""
-    from sae_dist.store import open_store
-    from sae_dist.stream import StoredActivations, StreamConfig
-
     source = StoredActivations(open_store(home / "store"))
     stream = StreamConfig(lanes=8, bucket_tokens=2048)
     with source.batches(["in", "out"], BATCH, 0, stream, 0, 1, 0) as batches:
@@ -67,47 +67,49 @@ def first_batch(home: Path, coder: Coder, target: str) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_first_step_is_the_finished_coders(home: Path, case: tuple[Kind, Form]) -> None:
+def test_the_first_step_is_the_finished_coders(
+    home: Path, case: tuple[Kind, Form], tmp_path: Path
+) -> None:
     where = home / "first" / "coders" / f"{case[0]}-{case[1]}"
     finished = load_coder(where)
     if case[0] is Kind.batchtopk:
         finished.train()  # over the batch, as a step selects
-    _, _, measured = begun(alone(), str(home), case, str(where), latent=1)
+    state, measured = begun(alone(), home / "store", tmp_path / "r", case, where)
     target = "in" if case[1] is Form.autoencoder else "out"
     fvu, l0 = first_batch(home, finished, target)
     assert measured["step"] == 0
     assert measured["fvu"] == pytest.approx(fvu, rel=1e-5)
     assert measured["l0"] == pytest.approx(l0, abs=1e-9)
-    anew = rung(*case)
-    fresh = training_run(alone(), home / "store", home / f"anew-{case}", [anew], steps=1)
-    assert not torch.equal(fresh.rungs[0].coder.W_dec, finished.W_dec.double())
+    fresh = training_run(alone(), home / "store", tmp_path / "f", [rung(*case)], steps=1)
+    assert not np.allclose(fresh.rungs[0].coder.W_enc.detach().numpy(), state["W_enc"])
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_in_slices_it_begins_with_slices_of_the_same(home: Path, case: tuple[Kind, Form]) -> None:
-    where = str(home / "first" / "coders" / f"{case[0]}-{case[1]}")
-    whole, _, measured = begun(alone(), str(home), case, where, latent=1)
-    results = run_on(2, begun, str(home), case, where, 2)
-    for name, tensor in whole.items():
-        parts = [state[name] for state, _, _ in results]
-        is_slice = name in ("W_enc", "b_enc", "W_dec", "threshold")
-        torch.testing.assert_close(torch.cat(parts) if is_slice else parts[1], tensor)
-    assert results[0][2]["fvu"] == pytest.approx(measured["fvu"], rel=1e-9)
-    assert results[0][2]["l0"] == measured["l0"]
+def test_in_slices_it_begins_with_slices_of_the_same(
+    home: Path, case: tuple[Kind, Form], tmp_path: Path
+) -> None:
+    where, store = home / "first" / "coders" / f"{case[0]}-{case[1]}", home / "store"
+    whole, measured = begun(alone(), store, tmp_path / "whole", case, where)
+    results = run_on(2, begun, store, tmp_path / "slices", case, where)
+    for name, array in whole.items():
+        parts = [state[name] for state, _ in results]
+        found = np.concatenate(parts) if name in LATENT_TENSORS else parts[1]
+        np.testing.assert_array_equal(found, array)
+    assert results[0][1]["fvu"] == pytest.approx(measured["fvu"], rel=1e-9)
+    assert results[0][1]["l0"] == measured["l0"]
 
 
 @pytest.mark.parametrize("case", FOREIGN)
 def test_it_goes_on_from_another_librarys_files(
     home: Path, case: tuple[Kind, Form], tmp_path: Path
 ) -> None:
-    where = home / "first" / "coders" / f"{case[0]}-{case[1]}"
+    where, store = home / "first" / "coders" / f"{case[0]}-{case[1]}", home / "store"
     about = {"site": "in.0", "target": "in.0"}
     FORMATS[FOREIGN[case]].write(tmp_path / "foreign", load_coder(where), about)
-    case_of_file = (Kind.jumprelu if FOREIGN[case] is FormatName.gemma_scope else case[0], case[1])
-    ours, _, measured = begun(alone(), str(home), case, str(where), latent=1)
-    theirs, _, again = begun(alone(), str(home), case_of_file, str(tmp_path / "foreign"), latent=1)
-    for name, tensor in ours.items():
-        torch.testing.assert_close(theirs[name], tensor, rtol=1e-5, atol=1e-6)
+    ours, measured = begun(alone(), store, tmp_path / "ours", case, where)
+    theirs, again = begun(alone(), store, tmp_path / "theirs", case, tmp_path / "foreign")
+    for name, array in ours.items():
+        np.testing.assert_allclose(theirs[name], array, rtol=1e-5, atol=1e-6)
     assert again["fvu"] == pytest.approx(measured["fvu"], rel=1e-5)
 
 
@@ -131,8 +133,8 @@ def test_a_run_that_was_begun_so_goes_on_only_so(home: Path) -> None:
     ],
 )
 def test_another_coder_is_refused(home: Path, change: dict, told: str) -> None:
-    settings = {"kind": Kind.topk, "form": Form.autoencoder} | change
-    config = rung(settings.pop("kind"), settings.pop("form"), **settings)
+    config = rung(change.get("kind", Kind.topk), change.get("form", Form.autoencoder))
+    config.coder.num_latents = change.get("num_latents", 32)
     config.init_from = str(home / "first" / "coders" / "topk-autoencoder")
     with pytest.raises(UserError, match=f"has {told}.*; expected a coder like"):
         training_run(alone(), home / "store", home / "refused", [config], steps=1)
