@@ -1,7 +1,7 @@
 # Each target first makes .venv by itself, once; it is brought up to date when its two inputs change.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart reproduce test test-slow bench lint wheel clean
+.PHONY: help quickstart reproduce test test-slow test-interop interop-table bench lint wheel clean
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
@@ -9,6 +9,9 @@ INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check -
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2
 READY := .venv/.ready
 PEERS := eai-sparsify dictionary-learning sae-lens llamascopium
+CLIENTS := eai-sparsify dictionary-learning sae-lens
+CLIENTS_PYTHON ?= .venv-interop/bin/python
+CLIENTS_READY := $(if $(filter .venv-interop/%,$(CLIENTS_PYTHON)),.venv-interop/.ready)
 INSTALL_PEER := .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c benchmarks/constraints.txt torch
 
 help:
@@ -16,10 +19,11 @@ help:
 	@echo "make reproduce    published claims beside what a small LM shows, in docs/reproduction.md; within an hour"
 	@echo "make test         the fast tests"
 	@echo "make test-slow    the tests that need minutes, several processes or gigabytes"
+	@echo "make test-interop exports and imports beside the other libraries, in a .venv-interop of their own"
 	@echo "make bench        step times beside other trainers', which get a .venv-bench of their own"
 	@echo "make lint         ruff and mypy"
 	@echo "make wheel        the package as a wheel, in dist/"
-	@echo "make clean        remove .venv, .venv-bench and all caches (never runs/ or stores/)"
+	@echo "make clean        remove .venv, .venv-bench, .venv-interop and all caches (never runs/ or stores/)"
 
 quickstart: $(READY)
 	@launch/quickstart.sh
@@ -30,8 +34,14 @@ reproduce: $(READY)
 test: $(READY)
 	@$(PYTEST) -m "not slow"
 
-test-slow: $(READY)
-	@$(PYTEST) -m slow
+test-slow: $(READY) $(CLIENTS_READY)
+	@SAE_DIST_CLIENTS=$(CLIENTS_PYTHON) $(PYTEST) -m slow
+
+test-interop: $(READY) $(CLIENTS_READY)
+	@SAE_DIST_CLIENTS=$(CLIENTS_PYTHON) OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/interop
+
+interop-table: $(READY) $(CLIENTS_READY)
+	@SAE_DIST_CLIENTS=$(CLIENTS_PYTHON) .venv/bin/python -W ignore -m tests.interop.measure
 
 bench: $(READY) .venv-bench/.ready
 	@.venv/bin/python -W ignore -m benchmarks.run
@@ -45,7 +55,7 @@ lint: $(READY)
 	.venv/bin/mypy
 
 clean:
-	rm -rf .venv .venv-bench .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-bench .venv-interop .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
@@ -68,4 +78,14 @@ $(READY): pyproject.toml constraints.txt
 	@"$(PYTHON)" -m venv .venv-bench
 	@for peer in $(PEERS); do $(INSTALL_PEER) $$peer || echo "$$peer does not install: left out"; done
 	@.venv-bench/bin/python -m pip uninstall --quiet --yes torchvision
+	@touch $@
+
+# The libraries whose files are written and read; all must install. CLIENTS_PYTHON=… names the Python
+# of an environment that has them already.
+.venv-interop/.ready: benchmarks/constraints.txt | $(READY)
+	@echo "making .venv-interop for the other libraries, once"
+	@"$(PYTHON)" -m venv .venv-interop
+	@.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c benchmarks/constraints.txt torch $(CLIENTS)
+	@.venv-interop/bin/python -m pip uninstall --quiet --yes torchvision
 	@touch $@

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from sae_dist.apps import evaluate, report, train, verify
+from sae_dist.apps import evaluate, export, import_coder, report, train, verify
 from tests.harvest.tiny import contents, tiny_harvest, tokenizer
 from tests.lm.tiny import tiny_model
 from tests.train.ladders import make_store
@@ -118,3 +118,42 @@ def test_verify_tells_every_fault(
         run(verify.main, "store=store")
     said = capsys.readouterr().err
     assert "c.0.0.0 with crc32" in said and "error: faults found in store: 2" in said
+
+
+def test_coders_go_out_come_back_are_measured_and_trained_on(
+    run: Command, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    make_store(tmp_path / "store", num_tokens=2048)
+    run(train.main, "store=store", "run=r", "site=in", *SETTINGS, *STREAM)
+    run(evaluate.main, "run=r")
+    rung = "topk-32-k4-in"
+    for to in ("saelens", "sparsify", "dictionary_learning", "sae_dist"):
+        run(export.main, "run=r", f"to={to}")
+        assert (tmp_path / "runs/r/exports" / to / rung).is_dir()
+        card = (tmp_path / "runs/r/exports" / to / "README.md").read_text()
+        assert f"| `{rung}` | topk | autoencoder | in | in | 32 | 4.0 |" in card
+        assert "activations that did not come from a language model" in card
+    theirs = f"runs/r/exports/sparsify/{rung}"
+    run(import_coder.main, f"path={theirs}", f"to=runs/theirs/coders/{rung}", "site=in")
+    run(evaluate.main, "run=theirs", "store=store")
+    figures = [
+        json.loads((tmp_path / "runs" / name / "evaluation.json").read_text())["rungs"][rung]
+        for name in ("r", "theirs")
+    ]
+    assert figures[1]["fvu"] == pytest.approx(figures[0]["fvu"], rel=1e-5)
+    assert figures[1]["l0"] == figures[0]["l0"]
+    finetune = ("store=store", "run=f", "site=in", f"init_from={theirs}", *SETTINGS, *STREAM)
+    run(train.main, *finetune)
+    assert "init_from: runs/r/exports" in (tmp_path / "runs/f/config.yaml").read_text()
+    capsys.readouterr()
+    for arguments, told in (
+        (("to=gemma_scope",), f"{rung}: Gemma Scope.*; export it with to=saelens, or name"),
+        (("to=saelens", "rungs=[a]"), f"found no coder a in .*; expected rungs among {rung}"),
+        (("to=lens",), "saelens"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            run(export.main, "run=r", *arguments)
+        assert re.search(f"^error: .*{told}", capsys.readouterr().err)
+    with pytest.raises(SystemExit, match="2"):
+        run(import_coder.main, f"path={theirs}", "to=runs/r", "site=in")
+    assert "to=runs/r exists; expected a new folder" in capsys.readouterr().err
