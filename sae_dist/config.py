@@ -233,7 +233,7 @@ _ROOTS = {
     "plan_schema": PlanConfig,
     "report_schema": ReportConfig,
     "export_schema": ExportConfig,
-    "import_schema": ImportConfig,
+    "import_coder_schema": ImportConfig,
     "verify_schema": VerifyConfig,
     "small_lm_schema": SmallLMRootConfig,
     "chat_corpus_schema": ChatCorpusConfig,

@@ -16,7 +16,7 @@ from sae_dist.common.log import write_error
 
 COMMANDS = (
     *("plan", "harvest", "verify", "train", "evaluate", "compare", "report"),
-    *("selftest", "small_lm", "chat_corpus", "reproduction"),
+    *("export", "import_coder", "selftest", "small_lm", "chat_corpus", "reproduction"),
 )
 _COMPLETION = "completion"
 

@@ -20,7 +20,7 @@ from sae_dist.interop import take_over
 
 def main() -> None:
     """The command."""
-    cli.run(import_command, "import", __doc__ or "")
+    cli.run(import_command, "import_coder", __doc__ or "")
 
 
 def import_command(config: ImportConfig) -> None:

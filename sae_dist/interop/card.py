@@ -31,14 +31,22 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")  # of the Hub; a folder's revision is long
 
 def public(about: dict[str, Any]) -> dict[str, Any]:
     """What a coder was trained on, without paths of this machine: of folders only the name."""
-    source = {key: value for key, value in (about.get("source") or {}).items() if key != "store"}
-    for part, key in (("lm", "name"), ("text", "path")):
-        if isinstance(source.get(part), dict) and isinstance(source[part].get(key), str):
-            source[part] = {**source[part], key: _without_folders(source[part][key])}
-    return {**about, "source": source}
+    return {**about, "source": _public(about.get("source") or {})}
 
 
-def _without_folders(name: str) -> str:
+def _public(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _without_folders(inner) if key in ("name", "path") else _public(inner)
+        for key, inner in value.items()
+        if key != "store"
+    }
+
+
+def _without_folders(name: Any) -> Any:
+    if not isinstance(name, str):
+        return name
     path = Path(name).expanduser()
     is_local = path.exists() or name.startswith((".", "~")) or path.is_absolute()
     return path.name if is_local else name

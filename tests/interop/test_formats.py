@@ -189,8 +189,11 @@ def test_sites_have_the_names_of_hooks() -> None:
 def test_nothing_of_this_machine_is_published(tmp_path: Path) -> None:
     lm, text = {"name": str(tmp_path), "commit": "0"}, {"path": "some/text"}
     about = {**ABOUT, "source": {"store": "/x", "lm": lm, "text": text}}
-    assert public(about)["source"] == {"lm": {**lm, "name": tmp_path.name}, "text": text}
+    expected = {"lm": {**lm, "name": tmp_path.name}, "text": text}
+    assert public(about)["source"] == expected
     assert about["source"]["store"] == "/x"
+    meta = {**ABOUT, "source": {"store": "coder:/x", "rows": 8, "coder": about}}
+    assert public(meta)["source"] == {"rows": 8, "coder": {**ABOUT, "source": expected}}
 
 
 def test_ours_is_loaded_as_it_is(tmp_path: Path) -> None:
