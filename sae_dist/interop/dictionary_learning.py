@@ -6,7 +6,6 @@ TopK and BatchTopK subtract b_dec from the input, JumpReLU does not. `ae.pt` is 
 with torch's `weights_only`, which knows tensors and nothing else, or not at all.
 """
 
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import Coder, CoderConfig, Form, Kind
-from sae_dist.common.files import write_atomic, write_json
+from sae_dist.common.files import write_json
 from sae_dist.interop.hooks import layer_of
 from sae_dist.interop.published import (
     Published,
@@ -22,6 +21,7 @@ from sae_dist.interop.published import (
     read_settings,
     told_in_one_line,
     unusable,
+    write_whole,
 )
 
 TITLE = "dictionary_learning"
@@ -65,10 +65,7 @@ def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
             "threshold": threshold_F[0].clone(),
         }
         state["decoder.weight"] = state["decoder.weight"].T.contiguous()
-    data = BytesIO()
-    torch.save(state, data)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / WEIGHTS, data.getvalue())
+    write_whole(folder / WEIGHTS, lambda path: torch.save(state, path))
     write_json(folder / SETTINGS, _settings(coder, about))
 
 

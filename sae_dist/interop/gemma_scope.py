@@ -4,7 +4,6 @@
 [D, F]. The file does not say whether it is an autoencoder's or a transcoder's.
 """
 
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,13 @@ import numpy as np
 import torch
 
 from sae_dist.coders import Coder, CoderConfig, Form, Kind
-from sae_dist.common.files import write_atomic
-from sae_dist.interop.published import Published, plain_tensors, told_in_one_line, unusable
+from sae_dist.interop.published import (
+    Published,
+    plain_tensors,
+    told_in_one_line,
+    unusable,
+    write_whole,
+)
 
 TITLE = "Gemma Scope"
 FILES = (WEIGHTS,) = ("params.npz",)
@@ -43,10 +47,7 @@ def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
     tensors = plain_tensors(coder)
     tensors["W_enc"] = tensors["W_enc"].T.contiguous()
     arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
-    data = BytesIO()
-    np.savez(data, **arrays)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / WEIGHTS, data.getvalue())
+    write_whole(folder / WEIGHTS, lambda path: np.savez(path, **arrays))
 
 
 def read(folder: Path) -> Published:

@@ -1,6 +1,6 @@
 """A coder as other libraries publish it, in our names: what every format is read into."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,14 +88,14 @@ def plain_tensors(coder: Coder, *, pre_bias: bool = False) -> dict[str, Tensor]:
         `W_enc [F, D]`, `b_enc [F]`, `W_dec [F, E]`, `b_dec [E]`, `W_skip [E, D]` of a skip
         transcoder, and `threshold [F]`, for a BatchTopK the same everywhere.
     """
-    tensors = {name: tensor.double().cpu() for name, tensor in coder.state_dict().items()}
+    tensors = coder.state_dict()
     if coder.pre_bias != pre_bias:
-        shift_F = tensors["W_enc"] @ tensors["b_dec"]
-        tensors["b_enc"] += shift_F if pre_bias else -shift_F
+        shift_F = coder.W_enc.double() @ coder.b_dec.double()
+        tensors["b_enc"] = coder.b_enc.double() + (shift_F if pre_bias else -shift_F)
     if coder.config.kind is Kind.batchtopk:
         threshold = tensors.pop("inference_threshold")
         tensors["threshold"] = threshold.expand(coder.config.num_latents)
-    return {name: tensor.float().contiguous() for name, tensor in tensors.items()}
+    return {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def unusable(path: Path, found: str) -> UserError:
@@ -130,9 +130,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file under a temporary name first; its folder is made if absent."""
+    """Write a safetensors file; see `write_whole`."""
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_whole(path, lambda temporary: save_file(whole, temporary))
+
+
+def write_whole(path: Path, save: Callable[[Path], None]) -> None:
+    """Let `save` write a file, which gets its name when it is whole; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+    temporary = path.with_name(f".tmp.{path.name}")
+    save(temporary)
     fsync_path(temporary)
     temporary.replace(path)
