@@ -74,7 +74,7 @@ def write_store(
     widths = {site: width for site, (_, width) in shapes.items()}
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
-        total = next((n for n in map(_length, arrays.values()) if n is not None), None)
+        total = next(filter(None, map(_length, arrays.values())), None)
         writer = StoreWriter.create(partial, widths, length, config, provenance or {}, total)
         writer.write_in_order(_units(streams, writer.settings.shard_sequences, length))
         writer.seal()

@@ -100,15 +100,18 @@ def choose_layout(
             f"found chunk_mib={chunk_mib:g} and shard_mib={shard_mib:g}; expected "
             "0 < chunk_mib <= shard_mib; change one of them"
         )
-    most = max(1, int(shard_mib * _MIB) // (sequence_length * bytes_per_position))
-    if num_sequences:
-        most = math.ceil(num_sequences / math.ceil(num_sequences / most))
+    shard = max(1, int(shard_mib * _MIB) // (sequence_length * bytes_per_position))
     chunk_tokens = max(1, int(chunk_mib * _MIB) // bytes_per_position)
-    chunk_sequences = min(most, chunk_tokens)
+    most = min(shard, chunk_tokens)  # sequences of a chunk
+    shard = shard // most * most
+    if num_sequences:
+        shard = math.ceil(num_sequences / math.ceil(num_sequences / shard))
+    blocks = math.ceil(shard / most)
+    chunk_sequences = math.ceil(shard / blocks)
     return Layout(
         num_sequences=num_sequences or 0,
         sequence_length=sequence_length,
-        shard_sequences=most // chunk_sequences * chunk_sequences,
+        shard_sequences=blocks * chunk_sequences,
         chunk_sequences=chunk_sequences,
         chunk_positions=_largest_divisor(sequence_length, chunk_tokens // chunk_sequences),
     )

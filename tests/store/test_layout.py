@@ -69,6 +69,7 @@ def test_shards_of_a_known_number_of_sequences_are_even() -> None:
     assert chosen(1024, 1, 257) == (129, 129, 16)
     assert chosen(1024, 1, 20_000) == (254, 254, 16)  # 79 of them, the last has 188
     assert chosen(1024, 1, 3) == (3, 3, 1024)
+    assert chosen(4, 1024, 35, chunk_mib=8, shard_mib=128) == (18, 6, 1)
 
 
 def test_a_position_larger_than_a_chunk_is_a_chunk() -> None:
