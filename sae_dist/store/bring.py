@@ -30,7 +30,7 @@ def write_store(
     input_ids: Blocks | None = None,
     trainable: Blocks | None = None,
     held_out: float = 0.05,
-    chunk_mib: float = 4.0,
+    chunk_mib: float = 2.0,
     shard_mib: float = 256.0,
     provenance: dict[str, Any] | None = None,
 ) -> Store:

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from sae_dist.common.errors import UserError
 
 _MIB = 2**20
@@ -68,6 +70,13 @@ class Layout:
         """Which positions of its sequences one chunk holds."""
         start = chunk % self.chunks_per_sequence * self.chunk_positions
         return range(start, start + self.chunk_positions)
+
+    def token_index(self, chunk: int | np.ndarray, offset: np.ndarray) -> np.ndarray:
+        """Places in the store, sequence · S + position, of the tokens at `offset` in `chunk`."""
+        sequence, position = np.divmod(offset, self.chunk_positions)
+        block, part = np.divmod(chunk, self.chunks_per_sequence)
+        sequence += block * self.chunk_sequences
+        return sequence * self.sequence_length + part * self.chunk_positions + position
 
     def chunks_with(self, sequences: range) -> range:
         """Numbers of the chunks that hold any of these sequences, one at least."""

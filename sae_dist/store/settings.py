@@ -22,7 +22,7 @@ class StoreConfig:
     """
 
     dtype: FloatDtype = FloatDtype.bfloat16
-    chunk_mib: float = 4.0
+    chunk_mib: float = 2.0
     shard_mib: float = 256.0
     held_out: float = 0.05
     non_finite: NonFinite = NonFinite.fail

@@ -48,16 +48,8 @@ class Bucket:
             )
         rows = rows[segment.rows[segment.first : segment.stop]]
         number, offset = np.divmod(rows, self._positions)
-        return rows + self._place * self._positions, self._index(self._chunks[number], offset)
-
-    def _index(self, chunks: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """Places in the store of tokens that lie at `offsets` of `chunks`."""
-        layout = self._store.layout
-        sequence, position = np.divmod(offsets, layout.chunk_positions)
-        block, part = np.divmod(chunks, layout.chunks_per_sequence)
-        sequence += block * layout.chunk_sequences
-        position += part * layout.chunk_positions
-        return sequence * layout.sequence_length + position
+        index = self._store.layout.token_index(self._chunks[number], offset)
+        return rows + self._place * self._positions, index
 
     def _read(self, number: int) -> None:
         chunk = int(self._chunks[number])
