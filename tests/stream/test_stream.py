@@ -1,5 +1,6 @@
 import threading
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from sae_dist.common.errors import UserError
-from sae_dist.store import Store
+from sae_dist.store import Store, write_store
 from sae_dist.stream import ActivationStream, Batch, StreamConfig, StreamState
 from sae_dist.stream.buckets import Bucket
 
@@ -53,6 +54,29 @@ def test_rows_are_those_of_the_index_at_every_site(store: Store, acts: torch.Ten
         assert batch.acts["in"].dtype == torch.bfloat16 and len(batch.index) == BATCH // 2
         assert torch.equal(batch.acts["in"], acts.flatten(0, 1)[batch.index])
         assert torch.equal(batch.acts["out"], batch.acts["in"][:, :3] * 2)
+
+
+@pytest.mark.parametrize(
+    ("positions", "chunk_tokens", "grid"),
+    [(6, 75, (19, 19, 3)), (6, 122, (19, 19, 6)), (7, 75, (19, 19, 1)), (6, 7, (14, 7, 1))],
+)
+def test_rows_are_those_of_the_index_however_chunks_are_cut(
+    tmp_path: Path, positions: int, chunk_tokens: int, grid: tuple[int, int, int]
+) -> None:
+    x = torch.arange(113.0 * positions).view(113, positions, 1).expand(-1, -1, 2)
+    sizes = {"chunk_mib": chunk_tokens * 8 / 2**20, "shard_mib": 20.5 * positions * 8 / 2**20}
+    trainable = x[..., 0] % 7 != 0
+    arguments = {"trainable": trainable, "held_out": 0.2, "dtype": "float32", **sizes}
+    store = write_store(tmp_path / "store", {"x": x}, **arguments)  # type: ignore[arg-type]
+    layout = store.layout
+    assert (layout.shard_sequences, layout.chunk_sequences, layout.chunk_positions) == grid
+    source = ActivationStream(store, ["x"], 16, 5, StreamConfig(lanes=4, bucket_tokens=512))
+    found = take(source, source.tokens_per_epoch // 16)
+    index = torch.cat([batch.index for batch, _ in found])
+    rows = torch.cat([batch.acts["x"] for batch, _ in found])
+    assert torch.equal(rows, index.float()[:, None].expand(-1, 2))
+    assert len(index.unique()) == len(index) == source.tokens_per_epoch
+    assert (index % 7 != 0).all()
 
 
 def test_an_epoch_gives_trainable_training_tokens_once_each(
