@@ -54,7 +54,7 @@ def write_tokens(
 ) -> dict[str, FileRecord]:
     """Write the two files of tokens of one unit; return their records by path.
 
-    Raises UserError, and writes nothing, when the records are not the `expected` ones.
+    Raises UserError, and changes no file, when the records are not the `expected` ones.
     """
     shape = (len(ids), settings.sequence_length)
     found = [(array.shape, array.dtype.name) for array in (ids, trainable)]
