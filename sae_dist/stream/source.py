@@ -34,6 +34,7 @@ class Batches(Protocol):
         traceback: TracebackType | None,
     ) -> None: ...
 
+
 _SAMPLE_CHUNKS = 32  # at least, so that many positions are among them
 
 

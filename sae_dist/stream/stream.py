@@ -215,8 +215,7 @@ def memory_bound(
 
 
 def _bucket_chunks(layout: Layout, config: StreamConfig) -> int:
-    positions = layout.chunk_sequences * layout.sequence_length
-    return max(1, config.bucket_tokens // (config.lanes * positions))
+    return max(1, config.bucket_tokens // (config.lanes * layout.chunk_tokens))
 
 
 def _gather(
