@@ -44,11 +44,18 @@ def _own(store: Store) -> Iterator[Read]:
     yield lambda chunk, out: store.read_chunk_into(SITE, chunk, out)
 
 
+def _place(store: Store, chunk: int) -> tuple[slice, slice]:
+    """Where in the array one chunk lies."""
+    layout = store.layout
+    held = layout.sequences_of_chunk(chunk), layout.positions_of_chunk(chunk)
+    sequences, positions = (slice(numbers.start, numbers.stop) for numbers in held)
+    return sequences, positions
+
+
 def _zarr(store: Store) -> Iterator[Read]:
     """The array is a new one each time: these libraries give no way to fill one's own."""
     array = zarr.open_array(store.path / site_path(SITE), mode="r")
-    size = store.layout.chunk_sequences
-    yield lambda chunk, out: array[chunk * size : (chunk + 1) * size]
+    yield lambda chunk, out: array[_place(store, chunk)]
 
 
 def _zarrs(store: Store) -> Iterator[Read]:
@@ -63,8 +70,7 @@ def _tensorstore(store: Store) -> Iterator[Read]:
 
     folder = {"driver": "file", "path": str(store.path / site_path(SITE))}
     array = tensorstore.open({"driver": "zarr3", "kvstore": folder}, read=True).result()
-    size = store.layout.chunk_sequences
-    yield lambda chunk, out: array[chunk * size : (chunk + 1) * size].read().result()
+    yield lambda chunk, out: array[_place(store, chunk)].read().result()
 
 
 _KINDS = {

@@ -44,14 +44,15 @@ def make_store(path: Path, dtype: str, gib: float) -> Store:
     num_blocks = max(2, round(gib * 2**30 / (block_NSD.numel() * 2)))
     trainable = torch.ones(num_blocks * len(block_NSD), SEQUENCE, dtype=torch.bool)
     trainable[:, 0] = False
-    blocks = (block_NSD for _ in range(num_blocks))
+    blocks = [block_NSD] * num_blocks
     return write_store(path, {SITE: blocks}, dtype=dtype, trainable=trainable)
 
 
 def whole_chunks(store: Store) -> np.ndarray:
-    """The training chunks, but for a last one that may be partial."""
+    """The training chunks, but for partial ones of the last sequences."""
     chunks = np.array(store.training_chunks())
-    return chunks[chunks < store.layout.num_sequences // store.layout.chunk_sequences]
+    whole_blocks = store.layout.num_sequences // store.layout.chunk_sequences
+    return chunks[chunks < whole_blocks * store.layout.chunks_per_sequence]
 
 
 def forget(store: Store) -> bool:
@@ -78,7 +79,7 @@ def _forget(path: Path) -> bool:
 def chunk_rate(name: str, store: Store, chunks: np.ndarray, threads: int) -> float:
     """GB/s of one reader, each thread copying its share of the chunks to two buffers by turns."""
     layout = store.layout
-    shape = (2, layout.chunk_sequences, layout.sequence_length, D)
+    shape = (2, layout.chunk_sequences, layout.chunk_positions, D)
     buffers = [np.ones(shape, store.dtype.storage) for _ in range(threads)]
     with opened[name](store) as read, ThreadPoolExecutor(threads) as pool:
 
@@ -109,20 +110,24 @@ def reader_rates(store: Store, is_cold: bool) -> dict[str, dict[str, float]]:
 
 
 def memmap_batches(store: Store) -> Iterator[torch.Tensor]:
-    """What one writes with memmap: copy shuffled chunks to a bucket, gather its permuted rows."""
+    """What one writes with memmap: copy shuffled chunks to a bucket, gather its permuted rows.
+
+    The rows of first positions, which are not trained on, are told by the chunk's number.
+    """
     random, layout = np.random.default_rng(0), store.layout
-    positions = layout.chunk_sequences * layout.sequence_length
-    chunks = whole_chunks(store)
-    num_chunks = min(CONFIG.bucket_tokens // positions, len(chunks))
-    shape = (num_chunks, layout.chunk_sequences, layout.sequence_length, D)
+    chunks, offsets = whole_chunks(store), np.arange(layout.chunk_tokens)
+    num_chunks = min(CONFIG.bucket_tokens // layout.chunk_tokens, len(chunks))
+    shape = (num_chunks, layout.chunk_sequences, layout.chunk_positions, D)
     bucket = np.empty(shape, store.dtype.storage)
     stored = from_storage(bucket, store.dtype).flatten(0, 2)
     memmap = Memmap(store)
     while True:
-        for place, chunk in enumerate(random.permutation(chunks)[:num_chunks].tolist()):
+        drawn = random.permutation(chunks)[:num_chunks]
+        for place, chunk in enumerate(drawn.tolist()):
             memmap.read(chunk, bucket[place])
-        rows = np.arange(num_chunks * positions)
-        rows = torch.from_numpy(random.permutation(rows[rows % layout.sequence_length > 0]))
+        index = layout.token_index(drawn[:, None], offsets)
+        trained = np.flatnonzero(index % layout.sequence_length)
+        rows = torch.from_numpy(random.permutation(trained))
         for rows_B in rows.split(BATCH)[: len(rows) // BATCH]:
             yield stored.index_select(0, rows_B)
 
@@ -180,7 +185,7 @@ def stall_shares(store: Store) -> dict[str, float]:
 def measure(dtype: str, gib: float, folder: Path) -> dict[str, Any]:
     """Everything for one format."""
     store = make_store(folder / dtype, dtype, gib)
-    chunk_bytes = store.layout.chunk_sequences * SEQUENCE * D * store.dtype.storage.itemsize
+    chunk_bytes = store.layout.chunk_tokens * D * store.dtype.storage.itemsize
     readers = {"warm": reader_rates(store, is_cold=False)}
     if forget(store):
         readers["cold"] = reader_rates(store, is_cold=True)

@@ -52,7 +52,10 @@ def _grid(settings: Settings, num_sequences: int, max_shard_bytes: int) -> Itera
     if any(type(number) is not int or number < 1 for number in numbers):
         yield f"{layout}; expected positive whole numbers"
         return
-    if layout.shard_sequences % layout.chunk_sequences:
+    if (
+        layout.shard_sequences % layout.chunk_sequences
+        or layout.sequence_length % layout.chunk_positions
+    ):
         yield f"{layout}; expected shards of whole chunks"
     yield from (problems := list(site_problems(settings.widths)))
     if problems:

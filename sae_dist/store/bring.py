@@ -30,7 +30,7 @@ def write_store(
     input_ids: Blocks | None = None,
     trainable: Blocks | None = None,
     held_out: float = 0.05,
-    chunk_mib: float = 4.0,
+    chunk_mib: float = 2.0,
     shard_mib: float = 256.0,
     provenance: dict[str, Any] | None = None,
 ) -> Store:
@@ -39,8 +39,10 @@ def write_store(
     Each site gives blocks [n, d] (every row a sequence of one position) or [n, S, d], of any
     lengths, or is one such array; sites need the same total. `input_ids` (integers; −1 where not
     given) and `trainable` (bool; true where not given) come likewise as [n] or [n, S]. Values are
-    rounded to `dtype`. Memory: one shard of all sites and one block of each. The store appears at
-    `path` only when whole. Raises UserError when `path` exists, when sites differ in length or
+    rounded to `dtype`. Memory: one shard of all sites and one block of each. The number of blocks
+    drawn from an iterator (and not given as an array or a list of them) is not known ahead: the
+    last shard is then filled up to the size of the others. The store appears at `path` only when
+    whole. Raises UserError when `path` exists, when sites differ in length or
     positions, and for NaN or infinity at trainable tokens.
     """
     target = Path(path)
@@ -72,7 +74,8 @@ def write_store(
     widths = {site: width for site, (_, width) in shapes.items()}
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
-        writer = StoreWriter.create(partial, widths, length, config, provenance or {}, None)
+        total = next(filter(None, map(_length, arrays.values())), None)
+        writer = StoreWriter.create(partial, widths, length, config, provenance or {}, total)
         writer.write_in_order(_units(streams, writer.settings.shard_sequences, length))
         writer.seal()
         partial.rename(target)
@@ -80,6 +83,13 @@ def write_store(
         shutil.rmtree(partial, ignore_errors=True)
     fsync_path(target.absolute().parent)
     return open_store(target)
+
+
+def _length(blocks: Blocks) -> int | None:
+    """How many sequences there are, if that can be told before they are drawn."""
+    if isinstance(blocks, np.ndarray | torch.Tensor):
+        return len(blocks)
+    return sum(map(len, blocks)) if isinstance(blocks, list | tuple) else None
 
 
 def _blocks(blocks: Blocks) -> Iterable[Array]:

@@ -62,38 +62,47 @@ class Store:
         return self.manifest.sites[site].statistics
 
     def read_chunk(self, site: str, chunk: int) -> np.ndarray:
-        """Activations [n, S, d] of one chunk in the storage dtype (`common.dtypes.from_storage`).
+        """Activations [n, p, d] of one chunk: n sequences, at p of their positions.
 
-        Raises UserError for an unknown site or chunk, and for damage, naming file and chunk.
+        They are in the storage dtype (`common.dtypes.from_storage`). Raises UserError for an
+        unknown site or chunk, and for damage, naming file and chunk.
         """
         self._require(site)
         return self._arrays[site_path(site)].read_chunk(chunk)
 
     def read_chunk_into(self, site: str, chunk: int, out: np.ndarray) -> None:
-        """Fill `out` [chunk_sequences, S, d] (storage dtype, C order) by one chunk; no other copy.
+        """Fill `out` [chunk_sequences, chunk_positions, d] by one chunk; there is no other copy.
 
-        Beyond a partial last chunk there are fill values (NaN). Raises like `read_chunk`.
+        `out` is of the storage dtype, in C order. Beyond a partial chunk there are fill values
+        (NaN). Raises like `read_chunk`.
         """
         self._require(site)
         self._arrays[site_path(site)].read_chunk_into(chunk, out)
 
-    def read_tokens(self, chunk: int) -> tuple[np.ndarray, np.ndarray]:
-        """(ids int32 [n, S], trainable bool [n, S]) of one chunk. Raises like `read_chunk`."""
-        return self._arrays[INPUT_IDS].read_chunk(chunk), self.read_trainable(chunk)
-
     def read_trainable(self, chunk: int) -> np.ndarray:
-        """Which tokens of one chunk may be trained on, bool [n, S], dropped ones left out.
+        """Which tokens of one chunk may be trained on, bool [n, p], dropped ones left out.
 
         Raises like `read_chunk`.
         """
         trainable = self._arrays[TRAINABLE].read_chunk(chunk)
-        unit, place = divmod(chunk, self.layout.chunks_per_shard)
-        if unit in self._dropped:
-            first = place * self.layout.chunk_sequences * self.layout.sequence_length
-            positions = self._dropped[unit] - first
-            is_here = (positions >= 0) & (positions < trainable.size)
-            trainable.reshape(-1)[positions[is_here]] = False
+        sequences = self.layout.sequences_of_chunk(chunk)
+        self._leave_out(trainable, sequences, self.layout.positions_of_chunk(chunk))
         return trainable
+
+    def read_sequences(self, site: str, sequences: range) -> np.ndarray:
+        """Activations [n, S, d] of whole sequences of the store, in the storage dtype.
+
+        Every chunk that holds a part of them is read: best ask for all sequences of a shard.
+        Raises like `read_chunk`.
+        """
+        self._require(site)
+        return self._arrays[site_path(site)].read_sequences(sequences)
+
+    def read_tokens(self, sequences: range) -> tuple[np.ndarray, np.ndarray]:
+        """(ids int32 [n, S], trainable bool [n, S]) of whole sequences, as `read_sequences`."""
+        ids, trainable = (self._arrays[n].read_sequences(sequences) for n in (INPUT_IDS, TRAINABLE))
+        self._leave_out(trainable, sequences, range(self.layout.sequence_length))
+        return ids, trainable
 
     def training_chunks(self) -> list[int]:
         """Chunks of all shards that are not held out, in order."""
@@ -105,6 +114,11 @@ class Store:
         held_out = set(self.manifest.held_out)
         return self._chunks(s.unit for s in self.manifest.shards if s.unit in held_out)
 
+    def held_out_sequences(self) -> list[range]:
+        """The sequences of the held-out shards, in order, in runs that share their chunks."""
+        firsts = self.held_out_chunks()[:: self.layout.chunks_per_sequence]
+        return [self.layout.sequences_of_chunk(chunk) for chunk in firsts]
+
     def trainable_counts(self) -> np.ndarray:
         """Trainable tokens of every chunk, int64 [num_chunks]; 0 where no shard is yet."""
         counts = np.zeros(self.layout.num_chunks, np.int64)
@@ -112,6 +126,18 @@ class Store:
             chunks = self.layout.chunks_of(shard.unit)
             counts[chunks.start : chunks.stop] = shard.trainable_per_chunk
         return counts
+
+    def _leave_out(self, trainable: np.ndarray, sequences: range, positions: range) -> None:
+        """Mark the dropped tokens among these sequences and positions."""
+        size = self.layout.shard_sequences
+        for unit in range(sequences.start // size, (sequences.stop - 1) // size + 1):
+            if unit in self._dropped:
+                row, column = np.divmod(self._dropped[unit], self.layout.sequence_length)
+                row += unit * size - sequences.start
+                column -= positions.start
+                is_here = (row >= 0) & (row < len(sequences))
+                is_here &= (column >= 0) & (column < len(positions))
+                trainable[row[is_here], column[is_here]] = False
 
     def _chunks(self, units: Iterable[int]) -> list[int]:
         return [chunk for unit in units for chunk in self.layout.chunks_of(unit)]

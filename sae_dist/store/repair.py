@@ -161,7 +161,7 @@ def _commit(plan: Plan, unit: int) -> ShardCommit:
     layout = plan.manifest.layout
     specs = array_specs(plan.settings.widths, layout.sequence_length, plan.settings.dtype)
     read = {
-        path: ShardReader(plan.root, spec, layout, files).read_unit(unit)
+        path: ShardReader(plan.root, spec, layout, files).read_sequences(layout.sequences_of(unit))
         for path, spec in specs.items()
         if path != INPUT_IDS
     }

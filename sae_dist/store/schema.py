@@ -17,7 +17,7 @@ from sae_dist.store.layout import Layout
 from sae_dist.store.links import odd_file
 from sae_dist.store.statistics import Statistics
 
-FORMAT = 2
+FORMAT = 3
 SETTINGS_FILE = "SETTINGS.json"
 MANIFEST_FILE = "MANIFEST.json"
 TOKENS_COMMIT = "commits/tokens.json"
@@ -65,6 +65,7 @@ class Settings:
     sequence_length: int
     shard_sequences: int
     chunk_sequences: int
+    chunk_positions: int
     dtype: FloatDtype
     held_out: float
     widths: dict[str, int]
@@ -79,6 +80,7 @@ class Settings:
             sequence_length=self.sequence_length,
             shard_sequences=self.shard_sequences,
             chunk_sequences=self.chunk_sequences,
+            chunk_positions=self.chunk_positions,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class StoreConfig:
     """
 
     dtype: FloatDtype = FloatDtype.bfloat16
-    chunk_mib: float = 4.0
+    chunk_mib: float = 2.0
     shard_mib: float = 256.0
     held_out: float = 0.05
     non_finite: NonFinite = NonFinite.fail
@@ -50,9 +50,9 @@ def choose_settings(
             "or null; change it"
         )
     layout = choose_layout(
-        num_sequences=num_sequences or 0,
+        num_sequences=num_sequences,
         sequence_length=sequence_length,
-        bytes_per_sequence=sequence_length * sum(widths.values()) * config.dtype.storage.itemsize,
+        bytes_per_position=sum(widths.values()) * config.dtype.storage.itemsize,
         chunk_mib=config.chunk_mib,
         shard_mib=config.shard_mib,
     )
@@ -61,6 +61,7 @@ def choose_settings(
         sequence_length=sequence_length,
         shard_sequences=layout.shard_sequences,
         chunk_sequences=layout.chunk_sequences,
+        chunk_positions=layout.chunk_positions,
         dtype=config.dtype,
         held_out=config.held_out,
         widths=widths,

@@ -36,16 +36,16 @@ class ShardReader:
         self._records = records
 
     def read_chunk(self, chunk: int) -> np.ndarray:
-        """Chunk `chunk` [n, …] in the storage dtype, checked; the array is the caller's own.
+        """Chunk `chunk` [n, p, …] in the storage dtype, checked; the array is the caller's own.
 
         Raises UserError naming file and chunk when it is missing, cut short or altered.
         """
-        out = np.empty((self._layout.chunk_sequences, *self._spec.shape), self._spec.dtype)
+        out = np.empty(self._spec.chunk_shape(self._layout), self._spec.dtype)
         self.read_chunk_into(chunk, out)
         return out[: len(self._layout.sequences_of_chunk(chunk))]
 
     def read_chunk_into(self, chunk: int, out: np.ndarray) -> None:
-        """Fill `out` [chunk_sequences, …] (C order); fill values follow a partial chunk."""
+        """Fill `out`, of a whole chunk (C order); fill values follow a partial one."""
         unit, place = divmod(chunk, self._layout.chunks_per_shard)
         file_name = self._spec.file(unit)
         path, offset = self._root / file_name, place * self._spec.stored_chunk_bytes(self._layout)
@@ -64,9 +64,16 @@ class ShardReader:
                 "committed; run launch/verify.py, with repair=true to mend it"
             ) from error
 
-    def read_unit(self, unit: int) -> np.ndarray:
-        """All sequences [n, …] of one unit."""
-        return np.concatenate([self.read_chunk(chunk) for chunk in self._layout.chunks_of(unit)])
+    def read_sequences(self, sequences: range) -> np.ndarray:
+        """Whole sequences [n, S, …], put together from all chunks that hold any of them."""
+        out = np.empty((len(sequences), *self._spec.shape), self._spec.dtype)
+        for chunk in self._layout.chunks_with(sequences):
+            held = self._layout.sequences_of_chunk(chunk)
+            positions = self._layout.positions_of_chunk(chunk)
+            first, stop = max(held.start, sequences.start), min(held.stop, sequences.stop)
+            rows = self.read_chunk(chunk)[first - held.start : stop - held.start]
+            out[first - sequences.start :][: len(rows), positions.start : positions.stop] = rows
+        return out
 
 
 class _DamageError(Exception):

@@ -1,11 +1,12 @@
 """One unit's shard files: laid out, summed, checked and written at once.
 
-A byte is passed over four times: for its chunk's CRC-32C, its file's CRC-32, the sums, and by the
-write itself, which also waits for the disk. All four let other threads run meanwhile.
+A byte is passed over five times: it is copied into its chunk, which is then summed for its own
+CRC-32C and its file's CRC-32 and written while it is still in a core's cache, and two other threads
+look at all values meanwhile.
 """
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,32 @@ from sae_dist.common.dtypes import from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_all
 from sae_dist.store.arrays import INPUT_IDS, TRAINABLE, array_specs, shard_parts, site_path
-from sae_dist.store.checksum import crc32_of
+from sae_dist.store.checksum import crc32_on
 from sae_dist.store.dropped import Dropped, NonFinite, drop, without
 from sae_dist.store.schema import FileRecord, Settings, ShardCommit
 from sae_dist.store.statistics import Statistics, norms_of, statistics_of
 
-_Parts = list[memoryview]
+
+class _ShardFile:
+    """The bytes of a shard file, passed on part after part; `record` is there after the last."""
+
+    record: FileRecord
+
+    def __init__(self, parts: Iterable[tuple[memoryview, int]]) -> None:
+        """`parts` as `shard_parts` gives them: chunks and an index, each with its CRC-32C."""
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[memoryview]:
+        num_bytes = crc32 = 0
+        checks: list[str] = []
+        for data, crc32c in self._parts:
+            for part in (data, memoryview(crc32c.to_bytes(4, "little"))):
+                num_bytes, crc32 = num_bytes + part.nbytes, crc32_on(crc32, part)
+                yield part
+            checks.append(f"{crc32c:08x}")
+        self.record = FileRecord(
+            bytes=num_bytes, crc32=f"{crc32:08x}", chunk_crc32c="".join(checks[:-1])
+        )
 
 
 def write_tokens(
@@ -33,7 +54,7 @@ def write_tokens(
 ) -> dict[str, FileRecord]:
     """Write the two files of tokens of one unit; return their records by path.
 
-    Raises UserError, and writes nothing, when the records are not the `expected` ones.
+    Raises UserError, and changes no file, when the records are not the `expected` ones.
     """
     shape = (len(ids), settings.sequence_length)
     found = [(array.shape, array.dtype.name) for array in (ids, trainable)]
@@ -43,15 +64,18 @@ def write_tokens(
             f"{shape}; pack the tokens to the store's sequence length"
         )
     files = dict(_files(settings, unit, {INPUT_IDS: ids, TRAINABLE: trainable}))
-    records = {path: _record(parts) for path, parts in files.items()}
-    for path, record in records.items():
-        if expected is not None and expected[path] != record:
-            raise UserError(
-                f"found another text: {root / path} comes out with crc32 {record.crc32}; expected "
-                f"{expected[path].crc32}; give the text that was harvested with text_path=…"
-            )
-    write_all((root / path, parts) for path, parts in files.items())
-    return records
+
+    def require_expected() -> None:
+        for path, file in files.items():
+            if expected is not None and expected[path] != file.record:
+                raise UserError(
+                    f"found another text: {root / path} comes out with crc32 {file.record.crc32}; "
+                    f"expected {expected[path].crc32}; give the text that was harvested with "
+                    "text_path=…"
+                )
+
+    write_all(((root / path, file) for path, file in files.items()), require_expected)
+    return {path: file.record for path, file in files.items()}
 
 
 def write_activations(
@@ -59,11 +83,13 @@ def write_activations(
 ) -> ShardCommit:
     """Write one file a site; return the commit that vouches for them.
 
-    While one is written, two threads sum and check. The files get their names only once all that
-    is not dropped is found finite. Raises UserError as `StoreWriter.write_shard` does.
+    While one is written, two threads look at the values. The files get their names only once all
+    that is not dropped is found finite. Raises UserError as `StoreWriter.write_shard` does.
     """
     _require(settings, unit, arrays, trainable)
-    records: dict[str, Future[FileRecord]] = {}
+    files = dict(
+        _files(settings, unit, {site_path(site): arrays[site] for site in settings.widths})
+    )
     with ThreadPoolExecutor(2, "checks") as checks:
         dropped = checks.submit(_dropped, settings, unit, arrays, trainable)
 
@@ -72,16 +98,12 @@ def write_activations(
             return _statistics(settings, unit, site, arrays[site], kept)
 
         statistics = {site: checks.submit(sums, site) for site in settings.widths}
-
-        def files() -> Iterator[tuple[Path, _Parts]]:
-            by_array = {site_path(site): arrays[site] for site in settings.widths}
-            for path, parts in _files(settings, unit, by_array):
-                records[path] = checks.submit(_record, parts)
-                yield root / path, parts
-
-        write_all(files(), lambda: [found.result() for found in statistics.values()])
+        write_all(
+            ((root / path, file) for path, file in files.items()),
+            lambda: [found.result() for found in statistics.values()],
+        )
     return ShardCommit(
-        files={path: record.result() for path, record in records.items()},
+        files={path: file.record for path, file in files.items()},
         trainable_per_chunk=_per_chunk(settings, without(trainable, dropped.result())),
         statistics={site: found.result() for site, found in statistics.items()},
         dropped=dropped.result(),
@@ -109,27 +131,23 @@ def commit_of(
 
 
 def _per_chunk(settings: Settings, trainable: np.ndarray) -> list[int]:
-    step = settings.chunk_sequences
-    return [int(trainable[start : start + step].sum()) for start in range(0, len(trainable), step)]
+    layout = settings.layout(len(trainable))  # of this unit alone
+    counts = []
+    for chunk in range(layout.num_chunks):
+        rows, columns = layout.sequences_of_chunk(chunk), layout.positions_of_chunk(chunk)
+        part = trainable[rows.start : rows.stop, columns.start : columns.stop]
+        counts.append(int(part.sum()))
+    return counts
 
 
 def _files(
     settings: Settings, unit: int, arrays: dict[str, np.ndarray]
-) -> Iterator[tuple[str, _Parts]]:
+) -> Iterator[tuple[str, _ShardFile]]:
     """Path and contents of the shard file of each array, given by the array's path."""
     specs = array_specs(settings.widths, settings.sequence_length, settings.dtype)
     for path, values in arrays.items():
         layout = settings.layout(len(values))
-        yield specs[path].file(unit), shard_parts(specs[path], layout, values)
-
-
-def _record(parts: _Parts) -> FileRecord:
-    """Of `shard_parts`: each chunk is followed by its CRC-32C, and so is the index at the end."""
-    return FileRecord(
-        bytes=sum(part.nbytes for part in parts),
-        crc32=crc32_of(parts),
-        chunk_crc32c="".join(f"{int.from_bytes(crc, 'little'):08x}" for crc in parts[1:-2:2]),
-    )
+        yield specs[path].file(unit), _ShardFile(shard_parts(specs[path], layout, values))
 
 
 def _require(

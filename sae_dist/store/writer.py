@@ -150,8 +150,11 @@ class StoreWriter:
     def read_tokens(self, unit: int) -> tuple[np.ndarray, np.ndarray]:
         """(ids int32 [n, S], trainable bool [n, S]) of one unit."""
         tokens, layout = self._tokens(), self.layout
+        sequences = layout.sequences_of(unit)
         ids, trainable = (
-            ShardReader(self.path, self._specs[name], layout, tokens.files).read_unit(unit)
+            ShardReader(self.path, self._specs[name], layout, tokens.files).read_sequences(
+                sequences
+            )
             for name in (INPUT_IDS, TRAINABLE)
         )
         return ids, trainable

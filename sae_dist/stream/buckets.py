@@ -14,8 +14,8 @@ class Bucket:
     """The positions of one segment's chunks at every site, being read by a pool's threads.
 
     Chunk number i of the segment is read into `buffers[site][place + i]`, where buffers are
-    [chunks, chunk_sequences, S, d] (storage dtype); those places are the bucket's until it is used
-    up.
+    [chunks, chunk_sequences, chunk_positions, d] (storage dtype); those places are the bucket's
+    until it is used up.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Bucket:
     ) -> None:
         self._store, self._buffers, self._place = store, buffers, place
         self._chunks, self._segment = chunks, segment
-        self._positions = store.layout.chunk_sequences * store.layout.sequence_length
+        self._positions = store.layout.chunk_tokens
         self._trainable = np.zeros((len(chunks), self._positions), bool)
         self._reads = [pool.submit(self._read, number) for number in range(len(chunks))]
 
@@ -48,7 +48,7 @@ class Bucket:
             )
         rows = rows[segment.rows[segment.first : segment.stop]]
         number, offset = np.divmod(rows, self._positions)
-        index = self._chunks[number] * self._positions + offset
+        index = self._store.layout.token_index(self._chunks[number], offset)
         return rows + self._place * self._positions, index
 
     def _read(self, number: int) -> None:

@@ -1,8 +1,9 @@
 """Which rows make up which global batch: a pure function of the rows of each chunk and a seed.
 
-Each epoch permutes the chunks and deals them to lanes. A lane cuts its chunks into buckets,
-permutes the rows of each bucket, and gives an equal share of every global batch. Nothing here
-depends on the number of ranks, and any step is found without going through those before it.
+Each epoch deals the chunks to lanes: in rounds, from the fullest chunks to the emptiest, so that
+lanes end together, each round in an order of its own. A lane permutes its chunks, cuts them into
+buckets, permutes the rows of each bucket, and gives an equal share of every global batch. Nothing
+here depends on the number of ranks, and any step is found without going through those before it.
 """
 
 from bisect import bisect_right
@@ -59,7 +60,10 @@ class TokenOrder:
         _check(rows_per_chunk, lanes, batch_tokens)
         self.lanes = lanes
         self.lane_tokens = batch_tokens // lanes
-        self._rows = np.asarray(rows_per_chunk, np.int64)
+        self._rows = np.append(np.asarray(rows_per_chunk, np.int64), 0)  # the last for no chunk
+        self._rounds = np.full((-(-len(rows_per_chunk) // lanes), lanes), -1, np.int64)
+        fullest_first = np.argsort(-self._rows[:-1], kind="stable")
+        self._rounds.reshape(-1)[: len(fullest_first)] = fullest_first
         self._bucket_chunks = bucket_chunks
         self._seed = seed
         self._ends = [0]  # the first step of each epoch that was asked for, and of the one after
@@ -73,7 +77,8 @@ class TokenOrder:
 
     def lane_plan(self, epoch: int, lane: int) -> LanePlan:
         """The chunks of a lane in an epoch, bucket by bucket."""
-        chunks = self._permutation(epoch)[lane :: self.lanes]
+        chunks = self._dealt(epoch)[:, lane]
+        chunks = chunks[chunks >= 0]
         size = self._bucket_chunks
         buckets = [chunks[start : start + size] for start in range(0, len(chunks), size)]
         rows = [int(self._rows[bucket].sum()) for bucket in buckets]
@@ -87,10 +92,7 @@ class TokenOrder:
 
     def _measure_epoch(self) -> None:
         """Note where the next epoch ends: with its shortest lane."""
-        rows = self._rows[self._permutation(len(self._ends) - 1)]
-        lanes = np.zeros(-(-len(rows) // self.lanes) * self.lanes, np.int64)
-        lanes[: len(rows)] = rows
-        shortest = int(lanes.reshape(-1, self.lanes).sum(0).min())
+        shortest = int(self._rows[self._dealt(len(self._ends) - 1)].sum(0).min())
         self._ends.append(self._ends[-1] + shortest // self.lane_tokens)
 
     def segments(self, lane: int, step: int) -> Iterator[Segment]:
@@ -108,8 +110,10 @@ class TokenOrder:
                     yield Segment(chunks, rows, max(first - start, 0), min(end, stop) - start)
             epoch, first = epoch + 1, 0
 
-    def _permutation(self, epoch: int) -> np.ndarray:
-        return generator(self._seed, "epoch", epoch).permutation(len(self._rows))
+    def _dealt(self, epoch: int) -> np.ndarray:
+        """Chunks [round, lane] in the order in which lanes take them; -1 where there is none."""
+        dice = generator(self._seed, "epoch", epoch)
+        return dice.permuted(dice.permuted(self._rounds, axis=1), axis=0)
 
 
 def _check(rows_per_chunk: np.ndarray, lanes: int, batch_tokens: int) -> None:
@@ -130,7 +134,7 @@ def _check(rows_per_chunk: np.ndarray, lanes: int, batch_tokens: int) -> None:
             f"found {num_chunks} training chunks for {lanes} lanes; expected at least one each; "
             f"set stream.lanes to at most {num_chunks}, or store smaller chunks (chunk_mib)"
         )
-    fewest = int(np.sort(rows_per_chunk)[: num_chunks // lanes].sum())
+    fewest = int(np.sort(rows_per_chunk)[::-1][lanes - 1 :: lanes].sum())
     if fewest < batch_tokens // lanes:
         raise UserError(
             f"found lanes that may get {fewest} tokens in an epoch; expected at least their share "

@@ -5,38 +5,49 @@ from math import exp, lgamma
 
 import numpy as np
 
+from sae_dist.store.layout import Layout
 from sae_dist.stream.order import TokenOrder
 
 
+def rows_per_chunk(layout: Layout) -> np.ndarray:
+    """Tokens of every chunk, int64 [num_chunks]: its rows, if all tokens are trained on."""
+    sequences = [len(layout.sequences_of_chunk(chunk)) for chunk in range(layout.num_chunks)]
+    return np.array(sequences, np.int64) * layout.chunk_positions
+
+
 def distinct_share(
-    order: TokenOrder, rows_per_chunk: np.ndarray, starts: np.ndarray, steps: Iterable[int]
+    order: TokenOrder, layout: Layout, starts: np.ndarray, steps: Iterable[int]
 ) -> float:
     """Distinct documents in the batches of `steps`, over what full permutations would hold.
 
-    Rows (trainable tokens) are numbered through all chunks of `rows_per_chunk`, with which `order`
-    was made; document i has the rows from `starts[i]` up to `starts[i + 1]`.
+    `order` is that of `rows_per_chunk(layout)`; document i has the tokens (numbered by sequence,
+    then by position) from `starts[i]` up to `starts[i + 1]`.
     """
-    firsts = np.concatenate([[0], np.cumsum(rows_per_chunk)])
     found = [
-        len(np.unique(np.searchsorted(starts, batch_rows(order, firsts, step), side="right")))
+        len(np.unique(np.searchsorted(starts, batch_index(order, layout, step), side="right")))
         for step in steps
     ]
     return float(np.mean(found)) / expected_distinct(starts, order.lanes * order.lane_tokens)
 
 
-def batch_rows(order: TokenOrder, firsts: np.ndarray, step: int) -> np.ndarray:
-    """Row numbers [B] of one global batch; `firsts[c]` is that of the first row of chunk c."""
+def batch_index(order: TokenOrder, layout: Layout, step: int) -> np.ndarray:
+    """Token numbers [B] of one global batch."""
     taken: list[np.ndarray] = []
     for lane in range(order.lanes):
         missing = order.lane_tokens
         for segment in order.segments(lane, step):
-            numbers = [np.arange(firsts[chunk], firsts[chunk + 1]) for chunk in segment.chunks]
+            numbers = [_tokens(layout, chunk) for chunk in segment.chunks.tolist()]
             part = segment.rows[segment.first : segment.stop][:missing]
             taken.append(np.concatenate(numbers)[part])
             missing -= len(part)
             if not missing:
                 break
     return np.concatenate(taken)
+
+
+def _tokens(layout: Layout, chunk: int) -> np.ndarray:
+    num_tokens = len(layout.sequences_of_chunk(chunk)) * layout.chunk_positions
+    return layout.token_index(chunk, np.arange(num_tokens))
 
 
 def expected_distinct(starts: np.ndarray, num_drawn: int) -> float:

@@ -35,6 +35,9 @@ class Batches(Protocol):
     ) -> None: ...
 
 
+_SAMPLE_CHUNKS = 32  # at least, so that many positions are among them
+
+
 class ActivationSource(Protocol):
     """Activations of some sites, in an order that a seed fixes.
 
@@ -84,8 +87,7 @@ class StoredActivations:
         self.identity = store.manifest.hash
         self.widths = dict(store.sites)
         self.sequence_length = store.layout.sequence_length
-        chunks = store.held_out_chunks()
-        self.num_held_out = sum(len(store.layout.sequences_of_chunk(chunk)) for chunk in chunks)
+        self.num_held_out = sum(len(sequences) for sequences in store.held_out_sequences())
         self.about: dict[str, Any] = {**store.manifest.provenance, "store": str(store.path)}
 
     def mean_square(self, site: str) -> float:
@@ -93,19 +95,30 @@ class StoredActivations:
         return float(self._store.statistics(site).mean_square)
 
     def sample(self, sites: list[str], num_tokens: int, seed: int) -> dict[str, Tensor]:
-        """Whole training chunks, drawn until they hold `num_tokens` tokens (or all are drawn)."""
-        store, counts = self._store, self._store.trainable_counts()
-        chunks = generator(seed, "sample").permutation(np.asarray(store.training_chunks()))
-        needed = int(np.searchsorted(counts[chunks].cumsum(), num_tokens)) + 1
-        parts: dict[str, list[np.ndarray]] = {site: [] for site in sites}
-        for chunk in chunks[:needed].tolist():
-            trainable_NS = store.read_trainable(chunk)
-            for site in sites:
-                parts[site].append(store.read_chunk(site, chunk)[trainable_NS])
-        rows = {site: np.concatenate(blocks) for site, blocks in parts.items()}
-        if not all(len(block) for block in rows.values()):
+        """`num_tokens` tokens (or all there are), drawn from some training chunks.
+
+        From more chunks than would hold them, since a chunk has few positions of its sequences.
+        """
+        store, dice = self._store, generator(seed, "sample")
+        chunks = dice.permutation(np.asarray(store.training_chunks()))
+        counts = store.trainable_counts()[chunks]
+        chunks, counts = chunks[counts > 0], counts[counts > 0]
+        if not len(chunks):
             raise UserError(f"{store.path} has no trainable tokens outside its held-out shards")
-        return {site: from_storage(block[:num_tokens], store.dtype) for site, block in rows.items()}
+        needed = int(np.searchsorted(counts.cumsum(), num_tokens)) + 1
+        starts = np.concatenate([[0], counts[: max(needed, _SAMPLE_CHUNKS)].cumsum()])
+        drawn = np.sort(dice.permutation(starts[-1])[:num_tokens])
+        parts: dict[str, list[np.ndarray]] = {site: [] for site in sites}
+        for chunk, start, stop in zip(chunks, starts, starts[1:], strict=False):
+            here = drawn[(drawn >= start) & (drawn < stop)] - start
+            rows = np.flatnonzero(store.read_trainable(int(chunk)))[here]
+            for site in sites:
+                acts = store.read_chunk(site, int(chunk))
+                parts[site].append(acts.reshape(-1, acts.shape[-1])[rows])
+        return {
+            site: from_storage(np.concatenate(blocks), store.dtype)
+            for site, blocks in parts.items()
+        }
 
     def batches(
         self,

@@ -167,7 +167,7 @@ class ActivationStream:
         """All buckets of all lanes in one array a site, from which one call gathers a batch."""
         layout, dtype = self._store.layout, self._store.dtype.storage
         num_chunks = 2 * len(self._lanes) * self._bucket_chunks
-        shape = (num_chunks, layout.chunk_sequences, layout.sequence_length)
+        shape = (num_chunks, layout.chunk_sequences, layout.chunk_positions)
         return {site: np.empty((*shape, self._store.sites[site]), dtype) for site in self._sites}
 
     def _assemble(self, lanes: list[LaneReader], stored: dict[str, np.ndarray]) -> Batch:
@@ -207,7 +207,7 @@ def memory_bound(
     layout: Layout, row_bytes: int, config: StreamConfig, batch_tokens: int, lanes: int
 ) -> int:
     """Bytes that a rank with `lanes` of the lanes holds at most; a token has `row_bytes`."""
-    chunk = layout.chunk_sequences * layout.sequence_length
+    chunk = layout.chunk_tokens
     # beside its values a bucket's position has a mark, and as a batch's row two numbers
     bucket = _bucket_chunks(layout, config) * chunk * (row_bytes + 1 + 8 + 8)
     batch = lanes * (batch_tokens // config.lanes) * (row_bytes + 8 + 8)
@@ -215,8 +215,7 @@ def memory_bound(
 
 
 def _bucket_chunks(layout: Layout, config: StreamConfig) -> int:
-    positions = layout.chunk_sequences * layout.sequence_length
-    return max(1, config.bucket_tokens // (config.lanes * positions))
+    return max(1, config.bucket_tokens // (config.lanes * layout.chunk_tokens))
 
 
 def _gather(

@@ -49,7 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its held-out shards have twelve sequences of eight tokens, in six chunks."""
+    """Its held-out shards have twelve sequences of eight tokens."""
     path = tmp_path_factory.mktemp("evaluate") / "store"
     tiny_harvest(path)
     return path
@@ -86,7 +86,7 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 def test_the_figures_are_those_of_the_held_out_tokens(run: Path, store: Path) -> None:
     results = json.loads(json.dumps(evaluated(alone(), run, store), allow_nan=False))
     source = open_store(store)
-    held_out = [source.read_tokens(chunk)[1] for chunk in source.held_out_chunks()]
+    held_out = [source.read_tokens(sequences)[1] for sequences in source.held_out_sequences()]
     assert results["sequences"] == sum(len(trainable) for trainable in held_out) == 12
     assert results["tokens"] == sum(int(trainable.sum()) for trainable in held_out)
     assert results["store"]["manifest"] == source.manifest.hash

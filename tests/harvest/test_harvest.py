@@ -51,14 +51,12 @@ def harvest_on(world: World, path: Path, in_step: bool = False) -> int:
 
 def whole(store: Store, site: str) -> Tensor:
     """Every activation of a site [N, S, D]."""
-    chunks = [store.read_chunk(site, chunk) for chunk in range(store.layout.num_chunks)]
-    return from_storage(np.concatenate(chunks), store.dtype)
+    return from_storage(store.read_sequences(site, range(store.layout.num_sequences)), store.dtype)
 
 
 def all_tokens(store: Store) -> tuple[Tensor, Tensor]:
     """Every sequence [N, S], and where it may be trained on."""
-    chunks = [store.read_tokens(chunk) for chunk in range(store.layout.num_chunks)]
-    ids_NS, trainable_NS = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
+    ids_NS, trainable_NS = store.read_tokens(range(store.layout.num_sequences))
     return torch.from_numpy(ids_NS), torch.from_numpy(trainable_NS)
 
 
@@ -82,9 +80,11 @@ def test_a_store_holds_what_a_direct_forward_pass_gives(tmp_path: Path, family: 
 
 def test_statistics_are_those_of_the_tokens_that_training_reads(path: Path) -> None:
     store = open_store(path)
-    assert len(store.held_out_chunks()) == 6  # two shards of eight
-    trained = np.repeat(np.isin(range(store.layout.num_chunks), store.training_chunks()), 2)
-    trainable_NS = all_tokens(store)[1].numpy() & trained[:NUM_SEQUENCES, None]
+    trainable_NS = all_tokens(store)[1].numpy()
+    for held in store.held_out_sequences():
+        assert len(held) == 6
+        trainable_NS[held.start : held.stop] = False
+    assert len(store.held_out_sequences()) == 2  # of eight shards
     for site in SITES:
         x_TD = whole(store, site).numpy()[trainable_NS].astype(np.float64)
         found = store.statistics(site)

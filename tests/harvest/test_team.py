@@ -96,8 +96,7 @@ def test_teams_share_the_units_and_their_first_processes_write_them(tmp_path: Pa
 
 
 def whole(store: Store, site: str) -> Tensor:
-    chunks = [store.read_chunk(site, chunk) for chunk in range(store.layout.num_chunks)]
-    return from_storage(np.concatenate(chunks), store.dtype)
+    return from_storage(store.read_sequences(site, range(store.layout.num_sequences)), store.dtype)
 
 
 def test_sites_inside_an_mlp_are_refused_unless_a_matrix_ends_there() -> None:

@@ -42,7 +42,7 @@ def tokens() -> Any:
 
 
 def tiny_writer(path: Path, about: dict[str, Any] = LM) -> StoreWriter:
-    """Shards of six sequences and chunks of two; one shard in four is held out."""
+    """Shards of six sequences and chunks of two positions; one shard in four is held out."""
     config = StoreConfig(
         dtype=FloatDtype.float32,
         chunk_mib=2.5 * _SEQUENCE_MIB,

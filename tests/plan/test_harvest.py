@@ -42,7 +42,7 @@ def test_a_store_takes_exactly_the_planned_bytes_but_for_its_json(tmp_path: Path
         Tokens(num_tokens=NUM_SEQUENCES * POSITIONS, sequence_length=POSITIONS, batch_sequences=4),
         StoreConfig(
             dtype=FloatDtype.float32,
-            chunk_mib=settings.chunk_sequences * sequence_mib,
+            chunk_mib=1.01 * settings.chunk_positions / POSITIONS * 6 * sequence_mib,
             shard_mib=settings.shard_sequences * sequence_mib,
             held_out=0.25,
         ),
@@ -60,15 +60,16 @@ def test_a_store_takes_exactly_the_planned_bytes_but_for_its_json(tmp_path: Path
 
 def test_a_plan_is_arithmetic() -> None:
     plan = planned()
-    # 100 sequences of 64 · 12 · 2 bytes; 6 of them a chunk, 5 chunks a shard
-    assert (plan.layout.chunk_sequences, plan.layout.shard_sequences) == (6, 30)
-    assert plan.layout.num_shards == 4
-    chunks, index = 17, 4 * (16 * 5 + 4)
+    # 100 sequences of 64 · 12 · 2 bytes; 34 of them a shard, 8 positions of these a chunk
+    layout = plan.layout
+    assert (layout.shard_sequences, layout.chunk_sequences, layout.chunk_positions) == (34, 34, 8)
+    assert plan.layout.num_shards == 3
+    chunks, index = 3 * 8, 3 * (16 * 8 + 4)
     assert plan.bytes_by_array == {
-        "tokens/input_ids": chunks * (6 * 64 * 4 + 4) + index,
-        "tokens/trainable": chunks * (6 * 64 + 4) + index,
-        "a": chunks * (6 * 64 * 8 * 2 + 4) + index,
-        "b": chunks * (6 * 64 * 4 * 2 + 4) + index,
+        "tokens/input_ids": chunks * (34 * 8 * 4 + 4) + index,
+        "tokens/trainable": chunks * (34 * 8 + 4) + index,
+        "a": chunks * (34 * 8 * 8 * 2 + 4) + index,
+        "b": chunks * (34 * 8 * 4 * 2 + 4) + index,
     }
     flops = 6400 * (2 * 500 + 4 * 64 * 6 * 3)
     assert plan.flops == flops
@@ -77,7 +78,7 @@ def test_a_plan_is_arithmetic() -> None:
     assert plan.hours == max(plan.compute_hours, plan.disk_hours)
     assert plan.device_bytes["weights"] == 4000
     assert plan.device_bytes["sites"] == 5 * 64 * 12 * 4
-    assert plan.host_bytes == {"shards": 2 * 30 * 64 * 12 * 2}
+    assert plan.host_bytes == {"shards": 2 * 34 * 64 * 12 * 2}
     assert plan.warnings == []
 
 
@@ -100,7 +101,7 @@ def test_a_9b_site_takes_what_gemma_scope_says() -> None:
         ({}, {}, {"disk_free_gb": 1e-4}, "disk: the store takes"),
         ({"parameters": 10**10}, {}, {"memory_gib": 30.0}, "memory: harvesting takes about 37 GiB"),
         ({}, {"shard_mib": 20}, {"devices": 1}, "shards: found 1 shard and held_out=0.05"),
-        ({}, {}, {"devices": 5}, "shards: 4 for 5 devices"),
+        ({}, {}, {"devices": 5}, "shards: 3 for 5 devices"),
     ],
 )
 def test_what_will_not_fit_is_said_in_a_line(
@@ -113,5 +114,5 @@ def test_what_will_not_fit_is_said_in_a_line(
 
 def test_files_beyond_what_training_reads_are_told() -> None:
     plan = plan_harvest(SIZE, TOKENS, STORE, MACHINE, max_shard_bytes=30_000)
-    assert plan.file_bytes == 30 * 64 * 8 * 2
+    assert plan.file_bytes == 34 * 64 * 8 * 2
     assert len(plan.warnings) == 1 and "raise train.max_shard_gib" in plan.warnings[0]

@@ -22,7 +22,13 @@ from tests.processes import run_on
 from tests.train.ladders import BATCH, D, E, make_store, rung, training_run
 
 CASES = list(itertools.product(Kind, Form, (0.0, 0.9), Precision))
-LAYOUT = Layout(num_sequences=1000, sequence_length=100, shard_sequences=100, chunk_sequences=5)
+LAYOUT = Layout(
+    num_sequences=1000,
+    sequence_length=100,
+    shard_sequences=100,
+    chunk_sequences=100,
+    chunk_positions=5,
+)
 WIDTHS = {"in": D, "out": E}
 
 

@@ -37,7 +37,7 @@ def not_finite(bench: Bench) -> list[Outcome]:
     with torch.no_grad():
         model.get_input_embeddings().weight[tokenizer().convert_tokens_to_ids("of")] = torch.nan
     model.save_pretrained(desk.folder / "lm")
-    large = ("writer.shard_mib=0.15", "writer.held_out=0")
+    large = ("writer.shard_mib=0.3", "writer.held_out=0")
     refused = desk.run(harvest.main, *HARVEST, *large)
     assert not (desk.folder / "acts" / "MANIFEST.json").exists()
     drop = ("store=dropped", "writer.non_finite=drop")

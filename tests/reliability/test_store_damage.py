@@ -22,11 +22,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read_all(store: Store) -> dict[str, bytes]:
-    """All that training and evaluation can read, by array and chunk."""
+    """All that training and evaluation can read, by array and chunk, or unit."""
     found: dict[str, bytes] = {}
     for chunk in range(store.layout.num_chunks):
         found |= {f"{s} {chunk}": store.read_chunk(s, chunk).tobytes() for s in SITES}
-        found |= {f"{i} {chunk}": a.tobytes() for i, a in enumerate(store.read_tokens(chunk))}
+        found |= {f"trainable {chunk}": store.read_trainable(chunk).tobytes()}
+    for unit in range(store.layout.num_shards):
+        tokens = store.read_tokens(store.layout.sequences_of(unit))
+        found |= {f"{i} of unit {unit}": array.tobytes() for i, array in enumerate(tokens)}
     return found
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,17 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.shuffling import documents
+from benchmarks.shuffling import documents, layout_of, share
 from sae_dist.common.errors import UserError
 from sae_dist.store import Store, open_store, write_store
+from sae_dist.store.layout import Layout
 from sae_dist.stream import ActivationStream, StreamConfig, TokenOrder
-from sae_dist.stream.shuffling import batch_rows, distinct_share, expected_distinct
+from sae_dist.stream.shuffling import (
+    batch_index,
+    distinct_share,
+    expected_distinct,
+    rows_per_chunk,
+)
 
 POSITIONS, NUM_SEQUENCES, BATCH = 16, 1024, 64
 CONFIG = StreamConfig(lanes=8, bucket_tokens=4096, read_threads=2, batches_ahead=3)
@@ -29,7 +36,10 @@ MARGIN = 2**20  # beyond `memory_bound`: shard indices, an order's epoch, Python
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """64 chunks of 16 sequences in 16 shards; every fifth token is not trained on and is NaN."""
+    """64 chunks of 64 sequences, at 4 of their positions, in 16 shards.
+
+    Every fifth token is not trained on and is NaN.
+    """
     dice = torch.Generator().manual_seed(0)
     trainable = torch.arange(NUM_SEQUENCES * POSITIONS).reshape(NUM_SEQUENCES, POSITIONS) % 5 != 0
     wide = torch.randn(NUM_SEQUENCES, POSITIONS, 96, generator=dice)
@@ -86,7 +96,8 @@ def reads(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]
 def test_every_world_gives_the_same_token_ids_beyond_an_epoch(
     store: Store, sites: list[str]
 ) -> None:
-    ids = np.concatenate([store.read_tokens(c)[0] for c in range(store.layout.num_chunks)]).ravel()
+    assert store.layout.chunk_positions == 4
+    ids = store.read_tokens(range(NUM_SEQUENCES))[0].ravel()
     epoch = stream(store, sites).tokens_per_epoch // BATCH
     start, found = epoch - 6, {}
     for world in (1, 2, 4, 8):
@@ -271,23 +282,25 @@ def test_a_missing_shard_is_named_with_its_chunk(path: Path, store: Store) -> No
         away.rename(file)
 
 
-ROWS = np.random.default_rng(0).integers(30, 60, 40)
+LAYOUT = Layout(
+    num_sequences=77, sequence_length=24, shard_sequences=20, chunk_sequences=10, chunk_positions=4
+)
 
 
 def test_distinct_documents_are_counted_as_by_hand() -> None:
-    order = TokenOrder(ROWS, lanes=4, bucket_chunks=3, batch_tokens=64, seed=1)
-    starts = documents(17, int(ROWS.sum()))
+    order = TokenOrder(rows_per_chunk(LAYOUT), lanes=4, bucket_chunks=3, batch_tokens=64, seed=1)
+    starts = documents(17, 77 * 24)
     owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    firsts = np.concatenate([[0], np.cumsum(ROWS)])
     steps = range(order.steps_in_epoch(0))
-    rows = [batch_rows(order, firsts, step) for step in steps]
-    assert len(np.unique(rows)) == len(steps) * 64  # an epoch gives a row at most once
-    by_hand = np.mean([len(set(owner[batch])) for batch in rows]) / expected_distinct(starts, 64)
-    assert distinct_share(order, ROWS, starts, steps) == pytest.approx(by_hand)
+    batches = [batch_index(order, LAYOUT, step) for step in steps]
+    assert len(np.unique(batches)) == len(steps) * 64  # an epoch gives a token at most once
+    assert np.max(batches) < 77 * 24
+    by_hand = np.mean([len(set(owner[b])) for b in batches]) / expected_distinct(starts, 64)
+    assert distinct_share(order, LAYOUT, starts, steps) == pytest.approx(by_hand)
 
 
 def test_a_full_permutations_distinct_documents_are_those_of_many_draws() -> None:
-    starts = documents(17, int(ROWS.sum()))
+    starts = documents(17, 77 * 24)
     owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     dice = np.random.default_rng(2)
     drawn = [len(set(owner[dice.permutation(len(owner))[:64]])) for _ in range(2000)]
@@ -296,16 +309,19 @@ def test_a_full_permutations_distinct_documents_are_those_of_many_draws() -> Non
     assert expected_distinct(starts, len(owner)) == pytest.approx(len(starts) - 1)
 
 
-@pytest.mark.parametrize("lanes", [16, 64])
-def test_a_wide_enough_bucket_mixes_documents_as_a_permutation_does(lanes: int) -> None:
-    """64 batches' documents at once are enough, and 2 are not; the store holds 512 of them."""
-    batch, mean_tokens, chunk = 256, 150, 512
-    rows = np.full(512 * batch * mean_tokens // chunk, chunk)
-    starts = documents(mean_tokens, int(rows.sum()))
-    found = {}
-    for batches in (2, 64):
-        bucket_chunks = batches * batch * mean_tokens // (lanes * chunk)
-        order = TokenOrder(rows, lanes, bucket_chunks, batch, seed=0)
-        found[batches] = distinct_share(order, rows, starts, [1, 777, 5000])
-    print(f"\n{lanes} lanes: {found}")
-    assert found[2] < 0.95 <= found[64] < 1.02
+@pytest.mark.parametrize("width", [512, 2304])
+@pytest.mark.parametrize("tokens", [4_000_000, 30_000_000])
+def test_at_the_defaults_documents_are_mixed_as_a_permutation_does(width: int, tokens: int) -> None:
+    """Documents of 600 tokens on average, batches of 4,096; whole sequences a chunk fall short."""
+    layout = layout_of(width, tokens=tokens)
+    size = layout.chunk_tokens // layout.sequence_length
+    whole = replace(
+        layout,
+        shard_sequences=layout.shard_sequences // max(1, size) * max(1, size),
+        chunk_sequences=max(1, size),
+        chunk_positions=layout.sequence_length,
+    )
+    found, before = share(layout, 600), share(whole, 600)
+    print(f"\nwidth {width}, {tokens:,} tokens: {found:.3f}, with whole sequences {before:.3f}")
+    assert 0.95 <= found < 1.02
+    assert before < 0.95

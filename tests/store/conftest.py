@@ -12,7 +12,7 @@ POSITIONS, WIDTHS, SEQUENCES = 4, {"in.0": 6, "out.0": 3}, 23
 
 
 class Data:
-    """Activations and tokens of a small store: 23 sequences in shards of 6 and chunks of 2."""
+    """Activations and tokens of a small store: 23 sequences in shards of 6."""
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -44,10 +44,10 @@ class Data:
 
 
 def config(**changes: object) -> StoreConfig:
-    """Chunks of two sequences and shards of three chunks."""
+    """Shards of six sequences and chunks of two of their four positions."""
     itemsize = 4 if changes.get("dtype") is FloatDtype.float32 else 2
     sequence = POSITIONS * sum(WIDTHS.values()) * itemsize / 2**20
-    sizes = {"chunk_mib": 2.5 * sequence, "shard_mib": 6.5 * sequence, "held_out": 0.25}
+    sizes = {"chunk_mib": 3.5 * sequence, "shard_mib": 6.5 * sequence, "held_out": 0.25}
     return StoreConfig(**{**sizes, **changes})  # type: ignore[arg-type]
 
 

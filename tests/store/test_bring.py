@@ -13,8 +13,7 @@ SMALL = {"chunk_mib": 0.001, "shard_mib": 0.002}
 
 
 def read_all(store: Store, site: str) -> torch.Tensor:
-    parts = [store.read_chunk(site, chunk) for chunk in range(store.layout.num_chunks)]
-    return from_storage(np.concatenate(parts), store.dtype)
+    return from_storage(store.read_sequences(site, range(store.layout.num_sequences)), store.dtype)
 
 
 def test_blocks_of_odd_lengths_become_one_store_of_two_widths(tmp_path: Path) -> None:
@@ -35,9 +34,8 @@ def test_blocks_of_odd_lengths_become_one_store_of_two_widths(tmp_path: Path) ->
     assert store.manifest.provenance["from"] == "test"
     assert torch.equal(read_all(store, "wide"), wide.bfloat16())
     assert torch.equal(read_all(store, "narrow"), wide.bfloat16()[..., :5] * 2)
-    read = [store.read_tokens(chunk) for chunk in range(store.layout.num_chunks)]
-    assert np.array_equal(np.concatenate([r[0] for r in read]), ids.numpy())
-    assert np.array_equal(np.concatenate([r[1] for r in read]), trainable.numpy())
+    found = store.read_tokens(range(101))
+    assert np.array_equal(found[0], ids.numpy()) and np.array_equal(found[1], trainable.numpy())
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
@@ -51,8 +49,18 @@ def test_rows_without_positions_are_sequences_of_one(tmp_path: Path) -> None:
         **SMALL,  # type: ignore[arg-type]
     )
     assert torch.equal(read_all(store, "x"), x[:, None])
-    ids, trainable = store.read_tokens(0)
+    ids, trainable = store.read_tokens(range(50))
     assert (ids == -1).all() and trainable.all() and store.held_out_chunks() == []
+
+
+def test_shards_are_even_where_their_number_is_known_ahead(tmp_path: Path) -> None:
+    x = torch.randn(35, 4, 8, generator=torch.Generator().manual_seed(0))
+    sizes = {"chunk_mib": 2**-13, "shard_mib": 2**-9}  # 2 sequences, and 32
+    known = {"array": x, "list": x.split(20), "iterator": iter(x.split(20))}
+    for name, blocks in known.items():
+        store = write_store(tmp_path / name, {"x": blocks}, **sizes)  # type: ignore[arg-type]
+        assert store.layout.shard_sequences == (32 if name == "iterator" else 18)
+        assert torch.equal(read_all(store, "x"), x.bfloat16())
 
 
 NAN = torch.full((9, 2), float("nan"))

@@ -65,24 +65,24 @@ def test_two_swapped_shards_are_found_at_reading(root: Path) -> None:
     swap(root / "activations/in.0/c.0.0.0", root / "activations/in.0/c.1.0.0")
     store = open_store(root)
     store.read_chunk("out.0", 0)
-    for chunk in range(6):
-        with pytest.raises(UserError, match=rf"chunk {chunk} damaged in .*c\.{chunk // 3}\.0\.0"):
+    for chunk in range(4):
+        with pytest.raises(UserError, match=rf"chunk {chunk} damaged in .*c\.{chunk // 2}\.0\.0"):
             store.read_chunk("in.0", chunk)
 
 
 def test_a_flipped_bit_is_found_at_reading_naming_file_and_chunk(root: Path) -> None:
-    flip(root / "activations/in.0/c.1.0.0", 8 * 110)  # the second of chunks of 100 bytes
+    flip(root / "activations/in.0/c.1.0.0", 8 * 160)  # the second of chunks of 148 bytes
     store = open_store(root)
-    store.read_chunk("in.0", 3)
-    with pytest.raises(UserError, match=r"chunk 4 damaged in .*activations/in\.0/c\.1\.0\.0"):
-        store.read_chunk("in.0", 4)
+    store.read_chunk("in.0", 2)
+    with pytest.raises(UserError, match=r"chunk 3 damaged in .*activations/in\.0/c\.1\.0\.0"):
+        store.read_chunk("in.0", 3)
 
 
 def test_a_damaged_index_is_found_by_verify_and_does_not_mislead_a_reader(root: Path) -> None:
     path = root / "tokens/input_ids/c.0.0"
-    expected = open_store(root).read_tokens(0)[0].tolist()
+    expected = open_store(root).read_tokens(range(6))[0].tolist()
     flip(path, 8 * (path.stat().st_size - 20))
-    assert open_store(root).read_tokens(0)[0].tolist() == expected
+    assert open_store(root).read_tokens(range(6))[0].tolist() == expected
     assert [fault.path for fault in verify(root, full=True)] == [path]
 
 
@@ -141,12 +141,15 @@ def test_missing_or_reformatted_metadata_is_refused(root: Path) -> None:
 
 
 MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "format": (lambda m: m.update(format=1), "in format 1; expected format 2"),
+    "format": (lambda m: m.update(format=2), "in format 2; expected format 3"),
     "no dtype": (lambda m: m.pop("dtype"), "malformed"),
     "unknown dtype": (lambda m: m.update(dtype="int4"), "malformed"),
     "zero chunk": (lambda m: m.update(chunk_sequences=0), "positive"),
+    "chunk of no position": (lambda m: m.update(chunk_positions=0), "positive"),
+    "no positions": (lambda m: m.pop("chunk_positions"), "malformed"),
+    "uneven sequences": (lambda m: m.update(chunk_positions=3), "whole chunks"),
     "uneven shards": (lambda m: m.update(chunk_sequences=4), "whole chunks"),
-    "huge shards": (lambda m: m.update(shard_sequences=2**60), "at most"),
+    "huge shards": (lambda m: m.update(shard_sequences=6 * 2**60), "at most"),
     "path outside": (lambda m: m["sites"].update({"../x": m["sites"]["in.0"]}), "with site"),
     "huge": (lambda m: m.update(num_sequences=2**62), "with units"),
     "a shard less": (lambda m: m["shards"].pop(), "with units"),

@@ -14,8 +14,7 @@ from sae_dist.store.statistics import Statistics, statistics_of
 
 
 def read_all(store: Store, site: str) -> torch.Tensor:
-    parts = [store.read_chunk(site, chunk) for chunk in range(store.layout.num_chunks)]
-    return from_storage(np.concatenate(parts), store.dtype)
+    return from_storage(store.read_sequences(site, range(store.layout.num_sequences)), store.dtype)
 
 
 @pytest.mark.parametrize("dtype", list(FloatDtype))
@@ -25,9 +24,36 @@ def test_activations_come_back_bit_for_bit(
     data.fill(create(dtype=dtype))
     store = open_store(create(dtype=dtype).path)
     assert (store.sites, store.dtype) == ({"in.0": 6, "out.0": 3}, dtype)
-    assert store.layout.chunks_per_shard == 3
+    assert store.layout.chunks_per_shard == 2
     for site, x_NSD in data.acts.items():
         assert torch.equal(read_all(store, site), x_NSD.to(dtype.compute))
+
+
+@pytest.mark.parametrize(
+    ("chunk", "grid"), [(6, (6, 6, 4)), (3.5, (6, 6, 2)), (0.8, (6, 3, 1)), (0.1, (6, 1, 1))]
+)
+def test_chunks_of_any_shape_come_back_bit_for_bit(
+    data: Any, create: Callable[..., StoreWriter], chunk: float, grid: tuple[int, ...]
+) -> None:
+    """Chunk by chunk, and put together to sequences; `chunk` is in sequences."""
+    data.fill(create(chunk_mib=chunk * 4 * 9 * 2 / 2**20))
+    store = open_store(create(chunk_mib=chunk * 4 * 9 * 2 / 2**20).path)
+    layout = store.layout
+    assert (layout.shard_sequences, layout.chunk_sequences, layout.chunk_positions) == grid
+    zarrs = zarr.open_array(store.path / "activations" / "in.0", mode="r")[:]
+    assert np.array_equal(zarrs, to_storage(data.acts["in.0"], store.dtype))
+    for number in range(layout.num_chunks):
+        rows, columns = layout.sequences_of_chunk(number), layout.positions_of_chunk(number)
+        place = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+        assert np.array_equal(store.read_chunk("in.0", number), zarrs[place])
+        assert np.array_equal(store.read_trainable(number), data.trainable[place])
+        assert store.trainable_counts()[number] == data.trainable[place].sum()
+    for sequences in (range(23), range(5, 14), range(22, 23)):
+        rows = slice(sequences.start, sequences.stop)
+        assert np.array_equal(store.read_sequences("in.0", sequences), zarrs[rows])
+        ids, trainable = store.read_tokens(sequences)
+        assert np.array_equal(ids, data.ids[rows])
+        assert np.array_equal(trainable, data.trainable[rows])
 
 
 @pytest.mark.parametrize("dtype", list(FloatDtype))
@@ -56,20 +82,19 @@ def test_a_hole_is_loud_in_zarr_and_refused_here(
     root = create(dtype=dtype).path
     path = root / "activations" / "out.0" / "c.1.0.0"
     store = open_store(root)
-    content, index_bytes = path.read_bytes(), 3 * 16 + 4
+    content, index_bytes = path.read_bytes(), 2 * 16 + 4
     path.unlink()
     if hole == "chunk":
-        index = np.frombuffer(content[-index_bytes:-4], "<u8").reshape(3, 2).copy()
+        index = np.frombuffer(content[-index_bytes:-4], "<u8").reshape(2, 2).copy()
         index[0] = 2**64 - 1
         crc = crc32c(index.tobytes()).to_bytes(4, "little")
         path.write_bytes(b"\0" * 10 + content[10:-index_bytes] + index.tobytes() + crc)
     x_NSD = from_storage(zarr.open_array(root / "activations" / "out.0", mode="r")[:], dtype)
-    rows = slice(6, 12) if hole == "shard" else slice(6, 8)
-    is_hole_N = torch.zeros(23, dtype=torch.bool)
-    is_hole_N[rows] = True
-    assert x_NSD[is_hole_N].isnan().all() and not x_NSD[~is_hole_N].isnan().any()
-    with pytest.raises(UserError, match="chunk 3 damaged in .*c.1.0.0"):
-        store.read_chunk("out.0", 3)
+    is_hole_NS = torch.zeros(23, 4, dtype=torch.bool)
+    is_hole_NS[6:12, : 4 if hole == "shard" else 2] = True
+    assert x_NSD[is_hole_NS].isnan().all() and not x_NSD[~is_hole_NS].isnan().any()
+    with pytest.raises(UserError, match="chunk 2 damaged in .*c.1.0.0"):
+        store.read_chunk("out.0", 2)
 
 
 def test_zarr_reads_a_missing_shard_of_tokens_as_not_trainable(
@@ -96,12 +121,8 @@ def test_chunks_are_for_training_or_held_out(data: Any, create: Callable[..., St
     data.fill(create())
     store = open_store(create().path)
     assert store.manifest.held_out == [2]
-    assert store.held_out_chunks() == [6, 7, 8]
-    assert store.training_chunks() == [0, 1, 2, 3, 4, 5, 9, 10, 11]
-    counts = [int(data.trainable[start : start + 2].sum()) for start in range(0, 23, 2)]
-    assert store.trainable_counts().tolist() == counts
-    ids, trainable = store.read_tokens(11)
-    assert np.array_equal(ids, data.ids[22:]) and np.array_equal(trainable, data.trainable[22:])
+    assert store.held_out_chunks() == [4, 5] and store.held_out_sequences() == [range(12, 18)]
+    assert store.training_chunks() == [0, 1, 2, 3, 6, 7]
 
 
 def test_statistics_are_those_of_trainable_tokens_in_training_shards(
@@ -150,8 +171,8 @@ def test_an_unsealed_store_opens_only_when_asked_for(
     writer.write_tokens(data.blocks(), dict)
     writer.write_shard(1, data.shard(writer, 1))
     store = open_store(writer.path, unsealed=True)
-    assert (store.training_chunks(), store.held_out_chunks()) == ([3, 4, 5], [])
-    assert store.trainable_counts().tolist()[:3] == [0, 0, 0]
+    assert (store.training_chunks(), store.held_out_chunks()) == ([2, 3], [])
+    assert store.trainable_counts().tolist()[:2] == [0, 0]
     assert store.statistics("in.0").count == int(data.trainable[6:12].sum())
 
 

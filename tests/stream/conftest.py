@@ -26,7 +26,7 @@ def trainable() -> torch.Tensor:
 def store(
     tmp_path_factory: pytest.TempPathFactory, acts: torch.Tensor, trainable: torch.Tensor
 ) -> Iterator[Store]:
-    """A store of 100 chunks of 4 sequences in 20 shards, of which 2 are held out."""
+    """A store of 20 shards of 20 sequences, 2 of them held out, and 80 chunks of a position."""
     sequence_mib = POSITIONS * 9 * 2 / 2**20
     yield write_store(
         Path(tmp_path_factory.mktemp("stream")) / "store",
@@ -34,6 +34,6 @@ def store(
         input_ids=torch.arange(NUM_SEQUENCES * POSITIONS).reshape(NUM_SEQUENCES, POSITIONS) + 7,
         trainable=trainable,
         held_out=0.1,
-        chunk_mib=4.5 * sequence_mib,
+        chunk_mib=5.5 * sequence_mib,
         shard_mib=20.5 * sequence_mib,
     )

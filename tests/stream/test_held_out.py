@@ -1,4 +1,6 @@
 import threading
+import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,7 @@ def sequences(store: Store, parts: int, max_sequences: int | None) -> list[list[
 def test_the_held_out_sequences_come_whole_and_in_order(
     store: Store, acts: torch.Tensor, trainable: torch.Tensor
 ) -> None:
-    expected = [s for c in store.held_out_chunks() for s in store.layout.sequences_of_chunk(c)]
+    expected = [s for run in store.held_out_sequences() for s in run]
     assert sequences(store, 1, None) == [expected] and len(expected) == 40
     for batch in held_out(store, ["in", "out"]):
         rows = slice(batch.sequence, batch.sequence + len(batch.input_ids))
@@ -39,9 +41,37 @@ def test_the_held_out_sequences_come_whole_and_in_order(
 def test_parts_share_the_same_sequences_however_many(
     store: Store, parts: int, max_sequences: int | None
 ) -> None:
-    shared = [s for part in sequences(store, parts, max_sequences) for s in part]
-    assert sorted(shared) == sequences(store, 1, max_sequences)[0]
-    assert len(shared) == (40 if max_sequences is None else min(40, max_sequences))
+    shared = sequences(store, parts, max_sequences)
+    joined = [s for part in shared for s in part]
+    assert [joined] == sequences(store, 1, max_sequences)
+    assert len(joined) == (40 if max_sequences is None else min(40, max_sequences))
+    assert max(map(len, shared)) <= min(map(len, shared)) + 1
+
+
+def test_a_batch_has_as_many_tokens_as_a_chunk(store: Store) -> None:
+    lengths = [len(batch.input_ids) for batch in held_out(store, ["in"])]
+    assert store.layout.chunk_tokens == 20 and lengths == 2 * [5, 5, 5, 5]
+
+
+def test_memory_is_that_of_three_runs_of_sequences_however_many(tmp_path: Path) -> None:
+    x = torch.zeros(512, 16, 64)
+    sizes = {"chunk_mib": 2**-6, "shard_mib": 2**-3, "held_out": 0.9}  # 64 sequences a shard
+    store = write_store(tmp_path / "store", {"in": x}, **sizes)  # type: ignore[arg-type]
+    run = 64 * 16 * (64 * 2 + 8 + 1 + 4)  # with ids as read, and as int64
+    assert [len(held) for held in store.held_out_sequences()] == 7 * [64]
+    tracemalloc.start()
+    batches = held_out(store, ["in"])
+    try:
+        kept = [next(batches)]
+        for number, batch in enumerate(batches):
+            kept = [batch]
+            if number % 16 == 0:
+                time.sleep(0.05)  # the reader could go on
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert kept[0].sequence > 400
+    assert 1.5 * run < most < 3.2 * run
 
 
 def test_dropping_the_iterator_ends_its_thread(store: Store) -> None:

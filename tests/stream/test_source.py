@@ -12,8 +12,8 @@ from sae_dist.stream import StoredActivations
 def training_rows(store: Store, acts: Tensor, trainable: Tensor) -> Tensor:
     """The activations [n, 6] that may be trained on, in the store's order."""
     is_held_out = torch.zeros(len(acts), dtype=torch.bool)
-    for chunk in store.held_out_chunks():
-        is_held_out[store.layout.sequences_of_chunk(chunk)] = True
+    for run in store.held_out_sequences():
+        is_held_out[run.start : run.stop] = True
     assert is_held_out.sum() == 40
     return acts[trainable & ~is_held_out[:, None]]
 
@@ -44,7 +44,17 @@ def test_a_sample_has_only_rows_that_are_trained_on(
     everything = StoredActivations(store).sample(["in"], 10**6, seed=0)["in"]
     assert sorted_rows(everything) == sorted_rows(allowed)
     some = StoredActivations(store).sample(["in"], 50, seed=0)["in"]
-    assert torch.equal(some, everything[:50])
+    assert len(some) == 50 and set(map(tuple, some.tolist())) <= set(map(tuple, allowed.tolist()))
+
+
+def test_a_sample_is_drawn_from_all_positions(tmp_path: Path) -> None:
+    """A chunk has one position of 64 sequences, which 50 tokens would not even use up."""
+    x = torch.arange(64.0).view(1, 64, 1).expand(128, 64, 2)
+    sizes = {"chunk_mib": 2**-12, "shard_mib": 2**-6, "dtype": "float32"}
+    store = write_store(tmp_path / "store", {"in": x}, **sizes)  # type: ignore[arg-type]
+    assert (store.layout.chunk_sequences, store.layout.chunk_positions) == (32, 1)
+    sample = StoredActivations(store).sample(["in"], 50, seed=0)["in"]
+    assert len(sample) == 50 and len(sample[:, 0].unique()) > 15
 
 
 def test_the_mean_square_is_that_of_the_rows_that_are_trained_on(

@@ -1,5 +1,6 @@
 import threading
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from sae_dist.common.errors import UserError
-from sae_dist.store import Store
+from sae_dist.store import Store, write_store
 from sae_dist.stream import ActivationStream, Batch, StreamConfig, StreamState
 from sae_dist.stream.buckets import Bucket
 
@@ -44,10 +45,8 @@ def test_every_world_sees_the_same_global_batches(store: Store, world: int) -> N
     expected = global_indices(store, 1, 50)
     found = global_indices(store, world, 50)
     assert torch.equal(found, expected)
-    chunk = store.layout.chunk_sequences * store.layout.sequence_length
-    tokens = [store.read_tokens(c)[0].ravel() for c in range(store.layout.num_chunks)]
-    ids = np.concatenate(tokens)[found.numpy()]
-    assert np.array_equal(ids, expected.numpy() + 7) and chunk == 16
+    ids = store.read_tokens(range(400))[0].ravel()[found.numpy()]
+    assert np.array_equal(ids, expected.numpy() + 7)
 
 
 def test_rows_are_those_of_the_index_at_every_site(store: Store, acts: torch.Tensor) -> None:
@@ -55,6 +54,29 @@ def test_rows_are_those_of_the_index_at_every_site(store: Store, acts: torch.Ten
         assert batch.acts["in"].dtype == torch.bfloat16 and len(batch.index) == BATCH // 2
         assert torch.equal(batch.acts["in"], acts.flatten(0, 1)[batch.index])
         assert torch.equal(batch.acts["out"], batch.acts["in"][:, :3] * 2)
+
+
+@pytest.mark.parametrize(
+    ("positions", "chunk_tokens", "grid"),
+    [(6, 75, (19, 19, 3)), (6, 122, (19, 19, 6)), (7, 75, (19, 19, 1)), (6, 7, (14, 7, 1))],
+)
+def test_rows_are_those_of_the_index_however_chunks_are_cut(
+    tmp_path: Path, positions: int, chunk_tokens: int, grid: tuple[int, int, int]
+) -> None:
+    x = torch.arange(113.0 * positions).view(113, positions, 1).expand(-1, -1, 2)
+    sizes = {"chunk_mib": chunk_tokens * 8 / 2**20, "shard_mib": 20.5 * positions * 8 / 2**20}
+    trainable = x[..., 0] % 7 != 0
+    arguments = {"trainable": trainable, "held_out": 0.2, "dtype": "float32", **sizes}
+    store = write_store(tmp_path / "store", {"x": x}, **arguments)  # type: ignore[arg-type]
+    layout = store.layout
+    assert (layout.shard_sequences, layout.chunk_sequences, layout.chunk_positions) == grid
+    source = ActivationStream(store, ["x"], 16, 5, StreamConfig(lanes=4, bucket_tokens=512))
+    found = take(source, source.tokens_per_epoch // 16)
+    index = torch.cat([batch.index for batch, _ in found])
+    rows = torch.cat([batch.acts["x"] for batch, _ in found])
+    assert torch.equal(rows, index.float()[:, None].expand(-1, 2))
+    assert len(index.unique()) == len(index) == source.tokens_per_epoch
+    assert (index % 7 != 0).all()
 
 
 def test_an_epoch_gives_trainable_training_tokens_once_each(
@@ -66,9 +88,8 @@ def test_an_epoch_gives_trainable_training_tokens_once_each(
     assert [state.epoch for _, state in found] == [0] * (num_steps - 1) + [1]
     index = torch.cat([batch.index for batch, _ in found])
     allowed = trainable.clone()
-    for chunk in store.held_out_chunks():
-        rows = store.layout.sequences_of_chunk(chunk)
-        allowed[rows.start : rows.stop] = False
+    for run in store.held_out_sequences():
+        allowed[run.start : run.stop] = False
     assert len(index.unique()) == len(index) == source.tokens_per_epoch
     assert allowed.flatten()[index].all()
     assert len(index) > 0.8 * int(allowed.sum())
@@ -166,7 +187,7 @@ def test_tokens_that_differ_from_the_manifest_are_refused(
 
 
 def test_the_memory_bound_counts_buckets_batches_and_marks(store: Store) -> None:
-    row, chunk, bucket_chunks = 2 * (6 + 3), 16, 300 // (8 * 16)
+    row, chunk, bucket_chunks = 2 * (6 + 3), 20, 300 // (8 * 20)
     bucket = bucket_chunks * chunk * (row + 17)
     for world in (1, 4):
         expected = 2 * (8 // world) * bucket + 5 * (BATCH // world) * (row + 16)
@@ -183,7 +204,7 @@ def test_two_places_a_lane_serve_all_buckets(store: Store, monkeypatch: pytest.M
 
     monkeypatch.setattr("sae_dist.stream.stream.Bucket", Watched)
     take(stream(store), 150)
-    bucket_chunks = 300 // (8 * 16)
+    bucket_chunks = 300 // (8 * 20)
     assert len(places) > 50 and set(places) == set(range(0, 2 * 8 * bucket_chunks, bucket_chunks))
 
 
