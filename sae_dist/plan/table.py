@@ -112,7 +112,7 @@ def _training_lines(training: TrainingPlan) -> list[str]:
     return [
         f"training  {training.num_steps:,} steps, {tokens} tokens, {num} rungs; one of them:",
         *_columns(_rung_rows(training)),
-        f"  disk    {disk}, {_bytes(training.coder_bytes)} of coders",
+        f"  disk    {disk}",
         *_memory_lines(training.device_bytes, training.host_bytes),
         f"  time    {training.hours:,.3g} h: {steps}, reading {training.disk_hours:,.3g} h",
     ]
