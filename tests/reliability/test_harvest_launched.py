@@ -61,13 +61,14 @@ def test_a_killed_process_ends_a_launched_harvest_and_the_next_start_goes_on(
     tokenizer().save_pretrained(tmp_path / "lm")
     launcher = started(tmp_path)
     try:
-        wait_until(lambda: len(committed(tmp_path / "store")) > 3 and len(workers(tmp_path)) == 2)
+        store = tmp_path / "store"
+        wait_until(lambda: len(committed(store)) > 3 and len(workers(tmp_path)) == 2)
         killed, other = sorted(workers(tmp_path))
         os.kill(killed, signal.SIGKILL)
         begin = time.monotonic()
         assert launcher.wait(DEADLINE) != 0
         print(f"ended {time.monotonic() - begin:.1f} s after the kill")
-        wait_until(lambda: not Path(f"/proc/{other}").exists())
+        wait_until(lambda: not Path(f"/proc/{other}").exists(), DEADLINE)
     finally:
         launcher.terminate()
         launcher.wait()
