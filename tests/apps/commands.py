@@ -27,7 +27,7 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
         env=settings,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
 
 
