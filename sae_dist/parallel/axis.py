@@ -7,6 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# torch 2.13 renames it, and warns at every call of the older name
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 @dataclass(slots=True)
 class Axis:
@@ -57,9 +60,7 @@ class Axis:
             return lambda: x
         x = x.detach().contiguous()
         parts = x.new_empty(self.size, *x.shape)
-        work = dist.all_gather_into_tensor(
-            parts.view(-1), x.view(-1), group=self.group, async_op=True
-        )
+        work = _all_gather(parts.view(-1), x.view(-1), group=self.group, async_op=True)
 
         def arrived() -> Tensor:
             work.wait()
@@ -121,7 +122,7 @@ class Axis:
         x = x.detach().contiguous()
         self._count(x)
         parts = x.new_empty(self.size, *x.shape)
-        dist.all_gather_into_tensor(parts.view(-1), x.view(-1), group=self.group)
+        _all_gather(parts.view(-1), x.view(-1), group=self.group)
         return parts
 
     def _count(self, x: Tensor) -> None:
