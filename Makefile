@@ -47,7 +47,7 @@ bench: $(READY) .venv-bench/.ready
 	@.venv/bin/python -W ignore -m benchmarks.run
 
 wheel: $(READY)
-	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	.venv/bin/python -m hatchling build -t wheel
 
 lint: $(READY)
 	.venv/bin/ruff check .
