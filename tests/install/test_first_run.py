@@ -1,4 +1,4 @@
-"""A wheel, installed outside of the checkout: from text to coders that SAELens loads, in one script.
+"""A wheel, installed outside of the checkout: from text to coders that SAELens loads, one script.
 
 The environment has sae_dist from the wheel alone, and its dependencies from the environment that
 runs the tests, through a `.pth` file (`environment.py`): downloading them again would take minutes.
