@@ -60,7 +60,10 @@ def test_from_text_to_saelens(installed: Path, tmp_path: Path) -> None:
     run(installed, saelens, client, "jobs.json", cwd=tmp_path).check_returncode()
     for name in rungs:
         ours, theirs = np.load(tmp_path / f"{name}.ours.npz"), np.load(tmp_path / f"{name}.npz")
+        alike_B = ((ours["acts"] > 0) == (theirs["acts"] > 0)).all(1)  # all but ties with an edge
+        assert alike_B.mean() > 0.99
         for key in ("acts", "y"):
-            most = np.abs(ours[key]).max()
+            expected = ours[key][alike_B]
+            most = np.abs(expected).max()
             assert most > 0
-            np.testing.assert_allclose(theirs[key] / most, ours[key] / most, rtol=0, atol=1e-5)
+            np.testing.assert_allclose(theirs[key][alike_B], expected, rtol=0, atol=1e-5 * most)
