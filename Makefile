@@ -1,7 +1,7 @@
 # Each target first makes .venv by itself, once; it is brought up to date when its two inputs change.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart reproduce test test-slow test-interop interop-table bench lint wheel clean
+.PHONY: help quickstart reproduce test test-slow test-interop interop-table bench lint wheel image clean
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
@@ -23,6 +23,7 @@ help:
 	@echo "make bench        step times beside other trainers', which get a .venv-bench of their own"
 	@echo "make lint         ruff and mypy"
 	@echo "make wheel        the package as a wheel, in dist/"
+	@echo "make image        a Docker image for CPUs from the wheel, where there is an engine"
 	@echo "make clean        remove .venv, .venv-bench, .venv-interop and all caches (never runs/ or stores/)"
 
 quickstart: $(READY)
@@ -47,7 +48,11 @@ bench: $(READY) .venv-bench/.ready
 	@.venv/bin/python -W ignore -m benchmarks.run
 
 wheel: $(READY)
-	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	.venv/bin/python -m hatchling build -t wheel
+
+image:
+	docker build -f docker/cpu.Dockerfile -t sae-dist:cpu .
+	docker run --rm sae-dist:cpu --help
 
 lint: $(READY)
 	.venv/bin/ruff check .

@@ -213,6 +213,13 @@ class ReproductionConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class FilesConfig:
+    """`launch/files.py`: writes the files of `launch/` that a checkout has, into `to/launch`."""
+
+    to: str = "."
+
+
+@dataclass(kw_only=True, slots=True)
 class SelftestConfig:
     """`launch/selftest.py`: faults put in on purpose, in a new subfolder of `folder`.
 
@@ -239,6 +246,7 @@ _ROOTS = {
     "chat_corpus_schema": ChatCorpusConfig,
     "reproduction_schema": ReproductionConfig,
     "selftest_schema": SelftestConfig,
+    "files_schema": FilesConfig,
 }
 
 
@@ -255,7 +263,17 @@ def schema(root: str) -> type:
 
 
 def conf_folder() -> Path:
-    """The folder of YAML files: beside the package in a checkout, inside it when installed."""
+    """The folder of YAML files."""
+    return _shipped("conf")
+
+
+def launch_folder() -> Path:
+    """The folder of scripts and settings for launchers."""
+    return _shipped("launch")
+
+
+def _shipped(name: str) -> Path:
+    """A folder beside the package in a checkout, inside it when installed."""
     package = Path(sae_dist.__file__).parent
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
+    installed = package / name
+    return installed if installed.is_dir() else package.parent / name

@@ -13,7 +13,8 @@ from sae_dist.apps import cli
 from sae_dist.apps.console import COMMANDS
 from sae_dist.common.log import write_error
 
-# Bash breaks words at "=", and then replaces only what follows it.
+# Bash breaks words at "=", and then replaces only what follows it. Where no
+# word fits, it offers files.
 _BASH = """_sae_dist() {
     local line=${COMP_LINE:0:COMP_POINT} choices
     local current=${line##* }
@@ -28,7 +29,7 @@ _BASH = """_sae_dist() {
         COMPREPLY=("${COMPREPLY[@]#"${current%=*}="}")
     fi
 }
-complete -F _sae_dist sae-dist"""
+complete -o default -F _sae_dist sae-dist"""
 _BASH_CASE = '            {command}) choices="{words}" ;;'
 
 _ZSH = """_sae_dist() {

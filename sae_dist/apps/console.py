@@ -16,9 +16,13 @@ from sae_dist.common.log import write_error
 
 COMMANDS = (
     *("plan", "harvest", "verify", "train", "evaluate", "compare", "report"),
-    *("export", "import_coder", "selftest", "small_lm", "chat_corpus", "reproduction"),
+    *("export", "import_coder", "files", "selftest", "small_lm", "chat_corpus", "reproduction"),
 )
 _COMPLETION = "completion"
+_CLOSING = (
+    "`sae-dist COMMAND --help` lists its keys, defaults and choices. Where a text speaks of",
+    "launch/COMMAND.py, that is a checkout's name for the same.",
+)
 
 
 def main() -> None:
@@ -41,9 +45,7 @@ def help_text() -> str:
     lines = [*inspect.cleandoc(__doc__).splitlines(), "", "Commands:"]
     width = max(map(len, (*COMMANDS, _COMPLETION))) + 2
     lines += [f"  {name:{width}}{summary(name)}" for name in (*COMMANDS, _COMPLETION)]
-    return "\n".join(
-        [*lines, "", "`sae-dist COMMAND --help` lists its keys, defaults and choices."]
-    )
+    return "\n".join([*lines, "", *_CLOSING])
 
 
 def summary(name: str) -> str:

@@ -8,11 +8,12 @@
       coder.k: 64
 
 Each section holds overrides of one command, in which maps may be nested. What stands on the command
-line itself wins.
+line itself wins. `+experiment=FOLDER/NAME.yaml` is a file of one's own.
 """
 
 import difflib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -28,7 +29,8 @@ def for_command(root: str, overrides: list[str]) -> list[str]:
     """The overrides of one command, with `+experiment=NAME` replaced by what it says for `root`.
 
     Raises:
-        UserError: there is no such experiment, or it says nothing for this command.
+        UserError: there is no such experiment, or its file is none, or says nothing for this
+            command.
     """
     others = (_ASKED, *_PARTS) if root == "plan" else _ASKED
     typed = [override for override in overrides if not override.startswith(others)]
@@ -54,12 +56,7 @@ def for_part(part: str, overrides: list[str]) -> list[str]:
 
 
 def _section(name: str, root: str) -> list[str]:
-    folder = conf_folder() / "experiment"
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
-        raise UserError(f"found no experiment {name!r}; expected one of {', '.join(near)}")
-    sections = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    sections = _sections(_file(name))
     if root not in sections:
         if root == "plan":
             return []
@@ -67,6 +64,38 @@ def _section(name: str, root: str) -> list[str]:
             f"experiment {name} says nothing for launch/{root}.py; it has {', '.join(sections)}"
         )
     return [f"{key}={_spelled(value)}" for key, value in _flat(sections[root])]
+
+
+def _file(name: str) -> Path:
+    """A shipped file by its name, or one of the user's by its path, which ends with .yaml."""
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    folder = conf_folder() / "experiment"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known
+        raise UserError(
+            f"found no experiment {name!r}; expected one of {', '.join(near)}, or a path that ends "
+            "with .yaml"
+        )
+    return folder / f"{name}.yaml"
+
+
+def _sections(path: Path) -> dict[str, dict[str, Any]]:
+    """What a file says, by command."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        told = " ".join(str(error).split())
+        raise UserError(
+            f"found no experiment in {path} ({told}); correct the file or its path"
+        ) from error
+    if not isinstance(found, dict) or not all(isinstance(part, dict) for part in found.values()):
+        raise UserError(
+            f"found {path} without a section for each command; expected overrides under `harvest:` "
+            "and `train:`, as in sae_dist/apps/experiment.py"
+        )
+    return found
 
 
 def _flat(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

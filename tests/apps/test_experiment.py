@@ -115,3 +115,31 @@ def test_an_experiment_that_is_not_there_is_told_in_one_line() -> None:
         composed("gpt2_lader_topk")
     with pytest.raises(UserError, match="quickstart says nothing for launch/report.py; it has"):
         cli.compose_config("report", ["+experiment=quickstart"])
+
+
+def test_an_experiment_of_one_s_own_is_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("train: {store: s, run: mine, coder: topk, coder.k: 7}")
+    config = cli.to_dataclass(cli.compose_config("train", [f"+experiment={path}", "tokens=1M"]))
+    assert (config.run, config.coder.k, config.tokens) == ("mine", 7, 10**6)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (None, "found no experiment in .*mine.yaml .*No such file"),
+        ("train: [", "found no experiment in .*mine.yaml .*while parsing"),
+        ("coder: topk", "without a section for each command"),
+        ("", "without a section for each command"),
+        ("harvest: {lm: gpt2}", "mine.yaml says nothing for launch/train.py; it has harvest"),
+    ],
+)
+def test_a_file_that_is_no_experiment_is_told_in_one_line(
+    text: str | None, complaint: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=complaint) as raised:
+        cli.compose_config("train", [f"+experiment={path}"])
+    assert "\n" not in str(raised.value)

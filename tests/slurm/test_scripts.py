@@ -69,7 +69,7 @@ def test_a_script_is_sound(script: Path) -> None:
 def test_each_process_is_told_its_place(checkout: Path) -> None:
     status, made = calls(checkout, "train", "store=s", "sites=[a b]", **JOB)
     assert status == 0
-    assert made == ["python launch/train.py store=s sites=[a b] | 3 1 4 node7 10042"]
+    assert made == ["python -m sae_dist train store=s sites=[a b] | 3 1 4 node7 10042"]
 
 
 @pytest.mark.parametrize(
@@ -119,19 +119,19 @@ def test_a_task_of_a_ladder_has_a_run_and_rungs_of_its_own(checkout: Path) -> No
     script = ("ladder", "runs=r", "run=a")
     status, made = calls(checkout, *script, **TASK, STATUS="75")
     assert status == 75
-    assert made[0].startswith("python launch/train.py runs=r run=a-1 rungs=[1] |")
+    assert made[0].startswith("python -m sae_dist train runs=r run=a-1 rungs=[1] |")
     assert made[1] == "scontrol requeue 20040_1"
     _, made = calls(checkout, *script, **TASK, RUNGS="0,1,2 3,4")
-    assert made[-1].startswith("python launch/train.py runs=r run=a-1 rungs=[3,4] |")
+    assert made[-1].startswith("python -m sae_dist train runs=r run=a-1 rungs=[3,4] |")
 
 
 def test_evaluation_finds_the_run_alone_and_in_an_array(checkout: Path) -> None:
     _, made = calls(checkout, "evaluate", "run=a", **JOB)
     _, later = calls(checkout, "evaluate", "run=a", **TASK)
-    assert made[0].startswith("python launch/evaluate.py run=a |")
-    assert later[1].startswith("python launch/evaluate.py run=a-1 |")
+    assert made[0].startswith("python -m sae_dist evaluate run=a |")
+    assert later[1].startswith("python -m sae_dist evaluate run=a-1 |")
 
 
 def test_all_tasks_of_a_harvest_fill_the_same_store(checkout: Path) -> None:
     _, made = calls(checkout, "harvest", "store=s", "tokens=1M", **TASK)
-    assert made[0].startswith("python launch/harvest.py store=s tokens=1M |")
+    assert made[0].startswith("python -m sae_dist harvest store=s tokens=1M |")

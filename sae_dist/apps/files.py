@@ -1,0 +1,55 @@
+"""Write a checkout's files for launchers: accelerate's settings, Slurm scripts, the first run.
+
+    sae-dist files
+    sbatch launch/slurm/train.sbatch store=PATH run=NAME +sweep=width_ladder
+
+They come into the folder `launch` of `to=FOLDER`, by default of this one, so that the paths in the
+documentation hold there too. A file that is there with other contents is left as it is.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from sae_dist.apps import cli
+from sae_dist.common.errors import UserError
+from sae_dist.common.log import say
+from sae_dist.config import FilesConfig, launch_folder
+
+_SHIPPED = ("accelerate", "slurm", "first_run.sh")  # what of `launch/` pyproject.toml packs
+
+
+def main() -> None:
+    """The command."""
+    cli.run(files_command, "files", __doc__ or "")
+
+
+def files_command(config: FilesConfig) -> None:
+    """Copy what is not there yet, or nothing if the user has changed any of it."""
+    source, to = launch_folder(), Path(config.to) / "launch"
+    paths = sorted(_files(source))
+    changed = [path for path in paths if _differs(source / path, to / path)]
+    if changed:
+        raise UserError(
+            f"found {to / changed[0]} with other contents; expected none or those of this version; "
+            "move it away, or name another folder: to=…"
+        )
+    for path in paths:
+        (to / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / path, to / path)  # with its permissions: scripts can be run
+    say(f"{len(paths)} files in {to}")
+
+
+def _files(source: Path) -> Iterator[Path]:
+    """Paths within `source`."""
+    for path in map(source.joinpath, _SHIPPED):
+        found = [path] if path.is_file() else path.iterdir()
+        yield from (file.relative_to(source) for file in found)
+
+
+def _differs(one: Path, other: Path) -> bool:
+    return other.exists() and one.read_bytes() != other.read_bytes()
+
+
+if __name__ == "__main__":
+    main()
