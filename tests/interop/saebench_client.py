@@ -18,6 +18,7 @@ from sae_bench.evals.meta_structure import main as meta_structure
 from sae_bench.evals.meta_structure.eval_config import MetaStructureEvalConfig
 from sae_bench.evals.sparse_probing.eval_config import SparseProbingEvalConfig
 from sae_bench.evals.sparse_probing.main import run_eval
+from sae_lens import SAE
 
 from sae_dist.interop.saebench import SAEBenchCoder, load_for_saebench
 
@@ -27,10 +28,18 @@ def loaded(plan: dict[str, Any], which: str) -> list[tuple[str, SAEBenchCoder]]:
     return [(name, load_for_saebench(f"{plan['coders']}/{name}")) for name in plan[which]]
 
 
+def of_saelens(plan: dict[str, Any]) -> list[tuple[str, SAE]]:
+    """The same as SAELens loads them: what SAEBench was made for."""
+    found = [(f"saelens-{name}", SAE.load_from_disk(path)) for name, path in plan["lens"].items()]
+    for _, sae in found:
+        sae.cfg.metadata.model_name = plan["model"]
+    return found
+
+
 def core(plan: dict[str, Any]) -> None:
     """All of the core evaluation, on tokens that are given."""
     multiple_evals(
-        loaded(plan, "core"),
+        [*loaded(plan, "core"), *of_saelens(plan)],
         n_eval_reconstruction_batches=plan["batches"],
         n_eval_sparsity_variance_batches=plan["batches"],
         eval_batch_size_prompts=plan["batch"],
@@ -54,9 +63,8 @@ def probing(plan: dict[str, Any]) -> dict[str, Any]:
         llm_dtype="float32",
         **plan["probing_sizes"],
     )
-    found = run_eval(
-        config, loaded(plan, "probing"), "cpu", "probing", clean_up_activations=True
-    )
+    coders = [*loaded(plan, "probing"), *of_saelens(plan)]
+    found = run_eval(config, coders, "cpu", "probing", clean_up_activations=True)
     return {
         name.removesuffix("_custom_sae"): result["eval_result_metrics"]
         for name, result in found.items()
