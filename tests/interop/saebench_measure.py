@@ -11,13 +11,13 @@ import os
 import subprocess
 import unittest
 import xml
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sae_dist.coders import load_coder
+from sae_dist.coders import fold, load_coder
 from sae_dist.interop import FORMATS, FormatName
 from sae_dist.lm import LMConfig, load_lm
 from sae_dist.store import open_store
@@ -32,7 +32,7 @@ LM = "01-ai/Yi-6B"
 CLASSES = "fancyzhx/ag_news"  # likewise: a data set of four classes, here packages of Python's
 PACKAGES = asyncio, email, unittest, xml
 SEQUENCES, LENGTH, BATCH = 64, 64, 16
-F, K = 256, 8
+F, K, UNITS = 256, 8, 100.0
 TOPK = f"topk-{F}-k{K}-resid_post.0"
 TRANSCODER = f"topk_transcoder-{F}-k{K}-mlp_in.1"
 META = "batchtopk-64-k4-decoder"
@@ -74,6 +74,7 @@ class Found:
     Attributes:
         theirs, ours: figures of the core evaluation, and ours beside them, where we have such.
         formulas: theirs as we compute them.
+        rescaled: their `explained_variance` of one coder on activations UNITS times as large.
         saelens: the core figures of the same coders as SAELens loads them.
         probing, meta, versions: what SAEBench says.
         meta_of_ours: the variance explained of a meta-SAE of ours, by their formula and by us.
@@ -82,6 +83,7 @@ class Found:
     theirs: dict[str, dict[str, float]]
     ours: dict[str, dict[str, float]]
     formulas: dict[str, dict[str, float]]
+    rescaled: float
     saelens: dict[str, dict[str, float]]
     probing: dict[str, Any]
     meta: dict[str, float]
@@ -118,6 +120,7 @@ def measure(home: Path) -> Found:
         theirs=theirs,
         ours={name: _ours(results, name) for name in results["rungs"]},
         formulas=_formulas(home, results["rungs"], list(theirs)),
+        rescaled=_rescaled(home),
         saelens={n.removeprefix("saelens-"): f for n, f in core.items() if n not in theirs},
         probing=said["probing"],
         meta=said["meta"],
@@ -252,3 +255,10 @@ def _formulas(home: Path, rungs: dict[str, Any], names: list[str]) -> dict[str, 
         batches = _batches(home, [site])
         found[name] = of_activations(coder, site, batches) | of_the_lm(lm, coder, site, batches)
     return found
+
+
+def _rescaled(home: Path) -> float:
+    """By the formula that SAEBench's own figures are held to; nothing is explained otherwise."""
+    coder, site = fold(load_coder(home / f"runs/r/coders/{TOPK}"), UNITS), "resid_post.0"
+    batches = [replace(b, acts={site: UNITS * b.acts[site]}) for b in _batches(home, [site])]
+    return of_activations(coder, site, batches)["explained_variance"]

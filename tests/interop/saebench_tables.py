@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.apps.commands import ROOT
-from tests.interop.saebench_measure import TOPK, Found, measure, relative
+from tests.interop.saebench_measure import TOPK, UNITS, Found, measure, relative
 
 DOCS = ROOT / "docs" / "saebench.md"
 BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
@@ -24,7 +24,7 @@ SAME = {
     "consistent_activation_heuristic": "consistent_activation_code.mean",
 }
 OTHER = {
-    "explained_variance": ("variance_explained", "wrong: see above"),
+    "explained_variance": ("variance_explained", "wrong, as said above"),
     "explained_variance_legacy": ("1 - fvu_variants.token_mean", "mean of ratios; batches"),
     "relative_reconstruction_bias": ("relative_reconstruction_bias", "mean of batches' ratios"),
     "mse": ("", "‖x-x̂‖², divided by the batch's tokens, not by D"),
@@ -61,7 +61,12 @@ def _other(found: Found) -> str:
         farthest = _farthest(found, found.formulas, key)
         rows.append([f"`{key}`", f"`{ours}`" if ours else "", *values, farthest, why])
     head = "SAEBench", "sae_dist", "its value", "ours", "its formula by us", "what differs"
-    return "Another formula:\n\n" + _table(head, rows)
+    explained = found.ours[TOPK]["explained_variance"]
+    return (
+        f"Another formula:\n\n{_table(head, rows)}\n"
+        f"In units {UNITS:.0f} times as large `explained_variance` of this coder is "
+        f"{_value(found.rescaled)} instead of {_value(explained)}.\n"
+    )
 
 
 def _probing(found: Found) -> str:

@@ -135,6 +135,7 @@ def test_the_others_are_what_we_say_they_are(found: Found) -> None:
     differing = {k for k in OTHER if k in found.ours[TOPK]}
     far = {key: relative(found.theirs[TOPK][key], found.ours[TOPK][key]) for key in differing}
     assert min(far.values()) > MOST, far
+    assert found.rescaled > 1  # of a share
 
 
 @pytest.mark.slow
