@@ -113,7 +113,7 @@ def measure(home: Path) -> Found:
     said = _run(home, _plan(home))
     results = json.loads((home / "runs/r/evaluation.json").read_text())
     meta = json.loads((home / "runs/meta/evaluation.json").read_text())["rungs"][META]
-    core = {path.name: _core_figures(path) for path in (home / "core").iterdir()}
+    core = {path.name: _core_figures(path) for path in sorted((home / "core").iterdir())}
     core = {name.removesuffix("_custom_sae_eval_results.json"): f for name, f in core.items()}
     theirs = {name: f for name, f in core.items() if not name.startswith("saelens-")}
     return Found(

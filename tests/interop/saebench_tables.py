@@ -72,7 +72,8 @@ def _other(found: Found) -> str:
 def _probing(found: Found) -> str:
     names = ["test_accuracy", *(f"top_{k}_test_accuracy" for k in (1, 2, 5))]
     rows = []
-    for coder, figures in found.probing.items():
+    for coder in sorted(found.probing.keys() & found.ours.keys()):
+        figures = found.probing[coder]
         for side in ("llm", "sae"):
             values = [f"{figures[side][f'{side}_{name}']:.3f}" for name in names]
             rows.append([f"`{coder}`" if side == "llm" else "", side, *values])
