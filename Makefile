@@ -12,6 +12,9 @@ PEERS := eai-sparsify dictionary-learning sae-lens llamascopium
 CLIENTS := eai-sparsify dictionary-learning sae-lens
 CLIENTS_PYTHON ?= .venv-interop/bin/python
 CLIENTS_READY := $(if $(filter .venv-interop/%,$(CLIENTS_PYTHON)),.venv-interop/.ready)
+SAEBENCH_PYTHON ?= .venv-saebench/bin/python
+SAEBENCH_READY := $(if $(filter .venv-saebench/%,$(SAEBENCH_PYTHON)),.venv-saebench/.ready)
+OTHERS := SAE_DIST_CLIENTS=$(CLIENTS_PYTHON) SAE_DIST_SAEBENCH=$(SAEBENCH_PYTHON)
 INSTALL_PEER := .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c benchmarks/constraints.txt torch
 
 help:
@@ -19,12 +22,12 @@ help:
 	@echo "make reproduce    published claims beside what a small LM shows, in docs/reproduction.md; within an hour"
 	@echo "make test         the fast tests"
 	@echo "make test-slow    the tests that need minutes, several processes or gigabytes"
-	@echo "make test-interop exports and imports beside the other libraries, in a .venv-interop of their own"
+	@echo "make test-interop exports, imports and SAEBench beside the other libraries, in a .venv-interop and a .venv-saebench"
 	@echo "make bench        step times beside other trainers', which get a .venv-bench of their own"
 	@echo "make lint         ruff and mypy"
 	@echo "make wheel        the package as a wheel, in dist/"
 	@echo "make image        a Docker image for CPUs from the wheel, where there is an engine"
-	@echo "make clean        remove .venv, .venv-bench, .venv-interop and all caches (never runs/ or stores/)"
+	@echo "make clean        remove .venv, .venv-bench, .venv-interop, .venv-saebench and all caches (never runs/ or stores/)"
 
 quickstart: $(READY)
 	@launch/quickstart.sh
@@ -35,14 +38,15 @@ reproduce: $(READY)
 test: $(READY)
 	@$(PYTEST) -m "not slow"
 
-test-slow: $(READY) $(CLIENTS_READY)
-	@SAE_DIST_CLIENTS=$(CLIENTS_PYTHON) $(PYTEST) -m slow
+test-slow: $(READY) $(CLIENTS_READY) $(SAEBENCH_READY)
+	@$(OTHERS) $(PYTEST) -m slow
 
-test-interop: $(READY) $(CLIENTS_READY)
-	@SAE_DIST_CLIENTS=$(CLIENTS_PYTHON) OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/interop
+test-interop: $(READY) $(CLIENTS_READY) $(SAEBENCH_READY)
+	@$(OTHERS) OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/interop
 
-interop-table: $(READY) $(CLIENTS_READY)
-	@SAE_DIST_CLIENTS=$(CLIENTS_PYTHON) .venv/bin/python -W ignore -m tests.interop.measure
+interop-table: $(READY) $(CLIENTS_READY) $(SAEBENCH_READY)
+	@$(OTHERS) .venv/bin/python -W ignore -m tests.interop.measure
+	@$(OTHERS) .venv/bin/python -W ignore -m tests.interop.saebench_tables
 
 bench: $(READY) .venv-bench/.ready
 	@.venv/bin/python -W ignore -m benchmarks.run
@@ -60,7 +64,7 @@ lint: $(READY)
 	.venv/bin/mypy
 
 clean:
-	rm -rf .venv .venv-bench .venv-interop .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-bench .venv-interop .venv-saebench .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
@@ -93,4 +97,14 @@ $(READY): pyproject.toml constraints.txt
 	@.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c benchmarks/constraints.txt torch $(CLIENTS)
 	@.venv-interop/bin/python -m pip uninstall --quiet --yes torchvision
+	@touch $@
+
+# SAEBench with its own pins, which are older than ours (numpy < 2, datasets < 4), so that it has an
+# environment to itself, of Python 3.11 or 3.12; crc32c is all that sae_dist needs there besides.
+.venv-saebench/.ready: benchmarks/constraints.txt | $(READY)
+	@echo "making .venv-saebench for SAEBench, once"
+	@"$(PYTHON)" -m venv .venv-saebench
+	@.venv-saebench/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c benchmarks/constraints.txt torch sae-bench crc32c
+	@.venv-saebench/bin/python -m pip uninstall --quiet --yes torchvision
 	@touch $@
