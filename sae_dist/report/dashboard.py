@@ -83,7 +83,7 @@ def workspace(results: RunResults, entity: str, project: str) -> "Workspace":
             x_axis=_X, max_runs=max(_LEAST_RUNS, len(results.trained_rungs()))
         ),
         runset_settings=ws.RunsetSettings(
-            filters=[expr.Metric("Group") == results.name],
+            filters=expr.And(expr.Metric("Group") == results.name),
             order=[expr.Ordering(expr.Metric("Name"), ascending=True)],
         ),
     )

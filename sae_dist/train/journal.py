@@ -23,9 +23,9 @@ METRICS = "metrics.jsonl"
 class LogConfig:
     """How often figures are logged, and to what beside `metrics.jsonl`.
 
-    In W&B a rung is a run, and a ladder a group in `project` (of `entity`, a user or a team). Coders
-    are uploaded (as artifacts, at the end) only with `upload_coders`. `tensorboard` writes event
-    files to `runs/NAME/tensorboard/<rung>`.
+    In W&B a rung is a run and a ladder a group, in `project` (of `entity`, a user or a team).
+    Weights are uploaded (as artifacts, at the end) only with `upload_coders`. `tensorboard` writes
+    event files to `runs/NAME/tensorboard/<rung>`.
     """
 
     every_steps: int = 50
@@ -40,10 +40,17 @@ class LogConfig:
 class Tracker(Protocol):
     """What shows figures beside the file: scalars, and histograms as dicts, by rung and step."""
 
-    def first_missing(self, rung: str) -> int: ...
-    def write(self, rung: str, step: int, measures: dict[str, Any], ends_step: bool) -> None: ...
-    def flush(self) -> None: ...
-    def close(self, coders: Path | None) -> None: ...
+    def first_missing(self, rung: str) -> int:
+        """The first step of which it has no figures."""
+
+    def write(self, rung: str, step: int, measures: dict[str, Any], ends_step: bool) -> None:
+        """Add figures of a rung; the last ones of a step end it."""
+
+    def flush(self) -> None:
+        """See to it that figures outlive this process."""
+
+    def close(self, coders: Path | None) -> None:
+        """End; with a folder of finished coders, keep these too where that is done."""
 
 
 class Journal:

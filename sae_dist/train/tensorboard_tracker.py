@@ -1,6 +1,7 @@
 """The figures of a run for TensorBoard: one folder of event files a rung."""
 
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def require_tensorboard() -> None:
 def _write_histogram(writer: Any, name: str, histogram: dict[str, Any], step: int) -> None:
     """Counts between edges; moments, which TensorBoard wants, are those of the bins' middles."""
     edges, counts = histogram["edges_log10"], histogram["counts"]
-    middles = [(low + high) / 2 for low, high in zip(edges, edges[1:], strict=False)]
+    middles = [(low + high) / 2 for low, high in pairwise(edges)]
     pairs = list(zip(middles, counts, strict=True))
     writer.add_histogram_raw(
         name,

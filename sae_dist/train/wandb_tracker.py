@@ -25,8 +25,9 @@ class WandbMode(StrEnum):
 class WandbTracker:
     """A W&B run for each rung, whose id is made of the run's and the rung's names.
 
-    Online, a run that goes on resumes these runs. Offline nobody knows what W&B has: the new file
-    of a run then begins at step 0, and replaces the files before it when it is closed.
+    Online, a run that goes on resumes these runs. Offline nobody knows what W&B has, or what its
+    file of a killed run holds (it writes in blocks of 32 KiB): each start writes a file that begins
+    at step 0, and takes the place of the files before it when it is closed.
     """
 
     def __init__(
@@ -88,7 +89,10 @@ class WandbTracker:
         self._runs[rung].log(shown, step=step, commit=ends_step)
 
     def flush(self) -> None:
-        """Nothing to do: W&B has a process of its own, which outlives this one and writes on."""
+        """Nothing can be done: W&B's own process writes when it likes, and dies with this one.
+
+        What a kill has taken away, the next start tells it again.
+        """
 
     def close(self, coders: Path | None) -> None:
         """End the runs; upload the coders in that folder, if there is one, as artifacts."""

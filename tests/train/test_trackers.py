@@ -142,7 +142,8 @@ def test_going_on_online_resumes_the_same_runs(tmp_path: Path, server: WandbServ
 
 def test_offline_files_are_uploaded_by_wandb_sync(folder: Path, server: WandbServer) -> None:
     synced = subprocess.run(
-        [sys.executable, "-m", "wandb", "sync", str(folder / "wandb")],
+        [sys.executable, "-m", "wandb", "sync", "wandb"],
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=120,

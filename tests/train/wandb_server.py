@@ -45,6 +45,8 @@ class WandbServer(ThreadingHTTPServer):
         """The `data` of a GraphQL operation."""
         self.asked.append(name)
         match name:
+            case "Viewer":
+                return {"viewer": {"id": "1", "username": "someone", "entity": "someone"}}
             case "UpsertBucket":
                 return {"upsertBucket": {"bucket": self._upsert(variables), "inserted": True}}
             case "RunResumeStatus":
