@@ -14,12 +14,12 @@ from tests.reliability.bench import Desk
 NOTEBOOK = ROOT / "notebooks" / "latents.ipynb"
 HOME = "runs/quickstart"
 SMALL_LM = (
-    *(f"folder={HOME}/lm", "text.path=text.txt", "model.vocab_size=300", "model.num_layers=3"),
+    *(f"folder={HOME}/lm", "text.path=text", "model.vocab_size=300", "model.num_layers=3"),
     *("model.hidden_size=32", "model.intermediate_size=48", "model.num_heads=2"),
     *("model.sequence_length=32", "model.num_steps=10"),
 )
 HARVEST = (
-    *(f"lm.name={HOME}/lm", "text.path=text.txt", "text.sequence_length=32", "tokens=6K"),
+    *(f"lm.name={HOME}/lm", "text.path=text", "text.sequence_length=32", "tokens=6K"),
     *("sites=[resid_post.2]", f"store={HOME}/store", "writer.held_out=0.2"),
     *("writer.chunk_mib=0.03", "writer.shard_mib=0.06"),
 )
@@ -43,7 +43,9 @@ def test_every_cell_runs_and_shows_something(
 ) -> None:
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
-    (tmp_path / "text.txt").write_text("\n".join(TEXTS * 40))
+    (tmp_path / "text").mkdir()
+    for number in range(40):
+        (tmp_path / "text" / f"{number:02}.txt").write_text("\n".join(TEXTS))
     desk = Desk(tmp_path)
     for command, arguments in ((small_lm, SMALL_LM), (harvest, HARVEST), (train, TRAIN)):
         done = desk.run(command.main, *arguments)

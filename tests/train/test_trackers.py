@@ -27,6 +27,7 @@ from tests.train.wandb_files import (
     config_of,
     expected_history,
     history_of,
+    records,
     run_of,
     without_clock,
 )
@@ -61,6 +62,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         log={"wandb": WandbMode.offline},
     )
     run.run()
+    for path in (root / "ladder").glob("wandb/offline-run-*/*.wandb"):
+        assert records(path)
     return root / "ladder"
 
 

@@ -1,6 +1,7 @@
 """Read W&B's own files back: records of its protocol in LevelDB's log format."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,20 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 _HEADER, _BLOCK = 7, 32768
 _WHOLE, _LAST = 1, 4
+_PATIENCE = 60.0  # seconds for W&B's own process to write what a run has finished
 
 
-def records(path: Path) -> Iterator[Record]:
-    """The records of a `.wandb` file."""
+def records(path: Path) -> list[Record]:
+    """The records of the `.wandb` file of a finished run."""
+    end = time.monotonic() + _PATIENCE
+    while not any(record.HasField("exit") for record in (found := list(_written(path)))):
+        assert time.monotonic() < end, f"{path} is not finished"
+        time.sleep(0.1)
+    return found
+
+
+def _written(path: Path) -> Iterator[Record]:
+    """The records that are there so far."""
     data, parts = path.read_bytes(), []
     assert data[:4] == b":W&B"
     place = _HEADER
@@ -23,6 +34,8 @@ def records(path: Path) -> Iterator[Record]:
         length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
         parts.append(data[place + _HEADER : place + _HEADER + length])
         place += _HEADER + length
+        if place > len(data):  # a block is being written
+            return
         if kind in (_WHOLE, _LAST):
             yield Record.FromString(b"".join(parts))
             parts = []
