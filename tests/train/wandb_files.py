@@ -16,10 +16,12 @@ _PATIENCE = 60.0  # seconds for W&B's own process to write what a run has finish
 def records(path: Path) -> list[Record]:
     """The records of the `.wandb` file of a finished run."""
     end = time.monotonic() + _PATIENCE
-    while not any(record.HasField("exit") for record in (found := list(_written(path)))):
+    while True:
+        found = list(_written(path))
+        if any(record.HasField("exit") for record in found):
+            return found
         assert time.monotonic() < end, f"{path} is not finished"
         time.sleep(0.1)
-    return found
 
 
 def _written(path: Path) -> Iterator[Record]:
