@@ -154,6 +154,14 @@ class ImportConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class DashboardConfig:
+    """`launch/dashboard.py`: a W&B workspace of `runs/NAME`, in the run's project."""
+
+    run: str = MISSING
+    runs: str = "runs"
+
+
+@dataclass(kw_only=True, slots=True)
 class VerifyConfig:
     """`launch/verify.py`: sizes of all files of a store, with `full` their checksums.
 
@@ -241,6 +249,7 @@ _ROOTS = {
     "report_schema": ReportConfig,
     "export_schema": ExportConfig,
     "import_coder_schema": ImportConfig,
+    "dashboard_schema": DashboardConfig,
     "verify_schema": VerifyConfig,
     "small_lm_schema": SmallLMRootConfig,
     "chat_corpus_schema": ChatCorpusConfig,

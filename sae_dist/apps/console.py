@@ -15,7 +15,7 @@ from pathlib import Path
 from sae_dist.common.log import write_error
 
 COMMANDS = (
-    *("plan", "harvest", "verify", "train", "evaluate", "compare", "report"),
+    *("plan", "harvest", "verify", "train", "evaluate", "compare", "report", "dashboard"),
     *("export", "import_coder", "files", "selftest", "small_lm", "chat_corpus", "reproduction"),
 )
 _COMPLETION = "completion"

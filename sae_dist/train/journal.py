@@ -1,35 +1,31 @@
-"""Where a run's figures go: `metrics.jsonl` always, W&B as configured. Written by rank 0 alone."""
+"""Where a run's figures go: `metrics.jsonl` always, W&B and TensorBoard as configured.
+
+Written by rank 0 alone. The file is the truth: what it holds and a tracker lacks, the tracker is
+told when a run goes on.
+"""
 
 import json
-import netrc
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import wandb
-
-from sae_dist.common.files import write_atomic
-from sae_dist.common.seeds import derive
+from sae_dist.common.errors import UserError
+from sae_dist.common.files import write_all
+from sae_dist.train.tensorboard_tracker import TensorBoardTracker, require_tensorboard
+from sae_dist.train.wandb_tracker import WandbMode, WandbTracker, chosen_mode
 
 METRICS = "metrics.jsonl"
 
 
-class WandbMode(StrEnum):
-    """`auto` is online where there is a key, offline elsewhere."""
-
-    auto = "auto"
-    online = "online"
-    offline = "offline"
-    disabled = "disabled"
-
-
 @dataclass(kw_only=True, slots=True)
 class LogConfig:
-    """How often figures are logged, and W&B: one run a rung, in one group a ladder.
+    """How often figures are logged, and to what beside `metrics.jsonl`.
 
-    Weights are uploaded (as artifacts, at the end) only with `upload_coders`.
+    In W&B a rung is a run and a ladder a group, in `project` (of `entity`, a user or a team).
+    Weights are uploaded (as artifacts, at the end) only with `upload_coders`. `tensorboard` writes
+    event files to `runs/NAME/tensorboard/<rung>`.
     """
 
     every_steps: int = 50
@@ -38,10 +34,27 @@ class LogConfig:
     project: str = "sae_dist"
     entity: str | None = None
     upload_coders: bool = False
+    tensorboard: bool = False
+
+
+class Tracker(Protocol):
+    """What shows figures beside the file: scalars, and histograms as dicts, by rung and step."""
+
+    def first_missing(self, rung: str) -> int:
+        """The first step of which it has no figures."""
+
+    def write(self, rung: str, step: int, measures: dict[str, Any], ends_step: bool) -> None:
+        """Add figures of a rung; the last ones of a step end it."""
+
+    def flush(self) -> None:
+        """See to it that figures outlive this process."""
+
+    def close(self, coders: Path | None) -> None:
+        """End; with a folder of finished coders, keep these too where that is done."""
 
 
 class Journal:
-    """The log of one run: a line of JSON for each call of `write`, and a W&B run for each rung."""
+    """The log of one run: each call of `write` is a line of JSON, and is passed to all trackers."""
 
     def __init__(
         self,
@@ -59,89 +72,76 @@ class Journal:
             rungs: each rung's configuration, by name.
             step: the first step that will be written.
         """
-        self._file = _reopen(folder / METRICS, step)
-        mode = _wandb_mode(config.wandb)
-        self._config = config
-        self._runs = {
-            rung: wandb.init(
-                project=config.project,
-                entity=config.entity,
-                group=name,
-                name=rung,
-                id=_wandb_id(name, rung),
-                resume="allow" if mode == "online" else None,
-                dir=folder,
-                mode=mode,
-                config=settings,
-                reinit="create_new",
-                save_code=False,
-                settings=wandb.Settings(
-                    console="off", silent=True, disable_git=True, disable_job_creation=True
-                ),
+        self._rungs, self._uploads = list(rungs), config.upload_coders
+        _cut(folder / METRICS, step)
+        self._file = open(folder / METRICS, "a")  # noqa: SIM115 - open as long as the run
+        self._trackers: list[Tracker] = []
+        if (mode := chosen_mode(config.wandb)) != "disabled":
+            self._trackers.append(
+                WandbTracker(folder, name, rungs, mode, config.project, config.entity)
             )
-            for rung, settings in rungs.items()
-            if mode != "disabled"
-        }
+        if config.tensorboard:
+            self._trackers.append(TensorBoardTracker(folder / "tensorboard", self._rungs, step))
+        if self._trackers:
+            for line in _lines(folder / METRICS):
+                self._tell(line)
 
     def write(self, step: int, tokens: int, rung: str | None, measures: dict[str, Any]) -> None:
-        """Log figures of one rung, or with None of the ladder, which every W&B run is given."""
+        """Log figures of one rung, or with None of the ladder; these end a step.
+
+        Trackers are given the ladder's figures for every rung.
+        """
         line = {"step": step, "tokens": tokens, "rung": rung, **measures}
         self._file.write(json.dumps(line) + "\n")
-        shown: dict[str, Any] = {"tokens": tokens}
-        for name, value in measures.items():
-            shown[name] = _wandb_histogram(value) if isinstance(value, dict) else value
-        for name, run in self._runs.items():
-            if rung in (None, name):
-                run.log(shown, step=step)
+        self._tell(line)
 
     def keep(self) -> None:
         """Force to disk what was written, so that no checkpoint is ahead of its figures."""
         self._file.flush()
         os.fsync(self._file.fileno())
+        for tracker in self._trackers:
+            tracker.flush()
 
     def close(self, coders: Path | None = None) -> None:
         """End the log; with `upload_coders`, upload the finished coders from that folder."""
-        for rung, run in self._runs.items():
-            if self._config.upload_coders and coders is not None:
-                artifact = wandb.Artifact(f"{run.id}-coder", type="model")
-                artifact.add_dir(str(coders / rung))
-                run.log_artifact(artifact)
-            run.finish()
+        for tracker in self._trackers:
+            tracker.close(coders if self._uploads else None)
         self._file.close()
 
+    def _tell(self, line: dict[str, Any]) -> None:
+        """Pass a line on to the trackers of its rungs that lack it."""
+        step, ends_step = line["step"], line["rung"] is None
+        known = {"step", "rung", "tokens"} if ends_step else {"step", "rung"}
+        measures = {name: value for name, value in line.items() if name not in known}
+        for tracker in self._trackers:
+            for rung in self._rungs if ends_step else [line["rung"]]:
+                if step >= tracker.first_missing(rung):
+                    tracker.write(rung, step, measures, ends_step)
 
-def _reopen(path: Path, step: int) -> Any:
-    """Open for appending, without the lines of `step` and later, or a torn last line."""
+
+def check(config: LogConfig) -> None:
+    """Raise UserError for a setting out of bounds, or a package that it needs and is not there."""
+    if min(config.every_steps, config.histogram_every_steps) < 1:
+        raise UserError(
+            f"log.every_steps={config.every_steps}, log.histogram_every_steps="
+            f"{config.histogram_every_steps}; expected at least 1 of each"
+        )
+    if config.tensorboard:
+        require_tensorboard()
+
+
+def _cut(path: Path, step: int) -> None:
+    """Take the lines of `step` and later out of a file, and a torn last one."""
     if path.exists():
-        kept = []
-        for line in path.read_text().splitlines():
+        kept = (f"{json.dumps(line)}\n".encode() for line in _lines(path) if line["step"] < step)
+        write_all([(path, kept)])
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file up to the first that is torn."""
+    with open(path, errors="replace") as file:
+        for text in file:
             try:
-                if json.loads(line)["step"] < step:
-                    kept.append(line + "\n")
+                yield json.loads(text)
             except json.JSONDecodeError:
-                break
-        write_atomic(path, "".join(kept).encode())
-    return open(path, "a")
-
-
-def _wandb_id(run: str, rung: str) -> str:
-    """One of at most 128 characters, which is what W&B takes; names beyond end in their hash."""
-    whole = f"{run}-{rung}"
-    return whole if len(whole) <= 128 else f"{whole[:111]}-{derive(0, whole):016x}"
-
-
-def _wandb_mode(mode: WandbMode) -> Any:
-    if mode is not WandbMode.auto:
-        return mode.value
-    if chosen := os.environ.get("WANDB_MODE"):
-        return chosen
-    if os.environ.get("WANDB_API_KEY"):
-        return "online"
-    try:
-        return "online" if netrc.netrc().authenticators("api.wandb.ai") else "offline"
-    except (FileNotFoundError, netrc.NetrcParseError):
-        return "offline"
-
-
-def _wandb_histogram(frequency: dict[str, Any]) -> wandb.Histogram:
-    return wandb.Histogram(np_histogram=(frequency["counts"], frequency["edges_log10"]))
+                return

@@ -14,6 +14,7 @@ from sae_dist.parallel import Axis, World
 from sae_dist.stream import ActivationSource, Batches, StreamConfig
 from sae_dist.train.identity import check_unchanged, identity_of
 from sae_dist.train.journal import Journal, LogConfig
+from sae_dist.train.journal import check as check_log
 from sae_dist.train.ladder import begin, build_ladder, describe, sites_of
 from sae_dist.train.measures import Throughput, firing_frequency, rung_measures
 from sae_dist.train.replicas import check_replicas
@@ -236,13 +237,9 @@ def _postfix(results: list[StepResult], figures: dict[str, float]) -> str:
 
 
 def _check(config: LoopConfig, world: World) -> None:
-    log, replicas = config.log, config.watch.replicas_every_steps
-    if min(log.every_steps, log.histogram_every_steps, replicas) < 1:
-        raise UserError(
-            f"log.every_steps={log.every_steps}, log.histogram_every_steps="
-            f"{log.histogram_every_steps}, watch.replicas_every_steps={replicas}; "
-            "expected at least 1 of each"
-        )
+    check_log(config.log)
+    if (steps := config.watch.replicas_every_steps) < 1:
+        raise UserError(f"watch.replicas_every_steps={steps}; expected at least 1")
     if not 0 < config.batch_tokens <= config.tokens or config.batch_tokens % world.size:
         raise UserError(
             f"tokens={config.tokens}, batch_tokens={config.batch_tokens} on {world.size} "

@@ -20,7 +20,7 @@ from sae_dist.coders import Coder, CoderConfig, Kind, load_coder, save_coder
 from sae_dist.common.credentials import without_credentials
 from sae_dist.common.errors import UserError
 from sae_dist.store import StoreWriter, open_store, verify, write_store
-from sae_dist.train.journal import _wandb_id
+from sae_dist.train.wandb_tracker import wandb_id
 from tests.apps.commands import ROOT, command, launch
 from tests.harvest.tiny import tokenizer
 from tests.lm.tiny import tiny_model
@@ -98,8 +98,8 @@ def test_the_name_of_a_site_cannot_lead_out(site: str, tmp_path: Path) -> None:
 
 
 def test_a_wandb_id_is_plain_and_short() -> None:
-    assert _wandb_id("run", "rung") == "run-rung"
-    ids = [_wandb_id("r" * 100, "x" * 99 + end) for end in "ab"]
+    assert wandb_id("run", "rung") == "run-rung"
+    ids = [wandb_id("r" * 100, "x" * 99 + end) for end in "ab"]
     assert ids[0] != ids[1] and {len(name) for name in ids} == {128}
 
 

@@ -61,13 +61,14 @@ def training_run(
 ) -> TrainingRun:
     """A run of `steps` steps in float64, logging each and saving every 20."""
     folder.mkdir(parents=True, exist_ok=True)
+    log = {"wandb": WandbMode.disabled} | loop.pop("log", {})
     config = LoopConfig(
         tokens=steps * BATCH,
         batch_tokens=BATCH,
         precision=Precision.float64,
         stream=StreamConfig(lanes=8, bucket_tokens=2048),
         checkpoint=CheckpointConfig(every_steps=loop.pop("every_steps", 20), keep=3),
-        log=LogConfig(every_steps=1, histogram_every_steps=10, wandb=WandbMode.disabled),
+        log=LogConfig(every_steps=1, histogram_every_steps=10, **log),
         **loop,
     )
     return TrainingRun(config, rungs, StoredActivations(open_store(store)), world, folder)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sae_dist.train.journal import Journal, LogConfig, WandbMode
+from sae_dist.train.wandb_tracker import WandbTracker
 
 KEY, TOKEN = "0123456789abcdef" * 2 + "01234567", "hf_canaryCanaryCanary"
 RUNGS = {"narrow": {"coder": {"num_latents": 16}}, "wide": {"coder": {"num_latents": 32}}}
@@ -83,7 +84,9 @@ def test_offline_gives_one_run_a_rung_without_weights_or_secrets(
     coders.mkdir(parents=True)
     (coders / "coder.safetensors").write_bytes(b"canary of weights")
     opened = journal(tmp_path, mode=mode)
-    runs = opened._runs
+    (tracker,) = opened._trackers
+    assert isinstance(tracker, WandbTracker)
+    runs = tracker._runs
     assert {name: (run.name, run.group, run.project) for name, run in runs.items()} == {
         name: (name, "ladder", "sae_dist") for name in RUNGS
     }

@@ -1,0 +1,38 @@
+"""Make a dashboard of a run in W&B: a workspace with a panel for each figure of its ladder.
+
+    python launch/dashboard.py run=NAME
+
+The run's figures must be in W&B: what was logged offline is uploaded by `wandb sync
+runs/NAME/wandb`. Each call saves a workspace of its own, and prints where it is.
+"""
+
+import requests
+import wandb
+
+from sae_dist.apps import cli
+from sae_dist.apps.runs import finished_run
+from sae_dist.common.errors import UserError
+from sae_dist.common.log import say
+from sae_dist.config import DashboardConfig
+from sae_dist.report import load
+from sae_dist.report.dashboard import workspace
+
+
+def main() -> None:
+    """The command."""
+    cli.run(dashboard_command, "dashboard", __doc__ or "")
+
+
+def dashboard_command(config: DashboardConfig) -> None:
+    """Read what a run has logged, and save a workspace that shows it."""
+    folder, trained = finished_run(config.runs, config.run)
+    results, log = load(folder), trained.get("log") or {}
+    try:
+        entity = log.get("entity") or wandb.Api().default_entity
+        made = workspace(results, str(entity), str(log.get("project"))).save()
+    except (wandb.Error, requests.RequestException, ValueError) as error:
+        raise UserError(
+            f"W&B refused the dashboard ({error}); log in with `wandb login`, and upload the run "
+            f"first: `wandb sync {folder / 'wandb'}`"
+        ) from error
+    say(f"dashboard in {made.url}")

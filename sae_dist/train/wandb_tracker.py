@@ -1,0 +1,133 @@
+"""The figures of a run in Weights & Biases: one W&B run a rung, in one group a ladder."""
+
+import netrc
+import os
+import shutil
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from sae_dist.common.errors import UserError
+from sae_dist.common.seeds import derive
+
+
+class WandbMode(StrEnum):
+    """`auto` is online where there is a key, offline elsewhere."""
+
+    auto = "auto"
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+class WandbTracker:
+    """A W&B run for each rung, whose id is made of the run's and the rung's names.
+
+    Online, a run that goes on resumes these runs. Offline nobody knows what W&B has, or what its
+    file of a killed run holds (it writes in blocks of 32 KiB): each start writes a file that begins
+    at step 0, and takes the place of the files before it when it is closed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        group: str,
+        rungs: dict[str, dict[str, Any]],
+        mode: str,
+        project: str,
+        entity: str | None,
+    ) -> None:
+        """Begin or resume a W&B run for each of `rungs` (configurations by name), below `folder`.
+
+        Raises:
+            UserError: W&B cannot be reached, or does not let us in.
+        """
+        self._is_offline = mode == "offline"
+        try:
+            self._runs = {
+                rung: wandb.init(
+                    project=project,
+                    entity=entity,
+                    group=group,
+                    name=rung,
+                    id=wandb_id(group, rung),
+                    resume=None if self._is_offline else "allow",
+                    dir=folder,
+                    mode=mode,  # type: ignore[arg-type]
+                    config=settings,
+                    reinit="create_new",
+                    save_code=False,
+                    settings=wandb.Settings(
+                        console="off", silent=True, disable_git=True, disable_job_creation=True
+                    ),
+                )
+                for rung, settings in rungs.items()
+            }
+        except wandb.Error as error:
+            raise UserError(
+                f"W&B refused the run ({error}); log in with `wandb login`, or set "
+                f"log.wandb=offline and upload later with `wandb sync {folder / 'wandb'}`"
+            ) from error
+        self._first_missing = {rung: run.starting_step for rung, run in self._runs.items()}
+
+    def first_missing(self, rung: str) -> int:
+        """The first step of which W&B has no figures."""
+        return self._first_missing[rung]
+
+    def write(self, rung: str, step: int, measures: dict[str, Any], ends_step: bool) -> None:
+        """Add figures to a rung's row of a step; the one that ends the step sends it."""
+        shown: dict[str, Any] = {}
+        for name, value in measures.items():
+            if isinstance(value, dict):
+                counts, edges = value["counts"], value["edges_log10"]
+                shown[name] = wandb.Histogram(np_histogram=(counts, edges))
+                shown[f"{name}/never"] = value["never"]
+            else:
+                shown[name] = value
+        self._runs[rung].log(shown, step=step, commit=ends_step)
+
+    def flush(self) -> None:
+        """Nothing can be done: W&B's own process writes when it likes, and dies with this one.
+
+        What a kill has taken away, the next start tells it again.
+        """
+
+    def close(self, coders: Path | None) -> None:
+        """End the runs; upload the coders in that folder, if there is one, as artifacts."""
+        for rung, run in self._runs.items():
+            if coders is not None:
+                artifact = wandb.Artifact(f"{run.id}-coder", type="model")
+                artifact.add_dir(str(coders / rung))
+                run.log_artifact(artifact)
+            run.finish()
+            if self._is_offline:
+                _remove_earlier(Path(run.dir).parent, run.id)
+
+
+def wandb_id(run: str, rung: str) -> str:
+    """One of at most 128 characters, which is what W&B takes; names beyond end in their hash."""
+    whole = f"{run}-{rung}"
+    return whole if len(whole) <= 128 else f"{whole[:111]}-{derive(0, whole):016x}"
+
+
+def chosen_mode(mode: WandbMode) -> str:
+    """What `auto` means here: `online`, `offline`, or what WANDB_MODE says."""
+    if mode is not WandbMode.auto:
+        return mode.value
+    if chosen := os.environ.get("WANDB_MODE"):
+        return chosen
+    if os.environ.get("WANDB_API_KEY"):
+        return "online"
+    try:
+        return "online" if netrc.netrc().authenticators("api.wandb.ai") else "offline"
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return "offline"
+
+
+def _remove_earlier(newest: Path, run_id: str) -> None:
+    """Remove the offline folders of a W&B run whose whole history stands in its newest one."""
+    for folder in newest.parent.glob(f"offline-run-*_*-{run_id}"):
+        if folder != newest and len(folder.name) == len(newest.name):
+            shutil.rmtree(folder)
