@@ -41,7 +41,7 @@ def prepare(folder: Path, code: str) -> None:
     """Make the coders and stores that the code loads, if it does not write them itself."""
     for path in re.findall(r'load_coder\("((?!hub:)[^"]+)"', code):
         a_coder(folder / path)
-    written = set(re.findall(r'write_store\("([^"]+)"', code))
+    written = set(re.findall(r'write_store\(\s*"([^"]+)"', code))
     for path in set(re.findall(r'open_store\("([^"]+)"', code)) - written:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         make_store(folder / path, num_tokens=2048)
