@@ -16,7 +16,7 @@ from sae_dist.common.errors import UserError
 from tests.apps.commands import ROOT
 from tests.docs.shell import Call, calls, calls_in, documents, sources
 
-_ELSEWHERE = {"git"}  # not ours to check
+_ELSEWHERE = {"git", "id", "tensorboard", "wandb"}  # not ours to check
 _CHOICE = re.compile(r"(\+?[\w@]+)=[A-Z][A-Z_]*")  # a file of a group, named by a word in capitals
 _FLAGS = {"--help", "--cfg"}
 
@@ -30,6 +30,8 @@ def check(call: Call) -> None:
         assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), call
     elif program == "pip":
         _check_extras(words)
+    elif program == "docker":
+        _check_container(words, call.is_part)
     elif program == "sbatch":
         _check_batch(words, call.is_part)
     elif program == "torchrun":
@@ -74,6 +76,18 @@ def _check_batch(words: list[str], is_part: bool) -> None:
     command = re.search(r"^run python launch/(\w+)\.py", (ROOT / script).read_text(), re.MULTILINE)
     assert command, f"{script} runs no command"
     return _compose(command[1], tuple(words[start + 1 :]), is_part)
+
+
+def _check_container(words: list[str], is_part: bool) -> None:
+    """What is built is there; what is run is a command of `sae-dist`, or a launcher's."""
+    if words[0] == "build":
+        assert (ROOT / words[words.index("-f") + 1]).is_file(), f"found no file of {words}"
+        return
+    image = next(place for place, word in enumerate(words) if word.startswith("sae-dist:"))
+    inside = tuple(word for word in words[image + 1 :] if word not in _FLAGS)
+    if inside:
+        is_launched = inside[0] in ("torchrun", "accelerate", "python")
+        check(Call(inside if is_launched else ("sae-dist", *inside), is_part))
 
 
 def _check_extras(words: list[str]) -> None:
@@ -157,6 +171,8 @@ def test_nothing_is_overlooked() -> None:
         "sae-dist trian store=s run=r",
         "make quick",
         "pip install 'sae-dist[cuda]'",
+        "docker build -f docker/rocm.Dockerfile .",
+        "docker run --rm sae-dist:cpu trian",
         "frobnicate store=s",
         "python launch/report.py run=r (drawn)",
     ],

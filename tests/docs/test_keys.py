@@ -1,4 +1,4 @@
-"""Keys and names that the documents mention exist."""
+"""Keys, names and places that the documents mention exist."""
 
 import ast
 import re
@@ -11,6 +11,7 @@ from tests.apps.commands import ROOT
 from tests.docs.shell import documents
 
 _KEY = re.compile(r"`\+?([a-z]\w*(?:\.[a-z]\w*)+)=?[^`/(]*`")
+_LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 _FILES = (".json", ".jsonl", ".py", ".safetensors", ".sbatch", ".svg", ".yaml")
 PACKAGES = sorted(path.parent for path in (ROOT / "sae_dist").glob("*/__init__.py"))
 
@@ -30,6 +31,24 @@ def test_every_key_that_is_mentioned_can_be_set() -> None:
     }
     assert len(found) > 60
     assert sorted((name, key) for name, key in found if key not in keys) == []
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def anchors(path: Path) -> set[str]:
+    return {slug(heading) for heading in re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)}
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_what_is_in_the_repository(path: Path) -> None:
+    for target, anchor in _LINK.findall(path.read_text()):
+        there = (path.parent / target).resolve() if target else path
+        assert there.exists(), f"{target} in {path.name}"
+        if anchor and there.suffix == ".md":
+            assert anchor in anchors(there), f"{target}#{anchor} in {path.name}"
 
 
 def exported(package: Path) -> list[str]:
