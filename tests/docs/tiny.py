@@ -42,7 +42,7 @@ _SIZES = {
     "transfer": "transfer.sequences=6 transfer.rollout_tokens=8",
     "small_lm": "model.vocab_size=300 model.hidden_size=32 model.intermediate_size=48 "
     "model.num_layers=3 model.num_heads=2 model.sequence_length=32 model.num_steps=10",
-    "finetune": "model.num_steps=10",
+    "finetune": "model.num_steps=10 model.held_out_every=4",
     "chat_corpus": "text.path=sources",
 }
 _QUIET = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
