@@ -1,7 +1,7 @@
 # Each target first makes .venv by itself, once; it is brought up to date when its two inputs change.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart reproduce test test-slow test-interop interop-table bench lint wheel image clean
+.PHONY: help quickstart reproduce test test-slow test-interop interop-table bench lint docs wheel image clean
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
@@ -25,9 +25,10 @@ help:
 	@echo "make test-interop exports, imports and SAEBench beside the other libraries, in a .venv-interop and a .venv-saebench"
 	@echo "make bench        step times beside other trainers', which get a .venv-bench of their own"
 	@echo "make lint         ruff and mypy"
+	@echo "make docs         the site, in site/, by a .venv-docs of its own; fails on a warning"
 	@echo "make wheel        the package as a wheel, in dist/"
 	@echo "make image        a Docker image for CPUs from the wheel, where there is an engine"
-	@echo "make clean        remove .venv, .venv-bench, .venv-interop, .venv-saebench and all caches (never runs/ or stores/)"
+	@echo "make clean        remove all environments, builds and caches (never runs/ or stores/)"
 
 quickstart: $(READY)
 	@launch/quickstart.sh
@@ -51,6 +52,9 @@ interop-table: $(READY) $(CLIENTS_READY) $(SAEBENCH_READY)
 bench: $(READY) .venv-bench/.ready
 	@.venv/bin/python -W ignore -m benchmarks.run
 
+docs: .venv-docs/.ready
+	.venv-docs/bin/mkdocs build --strict
+
 wheel: $(READY)
 	.venv/bin/python -m hatchling build -t wheel
 
@@ -64,7 +68,7 @@ lint: $(READY)
 	.venv/bin/mypy
 
 clean:
-	rm -rf .venv .venv-bench .venv-interop .venv-saebench .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-bench .venv-docs .venv-interop .venv-saebench .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
@@ -107,4 +111,15 @@ $(READY): pyproject.toml constraints.txt
 	@.venv-saebench/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c benchmarks/constraints.txt torch sae-bench crc32c
 	@.venv-saebench/bin/python -m pip uninstall --quiet --yes torchvision
+	@touch $@
+
+# Docstrings are read, not imported: the site needs the packages of the extra `docs` and no torch.
+.venv-docs/.ready: pyproject.toml constraints.txt
+	@[ -n "$(PYTHON)" ] || { echo "error: found no Python 3.11 or newer; install one, or name it with PYTHON=" >&2; exit 2; }
+	@echo "making .venv-docs with $$("$(PYTHON)" --version), once"
+	@"$(PYTHON)" -m venv .venv-docs
+	@.venv-docs/bin/python -c 'import tomllib; \
+		print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+		> .venv-docs/packages.txt
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r .venv-docs/packages.txt
 	@touch $@

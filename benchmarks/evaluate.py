@@ -1,6 +1,6 @@
 """Time evaluation beside the least it could do: read the held-out tokens and encode them.
 
-    python -m benchmarks.evaluate --folder FOLDER     (needs 1 GB there; prints one JSON object)
+    python -m benchmarks.evaluate --folder FOLDER  # 1 GB there; prints one JSON object
 
 A store of made-up activations is written in FOLDER, read, and removed. A coder of random weights
 reads it twice in every round: `bare` streams and encodes, `evaluation` also reconstructs and adds

@@ -1,6 +1,6 @@
 """Time reading beside numpy.memmap and other libraries: chunks, whole batches, and what is waited.
 
-    python -m benchmarks.stream --folder FOLDER     (needs 5 GB there; prints one JSON object)
+    python -m benchmarks.stream --folder FOLDER  # 5 GB there; prints one JSON object
 
 A store of made-up activations is written in FOLDER, read, and removed. Rates are GB/s of
 activations, medians of interleaved rounds.

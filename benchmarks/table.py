@@ -1,6 +1,6 @@
 """The README's tables, made from the results, so that the two cannot disagree.
 
-python -m benchmarks.table    writes them into benchmarks/README.md
+python -m benchmarks.table  # writes them into benchmarks/README.md
 """
 
 import json
