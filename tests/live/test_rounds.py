@@ -1,6 +1,6 @@
 """Which tokens make up which batch, from the text alone."""
 
-from itertools import islice, takewhile
+from itertools import islice, pairwise, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,7 @@ def test_rounds_deal_every_unit_once_an_epoch_and_begin_anew(text: Path) -> None
         ]
         assert sorted(dealt) == training[: len(training) // LANES * LANES]
     assert [one.ends_epoch for one in all_rounds] == [
-        one.epoch != after.epoch for one, after in zip(all_rounds, all_rounds[1:], strict=False)
+        one.epoch != after.epoch for one, after in pairwise(all_rounds)
     ] + [True]
     steps = np.cumsum([0, *(one.num_steps for one in all_rounds)])
     assert [one.first_step for one in all_rounds] == steps[:-1].tolist()

@@ -12,7 +12,6 @@ from sae_dist.common.errors import UserError
 from sae_dist.live.units import Unit
 from sae_dist.lm import Capture, resolve
 from sae_dist.stream import StreamConfig
-from tests.lm.tiny import WIDTH, tiny_model
 from tests.live.tiny import (
     BATCH,
     POSITIONS,
@@ -23,6 +22,7 @@ from tests.live.tiny import (
     tiny_live,
     write_text,
 )
+from tests.lm.tiny import WIDTH, tiny_model
 
 NUM = 25  # batches: more than an epoch
 
@@ -52,9 +52,7 @@ def by_hand(text: Path) -> torch.Tensor:
     model = tiny_model("llama")
     capture = Capture(model, [resolve(model, SITE)])
     units = text_units(text, held_out=0).training()
-    return torch.cat(
-        [capture(torch.from_numpy(unit.ids_NS))[SITE].flatten(0, 1) for unit in units]
-    )
+    return torch.cat([capture(torch.from_numpy(unit.ids_NS))[SITE].flatten(0, 1) for unit in units])
 
 
 def test_batches_hold_the_activations_of_their_tokens_and_epochs_follow(text: Path) -> None:
