@@ -3,7 +3,7 @@
     python -m benchmarks.live --folder FOLDER     (needs 1 GB there; prints one JSON object)
 
 A small language model of random weights reads Python's standard library. Rates are tokens/s,
-medians of interleaved rounds; `tokens` are trained on, and as many does the store hold for training.
+medians of interleaved rounds; `tokens` are trained on, as many as the store has for training.
 """
 
 import argparse
