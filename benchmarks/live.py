@@ -2,8 +2,9 @@
 
     python -m benchmarks.live --folder FOLDER     (needs 1 GB there; prints one JSON object)
 
-A small language model of random weights reads Python's standard library. Rates are tokens/s,
-medians of interleaved rounds; `tokens` are trained on, as many as the store has for training.
+A small language model of random weights reads Python's standard library. Rates are tokens a second
+of processor time, which other programs on the machine hardly change, medians of interleaved rounds;
+`tokens` are trained on, as many as the store has for training.
 """
 
 import argparse
@@ -102,14 +103,14 @@ def train(world: World, source: ActivationSource, folder: Path, widths: list[int
 
 
 def seconds(world: World, lm: LM, folder: Path, widths: list[int], n: int) -> dict[str, float]:
-    """One round: harvest, train on the store, and train live; wall seconds of each."""
-    marks = [time.perf_counter()]
+    """One round: harvest, train on the store, and train live; processor seconds of each."""
+    marks = [time.process_time()]
     stored = harvested(lm, folder / "store", n)
-    marks.append(time.perf_counter())
+    marks.append(time.process_time())
     train(world, stored, folder / "stored", widths, n)
-    marks.append(time.perf_counter())
+    marks.append(time.process_time())
     train(world, live(lm, n), folder / "live", widths, n)
-    marks.append(time.perf_counter())
+    marks.append(time.process_time())
     parts = [after - before for before, after in pairwise(marks)]
     return dict(zip(("harvest", "train", "live"), parts, strict=True))
 
@@ -141,7 +142,7 @@ def main() -> None:
 
 
 def _figures(rounds: list[dict[str, float]], num_tokens: int) -> dict[str, float]:
-    """Tokens/s of each part, and how long live takes beside the others."""
+    """Tokens/s of each part, and what live takes beside the others."""
     both = [one["live"] / (one["harvest"] + one["train"]) for one in rounds]
     again = [one["live"] / one["train"] for one in rounds]
     rates = {

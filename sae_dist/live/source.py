@@ -22,7 +22,7 @@ from sae_dist.stream import HeldOutBatch, StreamConfig
 from sae_dist.text import TextConfig
 
 _OPENING_UNITS = 16  # what they hold tells a text from another of the same name
-_SAMPLE_TOKENS = 2**15
+_SAMPLE_TOKENS = 2**14
 _SAMPLE_SPREAD = 8  # times as many tokens, among which those are chosen
 
 
@@ -62,6 +62,7 @@ class LiveActivations:
         self.num_held_out = self._units.num_held_out
         self.sequence_length = text.sequence_length
         self._mean_squares: dict[str, float] = {}
+        self._first: dict[str, Tensor] = {}  # kept between the two questions of a run's beginning
         self.about: dict[str, Any] = {
             "lm": {**asdict(lm.config), "commit": lm.revision},
             "text": asdict(text),
@@ -71,22 +72,23 @@ class LiveActivations:
         self.identity = f"live sha256:{self._digest(num_tokens, writer)}"
 
     def mean_square(self, site: str) -> float:
-        """E‖x‖² over some 32,768 trainable tokens of the text's beginning.
+        """E‖x‖² over some 16,384 trainable tokens of the text's beginning.
 
         Rounded to three digits, so that a run can go on on processors that round differently.
         """
         if not self._mean_squares:
-            for name, blocks in self._beginning(list(self.widths)).items():
-                mean = float(torch.cat(blocks).double().square().sum(1).mean())
+            self._first = self._beginning()
+            for name, rows_ND in self._first.items():
+                mean = float(rows_ND.double().square().sum(1).mean())
                 self._mean_squares[name] = float(f"{mean:.3g}")
         return self._mean_squares[site]
 
     def sample(self, sites: list[str], num_tokens: int, seed: int) -> dict[str, Tensor]:
         """`num_tokens` (or fewer) of the tokens that `mean_square` is taken over."""
-        found = {site: torch.cat(blocks) for site, blocks in self._beginning(sites).items()}
-        most = min(len(rows_ND) for rows_ND in found.values())
+        found = self._first or self._beginning()
+        most = len(found[sites[0]])
         drawn = torch.from_numpy(np.sort(generator(seed, "sample").permutation(most)[:num_tokens]))
-        return {site: rows_ND[drawn] for site, rows_ND in found.items()}
+        return {site: found[site][drawn] for site in sites}
 
     def batches(
         self,
@@ -99,6 +101,7 @@ class LiveActivations:
         start_step: int,
     ) -> LiveStream:
         """See `LiveStream`."""
+        self._first = {}
         widths = {site: self.widths[site] for site in sites}
         passes = Passes(self.lm, sites, self._dtype)
         order = (batch_tokens, seed, config, rank, world, start_step)
@@ -127,23 +130,20 @@ class LiveActivations:
                     acts={site: acts_NSD.cpu() for site, acts_NSD in acts.items()},
                 ).cut(0, (max_sequences or self.num_held_out) - place * size)
 
-    def _beginning(self, sites: list[str]) -> dict[str, list[Tensor]]:
+    def _beginning(self) -> dict[str, Tensor]:
         """Rows [n, D] of some units, evenly spaced over the beginning of the text."""
         num_units = -(-_SAMPLE_TOKENS // (self._units.unit_sequences * self.sequence_length))
         first = list(islice(self._units.training(), num_units * _SAMPLE_SPREAD))
         chosen = first[:: max(1, len(first) // num_units)][:num_units]
-        passes = Passes(self.lm, sites, self._dtype)
-        found: dict[str, list[Tensor]] = {site: [] for site in sites}
-        for unit in chosen:
-            for site, rows_ND in passes.trainable(unit).items():
-                found[site].append(rows_ND)
-        if not sum(len(rows_ND) for rows_ND in found[sites[0]]):
+        if not any(unit.trainable_NS.any() for unit in chosen):
             raise UserError(
                 f"found no tokens to train on in {self.about['text']['path']}; expected some "
                 "beside those held out; give more text or harvest.tokens, or lower "
                 "harvest.harvest.batch_sequences"
             )
-        return found
+        passes = Passes(self.lm, list(self.widths), self._dtype)
+        found = [passes.trainable(unit) for unit in chosen]
+        return {site: torch.cat([rows[site] for rows in found]) for site in self.widths}
 
     def _digest(self, num_tokens: int, writer: StoreConfig) -> str:
         """Of all that the activations and their order depend on; the LM may lie elsewhere."""
