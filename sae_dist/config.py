@@ -53,7 +53,8 @@ class SweepConfig:
 class TrainConfig(LoopConfig):
     """`launch/train.py`: a coder, or with `sweep` a ladder of them, trained on `store`.
 
-    `store` is a folder, or `coder:FOLDER` for the unit decoder rows of a coder (a meta-SAE).
+    `store` is a folder, or `coder:FOLDER` for the unit decoder rows of a coder (a meta-SAE), or
+    `live`: then `harvest.…` says as for `launch/harvest.py` what is read, and nothing is stored.
     `site` is what is read and `target` what is reconstructed; by default the store's only site,
     and the same. A store with shards of more than `max_shard_gib` is refused. `rungs` picks some
     rungs of a sweep by their number (a Slurm array index, say). `init_from` is a coder to go on
@@ -61,6 +62,7 @@ class TrainConfig(LoopConfig):
     """
 
     store: str = MISSING
+    harvest: dict[str, Any] = field(default_factory=dict)
     run: str = MISSING
     runs: str = "runs"
     site: str | None = None

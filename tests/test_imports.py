@@ -13,7 +13,7 @@ FLOORS = {
     1: ["common", "text", "lm", "report", "reproduce", "kernels"],
     2: ["store", "coders"],
     3: ["harvest", "stream", "parallel", "checkpoint", "interop"],
-    4: ["config", "train", "evaluate", "selftest", "plan"],
+    4: ["config", "train", "evaluate", "selftest", "plan", "live"],
     5: ["apps"],
     6: ["__main__"],
 }
@@ -34,7 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "parallel": {"coders"},
     "checkpoint": {"coders"},
     "interop": {"coders"},
-    "config": set(FLOOR) - {"apps", "__main__", "config", "selftest"},
+    "live": {"text", "lm", "store", "harvest", "stream"},
+    "config": set(FLOOR) - {"apps", "__main__", "config", "selftest", "live"},
     "train": {"coders", "kernels", "parallel", "stream", "checkpoint", "interop"},
     "evaluate": {"lm", "coders", "kernels", "parallel", "stream", "checkpoint"},
     "selftest": {"coders", "store", "stream", "parallel", "checkpoint", "train"},

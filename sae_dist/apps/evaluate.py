@@ -7,12 +7,14 @@ r"""Measure the coders of a run on the held-out shards of its store.
 
 Writes `runs/NAME/evaluation.json`. A store without a language model (`write_store`) is measured
 without the figures that need one; so is a meta-SAE, on all rows of the decoder it was trained on.
+After `store=live` the language model reads the held-out sequences anew.
 """
 
 from typing import Any
 
 from sae_dist.apps import cli
 from sae_dist.apps.harvested import load_harvested
+from sae_dist.apps.live import LIVE, open_trained_live
 from sae_dist.apps.runs import finished_run, run_folder
 from sae_dist.apps.sources import open_source
 from sae_dist.apps.transfer import measure_transfer
@@ -20,8 +22,10 @@ from sae_dist.common.files import write_json
 from sae_dist.common.log import say
 from sae_dist.config import EvaluateConfig
 from sae_dist.evaluate import evaluate
+from sae_dist.live import LiveActivations
 from sae_dist.lm import LM
 from sae_dist.parallel import World, start_world
+from sae_dist.stream import ActivationSource
 
 
 def main() -> None:
@@ -32,11 +36,16 @@ def main() -> None:
 def evaluate_command(config: EvaluateConfig) -> None:
     """Evaluate as `config` says; one process, or those that `torchrun` started."""
     folder = run_folder(config.runs, config.run)  # of coders from elsewhere, nothing was trained
-    store = config.store or finished_run(config.runs, config.run)[1]["store"]
-    source = open_source(store, config.max_shard_gib)
+    trained = {} if config.store else finished_run(config.runs, config.run)[1]
+    store = config.store or trained["store"]
     with start_world() as world:
+        source: ActivationSource
+        if store == LIVE:
+            source = open_trained_live(folder, trained, config, world.device)
+        else:
+            source = open_source(store, config.max_shard_gib)
         transferred = measure_transfer(config, folder, source, world)
-        lm = _lm(config, source.about.get("lm"), world)
+        lm = _lm(config, source, world)
         results = evaluate(folder, source, lm, config, world) | {"transfer": transferred}
         if world.rank == 0:
             write_json(folder / "evaluation.json", results)
@@ -49,10 +58,13 @@ def evaluate_command(config: EvaluateConfig) -> None:
     say(f"figures in {folder / 'evaluation.json'}")
 
 
-def _lm(config: EvaluateConfig, harvested: dict[str, Any] | None, world: World) -> LM | None:
+def _lm(config: EvaluateConfig, source: ActivationSource, world: World) -> LM | None:
     """The language model the activations came from; None if they came from elsewhere."""
+    harvested = source.about.get("lm")
     if harvested is None or config.lm_sequences == 0:
         return None
+    if isinstance(source, LiveActivations):
+        return source.lm
     return load_harvested(
         harvested, config.lm_name, world.device, trust_remote_code=config.lm_trust_remote_code
     )

@@ -22,7 +22,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.config import conf_folder
 
 _ASKED = "+experiment="
-_PARTS = ("harvest.", "train.")  # how overrides of these commands begin for launch/plan.py
+_PARTS = {"plan": ("harvest.", "train."), "train": ("harvest.",)}  # overrides of other commands
 
 
 def for_command(root: str, overrides: list[str]) -> list[str]:
@@ -32,7 +32,7 @@ def for_command(root: str, overrides: list[str]) -> list[str]:
         UserError: there is no such experiment, or its file is none, or says nothing for this
             command.
     """
-    others = (_ASKED, *_PARTS) if root == "plan" else _ASKED
+    others = (_ASKED, *_PARTS.get(root, ()))
     typed = [override for override in overrides if not override.startswith(others)]
     names = [one.removeprefix(_ASKED) for one in overrides if one.startswith(_ASKED)]
     keys = {_key(override) for override in typed}

@@ -40,8 +40,9 @@ def warn(message: str) -> None:
     tqdm.write(f"{who}: {message}", file=sys.stderr)
 
 
-def progress(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
-    """A tqdm bar that only rank 0 shows."""
-    bar = tqdm(iterable, disable=rank() != 0, dynamic_ncols=True, file=sys.stderr, **options)
+def progress(iterable: Iterable[Any] | None = None, *, shown: bool = True, **options: Any) -> tqdm:
+    """A tqdm bar that only rank 0 shows, if `shown`."""
+    hidden = rank() != 0 or not shown
+    bar = tqdm(iterable, disable=hidden, dynamic_ncols=True, file=sys.stderr, **options)
     _bars.add(bar)
     return bar

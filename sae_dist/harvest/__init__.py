@@ -2,12 +2,14 @@
 
 from sae_dist.harvest.assign import Round, by_turns, round_of
 from sae_dist.harvest.harvest import HarvestLoopConfig, harvest
+from sae_dist.harvest.host import HostShard
 from sae_dist.harvest.locks import Locks, Owner
 from sae_dist.harvest.processes import Processes
 from sae_dist.harvest.team import Team, join_launched_team, join_slices, join_team
 
 __all__ = [
     "HarvestLoopConfig",
+    "HostShard",
     "Locks",
     "Owner",
     "Processes",

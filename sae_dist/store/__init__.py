@@ -2,6 +2,7 @@
 
 from sae_dist.store.bring import write_store
 from sae_dist.store.disk import check_disk, free_bytes, tell_full_disk
+from sae_dist.store.dropped import NonFinite
 from sae_dist.store.reader import Store, open_store
 from sae_dist.store.schema import Manifest
 from sae_dist.store.settings import StoreConfig
@@ -11,6 +12,7 @@ from sae_dist.store.writer import StoreWriter
 
 __all__ = [
     "Manifest",
+    "NonFinite",
     "Statistics",
     "Store",
     "StoreConfig",

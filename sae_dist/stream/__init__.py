@@ -1,15 +1,24 @@
 """Activations for training, in an order that a seed fixes, and for evaluation."""
 
+from sae_dist.stream.ahead import Ahead
 from sae_dist.stream.held_out import HeldOutBatch, held_out
 from sae_dist.stream.in_memory import ActivationsInMemory, RowStream
 from sae_dist.stream.order import TokenOrder
 from sae_dist.stream.source import ActivationSource, Batches, StoredActivations
-from sae_dist.stream.stream import ActivationStream, Batch, StreamConfig, StreamState, memory_bound
+from sae_dist.stream.stream import (
+    ActivationStream,
+    Batch,
+    StreamConfig,
+    StreamState,
+    check_config,
+    memory_bound,
+)
 
 __all__ = [
     "ActivationSource",
     "ActivationStream",
     "ActivationsInMemory",
+    "Ahead",
     "Batch",
     "Batches",
     "HeldOutBatch",
@@ -18,6 +27,7 @@ __all__ = [
     "StreamConfig",
     "StreamState",
     "TokenOrder",
+    "check_config",
     "held_out",
     "memory_bound",
 ]

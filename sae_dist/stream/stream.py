@@ -234,6 +234,11 @@ def _check(store: Store, sites: Sequence[str], config: StreamConfig, world: int)
     """Refuse sites that are not there and settings that cannot work."""
     for site in sites:
         store.statistics(site)
+    check_config(config, world)
+
+
+def check_config(config: StreamConfig, world: int) -> None:
+    """Raise UserError for settings that cannot work, or lanes that the ranks cannot share."""
     for name in ("lanes", "bucket_tokens", "read_threads", "batches_ahead"):
         if getattr(config, name) < 1:
             raise UserError(

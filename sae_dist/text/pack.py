@@ -64,6 +64,7 @@ def pack(
     num_tokens: int | None = None,
     block_sequences: int = 1024,
     fingerprint: Fingerprint | None = None,
+    shows_progress: bool = True,
 ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
     """Yield blocks `(ids_NS int32, trainable_NS bool)` of full sequences.
 
@@ -85,7 +86,9 @@ def pack(
     first, pieces = _stream(documents, tokenizer, config, fingerprint)
     special = special_ids(tokenizer)
     blocks = _cut(pieces, length - len(first), num_sequences, block_sequences)
-    with progress(total=num_tokens, desc="tokenise", unit="token", unit_scale=True) as bar:
+    with progress(
+        total=num_tokens, desc="tokenise", unit="token", unit_scale=True, shown=shows_progress
+    ) as bar:
         for content_NS in blocks:
             row_NS = np.concatenate([np.tile(first, (len(content_NS), 1)), content_NS], axis=1)
             masked_NS = row_NS < 0

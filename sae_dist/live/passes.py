@@ -1,0 +1,50 @@
+"""One unit through the language model, as a store would hold it."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sae_dist.common.dtypes import FloatDtype
+from sae_dist.common.errors import UserError
+from sae_dist.live.units import Unit
+from sae_dist.lm import LM, Capture, resolve
+
+
+class Passes:
+    """Runs units through a language model up to the last of `sites`.
+
+    A unit is always one forward pass, whoever runs it, so that all who run it on equal processors
+    get the same activations.
+    """
+
+    def __init__(self, lm: LM, sites: list[str], dtype: FloatDtype) -> None:
+        self.sites, self.dtype = sites, dtype
+        self.device = next(lm.model.parameters()).device
+        self._capture = Capture(lm.model, [resolve(lm.model, site) for site in sites])
+
+    def __call__(self, unit: Unit) -> dict[str, Tensor]:
+        """Activations [N, S, D] of each site, rounded to `dtype`, on the model's device.
+
+        Raises UserError when one at a trainable token is not finite.
+        """
+        ids_NS = torch.from_numpy(unit.ids_NS).to(self.device)
+        trainable_NS = torch.from_numpy(unit.trainable_NS).to(self.device)
+        acts = {site: x.to(self.dtype.compute) for site, x in self._capture(ids_NS).items()}
+        for site, acts_NSD in acts.items():
+            bad_NS = trainable_NS & ~torch.isfinite(acts_NSD).all(2)
+            if bad_NS.any():
+                sequence = unit.number * len(ids_NS) + int(bad_NS.any(1).nonzero()[0])
+                raise UserError(
+                    f"found NaN or infinity at {site} at a trainable token of sequence {sequence}; "
+                    "expected finite activations; choose harvest.writer.dtype=float32, or harvest "
+                    "to a store with writer.non_finite=drop"
+                )
+        return acts
+
+    def trainable(self, unit: Unit) -> dict[str, Tensor]:
+        """The rows [n, D] of trainable tokens alone, on the CPU."""
+        chosen = torch.from_numpy(np.flatnonzero(unit.trainable_NS))
+        return {
+            site: acts_NSD.flatten(0, 1)[chosen.to(self.device)].cpu()
+            for site, acts_NSD in self(unit).items()
+        }

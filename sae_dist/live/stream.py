@@ -1,0 +1,207 @@
+"""Batches from a round in memory, while the language model fills the next one."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import cycle
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+
+from sae_dist.common.dtypes import from_storage
+from sae_dist.common.errors import UserError
+from sae_dist.common.log import say
+from sae_dist.harvest import HostShard
+from sae_dist.live.passes import Passes
+from sae_dist.live.rounds import Round, rounds
+from sae_dist.live.units import TextUnits, Unit
+from sae_dist.stream import Ahead, Batch, StreamConfig, StreamState, check_config
+
+_ROUNDS_HELD = 2  # one is given out while the other is filled
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Filling:
+    """A round on its way into a room: one future for each unit of this rank's lanes, in order."""
+
+    round: Round
+    room: HostShard
+    passes: list[Future[None]]
+
+
+class LiveStream:
+    """Iterates `(Batch, StreamState)` for ever over a text that a language model reads on the way.
+
+    Rank r of `world` serves lanes [r·lanes/world, (r+1)·lanes/world) of each round, and runs the
+    language model over their units alone: the batches of all ranks, one after the other, are the
+    same global batch in every world, a pure function of (language model, text, settings, seed,
+    step). A thread runs the model over the next round, evenly paced by the steps of this one.
+
+    Memory of one rank: two rounds of its lanes, `memory_bound` bytes, and the tokens of a few.
+    """
+
+    def __init__(
+        self,
+        units: TextUnits,
+        passes: Passes,
+        widths: dict[str, int],
+        batch_tokens: int,
+        seed: int,
+        config: StreamConfig,
+        rank: int,
+        world: int,
+        start_step: int,
+    ) -> None:
+        """Raises UserError for lanes that do not fit the world or the batch."""
+        check_config(config, world)
+        if batch_tokens % config.lanes:
+            raise UserError(
+                f"found batch_tokens={batch_tokens} and lanes={config.lanes}; expected a multiple "
+                "of the lanes; change batch_tokens or stream.lanes"
+            )
+        self.waited_seconds = 0.0
+        self._units, self._passes, self._widths = units, passes, widths
+        self._seed, self._num_lanes, self._step = seed, config.lanes, start_step
+        self._lane_tokens = batch_tokens // config.lanes
+        self._unit_tokens = units.unit_sequences * units.sequence_length
+        self._lane_units = max(1, config.bucket_tokens // (config.lanes * self._unit_tokens))
+        share = config.lanes // world
+        self._lanes = range(rank * share, (rank + 1) * share)
+        self._batches_ahead = config.batches_ahead
+        self._threads: ExitStack | None = None
+
+    @property
+    def memory_bound(self) -> int:
+        """Bytes of activations that this rank holds beside a batch."""
+        num_tokens = len(self._lanes) * self._lane_units * self._unit_tokens
+        row_bytes = sum(self._widths.values()) * self._passes.dtype.storage.itemsize
+        return _ROUNDS_HELD * num_tokens * row_bytes
+
+    def __iter__(self) -> Iterator[tuple[Batch, StreamState]]:
+        if self._threads is not None:
+            raise RuntimeError("this stream is being iterated already; close it first")
+        before = self.waited_seconds
+        with ExitStack() as self._threads:
+            model = ThreadPoolExecutor(1, "sae-live", initializer=self._enter_thread)
+            self._threads.callback(model.shutdown)
+            text = Ahead(self._rounds(), depth=1)
+            batches = Ahead(self._all_batches(text, model), self._batches_ahead)
+            self._threads.callback(batches.close)
+            self._threads.callback(text.close)
+            self._threads.callback(model.shutdown, wait=False, cancel_futures=True)
+            for item in batches:
+                self.waited_seconds = before + batches.waited_seconds
+                self._step += 1
+                yield item
+        self._threads = None
+
+    def close(self) -> None:
+        """End all threads; an iteration under way ends. Closing twice does no harm."""
+        if self._threads is not None:
+            self._threads.close()
+            self._threads = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _rounds(self) -> Iterator[Round]:
+        return rounds(
+            self._units.training, self._num_lanes, self._lane_units, self._lane_tokens, self._step
+        )
+
+    def _room(self) -> HostShard:
+        num_sequences = len(self._lanes) * self._lane_units * self._units.unit_sequences
+        shape = (num_sequences, self._units.sequence_length)
+        return HostShard(self._widths, shape, self._passes.dtype, self._passes.device)
+
+    def _enter_thread(self) -> None:
+        if self._passes.device.type == "cuda":
+            torch.cuda.set_device(self._passes.device)
+
+    def _all_batches(
+        self, text: Iterator[Round], model: ThreadPoolExecutor
+    ) -> Iterator[tuple[Batch, StreamState]]:
+        """Round by round, each while the next is filled in the room of the one before."""
+        rooms = cycle([self._room() for _ in range(_ROUNDS_HELD)])
+        step = self._step
+        now = self._fill(next(text), next(rooms), model)
+        self._tell(now.round)
+        _wait(now.passes)
+        while True:
+            coming = self._fill(next(text), next(rooms), model)
+            yield from self._batches(now, coming, step - now.round.first_step)
+            _wait(coming.passes)
+            now, step = coming, coming.round.first_step
+
+    def _fill(self, this: Round, room: HostShard, model: ThreadPoolExecutor) -> Filling:
+        """Send this rank's units of a round through the model; lane by lane into a room."""
+        units = [unit for lane in self._lanes for unit in this.lanes[lane]]
+        passes = [model.submit(self._pass, unit, place, room) for place, unit in enumerate(units)]
+        return Filling(this, room, passes)
+
+    def _pass(self, unit: Unit, place: int, room: HostShard) -> None:
+        size = self._units.unit_sequences
+        room.put(range(place * size, (place + 1) * size), self._passes(unit))
+
+    def _batches(
+        self, now: Filling, coming: Filling, start: int
+    ) -> Iterator[tuple[Batch, StreamState]]:
+        """The batches of a round in memory, not faster than the next one is filled.
+
+        So that the wait for a slow language model comes in small parts, and no step looks as if it
+        had stalled.
+        """
+        this, dtype = now.round, self._passes.dtype
+        stored = {
+            site: array.reshape(-1, array.shape[-1])
+            for site, array in now.room.arrays(len(now.passes) * self._units.unit_sequences).items()
+        }
+        rows, index = self._order(this)
+        for step in range(start, this.num_steps):
+            _wait(coming.passes[: (step + 1) * len(coming.passes) // this.num_steps])
+            acts = {s: from_storage(x.take(rows[step], axis=0), dtype) for s, x in stored.items()}
+            is_over = this.ends_epoch and step + 1 == this.num_steps
+            state = StreamState(step=this.first_step + step + 1, epoch=this.epoch + is_over)
+            yield Batch(acts=acts, index=torch.from_numpy(index[step])), state
+
+    def _order(self, this: Round) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the room, and sequence · S + position, int64 [num_steps, b] of this rank."""
+        rows, index = [], []
+        for place, lane in enumerate(self._lanes):
+            row_TB = this.rows(lane, self._lane_tokens, self._seed)
+            number_U = np.array([unit.number for unit in this.lanes[lane]])
+            unit_TB, offset_TB = np.divmod(row_TB, self._unit_tokens)
+            rows.append(row_TB + place * len(number_U) * self._unit_tokens)
+            index.append(number_U[unit_TB] * self._unit_tokens + offset_TB)
+        return np.concatenate(rows, axis=1), np.concatenate(index, axis=1)
+
+    def _tell(self, first: Round) -> None:
+        """What a round is, and what it takes to go on from a checkpoint."""
+        num_units = sum(len(lane) for lane in first.lanes)
+        say(
+            f"  rounds of {num_units * self._unit_tokens} tokens, {self.memory_bound / 2**30:.3g} "
+            "GiB in memory on each process"
+        )
+        if self._step:
+            number = min(unit.number for lane in first.lanes for unit in lane)
+            say(
+                f"  going on in round {first.number} of epoch {first.epoch}: {number} units of "
+                f"{self._unit_tokens} tokens were only tokenised again, {num_units} pass the "
+                "language model again"
+            )
+
+
+def _wait(passes: list[Future[None]]) -> None:
+    for one in passes:
+        one.result()

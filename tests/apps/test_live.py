@@ -1,0 +1,159 @@
+"""`store=live`: trained and evaluated by the commands without a store."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from sae_dist.apps import evaluate, harvest, train
+from sae_dist.apps.live import asked_harvest, open_live
+from sae_dist.coders import load_coder
+from sae_dist.common.errors import UserError
+from sae_dist.parallel import World
+from sae_dist.store import open_store
+from tests.apps.test_commands import Command, run  # noqa: F401 - a fixture
+from tests.harvest.tiny import tokenizer
+from tests.live.tiny import write_text
+from tests.lm.tiny import tiny_model
+from tests.processes import run_on
+from tests.train.test_training import losses
+
+HARVEST = (
+    *("lm.name=./lm", "text.path=./text", "text.sequence_length=8", "tokens=2K"),
+    *("harvest.batch_sequences=4", "writer.held_out=0.2", "writer.dtype=float32"),
+    "sites=[resid_post.1]",
+)
+LIVE = ("store=live", *(f"harvest.{setting}" for setting in HARVEST))
+SETTINGS = (
+    *("coder=topk", "coder.num_latents=64", "coder.k=4", "coder.aux_k=8", "optim.lr=0.01"),
+    *("optim.warmup_steps=10", "coder.dead_after_tokens=2000", "log.every_steps=1"),
+    *("batch_tokens=80", "stream.lanes=4", "stream.bucket_tokens=512", "log.wandb=disabled"),
+    *("precision=float64", "checkpoint.every_steps=10"),
+)
+NAME = "topk-64-k4-resid_post.1"
+
+
+def write_lm(folder: Path, family: str = "llama") -> None:
+    tiny_model(family).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    write_lm(tmp_path / "lm")
+    write_text(tmp_path / "text", copies=2)
+    return tmp_path
+
+
+def coder(run_folder: Path) -> dict[str, torch.Tensor]:
+    return load_coder(run_folder / "coders" / NAME).state_dict()
+
+
+def figures(run_folder: Path) -> dict:
+    return json.loads((run_folder / "evaluation.json").read_text())["rungs"][NAME]
+
+
+def fvu_of_all(path: Path, run_folder: Path) -> float:
+    """On all trainable tokens of a store: those held out are not the same."""
+    store = open_store(path)
+    everything = range(store.layout.num_sequences)
+    x_ND = torch.from_numpy(store.read_sequences("resid_post.1", everything))
+    x_ND = x_ND[torch.from_numpy(store.read_tokens(everything)[1])]
+    error_ND = x_ND - load_coder(run_folder / "coders" / NAME)(x_ND)
+    return float(error_ND.square().sum() / (x_ND - x_ND.mean(0)).square().sum())
+
+
+def test_a_coder_is_as_good_as_from_a_store(run: Command, home: Path) -> None:  # noqa: F811
+    run(train.main, *LIVE, "run=live", *SETTINGS, "tokens=16K")
+    run(harvest.main, *HARVEST, "store=store", "writer.chunk_mib=0.003", "writer.shard_mib=0.01")
+    run(train.main, "store=store", "run=stored", *SETTINGS, "tokens=16K")
+    run(evaluate.main, "run=live")
+    live, stored = (fvu_of_all(home / "store", home / "runs" / run) for run in ("live", "stored"))
+    assert live == pytest.approx(stored, rel=0.1) and live < 0.4
+    evaluated = figures(home / "runs/live")
+    assert evaluated["fvu"] < 0.4 and "delta_loss" in evaluated
+    results = json.loads((home / "runs/live/evaluation.json").read_text())
+    assert results["store"]["path"] == "live" and results["lm"]["name"] == "./lm"
+    assert not [path for path in home.rglob("MANIFEST.json") if path.parent.name != "store"]
+
+
+def test_a_run_goes_on_bitwise_but_not_on_another_text(
+    run: Command,  # noqa: F811
+    home: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    run(train.main, *LIVE, "run=whole", *SETTINGS, "tokens=4K")
+    run(train.main, *LIVE, "run=stopped", *SETTINGS, "tokens=2K")
+    capsys.readouterr()
+    run(train.main, *LIVE, "run=stopped", *SETTINGS, "tokens=4K")
+    said = capsys.readouterr().err
+    assert "were only tokenised again" in said and "pass the language model again" in said
+    assert losses(home / "runs/whole") == losses(home / "runs/stopped")
+    whole, stopped = coder(home / "runs/whole"), coder(home / "runs/stopped")
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+    with pytest.raises(SystemExit, match="2"):
+        run(train.main, *LIVE, "run=stopped", *SETTINGS, "tokens=6K", "harvest.tokens=1K")
+    assert "source was live sha256:" in capsys.readouterr().err
+
+
+def trained(world: World, home: Path, folder: Path, tokens: int) -> None:
+    """The command's run, on a world that is there already."""
+    typed = [
+        setting.replace("=./", f"={home}/")
+        for setting in (*LIVE, "run=r", *SETTINGS, f"tokens={tokens}")
+    ]
+    config = train.cli.to_dataclass(train.cli.compose_config("train", typed))
+    source = open_live(asked_harvest("live", typed), world.device)
+    folder.mkdir(exist_ok=True)
+    rungs = train.expand(config, typed, list(source.widths))
+    train.TrainingRun(config, rungs, source, world, folder).run()
+
+
+def test_two_processes_train_as_one_does(home: Path) -> None:
+    for world in (1, 2):
+        run_on(world, trained, home, home / f"on {world}", 2400)
+    one, two = (losses(home / f"on {world}")[NAME] for world in (1, 2))
+    assert len(one) == 30 and two == pytest.approx(one, rel=1e-9)
+
+
+def test_what_is_asked_for_is_composed_as_the_harvest_composes_it(
+    run: Command,  # noqa: F811
+    home: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    asked = asked_harvest("live", ["+experiment=quickstart", "harvest.tokens=2M", "run=r"])
+    assert asked["sites"] == ["resid_post.2", "mlp_in.2", "mlp_out.2"]
+    assert (asked["store"], asked["tokens"]) == ("live", 2_000_000)
+    assert asked_harvest("store", ["run=r"]) == {}
+    with pytest.raises(UserError, match="found harvest.… beside store=a; expected store=live"):
+        asked_harvest("a", ["harvest.tokens=2M"])
+    refused = {
+        "harvest.lm.nam=x": "lm.name",
+        "harvest.sites=[]": "expected one or more different sites",
+        "harvest.lm.tensor=2": "harvest.lm.tensor=2; expected 1 with store=live",
+        "harvest.tokens=8": "harvest.tokens=8; expected at least 32",
+    }
+    for wrong, said in refused.items():
+        with pytest.raises(SystemExit, match="2"):
+            run(train.main, *LIVE, "run=r", *SETTINGS, "tokens=2K", wrong)
+        lines = capsys.readouterr().err.splitlines()
+        assert said in lines[-1] and lines[-1].startswith("error: ")
+    assert not (home / "runs").exists()
+
+
+def test_evaluation_wants_the_language_model_it_was_trained_on(
+    run: Command,  # noqa: F811
+    home: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    run(train.main, *LIVE, "run=r", *SETTINGS, "tokens=800")
+    assert yaml.safe_load((home / "runs/r/config.yaml").read_text())["harvest"]["tokens"] == 2000
+    (home / "lm").rename(home / "moved")
+    write_lm(home / "other", "mistral")
+    with pytest.raises(SystemExit, match="2"):
+        run(evaluate.main, "run=r", "lm_name=./other")
+    assert "harvested at" in capsys.readouterr().err
+    run(evaluate.main, "run=r", "lm_name=./moved", "lm_sequences=0")
+    assert "delta_loss" not in figures(home / "runs/r")
