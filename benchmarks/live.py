@@ -1,6 +1,6 @@
 """Time training on a language model's activations live, beside a harvest and training on its store.
 
-    python -m benchmarks.live --folder FOLDER     (needs 1 GB there; prints one JSON object)
+    python -m benchmarks.live --folder FOLDER  # needs 1 GB there; prints one JSON object
 
 A small language model of random weights reads Python's standard library. Rates are tokens a second
 of processor time, which other programs on the machine hardly change, medians of interleaved rounds;

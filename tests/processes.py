@@ -49,7 +49,7 @@ def run_on(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
         for process in processes:
             process.start()
         try:
-            found = [results.get(timeout=_TIMEOUT.total_seconds()) for _ in processes]
+            found = [results.get(timeout=3 * _TIMEOUT.total_seconds()) for _ in processes]
         finally:
             for process in processes:
                 process.join(timeout=10)

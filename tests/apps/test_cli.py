@@ -8,8 +8,12 @@ from sae_dist.apps import (
     chat_corpus,
     cli,
     compare,
+    dashboard,
     evaluate,
+    export,
+    files,
     harvest,
+    import_coder,
     plan,
     report,
     reproduction,
@@ -24,8 +28,12 @@ from tests.apps.commands import ROOT, TORCHRUN, command, launch
 COMMANDS = {
     "chat_corpus": chat_corpus,
     "compare": compare,
+    "dashboard": dashboard,
     "evaluate": evaluate,
+    "export": export,
+    "files": files,
     "harvest": harvest,
+    "import_coder": import_coder,
     "plan": plan,
     "report": report,
     "reproduction": reproduction,
@@ -37,8 +45,12 @@ COMMANDS = {
 GIVEN = {
     "chat_corpus": ["folder=chat"],
     "compare": ["run=[a]", "to=here"],
+    "dashboard": ["run=name"],
     "evaluate": ["run=name"],
+    "export": ["run=name", "to=saelens"],
+    "files": [],
     "harvest": ["store=s", "sites=[embed]", "lm.name=lm", "text.path=text"],
+    "import_coder": ["path=there", "to=here"],
     "plan": [],
     "report": ["run=name"],
     "reproduction": ["run=[name]"],
@@ -178,7 +190,7 @@ def test_help_names_every_key_and_choice(
     assert f"+chat@{place}=gemma_2|llama_3|" in printed if place else "+chat" not in printed
     if root == "train":
         assert "coder=batchtopk|" in printed and "+sweep=width_ladder" in printed
-        assert "+experiment=" in printed and "lm=" not in printed
+        assert "+experiment=" in printed and "\n  lm=" not in printed
 
 
 def test_cfg_shows_what_would_be_run_without_running_it(

@@ -80,12 +80,11 @@ def test_the_users_prefix_is_in_the_store_and_never_trained_on(made: Path) -> No
     store = open_store(made / "tuned-store")
     assert store.manifest.provenance["text"]["template"] == CHAT
     saw = tokenizer().convert_tokens_to_ids("saw")
-    for chunk in range(store.layout.num_chunks):
-        ids_NS, trainable_NS = store.read_tokens(chunk)
-        assert (ids_NS[:, :3] == [0, USER, saw]).all()
-        assert not trainable_NS[np.isin(ids_NS, [0, USER, MODEL])].any()
-        after_user_NS = np.roll(ids_NS == USER, 1, axis=1)
-        assert not trainable_NS[after_user_NS].any() and trainable_NS.any(axis=1).all()
+    ids_NS, trainable_NS = store.read_tokens(range(store.layout.num_sequences))
+    assert (ids_NS[:, :3] == [0, USER, saw]).all()
+    assert not trainable_NS[np.isin(ids_NS, [0, USER, MODEL])].any()
+    after_user_NS = np.roll(ids_NS == USER, 1, axis=1)
+    assert not trainable_NS[after_user_NS].any() and trainable_NS.any(axis=1).all()
 
 
 def test_a_damaged_store_of_wrapped_documents_is_made_again(

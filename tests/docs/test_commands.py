@@ -73,7 +73,7 @@ def _check_batch(words: list[str], is_part: bool) -> None:
         return check(wrapped)
     script = next(word for word in words if not word.startswith("-"))
     start = words.index(script)
-    command = re.search(r"^run python launch/(\w+)\.py", (ROOT / script).read_text(), re.MULTILINE)
+    command = re.search(r"^run python -m sae_dist (\w+)", (ROOT / script).read_text(), re.MULTILINE)
     assert command, f"{script} runs no command"
     return _compose(command[1], tuple(words[start + 1 :]), is_part)
 
@@ -107,6 +107,10 @@ def _compose(root: str, words: tuple[str, ...], is_part: bool) -> None:
         assert completion.script(words[0])
         return
     assert root in console.COMMANDS, f"found no command {root}"
+    if root == "train" and any(word.startswith("harvest.") for word in words):  # store=live
+        harvest = tuple(word for word in words if word.startswith("harvest."))
+        _compose("harvest", tuple(experiment.for_part("harvest", list(harvest))), True)
+        words = tuple(word for word in words if word not in harvest)
     open_keys = [word.partition("=")[0] for word in words if "…" in word]
     known = {word.partition("=")[0] for word in (cli.words(root) if open_keys else [])}
     assert set(open_keys) <= known, f"found {open_keys}; expected keys of {root}"
