@@ -5,8 +5,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import cycle
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import torch
@@ -18,7 +16,7 @@ from sae_dist.harvest import HostShard
 from sae_dist.live.passes import Passes
 from sae_dist.live.rounds import Round, rounds
 from sae_dist.live.units import TextUnits, Unit
-from sae_dist.stream import Ahead, Batch, StreamConfig, StreamState, check_config
+from sae_dist.stream import Ahead, Batch, Batches, StreamConfig, StreamState, check_config
 
 _ROUNDS_HELD = 2  # one is given out while the other is filled
 
@@ -32,7 +30,7 @@ class Filling:
     passes: list[Future[None]]
 
 
-class LiveStream:
+class LiveStream(Batches):
     """Iterates `(Batch, StreamState)` for ever over a text that a language model reads on the way.
 
     Rank r of `world` serves lanes [r·lanes/world, (r+1)·lanes/world) of each round, and runs the
@@ -103,17 +101,6 @@ class LiveStream:
         if self._threads is not None:
             self._threads.close()
             self._threads = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _rounds(self) -> Iterator[Round]:
         return rounds(

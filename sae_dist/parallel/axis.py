@@ -58,16 +58,8 @@ class Axis:
         """Begin to `join` along dim 0; calling what is returned waits for it, and counts it."""
         if self.size == 1:
             return lambda: x
-        x = x.detach().contiguous()
-        parts = x.new_empty(self.size, *x.shape)
-        work = _all_gather(parts.view(-1), x.view(-1), group=self.group, async_op=True)
-
-        def arrived() -> Tensor:
-            work.wait()
-            self._count(x)
-            return parts.flatten(0, 1)
-
-        return arrived
+        gathered = self._gather_later(x)
+        return lambda: gathered().flatten(0, 1)
 
     def join_uneven(self, x: Tensor) -> Tensor:
         """As `join` along the first dim, of which each process may have more or fewer."""
@@ -119,11 +111,20 @@ class Axis:
 
     def _gather(self, x: Tensor) -> Tensor:
         """Every process' tensor, stacked in the axis' order [size, …]."""
+        return self._gather_later(x)()
+
+    def _gather_later(self, x: Tensor) -> Callable[[], Tensor]:
+        """Begin to `_gather`; calling what is returned waits for it, and counts it."""
         x = x.detach().contiguous()
-        self._count(x)
         parts = x.new_empty(self.size, *x.shape)
-        _all_gather(parts.view(-1), x.view(-1), group=self.group)
-        return parts
+        work = _all_gather(parts.view(-1), x.view(-1), group=self.group, async_op=True)
+
+        def arrived() -> Tensor:
+            work.wait()
+            self._count(x)
+            return parts
+
+        return arrived
 
     def _count(self, x: Tensor) -> None:
         self.bytes_sent += x.numel() * x.element_size()

@@ -3,8 +3,7 @@
 import time
 from collections.abc import Iterator
 from itertools import count
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +11,9 @@ from torch import Tensor
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import generator
+from sae_dist.stream.batches import Batch, Batches, StreamState
 from sae_dist.stream.held_out import HeldOutBatch
-from sae_dist.stream.stream import Batch, StreamConfig, StreamState
+from sae_dist.stream.stream import StreamConfig
 
 _ROWS_AT_ONCE = 1024
 
@@ -87,7 +87,7 @@ class ActivationsInMemory:
                 )
 
 
-class RowStream:
+class RowStream(Batches):
     """Iterates `(Batch, StreamState)` for ever over rows in memory.
 
     Every epoch permutes all rows, and a global batch is the next `batch_tokens` of them: a pure
@@ -136,13 +136,5 @@ class RowStream:
         self.waited_seconds += time.perf_counter() - begun
         return batch
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Nothing is open."""

@@ -1,8 +1,7 @@
 """What training and evaluation ask of activations, and the answer of a store."""
 
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -11,29 +10,9 @@ from sae_dist.common.dtypes import from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import generator
 from sae_dist.store import Store
+from sae_dist.stream.batches import Batches
 from sae_dist.stream.held_out import HeldOutBatch, held_out
-from sae_dist.stream.stream import ActivationStream, Batch, StreamConfig, StreamState
-
-
-class Batches(Protocol):
-    """Iterates `(Batch, StreamState)` for ever; leaving it as a context manager ends its threads.
-
-    `waited_seconds` is the time its consumer was kept waiting.
-    """
-
-    waited_seconds: float
-
-    def __iter__(self) -> Iterator[tuple[Batch, StreamState]]: ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
-
+from sae_dist.stream.stream import ActivationStream, StreamConfig
 
 _SAMPLE_CHUNKS = 32  # at least, so that many positions are among them
 

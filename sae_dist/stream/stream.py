@@ -4,8 +4,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import torch
@@ -16,6 +14,7 @@ from sae_dist.common.log import say
 from sae_dist.store import Store
 from sae_dist.store.layout import Layout
 from sae_dist.stream.ahead import Ahead
+from sae_dist.stream.batches import Batch, Batches, StreamState
 from sae_dist.stream.buckets import Bucket, LaneReader
 from sae_dist.stream.order import TokenOrder
 
@@ -30,26 +29,7 @@ class StreamConfig:
     batches_ahead: int = 4
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Batch:
-    """One rank's rows of a global batch: `acts[site]` [b, d] as stored, `index` int64 [b].
-
-    `index` is sequence · S + position, the token's place in the store.
-    """
-
-    acts: dict[str, torch.Tensor]
-    index: torch.Tensor
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StreamState:
-    """Where a stream stands: number and epoch of the next batch; resuming needs `step`."""
-
-    step: int
-    epoch: int
-
-
-class ActivationStream:
+class ActivationStream(Batches):
     """Iterates `(Batch, StreamState)` for ever over the training shards of a store.
 
     Rank r of `world` serves lanes [r·lanes/world, (r+1)·lanes/world), so the batches of all ranks,
@@ -134,17 +114,6 @@ class ActivationStream:
         ahead.close()
         pool.shutdown()
         self._running = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _batches(self, step: int, pool: ThreadPoolExecutor) -> Iterator[Batch]:
         buffers = self._buffers()
