@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from sae_dist.report.looks import Look, grouped
-from sae_dist.report.svg import GRID, draw, scale, series_colour
+from sae_dist.report.svg import GRID, draw, page_url, scale, series_colour
 
 GEMMA_SCOPE = "Gemma Scope (Lieberum et al. 2024)"
 STITCHING = "Leask et al. (2025)"
@@ -38,6 +38,19 @@ class Figure:
 def drawn(figures: list[Figure]) -> list[Figure]:
     """Those in which there is something."""
     return [figure for figure in figures if figure.panels]
+
+
+def mark(ax: Axes, look: Look, x: float, y: float, size: float = 6) -> None:
+    """A rung's mark, which leads to its page."""
+    ax.plot(
+        x,
+        y,
+        look.marker,
+        color=series_colour(look.colour),
+        markersize=size,
+        gid=look.gid,
+        url=page_url(look.anchor),
+    )
 
 
 def curve_panels(

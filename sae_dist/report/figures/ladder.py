@@ -4,11 +4,11 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from sae_dist.report.figures.figure import SCALING, Figure, Panel, drawn
+from sae_dist.report.figures.figure import SCALING, Figure, Panel, drawn, mark
 from sae_dist.report.looks import Look, family_label, grouped, place_label
 from sae_dist.report.numbers import number, percents
 from sae_dist.report.results import RunResults, at
-from sae_dist.report.svg import QUIET, draw, page_url, scale, series_colour, width_axis
+from sae_dist.report.svg import QUIET, draw, scale, series_colour, width_axis
 from sae_dist.report.table import Column, Table, plain_column, table
 
 _LOSSES = {"fvu": "FVU (fraction of variance)", "delta_loss": "Δ loss (nats a token)"}
@@ -116,7 +116,7 @@ def _draw_law(key: str, law: Item, looks: dict[str, Look]) -> str:
             colour = series_colour(looks[line[0]["rung"]].colour) if is_of_one_width else QUIET
             ax.plot(*xy, "o-", color=colour, fillstyle="none", markersize=8, linewidth=1)
         for point in points:
-            _mark(ax, looks[point["rung"]], point[which], point["loss"])
+            mark(ax, looks[point["rung"]], point[which], point["loss"])
         scale(ax, "y", [point[key] for point in points for key in ("loss", "fitted")])
         ax.set(ylabel=_LOSSES.get(law["loss"], law["loss"]))
         _axis_below(ax, which, points)
@@ -130,7 +130,7 @@ def _draw_residuals(key: str, law: Item, looks: dict[str, Look]) -> str:
     def paint(ax: Axes) -> None:
         ax.axhline(0, color=QUIET, linewidth=1)
         for point in points:
-            _mark(ax, looks[point["rung"]], point[which], point["residual"])
+            mark(ax, looks[point["rung"]], point[which], point["residual"])
         scale(ax, "y", [0.0, *(point["residual"] for point in points)], log=False)
         ax.set(ylabel="ln(measured / fitted)")
         _axis_below(ax, which, points)
@@ -184,7 +184,7 @@ def _draw_dead(key: str, groups: list[Item], looks: dict[str, Look]) -> str:
             if len({width for width, _ in line}) == len(line):
                 ax.plot(*zip(*line, strict=True), color=QUIET)
         for point in points:
-            _mark(ax, looks[point["rung"]], point["num_latents"], 100 * point["dead_share"])
+            mark(ax, looks[point["rung"]], point["num_latents"], 100 * point["dead_share"])
         scale(ax, "y", [0.0, *(100 * point["dead_share"] for point in points)], log=False)
         width_axis(ax, [point["num_latents"] for point in points])
         ax.set(xlabel="width (latents)", ylabel="dead latents (%)", ylim=(0, ax.get_ylim()[1]))
@@ -194,15 +194,3 @@ def _draw_dead(key: str, groups: list[Item], looks: dict[str, Look]) -> str:
         for point in points
     }
     return draw(key, paint, tooltips)
-
-
-def _mark(ax: Axes, look: Look, x: float, y: float) -> None:
-    ax.plot(
-        x,
-        y,
-        look.marker,
-        color=series_colour(look.colour),
-        markersize=6,
-        gid=look.gid,
-        url=page_url(look.anchor),
-    )

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from sae_dist.report.figures.figure import Panel
+from sae_dist.report.figures.figure import Panel, mark
 from sae_dist.report.looks import Look, family_of, grouped, place_of
 from sae_dist.report.measures import L0, Measure
 from sae_dist.report.numbers import number
 from sae_dist.report.results import RungResult, RunResults
-from sae_dist.report.svg import QUIET, draw, page_url, scale, series_colour, width_axis
+from sae_dist.report.svg import QUIET, draw, scale, series_colour, width_axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +52,7 @@ def _draw(key: str, rungs: list[RungResult], looks: dict[str, Look], x: Axis, y:
             colour = QUIET if x is WIDTH_AXIS else series_colour(looks[names[0]].colour)
             ax.plot(*zip(*sorted(points[name] for name in names), strict=True), color=colour)
         for name, point in points.items():
-            look = looks[name]
-            ax.plot(
-                *point,
-                look.marker,
-                color=series_colour(look.colour),
-                markersize=7.5,
-                gid=look.gid,
-                url=page_url(look.anchor),
-            )
+            mark(ax, looks[name], *point, size=7.5)
         ax.set(xlabel=x.label, ylabel=y.label)
 
     tooltips = {
