@@ -47,19 +47,18 @@ class _ChosenPass(torch.autograd.Function):
         x_BD, out_dtype = x_BD.to(dtype), x_BD.dtype
         W_enc_dD, W_dec_dE = (W[chosen_d].to(dtype) for W in (W_enc, W_dec))
         f_Bd = torch.addmm(b_enc[chosen_d].to(dtype), x_BD, W_enc_dD.T)
-        is_off_Bd = ~select(f_Bd)
-        f_Bd.masked_fill_(is_off_Bd, 0.0)
-        ctx.save_for_backward(x_BD, f_Bd, is_off_Bd, W_enc, W_dec_dE, chosen_d)
+        on_Bd = select(f_Bd).to(dtype)  # times ones and zeros: vectorised, where masks are not
+        f_Bd.mul_(on_Bd)
+        ctx.save_for_backward(x_BD, f_Bd, on_Bd, W_enc, W_dec_dE, chosen_d)
         return (f_Bd @ W_dec_dE).to(out_dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BE: Tensor) -> tuple[Tensor | None, ...]:
-        x_BD, f_Bd, is_off_Bd, W_enc, W_dec_dE, chosen_d = ctx.saved_tensors
+        x_BD, f_Bd, on_Bd, W_enc, W_dec_dE, chosen_d = ctx.saved_tensors
         grad_BE, num_latents = grad_BE.to(x_BD.dtype), len(W_enc)
         grad_W_dec = _rows(f_Bd.T @ grad_BE, chosen_d, num_latents, W_enc.dtype)
-        grad_Bd = grad_BE @ W_dec_dE.T
-        grad_Bd.masked_fill_(is_off_Bd, 0.0)
+        grad_Bd = (grad_BE @ W_dec_dE.T).mul_(on_Bd)
         grad_W_enc = _rows(grad_Bd.T @ x_BD, chosen_d, num_latents, W_enc.dtype)
         grad_b_d = grad_Bd.sum(0, dtype=W_enc.dtype)
         grad_b_enc = grad_b_d.new_zeros(num_latents).index_copy_(0, chosen_d, grad_b_d)
