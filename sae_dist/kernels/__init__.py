@@ -1,5 +1,6 @@
 """The arithmetic of a step. `reference.py` is its specification, in plain torch."""
 
+from sae_dist.kernels.adam import AdamRows, AdamStep
 from sae_dist.kernels.chosen import chosen_pass
 from sae_dist.kernels.code import Code
 from sae_dist.kernels.dense import DensePass, dense_jumprelu
@@ -9,6 +10,8 @@ from sae_dist.kernels.search import Encoder, above, largest, search_dtype
 from sae_dist.kernels.sparse import GradientForm, decode, encode
 
 __all__ = [
+    "AdamRows",
+    "AdamStep",
     "Code",
     "DensePass",
     "Encoder",

@@ -2,12 +2,12 @@
 
 import importlib.util
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from sae_dist.kernels import vectorised
+from sae_dist.kernels.adam import AdamRows, AdamStep
 from sae_dist.kernels.code import Code
 from sae_dist.kernels.vectorised import group_maxima, round_rows
 
@@ -63,14 +63,14 @@ def latent_sums(
     return _sparse(u_BD).latent_sums(values_N, u_BD, code, present_only=present_only)
 
 
-def update_rows(W_FD: Tensor, grad_RD: Tensor, *state: Any, **settings: Any) -> None:
+def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: AdamStep) -> None:
     """See `reference.update_rows`."""
-    if _on_triton(W_FD) and W_FD.dtype is torch.float32:
+    if _on_triton(rows.W_FD) and rows.W_FD.dtype is torch.float32:
         from sae_dist.kernels import triton_update
 
-        triton_update.update_rows(W_FD, grad_RD, *state, **settings)
+        triton_update.update_rows(rows, grad_RD, rows_R, adam)
     else:
-        vectorised.update_rows(W_FD, grad_RD, *state, **settings)
+        vectorised.update_rows(rows, grad_RD, rows_R, adam)
 
 
 def _on_triton(x: Tensor) -> bool:

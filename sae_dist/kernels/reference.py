@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from sae_dist.kernels.adam import AdamRows, AdamStep
 from sae_dist.kernels.code import Code
 
 GROUP = 32  # latents that share a maximum
@@ -141,45 +142,35 @@ def latent_sums(
     return sums_FD[code.present_R] if present_only else sums_FD
 
 
-def update_rows(
-    W_FD: Tensor,
-    grad_RD: Tensor,
-    rows_R: Tensor | None,
-    exp_avg_FD: Tensor | None,
-    exp_avg_sq_FD: Tensor,
-    seen_F: Tensor | None,
-    *,
-    step: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    grad_scale: Tensor,
-    unit_norm: bool,
-    half_FD: Tensor | None,
-    error_F: Tensor | None,
-    norm_F: Tensor | None,
-) -> None:
-    """One step of Adam on some rows, in place; see `triton_update.update_rows`."""
+def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: AdamStep) -> None:
+    """One step of Adam (Kingma & Ba 2015, as in `torch.optim.Adam`) on some rows, in place.
+
+    Args:
+        rows: all rows and their state.
+        grad_RD: the gradient of some rows; it may be overwritten.
+        rows_R: which rows, each once, int64; None for all.
+        adam: the step's settings.
+    """
+    W_FD, step, beta1, beta2 = rows.W_FD, adam.step, adam.beta1, adam.beta2
     at_R = torch.arange(len(W_FD), device=W_FD.device) if rows_R is None else rows_R
-    w_RD, v_RD, g_RD = W_FD[at_R], exp_avg_sq_FD[at_R], grad_RD * grad_scale
-    if unit_norm:
+    w_RD, v_RD, g_RD = W_FD[at_R], rows.exp_avg_sq_FD[at_R], grad_RD * adam.grad_scale
+    if adam.unit_norm:
         g_RD = g_RD - torch.linalg.vecdot(g_RD, w_RD)[:, None] * w_RD
-    if seen_F is not None:
-        v_RD *= (beta2 ** (step - 1 - seen_F[at_R]).to(v_RD.dtype))[:, None]
-        seen_F[at_R] = step
+    if rows.seen_F is not None:
+        v_RD *= (beta2 ** (step - 1 - rows.seen_F[at_R]).to(v_RD.dtype))[:, None]
+        rows.seen_F[at_R] = step
     m_RD = g_RD
-    if exp_avg_FD is not None:
-        m_RD = exp_avg_FD[at_R] = exp_avg_FD[at_R].lerp(g_RD, 1 - beta1)
-    v_RD = exp_avg_sq_FD[at_R] = v_RD * beta2 + g_RD**2 * (1 - beta2)
-    denominator_RD = (v_RD / (1 - beta2**step)).sqrt() + eps
-    w_RD -= lr / (1 - beta1**step) * m_RD / denominator_RD
-    if unit_norm:
+    if rows.exp_avg_FD is not None:
+        m_RD = rows.exp_avg_FD[at_R] = rows.exp_avg_FD[at_R].lerp(g_RD, 1 - beta1)
+    v_RD = rows.exp_avg_sq_FD[at_R] = v_RD * beta2 + g_RD**2 * (1 - beta2)
+    denominator_RD = (v_RD / (1 - beta2**step)).sqrt() + adam.eps
+    w_RD -= adam.lr / (1 - beta1**step) * m_RD / denominator_RD
+    if adam.unit_norm:
         w_RD /= torch.linalg.vector_norm(w_RD, dim=1, keepdim=True).clamp_min(
             torch.finfo(w_RD.dtype).tiny
         )
     W_FD[at_R] = w_RD
-    if half_FD is not None and error_F is not None and norm_F is not None:
-        half_FD[at_R] = w_RD.bfloat16()
-        error_F[at_R] = torch.linalg.vector_norm(w_RD - half_FD[at_R], dim=1)
-        norm_F[at_R] = torch.linalg.vector_norm(w_RD, dim=1)
+    if rows.half_FD is not None and rows.error_F is not None and rows.norm_F is not None:
+        rows.half_FD[at_R] = w_RD.bfloat16()
+        rows.error_F[at_R] = torch.linalg.vector_norm(w_RD - rows.half_FD[at_R], dim=1)
+        rows.norm_F[at_R] = torch.linalg.vector_norm(w_RD, dim=1)

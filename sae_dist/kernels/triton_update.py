@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sae_dist.kernels.adam import AdamRows, AdamStep
+
 _TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
 _VALUES_A_WARP = 512  # of a row: 16 a thread, four at a time
 
@@ -73,68 +75,34 @@ def _update_rows(
         tl.store(norm_ptr + row, tl.sqrt(tl.sum(w_D * w_D)))
 
 
-def update_rows(
-    W_FD: Tensor,
-    grad_RD: Tensor,
-    rows_R: Tensor | None,
-    exp_avg_FD: Tensor | None,
-    exp_avg_sq_FD: Tensor,
-    seen_F: Tensor | None,
-    *,
-    step: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    grad_scale: Tensor,
-    unit_norm: bool,
-    half_FD: Tensor | None,
-    error_F: Tensor | None,
-    norm_F: Tensor | None,
-) -> None:
-    """One step of Adam (Kingma & Ba 2015, as in `torch.optim.Adam`) on some rows, in place.
-
-    With `unit_norm` the part of the gradient along the (unit) row is taken out before, and the row
-    is scaled to unit norm after; a zero row stays.
-
-    Args:
-        W_FD: the matrix, float32 like all that follows; everything must be contiguous.
-        grad_RD: the gradient of the rows `rows_R` (int64, each once), or of all rows if that is
-            None.
-        exp_avg_FD: Adam's first moment; None where beta1 is 0.
-        exp_avg_sq_FD: its second moment.
-        seen_F: each row's last step, or 0; the steps since then count as ones without gradient.
-            None if every row is given at every step; only without a first moment.
-        step: counts from 1.
-        grad_scale: 0-dim; the gradient is multiplied by it first.
-        half_FD: a copy in bfloat16 to keep up, or None; with it
-        error_F, norm_F: what the copy's rows are off by, ‖w - half‖, and ‖w‖.
-    """
-    assert exp_avg_FD is not None or beta1 == 0.0, "without a first moment beta1 must be 0"
-    assert exp_avg_FD is None or seen_F is None, "a first moment moves rows at every step"
+def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: AdamStep) -> None:
+    """See `reference.update_rows`; everything is float32 and contiguous."""
+    is_first_kept, step = rows.exp_avg_FD is not None, adam.step
+    assert is_first_kept or adam.beta1 == 0.0, "without a first moment beta1 must be 0"
+    assert not is_first_kept or rows.seen_F is None, "a first moment moves rows at every step"
     num_rows, width = grad_RD.shape
     tile = triton.next_power_of_2(width)
     _update_rows[(num_rows,)](
-        W_FD,
+        rows.W_FD,
         grad_RD,
         rows_R,
-        exp_avg_FD,
-        exp_avg_sq_FD,
-        seen_F,
-        half_FD,
-        error_F,
-        norm_F,
-        grad_scale,
+        rows.exp_avg_FD,
+        rows.exp_avg_sq_FD,
+        rows.seen_F,
+        rows.half_FD,
+        rows.error_F,
+        rows.norm_F,
+        adam.grad_scale,
         step,
-        lr / (1.0 - beta1**step),
-        math.sqrt(1.0 - beta2**step),
-        1.0 - beta1,
-        beta2,
-        1.0 - beta2,
-        math.log2(beta2 or _TINY.value),  # beta2 = 0: next to nothing is left
-        eps,
+        adam.lr / (1.0 - adam.beta1**step),
+        math.sqrt(1.0 - adam.beta2**step),
+        1.0 - adam.beta1,
+        adam.beta2,
+        1.0 - adam.beta2,
+        math.log2(adam.beta2 or _TINY.value),  # beta2 = 0: next to nothing is left
+        adam.eps,
         width,
-        UNIT_NORM=unit_norm,
+        UNIT_NORM=adam.unit_norm,
         TILE_D=tile,
         num_warps=min(max(tile // _VALUES_A_WARP, 1), 16),
         enable_fp_fusion=True,

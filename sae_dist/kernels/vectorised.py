@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn.functional import embedding_bag, pad
 
+from sae_dist.kernels.adam import AdamRows, AdamStep
 from sae_dist.kernels.code import Code
 from sae_dist.kernels.reference import GROUP
 
@@ -105,75 +106,42 @@ def round_rows(W_FD: Tensor, half_FD: Tensor, error_F: Tensor, norm_F: Tensor) -
 
 
 @torch.no_grad()
-def update_rows(
-    W_FD: Tensor,
-    grad_RD: Tensor,
-    rows_R: Tensor | None,
-    exp_avg_FD: Tensor | None,
-    exp_avg_sq_FD: Tensor,
-    seen_F: Tensor | None,
-    *,
-    step: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    grad_scale: Tensor,
-    unit_norm: bool,
-    half_FD: Tensor | None,
-    error_F: Tensor | None,
-    norm_F: Tensor | None,
-) -> None:
-    """One step of Adam (Kingma & Ba 2015) on rows of W, in place, all of it while they are here.
-
-    Args:
-        W_FD: the weights.
-        grad_RD: the gradient of some rows; overwritten.
-        rows_R: which rows, each once; None for all.
-        exp_avg_FD: the first moment; None with beta1 = 0, which needs none.
-        exp_avg_sq_FD: the second moment.
-        seen_F: with beta1 = 0, the last step in which each row was visited, int64. A row whose
-            gradient is zero keeps its weights, and the decay of its second moment is made up for
-            when it is visited again: exactly what visiting all rows gives.
-        step: the number of this step, from 1.
-        lr, beta1, beta2, eps: as torch.optim.Adam has them.
-        grad_scale: what the gradient is multiplied by (0-dim).
-        unit_norm: whether rows are kept at unit norm: the gradient's component along a row is
-            removed before, and the row is scaled after.
-        half_FD, error_F, norm_F: ŵ, ‖w - ŵ‖ and ‖w‖ of each row, to be written too, or None.
-    """
-    step_tensor = torch.tensor(float(step), device=W_FD.device)
-    divisor = grad_scale.to(torch.float32).reciprocal()
+def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: AdamStep) -> None:
+    """See `reference.update_rows`: block by block, all of it while the rows are here."""
+    W_FD = rows.W_FD
+    step_tensor = torch.tensor(float(adam.step), device=W_FD.device)
+    divisor = adam.grad_scale.to(torch.float32).reciprocal()
     for block in _row_blocks(len(grad_RD)):
-        rows = block if rows_R is None else rows_R[block]
-        grad_rD, w_rD, exp_avg_sq_rD = grad_RD[block], W_FD[rows], exp_avg_sq_FD[rows]
-        if unit_norm:
+        at = block if rows_R is None else rows_R[block]
+        grad_rD, w_rD, exp_avg_sq_rD = grad_RD[block], W_FD[at], rows.exp_avg_sq_FD[at]
+        if adam.unit_norm:
             grad_rD.addcmul_(torch.linalg.vecdot(grad_rD, w_rD)[:, None], w_rD, value=-1)
-        if seen_F is not None:
-            exp_avg_sq_rD *= (beta2 ** (step - 1 - seen_F[rows]).to(W_FD.dtype))[:, None]
-            seen_F[rows] = step
+        if rows.seen_F is not None:
+            missed_r = (adam.step - 1 - rows.seen_F[at]).to(W_FD.dtype)
+            exp_avg_sq_rD *= (adam.beta2**missed_r)[:, None]
+            rows.seen_F[at] = adam.step
         torch._fused_adam_(
             [w_rD],
             [grad_rD],
-            [torch.zeros_like(w_rD) if exp_avg_FD is None else exp_avg_FD[rows]],
+            [torch.zeros_like(w_rD) if rows.exp_avg_FD is None else rows.exp_avg_FD[at]],
             [exp_avg_sq_rD],
             [],
             [step_tensor],
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
+            lr=adam.lr,
+            beta1=adam.beta1,
+            beta2=adam.beta2,
             weight_decay=0.0,
-            eps=eps,
+            eps=adam.eps,
             amsgrad=False,
             maximize=False,
             grad_scale=divisor,
         )
-        if unit_norm:
+        if adam.unit_norm:
             w_rD /= vector_norm(w_rD, dim=1, keepdim=True).clamp_min(_tiny(W_FD))
         if rows_R is not None:
-            W_FD[rows], exp_avg_sq_FD[rows] = w_rD, exp_avg_sq_rD
-        if half_FD is not None and error_F is not None and norm_F is not None:
-            _round(rows, w_rD, half_FD, error_F, norm_F)
+            W_FD[at], rows.exp_avg_sq_FD[at] = w_rD, exp_avg_sq_rD
+        if rows.half_FD is not None and rows.error_F is not None and rows.norm_F is not None:
+            _round(at, w_rD, rows.half_FD, rows.error_F, rows.norm_F)
 
 
 def _round(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sae_dist.coders import Coder
 from sae_dist.common.errors import UserError
-from sae_dist.kernels import update_rows
+from sae_dist.kernels import AdamRows, AdamStep, update_rows
 
 _OF_ROWS = ("W_enc", "W_dec")
 _BLOCK_ROWS = 1024  # whose products stay in a CPU's cache
@@ -100,13 +100,16 @@ class Adam:
         W_FD, is_encoder = coder.get_parameter(name), name == "W_enc"
         copy = coder.encoder() if is_encoder else None
         rows_R, grad_RD = gradient_rows(W_FD)
-        update_rows(
-            W_FD,
-            grad_RD,
-            rows_R,
-            self.exp_avg.get(name),
-            self.exp_avg_sq[name],
-            self.seen.get(name),
+        rows = AdamRows(
+            W_FD=W_FD,
+            exp_avg_sq_FD=self.exp_avg_sq[name],
+            exp_avg_FD=self.exp_avg.get(name),
+            seen_F=self.seen.get(name),
+            half_FD=copy.half_FD if copy else None,
+            error_F=copy.error_F if copy else None,
+            norm_F=copy.norm_F if copy else None,
+        )
+        adam = AdamStep(
             step=self.num_steps,
             lr=lr,
             beta1=config.beta1,
@@ -114,10 +117,8 @@ class Adam:
             eps=config.eps,
             grad_scale=grad_scale,
             unit_norm=coder.config.unit_norm_decoder and not is_encoder,
-            half_FD=copy.half_FD if copy else None,
-            error_F=copy.error_F if copy else None,
-            norm_F=copy.norm_F if copy else None,
         )
+        update_rows(rows, grad_RD, rows_R, adam)
         if is_encoder:
             coder.encoder_is_current()
 

@@ -6,16 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_dist.kernels import reference
+from sae_dist.kernels import AdamRows, AdamStep, reference
 
 triton_update = pytest.importorskip(
     "sae_dist.kernels.triton_update", reason="needs triton", exc_type=ImportError
 )
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-EVERY_ROW: dict[str, Any] = {"rows_R": None, "seen_F": None}
-NO_HALF: dict[str, Any] = {"half_FD": None, "error_F": None, "norm_F": None}
-HYPER = {"lr": 0.01, "beta2": 0.99, "eps": 1e-8}
 
 
 def matrix(num_rows: int, width: int, seed: int) -> Tensor:
@@ -23,34 +20,25 @@ def matrix(num_rows: int, width: int, seed: int) -> Tensor:
     return torch.randn(num_rows, width, generator=generator).to(DEVICE)
 
 
-def scale(value: float = 1.0) -> Tensor:
-    return torch.tensor(value, device=DEVICE)
+def adam_step(step: int, scale: float = 1.0, **changes: Any) -> AdamStep:
+    settings = {"lr": 0.01, "beta1": 0.0, "beta2": 0.99, "eps": 1e-8, "unit_norm": False} | changes
+    return AdamStep(step=step, grad_scale=torch.tensor(scale, device=DEVICE), **settings)
 
 
 @pytest.mark.parametrize("beta1", [0.0, 0.9])
 @pytest.mark.parametrize("shape", [(1, 7), (5, 24), (3, 100)], ids=str)
 def test_twenty_steps_are_those_of_torch(shape: tuple[int, int], beta1: float) -> None:
     W_FD, v_FD = matrix(*shape, seed=0), torch.zeros(shape, device=DEVICE)
-    m_FD = torch.zeros_like(v_FD) if beta1 else None
+    rows = AdamRows(
+        W_FD=W_FD, exp_avg_sq_FD=v_FD, exp_avg_FD=torch.zeros_like(v_FD) if beta1 else None
+    )
     expected_FD = torch.nn.Parameter(W_FD.clone())
-    adam = torch.optim.Adam([expected_FD], lr=HYPER["lr"], betas=(beta1, HYPER["beta2"]))
+    adam = torch.optim.Adam([expected_FD], lr=0.01, betas=(beta1, 0.99))
     for step in range(1, 21):
         grad_FD = matrix(*shape, seed=step)
         expected_FD.grad = 0.5 * grad_FD
         adam.step()
-        triton_update.update_rows(
-            W_FD,
-            grad_FD,
-            exp_avg_FD=m_FD,
-            exp_avg_sq_FD=v_FD,
-            step=step,
-            beta1=beta1,
-            grad_scale=scale(0.5),
-            unit_norm=False,
-            **EVERY_ROW,
-            **NO_HALF,
-            **HYPER,
-        )
+        triton_update.update_rows(rows, grad_FD, None, adam_step(step, 0.5, beta1=beta1))
     torch.testing.assert_close(W_FD, expected_FD.detach(), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(v_FD, adam.state[expected_FD]["exp_avg_sq"], rtol=1e-5, atol=1e-9)
 
@@ -58,9 +46,10 @@ def test_twenty_steps_are_those_of_torch(shape: tuple[int, int], beta1: float) -
 @pytest.mark.parametrize("beta2", [0.99, 0.0])
 def test_rows_that_come_late_are_where_adam_would_have_them(beta2: float) -> None:
     """With beta1 = 0 a row without gradient stays, and only its second moment decays."""
-    shape, hyper = (7, 24), HYPER | {"beta2": beta2}
+    shape = (7, 24)
     W_FD, v_FD = matrix(*shape, seed=0), torch.zeros(shape, device=DEVICE)
     seen_F = torch.zeros(7, dtype=torch.int64, device=DEVICE)
+    rows = AdamRows(W_FD=W_FD, exp_avg_sq_FD=v_FD, seen_F=seen_F)
     expected_FD = torch.nn.Parameter(W_FD.clone())
     adam = torch.optim.Adam([expected_FD], lr=0.01, betas=(0.0, beta2))
     for step in range(1, 21):
@@ -68,20 +57,7 @@ def test_rows_that_come_late_are_where_adam_would_have_them(beta2: float) -> Non
         grad_RD = matrix(len(rows_R), 24, seed=step)
         expected_FD.grad = torch.zeros_like(W_FD).index_copy(0, rows_R, grad_RD)
         adam.step()
-        triton_update.update_rows(
-            W_FD,
-            grad_RD,
-            rows_R,
-            None,
-            v_FD,
-            seen_F,
-            step=step,
-            beta1=0.0,
-            grad_scale=scale(),
-            unit_norm=False,
-            **NO_HALF,
-            **hyper,
-        )
+        triton_update.update_rows(rows, grad_RD, rows_R, adam_step(step, beta2=beta2))
     assert seen_F.tolist() == [20, 20, 18, 20, 20, 18, 0]
     torch.testing.assert_close(W_FD, expected_FD.detach(), rtol=1e-6, atol=1e-6)
     decayed_FD = v_FD * (beta2 ** (20 - seen_F))[:, None]
@@ -111,20 +87,9 @@ def test_every_row_in_one_pass(shape: tuple[int, int], beta1: float, unit_norm: 
     found, expected = state(shape, beta1), state(shape, beta1)
     grad_FD = matrix(*shape, seed=3)
     grad_FD[-1] = 0.0
-    for update_rows, tensors in [
-        (triton_update.update_rows, found),
-        (reference.update_rows, expected),
-    ]:
-        update_rows(
-            grad_RD=grad_FD,
-            step=5,
-            beta1=beta1,
-            grad_scale=scale(0.25),
-            unit_norm=unit_norm,
-            **({"exp_avg_FD": None} | tensors),
-            **EVERY_ROW,
-            **HYPER,
-        )
+    adam = adam_step(5, 0.25, beta1=beta1, unit_norm=unit_norm)
+    triton_update.update_rows(AdamRows(**found), grad_FD, None, adam)
+    reference.update_rows(AdamRows(**expected), grad_FD, None, adam)
     for name in set(found) - {"half_FD", "error_F"}:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-7, msg=name)
     assert torch.equal(found["half_FD"], found["W_FD"].bfloat16())
@@ -144,22 +109,10 @@ def test_only_the_given_rows_change() -> None:
     seen_F = torch.tensor([3, 2, 0, 0, 4, 1], device=DEVICE)
     expected = {name: tensor.clone() for name, tensor in tensors.items()}
     expected_seen_F = seen_F.clone()
-    for update_rows, given, seen in [
-        (triton_update.update_rows, tensors, seen_F),
-        (reference.update_rows, expected, expected_seen_F),
-    ]:
-        update_rows(
-            grad_RD=matrix(2, 24, seed=3),
-            rows_R=rows_R,
-            exp_avg_FD=None,
-            seen_F=seen,
-            step=5,
-            beta1=0.0,
-            grad_scale=scale(),
-            unit_norm=True,
-            **given,
-            **(HYPER | {"eps": 0.0}),  # 0 / 0 beyond the width must not reach the norm
-        )
+    grad_RD = matrix(2, 24, seed=3)
+    adam = adam_step(5, unit_norm=True, eps=0.0)  # 0 / 0 beyond the width must not reach the norm
+    triton_update.update_rows(AdamRows(**tensors, seen_F=seen_F), grad_RD, rows_R, adam)
+    reference.update_rows(AdamRows(**expected, seen_F=expected_seen_F), grad_RD, rows_R, adam)
     assert seen_F.tolist() == expected_seen_F.tolist() == [3, 5, 0, 0, 5, 1]
     for name in ("W_FD", "exp_avg_sq_FD", "norm_F"):
         torch.testing.assert_close(tensors[name][rows_R], expected[name][rows_R])
@@ -173,16 +126,7 @@ def test_only_the_given_rows_change() -> None:
 
 def test_no_rows_are_no_work() -> None:
     tensors = state((3, 7), 0.0)
-    triton_update.update_rows(
-        grad_RD=matrix(0, 7, seed=0),
-        rows_R=torch.zeros(0, dtype=torch.int64, device=DEVICE),
-        exp_avg_FD=None,
-        seen_F=None,
-        step=1,
-        beta1=0.0,
-        grad_scale=scale(),
-        unit_norm=True,
-        **tensors,
-        **HYPER,
-    )
+    none_R = torch.zeros(0, dtype=torch.int64, device=DEVICE)
+    rows, adam = AdamRows(**tensors), adam_step(1, unit_norm=True)
+    triton_update.update_rows(rows, matrix(0, 7, seed=0), none_R, adam)
     assert torch.equal(tensors["W_FD"], state((3, 7), 0.0)["W_FD"])

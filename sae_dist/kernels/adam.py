@@ -1,0 +1,50 @@
+"""What one step of Adam on a matrix's rows reads and writes."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdamRows:
+    """A matrix and what Adam remembers of it, float32 (or float64 on CPUs), contiguous.
+
+    Attributes:
+        W_FD: the weights.
+        exp_avg_sq_FD: the second moment.
+        exp_avg_FD: the first moment; None with beta1 = 0, which needs none.
+        seen_F: with beta1 = 0, the last step in which each row was visited, or 0, int64. A row
+            whose gradient is zero keeps its weights, and the decay of its second moment is made up
+            for when it is visited again: exactly what visiting all rows gives. None if every row
+            is visited at every step.
+        half_FD: ŵ, a copy in bfloat16 to keep up, or None; with it
+        error_F, norm_F: what its rows are off by, ‖w - ŵ‖, and ‖w‖.
+    """
+
+    W_FD: Tensor
+    exp_avg_sq_FD: Tensor
+    exp_avg_FD: Tensor | None = None
+    seen_F: Tensor | None = None
+    half_FD: Tensor | None = None
+    error_F: Tensor | None = None
+    norm_F: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdamStep:
+    """One step, as torch.optim.Adam has it.
+
+    Attributes:
+        step: its number, from 1.
+        grad_scale: what the gradient is multiplied by first (0-dim).
+        unit_norm: whether rows are kept at unit norm: the gradient's component along a row is
+            removed before, and the row is scaled after; a zero row stays.
+    """
+
+    step: int
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    grad_scale: Tensor
+    unit_norm: bool
