@@ -85,8 +85,9 @@ def summarise(effects: list[Measured]) -> str:
     if not effects:
         return "not measured"
     counts = {verdict: sum(e.verdict is verdict for e in effects) for verdict in Verdict}
-    if counts[Verdict.holds] == len(effects):
-        return "holds"
+    for verdict in (Verdict.holds, Verdict.unclear):
+        if counts[verdict] == len(effects):
+            return verdict.value
     others = [f"{n} {verdict}" for verdict, n in counts.items() if n and verdict != Verdict.holds]
     start = f"holds in {counts[Verdict.holds]} of {len(effects)}"
     if not counts[Verdict.holds]:

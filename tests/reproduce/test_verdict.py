@@ -40,4 +40,5 @@ def test_a_claim_holds_only_where_all_its_effects_do() -> None:
     assert summarise([yes, yes]) == "holds"
     assert summarise([yes, no, unclear]) == "holds in 1 of 3 (1 opposite, 1 unclear)"
     assert summarise([no, unclear]) == "does not hold (1 opposite, 1 unclear)"
+    assert summarise([unclear, unclear]) == "unclear"
     assert summarise([]) == "not measured"
