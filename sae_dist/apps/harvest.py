@@ -64,7 +64,7 @@ def harvest_command(config: HarvestConfig) -> None:
     capture = Capture(lm.model, sites, stop=not is_zero3, forward=engine, join=join)
     processes = _processes(team, device, is_zero3)
     writer = _writer(config, lm, site_widths(capture, device))
-    if writer.sealed:
+    if processes.agree(writer.sealed):  # another job may seal it now
         say(f"{config.store} is sealed already: nothing to do")
     else:
         harvest(writer, capture, lambda: _tokens(config, lm), config.harvest, processes)

@@ -28,6 +28,7 @@ from sae_dist.common.files import write_atomic
 from sae_dist.common.log import say
 from sae_dist.config import TrainConfig
 from sae_dist.parallel import start_world
+from sae_dist.store import tell_full_disk
 from sae_dist.stream import ActivationSource
 from sae_dist.train import (
     REQUEUE,
@@ -59,6 +60,7 @@ def train_command(config: TrainConfig) -> None:
             start_world() as world,
             ending_signals(),  # to the end: torchrun sends one to all when a process has failed
             Watch(world, config.watch) as watch,
+            tell_full_disk(folder),
         ):
             source: ActivationSource
             if config.store == LIVE:

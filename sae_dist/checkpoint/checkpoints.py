@@ -62,8 +62,9 @@ class Checkpoints:
     with training's. Memory: one copy of this process' tensors on the host (pinned for GPUs), kept
     and filled again at every save.
 
-    All but `latest` and `about` are called by all processes together. A `with` around the training
-    waits for the last save at its end.
+    All is called by all processes together; what is there the first one sees for all, since a file
+    server may show it to others later. A `with` around the training waits for the last save at its
+    end.
     """
 
     def __init__(self, folder: Path, config: CheckpointConfig) -> None:
@@ -147,16 +148,7 @@ class Checkpoints:
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint: the one `latest` names, or failing that the last."""
-        for path in self._unfinished():
-            say(f"warning: {path} did not finish; it is not read, and goes at the next save")
-        complete = self._complete()
-        pointer = self.folder / LATEST
-        if (pointer.exists() or pointer.is_symlink()) and complete:
-            named = _named(pointer, complete)
-            if named:
-                return named
-            say(f"warning: {pointer} names no complete checkpoint; using {complete[-1].name}")
-        return complete[-1] if complete else None
+        return on_first_rank(self._group, self._newest)
 
     def about(self, path: Path) -> dict[str, Any]:
         """What was said about a checkpoint when it was saved.
@@ -164,7 +156,7 @@ class Checkpoints:
         Raises:
             UserError: the record is not as it was written.
         """
-        about: dict[str, Any] = read_record(path)["about"]
+        about: dict[str, Any] = on_first_rank(self._group, lambda: read_record(path)["about"])
         return about
 
     def load(self, path: Path, tensors: dict[str, Tensor]) -> None:
@@ -187,6 +179,18 @@ class Checkpoints:
             )
         except CheckpointException as error:
             raise UserError(f"{path} cannot be loaded: {first_failure(error)}; {REMEDY}") from error
+
+    def _newest(self) -> Path | None:
+        for path in self._unfinished():
+            say(f"warning: {path} did not finish; it is not read, and goes at the next save")
+        complete = self._complete()
+        pointer = self.folder / LATEST
+        if (pointer.exists() or pointer.is_symlink()) and complete:
+            named = _named(pointer, complete)
+            if named:
+                return named
+            say(f"warning: {pointer} names no complete checkpoint; using {complete[-1].name}")
+        return complete[-1] if complete else None
 
     def _write(self, step: int, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         """In the thread, on every rank: save, let `latest` name it, remove what is not kept."""

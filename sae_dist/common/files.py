@@ -29,9 +29,10 @@ def stage(path: Path, parts: Iterable[bytes | memoryview]) -> Path:
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:  # a full disk gets its space back
+    except Exception as error:  # a full disk gets its space back
         temporary.unlink(missing_ok=True)
-        error.filename = error.filename or str(path)
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)
         raise
     return temporary
 

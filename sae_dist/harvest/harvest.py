@@ -17,7 +17,7 @@ from sae_dist.common.log import progress, say
 from sae_dist.harvest.assign import Round, round_of
 from sae_dist.harvest.host import HostShard
 from sae_dist.harvest.locks import LOCKS, Locks
-from sae_dist.harvest.processes import Processes, next_units
+from sae_dist.harvest.processes import Processes, next_units, together
 from sae_dist.lm import Capture
 from sae_dist.store import StoreWriter, check_disk, tell_full_disk
 
@@ -69,9 +69,9 @@ def harvest(
         tell_full_disk(writer.path, writer.bytes_needed),
         Locks(writer.path / LOCKS, config.lock_seconds) as locks,
     ):
-        _once("tokens", writer.tokens_ready, write_tokens, locks, processes)
+        together(lambda: _once("tokens", writer.tokens_ready, write_tokens, locks), processes)
         _fill(writer, capture, config, processes, locks)
-        _once("seal", lambda: writer.sealed, writer.seal, locks, processes)
+        together(lambda: _once("seal", lambda: writer.sealed, writer.seal, locks), processes)
     locks.remove_all()
 
 
@@ -87,7 +87,7 @@ def _fill(
     lengths = [len(layout.sequences_of(unit)) for unit in range(layout.num_shards)]
     num_bytes, num_done = writer.bytes_needed(), layout.num_shards - len(writer.missing())
     say(f"{layout.num_shards - num_done} shards to harvest, {num_bytes / 1e9:.3g} GB")
-    check_disk(writer.path, num_bytes)
+    together(lambda: check_disk(writer.path, num_bytes), processes)
     sizes = (writer.settings.widths, (max(lengths), layout.sequence_length), writer.dtype)
     rooms = cycle([HostShard(*sizes, processes.device) for _ in range(_SHARDS_HELD)])
     writing: deque[Future[bool]] = deque()
@@ -129,20 +129,14 @@ def _harvest_round(
             capture(idle_NS)
 
 
-def _once(
-    name: str,
-    is_done: Callable[[], bool],
-    act: Callable[[], object],
-    locks: Locks,
-    processes: Processes,
-) -> None:
+def _once(name: str, is_done: Callable[[], bool], act: Callable[[], object], locks: Locks) -> None:
     """Let one process of all jobs act, and the others look at the disk until it is done.
 
-    If that one dies another takes over. A collective would time out on a long wait.
+    If that one dies another takes over.
     """
     is_told = False
     while not is_done():
-        if processes.takes and locks.take(name):
+        if locks.take(name):
             if not is_done():
                 act()
             locks.keep(set())

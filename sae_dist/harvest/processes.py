@@ -1,16 +1,20 @@
 """Who harvests, and how several processes take the next unit."""
 
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
+from sae_dist.common.errors import UserError
 from sae_dist.harvest.assign import by_turns
 from sae_dist.harvest.locks import Locks
 from sae_dist.store import StoreWriter
 
 _Value = TypeVar("_Value")
+_TELL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +43,15 @@ class Processes:
         """Which of the units that were taken together is this one's."""
         return self.rank if self.in_step else 0
 
+    @property
+    def go_together(self) -> bool:
+        """Whether others go with the one that takes."""
+        return self.in_team or (self.in_step and self.world > 1)
+
     def agree(self, value: _Value) -> _Value:
         """The value of the process that takes, on all that go with it."""
         box = [value]
-        if self.in_team or (self.in_step and self.world > 1):
+        if self.go_together:
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
@@ -63,6 +72,33 @@ def next_units(writer: StoreWriter, locks: Locks, processes: Processes) -> list[
             if locks.take(lock_of(unit)) and not writer.committed(unit):
                 taken.append(unit)
     return processes.agree(taken)
+
+
+def together(work: Callable[[], None], processes: Processes) -> None:
+    """Let the process that takes do `work`, and those that go with it wait for it.
+
+    It tells them every second that it goes on, since a collective would time out on a long wait,
+    and why it failed: then all do.
+    """
+    if not processes.go_together:
+        work()
+        return
+    with ThreadPoolExecutor(1, "work") as thread:
+        working = thread.submit(work) if processes.takes else None
+        while (failure := processes.agree(_failure(working))) is None:
+            pass
+    if working is not None:
+        working.result()
+    elif failure:
+        raise UserError(f"the process that this one goes with failed: {failure}")
+
+
+def _failure(working: Future[None] | None) -> str | None:
+    """Why it failed, or "" once it is done; None while it goes on, after a second."""
+    if working is None or wait([working], _TELL_SECONDS).not_done:
+        return None
+    error = working.exception()
+    return "" if error is None else f"{type(error).__name__}: {error}"
 
 
 def lock_of(unit: int) -> str:

@@ -33,10 +33,10 @@ def _existing(path: str | Path) -> Path:
 
 
 @contextmanager
-def tell_full_disk(path: Path, bytes_needed: Callable[[], int]) -> Iterator[None]:
+def tell_full_disk(path: Path, bytes_needed: Callable[[], int] | None = None) -> Iterator[None]:
     """Turn the error of a full disk, or of a used-up quota, into one line for the user.
 
-    `bytes_needed` is asked then: what is still to be written at `path`.
+    `bytes_needed` is asked then, if that is known: what is still to be written at `path`.
     """
     try:
         yield
@@ -44,10 +44,11 @@ def tell_full_disk(path: Path, bytes_needed: Callable[[], int]) -> Iterator[None
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         needed = "more"
-        with suppress(OSError):
-            needed = f"{bytes_needed() / 1e9:.3g} GB"
-        free = shutil.disk_usage(path).free
+        if bytes_needed is not None:
+            with suppress(OSError):
+                needed = f"{bytes_needed() / 1e9:.3g} GB"
         raise UserError(
-            f"{error.strerror} for {error.filename or path}: found {free / 1e9:.3g} GB free; "
+            f"{error.strerror} for {error.filename or path}: found "
+            f"{free_bytes(path) / 1e9:.3g} GB free; "
             f"expected {needed}; free some and start the same command again"
         ) from error

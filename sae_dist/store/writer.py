@@ -83,7 +83,7 @@ class StoreWriter:
         settings = choose_settings(widths, sequence_length, config, provenance, num_sequences)
         root.mkdir(parents=True, exist_ok=True)
         others = {entry.name for entry in root.iterdir() if not entry.name.startswith(".")}
-        if others and SETTINGS_FILE not in others:
+        if others and not (root / SETTINGS_FILE).exists():  # asked last: others begin with it
             raise UserError(
                 f"found {sorted(others)[0]!r} in {root}; expected an empty folder or a store; "
                 "choose another path"

@@ -164,6 +164,8 @@ class Watch:
             self._last_words = Fault(f"{who} failed with {type(error).__name__}: {error}", 1)
         self._ending.set()
         self._thread.join(_PATIENCE)
+        if self._last_words is not None and self._rank == 0:
+            time.sleep(_GRACE)  # without a launcher the store ends with this process
 
     def _run(self) -> None:
         """The thread: a round a second, until a fault is found or the process ends by itself."""

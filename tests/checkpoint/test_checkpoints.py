@@ -112,6 +112,26 @@ def test_two_processes_save_one_checkpoint(tmp_path: Path) -> None:
     assert loaded(tmp_path) == 3
 
 
+def unseen(path: Path) -> bytes:
+    raise FileNotFoundError(path)
+
+
+def newest_on(world: World, folder: Path) -> tuple[str, int]:
+    checkpoints = Checkpoints(folder, CheckpointConfig())
+    with pytest.MonkeyPatch.context() as patch:
+        if world.rank == 1:
+            patch.setattr(Path, "iterdir", lambda path: iter(()))
+            patch.setattr(Path, "read_bytes", unseen)
+        path = checkpoints.latest()
+        assert path is not None
+        return path.name, checkpoints.about(path)["step"]
+
+
+def test_a_process_that_does_not_see_a_checkpoint_yet_goes_on_from_it(tmp_path: Path) -> None:
+    run_on(2, save_and_load, tmp_path)
+    assert run_on(2, newest_on, tmp_path) == [("step-3", 3)] * 2
+
+
 def refused_on(world: World, folder: Path) -> str:
     checkpoints = Checkpoints(folder, CheckpointConfig())
     with pytest.raises(UserError) as refusal:

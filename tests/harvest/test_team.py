@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,25 @@ def test_teams_share_the_units_and_their_first_processes_write_them(tmp_path: Pa
             whole(open_store(path), site) for path in (tmp_path / "store", tmp_path / "alone")
         )
         torch.testing.assert_close(found, expected, **TOLERANCE)
+
+
+def led_by_one_without_text(world: World, folder: Path) -> str:
+    """What each of two teams of two says when there is no text to be tokenised."""
+    processes = team_of_two(world, folder / "rendezvous")
+
+    def no_text(*_: object) -> None:
+        time.sleep(1.5)  # longer than the others are left without a word
+        raise UserError("found no text")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError) as failure:
+        patch.setattr(StoreWriter, "write_tokens", no_text)
+        tiny_harvest(folder / "store", processes=processes)
+    return str(failure.value)
+
+
+def test_what_the_leader_of_a_team_fails_of_ends_the_team(tmp_path: Path) -> None:
+    told = "the process that this one goes with failed: UserError: found no text"
+    assert run_on(4, led_by_one_without_text, tmp_path) == ["found no text", told] * 2
 
 
 def whole(store: Store, site: str) -> Tensor:

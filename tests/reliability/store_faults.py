@@ -109,21 +109,24 @@ def two_jobs(bench: Bench) -> list[Outcome]:
 
 
 def disk_full(bench: Bench) -> list[Outcome]:
-    """The disk is full in the middle of a shard; the same command goes on when it is not."""
-    desk, real, calls = bench.fresh("lm", "text"), os.fsync, []
+    """The disk is full in the middle of a shard, and when a run's figures are written; the same
+    commands go on when it is not."""
+    desk, real, calls = bench.fresh("lm", "text", "store"), os.fsync, []
 
     def full(descriptor: int) -> None:
         calls.append(descriptor)
-        if "activations" in os.readlink(f"/proc/self/fd/{descriptor}") and len(calls) > 50:
+        file = os.readlink(f"/proc/self/fd/{descriptor}")
+        if ("activations" in file and len(calls) > 50) or file.endswith("metrics.jsonl"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(descriptor)
 
     with mock.patch("os.fsync", full):
-        outcome = desk.run(harvest.main, *HARVEST)
+        outcomes = [desk.run(harvest.main, *HARVEST), desk.run(train.main, *TRAIN)]
     assert not list((desk.folder / "acts").rglob("*.tmp"))
     assert desk.run(harvest.main, *HARVEST).status == 0
     assert stored(desk.folder / "acts") == stored(bench.acts)
-    return [outcome]
+    assert "going on from" in desk.run(train.main, *TRAIN).said
+    return outcomes
 
 
 def unsealed(bench: Bench) -> list[Outcome]:

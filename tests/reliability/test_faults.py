@@ -44,7 +44,11 @@ FAULTS = {
         store.two_jobs,
         [("acts/SETTINGS.json", "dtype=", "bfloat16", "expected dtype=", "same settings")],
     ),
-    9: Fault("disk full", store.disk_full, [("No space left", "acts/", "free", "again")]),
+    9: Fault(
+        "disk full",
+        store.disk_full,
+        [("No space left", folder, "free", "again") for folder in ("acts/", "runs/r")],
+    ),
     10: Fault(
         "unsealed store", store.unsealed, [("unsealed store", "store", "MANIFEST.json", "finish")]
     ),

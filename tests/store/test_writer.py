@@ -1,6 +1,6 @@
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,25 @@ def test_tokens_of_another_length_or_type_are_refused(
         create().write_tokens([(data.ids[:, :3], data.trainable[:, :3])], dict)
     with pytest.raises(UserError, match="int64"):
         create().write_tokens([(data.ids.astype(np.int64), data.trainable)], dict)
+
+
+def test_a_store_that_another_process_is_just_beginning_is_gone_on_with(
+    create: Callable[..., StoreWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = [path for path in create().path.iterdir() if path.name != "SETTINGS.json"]
+    assert seen  # what a listing may show that was begun before there was anything
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter(seen))
+    create()
+
+
+def test_no_temporary_file_is_left_by_data_that_fail(tmp_path: Path) -> None:
+    def parts() -> Iterator[bytes]:
+        yield b"half"
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        files.write_all([(tmp_path / "a", [b"whole"]), (tmp_path / "b", parts())])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_unit_is_committed_once(data: Any, create: Callable[..., StoreWriter]) -> None:

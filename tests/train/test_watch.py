@@ -12,7 +12,7 @@ import torch.distributed as dist
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import World
 from sae_dist.train import Watch, WatchConfig
-from sae_dist.train.watch import _born, _kill
+from sae_dist.train.watch import _PERIOD, _born, _kill
 
 CONFIG = WatchConfig(stall_seconds=10.0, pause_seconds=100.0)
 
@@ -136,6 +136,22 @@ def test_a_users_mistake_on_one_process_is_told_to_all(watches: list[Watch]) -> 
         fault = other._round()
         assert fault is not None and fault.status == 2
         assert fault.line.startswith("rank 1 (") and fault.line.endswith("chunk 3 is damaged")
+
+
+def test_the_first_process_stays_until_the_others_have_read_why_it_ends(
+    watches: list[Watch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def sleep(seconds: float) -> None:
+        faults = [watch._round() for watch in watches[1:]]
+        read.append((seconds, [fault.status for fault in faults if fault]))
+
+    monkeypatch.setattr("sae_dist.train.watch.time.sleep", sleep)
+    for watch in (watches[0], watches[1]):  # the store may be in the first one's memory
+        watch._thread.start()
+        watch.__exit__(UserError, UserError("chunk 3 is damaged"), None)
+    assert read == [(2 * _PERIOD, [2, 2, 2])]
 
 
 def test_only_the_very_process_is_killed() -> None:
