@@ -89,8 +89,9 @@ def test_published_numbers() -> None:
     assert {rung.coder.aux_coefficient for rung in rungs} == {0.0}
     assert {rung.coder.num_latents for rung in rungs} == {2**15}
     assert {rung.optim.decay_share for rung in rungs} == {1.0}
-    harvest, training = composed("skip_transcoders_pythia_160m_sizes")
-    rungs = train.expand(training, ["+experiment=skip_transcoders_pythia_160m_sizes"], harvest.sites)
+    sizes_of = "skip_transcoders_pythia_160m_sizes"
+    harvest, training = composed(sizes_of)
+    rungs = train.expand(training, [f"+experiment={sizes_of}"], harvest.sites)
     sizes = [(rung.coder.num_latents, rung.coder.k) for rung in rungs]
     wide = {(2**17, k) for k in (32, 64, 128)}
     assert set(sizes) == {(2**15, k) for k in (32, 64, 128)} | {(2**16, 32), (2**16, 64)} | wide
