@@ -80,6 +80,13 @@ def test_published_numbers() -> None:
     harvest, training = composed("gemma_scope_9b_mlp_131k")
     assert (len(harvest.sites), training.coder.num_latents) == (42, 2**17)
     assert training.tokens == 8 * 10**9
+    harvest, training = composed("gemma_scope_9b_it_resid_131k")
+    assert harvest.lm.name == "google/gemma-2-9b-it" and "{document}" in str(harvest.text.template)
+    assert (training.tokens, training.coder.num_latents) == (8 * 10**9, 2**17)
+    assert composed("gemma_scope_9b_it_resid_16k")[1].tokens == 4 * 10**9
+    harvest, training = composed("gemma_scope_27b_resid_131k")
+    assert harvest.sites == [f"resid_post.{layer}" for layer in (10, 22, 34)]
+    assert (training.tokens, training.coder.num_latents) == (8 * 10**9, 2**17)
     harvest, training = composed("gemma_scope_2b_transcoder_16k")
     assert harvest.lm.fold_norms and len(training.sweep.grids) == 26
     harvest, training = composed("skip_transcoders_pythia_160m")
