@@ -74,5 +74,6 @@ def _line(figures: dict[str, Any]) -> str:
     line = f"L0 {figures['l0']:.1f}, FVU {figures['fvu']:.3f}, dead {figures['dead_share']:.1%}"
     if "delta_loss" in figures:
         line += f", delta loss {figures['delta_loss']:.3f}"
+    if figures.get("loss_recovered") is not None:
         line += f", loss recovered {figures['loss_recovered']:.1%}"
     return line

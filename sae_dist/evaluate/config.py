@@ -1,6 +1,7 @@
 """How much is evaluated, and on which mesh."""
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from sae_dist.common.errors import UserError
 from sae_dist.evaluate.pairs.compare import PairConfig
@@ -34,13 +35,15 @@ _LEAST = {
     "uniformity_positions": 1,
     "batch_tokens": 1,
     "latent": 1,
+    "pairs.sequences": 0,
+    "pairs.stitch_sequences": 1,
 }
 
 
 def check(config: EvaluationConfig, world: World) -> None:
     """Raise UserError for a setting out of bounds, or a mesh that does not fit the world."""
     for name, bound in _LEAST.items():
-        value = getattr(config, name)
+        value = attrgetter(name)(config)
         if value is not None and value < bound:
             raise UserError(f"{name}={value}; expected at least {bound}")
     if world.size % config.latent:

@@ -27,6 +27,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure every coder in `folder/coders`; called by all processes together.
 
+    What each latent of a larger coder would add to a smaller one goes to `folder/pairs`.
+
     Args:
         folder: the run's.
         source: whose held-out sequences are read.
@@ -61,7 +63,7 @@ def evaluate(
         "tokens": max(rung["tokens"] for rung in rungs.values()),
         "clean_loss": clean,
         "rungs": rungs,
-        "pairs": _pairs(subjects, rungs, source, config, mesh),
+        "pairs": _pairs(folder, subjects, rungs, source, config, mesh),
         "ladder": {"scaling_laws": scaling_laws(rungs), "dead_by_width": dead_by_width(rungs)},
         "comparison": comparison(rungs),
     }
@@ -94,13 +96,14 @@ def _lm_figures(
 
 
 def _pairs(
+    folder: Path,
     subjects: dict[str, Subject],
     rungs: dict[str, dict[str, Any]],
     source: ActivationSource,
     config: EvaluationConfig,
     mesh: Mesh,
 ) -> list[dict[str, Any]]:
-    """Every rung compared with the next narrower one."""
+    """Every rung compared with the next narrower one, latent by latent in files of `folder`."""
     if not config.pairs.sequences:
         return []
     found = []
@@ -115,6 +118,8 @@ def _pairs(
 
         batches = parts(config.pairs.sequences, f"compare {larger}")
         few = parts(config.pairs.stitch_sequences, f"stitch {larger}")
-        figures = compare(small.coder, large.coder, batches, few, config.pairs.tau, mesh)
-        found.append({"smaller": smaller, "larger": larger, **figures})
+        path = f"pairs/{larger}.safetensors"
+        coders = small.coder, large.coder
+        figures = compare(*coders, batches, few, config.pairs.tau, mesh, folder / path)
+        found.append({"smaller": smaller, "larger": larger, "by_latent": path, **figures})
     return found

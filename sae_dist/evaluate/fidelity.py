@@ -1,9 +1,12 @@
 """How sparse a code is, and how much of its target it explains."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from sae_dist.evaluate.seen import Seen
+from sae_dist.evaluate.summary import finite
 from sae_dist.parallel import Mesh
 
 
@@ -19,7 +22,8 @@ class Fidelity:
     - `fvu_variants.batch_mean` = Σ‖y-ŷ‖² / Σ‖y-ȳ‖², ȳ the mean of the token's batch: sparsify's.
     - `fvu_variants.token_mean`: the mean over tokens of ‖y-ŷ‖² / ‖y-ȳ‖², SAELens' "legacy" one.
 
-    The last two depend on `batch_tokens`, and are what others report, not what to compare by.
+    The last two depend on `batch_tokens`, and are what others report, not what to compare by. A
+    batch of one token is its own mean: then the last is None.
     """
 
     def __init__(self, d_out: int, device: torch.device) -> None:
@@ -44,7 +48,7 @@ class Fidelity:
         self._sum_E += moments.sum_E
         self._error_sum_E += moments.error_sum_E
 
-    def result(self, mesh: Mesh) -> dict[str, float | dict[str, float]]:
+    def result(self, mesh: Mesh) -> dict[str, Any]:
         """L0, FVU and its variants, and the number of tokens."""
         tokens, error, square, within, ratios = (
             mesh.data.sum(v)
@@ -60,7 +64,7 @@ class Fidelity:
             "variance_explained": float(1 - error / variation),
             "fvu_variants": {
                 "error_variance": float((error - error_sum_E.square().sum() / tokens) / variation),
-                "batch_mean": float(error / within),
-                "token_mean": float(ratios / tokens),
+                "batch_mean": finite(error / within),
+                "token_mean": finite(ratios / tokens),
             },
         }

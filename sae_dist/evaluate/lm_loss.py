@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import Coder
-from sae_dist.evaluate.summary import or_null
+from sae_dist.evaluate.summary import finite, or_null
 from sae_dist.lm import LM, Site, divergence_NS, loss_of_logits_NS, splice
 from sae_dist.parallel import Mesh
 
@@ -34,6 +34,8 @@ class LMLoss:
     - `loss_recovered`: (zero - spliced) / (zero - clean).
     - `kl`: the mean of KL(clean ‖ spliced).
     - `kl_score`: (KL with zeros - KL spliced) / KL with zeros (Karvonen et al. 2025).
+
+    Where zeros cost nothing, `loss_recovered` and `kl_score` are None.
     """
 
     def __init__(
@@ -90,22 +92,22 @@ class LMLoss:
         tokens_S = mesh.data.sum(self._tokens_S)
         tokens = tokens_S.sum()
         loss_S = {name: mesh.data.sum(sums_S) for name, sums_S in self._loss_S.items()}
-        loss = {name: float(sums_S.sum() / tokens) for name, sums_S in loss_S.items()}
-        kl = {name: float(mesh.data.sum(total) / tokens) for name, total in self._kl.items()}
+        loss = {name: sums_S.sum() / tokens for name, sums_S in loss_S.items()}
+        kl = {name: mesh.data.sum(total) / tokens for name, total in self._kl.items()}
         clean, figures = loss["clean"], {}
         for name, spliced in self._coders.items():
             own, zeroed = f"coder/{name}", f"zero/{spliced.write.name}"
             here, zero = loss[own], loss[zeroed]
             figures[name] = {
-                "delta_loss": here - clean,
-                "ce_increase_percent": 100 * (here - clean) / clean,
-                "zero_ablation_loss": zero,
-                "loss_recovered": (zero - here) / (zero - clean),
-                "kl": kl[own],
-                "kl_score": (kl[zeroed] - kl[own]) / kl[zeroed],
+                "delta_loss": float(here - clean),
+                "ce_increase_percent": float(100 * (here - clean) / clean),
+                "zero_ablation_loss": float(zero),
+                "loss_recovered": finite((zero - here) / (zero - clean)),
+                "kl": float(kl[own]),
+                "kl_score": finite((kl[zeroed] - kl[own]) / kl[zeroed]),
                 "delta_loss_by_position": or_null((loss_S[own] - loss_S["clean"]) / tokens_S),
             }
-        return clean, figures
+        return float(clean), figures
 
 
 def replacement_by(coder: Coder) -> Callable[[Tensor, Tensor], Tensor]:

@@ -3,6 +3,7 @@
 import torch
 
 from sae_dist.evaluate.seen import Seen
+from sae_dist.evaluate.summary import finite
 from sae_dist.parallel import Mesh
 
 _TINY = 1e-16  # a token of zeros has a cosine of 0
@@ -14,6 +15,8 @@ class Similarity:
     - `cosine_similarity`: the mean of cos(y, ŷ).
     - `l2_norm_ratio`: the mean of ‖ŷ‖ / ‖y‖.
     - `relative_reconstruction_bias` = E‖ŷ‖² / E⟨y, ŷ⟩: less than 1 where a coder shrinks.
+
+    None where they divide by 0: a token of zeros has no norm ratio, and zeros have no bias.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -31,12 +34,12 @@ class Similarity:
         self._square += moments.reconstruction_square_B.sum()
         self._product += moments.product_B.sum()
 
-    def result(self, mesh: Mesh) -> dict[str, float]:
+    def result(self, mesh: Mesh) -> dict[str, float | None]:
         """All three, over all tokens."""
         sums = (self._tokens, self._cosine, self._ratio, self._square, self._product)
-        tokens, cosine, ratio, square, product = (float(mesh.data.sum(v)) for v in sums)
+        tokens, cosine, ratio, square, product = (mesh.data.sum(v) for v in sums)
         return {
-            "cosine_similarity": cosine / tokens,
-            "l2_norm_ratio": ratio / tokens,
-            "relative_reconstruction_bias": square / product,
+            "cosine_similarity": finite(cosine / tokens),
+            "l2_norm_ratio": finite(ratio / tokens),
+            "relative_reconstruction_bias": finite(square / product),
         }

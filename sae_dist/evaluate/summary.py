@@ -18,6 +18,11 @@ def summary(values: Tensor) -> dict[str, Any]:
     return {"mean": float(values.double().mean()), "quantiles": quantiles}
 
 
+def finite(value: Tensor) -> float | None:
+    """A number that JSON can hold: None if it is not finite."""
+    return float(value) if value.isfinite() else None
+
+
 def or_null(values: Tensor) -> list[float | None]:
     """A list that JSON can hold: None for what is not finite."""
     finite = torch.isfinite(values).tolist()

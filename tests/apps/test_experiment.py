@@ -80,6 +80,13 @@ def test_published_numbers() -> None:
     harvest, training = composed("gemma_scope_9b_mlp_131k")
     assert (len(harvest.sites), training.coder.num_latents) == (42, 2**17)
     assert training.tokens == 8 * 10**9
+    harvest, training = composed("gemma_scope_9b_it_resid_131k")
+    assert harvest.lm.name == "google/gemma-2-9b-it" and "{document}" in str(harvest.text.template)
+    assert (training.tokens, training.coder.num_latents) == (8 * 10**9, 2**17)
+    assert composed("gemma_scope_9b_it_resid_16k")[1].tokens == 4 * 10**9
+    harvest, training = composed("gemma_scope_27b_resid_131k")
+    assert harvest.sites == [f"resid_post.{layer}" for layer in (10, 22, 34)]
+    assert (training.tokens, training.coder.num_latents) == (8 * 10**9, 2**17)
     harvest, training = composed("gemma_scope_2b_transcoder_16k")
     assert harvest.lm.fold_norms and len(training.sweep.grids) == 26
     harvest, training = composed("skip_transcoders_pythia_160m")
@@ -89,8 +96,31 @@ def test_published_numbers() -> None:
     assert {rung.coder.aux_coefficient for rung in rungs} == {0.0}
     assert {rung.coder.num_latents for rung in rungs} == {2**15}
     assert {rung.optim.decay_share for rung in rungs} == {1.0}
+    sizes_of = "skip_transcoders_pythia_160m_sizes"
+    harvest, training = composed(sizes_of)
+    rungs = train.expand(training, [f"+experiment={sizes_of}"], harvest.sites)
+    sizes = [(rung.coder.num_latents, rung.coder.k) for rung in rungs]
+    wide = {(2**17, k) for k in (32, 64, 128)}
+    assert set(sizes) == {(2**15, k) for k in (32, 64, 128)} | {(2**16, 32), (2**16, 64)} | wide
+    assert [sizes.count(size) for size in set(sizes)] == [3] * 8
+    assert {rung.optim.decay_share for rung in rungs} == {1.0}
     _, training = composed("gemma_scope_2_1b_ladder")
     assert training.optim.sparsity_warmup_steps == 50_000
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2_ladder_topk", "gpt2_ladder_batchtopk", "gpt2_topk_and_batchtopk"]
+)
+def test_gpt2_s_coders_have_the_published_code_s_optimizer(name: str) -> None:
+    harvest, training = composed(name)
+    assert (harvest.text.sequence_length, harvest.tokens, harvest.sites) == (
+        *(128, 5 * 10**8, ["resid_pre.8"]),
+    )
+    for rung in train.expand(training, [f"+experiment={name}"], harvest.sites):
+        optim = rung.optim
+        assert (optim.lr, optim.beta1, optim.beta2, optim.eps) == (3e-4, 0.9, 0.99, 1e-8)
+        assert (optim.warmup_steps, optim.clip_norm, optim.scale_lr_by_width) == (0, None, False)
+        assert (rung.coder.aux_k, rung.coder.aux_coefficient) == (512, 1 / 32)
 
 
 def test_what_is_typed_wins() -> None:

@@ -81,9 +81,10 @@ def trained(world: World, folder: Path, tokens: int) -> None:
     train.TrainingRun(config, rungs, source, world, folder).run()
 
 
-def evaluated(world: World, folder: Path) -> dict:
+def evaluated(world: World, folder: Path, latent: int = 1) -> dict:
     source = open_source(f"coder:{folder.parent / 'base/coders/a'}", 1.0)
-    return evaluate_run(folder, source, None, EvaluationConfig(batch_tokens=64), world)
+    config = EvaluationConfig(batch_tokens=64, latent=latent)
+    return evaluate_run(folder, source, None, config, world)
 
 
 def trained_and_evaluated(world: World, folder: Path, tokens: int, other: Path) -> dict:
@@ -98,7 +99,7 @@ def test_two_processes_train_and_measure_as_one_does(tmp_path: Path) -> None:
     one, two = losses(tmp_path / "one")[NAME], losses(tmp_path / "two")[NAME]
     assert len(one) == 20 and two == pytest.approx(one, rel=1e-9)
     (expected,) = evaluated(alone(), tmp_path / "one")["rungs"].values()
-    for results in both:
+    for results in [*both, *run_on(4, evaluated, tmp_path / "one", 2)]:
         (found,) = results["rungs"].values()
         for name in ("tokens", "l0", "variance_explained", "dead_share"):
             assert found[name] == pytest.approx(expected[name], rel=1e-9)

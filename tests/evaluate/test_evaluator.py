@@ -1,13 +1,16 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sae_dist.coders import Coder, CoderConfig, Form, Kind, load_coder, save_coder
 from sae_dist.common.errors import UserError
 from sae_dist.evaluate import EvaluationConfig, evaluate
+from sae_dist.evaluate.pairs import PairConfig
 from sae_dist.lm import LM, LMConfig
 from sae_dist.parallel import World
 from sae_dist.store import open_store, write_store
@@ -83,8 +86,17 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
         assert flat(found)[key] == close, key
 
 
+def undocumented(value: Any, names: set[str]) -> set[str]:
+    """Keys, at any depth, that `docs/evaluation.md` does not name; `names` are data, not keys."""
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    said = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", page))))
+    keys = {key for path in flat(value) for key in path.split("/") if re.match(r"[a-z]", key)}
+    return keys - names - said
+
+
 def test_the_figures_are_those_of_the_held_out_tokens(run: Path, store: Path) -> None:
     results = json.loads(json.dumps(evaluated(alone(), run, store), allow_nan=False))
+    assert undocumented(results, set(CODERS)) == set()
     source = open_store(store)
     held_out = [source.read_tokens(sequences)[1] for sequences in source.held_out_sequences()]
     assert results["sequences"] == sum(len(trainable) for trainable in held_out) == 12
@@ -112,6 +124,11 @@ def test_the_ladder_is_read_from_the_rungs(run: Path, store: Path) -> None:
     assert [(point["rung"], point["dead_share"]) for point in dead["points"]] == [
         (name, rungs[name]["dead_share"]) for name in ("jumprelu", "jumprelu-wide")
     ]
+    (pair,) = results["pairs"]
+    by_latent = load_file(run / pair["by_latent"])
+    assert by_latent.keys() == {"max_cosine", "nearest", "mse_change"}
+    assert len(by_latent["max_cosine"]) == NUM_LATENTS["jumprelu-wide"]
+    assert int((by_latent["mse_change"] < 0).sum()) == pair["latents"]["novel"]
     (group,) = results["comparison"]
     assert (group["num_latents"], group["k"], group["layer"]) == (48, 5, 1)
     assert [row["rung"] for row in group["rows"]] == ["batchtopk", "topk-skip"]
@@ -190,3 +207,9 @@ def test_what_does_not_fit_is_refused(run: Path, store: Path, tmp_path: Path) ->
 def test_settings_out_of_bounds_are_refused(run: Path, store: Path, name: str, value: int) -> None:
     with pytest.raises(UserError, match=f"{name}={value}; expected at least {value + 1}"):
         evaluated(alone(), run, store, **{name: value})
+
+
+@pytest.mark.parametrize(("name", "least"), [("sequences", 0), ("stitch_sequences", 1)])
+def test_pairs_need_sequences(run: Path, store: Path, name: str, least: int) -> None:
+    with pytest.raises(UserError, match=f"pairs.{name}={least - 1}; expected at least {least}"):
+        evaluated(alone(), run, store, pairs=PairConfig(**{name: least - 1}))

@@ -58,9 +58,12 @@ def test_the_clean_loss_is_the_mean_over_predicted_trainable_tokens(split: Seque
     assert clean == pytest.approx(float(loss_NS[TRAINABLE_NS[:, 1:].bool()].mean()), rel=1e-6)
 
 
-@pytest.mark.parametrize("site", ["resid_post.1", "mlp_out.0", "embed"])
-def test_a_coder_that_copies_costs_nothing(site: str) -> None:
-    clean, (figures,) = lm_loss(site, copying_coder())
+@pytest.mark.parametrize(
+    ("site", "width"),
+    [("resid_post.1", WIDTH), ("mlp_out.0", WIDTH), ("attn_z.1", 48), ("embed", WIDTH)],
+)
+def test_a_coder_that_copies_costs_nothing(site: str, width: int) -> None:
+    clean, (figures,) = lm_loss(site, copying_coder(width))
     assert figures["delta_loss"] == pytest.approx(0, abs=1e-5)
     assert figures["ce_increase_percent"] == pytest.approx(0, abs=1e-3)
     assert abs(figures["zero_ablation_loss"] - clean) > 1e-3

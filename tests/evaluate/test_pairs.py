@@ -126,8 +126,9 @@ def test_groups_are_swapped_whole_after_the_others_came_in() -> None:
     assert found.out_F.tolist() == [3, 4, 2, 3, 4]  # 1 and 4 have no counterpart
 
 
-def test_every_stitched_coder_is_what_its_latents_make() -> None:
-    small, large = pair()
+@pytest.mark.parametrize("kind", Kind)
+def test_every_stitched_coder_is_what_its_latents_make(kind: Kind) -> None:
+    small, large = pair(kind)
     figures = compare(small, large, [], [tokens()], 0.7, mesh())["stitching"]
     near = nearest(large.W_dec, small.W_dec, Axis())
     order = plan(near.cosine_G, alike(large.W_dec, small.W_dec, 0.7, Axis()), 6, 0.7, Axis())

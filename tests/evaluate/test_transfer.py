@@ -23,7 +23,13 @@ from sae_dist.lm import LM, next_token_loss_NS, resolve
 from sae_dist.parallel import World, make_mesh
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations
-from tests.evaluate.test_evaluator import CODERS, assert_same, evaluated, save_random_coders
+from tests.evaluate.test_evaluator import (
+    CODERS,
+    assert_same,
+    evaluated,
+    save_random_coders,
+    undocumented,
+)
 from tests.evaluate.test_lm_loss import copying_coder, tiny_lm
 from tests.evaluate.test_measures import mesh
 from tests.harvest.tiny import SITES, tiny_harvest
@@ -195,6 +201,7 @@ def on_a_mesh(world: World, run: Path, store: Path, settings: dict) -> dict:
 def test_every_mesh_gives_the_same_figures(run: Path, store: Path, world: int, latent: int) -> None:
     expected = transferred(alone(), run, store)
     json.dumps(expected, allow_nan=False)
+    assert undocumented(expected, set(CODERS)) == set()
     assert sorted(expected["rungs"]) == sorted([*CODERS, *(f"run/{name}" for name in CODERS)])
     for found in run_on(world, on_a_mesh, run, store, {"latent": latent}):
         assert_same(found, expected)

@@ -16,6 +16,7 @@ SITES = ["resid_post.1", "mlp_in.1", "mlp_out.1", "attn_z.1"]
 PARAMETERS = {  # what transformers counts with the weights of the Hub
     "gemma_2_2b": 2_614_341_888,
     "gemma_2_9b": 9_241_705_984,
+    "gemma_2_27b": 27_227_128_320,
     "gemma_3_1b": 999_885_952,
     "gpt2": 124_439_808,
     "llama_3_2_1b": 1_235_814_400,

@@ -81,6 +81,14 @@ def _pair(smaller: str, larger: str, rungs: Rungs) -> dict[str, Any]:
             "edges": [-1 + 0.05 * edge for edge in range(41)],
             "counts": [int(count) for count in cosines],
         },
+        "mse_change": {
+            "edges": [-1 + 0.05 * edge for edge in range(41)],
+            "fired": [int(count) for count in cosines],
+            "novel": [int(count) if bin < 34 else 0 for bin, count in enumerate(cosines)],
+            "mean": [
+                0.001 * (bin - 33.5) if int(count) else None for bin, count in enumerate(cosines)
+            ],
+        },
         "activation_similarity": {"above_cosine": 0.5, "latents": width // 3, "r_squared": 0.71},
         "latents": {
             "novel": width // 4,
@@ -88,6 +96,7 @@ def _pair(smaller: str, larger: str, rungs: Rungs) -> dict[str, Any]:
             "never_fired": width // 4,
             "tau": 0.7,
             "below_tau": width // 3,
+            "novel_below_tau": width // 5,
         },
         "roc": {
             "auc": 0.83,

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
 from torch import Tensor
 
-from sae_dist.coders import Coder
+from sae_dist.coders import Coder, Kind
+from sae_dist.common.files import write_atomic
 from sae_dist.evaluate.pairs.cosine import alike, nearest
 from sae_dist.evaluate.pairs.insertion import Insertion
 from sae_dist.evaluate.pairs.stitching import Stitching, plan
@@ -31,14 +34,22 @@ Batches = Iterable[tuple[Tensor, Tensor, Tensor]]
 
 
 def compare(
-    small: Coder, large: Coder, batches: Batches, few: Batches, tau: float, mesh: Mesh
+    small: Coder,
+    large: Coder,
+    batches: Batches,
+    few: Batches,
+    tau: float,
+    mesh: Mesh,
+    to: Path | None = None,
 ) -> dict[str, Any]:
     """Compare two coders, or this process' slices of them, on this part's batches of (x_NSD, y_NSE,
     trainable_NS): on the first ones for insertion, on those of `few` for stitching. No coder is
     ever gathered.
 
     TopK latents fire as each coder by itself selects them; the other kinds have thresholds, and
-    their latents fire whatever else is in the coder.
+    their latents fire whatever else is in the coder. `selection` says which.
+
+    What is known latent by latent is written `to` a file, if one is given.
     """
     axis = mesh.latent
     near = nearest(large.W_dec, small.W_dec, axis)
@@ -50,4 +61,10 @@ def compare(
     for measure, parts in ((insertion, batches), (stitching, few)):
         for part in parts:
             measure.update(see(small, *part), see(large, *part))
-    return {**insertion.result(), "stitching": stitching.result()}
+    if to is not None:
+        by_latent = insertion.by_latent()
+        if mesh.world.index == 0:
+            to.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(to, save({name: v.cpu() for name, v in by_latent.items()}))
+    selection = "own_top_k" if large.config.kind is Kind.topk else "threshold"
+    return {**insertion.result(), "selection": selection, "stitching": stitching.result()}

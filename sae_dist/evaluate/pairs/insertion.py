@@ -85,16 +85,21 @@ class Insertion:
         change_G, active_G = self._whole(self._change_G), self._whole(self._active_G)
         return torch.where(active_G > 0, change_G / self._mesh.data.sum(self._tokens), torch.nan)
 
+    def by_latent(self) -> dict[str, Tensor]:
+        """Of every latent of the larger coder [G] the maximal cosine, the smaller coder's latent
+        that it is with, and ΔMSE, NaN if it never fires; called by all processes together.
+        """
+        cosine_G, nearest_G = (self._mesh.latent.join(v) for v in self._near)
+        return {"max_cosine": cosine_G, "nearest": nearest_G, "mse_change": self.changes()}
+
     def result(self) -> dict[str, Any]:
-        """Everything but ΔMSE latent by latent (`changes`); called by all processes together."""
+        """Everything but what `by_latent` gives; called by all processes together."""
         near = Nearest(*(self._mesh.latent.join(v) for v in self._near))
         cosine_G, change_G = near.cosine_G.double(), self.changes()
-        counts = torch.histc(cosine_G, _NUM_BINS, -1, 1).long().tolist()
-        edges = torch.linspace(-1, 1, _NUM_BINS + 1, dtype=torch.float64).tolist()
         fires_G = ~change_G.isnan()
         is_novel_G = change_G[fires_G] < 0
         return {
-            "max_cosine": {"edges": edges, "counts": counts},
+            **_by_cosine(cosine_G, change_G),
             "activation_similarity": self._similarity(near),
             "latents": {
                 "novel": int(is_novel_G.sum()),
@@ -102,6 +107,8 @@ class Insertion:
                 "never_fired": int((~fires_G).sum()),
                 "tau": self._tau,
                 "below_tau": int((cosine_G < self._tau).sum()),
+                "novel_below_tau": int((is_novel_G & (cosine_G[fires_G] < self._tau)).sum()),
+                "fired_below_tau": int((cosine_G[fires_G] < self._tau).sum()),
             },
             "roc": roc(-cosine_G[fires_G], is_novel_G),
             "mse": self._table(cosine_G),
@@ -143,6 +150,30 @@ class Insertion:
                 )
             },
         }
+
+
+def _by_cosine(cosine_G: Tensor, change_G: Tensor) -> dict[str, Any]:
+    """The histogram of maximal cosines; and of the latents in each bin how many fire and how many
+    are novel, and the mean of their ΔMSE.
+    """
+    edges = torch.linspace(-1, 1, _NUM_BINS + 1, dtype=torch.float64, device=cosine_G.device)
+    bin_G = torch.bucketize(cosine_G, edges[1:-1], right=True)  # rounding may leave [-1, 1]
+    fires_G = ~change_G.isnan()
+
+    def counted(bin_N: Tensor) -> Tensor:
+        return torch.bincount(bin_N, minlength=_NUM_BINS)
+
+    fired = counted(bin_G[fires_G])
+    mean = change_G.new_zeros(_NUM_BINS).index_add_(0, bin_G[fires_G], change_G[fires_G]) / fired
+    return {
+        "max_cosine": {"edges": edges.tolist(), "counts": counted(bin_G).tolist()},
+        "mse_change": {
+            "edges": edges.tolist(),
+            "fired": fired.tolist(),
+            "novel": counted(bin_G[change_G < 0]).tolist(),
+            "mean": or_null(mean),
+        },
+    }
 
 
 def roc(score_N: Tensor, is_positive_N: Tensor) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A coder beside the next narrower one of its kind and site."""
 
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -26,6 +27,14 @@ def pair_figures(results: RunResults, looks: dict[str, Look]) -> list[Figure]:
                 "panel R² of that cosine with the correlation of the two latents’ activations.",
                 _cosine_panels(results.pairs, looks),
                 f"{STITCHING}, figs. 7 and 8 (R² 0.87 there)",
+            ),
+            Figure(
+                "What inserting a latent changes",
+                "The smaller coder’s mean squared error with one latent of the larger coder more, "
+                "less its own: the mean over the latents at each maximal cosine that fire. Below 0 "
+                "(novel) the smaller coder lacks them, above 0 (reconstruction) it has them.",
+                _change_panels(results.pairs, looks),
+                f"{STITCHING}, section 4",
             ),
             Figure(
                 "The cosine as a sign of novelty",
@@ -81,6 +90,7 @@ def _count_columns() -> list[Column[Pair]]:
         "reconstruction": ("reconstruction", "inserting it alone does not"),
         "never_fired": ("never fired", "on these tokens: neither"),
         "below_tau": ("below τ", "maximal cosine below τ"),
+        "novel_below_tau": ("novel below τ", "the cosine says so, and inserting them does"),
     }
     r_squared = "of decoder cosine and correlation of activations"
     return [
@@ -137,6 +147,37 @@ def _cosine_panels(pairs: list[Pair], looks: dict[str, Look]) -> list[Panel]:
             svg = stairs_panel(f"cosine-{i}", shown, looks, limits, labels)
             panels.append(Panel(svg, group, _similarity_note(own, looks)))
     return panels
+
+
+def _change_panels(pairs: list[Pair], looks: dict[str, Look]) -> list[Panel]:
+    pairs = [pair for pair in pairs if at(pair, "mse_change", "mean")]
+    curves = {pair["larger"]: _change_curve(pair["mse_change"]) for pair in pairs}
+
+    def svg(key: str, own: list[Pair]) -> str:
+        def paint(ax: Axes) -> None:
+            ax.axhline(0, color=QUIET, linewidth=1)
+            for pair in own:
+                look = looks[pair["larger"]]
+                colour = series_colour(look.colour)
+                ax.plot(*curves[pair["larger"]], "o-", color=colour, markersize=4, gid=look.gid)
+            shown = [curves[pair["larger"]] for pair in own]
+            scale(ax, "x", [x for xs, _ in shown for x in xs], log=False)
+            scale(ax, "y", [0.0, *(y for _, ys in shown for y in ys)], log=False)
+            ax.set(xlabel="maximal decoder cosine", ylabel="ΔMSE (squared activations)")
+
+        return draw(key, paint, {looks[p["larger"]].gid: _name(p, looks) for p in own})
+
+    return [
+        Panel(svg(f"change-{i}", own), group)
+        for i, (group, own) in enumerate(_by_group(pairs, looks).items())
+    ]
+
+
+def _change_curve(change: dict[str, Any]) -> Curve:
+    """At the middle of each bin in which a latent fires, the mean ΔMSE."""
+    middles = [(low + high) / 2 for low, high in pairwise(change["edges"])]
+    points = [(x, y) for x, y in zip(middles, change["mean"], strict=True) if y is not None]
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def _note(pairs: list[Pair], looks: dict[str, Look], *keys: str) -> str:
