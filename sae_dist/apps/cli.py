@@ -3,12 +3,14 @@
 import difflib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
+from inspect import cleandoc
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from sae_dist.apps import experiment
@@ -100,7 +102,21 @@ def help_text(root: str, describe: str) -> str:
     config = compose_config(root, [])
     choices = [f"  {group}={'|'.join(names)}" for group, names in _choices(root, config).items()]
     lines = [describe.strip(), "", "Choices:", *choices, "", "Keys and defaults (key=value):"]
-    return "\n".join([*lines, _indent(OmegaConf.to_yaml(config))])
+    lines += [_indent(OmegaConf.to_yaml(config)), "What they mean:"]
+    return "\n".join([*lines, *_meanings(config)])
+
+
+def _meanings(config: DictConfig, place: str = "") -> Iterator[str]:
+    """What the dataclasses of a configuration say of their keys, group by group."""
+    kind = OmegaConf.get_type(config)
+    told = [base.__doc__ or "" for base in kind.__mro__ if is_dataclass(base)]
+    written = [cleandoc(doc) for doc in told if not doc.startswith(f"{kind.__name__}(")]
+    if written:
+        yield "\n".join([*([f"  {place}.…:"] if place else []), _indent("\n\n".join(written)), ""])
+    for key in config:
+        inner = config._get_node(key)
+        if isinstance(inner, DictConfig) and is_dataclass(OmegaConf.get_type(inner)):
+            yield from _meanings(inner, f"{place}.{key}" if place else str(key))
 
 
 def words(root: str) -> list[str]:
@@ -169,7 +185,7 @@ def _keys(config: Any, prefix: str = "") -> list[str]:
 
 
 def _indent(text: str) -> str:
-    return "\n".join("  " + line for line in text.splitlines())
+    return "\n".join(f"  {line}".rstrip() for line in text.splitlines())
 
 
 def _fail(message: str) -> None:
