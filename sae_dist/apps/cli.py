@@ -73,6 +73,20 @@ def compose_config(root: str, overrides: list[str]) -> Any:
         raise UserError(_explain(root, error)) from error
 
 
+def compose_part(part: str, overrides: list[str]) -> Any:
+    """The configuration of another command, of what stands behind `part.` on this one's line.
+
+    Raises:
+        UserError: as that command would say it, behind its name.
+    """
+    try:
+        composed = compose_config(part, overrides)
+        to_dataclass(composed)
+    except UserError as error:
+        raise UserError(f"{part}.…: {error}") from error
+    return composed
+
+
 def to_dataclass(config: Any) -> Any:
     """The plain dataclass of a composed configuration.
 

@@ -66,10 +66,10 @@ def plan_command(config: PlanConfig) -> None:
 def make_plan(overrides: list[str], machine: MachineConfig, measured: list[str]) -> Plan:
     """The plan of what `overrides` say for a harvest and a training."""
     typed = {part: experiment.for_part(part, overrides) for part in ("harvest", "train")}
-    train: TrainConfig = cli.to_dataclass(cli.compose_config("train", typed["train"]))
+    train: TrainConfig = cli.to_dataclass(cli.compose_part("train", typed["train"]))
     if train.store == LIVE:
         typed["harvest"].append(f"store={LIVE}")
-    harvest: HarvestConfig = cli.to_dataclass(cli.compose_config("harvest", typed["harvest"]))
+    harvest: HarvestConfig = cli.to_dataclass(cli.compose_part("harvest", typed["harvest"]))
     if machine.disk_free_gb is None:
         written = train.runs if train.store == LIVE else harvest.store
         machine = replace(machine, disk_free_gb=free_bytes(written) / 1e9)

@@ -1,6 +1,7 @@
 """launch/plan.py as a user runs it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,23 @@ def test_what_cannot_be_live_is_refused_by_the_plan(
         run(*LIVE, given, monkeypatch=monkeypatch)
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((), "train.…: store=… must be given; see --help"),
+        (("train.store=s", "train.run=r", "harvest.tokenz=1M"), "harvest.…: .*did you mean tokens"),
+    ],
+)
+def test_what_is_wrong_says_of_which_command_it_is(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    given: tuple[str, ...],
+    said: str,
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(*given, monkeypatch=monkeypatch)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(said, line), line
