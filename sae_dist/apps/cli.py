@@ -4,13 +4,13 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from inspect import cleandoc
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from sae_dist.apps import experiment
@@ -117,20 +117,18 @@ def help_text(root: str, describe: str) -> str:
     choices = [f"  {group}={'|'.join(names)}" for group, names in _choices(root, config).items()]
     lines = [describe.strip(), "", "Choices:", *choices, "", "Keys and defaults (key=value):"]
     lines += [_indent(OmegaConf.to_yaml(config)), "What they mean:"]
-    return "\n".join([*lines, *_meanings(config)])
+    return "\n".join([*lines, *_meanings(schema(root))])
 
 
-def _meanings(config: DictConfig, place: str = "") -> Iterator[str]:
-    """What the dataclasses of a configuration say of their keys, group by group."""
-    kind = OmegaConf.get_type(config)
-    told = [base.__doc__ or "" for base in kind.__mro__ if is_dataclass(base)]
-    written = [cleandoc(doc) for doc in told if not doc.startswith(f"{kind.__name__}(")]
+def _meanings(kind: Any, place: str = "") -> Iterator[str]:
+    """What a configuration's dataclasses say of their keys, group by group."""
+    told = {base.__name__: cleandoc(base.__doc__) for base in kind.__mro__ if is_dataclass(base)}
+    written = [text for name, text in told.items() if not text.startswith(f"{name}(")]
     if written:
         yield "\n".join([*([f"  {place}.…:"] if place else []), _indent("\n\n".join(written)), ""])
-    for key in config:
-        inner = config._get_node(key)
-        if isinstance(inner, DictConfig) and is_dataclass(OmegaConf.get_type(inner)):
-            yield from _meanings(inner, f"{place}.{key}" if place else str(key))
+    for key in fields(kind):
+        if isinstance(key.type, type) and is_dataclass(key.type):
+            yield from _meanings(key.type, f"{place}.{key.name}" if place else key.name)
 
 
 def words(root: str) -> list[str]:
