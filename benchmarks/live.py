@@ -1,6 +1,6 @@
 """Time training on a language model's activations live, beside a harvest and training on its store.
 
-    python -m benchmarks.live --folder FOLDER  # needs 1 GB there; prints one JSON object
+    python -m benchmarks.live  # needs 1 GB for temporary files; prints one JSON object
 
 A small language model of random weights reads Python's standard library. Rates are tokens a second
 of processor time, which other programs on the machine hardly change, medians of interleaved rounds;
@@ -118,7 +118,7 @@ def seconds(world: World, lm: LM, folder: Path, widths: list[int], n: int) -> di
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, help="where to write (default: for temporary files)")
     parser.add_argument("--tokens", type=int, default=2**16)
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()

@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": {"coders", "kernels", "parallel", "stream", "checkpoint", "interop"},
     "evaluate": {"lm", "coders", "kernels", "parallel", "stream", "checkpoint"},
     "selftest": {"coders", "store", "stream", "parallel", "checkpoint", "train"},
-    "plan": {"lm", "coders", "store", "stream", "parallel", "train"},
+    "plan": {"lm", "coders", "store", "stream", "parallel", "live", "train"},
     "apps": set(FLOOR) - {"apps", "__main__"},
     "__main__": {"apps"},
     "__init__": {"coders", "store", "interop"},
@@ -119,7 +119,7 @@ def test_the_table_itself_points_down() -> None:
     assert set(MAY_IMPORT) == {*FLOOR, "__init__"}
     sideways = {  # the root composes their dataclasses, the self-test trains, a plan is of training
         *(("config", "train"), ("config", "evaluate"), ("config", "plan")),
-        *(("selftest", "train"), ("plan", "train")),
+        *(("selftest", "train"), ("plan", "train"), ("plan", "live")),
     }
     for room, targets in MAY_IMPORT.items():
         for target in targets if room in FLOOR else ():

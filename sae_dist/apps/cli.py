@@ -3,7 +3,9 @@
 import difflib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from inspect import cleandoc
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -71,6 +73,20 @@ def compose_config(root: str, overrides: list[str]) -> Any:
         raise UserError(_explain(root, error)) from error
 
 
+def compose_part(part: str, overrides: list[str]) -> Any:
+    """The configuration of another command, of what stands behind `part.` on this one's line.
+
+    Raises:
+        UserError: as that command would say it, behind its name.
+    """
+    try:
+        composed = compose_config(part, overrides)
+        to_dataclass(composed)
+    except UserError as error:
+        raise UserError(f"{part}.…: {error}") from error
+    return composed
+
+
 def to_dataclass(config: Any) -> Any:
     """The plain dataclass of a composed configuration.
 
@@ -100,7 +116,19 @@ def help_text(root: str, describe: str) -> str:
     config = compose_config(root, [])
     choices = [f"  {group}={'|'.join(names)}" for group, names in _choices(root, config).items()]
     lines = [describe.strip(), "", "Choices:", *choices, "", "Keys and defaults (key=value):"]
-    return "\n".join([*lines, _indent(OmegaConf.to_yaml(config))])
+    lines += [_indent(OmegaConf.to_yaml(config)), "What they mean:"]
+    return "\n".join([*lines, *_meanings(schema(root))])
+
+
+def _meanings(kind: Any, place: str = "") -> Iterator[str]:
+    """What a configuration's dataclasses say of their keys, group by group."""
+    told = {base.__name__: cleandoc(base.__doc__) for base in kind.__mro__ if is_dataclass(base)}
+    written = [text for name, text in told.items() if not text.startswith(f"{name}(")]
+    if written:
+        yield "\n".join([*([f"  {place}.…:"] if place else []), _indent("\n\n".join(written)), ""])
+    for key in fields(kind):
+        if isinstance(key.type, type) and is_dataclass(key.type):
+            yield from _meanings(key.type, f"{place}.{key.name}" if place else key.name)
 
 
 def words(root: str) -> list[str]:
@@ -169,7 +197,7 @@ def _keys(config: Any, prefix: str = "") -> list[str]:
 
 
 def _indent(text: str) -> str:
-    return "\n".join("  " + line for line in text.splitlines())
+    return "\n".join(f"  {line}".rstrip() for line in text.splitlines())
 
 
 def _fail(message: str) -> None:

@@ -30,8 +30,7 @@ def asked_harvest(store: str, overrides: list[str]) -> dict[str, Any]:
             raise UserError(f"found harvest.… beside store={store}; expected store=live; drop one")
         return {}
     asked = [*experiment.for_part("harvest", overrides), f"store={LIVE}"]
-    composed = cli.compose_config("harvest", asked)
-    cli.to_dataclass(composed)
+    composed = cli.compose_part("harvest", asked)
     return cast(dict[str, Any], OmegaConf.to_container(composed, enum_to_str=True))
 
 

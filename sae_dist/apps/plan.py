@@ -7,8 +7,9 @@ r"""Plan a harvest and a training before anything is spent: disk, memory, meshes
         train.coder=topk
 
 What begins with `harvest.` or `train.` is an override of launch/harvest.py or launch/train.py, and
-changes what the experiment says. Nothing is downloaded but an LM's config.json, and only if no
-preset has its sizes. See docs/planning.md for what is counted.
+changes what the experiment says; with `train.store=live` nothing is stored. Nothing is downloaded
+but an LM's config.json, and only if no preset has its sizes. See docs/planning.md for what is
+counted.
 """
 
 import json
@@ -21,14 +22,28 @@ from typing import Any
 import torch
 
 from sae_dist.apps import cli, experiment
+from sae_dist.apps.live import LIVE
 from sae_dist.apps.train import chosen_rungs
 from sae_dist.common.files import write_json
 from sae_dist.common.log import say
 from sae_dist.config import HarvestConfig, PlanConfig, TrainConfig
-from sae_dist.lm import lm_size
-from sae_dist.plan import MachineConfig, Plan, Tokens, plan_harvest, plan_training, table, to_dict
+from sae_dist.live import check_live
+from sae_dist.lm import LMSize, lm_size
+from sae_dist.plan import (
+    HarvestPlan,
+    MachineConfig,
+    Plan,
+    Tokens,
+    TrainingPlan,
+    plan_harvest,
+    plan_live,
+    plan_training,
+    table,
+    to_dict,
+)
 from sae_dist.selftest import copy_rate, disk_rate, product_rate
 from sae_dist.store import free_bytes
+from sae_dist.train import RungConfig
 
 
 def main() -> None:
@@ -51,35 +66,64 @@ def plan_command(config: PlanConfig) -> None:
 def make_plan(overrides: list[str], machine: MachineConfig, measured: list[str]) -> Plan:
     """The plan of what `overrides` say for a harvest and a training."""
     typed = {part: experiment.for_part(part, overrides) for part in ("harvest", "train")}
-    harvest: HarvestConfig = cli.to_dataclass(cli.compose_config("harvest", typed["harvest"]))
-    train: TrainConfig = cli.to_dataclass(cli.compose_config("train", typed["train"]))
+    train: TrainConfig = cli.to_dataclass(cli.compose_part("train", typed["train"]))
+    if train.store == LIVE:
+        typed["harvest"].append(f"store={LIVE}")
+    harvest: HarvestConfig = cli.to_dataclass(cli.compose_part("harvest", typed["harvest"]))
     if machine.disk_free_gb is None:
-        machine = replace(machine, disk_free_gb=free_bytes(harvest.store) / 1e9)
+        written = train.runs if train.store == LIVE else harvest.store
+        machine = replace(machine, disk_free_gb=free_bytes(written) / 1e9)
     size = lm_size(harvest.lm, harvest.architecture, harvest.sites)
-    length = harvest.text.sequence_length
-    tokens = Tokens(
-        num_tokens=harvest.tokens,
-        sequence_length=length,
-        batch_sequences=harvest.harvest.batch_sequences,
-    )
-    harvest_plan = plan_harvest(
-        size,
-        tokens,
-        harvest.writer,
-        machine,
-        tensor=harvest.lm.tensor,
-        max_shard_bytes=int(train.max_shard_gib * 2**30),
-    )
-    stored = harvest.writer.dtype.storage.itemsize
     rungs = chosen_rungs(train, typed["train"], harvest.sites)
-    training = plan_training(train, rungs, size.widths, harvest_plan.layout, stored, machine)
+    planned = (_live if train.store == LIVE else _stored)(harvest, train, rungs, size, machine)
     return Plan(
         lm=harvest.lm.name,
         size=size,
         machine=machine,
         measured=measured,
-        harvest=harvest_plan,
-        training=training,
+        harvest=planned[0],
+        training=planned[1],
+    )
+
+
+def _live(
+    harvest: HarvestConfig,
+    train: TrainConfig,
+    rungs: list[RungConfig],
+    size: LMSize,
+    machine: MachineConfig,
+) -> tuple[HarvestPlan, TrainingPlan]:
+    """The language model beside training."""
+    check_live(harvest.sites, harvest.lm.tensor, harvest.writer)
+    return plan_live(train, rungs, size, _tokens(harvest), harvest.writer, machine)
+
+
+def _stored(
+    harvest: HarvestConfig,
+    train: TrainConfig,
+    rungs: list[RungConfig],
+    size: LMSize,
+    machine: MachineConfig,
+) -> tuple[HarvestPlan, TrainingPlan]:
+    """A harvest to a store, then training on it."""
+    stored = plan_harvest(
+        size,
+        _tokens(harvest),
+        harvest.writer,
+        machine,
+        tensor=harvest.lm.tensor,
+        max_shard_bytes=int(train.max_shard_gib * 2**30),
+    )
+    itemsize = harvest.writer.dtype.storage.itemsize
+    training = plan_training(train, rungs, size.widths, stored.layout, itemsize, machine)
+    return stored, training
+
+
+def _tokens(harvest: HarvestConfig) -> Tokens:
+    return Tokens(
+        num_tokens=harvest.tokens,
+        sequence_length=harvest.text.sequence_length,
+        batch_sequences=harvest.harvest.batch_sequences,
     )
 
 

@@ -1,19 +1,22 @@
 """Measure the coders of a run on a finetune of the language model they were trained on."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from sae_dist.apps.harvested import load_finetune, load_harvested_tokenizer
+from sae_dist.apps.live import LIVE, open_trained_live
 from sae_dist.apps.runs import finished_run
+from sae_dist.apps.sources import open_source
 from sae_dist.common.errors import UserError
 from sae_dist.config import EvaluateConfig
 from sae_dist.evaluate.transfer import Prompt, Trained, transfer
 from sae_dist.lm import LM
 from sae_dist.parallel import World, make_mesh
-from sae_dist.store import open_store
-from sae_dist.stream import ActivationSource, StoredActivations
+from sae_dist.stream import ActivationSource
 from sae_dist.text import read_prompts, special_ids, wrap_prompts
 
 
@@ -41,7 +44,7 @@ def measure_transfer(
     if asked.prompts is None:
         raise UserError("transfer.prompts=null; expected a file of prompts; name one")
     prompts = read_prompts(asked.prompts)
-    trained = [Trained("base", folder, source), *_finetuned(config)]
+    trained = [Trained("base", folder, source), *_finetuned(config, world.device)]
     template = asked.template or (trained[-1].source.about.get("text") or {}).get("template")
     if template is None:
         raise UserError(
@@ -73,16 +76,21 @@ def measure_transfer(
     return found | {"prompts": asked.prompts, "template": template}
 
 
-def _finetuned(config: EvaluateConfig) -> list[Trained]:
-    """The finetune's own run, if there is one."""
+def _finetuned(config: EvaluateConfig, device: torch.device) -> list[Trained]:
+    """The finetune's own run, if there is one; a live one brings its language model along."""
     asked = config.transfer
     if asked.finetuned_run is None:
         return []
     folder, trained = finished_run(config.runs, asked.finetuned_run)
-    store = open_store(
-        asked.finetuned_store or trained["store"], max_shard_bytes=int(config.max_shard_gib * 2**30)
-    )
-    return [Trained("finetuned", folder, StoredActivations(store))]
+    store = asked.finetuned_store or trained["store"]
+    source: ActivationSource
+    if store == LIVE:
+        leave = asked.lm_trust_remote_code
+        same = replace(config, lm_name=asked.lm_name, lm_trust_remote_code=leave)
+        source = open_trained_live(folder, trained, same, device)
+    else:
+        source = open_source(store, config.max_shard_gib)
+    return [Trained("finetuned", folder, source)]
 
 
 def _require_harvested_from(lm: LM, finetuned: list[Trained]) -> None:

@@ -26,6 +26,11 @@ _COLUMNS = (
     *("folder", "kind", "form", "from", "to", "latents", "L0", "FVU", "delta loss"),
     *("loss recovered", "dead"),
 )
+_BEHIND_GAIN = """
+Those at `mlp_in` take what the MLP itself is given, behind the gain of the norm before it. In
+TransformerLens that is `blocks.N.mlp.hook_in` of a TransformerBridge (SAELens'
+SAETransformerBridge); `blocks.N.ln2.hook_normalized` is before the gain, and is wrong for them.
+"""
 _COMMIT = re.compile(r"[0-9a-f]{40}")  # of the Hub; a folder's revision is longer
 
 
@@ -76,7 +81,10 @@ def write_card(
     card = _HEADER.format(library=library, base=base, run=run, title=FORMATS[name].TITLE)
     card += "\n" + "".join(f"- {line}\n" for line in _sources(lm, text)) + "\n"
     card += "".join(f"| {' | '.join(cells)} |\n" for cells in _rows(coders, figures)) + "\n"
-    card += _measured(figures) + "\n## Loading\n\n" + _loading(name, repo, next(iter(coders)))
+    card += _measured(figures)
+    if lm and not lm.get("fold_norms") and _reads_mlp_in(coders):
+        card += _BEHIND_GAIN
+    card += "\n## Loading\n\n" + _loading(name, repo, next(iter(coders)))
     write_atomic(folder / CARD, card.encode())
     return folder / CARD
 
@@ -85,6 +93,10 @@ def _source(coders: dict[str, dict[str, Any]]) -> tuple[dict[str, Any], dict[str
     """The language model and the text of the first coder: a run has one of each."""
     source = next(iter(coders.values()))["about"].get("source") or {}
     return source.get("lm") or {}, source.get("text") or {}
+
+
+def _reads_mlp_in(coders: dict[str, dict[str, Any]]) -> bool:
+    return any(coder["about"]["site"].startswith("mlp_in.") for coder in coders.values())
 
 
 def _sources(lm: dict[str, Any], text: dict[str, Any]) -> Iterator[str]:

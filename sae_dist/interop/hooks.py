@@ -9,21 +9,27 @@ _HOOKS = {
     "mlp_out": "blocks.{}.hook_mlp_out",
     "attn_z": "blocks.{}.attn.hook_z",
 }
+_BEHIND_GAIN = "blocks.{}.mlp.hook_in"  # of TransformerBridge; HookedTransformer has none there
 _EMBED = "embed", "hook_embed"
 _SHORT = re.compile(rf"({'|'.join(_HOOKS)})\.(\d+)")
 
 
-def hook_name(site: str) -> str:
-    """The hook of one of our short names; other names, paths of modules, stay as they are."""
+def hook_name(site: str, *, folds_norms: bool = True) -> str:
+    """The hook of one of our short names; other names, paths of modules, stay as they are.
+
+    `mlp_in` is behind the norm's gain, and `ln2.hook_normalized` before it: only where the gain was
+    folded away are they the same.
+    """
     match = _SHORT.fullmatch(site)
     if match:
-        return _HOOKS[match[1]].format(match[2])
+        is_behind = match[1] == "mlp_in" and not folds_norms
+        return (_BEHIND_GAIN if is_behind else _HOOKS[match[1]]).format(match[2])
     return _EMBED[1] if site == _EMBED[0] else site
 
 
 def site_of(hook: str) -> str:
     """What `hook_name` undoes."""
-    for short, pattern in _HOOKS.items():
+    for short, pattern in (*_HOOKS.items(), ("mlp_in", _BEHIND_GAIN)):
         match = re.fullmatch(re.escape(pattern).replace(r"\{\}", r"(\d+)"), hook)
         if match:
             return f"{short}.{match[1]}"

@@ -28,7 +28,7 @@ LOADING = """\
 from sae_lens import SAE
 
 sae = SAE.from_pretrained("{repo}", "{path}")  # or SAE.load_from_disk("{path}")
-acts = sae.encode(x)
+acts = sae.encode(x)  # of the hook in sae.cfg.metadata; see from_pretrained_no_processing
 y = sae(x)
 """
 _VERSION = "6.0.0"  # settings of an older version, or of none, would be converted
@@ -86,12 +86,15 @@ def _metadata(about: dict[str, Any]) -> dict[str, Any]:
     source = about.get("source") or {}
     lm, text = source.get("lm") or {}, source.get("text") or {}
     is_transcoder = about["target"] != about["site"]
+    folds_norms = not lm or bool(lm.get("fold_norms"))  # of an unknown one, as others publish it
     return {
         "sae_lens_version": _VERSION,
         "sae_lens_training_version": None,
         "model_name": lm.get("name"),
-        "hook_name": hook_name(about["site"]),
-        "hook_name_out": hook_name(about["target"]) if is_transcoder else None,
+        "hook_name": hook_name(about["site"], folds_norms=folds_norms),
+        "hook_name_out": (
+            hook_name(about["target"], folds_norms=folds_norms) if is_transcoder else None
+        ),
         "hook_head_index": None,
         "context_size": text.get("sequence_length"),
         "prepend_bos": True,

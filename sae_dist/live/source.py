@@ -53,7 +53,7 @@ class LiveActivations:
         writer: StoreConfig,
         batch_sequences: int,
     ) -> None:
-        _check(lm, sites, writer)
+        check_live(sites, lm.config.tensor, writer)
         self.lm, self._dtype = lm, writer.dtype
         self._units = TextUnits(lm.tokenizer, text, num_tokens, batch_sequences, writer.held_out)
         device = next(lm.model.parameters()).device
@@ -158,12 +158,13 @@ class LiveActivations:
         return digest.hexdigest()
 
 
-def _check(lm: LM, sites: list[str], writer: StoreConfig) -> None:
+def check_live(sites: list[str], tensor: int, writer: StoreConfig) -> None:
+    """Raise UserError for what only a harvest to a store can do."""
     if not sites or len(set(sites)) != len(sites):
         raise UserError(f"harvest.sites={sites}; expected one or more different sites")
-    if lm.config.tensor > 1:
+    if tensor > 1:
         raise UserError(
-            f"harvest.lm.tensor={lm.config.tensor}; expected 1 with store=live, where each process "
+            f"harvest.lm.tensor={tensor}; expected 1 with store=live, where each process "
             "holds a language model of its own; harvest to a store"
         )
     if writer.non_finite is not NonFinite.fail or writer.max_norm is not None:

@@ -63,20 +63,19 @@ class LiveStream(Batches):
         self.waited_seconds = 0.0
         self._units, self._passes, self._widths = units, passes, widths
         self._seed, self._num_lanes, self._step = seed, config.lanes, start_step
+        self._config = config
         self._lane_tokens = batch_tokens // config.lanes
         self._unit_tokens = units.unit_sequences * units.sequence_length
-        self._lane_units = max(1, config.bucket_tokens // (config.lanes * self._unit_tokens))
+        self._lane_units = _lane_units(config, self._unit_tokens)
         share = config.lanes // world
         self._lanes = range(rank * share, (rank + 1) * share)
-        self._batches_ahead = config.batches_ahead
         self._threads: ExitStack | None = None
 
     @property
     def memory_bound(self) -> int:
         """Bytes of activations that this rank holds beside a batch."""
-        num_tokens = len(self._lanes) * self._lane_units * self._unit_tokens
         row_bytes = sum(self._widths.values()) * self._passes.dtype.storage.itemsize
-        return _ROUNDS_HELD * num_tokens * row_bytes
+        return round_bytes(self._config, self._unit_tokens, row_bytes, len(self._lanes))
 
     def __iter__(self) -> Iterator[tuple[Batch, StreamState]]:
         if self._threads is not None:
@@ -86,7 +85,7 @@ class LiveStream(Batches):
             model = ThreadPoolExecutor(1, "sae-live", initializer=self._enter_thread)
             self._threads.callback(model.shutdown)
             text = Ahead(self._rounds(), depth=1)
-            batches = Ahead(self._all_batches(text, model), self._batches_ahead)
+            batches = Ahead(self._all_batches(text, model), self._config.batches_ahead)
             self._threads.callback(batches.close)
             self._threads.callback(text.close)
             self._threads.callback(model.shutdown, wait=False, cancel_futures=True)
@@ -187,6 +186,15 @@ class LiveStream(Batches):
                 f"{self._unit_tokens} tokens were only tokenised again, {num_units} pass the "
                 "language model again"
             )
+
+
+def round_bytes(config: StreamConfig, unit_tokens: int, row_bytes: int, lanes: int) -> int:
+    """Bytes of the rounds that a rank with `lanes` of the lanes holds; a token has `row_bytes`."""
+    return _ROUNDS_HELD * lanes * _lane_units(config, unit_tokens) * unit_tokens * row_bytes
+
+
+def _lane_units(config: StreamConfig, unit_tokens: int) -> int:
+    return max(1, config.bucket_tokens // (config.lanes * unit_tokens))
 
 
 def _wait(passes: list[Future[None]]) -> None:

@@ -1,6 +1,7 @@
 """What a harvest and a training will take, before anything is spent: arithmetic, nothing is run."""
 
 from sae_dist.plan.harvest import HarvestPlan, Tokens, plan_harvest
+from sae_dist.plan.live import plan_live
 from sae_dist.plan.machine import MachineConfig
 from sae_dist.plan.memory import rung_memory
 from sae_dist.plan.rung import RungPlan
@@ -15,6 +16,7 @@ __all__ = [
     "Tokens",
     "TrainingPlan",
     "plan_harvest",
+    "plan_live",
     "plan_training",
     "rung_memory",
     "table",

@@ -30,7 +30,8 @@ class HarvestPlan:
 
     Attributes:
         layout: the store's grid.
-        bytes_by_array: on disk, of each site and of the tokens; exact but for the JSON files.
+        bytes_by_array: on disk, of each site and of the tokens; exact but for the JSON files. Empty
+            where nothing is stored.
         file_bytes: of the largest file.
         flops: of all forward passes, up to the deepest site.
         compute_hours, disk_hours: on all devices together; the longer one counts.
@@ -46,6 +47,11 @@ class HarvestPlan:
     device_bytes: dict[str, int]
     host_bytes: dict[str, int]
     warnings: list[str]
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether there is a store: not with `store=live`."""
+        return bool(self.bytes_by_array)
 
     @property
     def store_bytes(self) -> int:

@@ -46,7 +46,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
         **asdict(plan),
         "harvest": {
             **asdict(harvest),
-            "num_shards": harvest.layout.num_shards,
+            "num_shards": harvest.layout.num_shards if harvest.is_stored else 0,
             "store_bytes": harvest.store_bytes,
             "hours": harvest.hours,
         },
@@ -88,6 +88,9 @@ def _harvest_lines(plan: Plan) -> list[str]:
     harvest, size, layout = plan.harvest, plan.size, plan.harvest.layout
     lm = f"{plan.lm} ({_number(size.parameters)} parameters, {size.num_layers} layers run)"
     num = _number(layout.num_sequences * layout.sequence_length)
+    if not harvest.is_stored:
+        length = layout.sequence_length
+        return [f"live      {lm}, {num} tokens an epoch in sequences of {length}, none stored"]
     arrays = [f"{name} {_bytes(size)}" for name, size in harvest.bytes_by_array.items()]
     shown, rest = arrays[:_ARRAYS_SHOWN], len(arrays) - _ARRAYS_SHOWN
     files = f"{layout.num_shards:,} shards, files of {_bytes(harvest.file_bytes)}"
@@ -108,13 +111,16 @@ def _training_lines(training: TrainingPlan) -> list[str]:
     disk = (
         f"{_bytes(training.read_bytes)} to read; {kept}, {_bytes(training.coder_bytes)} of coders"
     )
+    beside = f"reading {training.disk_hours:,.3g} h"
+    if training.lm_hours:
+        beside = f"language model {training.lm_hours:,.3g} h on the same devices"
     steps = f"steps {training.compute_hours:,.3g} h"
     return [
         f"training  {training.num_steps:,} steps, {tokens} tokens, {num} rungs; one of them:",
         *_columns(_rung_rows(training)),
         f"  disk    {disk}",
         *_memory_lines(training.device_bytes, training.host_bytes),
-        f"  time    {training.hours:,.3g} h: {steps}, reading {training.disk_hours:,.3g} h",
+        f"  time    {training.hours:,.3g} h: {steps}, {beside}",
     ]
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sae_dist.common.errors import UserError
 from sae_dist.plan.machine import MachineConfig
@@ -23,6 +23,7 @@ class TrainingPlan:
     Attributes:
         read_bytes: of the store, in all.
         disk_hours: of reading them.
+        lm_hours: of the language model that runs on the same devices, with `store=live`.
         device_bytes, host_bytes: that one process holds, by what for.
         checkpoint_bytes: of all checkpoints that there are at once.
         coder_bytes: of all coders at the end.
@@ -38,6 +39,7 @@ class TrainingPlan:
     checkpoint_bytes: int
     coder_bytes: int
     warnings: list[str]
+    lm_hours: float = 0.0
 
     @property
     def compute_hours(self) -> float:
@@ -46,8 +48,8 @@ class TrainingPlan:
 
     @property
     def hours(self) -> float:
-        """Steps and reading go on at once."""
-        return max(self.compute_hours, self.disk_hours)
+        """Steps and reading go on at once; a language model takes turns with the steps."""
+        return max(self.compute_hours + self.lm_hours, self.disk_hours)
 
 
 def plan_training(
@@ -63,6 +65,32 @@ def plan_training(
     Raises:
         UserError: a rung reads a site that the store would not have.
     """
+    plan, row_bytes = plan_steps(config, rungs, widths, bytes_per_stored, machine)
+    lanes = max(1, config.stream.lanes // machine.devices)
+    stream = memory_bound(layout, row_bytes, config.stream, config.batch_tokens, lanes)
+    read = plan.num_tokens * row_bytes
+    plan = replace(
+        plan,
+        read_bytes=read,
+        disk_hours=machine.seconds_of_disk(read) / 3600,
+        host_bytes={"stream": stream, **plan.host_bytes},
+    )
+    plan.warnings.extend([*shortages(plan, config, machine), *_of_store(plan, config, layout)])
+    return plan
+
+
+def plan_steps(
+    config: LoopConfig,
+    rungs: Sequence[RungConfig],
+    widths: dict[str, int],
+    bytes_per_stored: int,
+    machine: MachineConfig,
+) -> tuple[TrainingPlan, int]:
+    """All but the stream that the steps read from, and the bytes of one token of it.
+
+    Raises:
+        UserError: a rung reads a site that is not there.
+    """
     sites = sites_of(list(rungs))
     if absent := [site for site in sites if site not in widths]:
         raise UserError(
@@ -72,21 +100,19 @@ def plan_training(
     plans, warnings = _plan_rungs(config, rungs, widths, machine)
     num_steps = config.tokens // config.batch_tokens
     row_bytes = bytes_per_stored * sum(widths[site] for site in sites)
-    read = num_steps * config.batch_tokens * row_bytes
     plan = TrainingPlan(
         num_steps=num_steps,
         num_tokens=num_steps * config.batch_tokens,
         rungs=plans,
-        read_bytes=read,
-        disk_hours=machine.seconds_of_disk(read) / 3600,
+        read_bytes=0,
+        disk_hours=0.0,
         device_bytes=_device_bytes(plans, config.batch_tokens // machine.devices * row_bytes),
-        host_bytes=_host_bytes(plans, config, layout, row_bytes, machine.devices),
+        host_bytes={"checkpoint": sum(one.device_bytes[name] for one in plans for name in _KEPT)},
         checkpoint_bytes=_num_kept(config, num_steps) * sum(one.checkpoint_bytes for one in plans),
         coder_bytes=sum(one.coder_bytes for one in plans),
         warnings=warnings,
     )
-    plan.warnings.extend(_warnings(plan, config, layout, machine))
-    return plan
+    return plan, row_bytes
 
 
 def _plan_rungs(
@@ -114,17 +140,6 @@ def _device_bytes(plans: list[RungPlan], rows: int) -> dict[str, int]:
     return dict(total)
 
 
-def _host_bytes(
-    plans: list[RungPlan], config: LoopConfig, layout: Layout, row_bytes: int, devices: int
-) -> dict[str, int]:
-    """The stream's buckets and batches, and the copy that a checkpoint is written from."""
-    lanes = max(1, config.stream.lanes // devices)
-    return {
-        "stream": memory_bound(layout, row_bytes, config.stream, config.batch_tokens, lanes),
-        "checkpoint": sum(plan.device_bytes[name] for plan in plans for name in _KEPT),
-    }
-
-
 def _num_kept(config: LoopConfig, num_steps: int) -> int:
     """Checkpoints that there are at once: the oldest goes when the newest is whole."""
     for_ever = num_steps // config.checkpoint.keep_every if config.checkpoint.keep_every else 0
@@ -132,9 +147,8 @@ def _num_kept(config: LoopConfig, num_steps: int) -> int:
     return min(config.checkpoint.keep + 1 + for_ever, num_saved)
 
 
-def _warnings(
-    plan: TrainingPlan, config: LoopConfig, layout: Layout, machine: MachineConfig
-) -> list[str]:
+def shortages(plan: TrainingPlan, config: LoopConfig, machine: MachineConfig) -> list[str]:
+    """What will not fit wherever the activations come from."""
     found, lanes, batch = [], config.stream.lanes, config.batch_tokens
     needed = plan.checkpoint_bytes + plan.coder_bytes
     if machine.disk_free_gb is not None and needed > machine.disk_free_gb * 1e9:
@@ -154,6 +168,11 @@ def _warnings(
             f"lanes: stream.lanes={lanes} and {machine.devices} devices must divide "
             f"batch_tokens={batch}"
         )
+    return found
+
+
+def _of_store(plan: TrainingPlan, config: LoopConfig, layout: Layout) -> list[str]:
+    found, lanes = [], config.stream.lanes
     if lanes > layout.num_chunks:
         found.append(
             f"lanes: {lanes} lanes and {layout.num_chunks} chunks: lower stream.lanes or "

@@ -191,6 +191,9 @@ def test_help_names_every_key_and_choice(
     if root == "train":
         assert "coder=batchtopk|" in printed and "+sweep=width_ladder" in printed
         assert "+experiment=" in printed and "\n  lm=" not in printed
+        meanings = printed.partition("What they mean:")[2]
+        assert "`site` is what is read" in meanings and "`tokens` counts" in meanings
+        assert "\n  coder.…:\n" in meanings and "`multi_topk` adds" in meanings
 
 
 def test_cfg_shows_what_would_be_run_without_running_it(

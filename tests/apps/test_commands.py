@@ -6,12 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from sae_dist.apps import evaluate, export, import_coder, report, train, verify
+from sae_dist.coders import Coder, CoderConfig, Kind
+from sae_dist.interop import FORMATS, FormatName
+from sae_dist.interop.formats import FOREIGN
 from tests.harvest.tiny import contents, tiny_harvest, tokenizer
 from tests.lm.tiny import tiny_model
-from tests.train.ladders import make_store
+from tests.train.ladders import D, make_store
 
 SETTINGS = ("coder=topk", "coder.num_latents=32", "coder.k=4", "tokens=640", "batch_tokens=64")
 STREAM = ("stream.lanes=8", "stream.bucket_tokens=640", "log.wandb=disabled")
@@ -157,3 +161,33 @@ def test_coders_go_out_come_back_are_measured_and_trained_on(
     with pytest.raises(SystemExit, match="2"):
         run(import_coder.main, f"path={theirs}", "to=runs/r", "site=in")
     assert "to=runs/r exists; expected a new folder" in capsys.readouterr().err
+
+
+def publish(to: FormatName, num_latents: int, folder: Path) -> None:
+    """A coder as another library publishes it: random weights, few latents active."""
+    kind = Kind.topk if to is FormatName.sparsify else Kind.jumprelu
+    coder = Coder(CoderConfig(kind=kind, num_latents=num_latents, k=4), D, D, pre_bias=False)
+    generator = torch.Generator().manual_seed(num_latents)
+    for name, tensor in coder.state_dict().items():
+        tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
+        if "threshold" in name:
+            tensor.fill_(0.2)
+    FORMATS[to].write(folder, coder.eval(), {"site": "in", "target": "in"})
+
+
+@pytest.mark.parametrize("to", FOREIGN)
+def test_published_coders_of_every_format_are_measured_and_stitched(
+    to: FormatName, run: Command, tmp_path: Path
+) -> None:
+    make_store(tmp_path / "store", num_tokens=2048)
+    for width in (16, 32):
+        publish(to, width, tmp_path / f"{to}-{width}")
+        place = f"to=runs/theirs/coders/{to}-{width}"
+        run(import_coder.main, f"path={to}-{width}", place, "site=in")
+    run(evaluate.main, "run=theirs", "store=store")
+    found = json.loads((tmp_path / "runs/theirs/evaluation.json").read_text())
+    assert sorted(found["rungs"]) == [f"{to}-16", f"{to}-32"]
+    assert all(0 < figures["l0"] < 32 for figures in found["rungs"].values())
+    (pair,) = found["pairs"]
+    assert (pair["smaller"], pair["larger"]) == (f"{to}-16", f"{to}-32")
+    assert pair["stitching"]

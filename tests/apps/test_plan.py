@@ -1,6 +1,7 @@
 """launch/plan.py as a user runs it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,70 @@ def test_a_disk_that_holds_one_but_not_both_is_told(
     given = ("machine.devices=1", f"machine.disk_free_gb={free}")
     run(*TINY, *given, monkeypatch=monkeypatch)
     assert capsys.readouterr().out.count("warning: disk: store, checkpoints and coders") == 1
+
+
+LIVE = (*(one for one in TINY if not one.startswith("harvest.store")), "train.store=live")
+
+
+def test_a_plan_without_a_store_counts_the_lm_beside_training(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    plans = []
+    for given in ((*TINY, "harvest.tokens=128K"), (*LIVE, "harvest.tokens=128K")):
+        run(*given, "machine.devices=1", "json=true", monkeypatch=monkeypatch)
+        plans.append(json.loads(capsys.readouterr().out))
+    stored, live = plans
+    assert live["harvest"]["store_bytes"] == live["training"]["read_bytes"] == 0
+    assert live["warnings"] == []
+    training, steps = live["training"], stored["training"]["compute_hours"]
+    trained_share = training["num_tokens"] / 128_000
+    passes = stored["harvest"]["compute_hours"] * trained_share
+    assert training["lm_hours"] == pytest.approx(passes, rel=0.01)
+    assert training["hours"] == pytest.approx(steps + training["lm_hours"])
+    assert training["device_bytes"]["lm"] == sum(stored["harvest"]["device_bytes"].values())
+    run(*LIVE, "harvest.tokens=32K", "machine.devices=1", monkeypatch=monkeypatch)
+    printed = capsys.readouterr().out
+    assert "none stored" in printed and "h on the same devices" in printed
+    assert "warning: tokens: training takes 63,488, 2.09 times" in printed  # 5 % are held out
+    assert not (home / "live").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("harvest.lm.tensor=2", "harvest.lm.tensor=2; expected 1 with store=live"),
+        ("harvest.writer.non_finite=drop", "harvest to a store"),
+        ("harvest.tokens=100", "one pass of the language model; raise it"),
+    ],
+)
+def test_what_cannot_be_live_is_refused_by_the_plan(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    given: str,
+    said: str,
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(*LIVE, given, monkeypatch=monkeypatch)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((), "train.…: store=… must be given; see --help"),
+        (("train.store=s", "train.run=r", "harvest.tokenz=1M"), "harvest.…: .*did you mean tokens"),
+    ],
+)
+def test_what_is_wrong_says_of_which_command_it_is(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    given: tuple[str, ...],
+    said: str,
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(*given, monkeypatch=monkeypatch)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(said, line), line

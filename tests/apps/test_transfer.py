@@ -125,6 +125,19 @@ def test_coders_of_base_and_finetune_are_measured_on_what_the_finetune_says(
     assert json.loads((made / "runs/base/evaluation.json").read_text())["transfer"] is None
 
 
+def test_a_finetunes_run_may_have_been_trained_live(made: Path, run: Callable[..., None]) -> None:
+    text = ("text.path=text", f"text.template='{CHAT}'", "text.sequence_length=16")
+    held = ("lm.name=./tuned", "harvest.batch_sequences=4", *HARVEST)
+    asked = [f"harvest.{setting}" for setting in (*text, *held)]
+    run(train.main, "store=live", "run=live", *asked, *TRAIN, *STREAM)
+    given = (*ASKED, "transfer.lm_name=./tuned", "transfer.finetuned_run=live", "lm_sequences=0")
+    run(evaluate.main, "run=base", *given, "pairs.sequences=0")
+    found = json.loads((made / "runs/base/evaluation.json").read_text())["transfer"]
+    assert found["template"] == CHAT
+    live = [name for name, rung in found["rungs"].items() if rung["trained_on"] == "finetuned"]
+    assert len(live) == 1 and found["rungs"][live[0]]["rollout"]["l0"] == 4
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
