@@ -70,7 +70,7 @@ def make_plan(overrides: list[str], machine: MachineConfig, measured: list[str])
         tensor=harvest.lm.tensor,
         max_shard_bytes=int(train.max_shard_gib * 2**30),
     )
-    stored = harvest.writer.dtype.storage.itemsize
+    stored = harvest.writer.dtype.disk.itemsize
     rungs = chosen_rungs(train, typed["train"], harvest.sites)
     training = plan_training(train, rungs, size.widths, harvest_plan.layout, stored, machine)
     return Plan(

@@ -19,6 +19,8 @@ from sae_dist.store.layout import Layout
 INPUT_IDS = "tokens/input_ids"
 TRAINABLE = "tokens/trainable"
 BFLOAT16_NAN = 0x7FC1
+INT8_HOLE = -128  # a value is at least -127
+_FILLS = {FloatDtype.bfloat16: BFLOAT16_NAN, FloatDtype.int8: INT8_HOLE}
 _INNER_CRC_BYTES = 4
 _NO_CHUNK = 2**64 - 1
 
@@ -65,18 +67,25 @@ def site_path(site: str) -> str:
     return f"activations/{site}"
 
 
+def scale_path(site: str) -> str:
+    """Folder of the scales of one site in eight bits, one a token."""
+    return f"scales/{site}"
+
+
 def array_specs(
     widths: Mapping[str, int], sequence_length: int, dtype: FloatDtype
 ) -> dict[str, ArraySpec]:
-    """All arrays of a store by path: the two of tokens, then each site's."""
+    """All arrays of a store by path: the two of tokens, then each site's one, or two (int8)."""
     kinds: list[tuple[str, tuple[int, ...], np.dtype, int | bool | str, dict[str, str]]] = [
         (INPUT_IDS, (sequence_length,), np.dtype("int32"), -1, {}),
         (TRAINABLE, (sequence_length,), np.dtype("bool"), False, {}),
     ]
-    fill = BFLOAT16_NAN if dtype is FloatDtype.bfloat16 else "NaN"
+    fill = _FILLS.get(dtype, "NaN")
     for site, width in widths.items():
         attributes = {"logical_dtype": dtype.value}
-        kinds.append((site_path(site), (sequence_length, width), dtype.storage, fill, attributes))
+        kinds.append((site_path(site), (sequence_length, width), dtype.disk, fill, attributes))
+        if dtype is FloatDtype.int8:
+            kinds.append((scale_path(site), (sequence_length,), np.dtype("float32"), "NaN", {}))
     return {
         path: ArraySpec(
             path=path, shape=shape, dtype=kind, fill_value=fill_value, attributes=attributes

@@ -15,7 +15,8 @@ from sae_dist.store.allowed import (
     metadata_fault,
     size_fault,
 )
-from sae_dist.store.arrays import INPUT_IDS, TRAINABLE, array_specs, site_path
+from sae_dist.store.arrays import INPUT_IDS, TRAINABLE, array_specs, scale_path, site_path
+from sae_dist.store.eight_bits import restore_into, restored
 from sae_dist.store.fault import Fault, FaultError
 from sae_dist.store.layout import Layout
 from sae_dist.store.links import linked_folders
@@ -68,16 +69,26 @@ class Store:
         unknown site or chunk, and for damage, naming file and chunk.
         """
         self._require(site)
-        return self._arrays[site_path(site)].read_chunk(chunk)
+        values = self._arrays[site_path(site)].read_chunk(chunk)
+        if self.dtype is not FloatDtype.int8:
+            return values
+        return restored(values, self._arrays[scale_path(site)].read_chunk(chunk))
 
     def read_chunk_into(self, site: str, chunk: int, out: np.ndarray) -> None:
-        """Fill `out` [chunk_sequences, chunk_positions, d] by one chunk; there is no other copy.
+        """Fill `out` [chunk_sequences, chunk_positions, d] by one chunk.
 
+        But in eight bits there is no other copy.
         `out` is of the storage dtype, in C order. Beyond a partial chunk there are fill values
         (NaN). Raises like `read_chunk`.
         """
         self._require(site)
-        self._arrays[site_path(site)].read_chunk_into(chunk, out)
+        if self.dtype is not FloatDtype.int8:
+            self._arrays[site_path(site)].read_chunk_into(chunk, out)
+            return
+        values, scales = np.empty(out.shape, np.int8), np.empty(out.shape[:-1], np.float32)
+        self._arrays[site_path(site)].read_chunk_into(chunk, values)
+        self._arrays[scale_path(site)].read_chunk_into(chunk, scales)
+        restore_into(values, scales, out)
 
     def read_trainable(self, chunk: int) -> np.ndarray:
         """Which tokens of one chunk may be trained on, bool [n, p], dropped ones left out.
@@ -96,7 +107,10 @@ class Store:
         Raises like `read_chunk`.
         """
         self._require(site)
-        return self._arrays[site_path(site)].read_sequences(sequences)
+        values = self._arrays[site_path(site)].read_sequences(sequences)
+        if self.dtype is not FloatDtype.int8:
+            return values
+        return restored(values, self._arrays[scale_path(site)].read_sequences(sequences))
 
     def read_tokens(self, sequences: range) -> tuple[np.ndarray, np.ndarray]:
         """(ids int32 [n, S], trainable bool [n, S]) of whole sequences, as `read_sequences`."""

@@ -15,7 +15,8 @@ import numpy as np
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import fsync_path, to_json, write_atomic
-from sae_dist.store.arrays import INPUT_IDS, TRAINABLE, array_specs, metadata, site_path
+from sae_dist.store.arrays import INPUT_IDS, TRAINABLE, array_specs, metadata
+from sae_dist.store.eight_bits import in_memory
 from sae_dist.store.rebatch import rebatch
 from sae_dist.store.schema import (
     MANIFEST_FILE,
@@ -33,6 +34,8 @@ from sae_dist.store.shards import ShardReader
 from sae_dist.store.survey import UNSEALED_FILE
 from sae_dist.store.unit import commit_of, write_tokens
 from sae_dist.store.verify import Audit
+
+_BAD = {"tokens": "tokens", "activations": "activations", "scales": "activations"}  # by folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +68,8 @@ def plan_repair(audit: Audit) -> Plan:
     bad: dict[str, set[int]] = {"tokens": set(), "activations": set()}
     for fault in audit.faults:
         parts = fault.path.relative_to(found.root).parts
-        if parts[0] in bad and parts[-1].startswith("c."):
-            bad[parts[0]].add(int(parts[-1].split(".")[1]))
+        if parts[0] in _BAD and parts[-1].startswith("c."):
+            bad[_BAD[parts[0]]].add(int(parts[-1].split(".")[1]))
     units = set(range(found.num_units))
     if not found.is_complete:  # other units have merely not been harvested yet
         units = {unit for unit in units if (found.root / commit_file(unit)).exists()}
@@ -165,6 +168,6 @@ def _commit(plan: Plan, unit: int) -> ShardCommit:
         for path, spec in specs.items()
         if path != INPUT_IDS
     }
-    arrays = {site: read[site_path(site)] for site in plan.settings.widths}
-    records = {path: record for path, record in files.items() if path.startswith("activations/")}
+    arrays = in_memory(read, plan.settings.widths, plan.settings.dtype)
+    records = {path: record for path, record in files.items() if not path.startswith("tokens/")}
     return commit_of(plan.settings, unit, arrays, read[TRAINABLE], records)

@@ -108,7 +108,7 @@ def _commit(found: Survey, unit: int) -> None:
         return
     assert found.settings is not None
     names = array_specs(found.settings.widths, 1, found.settings.dtype).values()
-    expected = {spec.file(unit) for spec in names if spec.path.startswith("activations/")}
+    expected = {spec.file(unit) for spec in names if not spec.path.startswith("tokens/")}
     if found.manifest is not None:
         shard = found.manifest.shards[unit]
         same = {path: shard.files[path] for path in expected} == commit.files

@@ -61,7 +61,7 @@ class StoreWriter:
             raise FaultError(fault)
         for folder in ("commits", *self._specs):
             (path / folder).mkdir(parents=True, exist_ok=True)
-        for folder in (".", "tokens", "activations"):
+        for folder in {".", *(str(Path(spec).parent) for spec in self._specs)}:
             fsync_path(path / folder)
 
     @classmethod
