@@ -70,9 +70,10 @@ def make_plan(overrides: list[str], machine: MachineConfig, measured: list[str])
         tensor=harvest.lm.tensor,
         max_shard_bytes=int(train.max_shard_gib * 2**30),
     )
-    stored = harvest.writer.dtype.disk.itemsize
     rungs = chosen_rungs(train, typed["train"], harvest.sites)
-    training = plan_training(train, rungs, size.widths, harvest_plan.layout, stored, machine)
+    training = plan_training(
+        train, rungs, size.widths, harvest_plan.layout, harvest.writer.dtype, machine
+    )
     return Plan(
         lm=harvest.lm.name,
         size=size,

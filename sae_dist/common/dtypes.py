@@ -19,18 +19,18 @@ class FloatDtype(StrEnum):
 
     @property
     def compute(self) -> torch.dtype:
-        """The torch dtype of that name, in which values are in memory."""
+        """The torch dtype in which values are in memory."""
         by_name = {"float16": torch.float16, "float32": torch.float32}
         return by_name.get(self, torch.bfloat16)
 
     @property
     def storage(self) -> np.dtype:
-        """The numpy dtype that holds it in memory."""
+        """The numpy dtype in which a store takes values and gives them back."""
         return np.dtype("uint16" if self.compute is torch.bfloat16 else self.value)
 
     @property
     def disk(self) -> np.dtype:
-        """The numpy dtype that holds it on disk."""
+        """The numpy dtype of the values in a store's files."""
         return np.dtype("int8") if self is FloatDtype.int8 else self.storage
 
 

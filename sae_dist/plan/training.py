@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.plan.machine import MachineConfig
 from sae_dist.plan.rung import RungPlan, plan_rung
+from sae_dist.store.arrays import site_specs
 from sae_dist.store.layout import Layout
 from sae_dist.stream import memory_bound
 from sae_dist.train import LoopConfig, RungConfig
@@ -55,10 +57,10 @@ def plan_training(
     rungs: Sequence[RungConfig],
     widths: dict[str, int],
     layout: Layout,
-    bytes_per_stored: int,
+    dtype: FloatDtype,
     machine: MachineConfig,
 ) -> TrainingPlan:
-    """The cost of training `rungs` on a store of `layout` with sites of `widths`.
+    """The cost of training `rungs` on a store of `layout` with sites of `widths` in `dtype`.
 
     Raises:
         UserError: a rung reads a site that the store would not have.
@@ -71,8 +73,10 @@ def plan_training(
         )
     plans, warnings = _plan_rungs(config, rungs, widths, machine)
     num_steps = config.tokens // config.batch_tokens
-    row_bytes = bytes_per_stored * sum(widths[site] for site in sites)
-    read = num_steps * config.batch_tokens * row_bytes
+    read_widths = {site: widths[site] for site in sites}
+    of_one_token = site_specs(read_widths, 1, dtype).values()
+    read = num_steps * config.batch_tokens * sum(spec.sequence_bytes for spec in of_one_token)
+    row_bytes = sum(read_widths.values()) * dtype.storage.itemsize
     plan = TrainingPlan(
         num_steps=num_steps,
         num_tokens=num_steps * config.batch_tokens,
@@ -80,7 +84,7 @@ def plan_training(
         read_bytes=read,
         disk_hours=machine.seconds_of_disk(read) / 3600,
         device_bytes=_device_bytes(plans, config.batch_tokens // machine.devices * row_bytes),
-        host_bytes=_host_bytes(plans, config, layout, row_bytes, machine.devices),
+        host_bytes=_host_bytes(plans, config, layout, read_widths, dtype, machine.devices),
         checkpoint_bytes=_num_kept(config, num_steps) * sum(one.checkpoint_bytes for one in plans),
         coder_bytes=sum(one.coder_bytes for one in plans),
         warnings=warnings,
@@ -115,12 +119,17 @@ def _device_bytes(plans: list[RungPlan], rows: int) -> dict[str, int]:
 
 
 def _host_bytes(
-    plans: list[RungPlan], config: LoopConfig, layout: Layout, row_bytes: int, devices: int
+    plans: list[RungPlan],
+    config: LoopConfig,
+    layout: Layout,
+    widths: dict[str, int],
+    dtype: FloatDtype,
+    devices: int,
 ) -> dict[str, int]:
     """The stream's buckets and batches, and the copy that a checkpoint is written from."""
     lanes = max(1, config.stream.lanes // devices)
     return {
-        "stream": memory_bound(layout, row_bytes, config.stream, config.batch_tokens, lanes),
+        "stream": memory_bound(layout, widths, dtype, config.stream, config.batch_tokens, lanes),
         "checkpoint": sum(plan.device_bytes[name] for plan in plans for name in _KEPT),
     }
 

@@ -7,7 +7,7 @@ its local store neither fsyncs nor refuses to merge with leftovers.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ class ArraySpec:
     shape: tuple[int, ...]
     dtype: np.dtype
     fill_value: int | bool | str
-    attributes: dict[str, str]
+    attributes: dict[str, str] = field(default_factory=dict)
 
     def file(self, unit: int) -> str:
         """Path, inside the store, of one shard."""
@@ -75,23 +75,35 @@ def scale_path(site: str) -> str:
 def array_specs(
     widths: Mapping[str, int], sequence_length: int, dtype: FloatDtype
 ) -> dict[str, ArraySpec]:
-    """All arrays of a store by path: the two of tokens, then each site's one, or two (int8)."""
-    kinds: list[tuple[str, tuple[int, ...], np.dtype, int | bool | str, dict[str, str]]] = [
-        (INPUT_IDS, (sequence_length,), np.dtype("int32"), -1, {}),
-        (TRAINABLE, (sequence_length,), np.dtype("bool"), False, {}),
+    """All arrays of a store by path: the two of tokens, then those of the sites."""
+    shape = (sequence_length,)
+    tokens = [
+        ArraySpec(path=INPUT_IDS, shape=shape, dtype=np.dtype("int32"), fill_value=-1),
+        ArraySpec(path=TRAINABLE, shape=shape, dtype=np.dtype("bool"), fill_value=False),
     ]
-    fill = _FILLS.get(dtype, "NaN")
+    return {spec.path: spec for spec in tokens} | site_specs(widths, sequence_length, dtype)
+
+
+def site_specs(
+    widths: Mapping[str, int], sequence_length: int, dtype: FloatDtype
+) -> dict[str, ArraySpec]:
+    """The arrays of the sites by path: the activations of each, and in eight bits their scales."""
+    specs = []
     for site, width in widths.items():
-        attributes = {"logical_dtype": dtype.value}
-        kinds.append((site_path(site), (sequence_length, width), dtype.disk, fill, attributes))
-        if dtype is FloatDtype.int8:
-            kinds.append((scale_path(site), (sequence_length,), np.dtype("float32"), "NaN", {}))
-    return {
-        path: ArraySpec(
-            path=path, shape=shape, dtype=kind, fill_value=fill_value, attributes=attributes
+        values = ArraySpec(
+            path=site_path(site),
+            shape=(sequence_length, width),
+            dtype=dtype.disk,
+            fill_value=_FILLS.get(dtype, "NaN"),
+            attributes={"logical_dtype": dtype.value},
         )
-        for path, shape, kind, fill_value, attributes in kinds
-    }
+        specs.append(values)
+        if dtype is FloatDtype.int8:
+            scale, shape = np.dtype("float32"), (sequence_length,)
+            specs.append(
+                ArraySpec(path=scale_path(site), shape=shape, dtype=scale, fill_value="NaN")
+            )
+    return {spec.path: spec for spec in specs}
 
 
 def metadata(spec: ArraySpec, layout: Layout) -> dict[str, Any]:

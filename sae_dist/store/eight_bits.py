@@ -12,6 +12,7 @@ import torch
 
 from sae_dist.common.dtypes import FloatDtype, from_storage
 from sae_dist.store.arrays import scale_path, site_path
+from sae_dist.store.shards import ShardReader
 
 _MOST = 127
 _BLOCK_VALUES = (1 << 15) - 1  # from 2¹⁵ on torch divides its work among threads
@@ -55,20 +56,56 @@ def restored(q: np.ndarray, s: np.ndarray) -> np.ndarray:
     return out
 
 
-def on_disk(arrays: Mapping[str, np.ndarray], dtype: FloatDtype) -> dict[str, np.ndarray]:
-    """What a unit's files hold, by array, of activations by site."""
+def as_stored(
+    arrays: Mapping[str, np.ndarray], dtype: FloatDtype
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Of a unit's activations by site: what its files hold, by array, and what these give back."""
     if dtype is not FloatDtype.int8:
-        return {site_path(site): array for site, array in arrays.items()}
+        return {site_path(site): array for site, array in arrays.items()}, dict(arrays)
     held: dict[str, np.ndarray] = {}
+    given: dict[str, np.ndarray] = {}
     for site, array in arrays.items():
-        held[site_path(site)], held[scale_path(site)] = quantise(array)
-    return held
+        q, s = quantise(array)
+        held |= {site_path(site): q, scale_path(site): s}
+        given[site] = restored(q, s)
+    return held, given
 
 
-def in_memory(
-    held: Mapping[str, np.ndarray], sites: Mapping[str, int], dtype: FloatDtype
-) -> dict[str, np.ndarray]:
-    """The activations by site that files of such contents give back."""
+class EightBitReader:
+    """Reads the activations of one site as bfloat16, as a `ShardReader` does where they are so."""
+
+    def __init__(self, values: ShardReader, scales: ShardReader) -> None:
+        self._values, self._scales = values, scales
+
+    def read_chunk(self, chunk: int) -> np.ndarray:
+        """Chunk `chunk` [n, p, d]; raises like `ShardReader`."""
+        return restored(self._values.read_chunk(chunk), self._scales.read_chunk(chunk))
+
+    def read_chunk_into(self, chunk: int, out: np.ndarray) -> None:
+        """Fill `out`, of a whole chunk (C order), by way of the values as they are stored."""
+        values, scales = np.empty(out.shape, np.int8), np.empty(out.shape[:-1], np.float32)
+        self._values.read_chunk_into(chunk, values)
+        self._scales.read_chunk_into(chunk, scales)
+        restore_into(values, scales, out)
+
+    def read_sequences(self, sequences: range) -> np.ndarray:
+        """Whole sequences [n, S, d]."""
+        values = self._values.read_sequences(sequences)
+        return restored(values, self._scales.read_sequences(sequences))
+
+
+def site_reader(
+    arrays: Mapping[str, ShardReader], site: str, dtype: FloatDtype
+) -> ShardReader | EightBitReader:
+    """What reads the activations of a site, from the readers of a store's arrays by path."""
+    values = arrays[site_path(site)]
     if dtype is not FloatDtype.int8:
-        return {site: held[site_path(site)] for site in sites}
-    return {site: restored(held[site_path(site)], held[scale_path(site)]) for site in sites}
+        return values
+    return EightBitReader(values, arrays[scale_path(site)])
+
+
+def passing_bytes(widths: Mapping[str, int], dtype: FloatDtype) -> int:
+    """Bytes a token that are held beside a buffer while a chunk is read into it."""
+    if dtype is not FloatDtype.int8:
+        return 0
+    return max(widths.values()) + np.dtype("float32").itemsize

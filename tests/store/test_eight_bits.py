@@ -84,9 +84,13 @@ def test_all_ways_of_reading_agree_with_plain_zarr_arrays(
 def test_a_store_takes_half_the_bytes_and_a_scale_a_token(
     data: Any, create: Callable[..., StoreWriter]
 ) -> None:
-    data.fill(create(dtype=INT8))
-    store = open_store(create(dtype=INT8).path)
+    writer = create(dtype=INT8)
+    writer.write_tokens(data.blocks(), dict)
+    needed = writer.bytes_needed()
+    data.fill(writer)
+    store = open_store(writer.path)
     files = {file: r.bytes for shard in store.manifest.shards for file, r in shard.files.items()}
+    assert needed == sum(size for file, size in files.items() if not file.startswith("tokens/"))
     overhead = store.layout.num_chunks * 4 + store.layout.num_shards * (2 * 16 + 4)
     padded = 24 * 4  # tokens: the last chunks are filled up
     for site, x_NSD in data.acts.items():
