@@ -1,8 +1,8 @@
 """Activations in eight bits: a whole number of -127 to 127 a value, and one scale a token.
 
-x ≈ q · s with s = max|x| / 127, so that a value is off by at most s / 2. They are given to a store,
-and come back from it, as bfloat16, which rounds q · s to eight binary digits. A token with a value
-that is not finite has scale NaN, and comes back as NaN throughout.
+x ≈ q · s with s = max|x| / 127, so that q · s is off by at most s / 2. Activations are given to a
+store, and come back from it, as bfloat16, which rounds q · s to eight binary digits. A token with a
+value that is not finite has scale NaN, and comes back as NaN throughout.
 """
 
 from collections.abc import Mapping

@@ -17,7 +17,7 @@ from sae_dist.store.schema import Settings
 class StoreConfig:
     """How to store activations: sizes are of all sites together, `held_out` a share of shards.
 
-    `dtype` int8 stores bfloat16 in half the bytes, off by at most 1/254 of a token's largest value
+    `dtype` int8 stores bfloat16 in half the bytes, off by up to 1/254 of a token's largest value
     (`store/eight_bits.py`).
 
     Trainable tokens that are not finite end the harvest, or are dropped; so are those longer than
