@@ -35,7 +35,7 @@ from sae_dist.store.survey import UNSEALED_FILE
 from sae_dist.store.unit import commit_of, write_tokens
 from sae_dist.store.verify import Audit
 
-_FOLDERS = {"tokens": "tokens", "activations": "activations", "scales": "activations"}
+_LOST = {"tokens": "tokens", "activations": "activations", "scales": "activations"}  # by folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,8 +68,8 @@ def plan_repair(audit: Audit) -> Plan:
     bad: dict[str, set[int]] = {"tokens": set(), "activations": set()}
     for fault in audit.faults:
         parts = fault.path.relative_to(found.root).parts
-        if parts[0] in _FOLDERS and parts[-1].startswith("c."):
-            bad[_FOLDERS[parts[0]]].add(int(parts[-1].split(".")[1]))
+        if parts[0] in _LOST and parts[-1].startswith("c."):
+            bad[_LOST[parts[0]]].add(int(parts[-1].split(".")[1]))
     units = set(range(found.num_units))
     if not found.is_complete:  # other units have merely not been harvested yet
         units = {unit for unit in units if (found.root / commit_file(unit)).exists()}

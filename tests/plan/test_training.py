@@ -149,7 +149,7 @@ def test_a_ladder_is_the_sum_of_its_rungs_and_reads_once() -> None:
     plan = planned([one, two], {"disk_gbps": 1e-6})
     assert plan.num_steps == 100 and plan.num_tokens == 100_000
     assert plan.read_bytes == 100_000 * (D + E) * 2
-    assert planned(dtype=FloatDtype.int8).read_bytes == 100_000 * (D + 4 + E + 4)
+    assert planned([one, two], dtype=FloatDtype.int8).read_bytes == 100_000 * (D + E + 2 * 4)
     assert plan.disk_hours == pytest.approx(plan.read_bytes / 1e3 / 3600) == plan.hours
     seconds = sum(planned([each]).rungs[0].step_seconds for each in (one, two))
     assert plan.compute_hours == pytest.approx(100 * seconds / 3600)
