@@ -57,7 +57,7 @@ def whole_chunks(store: Store) -> np.ndarray:
 
 def forget(store: Store) -> bool:
     """Ask the system to drop the store from its page cache; whether it did."""
-    return all(_forget(path) for path in (store.path / "activations").rglob("c.*"))
+    return all(_forget(path) for path in store.path.rglob("c.*"))
 
 
 def _forget(path: Path) -> bool:

@@ -6,12 +6,13 @@ python -m benchmarks.table  # writes them into benchmarks/README.md
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 FOLDER = Path(__file__).parent
 README = FOLDER / "README.md"
 _BEGIN, _END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
-_OTHERS = ["quality", "accuracy", "curves"]  # all other files are machines
+_OTHERS = ["quality", "accuracy", "storage", "curves"]  # all other files are machines
 
 
 def number(value: float | None, digits: int = 0) -> str:
@@ -147,6 +148,28 @@ def accuracy_section(results: dict[str, Any]) -> str:
     return text + left_out(results)
 
 
+def storage_cells(row: dict[str, Any], exact: dict[str, Any]) -> list[str]:
+    """One line of the table of formats of a store; `exact` is that of bfloat16."""
+    fvu, spread = mean(row["fvu"]), stdev(row["fvu"]) if len(row["fvu"]) > 1 else None
+    cells = [row["dtype"], number(row["bytes_per_token"], 1), f"{row['stored_fvu']:.2g}"]
+    cells += [number(fvu, 4), number(spread, 4), number(fvu / mean(exact["fvu"]), 4)]
+    rates = row["tokens_per_processor_second"], row["cold_tokens_per_second"]
+    return [*cells, *(f"{rate / 1e6:.3g}M" for rate in rates)]
+
+
+def storage_section(results: dict[str, Any]) -> str:
+    """Bytes, FVU and reading rates of int8 beside bfloat16's."""
+    rows = {row["dtype"]: row for row in results["rows"]}
+    text = f"### Storage\n\n{results['date']}; {versions(results)}. D = {results['d_in']}, "
+    text += f"TopK, 512 latents, {results['tokens']:,} tokens in batches of {results['batch']:,}, "
+    text += f"{len(results['rows'][0]['fvu'])} seeds; "
+    text += f"{results['held_out_tokens']:,} held-out tokens.\n\n"
+    head = "format | bytes a token | FVU of what is stored | a coder's FVU | s.d. over seeds "
+    head += "| ÷ bfloat16's | tokens read a processor second | a second, cold"
+    text += table(head, (storage_cells(row, rows["bfloat16"]) for row in rows.values()))
+    return text + left_out(results)
+
+
 def curves_section(results: dict[str, Any]) -> str:
     """The drawings of step time."""
     text = f"### Curves\n\n{results['date']}; {versions(results)}.\n\n"
@@ -154,7 +177,12 @@ def curves_section(results: dict[str, Any]) -> str:
     return text + left_out(results)
 
 
-_SECTIONS = {"quality": quality_section, "accuracy": accuracy_section, "curves": curves_section}
+_SECTIONS = {
+    "quality": quality_section,
+    "accuracy": accuracy_section,
+    "storage": storage_section,
+    "curves": curves_section,
+}
 
 
 def machines() -> list[Path]:

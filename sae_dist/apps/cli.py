@@ -122,7 +122,8 @@ def help_text(root: str, describe: str) -> str:
 
 def _meanings(kind: Any, place: str = "") -> Iterator[str]:
     """What a configuration's dataclasses say of their keys, group by group."""
-    told = {base.__name__: cleandoc(base.__doc__) for base in kind.__mro__ if is_dataclass(base)}
+    bases = [base for base in kind.__mro__ if "__dataclass_fields__" in vars(base)]
+    told = {base.__name__: cleandoc(base.__doc__ or "") for base in bases}
     written = [text for name, text in told.items() if not text.startswith(f"{name}(")]
     if written:
         yield "\n".join([*([f"  {place}.…:"] if place else []), _indent("\n\n".join(written)), ""])

@@ -114,8 +114,8 @@ def _stored(
         tensor=harvest.lm.tensor,
         max_shard_bytes=int(train.max_shard_gib * 2**30),
     )
-    itemsize = harvest.writer.dtype.storage.itemsize
-    training = plan_training(train, rungs, size.widths, stored.layout, itemsize, machine)
+    dtype = harvest.writer.dtype
+    training = plan_training(train, rungs, size.widths, stored.layout, dtype, machine)
     return stored, training
 
 

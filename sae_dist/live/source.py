@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import to_json
 from sae_dist.common.seeds import generator
@@ -166,6 +167,11 @@ def check_live(sites: list[str], tensor: int, writer: StoreConfig) -> None:
         raise UserError(
             f"harvest.lm.tensor={tensor}; expected 1 with store=live, where each process "
             "holds a language model of its own; harvest to a store"
+        )
+    if writer.dtype is FloatDtype.int8:
+        raise UserError(
+            "found harvest.writer.dtype=int8 with store=live; expected bfloat16, float16 or "
+            "float32, since nothing is stored; choose one"
         )
     if writer.non_finite is not NonFinite.fail or writer.max_norm is not None:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.lm import LMSize
 from sae_dist.plan.machine import MachineConfig
@@ -102,11 +103,16 @@ def plan_harvest(
         compute_hours=seconds / machine.devices / 3600,
         disk_hours=machine.seconds_of_disk(sum(by_array.values())) / 3600,
         device_bytes=_device_bytes(size, tokens, tensor),
-        host_bytes={"shards": _SHARDS_HELD * sum(_shard_bytes(layout, size, store))},
+        host_bytes={"shards": round(_shards_held(store) * sum(_shard_bytes(layout, size, store)))},
         warnings=[],
     )
     plan.warnings.extend(_warnings(plan, store, machine, max_shard_bytes))
     return plan
+
+
+def _shards_held(store: StoreConfig) -> float:
+    """Those of the harvest; in eight bits one is quantised, and restored for its statistics."""
+    return _SHARDS_HELD + (1.5 if store.dtype is FloatDtype.int8 else 0)
 
 
 def _shard_bytes(layout: Layout, size: LMSize, store: StoreConfig) -> list[int]:

@@ -40,9 +40,8 @@ def plan_live(
     harvest = replace(
         stored, bytes_by_array={}, file_bytes=0, disk_hours=0.0, host_bytes={}, warnings=[]
     )
-    steps, row_bytes = plan_steps(
-        config, rungs, size.widths, writer.dtype.storage.itemsize, machine
-    )
+    steps, widths = plan_steps(config, rungs, size.widths, writer.dtype, machine)
+    row_bytes = sum(widths.values()) * writer.dtype.storage.itemsize
     seconds = machine.seconds_of_products(
         float(steps.num_tokens * size.flops_per_token(tokens.sequence_length)),
         is_float32=size.bytes_per_value == 4,

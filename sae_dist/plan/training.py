@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.plan.machine import MachineConfig
 from sae_dist.plan.rung import RungPlan, plan_rung
+from sae_dist.store.arrays import site_specs
 from sae_dist.store.layout import Layout
 from sae_dist.stream import memory_bound
 from sae_dist.train import LoopConfig, RungConfig
@@ -57,18 +59,19 @@ def plan_training(
     rungs: Sequence[RungConfig],
     widths: dict[str, int],
     layout: Layout,
-    bytes_per_stored: int,
+    dtype: FloatDtype,
     machine: MachineConfig,
 ) -> TrainingPlan:
-    """The cost of training `rungs` on a store of `layout` with sites of `widths`.
+    """The cost of training `rungs` on a store of `layout` with sites of `widths` in `dtype`.
 
     Raises:
         UserError: a rung reads a site that the store would not have.
     """
-    plan, row_bytes = plan_steps(config, rungs, widths, bytes_per_stored, machine)
+    plan, widths = plan_steps(config, rungs, widths, dtype, machine)
     lanes = max(1, config.stream.lanes // machine.devices)
-    stream = memory_bound(layout, row_bytes, config.stream, config.batch_tokens, lanes)
-    read = plan.num_tokens * row_bytes
+    stream = memory_bound(layout, widths, dtype, config.stream, config.batch_tokens, lanes)
+    of_one_token = site_specs(widths, 1, dtype).values()
+    read = plan.num_tokens * sum(spec.sequence_bytes for spec in of_one_token)
     plan = replace(
         plan,
         read_bytes=read,
@@ -83,10 +86,10 @@ def plan_steps(
     config: LoopConfig,
     rungs: Sequence[RungConfig],
     widths: dict[str, int],
-    bytes_per_stored: int,
+    dtype: FloatDtype,
     machine: MachineConfig,
-) -> tuple[TrainingPlan, int]:
-    """All but the stream that the steps read from, and the bytes of one token of it.
+) -> tuple[TrainingPlan, dict[str, int]]:
+    """All but the stream that the steps read from, and the widths of the sites read.
 
     Raises:
         UserError: a rung reads a site that is not there.
@@ -99,7 +102,8 @@ def plan_steps(
         )
     plans, warnings = _plan_rungs(config, rungs, widths, machine)
     num_steps = config.tokens // config.batch_tokens
-    row_bytes = bytes_per_stored * sum(widths[site] for site in sites)
+    read_widths = {site: widths[site] for site in sites}
+    row_bytes = sum(read_widths.values()) * dtype.storage.itemsize
     plan = TrainingPlan(
         num_steps=num_steps,
         num_tokens=num_steps * config.batch_tokens,
@@ -112,7 +116,7 @@ def plan_steps(
         coder_bytes=sum(one.coder_bytes for one in plans),
         warnings=warnings,
     )
-    return plan, row_bytes
+    return plan, read_widths
 
 
 def _plan_rungs(

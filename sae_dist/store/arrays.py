@@ -7,7 +7,7 @@ its local store neither fsyncs nor refuses to merge with leftovers.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from sae_dist.store.layout import Layout
 INPUT_IDS = "tokens/input_ids"
 TRAINABLE = "tokens/trainable"
 BFLOAT16_NAN = 0x7FC1
+INT8_HOLE = -128  # a value is at least -127
+_FILLS = {FloatDtype.bfloat16: BFLOAT16_NAN, FloatDtype.int8: INT8_HOLE}
 _INNER_CRC_BYTES = 4
 _NO_CHUNK = 2**64 - 1
 
@@ -31,7 +33,7 @@ class ArraySpec:
     shape: tuple[int, ...]
     dtype: np.dtype
     fill_value: int | bool | str
-    attributes: dict[str, str]
+    attributes: dict[str, str] = field(default_factory=dict)
 
     def file(self, unit: int) -> str:
         """Path, inside the store, of one shard."""
@@ -65,24 +67,43 @@ def site_path(site: str) -> str:
     return f"activations/{site}"
 
 
+def scale_path(site: str) -> str:
+    """Folder of the scales of one site in eight bits, one a token."""
+    return f"scales/{site}"
+
+
 def array_specs(
     widths: Mapping[str, int], sequence_length: int, dtype: FloatDtype
 ) -> dict[str, ArraySpec]:
-    """All arrays of a store by path: the two of tokens, then each site's."""
-    kinds: list[tuple[str, tuple[int, ...], np.dtype, int | bool | str, dict[str, str]]] = [
-        (INPUT_IDS, (sequence_length,), np.dtype("int32"), -1, {}),
-        (TRAINABLE, (sequence_length,), np.dtype("bool"), False, {}),
+    """All arrays of a store by path: the two of tokens, then those of the sites."""
+    shape = (sequence_length,)
+    tokens = [
+        ArraySpec(path=INPUT_IDS, shape=shape, dtype=np.dtype("int32"), fill_value=-1),
+        ArraySpec(path=TRAINABLE, shape=shape, dtype=np.dtype("bool"), fill_value=False),
     ]
-    fill = BFLOAT16_NAN if dtype is FloatDtype.bfloat16 else "NaN"
+    return {spec.path: spec for spec in tokens} | site_specs(widths, sequence_length, dtype)
+
+
+def site_specs(
+    widths: Mapping[str, int], sequence_length: int, dtype: FloatDtype
+) -> dict[str, ArraySpec]:
+    """The arrays of the sites by path: the activations of each, and in eight bits their scales."""
+    specs = []
     for site, width in widths.items():
-        attributes = {"logical_dtype": dtype.value}
-        kinds.append((site_path(site), (sequence_length, width), dtype.storage, fill, attributes))
-    return {
-        path: ArraySpec(
-            path=path, shape=shape, dtype=kind, fill_value=fill_value, attributes=attributes
+        values = ArraySpec(
+            path=site_path(site),
+            shape=(sequence_length, width),
+            dtype=dtype.disk,
+            fill_value=_FILLS.get(dtype, "NaN"),
+            attributes={"logical_dtype": dtype.value},
         )
-        for path, shape, kind, fill_value, attributes in kinds
-    }
+        specs.append(values)
+        if dtype is FloatDtype.int8:
+            scale, shape = np.dtype("float32"), (sequence_length,)
+            specs.append(
+                ArraySpec(path=scale_path(site), shape=shape, dtype=scale, fill_value="NaN")
+            )
+    return {spec.path: spec for spec in specs}
 
 
 def metadata(spec: ArraySpec, layout: Layout) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from sae_dist.store.allowed import (
     metadata_fault,
     size_fault,
 )
-from sae_dist.store.arrays import INPUT_IDS, TRAINABLE, array_specs, site_path
+from sae_dist.store.arrays import INPUT_IDS, TRAINABLE, array_specs
+from sae_dist.store.eight_bits import site_reader
 from sae_dist.store.fault import Fault, FaultError
 from sae_dist.store.layout import Layout
 from sae_dist.store.links import linked_folders
@@ -34,6 +35,9 @@ class Store:
         records = {file: record for s in manifest.shards for file, record in s.files.items()}
         self._arrays = {
             name: ShardReader(path, spec, manifest.layout, records) for name, spec in specs.items()
+        }
+        self._activations = {
+            site: site_reader(self._arrays, site, manifest.dtype) for site in manifest.sites
         }
         self._dropped = {
             shard.unit: np.array(shard.dropped.positions)
@@ -68,16 +72,16 @@ class Store:
         unknown site or chunk, and for damage, naming file and chunk.
         """
         self._require(site)
-        return self._arrays[site_path(site)].read_chunk(chunk)
+        return self._activations[site].read_chunk(chunk)
 
     def read_chunk_into(self, site: str, chunk: int, out: np.ndarray) -> None:
-        """Fill `out` [chunk_sequences, chunk_positions, d] by one chunk; there is no other copy.
+        """Fill `out` [chunk_sequences, chunk_positions, d] by one chunk.
 
-        `out` is of the storage dtype, in C order. Beyond a partial chunk there are fill values
-        (NaN). Raises like `read_chunk`.
+        There is no other copy, unless the store is in eight bits. `out` is of the storage dtype, in
+        C order. Beyond a partial chunk there are fill values (NaN). Raises like `read_chunk`.
         """
         self._require(site)
-        self._arrays[site_path(site)].read_chunk_into(chunk, out)
+        self._activations[site].read_chunk_into(chunk, out)
 
     def read_trainable(self, chunk: int) -> np.ndarray:
         """Which tokens of one chunk may be trained on, bool [n, p], dropped ones left out.
@@ -96,7 +100,7 @@ class Store:
         Raises like `read_chunk`.
         """
         self._require(site)
-        return self._arrays[site_path(site)].read_sequences(sequences)
+        return self._activations[site].read_sequences(sequences)
 
     def read_tokens(self, sequences: range) -> tuple[np.ndarray, np.ndarray]:
         """(ids int32 [n, S], trainable bool [n, S]) of whole sequences, as `read_sequences`."""

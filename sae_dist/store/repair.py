@@ -15,7 +15,8 @@ import numpy as np
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import fsync_path, to_json, write_atomic
-from sae_dist.store.arrays import INPUT_IDS, TRAINABLE, array_specs, metadata, site_path
+from sae_dist.store.arrays import TRAINABLE, array_specs, metadata
+from sae_dist.store.eight_bits import site_reader
 from sae_dist.store.rebatch import rebatch
 from sae_dist.store.schema import (
     MANIFEST_FILE,
@@ -33,6 +34,8 @@ from sae_dist.store.shards import ShardReader
 from sae_dist.store.survey import UNSEALED_FILE
 from sae_dist.store.unit import commit_of, write_tokens
 from sae_dist.store.verify import Audit
+
+_LOST = {"tokens": "tokens", "activations": "activations", "scales": "activations"}  # by folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +68,8 @@ def plan_repair(audit: Audit) -> Plan:
     bad: dict[str, set[int]] = {"tokens": set(), "activations": set()}
     for fault in audit.faults:
         parts = fault.path.relative_to(found.root).parts
-        if parts[0] in bad and parts[-1].startswith("c."):
-            bad[parts[0]].add(int(parts[-1].split(".")[1]))
+        if parts[0] in _LOST and parts[-1].startswith("c."):
+            bad[_LOST[parts[0]]].add(int(parts[-1].split(".")[1]))
     units = set(range(found.num_units))
     if not found.is_complete:  # other units have merely not been harvested yet
         units = {unit for unit in units if (found.root / commit_file(unit)).exists()}
@@ -160,11 +163,12 @@ def _commit(plan: Plan, unit: int) -> ShardCommit:
     files = plan.manifest.shards[unit].files
     layout = plan.manifest.layout
     specs = array_specs(plan.settings.widths, layout.sequence_length, plan.settings.dtype)
-    read = {
-        path: ShardReader(plan.root, spec, layout, files).read_sequences(layout.sequences_of(unit))
-        for path, spec in specs.items()
-        if path != INPUT_IDS
+    readers = {path: ShardReader(plan.root, spec, layout, files) for path, spec in specs.items()}
+    sequences = layout.sequences_of(unit)
+    arrays = {
+        site: site_reader(readers, site, plan.settings.dtype).read_sequences(sequences)
+        for site in plan.settings.widths
     }
-    arrays = {site: read[site_path(site)] for site in plan.settings.widths}
-    records = {path: record for path, record in files.items() if path.startswith("activations/")}
-    return commit_of(plan.settings, unit, arrays, read[TRAINABLE], records)
+    trainable = readers[TRAINABLE].read_sequences(sequences)
+    records = {path: record for path, record in files.items() if not path.startswith("tokens/")}
+    return commit_of(plan.settings, unit, arrays, trainable, records)

@@ -17,6 +17,9 @@ from sae_dist.store.schema import Settings
 class StoreConfig:
     """How to store activations: sizes are of all sites together, `held_out` a share of shards.
 
+    `dtype` int8 stores bfloat16 in half the bytes, off by up to 1/254 of a token's largest value
+    (`store/eight_bits.py`).
+
     Trainable tokens that are not finite end the harvest, or are dropped; so are those longer than
     `max_norm` times the median norm of a shard's trainable tokens at a site (None: any length).
     """
@@ -52,7 +55,7 @@ def choose_settings(
     layout = choose_layout(
         num_sequences=num_sequences,
         sequence_length=sequence_length,
-        bytes_per_position=sum(widths.values()) * config.dtype.storage.itemsize,
+        bytes_per_position=sum(widths.values()) * config.dtype.disk.itemsize,
         chunk_mib=config.chunk_mib,
         shard_mib=config.shard_mib,
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sae_dist.store.allowed import grid_problems, manifest_problems
-from sae_dist.store.arrays import array_specs
+from sae_dist.store.arrays import site_specs
 from sae_dist.store.fault import Fault, FaultError
 from sae_dist.store.schema import (
     MANIFEST_FILE,
@@ -107,8 +107,8 @@ def _commit(found: Survey, unit: int) -> None:
             _blame(found, file, "missing", "the commit of a unit that was written")
         return
     assert found.settings is not None
-    names = array_specs(found.settings.widths, 1, found.settings.dtype).values()
-    expected = {spec.file(unit) for spec in names if spec.path.startswith("activations/")}
+    specs = site_specs(found.settings.widths, 1, found.settings.dtype).values()
+    expected = {spec.file(unit) for spec in specs}
     if found.manifest is not None:
         shard = found.manifest.shards[unit]
         same = {path: shard.files[path] for path in expected} == commit.files

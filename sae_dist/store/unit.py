@@ -15,9 +15,10 @@ import torch
 from sae_dist.common.dtypes import from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_all
-from sae_dist.store.arrays import INPUT_IDS, TRAINABLE, array_specs, shard_parts, site_path
+from sae_dist.store.arrays import INPUT_IDS, TRAINABLE, array_specs, shard_parts
 from sae_dist.store.checksum import crc32_on
 from sae_dist.store.dropped import Dropped, NonFinite, drop, without
+from sae_dist.store.eight_bits import as_stored
 from sae_dist.store.schema import FileRecord, Settings, ShardCommit
 from sae_dist.store.statistics import Statistics, norms_of, statistics_of
 
@@ -87,9 +88,9 @@ def write_activations(
     that is not dropped is found finite. Raises UserError as `StoreWriter.write_shard` does.
     """
     _require(settings, unit, arrays, trainable)
-    files = dict(
-        _files(settings, unit, {site_path(site): arrays[site] for site in settings.widths})
-    )
+    in_order = {site: arrays[site] for site in settings.widths}
+    held, arrays = as_stored(in_order, settings.dtype)
+    files = dict(_files(settings, unit, held))
     with ThreadPoolExecutor(2, "checks") as checks:
         dropped = checks.submit(_dropped, settings, unit, arrays, trainable)
 

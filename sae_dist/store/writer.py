@@ -20,7 +20,7 @@ from sae_dist.store.arrays import (
     array_specs,
     bytes_on_disk,
     metadata,
-    site_path,
+    site_specs,
 )
 from sae_dist.store.disk import tell_full_disk
 from sae_dist.store.fault import FaultError
@@ -61,7 +61,7 @@ class StoreWriter:
             raise FaultError(fault)
         for folder in ("commits", *self._specs):
             (path / folder).mkdir(parents=True, exist_ok=True)
-        for folder in (".", "tokens", "activations"):
+        for folder in {".", *(str(Path(spec).parent) for spec in self._specs)}:
             fsync_path(path / folder)
 
     @classmethod
@@ -177,8 +177,9 @@ class StoreWriter:
         if not self.tokens_ready():
             layout = self.settings.layout(self.settings.num_sequences or 0)
             return bytes_on_disk(self._specs.values(), layout, range(layout.num_shards))
-        sites = [self._specs[site_path(site)] for site in self.settings.widths]
-        return bytes_on_disk(sites, self.layout, self.missing())
+        settings = self.settings
+        specs = site_specs(settings.widths, settings.sequence_length, settings.dtype).values()
+        return bytes_on_disk(specs, self.layout, self.missing())
 
     def write_shard(self, unit: int, arrays: dict[str, np.ndarray]) -> bool:
         """Write one unit of every site and commit it; False if another writer committed it first.

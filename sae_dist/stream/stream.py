@@ -8,10 +8,11 @@ from itertools import cycle
 import numpy as np
 import torch
 
-from sae_dist.common.dtypes import from_storage
+from sae_dist.common.dtypes import FloatDtype, from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
 from sae_dist.store import Store
+from sae_dist.store.eight_bits import passing_bytes
 from sae_dist.store.layout import Layout
 from sae_dist.stream.ahead import Ahead
 from sae_dist.stream.batches import Batch, Batches, StreamState
@@ -36,8 +37,9 @@ class ActivationStream(Batches):
     one after the other, are the same global batch of `batch_tokens` rows in every world. Several
     sites are read at the same index. Iterating again after a stop goes on with the next batch.
 
-    Memory of one rank, at most: two buckets a lane, `batches_ahead` + 2 batches, and the marks of
-    one chunk a reading thread; `memory_bound` gives it in bytes. `waited_seconds` is the time the
+    Memory of one rank, at most: two buckets a lane, `batches_ahead` + 2 batches, and the marks (in
+    eight bits also the stored values) of one chunk a reading thread; `memory_bound` gives it in
+    bytes. `waited_seconds` is the time the
     consumer was kept waiting; `tokens_per_epoch` the tokens of the first epoch (others differ by
     the dropped tails of lanes). Use it as a context manager, or `close` it, to end its threads.
     """
@@ -80,10 +82,8 @@ class ActivationStream(Batches):
     def memory_bound(self) -> int:
         """Bytes that buckets, batches and tokens being read can take on this rank."""
         widths = {site: self._store.sites[site] for site in self._sites}
-        row_bytes = sum(widths.values()) * self._store.dtype.storage.itemsize
-        return memory_bound(
-            self._store.layout, row_bytes, self._config, self._batch_tokens, len(self._lanes)
-        )
+        layout, dtype, lanes = self._store.layout, self._store.dtype, len(self._lanes)
+        return memory_bound(layout, widths, dtype, self._config, self._batch_tokens, lanes)
 
     def state_at(self, step: int) -> StreamState:
         """The state whose next batch is number `step`, counted from the very first."""
@@ -173,14 +173,20 @@ class ActivationStream(Batches):
 
 
 def memory_bound(
-    layout: Layout, row_bytes: int, config: StreamConfig, batch_tokens: int, lanes: int
+    layout: Layout,
+    widths: dict[str, int],
+    dtype: FloatDtype,
+    config: StreamConfig,
+    batch_tokens: int,
+    lanes: int,
 ) -> int:
-    """Bytes that a rank with `lanes` of the lanes holds at most; a token has `row_bytes`."""
-    chunk = layout.chunk_tokens
+    """Bytes that a rank with `lanes` of the lanes holds at most, reading sites of `widths`."""
+    chunk, row_bytes = layout.chunk_tokens, sum(widths.values()) * dtype.storage.itemsize
     # beside its values a bucket's position has a mark, and as a batch's row two numbers
     bucket = _bucket_chunks(layout, config) * chunk * (row_bytes + 1 + 8 + 8)
     batch = lanes * (batch_tokens // config.lanes) * (row_bytes + 8 + 8)
-    return 2 * lanes * bucket + (config.batches_ahead + 2) * batch + config.read_threads * chunk
+    reading = config.read_threads * chunk * (1 + passing_bytes(widths, dtype))
+    return 2 * lanes * bucket + (config.batches_ahead + 2) * batch + reading
 
 
 def _bucket_chunks(layout: Layout, config: StreamConfig) -> int:

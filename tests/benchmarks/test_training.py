@@ -7,7 +7,14 @@ import torch
 
 from benchmarks.accuracy import rows_of
 from benchmarks.curves import CURVES, drawing, standalone
-from benchmarks.table import accuracy_section, figures, flat, quality_section, table
+from benchmarks.table import (
+    accuracy_section,
+    figures,
+    flat,
+    quality_section,
+    storage_section,
+    table,
+)
 from benchmarks.trained.task import Weights
 from benchmarks.training import as_coder
 
@@ -90,6 +97,14 @@ def test_sections_show_the_figures() -> None:
     assert "| topk | SAELens | own | 0.5000 | – | 2.000 |" in quality
     accuracy = accuracy_section(about | {"rows": rows_of(runs), "runs": runs})
     assert "| topk | 3.00 | 0.2500 | – | – | – |" in accuracy
+    rates = {"tokens_per_processor_second": 4.56e6, "cold_tokens_per_second": 1.5e6}
+    rows = [
+        {"dtype": "bfloat16", "bytes_per_token": 12.5, "stored_fvu": 0, "fvu": [0.2, 0.4]},
+        {"dtype": "int8", "bytes_per_token": 10.25, "stored_fvu": 3e-05, "fvu": [0.33]},
+    ]
+    storage = storage_section(about | {"rows": [row | rates for row in rows]})
+    assert "| bfloat16 | 12.5 | 0 | 0.3000 | 0.1414 | 1.0000 | 4.56M | 1.5M |" in storage
+    assert "| int8 | 10.2 | 3e-05 | 0.3300 | – | 1.1000 | 4.56M | 1.5M |" in storage
 
 
 def test_a_table_has_as_many_columns_as_its_head() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_dist.common.dtypes import from_storage
+from sae_dist.common.dtypes import FloatDtype, from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.harvest import HarvestLoopConfig, Processes, harvest
 from sae_dist.lm import Capture, resolve
@@ -76,6 +76,16 @@ def test_a_store_holds_what_a_direct_forward_pass_gives(tmp_path: Path, family: 
     for site in SITES:
         torch.testing.assert_close(whole(store, site), acts[site])
     assert store.manifest.provenance["lm"] == {"name": "tiny", "commit": "none"}
+
+
+def test_a_store_in_eight_bits_holds_nearly_that(tmp_path: Path, path: Path) -> None:
+    tiny_harvest(tmp_path / "store", dtype=FloatDtype.int8)
+    store, exact = open_store(tmp_path / "store"), open_store(path)
+    assert verify(store.path, full=True) == [] and store.layout == exact.layout
+    for site in SITES:
+        x_NSD, found_NSD = whole(exact, site), whole(store, site).float()
+        step_NS1 = x_NSD.abs().amax(2, keepdim=True) / 127
+        assert ((found_NSD - x_NSD).abs() <= 0.51 * step_NS1 + 2**-7 * x_NSD.abs()).all()
 
 
 def test_statistics_are_those_of_the_tokens_that_training_reads(path: Path) -> None:

@@ -20,7 +20,7 @@ SITES = ("resid_post.1", "mlp_in.1", "mlp_out.1")
 POSITIONS, NUM_SEQUENCES = 8, 45
 TEXTS = [f"the {a} {b} saw one {a} of the {b}" for a in "abcdefgh" for b in "stuvwxyz"]
 LM = {"lm": {"name": "tiny", "commit": "none"}}
-_SEQUENCE_MIB = POSITIONS * len(SITES) * WIDTH * 4 / 2**20
+_SEQUENCE_VALUES = POSITIONS * len(SITES) * WIDTH
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -41,12 +41,15 @@ def tokens() -> Any:
     return blocks, lambda: fingerprint.to_dict(config)
 
 
-def tiny_writer(path: Path, about: dict[str, Any] = LM) -> StoreWriter:
+def tiny_writer(
+    path: Path, about: dict[str, Any] = LM, dtype: FloatDtype = FloatDtype.float32
+) -> StoreWriter:
     """Shards of six sequences and chunks of two positions; one shard in four is held out."""
+    sequence_mib = _SEQUENCE_VALUES * dtype.disk.itemsize / 2**20
     config = StoreConfig(
-        dtype=FloatDtype.float32,
-        chunk_mib=2.5 * _SEQUENCE_MIB,
-        shard_mib=6.5 * _SEQUENCE_MIB,
+        dtype=dtype,
+        chunk_mib=2.5 * sequence_mib,
+        shard_mib=6.5 * sequence_mib,
         held_out=0.25,
     )
     widths = dict.fromkeys(SITES, WIDTH)
@@ -61,6 +64,7 @@ def tiny_harvest(
     about: dict[str, Any] = LM,
     capture: Capture | None = None,
     lock_seconds: float = 45.0,
+    dtype: FloatDtype = FloatDtype.float32,
 ) -> None:
     """Fill a store, or the rest of it, four sequences a forward pass; each is shown to `seen`."""
     model = tiny_model(family)
@@ -73,7 +77,7 @@ def tiny_harvest(
 
     alone = Processes(0, 1, torch.device("cpu"))
     config = HarvestLoopConfig(batch_sequences=4, lock_seconds=lock_seconds)
-    writer = tiny_writer(path, about)
+    writer = tiny_writer(path, about, dtype)
     harvest(writer, watched, tokens, config, processes or alone)  # type: ignore[arg-type]
 
 

@@ -182,6 +182,8 @@ def test_what_cannot_be_is_refused_in_one_line(text: Path) -> None:
         next(iter(batches(lanes=40)))  # type: ignore[call-overload]
     with pytest.raises(UserError, match="no held-out sequences; train with harvest.writer.held"):
         next(tiny_live(text, held_out=0.0).held_out([SITE], 0, 1, None))
+    with pytest.raises(UserError, match="writer.dtype=int8 with store=live; expected bfloat16"):
+        tiny_live(text, dtype=FloatDtype.int8)
     with pytest.raises(UserError, match="non_finite or max_norm with store=live; expected neither"):
         tiny_live(text, max_norm=10.0)
 

@@ -82,6 +82,19 @@ def test_a_plan_is_arithmetic() -> None:
     assert plan.warnings == []
 
 
+def test_eight_bits_take_a_byte_a_value_and_a_scale_a_token() -> None:
+    store = replace(STORE, dtype=FloatDtype.int8, chunk_mib=0.005, shard_mib=0.025)
+    plan, chunks, index = planned(store=store), 3 * 8, 3 * (16 * 8 + 4)
+    assert plan.layout == planned().layout
+    assert {name: plan.bytes_by_array[name] for name in ("a", "scales/a", "b", "scales/b")} == {
+        "a": chunks * (34 * 8 * 8 + 4) + index,
+        "scales/a": chunks * (34 * 8 * 4 + 4) + index,
+        "b": chunks * (34 * 8 * 4 + 4) + index,
+        "scales/b": chunks * (34 * 8 * 4 + 4) + index,
+    }
+    assert plan.host_bytes == {"shards": 3.5 * planned().host_bytes["shards"] / 2}
+
+
 def test_eager_attention_keeps_its_scores() -> None:
     eager = planned(replace(SIZE, is_eager=True)).device_bytes["working"]
     assert eager - planned().device_bytes["working"] == 5 * 64 * 64 * 2 * (4 + 4)

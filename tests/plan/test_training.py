@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sae_dist.coders import CoderConfig, Form, Kind
+from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.kernels.search import search_dtype
 from sae_dist.parallel import MeshConfig, World, make_mesh
@@ -90,7 +91,10 @@ def test_a_checkpoint_takes_the_planned_bytes_and_at_most_40_kb_more(tmp_path: P
 
 
 def planned(
-    rungs: list[RungConfig] | None = None, machine: dict | None = None, **loop
+    rungs: list[RungConfig] | None = None,
+    machine: dict | None = None,
+    dtype: FloatDtype = FloatDtype.bfloat16,
+    **loop,
 ) -> TrainingPlan:
     settings = {"tokens": 100_000, "batch_tokens": 1000, "stream": StreamConfig(lanes=8)}
     config = LoopConfig(**(settings | loop))
@@ -99,7 +103,7 @@ def planned(
         [rung(Kind.jumprelu, latent=None)] if rungs is None else rungs,
         WIDTHS,
         LAYOUT,
-        2,
+        dtype,
         MachineConfig(**({"devices": 1, "efficiency": 1.0} | (machine or {}))),
     )
 
@@ -114,7 +118,7 @@ def test_the_stream_holds_what_is_planned(tmp_path: Path) -> None:
             [rung(Kind.topk)],
             WIDTHS,
             store.layout,
-            4,
+            store.dtype,
             MachineConfig(devices=world),
         )
         assert plan.host_bytes["stream"] == stream.memory_bound
@@ -145,6 +149,7 @@ def test_a_ladder_is_the_sum_of_its_rungs_and_reads_once() -> None:
     plan = planned([one, two], {"disk_gbps": 1e-6})
     assert plan.num_steps == 100 and plan.num_tokens == 100_000
     assert plan.read_bytes == 100_000 * (D + E) * 2
+    assert planned([one, two], dtype=FloatDtype.int8).read_bytes == 100_000 * (D + E + 2 * 4)
     assert plan.disk_hours == pytest.approx(plan.read_bytes / 1e3 / 3600) == plan.hours
     seconds = sum(planned([each]).rungs[0].step_seconds for each in (one, two))
     assert plan.compute_hours == pytest.approx(100 * seconds / 3600)

@@ -213,7 +213,7 @@ def test_15_a_coder_meets_a_store_of_another_width(
 @pytest.mark.parametrize(
     ("dtype", "values", "said"),
     [
-        ("int8", np.zeros((4, 3), np.float32), "found dtype 'int8'; expected one of bfloat16"),
+        ("int4", np.zeros((4, 3), np.float32), "found dtype 'int4'; expected one of bfloat16"),
         ("float32", np.zeros((4, 3), np.int64), "found a block of torch.int64"),
     ],
 )

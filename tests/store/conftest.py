@@ -45,8 +45,8 @@ class Data:
 
 def config(**changes: object) -> StoreConfig:
     """Shards of six sequences and chunks of two of their four positions."""
-    itemsize = 4 if changes.get("dtype") is FloatDtype.float32 else 2
-    sequence = POSITIONS * sum(WIDTHS.values()) * itemsize / 2**20
+    dtype = FloatDtype(changes.get("dtype", FloatDtype.bfloat16))  # type: ignore[arg-type]
+    sequence = POSITIONS * sum(WIDTHS.values()) * dtype.disk.itemsize / 2**20
     sizes = {"chunk_mib": 3.5 * sequence, "shard_mib": 6.5 * sequence, "held_out": 0.25}
     return StoreConfig(**{**sizes, **changes})  # type: ignore[arg-type]
 

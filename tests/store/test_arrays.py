@@ -14,6 +14,7 @@ from sae_dist.common.files import to_json
 from sae_dist.store.arrays import ArraySpec, array_specs, bytes_on_disk, metadata, shard_parts
 from sae_dist.store.layout import Layout
 
+EXACT = [dtype for dtype in FloatDtype if dtype is not FloatDtype.int8]
 LAYOUT = Layout(
     num_sequences=23, sequence_length=6, shard_sequences=8, chunk_sequences=4, chunk_positions=2
 )
@@ -46,7 +47,7 @@ def decoded_by_zarr(spec: ArraySpec, layout: Layout, file: bytes) -> np.ndarray:
     return np.asarray(array[:])
 
 
-@pytest.mark.parametrize("dtype", list(FloatDtype))
+@pytest.mark.parametrize("dtype", EXACT)
 @pytest.mark.parametrize("num_sequences", [1, 2, 5, 7, 8])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_shards_are_byte_for_byte_those_of_zarr(

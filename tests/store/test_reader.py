@@ -12,12 +12,14 @@ from sae_dist.common.errors import UserError
 from sae_dist.store import Store, StoreWriter, open_store
 from sae_dist.store.statistics import Statistics, statistics_of
 
+EXACT = [dtype for dtype in FloatDtype if dtype is not FloatDtype.int8]
+
 
 def read_all(store: Store, site: str) -> torch.Tensor:
     return from_storage(store.read_sequences(site, range(store.layout.num_sequences)), store.dtype)
 
 
-@pytest.mark.parametrize("dtype", list(FloatDtype))
+@pytest.mark.parametrize("dtype", EXACT)
 def test_activations_come_back_bit_for_bit(
     data: Any, create: Callable[..., StoreWriter], dtype: FloatDtype
 ) -> None:
@@ -56,7 +58,7 @@ def test_chunks_of_any_shape_come_back_bit_for_bit(
         assert np.array_equal(trainable, data.trainable[rows])
 
 
-@pytest.mark.parametrize("dtype", list(FloatDtype))
+@pytest.mark.parametrize("dtype", EXACT)
 def test_zarr_opens_every_array_and_reads_the_same(
     data: Any, create: Callable[..., StoreWriter], dtype: FloatDtype
 ) -> None:
@@ -72,7 +74,7 @@ def test_zarr_opens_every_array_and_reads_the_same(
         assert np.array_equal(zarr.open_array(root / "tokens" / name, mode="r")[:], expected)
 
 
-@pytest.mark.parametrize("dtype", list(FloatDtype))
+@pytest.mark.parametrize("dtype", EXACT)
 @pytest.mark.parametrize("hole", ["shard", "chunk"])
 def test_a_hole_is_loud_in_zarr_and_refused_here(
     data: Any, create: Callable[..., StoreWriter], dtype: FloatDtype, hole: str

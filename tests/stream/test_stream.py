@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from sae_dist.common.dtypes import FloatDtype, from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.store import Store, write_store
-from sae_dist.stream import ActivationStream, Batch, StreamConfig, StreamState
+from sae_dist.stream import ActivationStream, Batch, StreamConfig, StreamState, memory_bound
 from sae_dist.stream.buckets import Bucket
 
 BATCH = 32
@@ -192,6 +193,37 @@ def test_the_memory_bound_counts_buckets_batches_and_marks(store: Store) -> None
     for world in (1, 4):
         expected = 2 * (8 // world) * bucket + 5 * (BATCH // world) * (row + 16)
         assert stream(store, 0, world).memory_bound == expected + 2 * chunk
+
+
+def test_in_eight_bits_a_read_also_holds_the_stored_values_of_the_widest_site(
+    store: Store,
+) -> None:
+    exact, small = (
+        memory_bound(store.layout, {"in": 6, "out": 3}, dtype, CONFIG, BATCH, lanes=8)
+        for dtype in (FloatDtype.bfloat16, FloatDtype.int8)
+    )
+    assert small - exact == 2 * 20 * (6 + 4)
+
+
+def test_eight_bits_stream_what_they_give_back(
+    tmp_path: Path, acts: torch.Tensor, trainable: torch.Tensor
+) -> None:
+    mib = 20 * 4 * 6 / 2**20  # of a shard in eight bits
+    sizes: dict[str, Any] = {"trainable": trainable, "held_out": 0.1}
+    small = write_store(
+        tmp_path / "small", {"in": acts}, dtype="int8", chunk_mib=mib / 4, shard_mib=mib, **sizes
+    )
+    given_NSD = from_storage(small.read_sequences("in", range(len(acts))), small.dtype)
+    exact = write_store(
+        tmp_path / "exact", {"in": given_NSD}, chunk_mib=mib / 2, shard_mib=2 * mib, **sizes
+    )
+    assert small.layout == exact.layout
+    for (found, _), (expected, _) in zip(
+        *(take(ActivationStream(store, ["in"], BATCH, 5, CONFIG), 60) for store in (small, exact)),
+        strict=True,
+    ):
+        assert torch.equal(found.index, expected.index)
+        assert torch.equal(found.acts["in"], expected.acts["in"])
 
 
 def test_two_places_a_lane_serve_all_buckets(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,168 @@
+"""Compare stores of bfloat16 and int8: bytes, reading rates, and FVU of coders trained on them.
+
+    python -m benchmarks.storage
+
+Writes benchmarks/results/storage.json. The quickstart's activations of one site are stored once
+more in each format, in the same grid of shards and chunks, and trained on in the same order from
+the same first weights. All coders are measured on the held-out tokens as bfloat16 has them.
+"""
+
+import argparse
+import datetime
+import json
+import statistics
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.activations import BATCH, SITE, TOKENS, quickstart_store
+from benchmarks.run import output_of
+from benchmarks.stream import forget
+from benchmarks.table import FOLDER, update_readme
+from sae_dist.checkpoint import CheckpointConfig
+from sae_dist.coders import Coder, CoderConfig, Kind, load_coder
+from sae_dist.common.dtypes import FloatDtype, from_storage
+from sae_dist.parallel import World, start_world
+from sae_dist.store import Store, open_store, write_store
+from sae_dist.stream import StoredActivations, StreamConfig
+from sae_dist.train import LoopConfig, OptimConfig, RungConfig, TrainingRun
+from sae_dist.train.journal import LogConfig, WandbMode
+
+FORMATS = (FloatDtype.bfloat16, FloatDtype.int8)
+STREAM = StreamConfig(lanes=16, bucket_tokens=131_072)
+_NEVER = 10**9
+_ROUNDS = 5
+
+
+def stored_as(dtype: FloatDtype, given: Store, num_sequences: int, path: Path) -> Store:
+    """The first sequences of a store in another format, a tenth of its shards held out."""
+    sequences = range(num_sequences)
+    x_NSD = from_storage(given.read_sequences(SITE, sequences), given.dtype)
+    ids, trainable = given.read_tokens(sequences)
+    size = dtype.disk.itemsize
+    mib = {"chunk_mib": size / 2, "shard_mib": 8 * size}  # alike in tokens
+    return write_store(
+        path, {SITE: x_NSD}, input_ids=ids, trainable=trainable, dtype=dtype, held_out=0.1, **mib
+    )
+
+
+def trained(world: World, store: Store, num_tokens: int, seed: int, folder: Path) -> Coder:
+    """The quickstart's TopK coder of 512 latents."""
+    folder.mkdir()
+    rung = RungConfig(
+        name="topk",
+        site=SITE,
+        target=SITE,
+        coder=CoderConfig(
+            kind=Kind.topk, num_latents=512, k=8, aux_k=64, dead_after_tokens=100_000
+        ),
+        optim=OptimConfig(lr=0.008, scale_lr_by_width=False, warmup_steps=100, decay_share=0.5),
+    )
+    config = LoopConfig(
+        seed=seed,
+        tokens=num_tokens,
+        batch_tokens=BATCH,
+        stream=STREAM,
+        checkpoint=CheckpointConfig(every_steps=_NEVER),
+        log=LogConfig(every_steps=_NEVER, histogram_every_steps=_NEVER, wandb=WandbMode.disabled),
+    )
+    TrainingRun(config, [rung], StoredActivations(store), world, folder).run()
+    return load_coder(folder / "coders" / rung.name)
+
+
+def held_out(store: Store) -> torch.Tensor:
+    """The held-out trainable tokens [N, D], float32."""
+    batches = StoredActivations(store).held_out([SITE], 0, 1, None)
+    return torch.cat([batch.acts[SITE][batch.trainable] for batch in batches]).float()
+
+
+def fvu(x_ND: torch.Tensor, found_ND: torch.Tensor) -> float:
+    """Σ‖x - x̂‖² / Σ‖x - x̄‖²."""
+    return float((x_ND - found_ND).square().sum() / (x_ND - x_ND.mean(0)).square().sum())
+
+
+def reading(store: Store, num_batches: int, *, is_cold: bool) -> float:
+    """Tokens a second: cold by the clock, else of the processor time of all threads together."""
+    if is_cold and not forget(store):
+        raise OSError("the page cache cannot be emptied here")
+    clock = time.perf_counter if is_cold else time.process_time
+    source, begun = StoredActivations(store), clock()
+    with source.batches([SITE], BATCH, 0, STREAM, 0, 1, 0) as batches:
+        num_read = sum(1 for _ in islice(batches, num_batches))
+    return num_read * BATCH / (clock() - begun)
+
+
+def reading_rates(stores: dict[FloatDtype, Store]) -> dict[FloatDtype, dict[str, float]]:
+    """Over half an epoch: medians of rounds in which the formats take turns."""
+    names = {"tokens_per_processor_second": False, "cold_tokens_per_second": True}
+    num_batches = int(stores[FORMATS[0]].trainable_counts().sum()) // BATCH // 2
+    rounds = [
+        {
+            name: {d: reading(store, num_batches, is_cold=is_cold) for d, store in stores.items()}
+            for name, is_cold in names.items()
+        }
+        for _ in range(_ROUNDS)
+    ]
+    return {
+        dtype: {name: statistics.median(turn[name][dtype] for turn in rounds) for name in names}
+        for dtype in stores
+    }
+
+
+def bytes_per_token(store: Store) -> float:
+    """On disk, of the site alone: values, scales, checksums and indices."""
+    files = (item for shard in store.manifest.shards for item in shard.files.items())
+    total = sum(record.bytes for file, record in files if not file.startswith("tokens/"))
+    return total / (store.layout.num_sequences * store.layout.sequence_length)
+
+
+def measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Sizes, and a row for each format."""
+    given = open_store(options.store or quickstart_store())
+    num_sequences = min(options.sequences, given.layout.num_sequences)
+    stores = {d: stored_as(d, given, num_sequences, folder / d) for d in FORMATS}
+    exact_ND, rates = held_out(stores[FloatDtype.bfloat16]), reading_rates(stores)
+    rows = []
+    with start_world() as world:
+        for dtype, store in stores.items():
+            fvus = []
+            for seed in range(options.seeds):
+                run = folder / f"{dtype}-{seed}"
+                coder = trained(world, store, options.tokens, seed, run)
+                fvus.append(fvu(exact_ND, coder(exact_ND)))
+            row = {"dtype": dtype, "bytes_per_token": bytes_per_token(store)}
+            stored = {"stored_fvu": fvu(exact_ND, held_out(store)), "fvu": fvus}
+            rows.append(row | stored | rates[dtype])
+    sizes = {"d_in": given.sites[SITE], "tokens": options.tokens // BATCH * BATCH, "batch": BATCH}
+    return sizes | {"held_out_tokens": len(exact_ND), "rows": rows}
+
+
+def main() -> None:
+    """Store, read and train in each format."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--store", type=Path, help="in place of the quickstart's")
+    parser.add_argument("--sequences", type=int, default=10**9, help="take no more of it")
+    parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--to", type=Path, default=FOLDER / "results", help="another folder")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measured(options, Path(folder))
+    commit = output_of("git", "log", "-1", "--format=%h", "--", "sae_dist")
+    content = {
+        "date": datetime.date.today().isoformat(),
+        "versions": {"sae_dist": commit, "torch": torch.__version__},
+        **found,
+        "left_out": {},
+    }
+    options.to.mkdir(parents=True, exist_ok=True)
+    (options.to / "storage.json").write_text(json.dumps(content, indent=1) + "\n")
+    update_readme()
+
+
+if __name__ == "__main__":
+    main()
