@@ -75,7 +75,7 @@ class Layout:
         """Places in the store, sequence · S + position, of the tokens at `offset` in `chunk`."""
         sequence, position = np.divmod(offset, self.chunk_positions)
         block, part = np.divmod(chunk, self.chunks_per_sequence)
-        sequence += block * self.chunk_sequences
+        sequence = sequence + block * self.chunk_sequences
         return sequence * self.sequence_length + part * self.chunk_positions + position
 
     def chunks_with(self, sequences: range) -> range:
