@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -20,6 +21,7 @@ CONTEXT.set_forkserver_preload(
     ["torch.distributed.checkpoint", "sae_dist.train", "sae_dist.evaluate", "sae_dist.harvest"]
 )
 _TIMEOUT = timedelta(seconds=120)
+_PATIENCE = 3 * _TIMEOUT.total_seconds()
 
 
 def alone() -> World:
@@ -49,7 +51,7 @@ def run_on(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
         for process in processes:
             process.start()
         try:
-            found = [results.get(timeout=3 * _TIMEOUT.total_seconds()) for _ in processes]
+            found = [pickle.loads(results.get(timeout=_PATIENCE)) for _ in processes]
         finally:
             for process in processes:
                 process.join(timeout=10)
@@ -62,7 +64,10 @@ def run_on(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
 def as_rank(
     rank: int, world: int, store: Path, results: Any, function: Callable[..., Any], args: Any
 ) -> None:
-    """Call `function(World, *args)` here; put (rank, whether it failed, what it gave)."""
+    """Call `function(World, *args)` here; put (rank, whether it failed, what it gave).
+
+    Pickled here: a queue would leave tensors in memory that is gone with this process.
+    """
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -74,9 +79,9 @@ def as_rank(
     )
     try:
         value = function(World(rank, world, torch.device("cpu")), *args)
-        results.put((rank, False, value))
+        results.put(pickle.dumps((rank, False, value)))
         dist.barrier()
     except BaseException:  # the parent re-raises it; what pytest raises is no Exception
-        results.put((rank, True, traceback.format_exc()))
+        results.put(pickle.dumps((rank, True, traceback.format_exc())))
     finally:
         dist.destroy_process_group()
