@@ -13,16 +13,16 @@ import torch
 from sae_dist.common.dtypes import FloatDtype, from_storage
 from sae_dist.store.arrays import scale_path, site_path
 from sae_dist.store.shards import ShardReader
+from sae_dist.store.statistics import BLOCK_VALUES
 
 _MOST = 127
-_BLOCK_VALUES = (1 << 15) - 1  # from 2¹⁵ on torch divides its work among threads
 
 
 def quantise(array_NSD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(q int8 [N, S, D], s float32 [N, S]) of bfloat16 values as numpy holds them."""
     x_TD = from_storage(array_NSD, FloatDtype.int8).flatten(0, 1)
     q_TD, s_T = torch.empty(x_TD.shape, dtype=torch.int8), torch.empty(len(x_TD))
-    rows = max(1, _BLOCK_VALUES // x_TD.shape[1])
+    rows = max(1, BLOCK_VALUES // x_TD.shape[1])
     blocks = (part.split(rows) for part in (x_TD, q_TD, s_T))
     for x_RD, q_RD, s_R in zip(*blocks, strict=True):
         values_RD = x_RD.float()
@@ -39,7 +39,7 @@ def restore_into(q: np.ndarray, s: np.ndarray, out: np.ndarray) -> None:
     In the thread that calls: a stream reads in several.
     """
     width = q.shape[-1]
-    rows = max(1, _BLOCK_VALUES // width)
+    rows = max(1, BLOCK_VALUES // width)
     flat = (
         torch.from_numpy(q.reshape(-1, width)),
         torch.from_numpy(s.reshape(-1, 1)),

@@ -9,7 +9,7 @@ import torch
 
 from sae_dist.common.errors import UserError
 
-_BLOCK_VALUES = (1 << 15) - 1  # from 2¹⁵ on torch divides a sum among its threads
+BLOCK_VALUES = (1 << 15) - 1  # from 2¹⁵ on torch divides its work among threads
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -56,7 +56,7 @@ class Statistics:
 
 def norms_of(x_NSD: torch.Tensor) -> np.ndarray:
     """‖x‖ of each token, float64 [N·S], the same with any number of threads."""
-    blocks = x_NSD.flatten(0, 1).split(max(1, _BLOCK_VALUES // x_NSD.shape[2]))
+    blocks = x_NSD.flatten(0, 1).split(max(1, BLOCK_VALUES // x_NSD.shape[2]))
     return torch.cat([x_TD.double().square().sum(1) for x_TD in blocks]).sqrt().numpy()
 
 
@@ -73,7 +73,7 @@ def statistics_of(
     width = x_NSD.shape[2]
     sum_D = torch.zeros(width, dtype=torch.float64)
     sum_square = torch.zeros((), dtype=torch.float64)
-    rows = max(1, _BLOCK_VALUES // width)
+    rows = max(1, BLOCK_VALUES // width)
     blocks = zip(x_NSD.flatten(0, 1).split(rows), trainable_NS.flatten().split(rows), strict=True)
     for x_TD, trainable_T in blocks:
         block_TD = (x_TD if trainable_T.all() else x_TD[trainable_T]).double()
