@@ -49,6 +49,8 @@ def start_world() -> Iterator[World]:
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
+        # Who ended at once, of a mistake, would cut off the ranks that still connect.
+        dist.all_reduce(torch.zeros(1))
         yield World(dist.get_rank(), dist.get_world_size(), device, store)
     finally:
         dist.destroy_process_group()
