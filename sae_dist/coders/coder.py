@@ -129,18 +129,19 @@ class Coder(nn.Module):
         return dense_jumprelu(x_BD, *weights, self.config.bandwidth)
 
     def decode_chosen(
-        self, x_BD: Tensor, chosen: Tensor, select: Callable[[Tensor], Tensor]
+        self, x_BD: Tensor, chosen: Tensor, num_chosen: int, select: Callable[[Tensor], Tensor]
     ) -> Tensor:
         """What these latents of this slice alone decode to [B, E], in the search's dtype.
 
         Args:
             x_BD: the input.
             chosen: their numbers in the slice, rising.
-            select: from their pre-activations [B, d] to the mask of what fires.
+            num_chosen: how many they are in all slices together.
+            select: from their pre-activations [b, d] at some rows to the mask of what fires.
         """
         x_BD, centre_D = self._centred(x_BD)
         weights = self.W_enc, self.b_enc, centre_D, self.W_dec
-        return chosen_pass(x_BD, *weights, chosen, select, search_dtype(self.W_enc))
+        return chosen_pass(x_BD, *weights, chosen, num_chosen, select, search_dtype(self.W_enc))
 
     def _centred(self, x_BD: Tensor) -> tuple[Tensor, Tensor]:
         """x - c without gradient, and c, which has it."""

@@ -62,7 +62,7 @@ def training_forward(
         num_dead: how many latents are dead in all slices together.
     """
     num_rows = len(x_BD) * coder.placement.num_parts
-    here, sums = _sums(coder, x_BD, y_BE, dead_F if num_dead else None)
+    here, sums = _sums(coder, x_BD, y_BE, dead_F, num_dead)
     totals = coder.placement.sum_rows(sums)
     fvu = totals["error"] / spread(totals["target"], num_rows)
     l0 = totals["active"] / num_rows
@@ -88,7 +88,7 @@ def training_forward(
 
 
 def _sums(
-    coder: Coder, x_BD: Tensor, y_BE: Tensor, dead_F: Tensor | None
+    coder: Coder, x_BD: Tensor, y_BE: Tensor, dead_F: Tensor, num_dead: int
 ) -> tuple[Pass, dict[str, Tensor]]:
     """The coder's pass, and all that its loss needs summed over the rows, by name in float64.
 
@@ -98,8 +98,8 @@ def _sums(
     here, wide, guess = run(coder, x_BD, config.k), None, None
     if config.uses_multi_topk:
         wide = run(coder, x_BD, min(4 * config.k, config.num_latents))
-    if config.uses_aux_k and dead_F is not None:  # last: autograd adds to its few rows in place
-        guess = aux_k_guess(coder, x_BD, dead_F)
+    if config.uses_aux_k and num_dead:  # last: autograd adds to its few rows in place
+        guess = aux_k_guess(coder, x_BD, dead_F, num_dead)
     sums = {"target": moments(y_BE)}
 
     error_BE = y_BE - coder.assemble(here.decoded(), x_BD)
@@ -193,7 +193,7 @@ def l0_penalty(l0: Tensor, target: float | None) -> Tensor:
     return l0 if target is None else (2 / target) * (l0 - target) ** 2
 
 
-def aux_k_guess(coder: Coder, x_BD: Tensor, dead_F: Tensor) -> Callable[[], Tensor]:
+def aux_k_guess(coder: Coder, x_BD: Tensor, dead_F: Tensor, num_dead: int) -> Callable[[], Tensor]:
     """What the strongest dead latents make of the error (Gao et al. 2024, App. A.2).
 
     `ê = W_decᵀ ReLU(TopK_aux of the dead latents' z)` [B, E], without b_dec; its sum over the
@@ -204,11 +204,11 @@ def aux_k_guess(coder: Coder, x_BD: Tensor, dead_F: Tensor) -> Callable[[], Tens
     dead = dead_F.nonzero().flatten()
     scale_d = _tie_breaking(dead + coder.latents.start, config.num_latents)
 
-    def select(z_Bd: Tensor) -> Tensor:
-        is_rounded = z_Bd.dtype is torch.bfloat16
-        return top_k(z_Bd * scale_d if is_rounded else z_Bd, config.aux_k, placement)
+    def select(z_bd: Tensor) -> Tensor:
+        is_rounded = z_bd.dtype is torch.bfloat16
+        return top_k(z_bd * scale_d if is_rounded else z_bd, config.aux_k, placement)
 
-    return placement.sum_latents_later(coder.decode_chosen(x_BD, dead, select))
+    return placement.sum_latents_later(coder.decode_chosen(x_BD, dead, num_dead, select))
 
 
 def _tie_breaking(latents_d: Tensor, num_latents: int) -> Tensor:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+_BLOCK_VALUES = 1 << 26  # pre-activations at once, of all slices together
+
 
 def chosen_pass(
     x_BD: Tensor,
@@ -15,20 +17,27 @@ def chosen_pass(
     c_D: Tensor,
     W_dec: Tensor,
     chosen_d: Tensor,
+    num_chosen: int,
     select: Callable[[Tensor], Tensor],
     dtype: torch.dtype,
 ) -> Tensor:
     """What the chosen latents decode to [B, E]: five products of B × d with the backward pass.
+
+    They go through b rows at a time, as many as `num_chosen` leaves room for; of more than one
+    block only what fires is kept for the backward pass.
 
     Args:
         x_BD: the rows, centred already: x - c. They get no gradient.
         W_enc, b_enc, c_D, W_dec: what it is differentiable in; the gradients of both matrices are
             sparse tensors of the chosen rows.
         chosen_d: which latents, rising.
-        select: from z [B, d] to the mask of what fires, all of it positive.
+        num_chosen: latents chosen in all slices together.
+        select: from z [b, d] to the mask of what fires, all of it positive; called for the same
+            blocks of rows on every slice.
         dtype: of the products.
     """
-    return _ChosenPass.apply(x_BD, W_enc, b_enc, c_D, W_dec, chosen_d, select, dtype)
+    num_rows = max(1, _BLOCK_VALUES // max(1, num_chosen))
+    return _ChosenPass.apply(x_BD, W_enc, b_enc, c_D, W_dec, chosen_d, num_rows, select, dtype)
 
 
 class _ChosenPass(torch.autograd.Function):
@@ -41,31 +50,46 @@ class _ChosenPass(torch.autograd.Function):
         c_D: Tensor,
         W_dec: Tensor,
         chosen_d: Tensor,
+        num_rows: int,
         select: Callable[[Tensor], Tensor],
         dtype: torch.dtype,
     ) -> Tensor:
-        x_BD, out_dtype = x_BD.to(dtype), x_BD.dtype
+        out_BE = x_BD.new_empty(len(x_BD), W_dec.shape[1])
+        x_BD = x_BD.to(dtype)
         W_enc_dD, W_dec_dE = (W[chosen_d].to(dtype) for W in (W_enc, W_dec))
-        f_Bd = torch.addmm(b_enc[chosen_d].to(dtype), x_BD, W_enc_dD.T)
-        on_Bd = select(f_Bd).to(dtype)  # times ones and zeros: vectorised, where masks are not
-        f_Bd.mul_(on_Bd)
-        ctx.save_for_backward(x_BD, f_Bd, on_Bd, W_enc, W_dec_dE, chosen_d)
-        return (f_Bd @ W_dec_dE).to(out_dtype)
+        b_enc_d = b_enc[chosen_d].to(dtype)
+        blocks = []
+        for x_bD, out_bE in zip(x_BD.split(num_rows), out_BE.split(num_rows), strict=True):
+            f_bd = torch.addmm(b_enc_d, x_bD, W_enc_dD.T)
+            f_bd.mul_(select(f_bd).to(dtype))  # vectorised, where masks are not
+            out_bE.copy_(f_bd @ W_dec_dE)
+            blocks.append(f_bd if len(x_bD) == len(x_BD) else f_bd.to_sparse_csr())
+        ctx.save_for_backward(x_BD, W_enc, W_dec_dE, chosen_d, *blocks)
+        ctx.num_rows = num_rows
+        return out_BE
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BE: Tensor) -> tuple[Tensor | None, ...]:
-        x_BD, f_Bd, on_Bd, W_enc, W_dec_dE, chosen_d = ctx.saved_tensors
-        grad_BE, num_latents = grad_BE.to(x_BD.dtype), len(W_enc)
-        grad_W_dec = _rows(f_Bd.T @ grad_BE, chosen_d, num_latents, W_enc.dtype)
-        grad_Bd = (grad_BE @ W_dec_dE.T).mul_(on_Bd)
-        grad_W_enc = _rows(grad_Bd.T @ x_BD, chosen_d, num_latents, W_enc.dtype)
-        grad_b_d = grad_Bd.sum(0, dtype=W_enc.dtype)
-        grad_b_enc = grad_b_d.new_zeros(num_latents).index_copy_(0, chosen_d, grad_b_d)
+        x_BD, W_enc, W_dec_dE, chosen_d, *blocks = ctx.saved_tensors
+        rows = zip(blocks, x_BD.split(ctx.num_rows), grad_BE.split(ctx.num_rows), strict=True)
+        grad_b_d = W_enc.new_zeros(len(chosen_d))
+        grad_enc_dD = W_enc.new_zeros(len(chosen_d), x_BD.shape[1])
+        grad_dec_dE = W_enc.new_zeros(W_dec_dE.shape)
+        for f_bd, x_bD, grad_bE in rows:
+            f_bd, grad_bE = f_bd.to_dense(), grad_bE.to(x_BD.dtype)
+            grad_dec_dE += f_bd.T @ grad_bE
+            grad_bd = (grad_bE @ W_dec_dE.T).mul_(f_bd.sign())
+            grad_enc_dD += grad_bd.T @ x_bD
+            grad_b_d += grad_bd.sum(0, dtype=grad_b_d.dtype)
+        grad_W_enc, grad_W_dec = (
+            _rows(g, chosen_d, len(W_enc)) for g in (grad_enc_dD, grad_dec_dE)
+        )
+        grad_b_enc = grad_b_d.new_zeros(len(W_enc)).index_copy_(0, chosen_d, grad_b_d)
         grad_c_D = -(grad_b_d @ W_enc[chosen_d]) if ctx.needs_input_grad[3] else None
-        return None, grad_W_enc, grad_b_enc, grad_c_D, grad_W_dec, None, None, None
+        return None, grad_W_enc, grad_b_enc, grad_c_D, grad_W_dec, None, None, None, None
 
 
-def _rows(grad_dD: Tensor, chosen_d: Tensor, num_latents: int, dtype: torch.dtype) -> Tensor:
+def _rows(grad_dD: Tensor, chosen_d: Tensor, num_latents: int) -> Tensor:
     shape = (num_latents, grad_dD.shape[1])
-    return torch.sparse_coo_tensor(chosen_d[None], grad_dD.to(dtype), shape, is_coalesced=True)
+    return torch.sparse_coo_tensor(chosen_d[None], grad_dD, shape, is_coalesced=True)

@@ -72,7 +72,8 @@ def choose_mesh(
         least = memory / max(fitting) / 2**30
         raise UserError(
             f"{num_latents} latents need {least:.0f} GiB on each of {world} processes, more than "
-            f"parallel.memory_gib={config.memory_gib:g}: start more processes"
+            f"parallel.memory_gib={config.memory_gib:g}: start more processes, or raise it where "
+            "devices hold more"
         )
     return min(roomy, key=lambda n: wire_bytes(coder, d_in, d_out, batch_tokens, (world // n, n)))
 

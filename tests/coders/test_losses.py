@@ -9,6 +9,7 @@ from torch import Tensor
 import sae_dist.coders.coder as coder_module
 from sae_dist.coders import Coder, CoderConfig, Form, Kind, initialise, training_forward
 from sae_dist.coders.losses import moments, spread
+from sae_dist.kernels import chosen
 
 D, E, F, B, K, AUX_K = 12, 10, 40, 24, 4, 6
 EVERY = list(itertools.product(Kind, Form))
@@ -85,11 +86,12 @@ def forward(coder: Coder, x: Tensor, y: Tensor, lam: float, dead: Tensor):
     )
 
 
-@pytest.mark.parametrize("num_dead", [0, 3, 20])
+@pytest.mark.parametrize(("num_dead", "rows_at_once"), [(0, B), (3, B), (20, B), (20, 7)])
 @pytest.mark.parametrize(("kind", "form"), EVERY)
 def test_loss_and_gradients_equal_the_dense_reference(
-    kind: Kind, form: Form, num_dead: int
+    kind: Kind, form: Form, num_dead: int, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(chosen, "_BLOCK_VALUES", rows_at_once * num_dead)
     coder, x_BD, y_BE = make(kind, form, aux_coefficient=1 / 32, multi_topk=True)
     dead_F = torch.arange(F) >= F - num_dead
     names = [n for n, _ in coder.named_parameters() if n != "threshold"]

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sae_dist.coders import Coder, CoderConfig, Kind, initialise, training_forward
-from sae_dist.kernels import dense, search
+from sae_dist.kernels import chosen, dense, search
 
 B, D, F, BLOCK = 128, 8, 4096, 1 << 13
 
@@ -34,15 +34,18 @@ def test_no_tensor_of_rows_times_latents(
     monkeypatch.setitem(search._BLOCK_VALUES, "cpu", BLOCK)
     monkeypatch.setitem(dense._BLOCK_VALUES, "cpu", BLOCK)
     monkeypatch.setitem(dense._BLOCK_LATENTS, "cpu", 1024)
+    monkeypatch.setattr(chosen, "_BLOCK_VALUES", BLOCK)
     x_BD = torch.randn(B, D, generator=torch.Generator().manual_seed(0))
-    coder = Coder(CoderConfig(kind=Kind(kind), num_latents=F, k=4), D, D)
+    coder = Coder(
+        CoderConfig(kind=Kind(kind), num_latents=F, k=4, aux_k=8, aux_coefficient=1 / 32), D, D
+    )
     initialise(coder, 0, x_BD, x_BD)
     if coder.threshold is not None:
         coder.threshold.data.fill_(threshold * float(x_BD.norm(dim=1).max()))
-    dead_F = torch.zeros(F, dtype=torch.bool)
+    dead_F = torch.ones(F, dtype=torch.bool)
     with LargestTensor() as largest:
         forward = training_forward(
-            coder.train(), x_BD, x_BD, sparsity_coefficient=0.1, dead_F=dead_F, num_dead=0
+            coder.train(), x_BD, x_BD, sparsity_coefficient=0.1, dead_F=dead_F, num_dead=F
         )
         forward.loss.backward()
     assert float(forward.l0) > (F / 8 if threshold == 0 else 0)

@@ -13,7 +13,7 @@ from sae_dist.coders import Coder, CoderConfig, Form, Forward, Kind, slice_of, t
 from sae_dist.coders.files import LATENT_TENSORS
 from sae_dist.coders.placement import Whole
 from sae_dist.coders.select import batch_top_k, batch_top_k_code, top_k, top_k_code
-from sae_dist.kernels import Encoder
+from sae_dist.kernels import Encoder, chosen
 from sae_dist.parallel import (
     Sharded,
     World,
@@ -131,6 +131,7 @@ def loss_of(coder: Coder, x_BD: Tensor, y_BE: Tensor, dead_F: Tensor, num_dead: 
 def train_on(world: World, latent: int, dense_share: int) -> list[str]:
     mesh, wrong = make_mesh(world, latent, {}), []
     coder_module._DENSE_SHARE = dense_share
+    chosen._BLOCK_VALUES = 2 * F  # a few rows at once of what AuxK asks
     rows, latents = slice_here(mesh)
     for kind, form, (where, dead_F) in itertools.product(Kind, Form, DEAD.items()):
         whole, x_BD, y_BE = whole_coder(kind, form)

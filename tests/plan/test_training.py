@@ -13,7 +13,7 @@ from sae_dist.kernels.search import search_dtype
 from sae_dist.parallel import MeshConfig, World, make_mesh
 from sae_dist.plan import MachineConfig, TrainingPlan, plan_training, rung_memory
 from sae_dist.plan.memory import checkpoint_bytes
-from sae_dist.plan.rung import moved_bytes, step_flops
+from sae_dist.plan.rung import moved_bytes, plan_rung, step_flops
 from sae_dist.store import open_store
 from sae_dist.store.layout import Layout
 from sae_dist.stream import ActivationStream, StreamConfig
@@ -200,3 +200,13 @@ def test_a_rung_that_fits_no_mesh_is_told_and_left_out() -> None:
 def test_sites_that_are_not_harvested_are_told() -> None:
     with pytest.raises(UserError, match="found rungs that read other; expected sites of the"):
         planned([replace(rung(Kind.topk), site="other")])
+
+
+@pytest.mark.parametrize(("kind", "beta1", "most_gib"), [("jumprelu", 0.0, 60), ("topk", 0.9, 92)])
+def test_a_million_latents_fit_one_gpu_of_141_gb(kind: str, beta1: float, most_gib: float) -> None:
+    """2,304 wide, 4,096 rows a step; AuxK on, all latents dead."""
+    million = widened(2**20)
+    million.coder.kind, million.coder.aux_k = Kind(kind), 512
+    million.optim.beta1, million.parallel = beta1, MeshConfig(latent=1)
+    rung = plan_rung(million, 2304, 2304, 4096, 4, MachineConfig(devices=1))
+    assert sum(rung.device_bytes.values()) < most_gib * 2**30 < 0.95 * 141e9
