@@ -59,13 +59,18 @@ def _grouped(z_bf: Tensor, missing: float) -> Tensor:
 
 
 def entry_dots(u_BD: Tensor, W_FD: Tensor, code: Code) -> Tensor:
-    """For each entry (b, f) the product u_b · W_f [N], without gathering rows of W."""
-    zeros_N = u_BD.new_zeros(len(code.latents_N))
-    shape = (len(u_BD), len(W_FD))
+    """For each entry (b, f) the product u_b · W_f [N], without gathering rows.
+
+    Latent by latent: W, which no cache holds, is read once, and u, which is smaller, many times.
+    """
+    order_N, offsets_F = code.by_latent
+    zeros_N = u_BD.new_zeros(len(order_N))
     pattern = torch.sparse_csr_tensor(
-        code.offsets_B, code.latents_N, zeros_N, shape, check_invariants=False
+        offsets_F, code.rows_N[order_N], zeros_N, (len(W_FD), len(u_BD)), check_invariants=False
     )
-    return torch.sparse.sampled_addmm(pattern, u_BD, W_FD.T).values()
+    return torch.empty_like(zeros_N).index_copy_(
+        0, order_N, torch.sparse.sampled_addmm(pattern, W_FD, u_BD.T).values()
+    )
 
 
 def row_sums(values_N: Tensor, W_FD: Tensor, code: Code) -> Tensor:
