@@ -243,6 +243,9 @@ class Coder(nn.Module):
 def _check(config: CoderConfig) -> None:
     if config.num_latents < 1:
         raise UserError(f"coder.num_latents={config.num_latents}; expected at least 1")
+    if not config.initial_encoder_norm > 0:
+        found = config.initial_encoder_norm
+        raise UserError(f"coder.initial_encoder_norm={found}; expected more than 0")
     if config.kind is not Kind.jumprelu and not 1 <= config.k <= config.num_latents:
         raise UserError(f"coder.k={config.k}; expected 1 to coder.num_latents={config.num_latents}")
     if config.kind is Kind.jumprelu and not config.bandwidth > 0:

@@ -24,7 +24,7 @@ class Form(StrEnum):
 class CoderConfig:
     """One coder and the loss it is trained with; defaults and sources stand in `conf/coder/`.
 
-    `k` is read by topk and batchtopk, `bandwidth`, `initial_threshold`, `sparsity_coefficient` (λ)
+    Encoder rows begin with the norm `initial_encoder_norm`. `k` is read by topk and batchtopk, `bandwidth`, `initial_threshold`, `sparsity_coefficient` (λ)
     and `target_l0` by jumprelu, which then aims at that L0 instead of paying λ for each active
     latent. `aux_coefficient` weighs AuxK over the `aux_k` strongest latents that have been silent
     for `dead_after_tokens`; `multi_topk` adds FVU(4k)/8.
@@ -34,6 +34,7 @@ class CoderConfig:
     form: Form = Form.autoencoder
     num_latents: int = 16384
     unit_norm_decoder: bool = True
+    initial_encoder_norm: float = 1.0
     k: int = 32
     aux_k: int = 512
     aux_coefficient: float = 0.0

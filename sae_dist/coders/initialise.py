@@ -49,8 +49,8 @@ def initialise(coder: Coder, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
         seed: two coders of one seed and shape begin alike, whatever slices hold them.
         x_ND, y_NE: a sample of normalised inputs and targets, equal on every process.
 
-    Autoencoders begin with `W_enc = W_dec` (a copy); transcoders draw the two apart (Lieberum et
-    al. 2024, App. B), or, without a unit-norm decoder, begin with `W_dec = 0`, `b_dec = mean(y)`,
+    Autoencoders begin with `W_enc = W_dec` (a copy), but for the norm of the encoder's rows, which
+    is `initial_encoder_norm`; transcoders draw the two apart (Lieberum et al. 2024, App. B), or, without a unit-norm decoder, begin with `W_dec = 0`, `b_dec = mean(y)`,
     `b_enc = -W_enc mean(x)`: as a constant (Paulo et al. 2025, section 2). A TopK autoencoder's
     b_dec is the sample's geometric median (Gao et al. 2024, App. A); a JumpReLU's is 0.
     """
@@ -59,11 +59,12 @@ def initialise(coder: Coder, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
     coder.b_dec.zero_()
     if config.form is Form.autoencoder:
         coder.W_dec.copy_(unit_rows(seed, "W_dec", latents, coder.d_out))
-        coder.W_enc.copy_(coder.W_dec)
+        coder.W_enc.copy_(config.initial_encoder_norm * coder.W_dec)
         if config.kind is not Kind.jumprelu:
             coder.b_dec.copy_(geometric_median(x_ND))
     else:
-        coder.W_enc.copy_(unit_rows(seed, "W_enc", latents, coder.d_in))
+        rows_FD = unit_rows(seed, "W_enc", latents, coder.d_in)
+        coder.W_enc.copy_(config.initial_encoder_norm * rows_FD)
         if config.unit_norm_decoder:
             coder.W_dec.copy_(unit_rows(seed, "W_dec", latents, coder.d_out))
         else:

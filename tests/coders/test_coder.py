@@ -104,6 +104,21 @@ def test_an_autoencoder_topk_begins_at_the_geometric_median() -> None:
     torch.testing.assert_close(coder.b_dec.detach(), geometric_median(x_BD))
 
 
+@pytest.mark.parametrize("form", Form)
+def test_the_encoders_rows_begin_with_the_norm_that_is_asked_for(form: Form) -> None:
+    x_BD = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    coders = []
+    for norm in (1.0, 0.1):
+        config = CoderConfig(kind=Kind.topk, form=form, num_latents=8, k=2)
+        config.initial_encoder_norm = norm
+        coders.append(Coder(config, 6, 6))
+        initialise(coders[-1], 0, x_BD, x_BD)
+    one, tenth = coders
+    torch.testing.assert_close(one.W_enc.norm(dim=1), torch.ones(8))
+    torch.testing.assert_close(10 * tenth.W_enc, one.W_enc)
+    assert torch.equal(tenth.W_dec, one.W_dec)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -111,6 +126,7 @@ def test_an_autoencoder_topk_begins_at_the_geometric_median() -> None:
         ({"kind": Kind.topk, "num_latents": 8, "k": 9}, "coder.k=9; expected 1 to .*=8"),
         ({"kind": Kind.batchtopk, "k": 0}, "coder.k=0; expected 1 to"),
         ({"bandwidth": 0.0}, "coder.bandwidth=0.0; expected more than 0"),
+        ({"initial_encoder_norm": 0.0}, "coder.initial_encoder_norm=0.0; expected more than 0"),
     ],
 )
 def test_impossible_coders_are_refused(settings: dict, message: str) -> None:
