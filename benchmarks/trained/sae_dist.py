@@ -8,7 +8,7 @@ from benchmarks.trained.task import (
     AUX_K,
     BANDWIDTH,
     DEAD_AFTER,
-    DECAY_SHARE,
+    ENCODER_NORM,
     LR,
     NUM_LATENTS,
     SPARSITY,
@@ -32,12 +32,13 @@ def make_rung(task: Task, world: World) -> Rung:
     coder = CoderConfig(
         kind=Kind(task.kind),
         num_latents=NUM_LATENTS,
+        initial_encoder_norm=ENCODER_NORM[task.kind],
         k=int(task.aim),
         aux_k=AUX_K,
         aux_coefficient=AUX_COEFFICIENT,
         dead_after_tokens=DEAD_AFTER,
         bandwidth=BANDWIDTH,
-        initial_threshold=THRESHOLD,
+        initial_threshold=THRESHOLD * ENCODER_NORM[task.kind],
         sparsity_coefficient=SPARSITY,
         target_l0=task.aim,
     )
@@ -47,7 +48,7 @@ def make_rung(task: Task, world: World) -> Rung:
         beta2=0.99 if task.kind == Kind.batchtopk else 0.999,
         eps=6.25e-10 if task.kind == Kind.topk else 1e-8,
         warmup_steps=task.warmup_steps,
-        decay_share=DECAY_SHARE,
+        decay_share=task.decay_share,
         sparsity_warmup_steps=task.sparsity_warmup_steps,
         clip_norm=None if is_jumprelu else 1.0,
     )

@@ -17,12 +17,14 @@ from torch import Tensor
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BATCH = 1024
 NUM_LATENTS, K = 1024, 8
-AUX_COEFFICIENT, AUX_K, DEAD_AFTER = 1 / 32, 64, 100_000
-DECAY_SHARE = 0.5  # the rate falls to 0 over the last half
+AUX_COEFFICIENT, AUX_K, DEAD_AFTER = 1 / 32, 64, 20_000
+ENCODER_NORM = {"topk": 0.1, "batchtopk": 0.1, "jumprelu": 0.3}  # ours: peers have their own
+_DECAY_SHARE = {"topk": 0.5, "batchtopk": 0.5, "jumprelu": 0.2}  # in which the rate falls to 0
 LR = {"topk": 0.008, "batchtopk": 0.008, "jumprelu": 0.005}
 _WARMUP = {"topk": 100, "batchtopk": 100, "jumprelu": 20}
-_SPARSITY_WARMUP = 100
-SPARSITY, BANDWIDTH, THRESHOLD = 0.01, 0.06, 0.15  # of JumpReLU
+_SPARSITY_WARMUP = 400
+SPARSITY, BANDWIDTH = 0.01, 0.06  # of JumpReLU
+THRESHOLD = 0.15  # where encoder rows begin with unit norm
 _CHECKED_ROWS = 256
 
 
@@ -71,9 +73,14 @@ class Task:
         return min(_SPARSITY_WARMUP, self.num_steps // 4)
 
     @property
+    def decay_share(self) -> float:
+        """The last share of the steps, in which the rate falls."""
+        return _DECAY_SHARE[self.kind]
+
+    @property
     def decay_steps(self) -> int:
-        """The last steps, in which the rate falls."""
-        return int(DECAY_SHARE * self.num_steps)
+        """These steps."""
+        return int(self.decay_share * self.num_steps)
 
     def batches(self, factor: float = 1.0) -> Iterator[Tensor]:
         """The batches [B, D], times `factor`."""
