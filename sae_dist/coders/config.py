@@ -24,10 +24,11 @@ class Form(StrEnum):
 class CoderConfig:
     """One coder and the loss it is trained with; defaults and sources stand in `conf/coder/`.
 
-    Encoder rows begin with the norm `initial_encoder_norm`. `k` is read by topk and batchtopk, `bandwidth`, `initial_threshold`, `sparsity_coefficient` (λ)
-    and `target_l0` by jumprelu, which then aims at that L0 instead of paying λ for each active
-    latent. `aux_coefficient` weighs AuxK over the `aux_k` strongest latents that have been silent
-    for `dead_after_tokens`; `multi_topk` adds FVU(4k)/8.
+    Encoder rows begin with the norm `initial_encoder_norm`. `k` is read by topk and batchtopk,
+    `bandwidth`, `initial_threshold`, `sparsity_coefficient` (λ) and `target_l0` by jumprelu, which
+    then aims at that L0 instead of paying λ for each active latent. `aux_coefficient` weighs AuxK
+    over the `aux_k` strongest latents that have been silent for `dead_after_tokens`; `multi_topk`
+    adds FVU(4k)/8.
     """
 
     kind: Kind = Kind.jumprelu

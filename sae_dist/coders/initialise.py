@@ -50,9 +50,10 @@ def initialise(coder: Coder, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
         x_ND, y_NE: a sample of normalised inputs and targets, equal on every process.
 
     Autoencoders begin with `W_enc = W_dec` (a copy), but for the norm of the encoder's rows, which
-    is `initial_encoder_norm`; transcoders draw the two apart (Lieberum et al. 2024, App. B), or, without a unit-norm decoder, begin with `W_dec = 0`, `b_dec = mean(y)`,
-    `b_enc = -W_enc mean(x)`: as a constant (Paulo et al. 2025, section 2). A TopK autoencoder's
-    b_dec is the sample's geometric median (Gao et al. 2024, App. A); a JumpReLU's is 0.
+    is `initial_encoder_norm`; transcoders draw the two apart (Lieberum et al. 2024, App. B), or,
+    without a unit-norm decoder, begin with `W_dec = 0`, `b_dec = mean(y)`, `b_enc = -W_enc
+    mean(x)`: as a constant (Paulo et al. 2025, section 2). A TopK autoencoder's b_dec is the
+    sample's geometric median (Gao et al. 2024, App. A); a JumpReLU's is 0.
     """
     config, latents = coder.config, coder.latents
     coder.b_enc.zero_()

@@ -43,7 +43,7 @@ def top_k_code(x_BD: Tensor, encoder: Encoder, k: int, placement: Placement) -> 
         place_N, ties_B = _places(ties_N, code)
         num_before_B = placement.before_latents(ties_B)
         kept_N &= ~ties_N | (num_before_B[code.rows_N] + place_N <= room_B1.flatten()[code.rows_N])
-    return code.where(kept_N), z_N[kept_N]
+    return code.keep(kept_N, z_N)
 
 
 def _kth_of_rows(own_BK: Tensor, k: int, placement: Placement) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,7 +99,7 @@ def batch_top_k_code(
     if num_greater + num_equal > num_kept:
         room = num_kept - num_greater
         kept_N &= (z_N > kth) | _is_first(z_N == kth, code, room, placement)
-    return code.where(kept_N), z_N[kept_N]
+    return code.keep(kept_N, z_N)
 
 
 def _batch_candidates(

@@ -36,12 +36,12 @@ class Code:
         lists[self.rows_N, place_N] = values_N
         return lists.topk(num_each, dim=1, sorted=False).values
 
-    def where(self, kept_N: Tensor) -> "Code":
-        """The pattern of the entries that are marked."""
+    def keep(self, kept_N: Tensor, values_N: Tensor) -> "tuple[Code, Tensor]":
+        """The pattern of the entries that are marked [n], and their values [n]."""
+        place_n = kept_N.nonzero().flatten()  # once: to index by a mask looks for them each time
+        rows_n, latents_n = self.rows_N[place_n], self.latents_N[place_n]
         num_rows = len(self.offsets_B) - 1
-        return Code.from_rows(
-            self.rows_N[kept_N], self.latents_N[kept_N], num_rows, self.num_latents
-        )
+        return Code.from_rows(rows_n, latents_n, num_rows, self.num_latents), values_N[place_n]
 
     @cached_property
     def rows_N(self) -> Tensor:

@@ -186,7 +186,7 @@ def above(
             if num_found > limit:
                 return None
     code, z_N = _valued(found, x_BD, encoder)
-    return code.where(above_N := z_N > floor_F[code.latents_N]), z_N[above_N]
+    return code.keep(z_N > floor_F[code.latents_N], z_N)
 
 
 def _valued(
