@@ -24,6 +24,7 @@ import torch
 from sae_dist.apps import cli, experiment
 from sae_dist.apps.live import LIVE
 from sae_dist.apps.train import chosen_rungs
+from sae_dist.common.disk import free_bytes
 from sae_dist.common.files import write_json
 from sae_dist.common.log import say
 from sae_dist.config import HarvestConfig, PlanConfig, TrainConfig
@@ -42,7 +43,6 @@ from sae_dist.plan import (
     to_dict,
 )
 from sae_dist.selftest import copy_rate, disk_rate, product_rate
-from sae_dist.store import free_bytes
 from sae_dist.train import RungConfig
 
 
@@ -59,8 +59,10 @@ def plan_command(config: PlanConfig) -> None:
     plain = to_dict(plan)
     print(json.dumps(plain, indent=1) if config.json else table(plan))
     if config.to is not None:
-        write_json(Path(config.to), plain)
-        say(f"as JSON in {config.to}")
+        to = Path(config.to)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        write_json(to, plain)
+        say(f"as JSON in {to}")
 
 
 def make_plan(overrides: list[str], machine: MachineConfig, measured: list[str]) -> Plan:
