@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sae_dist.common.memory import keep_freed_memory
 from sae_dist.store import open_store
-from sae_dist.stream import StoredActivations, StreamConfig
+from sae_dist.stream import BatchPart, StoredActivations, StreamConfig
 
 SITE = "resid_post.2"
 BATCH = 1024
@@ -49,7 +49,7 @@ def write_activations(store: Path, tokens: int, path: Path) -> dict[str, float]:
     keep_freed_memory()
     source = StoredActivations(open_store(store))
     scale = math.sqrt(source.mean_square(SITE))
-    with source.batches([SITE], BATCH, 0, _STREAM, 0, 1, 0) as batches:
+    with source.batches([SITE], BatchPart(BATCH, 0, _STREAM)) as batches:
         train = [batch.acts[SITE].float() for batch, _ in islice(batches, tokens // BATCH)]
     kept = [batch.acts[SITE][batch.trainable].float() for batch in _held_out(source)]
     train_ND, held_out_MD = torch.cat(train) / scale, torch.cat(kept) / scale

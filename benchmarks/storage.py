@@ -28,7 +28,7 @@ from sae_dist.coders import Coder, CoderConfig, Kind, load_coder
 from sae_dist.common.dtypes import FloatDtype, from_storage
 from sae_dist.parallel import World, start_world
 from sae_dist.store import Store, open_store, write_store
-from sae_dist.stream import StoredActivations, StreamConfig
+from sae_dist.stream import BatchPart, StoredActivations, StreamConfig
 from sae_dist.train import LoopConfig, OptimConfig, RungConfig, TrainingRun
 from sae_dist.train.journal import LogConfig, WandbMode
 
@@ -91,7 +91,7 @@ def reading(store: Store, num_batches: int, *, is_cold: bool) -> float:
         raise OSError("the page cache cannot be emptied here")
     clock = time.perf_counter if is_cold else time.process_time
     source, begun = StoredActivations(store), clock()
-    with source.batches([SITE], BATCH, 0, STREAM, 0, 1, 0) as batches:
+    with source.batches([SITE], BatchPart(BATCH, 0, STREAM)) as batches:
         num_read = sum(1 for _ in islice(batches, num_batches))
     return num_read * BATCH / (clock() - begun)
 

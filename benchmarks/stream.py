@@ -26,7 +26,7 @@ from benchmarks.readers import READERS, SITE, Memmap, opened
 from sae_dist.common.dtypes import from_storage
 from sae_dist.common.memory import keep_freed_memory
 from sae_dist.store import Store, write_store
-from sae_dist.stream import ActivationStream, StreamConfig
+from sae_dist.stream import ActivationStream, BatchPart, StreamConfig
 
 D, SEQUENCE, BATCH = 768, 128, 4096
 CONFIG = StreamConfig()
@@ -134,7 +134,7 @@ def memmap_batches(store: Store) -> Iterator[torch.Tensor]:
 
 def own_batches(store: Store) -> Iterator[torch.Tensor]:
     """What training gets: checked, in an order that manifest, seed and step fix."""
-    with ActivationStream(store, [SITE], BATCH, 0, CONFIG) as stream:
+    with ActivationStream(store, [SITE], BatchPart(BATCH, 0, CONFIG)) as stream:
         for batch, _ in stream:
             yield batch.acts[SITE]
 
@@ -172,7 +172,7 @@ def stall_shares(store: Store) -> dict[str, float]:
     """The share of time a consumer waits that is busy so many ms a batch, off the CPU."""
     shares = {}
     for busy_ms in _CONSUMER_MS:
-        with ActivationStream(store, [SITE], BATCH, 0, CONFIG) as stream:
+        with ActivationStream(store, [SITE], BatchPart(BATCH, 0, CONFIG)) as stream:
             batches = iter(stream)
             next(batches)
             before, waited = time.perf_counter(), stream.waited_seconds

@@ -15,7 +15,7 @@ from typing import Any
 
 from sae_dist.apps import cli
 from sae_dist.common.errors import UserError
-from sae_dist.common.files import write_atomic
+from sae_dist.common.files import write_all
 from sae_dist.common.log import say
 from sae_dist.config import ChatCorpusConfig
 from sae_dist.reproduce.questions import conversations, split
@@ -48,8 +48,8 @@ def chat_corpus_command(config: ChatCorpusConfig) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     texts = ({"text": found.text(template)} for found in train)
-    write_atomic(train_path, _lines(texts))
-    write_atomic(prompts_path, _lines(asdict(found) for found in held_out))
+    prompts = (asdict(found) for found in held_out)
+    write_all([(train_path, [_lines(texts)]), (prompts_path, [_lines(prompts)])])
     say(f"{len(train):,} conversations in {train_path}, {len(held_out):,} in {prompts_path}")
 
 

@@ -15,6 +15,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from sae_dist.apps import experiment
 from sae_dist.common.credentials import keys_with_credentials, without_credentials
+from sae_dist.common.disk import tell_unwritten
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import write_error
 from sae_dist.config import conf_folder, register, schema
@@ -33,8 +34,9 @@ _UNITS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 def run(command: Callable[[Any], None], root: str, describe: str) -> None:
     """Run a command with the configuration that `sys.argv` asks for, and exit.
 
-    `--help` prints what can be set, `--cfg` the composed configuration. A mistake of the user's
-    ends in one line on standard error and status 2, on every rank.
+    `--help` prints what can be set, `--cfg` the composed configuration. A mistake of the user's,
+    or a disk that cannot be written, ends in one line on standard error and status 2, on every
+    rank.
 
     Args:
         command: takes the composed dataclass.
@@ -51,7 +53,8 @@ def run(command: Callable[[Any], None], root: str, describe: str) -> None:
         if shows_config:
             print(without_credentials(OmegaConf.to_yaml(config)), end="")
             return
-        command(to_dataclass(config))
+        with tell_unwritten():
+            command(to_dataclass(config))
     except UserError as error:
         _fail(str(error))
 

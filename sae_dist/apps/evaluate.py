@@ -18,6 +18,7 @@ from sae_dist.apps.live import LIVE, open_trained_live
 from sae_dist.apps.runs import finished_run, run_folder
 from sae_dist.apps.sources import open_source
 from sae_dist.apps.transfer import measure_transfer
+from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.common.files import write_json
 from sae_dist.common.log import say
 from sae_dist.config import EvaluateConfig
@@ -47,8 +48,7 @@ def evaluate_command(config: EvaluateConfig) -> None:
         transferred = measure_transfer(config, folder, source, world)
         lm = _lm(config, source, world)
         results = evaluate(folder, source, lm, config, world) | {"transfer": transferred}
-        if world.rank == 0:
-            write_json(folder / "evaluation.json", results)
+        on_first_rank(None, lambda: write_json(folder / "evaluation.json", results))
     for name, figures in results["rungs"].items():
         say(f"  {name}: {_line(figures)}")
     if transferred is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sae_dist.apps import cli
 from sae_dist.common.errors import UserError
+from sae_dist.common.files import write_whole
 from sae_dist.common.log import say
 from sae_dist.config import FilesConfig, launch_folder
 
@@ -35,8 +36,8 @@ def files_command(config: FilesConfig) -> None:
             "move it away, or name another folder: to=…"
         )
     for path in paths:
-        (to / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source / path, to / path)  # with its permissions: scripts can be run
+        with write_whole(to / path) as temporary:
+            shutil.copy(source / path, temporary)  # with its permissions: scripts can be run
     say(f"{len(paths)} files in {to}")
 
 

@@ -24,6 +24,7 @@ import torch
 from sae_dist.apps import cli, experiment
 from sae_dist.apps.live import LIVE
 from sae_dist.apps.train import chosen_rungs
+from sae_dist.common.disk import free_bytes
 from sae_dist.common.files import write_json
 from sae_dist.common.log import say
 from sae_dist.config import HarvestConfig, PlanConfig, TrainConfig
@@ -42,7 +43,6 @@ from sae_dist.plan import (
     to_dict,
 )
 from sae_dist.selftest import copy_rate, disk_rate, product_rate
-from sae_dist.store import free_bytes
 from sae_dist.train import RungConfig
 
 
@@ -59,8 +59,10 @@ def plan_command(config: PlanConfig) -> None:
     plain = to_dict(plan)
     print(json.dumps(plain, indent=1) if config.json else table(plan))
     if config.to is not None:
-        write_json(Path(config.to), plain)
-        say(f"as JSON in {config.to}")
+        to = Path(config.to)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        write_json(to, plain)
+        say(f"as JSON in {to}")
 
 
 def make_plan(overrides: list[str], machine: MachineConfig, measured: list[str]) -> Plan:
@@ -75,56 +77,43 @@ def make_plan(overrides: list[str], machine: MachineConfig, measured: list[str])
         machine = replace(machine, disk_free_gb=free_bytes(written) / 1e9)
     size = lm_size(harvest.lm, harvest.architecture, harvest.sites)
     rungs = chosen_rungs(train, typed["train"], harvest.sites)
-    planned = (_live if train.store == LIVE else _stored)(harvest, train, rungs, size, machine)
+    stored, trained = _planned(harvest, train, rungs, size, machine)
     return Plan(
         lm=harvest.lm.name,
         size=size,
         machine=machine,
         measured=measured,
-        harvest=planned[0],
-        training=planned[1],
+        harvest=stored,
+        training=trained,
     )
 
 
-def _live(
+def _planned(
     harvest: HarvestConfig,
     train: TrainConfig,
     rungs: list[RungConfig],
     size: LMSize,
     machine: MachineConfig,
 ) -> tuple[HarvestPlan, TrainingPlan]:
-    """The language model beside training."""
-    check_live(harvest.sites, harvest.lm.tensor, harvest.writer)
-    return plan_live(train, rungs, size, _tokens(harvest), harvest.writer, machine)
-
-
-def _stored(
-    harvest: HarvestConfig,
-    train: TrainConfig,
-    rungs: list[RungConfig],
-    size: LMSize,
-    machine: MachineConfig,
-) -> tuple[HarvestPlan, TrainingPlan]:
-    """A harvest to a store, then training on it."""
-    stored = plan_harvest(
-        size,
-        _tokens(harvest),
-        harvest.writer,
-        machine,
-        tensor=harvest.lm.tensor,
-        max_shard_bytes=int(train.max_shard_gib * 2**30),
-    )
-    dtype = harvest.writer.dtype
-    training = plan_training(train, rungs, size.widths, stored.layout, dtype, machine)
-    return stored, training
-
-
-def _tokens(harvest: HarvestConfig) -> Tokens:
-    return Tokens(
+    """A harvest to a store, then training on it; or the language model beside training."""
+    writer = harvest.writer
+    tokens = Tokens(
         num_tokens=harvest.tokens,
         sequence_length=harvest.text.sequence_length,
         batch_sequences=harvest.harvest.batch_sequences,
     )
+    if train.store == LIVE:
+        check_live(harvest.sites, harvest.lm.tensor, writer)
+        return plan_live(train, rungs, size, tokens, writer, machine)
+    stored = plan_harvest(
+        size,
+        tokens,
+        writer,
+        machine,
+        tensor=harvest.lm.tensor,
+        max_shard_bytes=int(train.max_shard_gib * 2**30),
+    )
+    return stored, plan_training(train, rungs, size.widths, stored.layout, writer.dtype, machine)
 
 
 def measured_rates(folder: Path) -> dict[str, Any]:

@@ -23,12 +23,12 @@ from sae_dist.apps.live import LIVE, asked_harvest, open_live
 from sae_dist.apps.runs import run_folder
 from sae_dist.apps.sources import open_source
 from sae_dist.coders import Form, Kind
+from sae_dist.common.disk import tell_unwritten
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_atomic
 from sae_dist.common.log import say
 from sae_dist.config import TrainConfig
 from sae_dist.parallel import start_world
-from sae_dist.store import tell_full_disk
 from sae_dist.stream import ActivationSource
 from sae_dist.train import (
     REQUEUE,
@@ -60,7 +60,7 @@ def train_command(config: TrainConfig) -> None:
             start_world() as world,
             ending_signals(),  # to the end: torchrun sends one to all when a process has failed
             Watch(world, config.watch) as watch,
-            tell_full_disk(folder),
+            tell_unwritten(folder),  # before the watch tells the others
         ):
             source: ActivationSource
             if config.store == LIVE:

@@ -11,8 +11,8 @@ from sae_dist.common.errors import UserError
 T = TypeVar("T")
 
 
-def on_every_rank(group: dist.ProcessGroup, work: Callable[[], T]) -> list[T]:
-    """Call `work` on every rank of a group; what it gave on each, by rank.
+def on_every_rank(group: dist.ProcessGroup | None, work: Callable[[], T]) -> list[T]:
+    """Call `work` on every rank of a group, None for the world; what it gave on each, by rank.
 
     Raises:
         UserError, OSError: `work` raised it on some rank; on all, the lowest such rank's.
@@ -25,7 +25,7 @@ def on_every_rank(group: dist.ProcessGroup, work: Callable[[], T]) -> list[T]:
         mine = [], error
     except Exception:  # it may hold what cannot be sent
         mine = [], RuntimeError(traceback.format_exc())
-    found = [mine] * group.size()
+    found = [mine] * dist.get_world_size(group)
     dist.all_gather_object(found, mine, group=group)
     for _, failure in found:
         if failure is not None:
@@ -33,7 +33,7 @@ def on_every_rank(group: dist.ProcessGroup, work: Callable[[], T]) -> list[T]:
     return [value for values, _ in found for value in values]
 
 
-def on_first_rank(group: dist.ProcessGroup, work: Callable[[], T]) -> T:
+def on_first_rank(group: dist.ProcessGroup | None, work: Callable[[], T]) -> T:
     """Call `work` on rank 0 alone; what it gave, on every rank. Raises as `on_every_rank` does."""
-    given = on_every_rank(group, lambda: [work()] if group.rank() == 0 else [])
+    given = on_every_rank(group, lambda: [work()] if dist.get_rank(group) == 0 else [])
     return given[0][0]

@@ -12,7 +12,7 @@ from torch import Tensor
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import CoderConfig, Form, Kind
 from sae_dist.common.errors import UserError
-from sae_dist.common.files import fsync_path, read_json, write_json
+from sae_dist.common.files import described_by, read_json, write_whole
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "coder.safetensors", "coder.json"
@@ -31,11 +31,6 @@ def save_coder(
         tensors: all latents' weights, named as the coder's.
         about: what it was trained on (site, target, run, …), JSON-able.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{WEIGHTS}.tmp"
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-    fsync_path(temporary)
-    temporary.replace(folder / WEIGHTS)
     description = {
         "format": FORMAT,
         "d_in": coder.d_in,
@@ -44,7 +39,12 @@ def save_coder(
         "config": asdict(coder.config),
         "about": about,
     }
-    write_json(folder / DESCRIPTION, description)
+    whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    with (
+        described_by(folder / DESCRIPTION, description),
+        write_whole(folder / WEIGHTS) as temporary,
+    ):
+        save_file(whole, temporary)
 
 
 def describe_coder(folder: Path) -> dict[str, Any]:

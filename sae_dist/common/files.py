@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +27,86 @@ def fsync_path(path: Path) -> None:
 def stage(path: Path, parts: Iterable[bytes | memoryview]) -> Path:
     """Write `parts`, one after the other, to disk beside `path`; return the temporary file."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-    except Exception as error:  # a full disk gets its space back
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = error.filename or str(path)
-        raise
+    with _cleared(temporary, path), open(temporary, "xb") as file:
+        file.writelines(parts)
+        file.flush()
+        os.fsync(file.fileno())
     return temporary
 
 
 def _publish(temporary: Path, path: Path) -> None:
-    os.replace(temporary, path)
-    fsync_path(path.parent)
+    with _cleared(temporary, path):
+        os.replace(temporary, path)
+        fsync_path(path.parent)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` by `data`, so that a crash leaves either the old file or the new one."""
     _publish(stage(path, [data]), path)
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """Where a library may write a file, or a new folder, that becomes `path` when it is whole.
+
+    The folder that holds it is made. Of one within another the inner gets its name first.
+
+    Raises:
+        OSError: it could not be written; so told, too, if the library has an error of its own.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with _cleared(temporary, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)  # of a process that was killed
+        yield temporary
+        fsync_path(temporary)
+    _publish(temporary, path)
+
+
+@contextmanager
+def described_by(path: Path, value: Any) -> Iterator[None]:
+    """Write `value` as JSON, but under its name only after what the block writes.
+
+    Where the description is read first, its files are found all together, or those before.
+    """
+    with write_whole(path) as temporary:
+        temporary.write_bytes(to_json(value))
+        yield
+
+
+@contextmanager
+def _cleared(temporary: Path, path: Path) -> Iterator[None]:
+    """Give a full disk its space back, and let the system's error name `path`."""
+    try:
+        yield
+    except Exception as error:
+        with suppress(OSError):
+            _remove(temporary)
+        told = _system_error(error)
+        if told is None:
+            raise
+        written = told.filename2 or told.filename or path  # the second one is a copy's target
+        told.filename = str(written).replace(str(temporary), str(path))
+        told.filename2 = None
+        if told is error:
+            raise
+        raise told from error
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    """What the system said: libraries raise errors of their own after it, or put it into words."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        if said := re.search(r"\(os error (\d+)\)", str(found)):  # safetensors, as all of Rust
+            return OSError(int(said[1]), os.strerror(int(said[1])))
+        found = found.__cause__ or found.__context__
+    return found
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def write_all(

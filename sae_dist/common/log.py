@@ -2,7 +2,9 @@
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from threading import Event
 from typing import Any
 from weakref import WeakSet
 
@@ -11,6 +13,7 @@ from tqdm import tqdm
 from sae_dist.common.credentials import without_credentials
 
 _bars: WeakSet[tqdm] = WeakSet()  # a closed one says that it is disabled
+_quiet = Event()
 
 
 def rank() -> int:
@@ -18,9 +21,19 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Say nothing, warn of nothing and show no bar: whoever asks for it tells what came of it."""
+    _quiet.set()
+    try:
+        yield
+    finally:
+        _quiet.clear()
+
+
 def say(message: str) -> None:
     """Print one line on rank 0, above any progress bar."""
-    if rank() == 0:
+    if rank() == 0 and not _quiet.is_set():
         tqdm.write(without_credentials(message), file=sys.stderr)
 
 
@@ -36,13 +49,15 @@ def write_error(message: str) -> None:
 
 def warn(message: str) -> None:
     """Print one line on whatever rank it happens: something is amiss, and the work goes on."""
+    if _quiet.is_set():
+        return
     who = "warning" if rank() == 0 else f"warning (rank {rank()})"
     tqdm.write(f"{who}: {message}", file=sys.stderr)
 
 
 def progress(iterable: Iterable[Any] | None = None, *, shown: bool = True, **options: Any) -> tqdm:
     """A tqdm bar that only rank 0 shows, if `shown`."""
-    hidden = rank() != 0 or not shown
+    hidden = rank() != 0 or not shown or _quiet.is_set()
     bar = tqdm(iterable, disable=hidden, dynamic_ncols=True, file=sys.stderr, **options)
     _bars.add(bar)
     return bar

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sae_dist.common.disk import check_disk, tell_unwritten
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import progress, say
 from sae_dist.harvest.assign import Round, round_of
@@ -19,7 +20,7 @@ from sae_dist.harvest.host import HostShard
 from sae_dist.harvest.locks import LOCKS, Locks
 from sae_dist.harvest.processes import Processes, next_units, together
 from sae_dist.lm import Capture
-from sae_dist.store import StoreWriter, check_disk, tell_full_disk
+from sae_dist.store import StoreWriter
 
 TokenBlocks = Generator[tuple[np.ndarray, np.ndarray], None, None]
 _POLL_SECONDS = 0.5
@@ -66,7 +67,7 @@ def harvest(
             writer.write_tokens(blocks, fingerprint)
 
     with (
-        tell_full_disk(writer.path, writer.bytes_needed),
+        tell_unwritten(writer.path, writer.bytes_needed),
         Locks(writer.path / LOCKS, config.lock_seconds) as locks,
     ):
         together(lambda: _once("tokens", writer.tokens_ready, write_tokens, locks), processes)

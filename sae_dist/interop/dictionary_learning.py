@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import Coder, CoderConfig, Form, Kind
-from sae_dist.common.files import write_json
+from sae_dist.common.files import described_by, write_whole
 from sae_dist.interop.hooks import layer_of
 from sae_dist.interop.published import (
     Published,
@@ -21,7 +21,6 @@ from sae_dist.interop.published import (
     read_settings,
     told_in_one_line,
     unusable,
-    write_whole,
 )
 
 TITLE = "dictionary_learning"
@@ -65,8 +64,12 @@ def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
             "threshold": threshold_F[0].clone(),
         }
         state["decoder.weight"] = state["decoder.weight"].T.contiguous()
-    write_whole(folder / WEIGHTS, lambda path: torch.save(state, path))
-    write_json(folder / SETTINGS, _settings(coder, about))
+    with (
+        described_by(folder / SETTINGS, _settings(coder, about)),
+        write_whole(folder / WEIGHTS) as temporary,
+        open(temporary, "wb") as file,  # by a name torch would not say why it cannot write
+    ):
+        torch.save(state, file)
 
 
 def _settings(coder: Coder, about: dict[str, Any]) -> dict[str, Any]:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from sae_dist.coders import Coder, CoderConfig, Form, Kind
+from sae_dist.common.files import write_whole
 from sae_dist.interop.published import (
     Published,
     plain_tensors,
     told_in_one_line,
     unusable,
-    write_whole,
 )
 
 TITLE = "Gemma Scope"
@@ -47,7 +47,8 @@ def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
     tensors = plain_tensors(coder)
     tensors["W_enc"] = tensors["W_enc"].T.contiguous()
     arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
-    write_whole(folder / WEIGHTS, lambda path: np.savez(path, **arrays))
+    with write_whole(folder / WEIGHTS) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
 
 
 def read(folder: Path) -> Published:

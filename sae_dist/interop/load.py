@@ -9,6 +9,7 @@ from sae_dist import coders
 from sae_dist.coders import Coder, Form, describe_coder, save_coder, slice_of
 from sae_dist.coders.files import DESCRIPTION, LATENT_TENSORS
 from sae_dist.common.errors import UserError
+from sae_dist.common.files import write_whole
 from sae_dist.interop.formats import FOREIGN, FormatName
 from sae_dist.interop.hub import PREFIX, download
 
@@ -73,7 +74,7 @@ def take_over(
 
     Args:
         where: see `load_coder`.
-        to: the folder to write.
+        to: the folder to write, a new one.
         site, target: what it reads and reconstructs; by default what its files say of them.
         form: for files that do not say whether the coder is a transcoder's.
 
@@ -99,7 +100,8 @@ def take_over(
         raise UserError(f"a {published.form} needs target=… beside site={site}")
     coder = published.coder(folder)
     about = {"site": site, "target": target, "format": name.value, "from": _shown(where)}
-    save_coder(to, coder, coder.state_dict(), about)
+    with write_whole(to) as temporary:
+        save_coder(temporary, coder, coder.state_dict(), about)
     return describe_coder(to)
 
 

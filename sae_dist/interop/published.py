@@ -1,6 +1,6 @@
 """A coder as other libraries publish it, in our names: what every format is read into."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sae_dist.coders import Coder, CoderConfig, Form, Kind
 from sae_dist.common.errors import UserError
-from sae_dist.common.files import fsync_path, read_json
+from sae_dist.common.files import read_json, write_whole
 
 _MOST_JSON_BYTES = 2**24
 _UNREADABLE = (
@@ -130,15 +130,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file; see `write_whole`."""
+    """Write a safetensors file, whole or not at all; its folder is made."""
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_whole(path, lambda temporary: save_file(whole, temporary))
-
-
-def write_whole(path: Path, save: Callable[[Path], None]) -> None:
-    """Let `save` write a file, which gets its name when it is whole; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp.{path.name}")
-    save(temporary)
-    fsync_path(temporary)
-    temporary.replace(path)
+    with write_whole(path) as temporary:
+        save_file(whole, temporary)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from sae_dist.coders import Coder, CoderConfig, Form, Kind
-from sae_dist.common.files import write_json
+from sae_dist.common.files import described_by
 from sae_dist.interop.hooks import hook_name, site_of
 from sae_dist.interop.published import (
     Published,
@@ -60,7 +60,6 @@ def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
     """Write a coder; a BatchTopK as a JumpReLU with its one threshold."""
     tensors = plain_tensors(coder)
     tensors["W_enc"] = tensors["W_enc"].T
-    write_tensors(folder / WEIGHTS, tensors)
     config = coder.config
     is_topk = config.kind is Kind.topk
     settings: dict[str, Any] = {
@@ -79,7 +78,8 @@ def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
         settings |= {"k": config.k, "rescale_acts_by_decoder_norm": False}
     if config.form is not Form.autoencoder:
         settings["d_out"] = coder.d_out
-    write_json(folder / SETTINGS, settings)
+    with described_by(folder / SETTINGS, settings):
+        write_tensors(folder / WEIGHTS, tensors)
 
 
 def _metadata(about: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_dist.coders import Coder, CoderConfig, Form, Kind
-from sae_dist.common.files import write_json
+from sae_dist.common.files import described_by
 from sae_dist.interop.published import (
     Published,
     plain_tensors,
@@ -48,7 +48,6 @@ def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
     """Write a TopK coder."""
     config, is_autoencoder = coder.config, coder.config.form is Form.autoencoder
     tensors = plain_tensors(coder, pre_bias=is_autoencoder)
-    write_tensors(folder / WEIGHTS, {_NAMES[name]: t for name, t in tensors.items()})
     settings = {
         "activation": "topk",
         "expansion_factor": max(1, config.num_latents // coder.d_in),
@@ -60,7 +59,8 @@ def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
         "transcode": not is_autoencoder,
         "d_in": coder.d_in,
     }
-    write_json(folder / SETTINGS, settings)
+    with described_by(folder / SETTINGS, settings):
+        write_tensors(folder / WEIGHTS, {_NAMES[name]: t for name, t in tensors.items()})
 
 
 def read(folder: Path) -> Published:

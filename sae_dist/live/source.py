@@ -19,7 +19,7 @@ from sae_dist.live.stream import LiveStream
 from sae_dist.live.units import TextUnits, Unit
 from sae_dist.lm import LM, Capture, resolve, site_widths
 from sae_dist.store import NonFinite, StoreConfig
-from sae_dist.stream import HeldOutBatch, StreamConfig
+from sae_dist.stream import BatchPart, HeldOutBatch
 from sae_dist.text import TextConfig
 
 _OPENING_UNITS = 16  # what they hold tells a text from another of the same name
@@ -91,22 +91,11 @@ class LiveActivations:
         drawn = torch.from_numpy(np.sort(generator(seed, "sample").permutation(most)[:num_tokens]))
         return {site: found[site][drawn] for site in sites}
 
-    def batches(
-        self,
-        sites: list[str],
-        batch_tokens: int,
-        seed: int,
-        config: StreamConfig,
-        rank: int,
-        world: int,
-        start_step: int,
-    ) -> LiveStream:
+    def batches(self, sites: list[str], part: BatchPart) -> LiveStream:
         """See `LiveStream`."""
         self._first = {}
         widths = {site: self.widths[site] for site in sites}
-        passes = Passes(self.lm, sites, self._dtype)
-        order = (batch_tokens, seed, config, rank, world, start_step)
-        return LiveStream(self._units, passes, widths, *order)
+        return LiveStream(self._units, Passes(self.lm, sites, self._dtype), widths, part)
 
     def held_out(
         self, sites: list[str], part: int, parts: int, max_sequences: int | None

@@ -16,7 +16,7 @@ from sae_dist.harvest import HostShard
 from sae_dist.live.passes import Passes
 from sae_dist.live.rounds import Round, rounds
 from sae_dist.live.units import TextUnits, Unit
-from sae_dist.stream import Ahead, Batch, Batches, StreamConfig, StreamState, check_config
+from sae_dist.stream import Ahead, Batch, Batches, BatchPart, StreamConfig, StreamState
 
 _ROUNDS_HELD = 2  # one is given out while the other is filled
 
@@ -33,10 +33,10 @@ class Filling:
 class LiveStream(Batches):
     """Iterates `(Batch, StreamState)` for ever over a text that a language model reads on the way.
 
-    Rank r of `world` serves lanes [r·lanes/world, (r+1)·lanes/world) of each round, and runs the
-    language model over their units alone: the batches of all ranks, one after the other, are the
-    same global batch in every world, a pure function of (language model, text, settings, seed,
-    step). A thread runs the model over the next round, evenly paced by the steps of this one.
+    A rank serves `part.lanes` of each round, and runs the language model over their units alone:
+    the batches of all ranks, one after the other, are the same global batch in every world, a pure
+    function of (language model, text, settings, seed, step). A thread runs the model over the next
+    round, evenly paced by the steps of this one.
 
     Memory of one rank: two rounds of its lanes, `memory_bound` bytes, and the tokens of a few.
     """
@@ -46,29 +46,22 @@ class LiveStream(Batches):
         units: TextUnits,
         passes: Passes,
         widths: dict[str, int],
-        batch_tokens: int,
-        seed: int,
-        config: StreamConfig,
-        rank: int,
-        world: int,
-        start_step: int,
+        part: BatchPart,
     ) -> None:
         """Raises UserError for lanes that do not fit the world or the batch."""
-        check_config(config, world)
-        if batch_tokens % config.lanes:
+        self._lanes, self._config = part.lanes, part.config
+        config = part.config
+        if part.batch_tokens % config.lanes:
             raise UserError(
-                f"found batch_tokens={batch_tokens} and lanes={config.lanes}; expected a multiple "
-                "of the lanes; change batch_tokens or stream.lanes"
+                f"found batch_tokens={part.batch_tokens} and lanes={config.lanes}; expected a "
+                "multiple of the lanes; change batch_tokens or stream.lanes"
             )
         self.waited_seconds = 0.0
         self._units, self._passes, self._widths = units, passes, widths
-        self._seed, self._num_lanes, self._step = seed, config.lanes, start_step
-        self._config = config
-        self._lane_tokens = batch_tokens // config.lanes
+        self._seed, self._num_lanes, self._step = part.seed, config.lanes, part.start_step
+        self._lane_tokens = part.batch_tokens // config.lanes
         self._unit_tokens = units.unit_sequences * units.sequence_length
         self._lane_units = _lane_units(config, self._unit_tokens)
-        share = config.lanes // world
-        self._lanes = range(rank * share, (rank + 1) * share)
         self._threads: ExitStack | None = None
 
     @property

@@ -1,9 +1,7 @@
 """Train a small language model, from nothing or on: for trying everything without a hub."""
 
 import math
-import os
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +14,7 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sae_dist.common.errors import UserError
-from sae_dist.common.files import fsync_path, write_json
+from sae_dist.common.files import fsync_path, write_json, write_whole
 from sae_dist.common.log import progress, say
 from sae_dist.common.seeds import derive
 
@@ -257,12 +255,9 @@ def _save(
     report: dict[str, Any],
 ) -> None:
     """Write beside `folder`, then rename: an interrupted run leaves no folder that looks whole."""
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    temporary.mkdir(parents=True)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    write_json(temporary / _REPORT, report)
-    for path in [*temporary.iterdir(), temporary]:
-        fsync_path(path)
-    os.rename(temporary, folder)
-    fsync_path(folder.parent)
+    with write_whole(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        write_json(temporary / _REPORT, report)
+        for path in temporary.iterdir():
+            fsync_path(path)

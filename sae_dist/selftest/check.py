@@ -1,5 +1,7 @@
 """A check: a name, a promise, and a function that every rank calls and that says what it found."""
 
+import os
+import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
@@ -9,10 +11,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch.distributed as dist
 
-from sae_dist.common.log import progress
+from sae_dist.common.log import progress, quiet, say
 from sae_dist.parallel import World
 
 _Value = TypeVar("_Value")
+_BAR = "selftest {n_fmt}/{total_fmt} |{bar:17}| {elapsed}{postfix}"
 _COLUMNS = {"check": 17, "expected": 29, "found": 36, "seconds": 7, "ok": 3}  # 100 with 4 gaps
 
 
@@ -69,14 +72,22 @@ class Place:
 
 
 def perform(checks: Sequence[Check], place: Place) -> list[Result]:
-    """Make all checks, one after the other; the same results on all ranks."""
+    """Make all checks, one after the other; the same results on all ranks.
+
+    A terminal shows one bar that names the check and goes in the end, a log file a line for each.
+    What the commands and parts under test would say is left out.
+    """
     results = []
-    with progress(checks, desc="selftest", unit="check") as bar:
-        for check in bar:
+    is_terminal = _columns() > 0
+    with progress(checks, shown=is_terminal, leave=False, bar_format=_BAR) as bar:
+        for number, check in enumerate(bar, 1):
             bar.set_postfix_str(check.name)
+            if not is_terminal:
+                say(f"check {number} of {len(checks)}: {check.name}")
             start = time.monotonic()
             try:
-                found = check.run(place)
+                with quiet():
+                    found = check.run(place)
             except Exception as error:  # whatever it is, it is what was found
                 found = Found(" ".join(str(error).split()) or type(error).__name__, False)
             # A rank may have failed between two of its meetings: what all agree on is the first's.
@@ -84,6 +95,14 @@ def perform(checks: Sequence[Check], place: Place) -> list[Result]:
             ok = all(place.together(lambda f=found: f.ok))
             results.append(Result(check.name, check.promise, text, round(seconds, 2), ok))
     return results
+
+
+def _columns() -> int:
+    """How wide the terminal is that errors go to; 0 for a file, and where nobody knows."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except OSError:
+        return 0
 
 
 def table(results: Sequence[Result]) -> str:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from sae_dist.selftest.check import Found, Place
 from sae_dist.selftest.rates import product_rate, seconds_of
 from sae_dist.store import open_store, write_store
-from sae_dist.stream import ActivationStream, StreamConfig
+from sae_dist.stream import ActivationStream, BatchPart, StreamConfig
 
 _SUM_BYTES, _SMALL_SUMS, _LARGE_SUMS = 1 << 26, 100, 5
 _STORE_TOKENS, _STORE_WIDTH, _BATCH_TOKENS = 65536, 512, 4096
@@ -67,7 +67,8 @@ def _read_rate(place: Place) -> float:
     config = StreamConfig(lanes=world.size, bucket_tokens=16384 * world.size)
     store = open_store(place.folder / "large")
     batch_tokens = _BATCH_TOKENS * world.size
-    stream = ActivationStream(store, ["made_up"], batch_tokens, 0, config, world.rank, world.size)
+    part = BatchPart(batch_tokens, 0, config, world.rank, world.size)
+    stream = ActivationStream(store, ["made_up"], part)
     num_bytes, start = 0, time.perf_counter()
     with stream:
         for batch, state in stream:

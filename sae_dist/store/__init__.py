@@ -1,7 +1,6 @@
 """Activations on disk: written shard by shard, sealed by a manifest, read chunk by chunk."""
 
 from sae_dist.store.bring import write_store
-from sae_dist.store.disk import check_disk, free_bytes, tell_full_disk
 from sae_dist.store.dropped import NonFinite
 from sae_dist.store.reader import Store, open_store
 from sae_dist.store.schema import Manifest
@@ -17,10 +16,7 @@ __all__ = [
     "Store",
     "StoreConfig",
     "StoreWriter",
-    "check_disk",
-    "free_bytes",
     "open_store",
-    "tell_full_disk",
     "verify",
     "write_store",
 ]

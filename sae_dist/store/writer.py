@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from sae_dist.common.disk import tell_unwritten
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import claim, fsync_path, to_json, write_atomic
@@ -22,7 +23,6 @@ from sae_dist.store.arrays import (
     metadata,
     site_specs,
 )
-from sae_dist.store.disk import tell_full_disk
 from sae_dist.store.fault import FaultError
 from sae_dist.store.layout import Layout, held_out_units
 from sae_dist.store.links import linked_folders
@@ -89,7 +89,7 @@ class StoreWriter:
                 "choose another path"
             )
         data = dump(settings)
-        with tell_full_disk(root, lambda: len(data)):
+        with tell_unwritten(root, lambda: len(data)):
             if (root / SETTINGS_FILE).exists() or not claim(root / SETTINGS_FILE, data):
                 started = load(root / SETTINGS_FILE, Settings)
                 require_same(root / SETTINGS_FILE, started.to_json(), settings.to_json())

@@ -1,17 +1,12 @@
 """Activations for training, in an order that a seed fixes, and for evaluation."""
 
 from sae_dist.stream.ahead import Ahead
-from sae_dist.stream.batches import Batch, Batches, StreamState
+from sae_dist.stream.batches import Batch, Batches, BatchPart, StreamConfig, StreamState
 from sae_dist.stream.held_out import HeldOutBatch, held_out
 from sae_dist.stream.in_memory import ActivationsInMemory, RowStream
 from sae_dist.stream.order import TokenOrder
 from sae_dist.stream.source import ActivationSource, StoredActivations
-from sae_dist.stream.stream import (
-    ActivationStream,
-    StreamConfig,
-    check_config,
-    memory_bound,
-)
+from sae_dist.stream.stream import ActivationStream, memory_bound
 
 __all__ = [
     "ActivationSource",
@@ -19,6 +14,7 @@ __all__ = [
     "ActivationsInMemory",
     "Ahead",
     "Batch",
+    "BatchPart",
     "Batches",
     "HeldOutBatch",
     "RowStream",
@@ -26,7 +22,6 @@ __all__ = [
     "StreamConfig",
     "StreamState",
     "TokenOrder",
-    "check_config",
     "held_out",
     "memory_bound",
 ]

@@ -1,4 +1,4 @@
-"""What every stream of activations gives out, and how it ends."""
+"""What every stream of activations is asked for, what it gives out, and how it ends."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,6 +6,63 @@ from types import TracebackType
 from typing import Protocol, Self
 
 import torch
+
+from sae_dist.common.errors import UserError
+
+
+@dataclass(kw_only=True, slots=True)
+class StreamConfig:
+    """How to read a store; `lanes` and `bucket_tokens` (of all lanes together) fix the order."""
+
+    lanes: int = 64
+    bucket_tokens: int = 2**20
+    read_threads: int = 4
+    batches_ahead: int = 4
+
+    def check(self) -> None:
+        """Raise UserError for settings that cannot work."""
+        for name in ("lanes", "bucket_tokens", "read_threads", "batches_ahead"):
+            if getattr(self, name) < 1:
+                raise UserError(
+                    f"found stream.{name}={getattr(self, name)}; expected at least 1; change it"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPart:
+    """One rank's part of every global batch, from a step on.
+
+    Attributes:
+        batch_tokens: rows of a global batch.
+        seed: fixes the order, with what `config` says of it.
+        config: how it is read.
+        rank, world: which of how many equal parts; all, side by side, are the same in every world.
+        start_step: counted from the very first.
+    """
+
+    batch_tokens: int
+    seed: int
+    config: StreamConfig
+    rank: int = 0
+    world: int = 1
+    start_step: int = 0
+
+    @property
+    def lanes(self) -> range:
+        """Those that this rank serves.
+
+        Raises UserError for settings that cannot work, or lanes that the ranks cannot share.
+        """
+        self.config.check()
+        lanes, world = self.config.lanes, self.world
+        if lanes % world:
+            fitting = ", ".join(str(n) for n in range(1, lanes + 1) if lanes % n == 0)
+            raise UserError(
+                f"found {world} ranks for {lanes} lanes; expected a number that divides them "
+                f"({fitting}); start as many ranks, or change stream.lanes"
+            )
+        share = lanes // world
+        return range(self.rank * share, (self.rank + 1) * share)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

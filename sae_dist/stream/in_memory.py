@@ -11,9 +11,8 @@ from torch import Tensor
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import generator
-from sae_dist.stream.batches import Batch, Batches, StreamState
+from sae_dist.stream.batches import Batch, Batches, BatchPart, StreamState
 from sae_dist.stream.held_out import HeldOutBatch
-from sae_dist.stream.stream import StreamConfig
 
 _ROWS_AT_ONCE = 1024
 
@@ -50,19 +49,10 @@ class ActivationsInMemory:
         drawn = generator(seed, "sample").permutation(len(self._rows_ND))[:num_tokens]
         return {site: self._rows_ND[torch.from_numpy(drawn)] for site in sites}
 
-    def batches(
-        self,
-        sites: list[str],
-        batch_tokens: int,
-        seed: int,
-        config: StreamConfig,
-        rank: int,
-        world: int,
-        start_step: int,
-    ) -> "RowStream":
-        """See `RowStream`; of `config`, which is about reading files, nothing is needed."""
+    def batches(self, sites: list[str], part: BatchPart) -> "RowStream":
+        """See `RowStream`."""
         self._check(sites)
-        return RowStream(self._site, self._rows_ND, batch_tokens, seed, rank, world, start_step)
+        return RowStream(self._site, self._rows_ND, part)
 
     def held_out(
         self, sites: list[str], part: int, parts: int, max_sequences: int | None
@@ -91,46 +81,37 @@ class RowStream(Batches):
     """Iterates `(Batch, StreamState)` for ever over rows in memory.
 
     Every epoch permutes all rows, and a global batch is the next `batch_tokens` of them: a pure
-    function of (rows, seed, step). Rank r has part r of `world` equal parts. What is left of an
-    epoch after its last whole batch is dropped. Iterating again goes on with the next batch.
+    function of (rows, seed, step). Nothing is read from files, nor of `part.config`. What is left
+    of an epoch after its last whole batch is dropped. Iterating again goes on with the next batch.
 
     `waited_seconds` is the time it took to gather rows.
     """
 
-    def __init__(
-        self,
-        site: str,
-        rows_ND: Tensor,
-        batch_tokens: int,
-        seed: int,
-        rank: int,
-        world: int,
-        start_step: int,
-    ) -> None:
+    def __init__(self, site: str, rows_ND: Tensor, part: BatchPart) -> None:
         """Raises UserError for too few rows, or a world that does not divide a batch."""
-        if len(rows_ND) < batch_tokens or batch_tokens % world:
+        if len(rows_ND) < part.batch_tokens or part.batch_tokens % part.world:
             raise UserError(
-                f"found batch_tokens={batch_tokens} for {len(rows_ND)} rows and {world} ranks; "
-                "expected at most as many as rows, and a multiple of the ranks; change batch_tokens"
+                f"found batch_tokens={part.batch_tokens} for {len(rows_ND)} rows and {part.world} "
+                "ranks; expected at most as many as rows, and a multiple of the ranks; change "
+                "batch_tokens"
             )
         self.waited_seconds = 0.0
-        self._site, self._rows_ND, self._seed = site, rows_ND, seed
-        self._batch_tokens, self._rank, self._world = batch_tokens, rank, world
-        self._step = start_step
+        self._site, self._rows_ND, self._part = site, rows_ND, part
+        self._step = part.start_step
 
     def __iter__(self) -> Iterator[tuple[Batch, StreamState]]:
-        steps_per_epoch = len(self._rows_ND) // self._batch_tokens
+        steps_per_epoch = len(self._rows_ND) // self._part.batch_tokens
         for epoch in count(self._step // steps_per_epoch):
-            order_N = generator(self._seed, "epoch", epoch).permutation(len(self._rows_ND))
+            order_N = generator(self._part.seed, "epoch", epoch).permutation(len(self._rows_ND))
             for step in range(self._step % steps_per_epoch, steps_per_epoch):
                 batch = self._batch(order_N, step)
                 self._step += 1
                 yield batch, StreamState(step=self._step, epoch=self._step // steps_per_epoch)
 
     def _batch(self, order_N: np.ndarray, step: int) -> Batch:
-        begun = time.perf_counter()
-        size = self._batch_tokens // self._world
-        first = step * self._batch_tokens + self._rank * size
+        begun, part = time.perf_counter(), self._part
+        size = part.batch_tokens // part.world
+        first = step * part.batch_tokens + part.rank * size
         index_B = torch.from_numpy(order_N[first : first + size])
         batch = Batch(acts={self._site: self._rows_ND[index_B]}, index=index_B)
         self.waited_seconds += time.perf_counter() - begun

@@ -10,9 +10,9 @@ from sae_dist.common.dtypes import from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import generator
 from sae_dist.store import Store
-from sae_dist.stream.batches import Batches
+from sae_dist.stream.batches import Batches, BatchPart
 from sae_dist.stream.held_out import HeldOutBatch, held_out
-from sae_dist.stream.stream import ActivationStream, StreamConfig
+from sae_dist.stream.stream import ActivationStream
 
 _SAMPLE_CHUNKS = 32  # at least, so that many positions are among them
 
@@ -40,16 +40,7 @@ class ActivationSource(Protocol):
     def sample(self, sites: list[str], num_tokens: int, seed: int) -> dict[str, Tensor]:
         """About `num_tokens` tokens [n, d] of each site, the same ones whoever asks."""
 
-    def batches(
-        self,
-        sites: list[str],
-        batch_tokens: int,
-        seed: int,
-        config: StreamConfig,
-        rank: int,
-        world: int,
-        start_step: int,
-    ) -> Batches:
+    def batches(self, sites: list[str], part: BatchPart) -> Batches:
         """This rank's part of every global batch, from a step on, for ever."""
 
     def held_out(
@@ -99,20 +90,9 @@ class StoredActivations:
             for site, blocks in parts.items()
         }
 
-    def batches(
-        self,
-        sites: list[str],
-        batch_tokens: int,
-        seed: int,
-        config: StreamConfig,
-        rank: int,
-        world: int,
-        start_step: int,
-    ) -> ActivationStream:
+    def batches(self, sites: list[str], part: BatchPart) -> ActivationStream:
         """See `ActivationStream`."""
-        return ActivationStream(
-            self._store, sites, batch_tokens, seed, config, rank, world, start_step
-        )
+        return ActivationStream(self._store, sites, part)
 
     def held_out(
         self, sites: list[str], part: int, parts: int, max_sequences: int | None

@@ -2,40 +2,28 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import cycle
 
 import numpy as np
 import torch
 
 from sae_dist.common.dtypes import FloatDtype, from_storage
-from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
 from sae_dist.store import Store
 from sae_dist.store.eight_bits import passing_bytes
 from sae_dist.store.layout import Layout
 from sae_dist.stream.ahead import Ahead
-from sae_dist.stream.batches import Batch, Batches, StreamState
+from sae_dist.stream.batches import Batch, Batches, BatchPart, StreamConfig, StreamState
 from sae_dist.stream.buckets import Bucket, LaneReader
 from sae_dist.stream.order import TokenOrder
-
-
-@dataclass(kw_only=True, slots=True)
-class StreamConfig:
-    """How to read a store; `lanes` and `bucket_tokens` (of all lanes together) fix the order."""
-
-    lanes: int = 64
-    bucket_tokens: int = 2**20
-    read_threads: int = 4
-    batches_ahead: int = 4
 
 
 class ActivationStream(Batches):
     """Iterates `(Batch, StreamState)` for ever over the training shards of a store.
 
-    Rank r of `world` serves lanes [r·lanes/world, (r+1)·lanes/world), so the batches of all ranks,
-    one after the other, are the same global batch of `batch_tokens` rows in every world. Several
-    sites are read at the same index. Iterating again after a stop goes on with the next batch.
+    A rank serves `part.lanes`, so the batches of all ranks, one after the other, are the same
+    global batch in every world. Several sites are read at the same index. Iterating again after a
+    stop goes on with the next batch.
 
     Memory of one rank, at most: two buckets a lane, `batches_ahead` + 2 batches, and the marks (in
     eight bits also the stored values) of one chunk a reading thread; `memory_bound` gives it in
@@ -44,32 +32,21 @@ class ActivationStream(Batches):
     the dropped tails of lanes). Use it as a context manager, or `close` it, to end its threads.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        sites: Sequence[str],
-        batch_tokens: int,
-        seed: int,
-        config: StreamConfig,
-        rank: int = 0,
-        world: int = 1,
-        start_step: int = 0,
-    ) -> None:
+    def __init__(self, store: Store, sites: Sequence[str], part: BatchPart) -> None:
         """Raises UserError for unknown sites, a world not dividing the lanes, or too few tokens."""
-        _check(store, sites, config, world)
+        for site in sites:
+            store.statistics(site)
         self.waited_seconds = 0.0
-        self._store, self._sites, self._config = store, list(sites), config
+        self._store, self._sites = store, list(sites)
+        self._config = config = part.config
+        self._lanes, self._step, self._batch_tokens = part.lanes, part.start_step, part.batch_tokens
         counts = store.trainable_counts()
         chunks = np.array(store.training_chunks(), np.int64)
         self._chunks = chunks[counts[chunks] > 0]
         self._bucket_chunks = _bucket_chunks(store.layout, config)
         self._order = TokenOrder(
-            counts[self._chunks], config.lanes, self._bucket_chunks, batch_tokens, seed
+            counts[self._chunks], config.lanes, self._bucket_chunks, part.batch_tokens, part.seed
         )
-        share = config.lanes // world
-        self._lanes = range(rank * share, (rank + 1) * share)
-        self._step = start_step
-        self._batch_tokens = batch_tokens
         self._running: tuple[Ahead[Batch], ThreadPoolExecutor] | None = None
         self._warn_of_short_epochs(int(counts[self._chunks].sum()))
 
@@ -203,25 +180,3 @@ def _gather(
     """
     for site, out in acts.items():
         np.take(stored[site], rows[part], axis=0, out=out[part], mode="clip")
-
-
-def _check(store: Store, sites: Sequence[str], config: StreamConfig, world: int) -> None:
-    """Refuse sites that are not there and settings that cannot work."""
-    for site in sites:
-        store.statistics(site)
-    check_config(config, world)
-
-
-def check_config(config: StreamConfig, world: int) -> None:
-    """Raise UserError for settings that cannot work, or lanes that the ranks cannot share."""
-    for name in ("lanes", "bucket_tokens", "read_threads", "batches_ahead"):
-        if getattr(config, name) < 1:
-            raise UserError(
-                f"found stream.{name}={getattr(config, name)}; expected at least 1; change it"
-            )
-    if config.lanes % world:
-        fitting = ", ".join(str(n) for n in range(1, config.lanes + 1) if config.lanes % n == 0)
-        raise UserError(
-            f"found {world} ranks for {config.lanes} lanes; expected a number that divides them "
-            f"({fitting}); start as many ranks, or change stream.lanes"
-        )

@@ -11,7 +11,7 @@ from sae_dist.checkpoint import CheckpointConfig, Checkpoints
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import progress, say
 from sae_dist.parallel import Axis, World
-from sae_dist.stream import ActivationSource, Batches, StreamConfig
+from sae_dist.stream import ActivationSource, Batches, BatchPart, StreamConfig
 from sae_dist.train.identity import check_unchanged, identity_of
 from sae_dist.train.journal import Journal, LogConfig
 from sae_dist.train.journal import check as check_log
@@ -142,16 +142,11 @@ class TrainingRun:
                 self.watch.step(self.step)
 
     def _batches(self) -> Batches:
-        config = self.config
-        return self.source.batches(
-            sites_of([rung.config for rung in self.rungs]),
-            config.batch_tokens,
-            config.seed,
-            config.stream,
-            self.world.rank,
-            self.world.size,
-            self.step,
+        config, world = self.config, self.world
+        part = BatchPart(
+            config.batch_tokens, config.seed, config.stream, world.rank, world.size, self.step
         )
+        return self.source.batches(sites_of([rung.config for rung in self.rungs]), part)
 
     def _is_due(self, every_steps: int) -> bool:
         return self.step % every_steps == 0 or self.step == self.num_steps

@@ -11,6 +11,7 @@ import pytest
 import torch.distributed as dist
 
 from sae_dist.apps import selftest
+from sae_dist.common.log import progress, say, warn
 from sae_dist.parallel import World
 from sae_dist.selftest import (
     CHECKS,
@@ -18,6 +19,7 @@ from sae_dist.selftest import (
     Found,
     Place,
     Result,
+    check,
     filesystem,
     perform,
     stores,
@@ -56,6 +58,35 @@ def test_a_failure_on_one_rank_is_a_result_on_all(tmp_path: Path) -> None:
         assert [result.ok for result in results] == [False, False, True]
         assert results[0].found == "rank 1: ZeroDivisionError: division by zero"
         assert results[1].found == "rank 0"
+
+
+def says_much(place: Place) -> Found:
+    say("said")
+    warn("warned of")
+    for _ in progress(range(3), desc="inner"):
+        pass
+    return Found("quiet", True)
+
+
+def test_a_log_file_has_a_line_for_each_check_and_nothing_from_within(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    checks = [Check("first", "", says_much), Check("second", "", says_much)]
+    perform(checks, Place(tmp_path, alone()))
+    say("said again")
+    lines = ["check 1 of 2: first", "check 2 of 2: second", "said again"]
+    assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_a_terminal_has_one_bar_that_goes_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(check, "_columns", lambda: 100)
+    perform([Check("first", "", says_much)], Place(tmp_path, alone()))
+    shown = capsys.readouterr().err.split("\r")
+    assert any(re.fullmatch(r"selftest 0/1 \|.*\| \d\d:\d\d, first *", line) for line in shown)
+    assert not any("said" in line or "warned" in line or "inner" in line for line in shown)
+    assert shown[-1].strip() == "" and not any("\n" in line for line in shown)
 
 
 def copies(source: Path, target: Path) -> None:

@@ -11,7 +11,7 @@ from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.live.units import Unit
 from sae_dist.lm import Capture, resolve
-from sae_dist.stream import StreamConfig
+from sae_dist.stream import BatchPart, StreamConfig
 from tests.live.tiny import (
     BATCH,
     POSITIONS,
@@ -37,7 +37,7 @@ def given(text: Path, world: int = 1, num: int = NUM, start: int = 0) -> tuple:
     parts = []
     for rank in range(world):
         source = tiny_live(text)
-        with source.batches([SITE], BATCH, 7, STREAM, rank, world, start) as batches:
+        with source.batches([SITE], BatchPart(BATCH, 7, STREAM, rank, world, start)) as batches:
             found = list(islice(batches, num))
         assert [state.step for _, state in found] == list(range(start + 1, start + num + 1))
         index = torch.stack([batch.index for batch, _ in found])
@@ -81,7 +81,7 @@ def test_going_on_is_bitwise_as_if_never_stopped(text: Path, start: int) -> None
 
 def test_two_rounds_are_held_and_no_thread_is_left(text: Path) -> None:
     source = tiny_live(text)
-    stream = source.batches([SITE], BATCH, 7, STREAM, 1, 2, 0)
+    stream = source.batches([SITE], BatchPart(BATCH, 7, STREAM, 1, 2))
     assert stream.memory_bound == 2 * (STREAM.bucket_tokens // 2) * WIDTH * 4
     passed: list[int] = []
     one_pass = stream._passes
@@ -106,7 +106,7 @@ def test_two_rounds_are_held_and_no_thread_is_left(text: Path) -> None:
 
 
 def test_iterating_again_goes_on(text: Path) -> None:
-    stream = tiny_live(text).batches([SITE], BATCH, 7, STREAM, 0, 1, 0)
+    stream = tiny_live(text).batches([SITE], BatchPart(BATCH, 7, STREAM))
     found = []
     for _ in range(2):
         iterator = iter(stream)
@@ -172,7 +172,7 @@ def test_identity_tells_language_model_text_and_settings_apart(text: Path, tmp_p
 def test_what_cannot_be_is_refused_in_one_line(text: Path) -> None:
     def batches(lanes: int = 4, batch: int = BATCH, world: int = 1) -> object:
         config = StreamConfig(lanes=lanes, bucket_tokens=256)
-        return tiny_live(text).batches([SITE], batch, 0, config, 0, world, 0)
+        return tiny_live(text).batches([SITE], BatchPart(batch, 0, config, 0, world))
 
     with pytest.raises(UserError, match="found 3 ranks for 4 lanes; expected a number that"):
         batches(world=3)
@@ -191,6 +191,6 @@ def test_what_cannot_be_is_refused_in_one_line(text: Path) -> None:
 def test_an_activation_that_is_not_finite_ends_training_by_its_name(text: Path) -> None:
     source = tiny_live(text)
     source.lm.model.get_input_embeddings().weight.data[3:] = torch.inf
-    stream = source.batches([SITE], BATCH, 0, STREAM, 0, 1, 0)
+    stream = source.batches([SITE], BatchPart(BATCH, 0, STREAM))
     with stream, pytest.raises(UserError, match=rf"NaN or infinity at {SITE} at a trainable token"):
         next(iter(stream))

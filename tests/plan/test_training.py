@@ -16,7 +16,7 @@ from sae_dist.plan.memory import checkpoint_bytes
 from sae_dist.plan.rung import moved_bytes, plan_rung, step_flops
 from sae_dist.store import open_store
 from sae_dist.store.layout import Layout
-from sae_dist.stream import ActivationStream, StreamConfig
+from sae_dist.stream import ActivationStream, BatchPart, StreamConfig
 from sae_dist.train import LoopConfig, OptimConfig, RungConfig
 from sae_dist.train.rung import Precision, Rung
 from tests.processes import run_on
@@ -112,7 +112,7 @@ def test_the_stream_holds_what_is_planned(tmp_path: Path) -> None:
     store = open_store(make_store(tmp_path / "store"))
     config = StreamConfig(lanes=8, bucket_tokens=2048)
     for world in (1, 2):
-        stream = ActivationStream(store, ["in"], BATCH, 0, config, 0, world)
+        stream = ActivationStream(store, ["in"], BatchPart(BATCH, 0, config, 0, world))
         plan = plan_training(
             LoopConfig(tokens=10 * BATCH, batch_tokens=BATCH, stream=config),
             [rung(Kind.topk)],

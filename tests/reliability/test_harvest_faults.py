@@ -6,7 +6,6 @@ import itertools
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from sae_dist.store import StoreConfig, StoreWriter, verify
 from tests.harvest.tiny import contents, tiny_harvest, tiny_writer, tokens
 from tests.processes import run_on, start
 from tests.reliability.jobs import committed, job, lock, passes, torn, wait_until, with_tokens
+from tests.reliability.small_disk import remount, small_disk
 
 NUM_PASSES, NUM_UNITS = 15, 8
 
@@ -247,29 +247,24 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A disk of so many KiB; a whole store takes more than 200 in pages of 4."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={request.param}k", "none", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk takes root's rights")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", request.param) as folder:
+        yield folder
 
 
-@pytest.mark.parametrize("small_disk", [48, 160], indirect=True, ids=["tokens", "shards"])
+@pytest.mark.parametrize("disk", [48, 160], indirect=True, ids=["tokens", "shards"])
 def test_a_disk_that_is_filled_is_told_and_the_same_command_goes_on(
-    small_disk: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    disk: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = importlib.import_module("sae_dist.harvest.harvest")  # its name is a function's too
     monkeypatch.setattr(module, "check_disk", lambda path, num_bytes: None)
-    store = small_disk / "store"
+    store = disk / "store"
     with pytest.raises(UserError, match="No space left on device for .*; free some and start"):
         tiny_harvest(store)
     assert not list(store.rglob("*.tmp")) and not torn(store)
     assert len(committed(store)) < NUM_UNITS and not (store / "MANIFEST.json").exists()
-    subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)
+    remount(disk, "size=1m")
     tiny_harvest(store)
     assert contents(store).keys() == expected.keys() and verify(store, full=True) == []
 

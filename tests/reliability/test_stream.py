@@ -21,7 +21,7 @@ from benchmarks.shuffling import documents, layout_of, share
 from sae_dist.common.errors import UserError
 from sae_dist.store import Store, open_store, write_store
 from sae_dist.store.layout import Layout
-from sae_dist.stream import ActivationStream, StreamConfig, TokenOrder
+from sae_dist.stream import ActivationStream, BatchPart, StreamConfig, TokenOrder
 from sae_dist.stream.shuffling import (
     batch_index,
     distinct_share,
@@ -65,7 +65,7 @@ def store(path: Path) -> Store:
 def stream(
     store: Store, sites: list[str], rank: int = 0, world: int = 1, step: int = 0
 ) -> ActivationStream:
-    return ActivationStream(store, sites, BATCH, 5, CONFIG, rank, world, step)
+    return ActivationStream(store, sites, BatchPart(BATCH, 5, CONFIG, rank, world, step))
 
 
 def own_threads() -> list[str]:
@@ -218,12 +218,12 @@ def test_memory_stays_under_the_bound(store: Store, sites: list[str], world: int
 PROCESS = """
 import json, sys, time, numpy as np, psutil, torch
 from sae_dist.store import open_store, write_store
-from sae_dist.stream import ActivationStream, StreamConfig
+from sae_dist.stream import ActivationStream, BatchPart, StreamConfig
 x = torch.randn(1024, 64, 512, generator=torch.Generator().manual_seed(0)).bfloat16()
 write_store("s", {"a": x, "b": x[..., :256]}, held_out=0.0, chunk_mib=0.4, shard_mib=8.0)
 del x
 config = StreamConfig(lanes=8, bucket_tokens=8192)
-source = ActivationStream(open_store("s"), ["a", "b"], 1024, 0, config)
+source = ActivationStream(open_store("s"), ["a", "b"], BatchPart(1024, 0, config))
 resident = psutil.Process().memory_info
 before = most = resident().rss
 for number, (batch, state) in enumerate(source):

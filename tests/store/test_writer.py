@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from sae_dist.common import files
+from sae_dist.common.disk import check_disk
 from sae_dist.common.errors import UserError
-from sae_dist.store import StoreWriter, check_disk, open_store, verify
+from sae_dist.store import StoreWriter, open_store, verify
 from sae_dist.store import writer as writer_module
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sae_dist.common.errors import UserError
-from sae_dist.stream import ActivationsInMemory, StreamConfig, StreamState
+from sae_dist.stream import ActivationsInMemory, BatchPart, StreamConfig, StreamState
 
 NUM_ROWS, BATCH = 50, 12
 STEPS_PER_EPOCH = NUM_ROWS // BATCH
@@ -19,9 +19,8 @@ def indices(world: int, num: int, start_step: int = 0, seed: int = 1) -> torch.T
     """The rows of global batches [num, batch], put together from what each rank is given."""
     parts = []
     for rank in range(world):
-        with source().batches(
-            ["w"], BATCH, seed, StreamConfig(), rank, world, start_step
-        ) as batches:
+        part = BatchPart(BATCH, seed, StreamConfig(), rank, world, start_step)
+        with source().batches(["w"], part) as batches:
             found = list(islice(batches, num))
         assert [state.step for _, state in found] == [start_step + n + 1 for n in range(num)]
         for batch, _ in found:
@@ -49,7 +48,7 @@ def test_starting_at_a_step_is_skipping_those_before(start: int) -> None:
 
 
 def test_iterating_again_goes_on_and_states_name_the_next_batch() -> None:
-    stream = source().batches(["w"], BATCH, 1, StreamConfig(), 0, 1, 0)
+    stream = source().batches(["w"], BatchPart(BATCH, 1, StreamConfig()))
     first, second = list(islice(stream, 3)), list(islice(stream, 2))
     assert torch.equal(torch.stack([b.index for b, _ in first + second]), indices(1, 5))
     assert second[0][1] == StreamState(step=4, epoch=1)
@@ -84,6 +83,6 @@ def test_a_sample_and_the_mean_square_are_of_all_rows() -> None:
 def test_what_cannot_be_given_is_refused() -> None:
     for batch_tokens, world in ((51, 1), (12, 5)):
         with pytest.raises(UserError, match=f"batch_tokens={batch_tokens} for 50 rows and {world}"):
-            source().batches(["w"], batch_tokens, 1, StreamConfig(), 0, world, 0)
+            source().batches(["w"], BatchPart(batch_tokens, 1, StreamConfig(), 0, world))
     with pytest.raises(UserError, match="no site 'x'; there is only 'w'"):
         source().sample(["x"], 3, 0)

@@ -10,7 +10,14 @@ import torch
 from sae_dist.common.dtypes import FloatDtype, from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.store import Store, write_store
-from sae_dist.stream import ActivationStream, Batch, StreamConfig, StreamState, memory_bound
+from sae_dist.stream import (
+    ActivationStream,
+    Batch,
+    BatchPart,
+    StreamConfig,
+    StreamState,
+    memory_bound,
+)
 from sae_dist.stream.buckets import Bucket
 
 BATCH = 32
@@ -18,7 +25,9 @@ CONFIG = StreamConfig(lanes=8, bucket_tokens=300, read_threads=2, batches_ahead=
 
 
 def stream(store: Store, rank: int = 0, world: int = 1, start_step: int = 0) -> ActivationStream:
-    return ActivationStream(store, ["in", "out"], BATCH, 5, CONFIG, rank, world, start_step)
+    return ActivationStream(
+        store, ["in", "out"], BatchPart(BATCH, 5, CONFIG, rank, world, start_step)
+    )
 
 
 def take(source: ActivationStream, num: int) -> list[tuple[Batch, StreamState]]:
@@ -71,7 +80,9 @@ def test_rows_are_those_of_the_index_however_chunks_are_cut(
     store = write_store(tmp_path / "store", {"x": x}, **arguments)  # type: ignore[arg-type]
     layout = store.layout
     assert (layout.shard_sequences, layout.chunk_sequences, layout.chunk_positions) == grid
-    source = ActivationStream(store, ["x"], 16, 5, StreamConfig(lanes=4, bucket_tokens=512))
+    source = ActivationStream(
+        store, ["x"], BatchPart(16, 5, StreamConfig(lanes=4, bucket_tokens=512))
+    )
     found = take(source, source.tokens_per_epoch // 16)
     index = torch.cat([batch.index for batch, _ in found])
     rows = torch.cat([batch.acts["x"] for batch, _ in found])
@@ -126,9 +137,9 @@ def test_a_world_that_does_not_divide_the_lanes_is_refused(store: Store) -> None
 
 def test_unknown_sites_and_impossible_settings_are_refused(store: Store) -> None:
     with pytest.raises(UserError, match="no site 'mid'"):
-        ActivationStream(store, ["mid"], BATCH, 5, CONFIG)
+        ActivationStream(store, ["mid"], BatchPart(BATCH, 5, CONFIG))
     with pytest.raises(UserError, match=r"stream\.read_threads=0"):
-        ActivationStream(store, ["in"], BATCH, 5, StreamConfig(read_threads=0))
+        ActivationStream(store, ["in"], BatchPart(BATCH, 5, StreamConfig(read_threads=0)))
 
 
 def test_no_thread_is_left_when_the_iterator_is_dropped(store: Store) -> None:
@@ -219,7 +230,10 @@ def test_eight_bits_stream_what_they_give_back(
     )
     assert small.layout == exact.layout
     for (found, _), (expected, _) in zip(
-        *(take(ActivationStream(store, ["in"], BATCH, 5, CONFIG), 60) for store in (small, exact)),
+        *(
+            take(ActivationStream(store, ["in"], BatchPart(BATCH, 5, CONFIG)), 60)
+            for store in (small, exact)
+        ),
         strict=True,
     ):
         assert torch.equal(found.index, expected.index)
@@ -243,7 +257,7 @@ def test_two_places_a_lane_serve_all_buckets(store: Store, monkeypatch: pytest.M
 def test_one_batch_may_use_up_several_buckets_of_a_lane(store: Store, acts: torch.Tensor) -> None:
     config = StreamConfig(lanes=2, bucket_tokens=1, read_threads=2, batches_ahead=3)
     batch_tokens = 2 * 5 * 16  # a lane's share is five buckets, of one chunk each, and more
-    found = take(ActivationStream(store, ["in"], batch_tokens, 5, config), 12)
+    found = take(ActivationStream(store, ["in"], BatchPart(batch_tokens, 5, config)), 12)
     for batch, _ in found:
         assert torch.equal(batch.acts["in"], acts.flatten(0, 1)[batch.index])
         assert len(batch.index.unique()) == batch_tokens

@@ -14,7 +14,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.interop import FORMATS, FormatName
 from sae_dist.parallel import World
 from sae_dist.store import open_store
-from sae_dist.stream import StoredActivations, StreamConfig
+from sae_dist.stream import BatchPart, StoredActivations, StreamConfig
 from tests.processes import alone, run_on
 from tests.train.ladders import BATCH, make_store, rung, training_run
 
@@ -58,7 +58,7 @@ def first_batch(home: Path, coder: Coder, target: str) -> tuple[float, float]:
     """FVU and L0 of a finished coder on the first training batch, on raw activations."""
     source = StoredActivations(open_store(home / "store"))
     stream = StreamConfig(lanes=8, bucket_tokens=2048)
-    with source.batches(["in", "out"], BATCH, 0, stream, 0, 1, 0) as batches:
+    with source.batches(["in", "out"], BatchPart(BATCH, 0, stream)) as batches:
         acts = next(iter(batches))[0].acts
     x_BD, y_BE = acts["in"], acts[target]
     fired_BF = coder.encode(x_BD)

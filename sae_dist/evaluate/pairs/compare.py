@@ -8,6 +8,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
+from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.coders import Coder, Kind
 from sae_dist.common.files import write_atomic
 from sae_dist.evaluate.pairs.cosine import alike, nearest
@@ -62,9 +63,12 @@ def compare(
         for part in parts:
             measure.update(see(small, *part), see(large, *part))
     if to is not None:
-        by_latent = insertion.by_latent()
-        if mesh.world.index == 0:
-            to.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(to, save({name: v.cpu() for name, v in by_latent.items()}))
+        by_latent = {name: v.cpu() for name, v in insertion.by_latent().items()}
+        on_first_rank(None, lambda: _write(to, by_latent))
     selection = "own_top_k" if large.config.kind is Kind.topk else "threshold"
     return {**insertion.result(), "selection": selection, "stitching": stitching.result()}
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, save(tensors))
