@@ -84,8 +84,7 @@ class Seen:
     @cached_property
     def active(self) -> tuple[Code, Tensor]:
         """The entries that are not zero: pattern and values."""
-        is_active_N = self.acts_N != 0
-        return self.code.where(is_active_N), self.acts_N[is_active_N]
+        return self.code.keep(self.acts_N != 0, self.acts_N)
 
 
 class Measure(Protocol):
