@@ -60,37 +60,22 @@ def fvu_at(runs: list[dict[str, Any]], target: float) -> float | None:
     return min(near, key=lambda run: abs(run["l0"] / target - 1))["fvu"] if near else None
 
 
-def over_seeds(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Runs that are the same but for their seed as one: mean `l0` and `fvu`, `spread` of the FVU.
-
-    The spread is a sample's standard deviation; None for a single run.
-    """
-    merged = []
-    for aim in dict.fromkeys(run["aim"] for run in runs):
-        same = [run for run in runs if run["aim"] == aim]
-        fvus = [run["fvu"] for run in same]
-        merged.append(
-            {
-                "aim": aim,
-                "l0": statistics.mean(run["l0"] for run in same),
-                "fvu": statistics.mean(fvus),
-                "spread": statistics.stdev(fvus) if len(fvus) > 1 else None,
-            }
-        )
-    return merged
-
-
 def best(runs: list[dict[str, Any]], target: float) -> dict[str, dict[str, Any]]:
-    """By program, its better setting at the target, where it got there.
+    """By program, its better setting at the target, where every seed of it got there.
 
-    Each has "setting", "fvu", and "spread" over seeds where one aim, run with several, gave it.
+    Each has "setting", and over its seeds the mean "fvu" and its "spread": a sample's standard
+    deviation, None for a single seed.
     """
     found: dict[str, dict[str, Any]] = {}
     for program, setting in dict.fromkeys((run["program"], run["setting"]) for run in runs):
         own = [r for r in runs if (r["program"], r["setting"]) == (program, setting)]
-        merged = over_seeds(own)
-        fvu = fvu_at(merged, target)
-        if fvu is not None and fvu < found.get(program, {"fvu": math.inf})["fvu"]:
-            spread = next((run["spread"] for run in merged if run["fvu"] == fvu), None)
+        seeds = dict.fromkeys(run["seed"] for run in own)
+        fvus = [fvu_at([run for run in own if run["seed"] == seed], target) for seed in seeds]
+        there = [fvu for fvu in fvus if fvu is not None]
+        if len(there) < len(fvus):
+            continue
+        fvu = statistics.mean(there)
+        if fvu < found.get(program, {"fvu": math.inf})["fvu"]:
+            spread = statistics.stdev(there) if len(there) > 1 else None
             found[program] = {"setting": setting, "fvu": fvu, "spread": spread}
     return found

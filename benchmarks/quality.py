@@ -2,15 +2,17 @@
 
     python -m benchmarks.quality --peers-python .venv-bench/bin/python
 
-Writes benchmarks/results/quality.json after every run. TopK is compared at k, over three seeds;
-JumpReLU at equal L0, with one: each program is steered by its own lever until two runs lie on
-either side of the target.
+Writes benchmarks/results/quality.json after every run. TopK is compared at k; JumpReLU at equal L0:
+each program is steered by its own lever until two runs lie on either side of the target. Both over
+three seeds, but for a JumpReLU by a peer's own defaults: over one.
 """
 
 import argparse
 import datetime
 import json
+import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from sae_dist.parallel import start_world
 
 _PEERS = ["sparsify", "dictionary_learning", "SAELens", "Llamascopium"]
 _MOST_RUNS = 4  # of one program's JumpReLU
-_SEEDS = range(3)  # of every TopK
+_SEEDS = range(3)
 _TARGET = Lever(float(K), is_rising=True)
 _LEVERS = {
     ("sae_dist", "float32"): _TARGET,
@@ -47,13 +49,29 @@ def compare(trainer: Trainer, path: Path, about: dict[str, Any]) -> None:
             trainer.run(program, "topk", setting, K, seed)
             write(trainer, path, about)
     for (program, setting), lever in _LEVERS.items():
-        runs: list[dict[str, Any]] = []
-        while (aim := next_aim(runs, K, lever)) is not None and len(runs) < _MOST_RUNS:
-            run = trainer.run(program, "jumprelu", setting, aim)
-            write(trainer, path, about)
-            if run is None:
-                break
-            runs.append(run)
+        for seed in _SEEDS if setting != "own" else [0]:
+            lever = steer(trainer, path, about, program, setting, lever, seed)
+
+
+def steer(
+    trainer: Trainer,
+    path: Path,
+    about: dict[str, Any],
+    program: str,
+    setting: str,
+    lever: Lever,
+    seed: int,
+) -> Lever:
+    """Bring a program's JumpReLU to the target L0; where the next seed may begin."""
+    runs: list[dict[str, Any]] = []
+    while (aim := next_aim(runs, K, lever)) is not None and len(runs) < _MOST_RUNS:
+        run = trainer.run(program, "jumprelu", setting, aim, seed)
+        write(trainer, path, about)
+        if run is None:
+            return lever
+        runs.append(run)
+    nearest = min(runs, key=lambda run: abs(math.log(max(run["l0"], 1e-3) / K)))
+    return replace(lever, first=nearest["aim"])
 
 
 def write(trainer: Trainer, path: Path, about: dict[str, Any]) -> None:

@@ -20,8 +20,10 @@ from benchmarks.trained.task import (
     AUX_K,
     BANDWIDTH,
     BATCH,
+    BETA2,
     DEAD_AFTER,
     DEVICE,
+    ENCODER_NORM,
     LR,
     NUM_LATENTS,
     THRESHOLD,
@@ -69,10 +71,11 @@ def make_coder(task: Task, stream: Stream) -> SparseAutoEncoder:
     )
     coder = SparseAutoEncoder(config)
     bound = 1 / math.sqrt(task.d_in)
+    norm = ENCODER_NORM[task.kind] if is_same else 1 / math.sqrt(3)
     initializer = Initializer(
         InitializerConfig(
             bias_init_method="geometric_median",
-            encoder_uniform_bound=bound,
+            encoder_uniform_bound=norm * math.sqrt(3) * bound,
             decoder_uniform_bound=bound,
             init_log_jumprelu_threshold_value=math.log(THRESHOLD * stream.factor),
             grid_search_init_norm=not is_same,
@@ -88,7 +91,7 @@ def make_config(task: Task, folder: str) -> TrainerConfig:
     """The rates of the run."""
     is_topk, equal = task.kind == "topk", {}
     if task.setting == "same":
-        equal = {"lr": LR[task.kind], "betas": (0.9 if is_topk else 0.0, 0.999)}
+        equal = {"lr": LR[task.kind], "betas": (0.9 if is_topk else 0.0, BETA2[task.kind])}
         equal |= {"clip_grad_norm": 1.0 if is_topk else 0.0}
         if is_topk:
             equal |= {"auxk_coefficient": AUX_COEFFICIENT, "k_aux": AUX_K}

@@ -21,8 +21,10 @@ from sae_lens.training.sae_trainer import SAETrainer
 from benchmarks.trained.task import (
     BANDWIDTH,
     BATCH,
+    BETA2,
     DEAD_AFTER,
     DEVICE,
+    ENCODER_NORM,
     LR,
     NUM_LATENTS,
     SPARSITY,
@@ -39,7 +41,7 @@ def make_coder(task: Task) -> TopKTrainingSAE | JumpReLUTrainingSAE:
     is_same = task.setting == "same"
     common = {"d_in": task.d_in, "d_sae": NUM_LATENTS, "device": DEVICE}
     if is_same:
-        common["decoder_init_norm"] = 1.0
+        common["decoder_init_norm"] = ENCODER_NORM[task.kind]
     if task.kind == "topk":
         return TopKTrainingSAE(TopKTrainingSAEConfig(**common, k=int(task.aim)))
     common["l0_warm_up_steps"] = task.sparsity_warmup_steps
@@ -63,7 +65,7 @@ def make_config(task: Task) -> SAETrainerConfig:
         equal = {"lr": LR[task.kind], "lr_end": LR[task.kind]}
         equal["dead_feature_window"] = DEAD_AFTER // BATCH
         if task.kind == "jumprelu":
-            equal["adam_beta1"] = 0.0
+            equal |= {"adam_beta1": 0.0, "adam_beta2": BETA2[task.kind]}
     return SAETrainerConfig(
         total_training_samples=task.num_steps * BATCH,
         train_batch_size_samples=BATCH,

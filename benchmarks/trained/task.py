@@ -18,13 +18,13 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BATCH = 1024
 NUM_LATENTS, K = 1024, 8
 AUX_COEFFICIENT, AUX_K, DEAD_AFTER = 1 / 32, 64, 20_000
-ENCODER_NORM = {"topk": 0.1, "batchtopk": 0.1, "jumprelu": 0.3}  # ours: peers have their own
+ENCODER_NORM = {"topk": 0.1, "batchtopk": 0.1, "jumprelu": 1.0}  # at first
 _DECAY_SHARE = {"topk": 0.5, "batchtopk": 0.5, "jumprelu": 0.2}  # in which the rate falls to 0
 LR = {"topk": 0.008, "batchtopk": 0.008, "jumprelu": 0.005}
+BETA2 = {"topk": 0.999, "batchtopk": 0.99, "jumprelu": 0.99}
 _WARMUP = {"topk": 100, "batchtopk": 100, "jumprelu": 20}
 _SPARSITY_WARMUP = 400
-SPARSITY, BANDWIDTH = 0.01, 0.06  # of JumpReLU
-THRESHOLD = 0.15  # where encoder rows begin with unit norm
+SPARSITY, BANDWIDTH, THRESHOLD = 0.01, 0.06, 0.15  # of JumpReLU
 _CHECKED_ROWS = 256
 
 

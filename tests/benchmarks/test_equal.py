@@ -9,8 +9,16 @@ from benchmarks.equal import Lever, best, fvu_at, next_aim
 TARGET, PENALTY = Lever(8.0, is_rising=True), Lever(1.0, is_rising=False)
 
 
-def run(aim: float, l0: float, fvu: float = 0.1, program: str = "p", setting: str = "same"):
-    return {"program": program, "setting": setting, "aim": aim, "l0": l0, "fvu": fvu}
+def run(
+    aim: float,
+    l0: float,
+    fvu: float = 0.1,
+    program: str = "p",
+    setting: str = "same",
+    seed: int = 0,
+):
+    about = {"program": program, "setting": setting, "seed": seed}
+    return about | {"aim": aim, "l0": l0, "fvu": fvu}
 
 
 def test_the_first_aim_is_the_levers() -> None:
@@ -69,7 +77,10 @@ def test_each_program_counts_in_its_better_setting() -> None:
     }
 
 
-def test_seeds_of_one_aim_count_by_their_mean() -> None:
-    found = best([run(8, 8.0, fvu=0.1), run(8, 8.0, fvu=0.2), run(8, 8.0, fvu=0.3)], 8.0)
+def test_seeds_count_by_the_mean_of_what_each_of_them_reached() -> None:
+    runs = [run(8, 8.0, fvu=0.1), run(9, 8.0, fvu=0.2, seed=1)]
+    runs += [run(8, 4.0, fvu=0.6, seed=2), run(9, 16.0, fvu=0.15, seed=2)]
+    found = best(runs, 8.0)
     assert found["p"]["fvu"] == pytest.approx(0.2)
     assert found["p"]["spread"] == pytest.approx(0.1)
+    assert best([*runs, run(8, 9.0, seed=3)], 8.0) == {}
