@@ -13,7 +13,12 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import (
+    _MEM_FORMAT_ENCODING,
+    Metadata,
+    StorageMeta,
+    TensorStorageMetadata,
+)
 
 from sae_dist.common.errors import UserError
 
@@ -37,7 +42,16 @@ class _Unpickler(pickle.Unpickler):
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if is_dtype or (module, name) in _KNOWN:
             return super().find_class(module, name)
+        if (module, name) == ("builtins", "getattr"):
+            return _memory_format
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no checkpoint holds")
+
+
+def _memory_format(kind: Any, name: str) -> Any:
+    """What early versions of Python 3.11 ask for by `getattr`: an enumeration's member."""
+    if kind is not _MEM_FORMAT_ENCODING:
+        raise pickle.UnpicklingError(f"it asks for {name} of {kind}, which no checkpoint holds")
+    return _MEM_FORMAT_ENCODING[name]
 
 
 def read_metadata(folder: Path, files: set[str]) -> Metadata:

@@ -4,12 +4,13 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, TensorStorageMetadata
 
 from sae_dist.checkpoint.metadata import METADATA
 from sae_dist.checkpoint.seal import read_record, sums, write_record
@@ -60,8 +61,43 @@ def evil_place(folder: Path, canary: Path) -> None:
     (folder / METADATA).write_bytes(pickle.dumps(metadata))
 
 
+class ByName(pickle.Pickler):
+    """Writes enumerations as early versions of Python 3.11 do, Debian 12's among them."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (getattr, (type(value), value.name)) if isinstance(value, Enum) else NotImplemented
+
+
+class Call:
+    """Calls a function when it is unpickled."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call
+
+
+def evil_member(folder: Path, canary: Path) -> None:
+    """An attribute of what is no enumeration; the rest is as it was."""
+    metadata = pickle.loads((folder / METADATA).read_bytes())
+    metadata.planner_data = Call(getattr, TensorStorageMetadata, "__init__")
+    (folder / METADATA).write_bytes(pickle.dumps(metadata))
+
+
+def test_metadata_of_another_python_is_read(tmp_path: Path) -> None:
+    save(tmp_path / "run", 1)
+    step = tmp_path / "run" / "step-1"
+    metadata = pickle.loads((step / METADATA).read_bytes())
+    with open(step / METADATA, "wb") as file:
+        ByName(file).dump(metadata)
+    assert b"getattr" in (step / METADATA).read_bytes()
+    sealed_again(step)
+    assert load(tmp_path / "run") == 1
+
+
 @pytest.mark.parametrize("is_sealed", [False, True])
-@pytest.mark.parametrize("harm", [evil_metadata, evil_entry, evil_tensors, evil_place])
+@pytest.mark.parametrize("harm", [evil_metadata, evil_entry, evil_member, evil_tensors, evil_place])
 def test_no_code_of_a_checkpoint_runs(
     tmp_path: Path, harm: Callable[[Path, Path], None], is_sealed: bool
 ) -> None:
