@@ -9,7 +9,7 @@ _ROWS_AT_ONCE = 5  # tensors of B × D or B × E that live at once in a step, ab
 _DEAD_VALUES = 1 << 26  # of the dead latents at once
 _DEAD_BYTES = 12  # of a dead latent's value: itself, what it is chosen by, masks; about
 _DEAD_ENTRY_BYTES = 10  # of one that is chosen
-_ROUNDED_BYTES = 2  # bfloat16
+ROUNDED_BYTES = 2  # bfloat16
 _ENTRY_BYTES = 64  # of what is known of an entry: numbers, values, gradients, orders; about
 CANDIDATES = 1.6  # entries that the search keeps for one that is active (docs/architecture.md)
 L0_UNKNOWN = 50.0  # Gemma Scope's at λ = 6e-4 (Lieberum et al. 2024, figure 5)
@@ -76,6 +76,6 @@ def working_memory(
     entries = int(rows * CANDIDATES * active_a_row(coder)) * _ENTRY_BYTES
     if coder.uses_aux_k:
         block = max(block, _DEAD_BYTES * min(rows * F, _DEAD_VALUES))
-        block += _ROUNDED_BYTES * F * (d_in + d_out + max(d_in, d_out))
+        block += ROUNDED_BYTES * F * (d_in + d_out + max(d_in, d_out))
         entries += rows * min(coder.aux_k, F) * _DEAD_ENTRY_BYTES
     return _ROWS_AT_ONCE * rows * (d_in + d_out) * bytes_per_value + block + entries

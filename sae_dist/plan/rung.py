@@ -8,6 +8,7 @@ from sae_dist.parallel.cost import wire_bytes
 from sae_dist.plan.machine import MachineConfig
 from sae_dist.plan.memory import (
     CANDIDATES,
+    ROUNDED_BYTES,
     active_a_row,
     checkpoint_bytes,
     rung_memory,
@@ -15,7 +16,6 @@ from sae_dist.plan.memory import (
 )
 from sae_dist.train import OptimConfig, RungConfig
 
-_ROUNDED_BYTES = 2  # bfloat16
 _OF_OUTPUT = 2  # times that the product's output is moved: written, and looked through
 _OF_WEIGHTS = 6  # a gradient is written and read; a weight and its second moment read and written
 
@@ -57,7 +57,7 @@ def plan_rung(
     latent = choose_mesh(rung.parallel, machine.devices, coder, D, E, batch_tokens)
     mesh = machine.devices // latent, latent
     rows = batch_tokens // mesh[0]
-    sizes = {"bytes_per_value": w, "bytes_per_searched": _ROUNDED_BYTES if w == 4 else w}
+    sizes = {"bytes_per_value": w, "bytes_per_searched": ROUNDED_BYTES if w == 4 else w}
     memory = rung_memory(coder, rung.optim, D, E, latent, **sizes)
     memory["working"] = working_memory(coder, D, E, rows, latent, w)
     whole = rung_memory(coder, rung.optim, D, E, **sizes)
@@ -113,8 +113,8 @@ def moved_bytes(
     (data, latent), w = mesh, bytes_per_value
     F = coder.num_latents // latent
     num = rows * active_a_row(coder) / latent
-    search = _ROUNDED_BYTES * (F * D + _OF_OUTPUT * rows * F)
+    search = ROUNDED_BYTES * (F * D + _OF_OUTPUT * rows * F)
     entries = num * w * (CANDIDATES * D + 3 * E + D)
     share = 1.0 if optim.beta1 or data > 1 else min(1.0, num / F)
     times = _OF_WEIGHTS + (2 if optim.beta1 else 0)
-    return search + entries + share * F * (times * (D + E) * w + _ROUNDED_BYTES * D)
+    return search + entries + share * F * (times * (D + E) * w + ROUNDED_BYTES * D)
