@@ -37,7 +37,7 @@ _SITES = {
         f"{kind}.{_DEEPEST}" for kind in ("resid_pre", "attn_z", "mlp_in", "mlp_out", "resid_post")
     ],
 }
-_NUM_TURNS, _NUM_SHARDS, _SHARD_MIB = 15, 10, 64.0
+_NUM_TURNS, _NUM_SHARDS, _SHARD_MIB = 15, 7, StoreConfig().shard_mib
 _HARVEST_TURNS, _HARVEST_BATCHES = 3, 8
 
 

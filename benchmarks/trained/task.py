@@ -69,8 +69,8 @@ class Task:
 
     @property
     def sparsity_warmup_steps(self) -> int:
-        """Those in which a JumpReLU's penalty rises."""
-        return min(_SPARSITY_WARMUP, self.num_steps // 4)
+        """Those in which a JumpReLU's penalty rises; most of a very short trial."""
+        return min(_SPARSITY_WARMUP, max(self.num_steps * 3 // 5, 1))
 
     @property
     def decay_share(self) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from crc32c import crc32c
+from awscrt.checksums import crc32c
 
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.store.layout import Layout

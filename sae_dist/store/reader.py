@@ -39,6 +39,10 @@ class Store:
         self._activations = {
             site: site_reader(self._arrays, site, manifest.dtype) for site in manifest.sites
         }
+        self._counts = np.zeros(manifest.layout.num_chunks, np.int64)
+        for shard in manifest.shards:
+            chunks = manifest.layout.chunks_of(shard.unit)
+            self._counts[chunks.start : chunks.stop] = shard.trainable_per_chunk
         self._dropped = {
             shard.unit: np.array(shard.dropped.positions)
             for shard in manifest.shards
@@ -86,11 +90,14 @@ class Store:
     def read_trainable(self, chunk: int) -> np.ndarray:
         """Which tokens of one chunk may be trained on, bool [n, p], dropped ones left out.
 
-        Raises like `read_chunk`.
+        Where the manifest counts all of them, nothing is read. Raises like `read_chunk`.
         """
-        trainable = self._arrays[TRAINABLE].read_chunk(chunk)
         sequences = self.layout.sequences_of_chunk(chunk)
-        self._leave_out(trainable, sequences, self.layout.positions_of_chunk(chunk))
+        positions = self.layout.positions_of_chunk(chunk)
+        if self._counts[chunk] == len(sequences) * len(positions):
+            return np.ones((len(sequences), len(positions)), bool)
+        trainable = self._arrays[TRAINABLE].read_chunk(chunk)
+        self._leave_out(trainable, sequences, positions)
         return trainable
 
     def read_sequences(self, site: str, sequences: range) -> np.ndarray:
@@ -125,11 +132,7 @@ class Store:
 
     def trainable_counts(self) -> np.ndarray:
         """Trainable tokens of every chunk, int64 [num_chunks]; 0 where no shard is yet."""
-        counts = np.zeros(self.layout.num_chunks, np.int64)
-        for shard in self.manifest.shards:
-            chunks = self.layout.chunks_of(shard.unit)
-            counts[chunks.start : chunks.stop] = shard.trainable_per_chunk
-        return counts
+        return self._counts.copy()
 
     def _leave_out(self, trainable: np.ndarray, sequences: range, positions: range) -> None:
         """Mark the dropped tokens among these sequences and positions."""

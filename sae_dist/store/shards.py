@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from crc32c import crc32c
+from awscrt.checksums import crc32c
 
 from sae_dist.common.errors import UserError
 from sae_dist.store.arrays import ArraySpec

@@ -33,10 +33,10 @@ class Bucket:
         self._trainable = np.zeros((len(chunks), self._positions), bool)
         self._reads = [pool.submit(self._read, number) for number in range(len(chunks))]
 
-    def wait(self) -> tuple[np.ndarray, np.ndarray]:
-        """Wait for the reads; (rows, index) of what is given out, in order, both int64 [R].
+    def wait(self) -> np.ndarray:
+        """Wait for the reads; (row, index) of what is given out, in order, int64 [2, R].
 
-        `rows` count the positions of `buffers` from the first; `index` is sequence · S + position.
+        Rows count the positions of `buffers` from the first; an index is sequence · S + position.
         """
         for read in self._reads:
             read.result()
@@ -49,7 +49,7 @@ class Bucket:
         rows = rows[segment.rows[segment.first : segment.stop]]
         number, offset = np.divmod(rows, self._positions)
         index = self._store.layout.token_index(self._chunks[number], offset)
-        return rows + self._place * self._positions, index
+        return np.stack([rows + self._place * self._positions, index])
 
     def _read(self, number: int) -> None:
         chunk = int(self._chunks[number])
@@ -69,24 +69,23 @@ class LaneReader:
     def __init__(self, buckets: Iterator[Bucket]) -> None:
         self._buckets = buckets
         self._next = next(buckets)
-        self._rows = self._index = np.empty(0, np.int64)
+        self._left = np.empty((2, 0), np.int64)
 
     @property
     def is_used_up(self) -> bool:
         """Whether the current bucket has no more rows."""
-        return not len(self._rows)
+        return not self._left.size
 
     def advance(self) -> None:
         """Make the bucket that was read ahead the current one, and ask for the one after.
 
         What was taken must have been copied: the places of the bucket before are read into anew.
         """
-        self._rows, self._index = self._next.wait()
+        self._left = self._next.wait()
         self._next = next(self._buckets)
 
-    def take(self, rows_B: np.ndarray, index_B: np.ndarray) -> int:
-        """Fill both [B] with the next rows of the current bucket; how many there were."""
-        num = min(len(rows_B), len(self._rows))
-        rows_B[:num], self._rows = self._rows[:num], self._rows[num:]
-        index_B[:num], self._index = self._index[:num], self._index[num:]
+    def take(self, out_2B: np.ndarray) -> int:
+        """Fill `out_2B` with the next (row, index) of the current bucket; how many there were."""
+        num = min(out_2B.shape[1], self._left.shape[1])
+        out_2B[:, :num], self._left = self._left[:, :num], self._left[:, num:]
         return num

@@ -17,6 +17,8 @@ from sae_dist.stream.batches import Batch, Batches, BatchPart, StreamConfig, Str
 from sae_dist.stream.buckets import Bucket, LaneReader
 from sae_dist.stream.order import TokenOrder
 
+_GATHER_THREADS, _ROWS_AT_ONCE = 2, 1024
+
 
 class ActivationStream(Batches):
     """Iterates `(Batch, StreamState)` for ever over the training shards of a store.
@@ -47,7 +49,7 @@ class ActivationStream(Batches):
         self._order = TokenOrder(
             counts[self._chunks], config.lanes, self._bucket_chunks, part.batch_tokens, part.seed
         )
-        self._running: tuple[Ahead[Batch], ThreadPoolExecutor] | None = None
+        self._running: tuple[Ahead[Batch], list[ThreadPoolExecutor]] | None = None
         self._warn_of_short_epochs(int(counts[self._chunks].sum()))
 
     @property
@@ -69,9 +71,10 @@ class ActivationStream(Batches):
     def __iter__(self) -> Iterator[tuple[Batch, StreamState]]:
         if self._running is not None:
             raise RuntimeError("this stream is being iterated already; close it first")
-        pool = ThreadPoolExecutor(self._config.read_threads, thread_name_prefix="sae-read")
-        ahead = Ahead(self._batches(self._step, pool), self._config.batches_ahead)
-        self._running = (ahead, pool)
+        readers = ThreadPoolExecutor(self._config.read_threads, "sae-read")
+        gatherers = ThreadPoolExecutor(_GATHER_THREADS, "sae-gather")  # not queued behind reads
+        ahead = Ahead(self._batches(self._step, readers, gatherers), self._config.batches_ahead)
+        self._running = running = (ahead, [readers, gatherers])
         before = self.waited_seconds
         try:
             for batch in ahead:
@@ -79,25 +82,29 @@ class ActivationStream(Batches):
                 self._step += 1
                 yield batch, self.state_at(self._step)
         finally:
-            if self._running == (ahead, pool):
+            if self._running is running:
                 self.close()
 
     def close(self) -> None:
         """End all threads; an iteration under way ends. Closing twice does no harm."""
         if self._running is None:
             return
-        ahead, pool = self._running
-        pool.shutdown(wait=False, cancel_futures=True)  # wakes the thread that waits for a read
+        ahead, pools = self._running
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)  # wakes the thread that waits for it
         ahead.close()
-        pool.shutdown()
+        for pool in pools:
+            pool.shutdown()
         self._running = None
 
-    def _batches(self, step: int, pool: ThreadPoolExecutor) -> Iterator[Batch]:
+    def _batches(
+        self, step: int, readers: ThreadPoolExecutor, gatherers: ThreadPoolExecutor
+    ) -> Iterator[Batch]:
         buffers = self._buffers()
-        lanes = [LaneReader(self._buckets(lane, step, buffers, pool)) for lane in self._lanes]
+        lanes = [LaneReader(self._buckets(lane, step, buffers, readers)) for lane in self._lanes]
         stored = {site: buffer.reshape(-1, buffer.shape[-1]) for site, buffer in buffers.items()}
         while True:
-            yield self._assemble(lanes, stored)
+            yield self._assemble(lanes, stored, gatherers)
 
     def _buckets(
         self, lane: int, step: int, buffers: dict[str, np.ndarray], pool: ThreadPoolExecutor
@@ -116,14 +123,16 @@ class ActivationStream(Batches):
         shape = (num_chunks, layout.chunk_sequences, layout.chunk_positions)
         return {site: np.empty((*shape, self._store.sites[site]), dtype) for site in self._sites}
 
-    def _assemble(self, lanes: list[LaneReader], stored: dict[str, np.ndarray]) -> Batch:
+    def _assemble(
+        self, lanes: list[LaneReader], stored: dict[str, np.ndarray], pool: ThreadPoolExecutor
+    ) -> Batch:
         """The next batch: every lane's rows of `stored[site]`, one lane after the other.
 
         Rows are noted lane by lane and gathered in one go: in two only where a lane goes on to its
         next bucket, because the places of the one used up are then read into anew.
         """
         share = self._order.lane_tokens
-        rows, index = (np.empty(len(lanes) * share, np.int64) for _ in range(2))
+        rows, index = places = np.empty((2, len(lanes) * share), np.int64)
         acts = {
             site: np.empty((len(rows), values.shape[1]), values.dtype)
             for site, values in stored.items()
@@ -132,12 +141,11 @@ class ActivationStream(Batches):
         for end, lane in enumerate(lanes, 1):
             while done < end * share:
                 if lane.is_used_up:
-                    _gather(stored, rows, slice(gathered, done), acts)
+                    _gather(stored, rows, slice(gathered, done), acts, pool)
                     gathered = done
                     lane.advance()
-                rest = slice(done, end * share)
-                done += lane.take(rows[rest], index[rest])
-        _gather(stored, rows, slice(gathered, done), acts)
+                done += lane.take(places[:, done : end * share])
+        _gather(stored, rows, slice(gathered, done), acts, pool)
         tensors = {site: from_storage(out, self._store.dtype) for site, out in acts.items()}
         return Batch(acts=tensors, index=torch.from_numpy(index))
 
@@ -171,12 +179,23 @@ def _bucket_chunks(layout: Layout, config: StreamConfig) -> int:
 
 
 def _gather(
-    stored: dict[str, np.ndarray], rows: np.ndarray, part: slice, acts: dict[str, np.ndarray]
+    stored: dict[str, np.ndarray],
+    rows: np.ndarray,
+    part: slice,
+    acts: dict[str, np.ndarray],
+    pool: ThreadPoolExecutor,
 ) -> None:
-    """Copy the rows of one part of a batch, at every site.
+    """Copy the rows of one part of a batch, at every site, in pieces by a pool's threads.
 
     By numpy: torch would start threads here that spin beside those of the training step. Rows are
     in range; "clip" only says so, and spares a copy that "raise" makes.
     """
-    for site, out in acts.items():
-        np.take(stored[site], rows[part], axis=0, out=out[part], mode="clip")
+    starts = range(part.start, part.stop, _ROWS_AT_ONCE)
+    pieces = [slice(start, min(start + _ROWS_AT_ONCE, part.stop)) for start in starts]
+    copies = [
+        pool.submit(np.take, stored[site], rows[piece], 0, out[piece], "clip")
+        for site, out in acts.items()
+        for piece in pieces
+    ]
+    for copied in copies:
+        copied.result()

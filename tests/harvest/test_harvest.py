@@ -99,8 +99,8 @@ def test_statistics_are_those_of_the_tokens_that_training_reads(path: Path) -> N
         x_TD = whole(store, site).numpy()[trainable_NS].astype(np.float64)
         found = store.statistics(site)
         assert found.count == len(x_TD)
-        np.testing.assert_allclose(found.mean, x_TD.mean(0), rtol=1e-12)
-        np.testing.assert_allclose(found.mean_square, (x_TD**2).sum(1).mean(), rtol=1e-12)
+        assert np.all(np.abs(found.mean - x_TD.mean(0)) <= 1e-6 * np.abs(x_TD).mean(0))
+        np.testing.assert_allclose(found.mean_square, (x_TD**2).sum(1).mean(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("world", [2, 3])

@@ -15,10 +15,13 @@ def four_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("width", [3, 512, 40_000])
-def test_sums_do_not_depend_on_the_number_of_threads(four_threads: None, width: int) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("width", [3, 512, 40_000, 140_000])
+def test_sums_do_not_depend_on_the_number_of_threads(
+    four_threads: None, width: int, dtype: torch.dtype
+) -> None:
     shape = (4, 1 + 2**18 // width // 4, width)
-    x_NSD = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    x_NSD = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     trainable_NS = torch.arange(x_NSD[..., 0].numel()).view(shape[:2]) % 5 != 0
     many = statistics_of(x_NSD, trainable_NS, 0)
     torch.set_num_threads(1)
@@ -26,5 +29,5 @@ def test_sums_do_not_depend_on_the_number_of_threads(four_threads: None, width: 
     assert np.array_equal(many.sum, one.sum)
     assert (many.sum_square, many.count) == (one.sum_square, one.count)
     x_TD = x_NSD[trainable_NS].double().numpy()
-    np.testing.assert_allclose(one.sum, x_TD.sum(0), rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(one.sum_square, (x_TD**2).sum(), rtol=1e-12)
+    assert np.all(np.abs(one.sum - x_TD.sum(0)) <= 1e-6 * np.abs(x_TD).sum(0))
+    np.testing.assert_allclose(one.sum_square, (x_TD**2).sum(), rtol=1e-5)
