@@ -119,6 +119,22 @@ def test_values_equal_to_the_fill_value_are_written(
     assert read_all(store, "in.0").isnan().all() and store.trainable_counts().sum() == 0
 
 
+def test_marks_that_the_manifest_tells_are_not_read(
+    data: Any, create: Callable[..., StoreWriter]
+) -> None:
+    """A chunk all of whose tokens are counted needs no marks; those of others are checked."""
+    data.trainable[:6] = True
+    data.trainable[6, 0] = False
+    data.fill(create())
+    store = open_store(create().path)
+    for file in (store.path / "tokens" / "trainable").glob("c.*"):
+        file.write_bytes(bytes(file.stat().st_size))
+    for chunk in store.layout.chunks_of(0):
+        assert store.read_trainable(chunk).all()
+    with pytest.raises(UserError, match="chunk 2 damaged"):
+        store.read_trainable(2)
+
+
 def test_chunks_are_for_training_or_held_out(data: Any, create: Callable[..., StoreWriter]) -> None:
     data.fill(create())
     store = open_store(create().path)

@@ -1,8 +1,10 @@
 import itertools
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -133,6 +135,24 @@ def test_no_temporary_file_is_left_by_data_that_fail(tmp_path: Path) -> None:
     with pytest.raises(MemoryError):
         files.write_all([(tmp_path / "a", [b"whole"]), (tmp_path / "b", parts())])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_a_file_is_whole_whether_or_not_the_disk_is_asked_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_asked: bool
+) -> None:
+    """Of more than the 16 MiB after which it is asked; not every system can ask."""
+    if is_asked:
+        asked = Mock(wraps=os.posix_fadvise)
+        monkeypatch.setattr(os, "posix_fadvise", asked)
+    else:
+        monkeypatch.delattr(os, "posix_fadvise")
+    parts = [os.urandom(size) for size in (3, 17 << 20, 9 << 20, 5, 9 << 20, 1)]
+    files.write_all([(tmp_path / "a", parts)])
+    assert (tmp_path / "a").read_bytes() == b"".join(parts)
+    if is_asked:
+        sizes = [call.args[1:3] for call in asked.call_args_list]
+        assert sizes == [(0, (17 << 20) + 3), ((17 << 20) + 3, (18 << 20) + 5)]
 
 
 def test_a_unit_is_committed_once(data: Any, create: Callable[..., StoreWriter]) -> None:
