@@ -161,15 +161,19 @@ def shard_parts(
 
 
 def _chunks(spec: ArraySpec, layout: Layout, values: np.ndarray) -> Iterator[np.ndarray]:
+    """The chunks in order; copies are made in the same memory: new memory is as slow as copying."""
     sequences, positions = layout.chunk_sequences, layout.chunk_positions
+    copy = np.empty(spec.chunk_shape(layout), spec.dtype)
     for start in range(0, len(values), sequences):
         block = values[start : start + sequences]
-        missing = sequences - len(block), positions, *spec.shape[1:]
+        copy[len(block) :] = spec.fill_value
         for first in range(0, layout.sequence_length, positions):
-            chunk = np.ascontiguousarray(block[:, first : first + positions])
-            if missing[0]:
-                chunk = np.concatenate([chunk, np.full(missing, spec.fill_value, spec.dtype)])
-            yield chunk
+            piece = block[:, first : first + positions]
+            if len(block) == sequences and piece.flags.c_contiguous:
+                yield piece
+            else:
+                copy[: len(block)] = piece
+                yield copy
 
 
 def _checked(values: np.ndarray) -> tuple[memoryview, int]:
