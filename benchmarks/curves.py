@@ -120,7 +120,7 @@ def main() -> None:
     """Time all points."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--setting", default="float32", help="a precision")
-    parser.add_argument("--seconds", type=float, default=5.0, help="to time a point's steps for")
+    parser.add_argument("--seconds", type=float, default=20.0, help="to time a point's steps for")
     parser.add_argument("--most", type=int, default=2**18, help="the largest width, for a trial")
     parser.add_argument("--to", type=Path, default=FOLDER / "results", help="another folder")
     options = parser.parse_args()
