@@ -133,7 +133,13 @@ class Results:
         fields = Case.__dataclass_fields__
         there = {str(Case(**{key: known[key] for key in fields})) for known in self.cases}
         there |= self.failed.keys() | {part for part in _PARTS if self.parts[part]}
-        self.cases.sort(key=lambda known: [*MODULES].index(known["program"]))
+        self.cases.sort(
+            key=lambda known: (
+                [*MODULES].index(known["program"]),
+                known["num_latents"],
+                known["kind"],
+            )
+        )
         content = {
             "machine": self.machine,
             "date": datetime.date.today().isoformat(),
