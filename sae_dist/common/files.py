@@ -42,7 +42,8 @@ def _write(file: BufferedWriter, parts: Iterable[bytes | memoryview]) -> None:
         done += file.write(part)
         if done - asked >= _DISK_BYTES and hasattr(os, "posix_fadvise"):  # not on a Mac
             file.flush()
-            os.posix_fadvise(file.fileno(), asked, done - asked, os.POSIX_FADV_DONTNEED)
+            with suppress(OSError):  # it is advice: fsync tells what goes wrong
+                os.posix_fadvise(file.fileno(), asked, done - asked, os.POSIX_FADV_DONTNEED)
             asked = done
     file.flush()
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
@@ -40,10 +40,14 @@ class Ahead(Generic[T]):
         self._free.release()
         return item  # type: ignore[return-value]  # only the end and errors come without an item
 
-    def close(self) -> None:
-        """End the thread and wait for it; a consumer still waiting gets StopIteration."""
+    def close(self, wake: Callable[[], object] = lambda: None) -> None:
+        """End the thread and wait for it; a consumer still waiting gets StopIteration.
+
+        `wake` ends what `items` may be waiting for, by an exception there.
+        """
         self._closing = True
         self._free.release()
+        wake()
         self._thread.join()
 
     def _run(self) -> None:

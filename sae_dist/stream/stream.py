@@ -87,15 +87,18 @@ class ActivationStream(Batches):
 
     def close(self) -> None:
         """End all threads; an iteration under way ends. Closing twice does no harm."""
-        if self._running is None:
+        running, self._running = self._running, None
+        if running is None:
             return
-        ahead, pools = self._running
-        for pool in pools:
-            pool.shutdown(wait=False, cancel_futures=True)  # wakes the thread that waits for it
-        ahead.close()
+        ahead, pools = running
+
+        def stop_pools() -> None:
+            for pool in pools:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+        ahead.close(wake=stop_pools)
         for pool in pools:
             pool.shutdown()
-        self._running = None
 
     def _batches(
         self, step: int, readers: ThreadPoolExecutor, gatherers: ThreadPoolExecutor

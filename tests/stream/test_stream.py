@@ -1,4 +1,5 @@
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,17 @@ def test_closing_twice_ends_the_iteration(store: Store) -> None:
     source.close()
     source.close()
     assert next(batches, None) is None
+
+
+def test_closing_from_another_thread_ends_a_consumer_without_an_error(store: Store) -> None:
+    for _ in range(20):
+        source = stream(store)
+        batches = iter(source)
+        next(batches)
+        with ThreadPoolExecutor(1) as pool:
+            consumed = pool.submit(lambda batches=batches: sum(1 for _ in batches))
+            source.close()
+            assert consumed.result() >= 0
 
 
 def test_two_iterations_at_once_are_refused(store: Store) -> None:
