@@ -1,6 +1,6 @@
 """Time a harvest beside its floors: the bare forward pass, and a plain write of the same bytes.
 
-    python -m benchmarks.harvest
+    python -m benchmarks.harvest  # 3 GB in its folder
 
 Prints one JSON object. What is compared is measured in turns, and medians are taken; `folder` is to
 be on the disk that a store would be on.
