@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_dist.apps.asked import LIVE, asked_harvest, asked_plan
+from sae_dist.apps.rungs import check_sweep
 from sae_dist.apps.runs import finished_run, run_folder
 from sae_dist.common.errors import UserError
 from sae_dist.config import (
@@ -44,6 +45,7 @@ def _harvest(config: HarvestConfig) -> None:
 
 def _train(config: TrainConfig) -> None:
     run_folder(config.runs, config.run)
+    check_sweep(config.sweep)
     asked_harvest(config.store, sys.argv[1:])
     _source(config.store)
 

@@ -23,7 +23,7 @@ import torch
 
 from sae_dist.apps import command
 from sae_dist.apps.asked import LIVE, asked_plan
-from sae_dist.apps.train import chosen_rungs
+from sae_dist.apps.rungs import chosen_rungs
 from sae_dist.common.disk import free_bytes
 from sae_dist.common.files import write_json
 from sae_dist.common.log import say

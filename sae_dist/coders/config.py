@@ -47,6 +47,14 @@ class CoderConfig:
     target_l0: float | None = None
 
     @property
+    def unread(self) -> tuple[str, ...]:
+        """The fields that change nothing of such a coder or its training."""
+        if self.kind is Kind.jumprelu:
+            return ("k", "aux_k", "aux_coefficient", "multi_topk")
+        of_jumprelu = ("bandwidth", "initial_threshold", "sparsity_coefficient", "target_l0")
+        return of_jumprelu if self.uses_aux_k else (*of_jumprelu, "aux_k")
+
+    @property
     def uses_aux_k(self) -> bool:
         """Whether dead latents, where there are any, are trained on the error."""
         return self.kind is not Kind.jumprelu and self.aux_coefficient > 0

@@ -22,6 +22,7 @@ from sae_dist.apps import (
     train,
     verify,
 )
+from sae_dist.apps.rungs import expand
 from sae_dist.config import HarvestConfig, TrainConfig, conf_folder
 from tests.apps.commands import ROOT, TORCHRUN, command, launch
 
@@ -98,7 +99,7 @@ def test_every_file_of_conf_composes(path: Path) -> None:
         target = "b" if "transcoder" in path.stem else "a"
         sites = ["site=a", f"target={target}"]
         config = cli.to_dataclass(cli.compose_config("train", choice + sites))
-        rungs = train.expand(config, choice + sites, ["a", "b"])
+        rungs = expand(config, choice + sites, ["a", "b"])
         assert len({rung.name for rung in rungs}) == len(rungs) > 0
 
 
