@@ -4,7 +4,7 @@ from sae_dist.stream.ahead import Ahead
 from sae_dist.stream.batches import Batch, Batches, BatchPart, StreamConfig, StreamState
 from sae_dist.stream.held_out import HeldOutBatch, held_out
 from sae_dist.stream.in_memory import ActivationsInMemory, RowStream
-from sae_dist.stream.order import TokenOrder
+from sae_dist.stream.order import TokenOrder, fitting_lanes
 from sae_dist.stream.source import ActivationSource, StoredActivations
 from sae_dist.stream.stream import ActivationStream, memory_bound
 
@@ -22,6 +22,7 @@ __all__ = [
     "StreamConfig",
     "StreamState",
     "TokenOrder",
+    "fitting_lanes",
     "held_out",
     "memory_bound",
 ]

@@ -12,9 +12,13 @@ from sae_dist.common.errors import UserError
 
 @dataclass(kw_only=True, slots=True)
 class StreamConfig:
-    """How to read a store; `lanes` and `bucket_tokens` (of all lanes together) fix the order."""
+    """How to read a store; `lanes` and `bucket_tokens` (of all lanes together) fix the order.
 
-    lanes: int = 64
+    Without `lanes` there are as many as suit chunks and batch (`order.fitting_lanes`), whatever
+    the number of ranks.
+    """
+
+    lanes: int | None = None
     bucket_tokens: int = 2**20
     read_threads: int = 4
     batches_ahead: int = 4
@@ -22,10 +26,8 @@ class StreamConfig:
     def check(self) -> None:
         """Raise UserError for settings that cannot work."""
         for name in ("lanes", "bucket_tokens", "read_threads", "batches_ahead"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"found stream.{name}={getattr(self, name)}; expected at least 1; change it"
-                )
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"found stream.{name}={value}; expected at least 1; change it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +49,9 @@ class BatchPart:
     world: int = 1
     start_step: int = 0
 
-    @property
-    def lanes(self) -> range:
-        """Those that this rank serves.
-
-        Raises UserError for settings that cannot work, or lanes that the ranks cannot share.
-        """
-        self.config.check()
-        lanes, world = self.config.lanes, self.world
+    def lanes_of(self, lanes: int) -> range:
+        """Those of so many that this rank serves. Raises UserError if the ranks cannot share."""
+        world = self.world
         if lanes % world:
             fitting = ", ".join(str(n) for n in range(1, lanes + 1) if lanes % n == 0)
             raise UserError(
