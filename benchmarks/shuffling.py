@@ -14,7 +14,7 @@ import numpy as np
 from sae_dist.store import StoreConfig
 from sae_dist.store.layout import Layout
 from sae_dist.store.settings import choose_settings
-from sae_dist.stream import StreamConfig, TokenOrder
+from sae_dist.stream import StreamConfig, TokenOrder, fitting_lanes
 from sae_dist.stream.shuffling import distinct_share, rows_per_chunk
 
 TOKENS, BATCH = 100_000_000, 4096
@@ -45,8 +45,9 @@ def share(
     """`distinct_share` in a store that is trained on whole, by default with `StreamConfig`."""
     config = config or StreamConfig()
     rows = rows_per_chunk(layout)
-    bucket_chunks = max(1, config.bucket_tokens // (config.lanes * layout.chunk_tokens))
-    order = TokenOrder(rows, config.lanes, bucket_chunks, batch, seed=0)
+    lanes = config.lanes or fitting_lanes(rows, batch)
+    bucket_chunks = max(1, config.bucket_tokens // (lanes * layout.chunk_tokens))
+    order = TokenOrder(rows, lanes, bucket_chunks, batch, seed=0)
     steps = [int(part * order.steps_in_epoch(0)) for part in _SHARES]
     return distinct_share(order, layout, documents(mean_tokens, int(rows.sum())), steps)
 

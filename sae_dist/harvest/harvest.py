@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ import torch
 
 from sae_dist.common.disk import check_disk, tell_unwritten
 from sae_dist.common.errors import UserError
-from sae_dist.common.log import progress, say
+from sae_dist.common.log import say
 from sae_dist.harvest.assign import Round, round_of
+from sae_dist.harvest.bar import TokenBar
 from sae_dist.harvest.config import HarvestLoopConfig
 from sae_dist.harvest.host import HostShard
 from sae_dist.harvest.locks import LOCKS, Locks
@@ -74,37 +74,44 @@ def _fill(
     """Harvest units until all are committed, by whomever."""
     layout = writer.layout
     lengths = [len(layout.sequences_of(unit)) for unit in range(layout.num_shards)]
-    num_bytes, num_done = writer.bytes_needed(), layout.num_shards - len(writer.missing())
-    say(f"{layout.num_shards - num_done} shards to harvest, {num_bytes / 1e9:.3g} GB")
+    num_bytes, num_missing = writer.bytes_needed(), len(writer.missing())
+    say(f"{num_missing} shards to harvest, {num_bytes / 1e9:.3g} GB")
     together(lambda: check_disk(writer.path, num_bytes), processes)
     sizes = (writer.settings.widths, (max(lengths), layout.sequence_length), writer.dtype)
-    rooms = cycle([HostShard(*sizes, processes.device) for _ in range(_SHARDS_HELD)])
-    writing: deque[Future[bool]] = deque()
-    with (
-        ThreadPoolExecutor(1, "writer") as thread,
-        progress(total=layout.num_shards, initial=num_done, desc="harvest", unit="shard") as bar,
-    ):
+    free = [HostShard(*sizes, processes.device) for _ in range(_SHARDS_HELD)]
+    writing: deque[tuple[Future[bool], HostShard]] = deque()
+    with ThreadPoolExecutor(1, "writer") as thread, TokenBar(writer, lengths) as bar:
         while (units := next_units(writer, locks, processes)) is not None:
-            if len(writing) == _SHARDS_HELD or (writing and not units):
-                writing.popleft().result()
+            if writing and (not units or not free):
+                written, used = writing.popleft()
+                written.result()
+                free.append(used)
             elif not units:
                 time.sleep(_POLL_SECONDS)
             if units:
                 this = round_of(units, lengths, config.batch_sequences, processes.place)
-                room = next(rooms)
-                _harvest_round(writer, capture, this, processes, room)
-                if this.unit is not None and processes.leads:
+                room = free.pop() if this.unit is not None and processes.leads else None
+                _harvest_round(writer, capture, this, processes, room, bar)
+                if this.unit is not None and room is not None:
                     arrays = room.arrays(lengths[this.unit])
-                    writing.append(thread.submit(writer.write_shard, this.unit, arrays))
-            bar.update(layout.num_shards - len(writer.missing()) - bar.n)
-        for written in writing:
+                    writing.append((thread.submit(writer.write_shard, this.unit, arrays), room))
+            bar.look()
+        for written, _ in writing:
             written.result()
 
 
 def _harvest_round(
-    writer: StoreWriter, capture: Capture, this: Round, processes: Processes, room: HostShard
+    writer: StoreWriter,
+    capture: Capture,
+    this: Round,
+    processes: Processes,
+    room: HostShard | None,
+    bar: TokenBar,
 ) -> None:
-    """Put the unit's activations into `room`; without a unit, run empty passes if need be."""
+    """Put the unit's activations into `room`, if any; without a unit, run empty passes if need be.
+
+    `bar` hears of every pass.
+    """
     positions = writer.layout.sequence_length
     idle_NS = torch.zeros(1, positions, dtype=torch.int64, device=processes.device)
     ids_NS = np.empty((0, positions)) if this.unit is None else writer.read_tokens(this.unit)[0]
@@ -112,8 +119,10 @@ def _harvest_round(
         if batch:
             batch_ids_NS = torch.from_numpy(ids_NS[batch.start : batch.stop]).to(processes.device)
             acts = capture(batch_ids_NS)
-            if processes.leads:
+            if room is not None:
                 room.put(batch, acts)
+            if this.unit is not None:
+                bar.add(this.unit, len(batch))
         elif processes.in_step:
             capture(idle_NS)
 

@@ -10,9 +10,10 @@ import shutil
 import socket
 import tempfile
 import threading
-import uuid
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Self
 
@@ -68,8 +69,9 @@ class Locks:
     """The locks that this process holds in a folder, kept alive by a thread; a context manager.
 
     A lock is free again once its process is gone, if it ran on this machine, or has given no sign
-    of life for `silence` seconds by the clock of the file server. Of several that find it free, one
-    gets it. Locks held at the end are given back.
+    of life for `silence` seconds by the clock of the file server. It is not taken away then: the
+    next of its name (`00007.json`, `00007.1.json`, …) counts in its place, and of several that
+    find it free, the one that creates that file gets it. Locks held at the end are given back.
     """
 
     def __init__(self, folder: Path, silence: float) -> None:
@@ -77,7 +79,7 @@ class Locks:
             raise UserError(f"harvest.lock_seconds={silence:g}; expected more than 0")
         self._folder, self._silence = folder, silence
         self._me = Owner.this_process()
-        self._held: dict[str, int] = {}  # descriptors: a lock that was taken away is left alone
+        self._held: dict[str, tuple[Path, int]] = {}  # files, and descriptors to touch them by
         self._guard = threading.Lock()
         self._end = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="locks", daemon=True)
@@ -94,78 +96,77 @@ class Locks:
 
     def take(self, name: str) -> bool:
         """Take a lock if it is free; False for one that this process holds already."""
-        path = self._path(name)
         try:
-            if name in self._held or not self._is_free(path):
+            if name in self._held:
                 return False
-            if not claim(path, to_json(asdict(self._me))):
+            newest, following = self._newest(name)
+            why = "" if newest is None else self._why_stale(newest)
+            if why is None or not claim(following, to_json(asdict(self._me))):
                 return False
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = os.open(following, os.O_RDONLY)
         except FileNotFoundError:  # the store was sealed, and the folder removed
             return False
+        if newest is not None:
+            warn(f"{why}; its lock {newest.name} is taken over")
         with self._guard:
-            self._held[name] = descriptor
+            self._held[name] = following, descriptor
         return True
 
     def keep(self, names: set[str]) -> None:
-        """Give back all locks but these."""
+        """Give back all locks but these, and with each the stale ones that it was taken after."""
         for name in self._held.keys() - names:
             with self._guard:
-                descriptor = self._held.pop(name)
-            path = self._path(name)
+                path, descriptor = self._held.pop(name)
             with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), path.stat()):
-                    path.unlink()
+                newest, _ = self._newest(name)
+                if newest == path and os.path.samestat(os.fstat(descriptor), path.stat()):
+                    for older in self._files(name):
+                        older.unlink(missing_ok=True)
+                        if older == path:
+                            break
             os.close(descriptor)
 
     def owner(self, name: str) -> Owner | None:
         """Who holds a lock; None when nobody does."""
+        newest, _ = self._newest(name)
         with suppress(OSError, ValueError, TypeError):
-            return Owner(**json.loads(self._path(name).read_bytes()))
+            if newest is not None:
+                return Owner(**json.loads(newest.read_bytes()))
         return None
 
     def remove_all(self) -> None:
         """Remove the folder, once there is nothing left to be done by anyone."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _path(self, name: str) -> Path:
-        return self._folder / f"{name}.json"
+    def _files(self, name: str) -> Iterator[Path]:
+        """What the locks of a name are called, one taken after the other."""
+        return (self._folder / f"{name}{f'.{n}' if n else ''}.json" for n in count())
 
-    def _is_free(self, path: Path) -> bool:
-        """Whether there is no such lock, or no longer."""
+    def _newest(self, name: str) -> tuple[Path | None, Path]:
+        """The lock that counts, if there is one, and the one that may be taken after it."""
+        newest = None
+        for path in self._files(name):
+            if not path.exists():
+                break
+            newest = path
+        return newest, path
+
+    def _why_stale(self, path: Path) -> str | None:
+        """What became of a lock's process; None while it lives, or has just given the lock back."""
         try:
             with open(path, "rb") as file:  # what is opened is asked of the server, not of a cache
                 data, touched = file.read(), os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
-            return True
+            return None
         try:
             owner = Owner(**json.loads(data))
         except (ValueError, TypeError):
             owner = None
         if owner is not None and owner.is_gone(self._me):
-            why = "is gone"
-        elif (silent := self._now() - touched) > self._silence:
-            why = f"gave no sign for {silent:.0f} s"
-        else:
-            return False
-        if not self._take_away(path, data):
-            return False
-        warn(f"{owner or 'a process'} {why}; its lock {path.name} is taken over")
-        return True
-
-    def _take_away(self, path: Path, data: bytes) -> bool:
-        """Rename a lock: of several that try, one succeeds. A newer one is put back."""
-        away = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            path.rename(away)
-            found = away.read_bytes()
-            if found != data:
-                with suppress(FileExistsError):
-                    os.link(away, path)
-            away.unlink()
-        except FileNotFoundError:
-            return False
-        return found == data
+            return f"{owner} is gone"
+        if (silent := self._now() - touched) > self._silence:
+            return f"{owner or 'a process'} gave no sign for {silent:.0f} s"
+        return None
 
     def _now(self) -> float:
         """The file server's time: hosts' clocks may differ."""
@@ -176,8 +177,8 @@ class Locks:
     def _beat(self) -> None:
         while not self._end.wait(self._silence / _BEATS):
             with self._guard:
-                for descriptor in self._held.values():
-                    with suppress(OSError):  # it was taken away, or the server is not there
+                for _, descriptor in self._held.values():
+                    with suppress(OSError):  # the server is not there
                         os.utime(descriptor)
 
 

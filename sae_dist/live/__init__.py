@@ -7,7 +7,7 @@ from sae_dist.common.lazy import lazily
 if TYPE_CHECKING:
     from sae_dist.live.rounds import Round, rounds
     from sae_dist.live.source import LiveActivations, check_live
-    from sae_dist.live.stream import LiveStream, round_bytes
+    from sae_dist.live.stream import LiveStream, live_lanes, round_bytes
     from sae_dist.live.units import TextUnits, Unit
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "TextUnits",
     "Unit",
     "check_live",
+    "live_lanes",
     "round_bytes",
     "rounds",
 ]

@@ -16,7 +16,15 @@ from sae_dist.harvest import HostShard
 from sae_dist.live.passes import Passes
 from sae_dist.live.rounds import Round, rounds
 from sae_dist.live.units import TextUnits, Unit
-from sae_dist.stream import Ahead, Batch, Batches, BatchPart, StreamConfig, StreamState
+from sae_dist.stream import (
+    Ahead,
+    Batch,
+    Batches,
+    BatchPart,
+    StreamConfig,
+    StreamState,
+    fitting_lanes,
+)
 
 _ROUNDS_HELD = 2  # one is given out while the other is filled
 
@@ -33,10 +41,10 @@ class Filling:
 class LiveStream(Batches):
     """Iterates `(Batch, StreamState)` for ever over a text that a language model reads on the way.
 
-    A rank serves `part.lanes` of each round, and runs the language model over their units alone:
-    the batches of all ranks, one after the other, are the same global batch in every world, a pure
-    function of (language model, text, settings, seed, step). A thread runs the model over the next
-    round, evenly paced by the steps of this one.
+    A rank serves an equal share of each round's lanes, and runs the language model over their units
+    alone: the batches of all ranks, one after the other, are the same global batch in every world,
+    a pure function of (language model, text, settings, seed, step). A thread runs the model over
+    the next round, evenly paced by the steps of this one.
 
     Memory of one rank: two rounds of its lanes, `memory_bound` bytes, and the tokens of a few.
     """
@@ -49,26 +57,29 @@ class LiveStream(Batches):
         part: BatchPart,
     ) -> None:
         """Raises UserError for lanes that do not fit the world or the batch."""
-        self._lanes, self._config = part.lanes, part.config
-        config = part.config
-        if part.batch_tokens % config.lanes:
+        self._config = config = part.config
+        config.check()
+        self._unit_tokens = units.unit_sequences * units.sequence_length
+        num_lanes = live_lanes(config, units.num_training, self._unit_tokens, part.batch_tokens)
+        self._lanes = part.lanes_of(num_lanes)
+        if part.batch_tokens % num_lanes:
             raise UserError(
-                f"found batch_tokens={part.batch_tokens} and lanes={config.lanes}; expected a "
+                f"found batch_tokens={part.batch_tokens} and lanes={num_lanes}; expected a "
                 "multiple of the lanes; change batch_tokens or stream.lanes"
             )
         self.waited_seconds = 0.0
         self._units, self._passes, self._widths = units, passes, widths
-        self._seed, self._num_lanes, self._step = part.seed, config.lanes, part.start_step
-        self._lane_tokens = part.batch_tokens // config.lanes
-        self._unit_tokens = units.unit_sequences * units.sequence_length
-        self._lane_units = _lane_units(config, self._unit_tokens)
+        self._seed, self._num_lanes, self._step = part.seed, num_lanes, part.start_step
+        self._lane_tokens = part.batch_tokens // num_lanes
+        self._lane_units = _lane_units(config, num_lanes, self._unit_tokens)
         self._threads: ExitStack | None = None
 
     @property
     def memory_bound(self) -> int:
         """Bytes of activations that this rank holds beside a batch."""
         row_bytes = sum(self._widths.values()) * self._passes.dtype.storage.itemsize
-        return round_bytes(self._config, self._unit_tokens, row_bytes, len(self._lanes))
+        lanes, held = self._num_lanes, len(self._lanes)
+        return round_bytes(self._config, self._unit_tokens, row_bytes, lanes, held)
 
     def __iter__(self) -> Iterator[tuple[Batch, StreamState]]:
         if self._threads is not None:
@@ -181,13 +192,21 @@ class LiveStream(Batches):
             )
 
 
-def round_bytes(config: StreamConfig, unit_tokens: int, row_bytes: int, lanes: int) -> int:
-    """Bytes of the rounds that a rank with `lanes` of the lanes holds; a token has `row_bytes`."""
-    return _ROUNDS_HELD * lanes * _lane_units(config, unit_tokens) * unit_tokens * row_bytes
+def live_lanes(config: StreamConfig, num_units: int, unit_tokens: int, batch_tokens: int) -> int:
+    """Lanes that share `num_units` units and a batch, if `config` does not say how many."""
+    rows_per_unit = np.full(num_units, unit_tokens // 2)  # some tokens are not trained on
+    return config.lanes or fitting_lanes(rows_per_unit, batch_tokens)
 
 
-def _lane_units(config: StreamConfig, unit_tokens: int) -> int:
-    return max(1, config.bucket_tokens // (config.lanes * unit_tokens))
+def round_bytes(
+    config: StreamConfig, unit_tokens: int, row_bytes: int, lanes: int, held: int
+) -> int:
+    """Bytes of the rounds that a rank with `held` of the lanes holds; a token has `row_bytes`."""
+    return _ROUNDS_HELD * held * _lane_units(config, lanes, unit_tokens) * unit_tokens * row_bytes
+
+
+def _lane_units(config: StreamConfig, lanes: int, unit_tokens: int) -> int:
+    return max(1, config.bucket_tokens // (lanes * unit_tokens))
 
 
 def _wait(passes: list[Future[None]]) -> None:

@@ -61,6 +61,11 @@ class TextUnits:
         num_units = -(-self.num_units // self._period) if self._period else 0
         return num_units * self.unit_sequences
 
+    @property
+    def num_training(self) -> int:
+        """Units that are trained on, if the text has as many tokens as are wanted."""
+        return self.num_units - self.num_held_out // self.unit_sequences
+
     def training(self) -> Iterator[Unit]:
         """The units that are trained on, once."""
         return (unit for unit in self._units() if not self._is_held_out(unit.number))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sae_dist.common.errors import UserError
-from sae_dist.live import round_bytes
+from sae_dist.live import live_lanes, round_bytes
 from sae_dist.lm import LMSize
 from sae_dist.plan.harvest import HarvestPlan, Tokens, plan_harvest
 from sae_dist.plan.machine import MachineConfig
@@ -46,17 +46,19 @@ def plan_live(
         float(steps.num_tokens * size.flops_per_token(tokens.sequence_length)),
         is_float32=size.bytes_per_value == 4,
     )
-    lanes = max(1, config.stream.lanes // machine.devices)
+    num_units = int(tokens.num_tokens // unit_tokens * (1 - writer.held_out))
+    lanes = live_lanes(config.stream, num_units, unit_tokens, config.batch_tokens)
+    held = max(1, lanes // machine.devices)
     training = replace(
         steps,
         device_bytes={"lm": sum(harvest.device_bytes.values()), **steps.device_bytes},
         host_bytes={
-            "stream": round_bytes(config.stream, unit_tokens, row_bytes, lanes),
+            "stream": round_bytes(config.stream, unit_tokens, row_bytes, lanes, held),
             **steps.host_bytes,
         },
         lm_hours=seconds / machine.devices / 3600,
     )
-    training.warnings.extend(shortages(training, config, machine))
+    training.warnings.extend(shortages(training, config, lanes, machine))
     available = tokens.num_tokens * (1 - writer.held_out)
     if training.num_tokens > 1.2 * available:
         training.warnings.append(

@@ -4,13 +4,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.plan.machine import MachineConfig
 from sae_dist.plan.rung import RungPlan, plan_rung
 from sae_dist.store.arrays import site_specs
 from sae_dist.store.layout import Layout
-from sae_dist.stream import memory_bound
+from sae_dist.stream import fitting_lanes, memory_bound
 from sae_dist.train import LoopConfig, RungConfig
 from sae_dist.train.ladder import sites_of
 
@@ -68,8 +70,10 @@ def plan_training(
         UserError: a rung reads a site that the store would not have.
     """
     plan, widths = plan_steps(config, rungs, widths, dtype, machine)
-    lanes = max(1, config.stream.lanes // machine.devices)
-    stream = memory_bound(layout, widths, dtype, config.stream, config.batch_tokens, lanes)
+    batch, rows_per_chunk = config.batch_tokens, np.full(layout.num_chunks, layout.chunk_tokens)
+    lanes = config.stream.lanes or fitting_lanes(rows_per_chunk, batch)
+    held = max(1, lanes // machine.devices)
+    stream = memory_bound(layout, widths, dtype, config.stream, batch, lanes, held)
     of_one_token = site_specs(widths, 1, dtype).values()
     read = plan.num_tokens * sum(spec.sequence_bytes for spec in of_one_token)
     plan = replace(
@@ -78,7 +82,8 @@ def plan_training(
         disk_hours=machine.seconds_of_disk(read) / 3600,
         host_bytes={"stream": stream, **plan.host_bytes},
     )
-    plan.warnings.extend([*shortages(plan, config, machine), *_of_store(plan, config, layout)])
+    of_lanes = shortages(plan, config, lanes, machine)
+    plan.warnings.extend([*of_lanes, *_of_store(plan, lanes, layout)])
     return plan
 
 
@@ -151,9 +156,11 @@ def _num_kept(config: LoopConfig, num_steps: int) -> int:
     return min(config.checkpoint.keep + 1 + for_ever, num_saved)
 
 
-def shortages(plan: TrainingPlan, config: LoopConfig, machine: MachineConfig) -> list[str]:
+def shortages(
+    plan: TrainingPlan, config: LoopConfig, lanes: int, machine: MachineConfig
+) -> list[str]:
     """What will not fit wherever the activations come from."""
-    found, lanes, batch = [], config.stream.lanes, config.batch_tokens
+    found, batch = [], config.batch_tokens
     needed = plan.checkpoint_bytes + plan.coder_bytes
     if machine.disk_free_gb is not None and needed > machine.disk_free_gb * 1e9:
         found.append(
@@ -175,8 +182,8 @@ def shortages(plan: TrainingPlan, config: LoopConfig, machine: MachineConfig) ->
     return found
 
 
-def _of_store(plan: TrainingPlan, config: LoopConfig, layout: Layout) -> list[str]:
-    found, lanes = [], config.stream.lanes
+def _of_store(plan: TrainingPlan, lanes: int, layout: Layout) -> list[str]:
+    found = []
     if lanes > layout.num_chunks:
         found.append(
             f"lanes: {lanes} lanes and {layout.num_chunks} chunks: lower stream.lanes or "

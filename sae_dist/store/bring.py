@@ -2,6 +2,7 @@
 
 import shutil
 import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -17,6 +18,7 @@ from sae_dist.store.arrays import INPUT_IDS, TRAINABLE
 from sae_dist.store.config import StoreConfig
 from sae_dist.store.reader import Store, open_store
 from sae_dist.store.rebatch import rebatch
+from sae_dist.store.settings import choose_settings
 from sae_dist.store.writer import StoreWriter
 
 Array = np.ndarray | torch.Tensor
@@ -40,11 +42,11 @@ def write_store(
     Each site gives blocks [n, d] (every row a sequence of one position) or [n, S, d], of any
     lengths, or is one such array; sites need the same total. `input_ids` (integers; −1 where not
     given) and `trainable` (bool; true where not given) come likewise as [n] or [n, S]. Values are
-    rounded to `dtype`. Memory: one shard of all sites and one block of each. The number of blocks
-    drawn from an iterator (and not given as an array or a list of them) is not known ahead: the
-    last shard is then filled up to the size of the others. The store appears at `path` only when
-    whole. Raises UserError when `path` exists, when sites differ in length or
-    positions, and for NaN or infinity at trainable tokens.
+    rounded to `dtype`. Memory: a shard of all sites, another of one site, and a block of each. How
+    many sequences come from an iterator (and not as an array or a list of them) is known ahead only
+    where they fill one shard at most: of more, the last shard is filled up to the size of the
+    others. The store appears at `path` only when whole. Raises UserError when `path` exists, when
+    sites differ in length or positions, and for NaN or infinity at trainable tokens.
     """
     target = Path(path)
     if target.exists():
@@ -76,6 +78,10 @@ def write_store(
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
         total = next(filter(None, map(_length, arrays.values())), None)
+        if total is None:
+            site, stream = next(iter(streams.items()))
+            most = choose_settings(widths, length, config, {}, None).shard_sequences
+            total, streams[site] = _drawn_ahead(stream, most)
         writer = StoreWriter.create(partial, widths, length, config, provenance or {}, total)
         writer.write_in_order(_units(streams, writer.settings.shard_sequences, length))
         writer.seal()
@@ -91,6 +97,20 @@ def _length(blocks: Blocks) -> int | None:
     if isinstance(blocks, np.ndarray | torch.Tensor):
         return len(blocks)
     return sum(map(len, blocks)) if isinstance(blocks, list | tuple) else None
+
+
+def _drawn_ahead(
+    stream: Iterator[np.ndarray], most: int
+) -> tuple[int | None, Iterator[np.ndarray]]:
+    """How many sequences there are, None for more than `most`; and the stream as it was."""
+    drawn, held = 0, deque[np.ndarray]()
+    for block in stream:
+        drawn += len(block)
+        held.append(block)
+        if drawn > most:
+            break
+    again = (held.popleft() for _ in range(len(held)))
+    return drawn if 0 < drawn <= most else None, chain(again, stream)
 
 
 def _blocks(blocks: Blocks) -> Iterable[Array]:

@@ -92,13 +92,15 @@ def choose_layout(
     bytes_per_position: int,
     chunk_mib: float,
     shard_mib: float,
+    held_out: float = 0.0,
 ) -> Layout:
     """The layout whose chunks and shards come closest to the wanted sizes without passing them.
 
     A chunk reaches through all sequences of its shard and takes few positions of each, so that it
     holds as many documents as it can: the stream reads whole chunks, and mixes those that it holds.
     Where one position of all sequences is too much, it takes one position of fewer sequences.
-    Shards of a known number of sequences are even, so that none is nearly empty.
+    Shards of a known number of sequences are even, so that none is nearly empty, and as many, if
+    there are so many sequences, as it takes to set a share of `held_out` aside.
 
     `bytes_per_position` counts all sites together, so that one grid fits them all. A chunk holds
     at least one position and a shard one sequence, however small the wanted sizes.
@@ -110,6 +112,8 @@ def choose_layout(
             "0 < chunk_mib <= shard_mib; change one of them"
         )
     shard = max(1, int(shard_mib * _MIB) // (sequence_length * bytes_per_position))
+    if num_sequences and 0 < held_out < 1:
+        shard = min(shard, math.ceil(num_sequences * held_out))
     chunk_tokens = max(1, int(chunk_mib * _MIB) // bytes_per_position)
     most = min(shard, chunk_tokens)  # sequences of a chunk
     shard = shard // most * most

@@ -3,6 +3,7 @@
 A store from elsewhere could otherwise show other files of its reader, or be written through.
 """
 
+import os
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,7 +24,16 @@ def odd_file(path: Path) -> Fault | None:
 def linked_folders(root: Path, paths: Iterable[str]) -> Iterator[Fault]:
     """Folders on the way to `paths`, inside the store, that are links."""
     folders = {parent for path in paths for parent in (Path(path), *Path(path).parents[:-1])}
-    for folder in sorted(folders):
-        if (root / folder).is_symlink():
-            expected = "a folder of the store"
-            yield Fault(path=root / folder, found="to be a link", expected=expected, remedy=_REMEDY)
+    return (_link(root / folder) for folder in sorted(folders) if (root / folder).is_symlink())
+
+
+def all_linked_folders(root: Path) -> Iterator[Fault]:
+    """Folders anywhere in the store that are links; none of them is looked into."""
+    for folder, names, _ in os.walk(root):
+        paths = (Path(folder, name) for name in sorted(names))
+        yield from (_link(path) for path in paths if path.is_symlink())
+
+
+def _link(path: Path) -> Fault:
+    found, expected = "to be a link", "a folder of the store"
+    return Fault(path=path, found=found, expected=expected, remedy=_REMEDY)

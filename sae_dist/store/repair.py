@@ -17,6 +17,8 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.files import fsync_path, to_json, write_atomic
 from sae_dist.store.arrays import TRAINABLE, array_specs, metadata
 from sae_dist.store.eight_bits import site_reader
+from sae_dist.store.fault import FaultError
+from sae_dist.store.links import all_linked_folders
 from sae_dist.store.rebatch import rebatch
 from sae_dist.store.schema import (
     MANIFEST_FILE,
@@ -58,8 +60,14 @@ class Plan:
 
 
 def plan_repair(audit: Audit) -> Plan:
-    """What the faults of an audit call for. Raises UserError when too much is lost to go by."""
+    """What the faults of an audit call for.
+
+    Raises UserError when too much is lost to go by, and for a folder that is a link: what a repair
+    writes would lead out of the store.
+    """
     found = audit.survey
+    for link in all_linked_folders(found.root):
+        raise FaultError(link)
     if found.settings is None or found.tokens is None:
         raise UserError(
             f"found damaged {MANIFEST_FILE} and {SETTINGS_FILE} or {TOKENS_COMMIT} in {found.root};"

@@ -37,6 +37,7 @@ def choose_settings(
         bytes_per_position=sum(widths.values()) * config.dtype.disk.itemsize,
         chunk_mib=config.chunk_mib,
         shard_mib=config.shard_mib,
+        held_out=config.held_out,
     )
     return Settings(
         num_sequences=num_sequences,

@@ -10,7 +10,7 @@ from sae_dist.store.allowed import MAX_SHARD_BYTES, metadata_fault, size_fault
 from sae_dist.store.arrays import array_specs
 from sae_dist.store.checksum import crc32
 from sae_dist.store.fault import Fault
-from sae_dist.store.links import linked_folders
+from sae_dist.store.links import all_linked_folders
 from sae_dist.store.schema import MANIFEST_FILE, SETTINGS_FILE, FileRecord
 from sae_dist.store.survey import Survey, survey
 
@@ -52,10 +52,9 @@ def audit(
         fault = Fault(
             path=root, found="without a store", expected=MANIFEST_FILE, remedy="check the path"
         )
-        nothing = Survey(root=root)
-        return Audit(
-            survey=nothing, faults=[fault], leftovers=[], num_files=0, num_bytes=0, seconds=0.0
-        )
+        return _nothing_read(root, [fault])
+    if links := list(all_linked_folders(root)):
+        return _nothing_read(root, links)
     found = survey(root, max_shard_bytes)
     records = found.records()
     sizes = {file: size_fault(root / file, record.bytes) for file, record in records.items()}
@@ -73,14 +72,19 @@ def audit(
     )
 
 
+def _nothing_read(root: Path, faults: list[Fault]) -> Audit:
+    """Where these faults keep an audit from reading at all."""
+    found = Survey(root=root)
+    return Audit(survey=found, faults=faults, leftovers=[], num_files=0, num_bytes=0, seconds=0.0)
+
+
 def _metadata_faults(found: Survey) -> list[Fault]:
     if found.settings is None or found.tokens is None:
         return []
     settings, layout = found.settings, found.settings.layout(found.tokens.num_sequences)
     specs = array_specs(settings.widths, settings.sequence_length, settings.dtype)
     faults = (metadata_fault(found.root, spec, layout) for spec in specs.values())
-    folders = linked_folders(found.root, specs)
-    return [*folders, *(fault for fault in faults if fault is not None)]
+    return [fault for fault in faults if fault is not None]
 
 
 def _checksum_faults(root: Path, records: dict[str, FileRecord], workers: int) -> list[Fault]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sae_dist.stream.config import StreamConfig
     from sae_dist.stream.held_out import HeldOutBatch, held_out
     from sae_dist.stream.in_memory import ActivationsInMemory, RowStream
-    from sae_dist.stream.order import TokenOrder
+    from sae_dist.stream.order import TokenOrder, fitting_lanes
     from sae_dist.stream.source import ActivationSource, StoredActivations
     from sae_dist.stream.stream import ActivationStream, memory_bound
 
@@ -28,6 +28,7 @@ __all__ = [
     "StreamConfig",
     "StreamState",
     "TokenOrder",
+    "fitting_lanes",
     "held_out",
     "memory_bound",
 ]

@@ -30,14 +30,9 @@ class BatchPart:
     world: int = 1
     start_step: int = 0
 
-    @property
-    def lanes(self) -> range:
-        """Those that this rank serves.
-
-        Raises UserError for settings that cannot work, or lanes that the ranks cannot share.
-        """
-        self.config.check()
-        lanes, world = self.config.lanes, self.world
+    def lanes_of(self, lanes: int) -> range:
+        """Those of so many that this rank serves. Raises UserError if the ranks cannot share."""
+        world = self.world
         if lanes % world:
             fitting = ", ".join(str(n) for n in range(1, lanes + 1) if lanes % n == 0)
             raise UserError(

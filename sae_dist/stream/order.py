@@ -15,6 +15,8 @@ import numpy as np
 from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import generator
 
+_MAX_LANES = 64
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LanePlan:
@@ -38,6 +40,27 @@ class Segment:
     rows: np.ndarray
     first: int
     stop: int
+
+
+def fitting_lanes(rows_per_chunk: np.ndarray, batch_tokens: int) -> int:
+    """The most lanes, up to 64, that share a batch and use nine tenths of all rows in an epoch."""
+    fullest_first = np.sort(rows_per_chunk)[::-1]
+    num_rows = int(fullest_first.sum())
+    return next(
+        (
+            lanes
+            for lanes in range(min(_MAX_LANES, len(fullest_first)), 1, -1)
+            if batch_tokens % lanes == 0
+            and (fewest := _fewest_rows(fullest_first, lanes)) * lanes >= 0.9 * num_rows
+            and fewest * lanes >= batch_tokens
+        ),
+        1,
+    )
+
+
+def _fewest_rows(fullest_first: np.ndarray, lanes: int) -> int:
+    """Rows that a lane is sure to get in an epoch."""
+    return int(fullest_first[lanes - 1 :: lanes].sum())
 
 
 class TokenOrder:
@@ -134,7 +157,7 @@ def _check(rows_per_chunk: np.ndarray, lanes: int, batch_tokens: int) -> None:
             f"found {num_chunks} training chunks for {lanes} lanes; expected at least one each; "
             f"set stream.lanes to at most {num_chunks}, or store smaller chunks (chunk_mib)"
         )
-    fewest = int(np.sort(rows_per_chunk)[::-1][lanes - 1 :: lanes].sum())
+    fewest = _fewest_rows(np.sort(rows_per_chunk)[::-1], lanes)
     if fewest < batch_tokens // lanes:
         raise UserError(
             f"found lanes that may get {fewest} tokens in an epoch; expected at least their share "

@@ -16,7 +16,7 @@ from sae_dist.stream.ahead import Ahead
 from sae_dist.stream.batches import Batch, Batches, BatchPart, StreamState
 from sae_dist.stream.buckets import Bucket, LaneReader
 from sae_dist.stream.config import StreamConfig
-from sae_dist.stream.order import TokenOrder
+from sae_dist.stream.order import TokenOrder, fitting_lanes
 
 _GATHER_THREADS, _ROWS_AT_ONCE = 2, 1024
 
@@ -24,9 +24,9 @@ _GATHER_THREADS, _ROWS_AT_ONCE = 2, 1024
 class ActivationStream(Batches):
     """Iterates `(Batch, StreamState)` for ever over the training shards of a store.
 
-    A rank serves `part.lanes`, so the batches of all ranks, one after the other, are the same
-    global batch in every world. Several sites are read at the same index. Iterating again after a
-    stop goes on with the next batch.
+    A rank serves an equal share of the lanes, so the batches of all ranks, one after the other, are
+    the same global batch in every world. Several sites are read at the same index. Iterating again
+    after a stop goes on with the next batch.
 
     Memory of one rank, at most: two buckets a lane, `batches_ahead` + 2 batches, and the marks (in
     eight bits also the stored values) of one chunk a reading thread; `memory_bound` gives it in
@@ -42,14 +42,16 @@ class ActivationStream(Batches):
         self.waited_seconds = 0.0
         self._store, self._sites = store, list(sites)
         self._config = config = part.config
-        self._lanes, self._step, self._batch_tokens = part.lanes, part.start_step, part.batch_tokens
+        self._step, self._batch_tokens = part.start_step, part.batch_tokens
+        config.check()
         counts = store.trainable_counts()
         chunks = np.array(store.training_chunks(), np.int64)
         self._chunks = chunks[counts[chunks] > 0]
-        self._bucket_chunks = _bucket_chunks(store.layout, config)
-        self._order = TokenOrder(
-            counts[self._chunks], config.lanes, self._bucket_chunks, part.batch_tokens, part.seed
-        )
+        rows = counts[self._chunks]
+        num_lanes = config.lanes or fitting_lanes(rows, part.batch_tokens)
+        self._lanes = part.lanes_of(num_lanes)
+        self._bucket_chunks = _bucket_chunks(store.layout, config.bucket_tokens, num_lanes)
+        self._order = TokenOrder(rows, num_lanes, self._bucket_chunks, part.batch_tokens, part.seed)
         self._running: tuple[Ahead[Batch], list[ThreadPoolExecutor]] | None = None
         self._warn_of_short_epochs(int(counts[self._chunks].sum()))
 
@@ -62,8 +64,9 @@ class ActivationStream(Batches):
     def memory_bound(self) -> int:
         """Bytes that buckets, batches and tokens being read can take on this rank."""
         widths = {site: self._store.sites[site] for site in self._sites}
-        layout, dtype, lanes = self._store.layout, self._store.dtype, len(self._lanes)
-        return memory_bound(layout, widths, dtype, self._config, self._batch_tokens, lanes)
+        lanes, held = self._order.lanes, len(self._lanes)
+        layout, dtype, config = self._store.layout, self._store.dtype, self._config
+        return memory_bound(layout, widths, dtype, config, self._batch_tokens, lanes, held)
 
     def state_at(self, step: int) -> StreamState:
         """The state whose next batch is number `step`, counted from the very first."""
@@ -168,18 +171,20 @@ def memory_bound(
     config: StreamConfig,
     batch_tokens: int,
     lanes: int,
+    held: int,
 ) -> int:
-    """Bytes that a rank with `lanes` of the lanes holds at most, reading sites of `widths`."""
+    """Bytes that a rank with `held` of the lanes holds at most, reading sites of `widths`."""
     chunk, row_bytes = layout.chunk_tokens, sum(widths.values()) * dtype.storage.itemsize
     # beside its values a bucket's position has a mark, and as a batch's row two numbers
-    bucket = _bucket_chunks(layout, config) * chunk * (row_bytes + 1 + 8 + 8)
-    batch = lanes * (batch_tokens // config.lanes) * (row_bytes + 8 + 8)
+    bucket_chunks = _bucket_chunks(layout, config.bucket_tokens, lanes)
+    bucket = bucket_chunks * chunk * (row_bytes + 1 + 8 + 8)
+    batch = held * (batch_tokens // lanes) * (row_bytes + 8 + 8)
     reading = config.read_threads * chunk * (1 + passing_bytes(widths, dtype))
-    return 2 * lanes * bucket + (config.batches_ahead + 2) * batch + reading
+    return 2 * held * bucket + (config.batches_ahead + 2) * batch + reading
 
 
-def _bucket_chunks(layout: Layout, config: StreamConfig) -> int:
-    return max(1, config.bucket_tokens // (config.lanes * layout.chunk_tokens))
+def _bucket_chunks(layout: Layout, bucket_tokens: int, lanes: int) -> int:
+    return max(1, bucket_tokens // (lanes * layout.chunk_tokens))
 
 
 def _gather(

@@ -1,15 +1,12 @@
 """The Python that the documents show, run as it stands, on tiny coders and stores."""
 
-import functools
 import re
 from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
 
-import sae_dist
 from sae_dist.coders import Form, Kind, fold, save_coder
-from sae_dist.store import write_store
 from tests.apps.commands import ROOT, command
 from tests.coders.test_coder import trained
 from tests.docs.shell import documents
@@ -65,8 +62,6 @@ def test_the_python_of_a_document_runs(
     code = snippets(document)
     prepare(tmp_path, code)
     monkeypatch.chdir(tmp_path)
-    small = functools.partial(write_store, chunk_mib=0.002, shard_mib=0.01)  # unless it is said
-    monkeypatch.setattr(sae_dist, "write_store", small, raising=False)
     exec(compile(_GIVEN + code, document, "exec"), {})
 
 

@@ -36,7 +36,7 @@ _LAYER = re.compile(r"(?<=(?:_pre|post|p_in|_out|tn_z)\.)\d+")  # the tiny model
 _SIZES = {
     "harvest": "tokens=6K text.sequence_length=64 writer.held_out=0.2 writer.chunk_mib=0.03 "
     "writer.shard_mib=0.06 harvest.batch_sequences=4",
-    "train": "tokens=2K batch_tokens=64 stream.lanes=4 stream.bucket_tokens=1024 "
+    "train": "tokens=2K batch_tokens=64 stream.bucket_tokens=1024 "
     "checkpoint.every_steps=20 log.every_steps=8 log.wandb=disabled coder.num_latents=64 coder.k=4",
     "evaluate": "uniformity_sequences=4",
     "transfer": "transfer.sequences=6 transfer.rollout_tokens=8",
@@ -45,11 +45,17 @@ _SIZES = {
     "finetune": "model.num_steps=10 model.held_out_every=4",
     "chat_corpus": "text.path=sources",
 }
+_IS_SMALL = {"store=stores/images", "run=images"}
 _QUIET = ("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
 
 
 def tiny(call: Call) -> list[str]:
-    """What to run with Python, with the launcher's and the command's words swapped."""
+    """What to run with Python, with the launcher's and the command's words swapped.
+
+    What goes on from activations that the page's Python made is small as it is shown.
+    """
+    if _IS_SMALL & set(call.words):
+        return list(call.words[1:])
     program, *words = [_swapped(word) for word in call.words]
     if program == "sae-dist":
         words = ["-m", "sae_dist", *words]

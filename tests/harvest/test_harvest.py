@@ -1,3 +1,4 @@
+import importlib
 import shutil
 import time
 from collections import namedtuple
@@ -191,3 +192,52 @@ def test_two_shards_are_held_and_none_is_touched_while_it_is_written(
     tiny_harvest(tmp_path / "store")
     assert len(places) == 2 * len(SITES)
     assert verify(tmp_path / "store", full=True) == []
+
+
+def test_a_round_without_a_unit_leaves_what_is_being_written_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("sae_dist.harvest.harvest")  # its name is a function's too
+    rounds = iter([[0, 1], [2], [3, 4], None])  # what two processes in step take together
+    written = {}
+
+    def slow(writer: StoreWriter, unit: int, arrays: dict[str, np.ndarray]) -> bool:
+        time.sleep(0.2)  # long enough for the next rounds to be computed
+        written[unit] = {site: array.copy() for site, array in arrays.items()}
+        return True
+
+    monkeypatch.setattr(module, "next_units", lambda writer, locks, processes: next(rounds))
+    monkeypatch.setattr(module, "together", lambda work, processes: work())
+    monkeypatch.setattr(StoreWriter, "write_shard", slow)
+    writer, model = tiny_writer(tmp_path / "store"), tiny_model("llama")
+    writer.write_tokens(*tokens())
+    capture = Capture(model, [resolve(model, name) for name in SITES])
+    second = Processes(1, 2, torch.device("cpu"), in_step=True)
+    module._fill(writer, capture, HarvestLoopConfig(batch_sequences=4), second, None)
+    assert written.keys() == {1, 4}
+    for unit, arrays in written.items():
+        expected = capture(torch.from_numpy(writer.read_tokens(unit)[0]))
+        for site in SITES:
+            torch.testing.assert_close(torch.from_numpy(arrays[site]), expected[site])
+
+
+def test_the_bar_counts_tokens_and_moves_with_every_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[int] = []
+
+    class Bar:
+        def __init__(self, total: int, initial: int, **options: object) -> None:
+            self.total, self.n = total, initial
+
+        def update(self, moved: int) -> None:
+            self.n += moved
+            shown.append(self.n)
+
+        def close(self) -> None:
+            assert self.n == self.total == NUM_SEQUENCES * POSITIONS
+
+    monkeypatch.setattr("sae_dist.harvest.bar.progress", Bar)
+    tiny_harvest(tmp_path / "store")
+    assert sorted(shown) == shown
+    assert max(np.diff([0, *shown])) == 4 * POSITIONS  # a pass

@@ -20,6 +20,7 @@ from torch import Tensor
 from sae_dist.common import files
 from sae_dist.common.errors import UserError
 from sae_dist.harvest import Locks, Processes
+from sae_dist.harvest import locks as locks_module
 from sae_dist.parallel import World
 from sae_dist.store import StoreConfig, StoreWriter, verify
 from tests.harvest.tiny import contents, tiny_harvest, tiny_writer, tokens
@@ -144,6 +145,25 @@ def test_of_many_that_find_a_lock_stale_one_gets_it(tmp_path: Path) -> None:
     taken = run_on(4, take_all, tmp_path / "locks", names)
     assert sorted(itertools.chain(*taken)) == names
     assert list((tmp_path / "locks").iterdir()) == []
+
+
+def test_who_looked_at_a_stale_lock_before_another_took_it_leaves_it_to_that_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.utime(lock(tmp_path, "00001"), (0, 0))
+    with Locks(tmp_path / "locks", 45.0) as early, Locks(tmp_path / "locks", 45.0) as late:
+
+        def overtaken(path: Path, data: bytes) -> bool:
+            monkeypatch.undo()
+            assert late.take("00001")
+            return files.claim(path, data)
+
+        monkeypatch.setattr(locks_module, "claim", overtaken)
+        assert not early.take("00001")
+        owner = late.owner("00001")
+        assert owner is not None and owner.pid == os.getpid()
+        late.keep(set())
+        assert early.take("00001")
 
 
 def test_a_lock_that_was_taken_away_is_not_given_back_twice(tmp_path: Path) -> None:

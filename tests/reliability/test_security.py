@@ -20,6 +20,8 @@ from sae_dist.coders import Coder, CoderConfig, Kind, load_coder, save_coder
 from sae_dist.common.credentials import without_credentials
 from sae_dist.common.errors import UserError
 from sae_dist.store import StoreWriter, open_store, verify, write_store
+from sae_dist.store.repair import plan_repair
+from sae_dist.store.verify import audit
 from sae_dist.train.wandb_tracker import wandb_id
 from tests.apps.commands import ROOT, command, launch
 from tests.harvest.tiny import tokenizer
@@ -144,6 +146,25 @@ def test_a_store_with_links_is_refused(what: str, tmp_path: Path) -> None:
     if what == "folder":
         with pytest.raises(UserError, match="to be a link"):
             StoreWriter.open(root)
+
+
+@pytest.mark.parametrize("folder", [".repair", "commits", "tokens", "activations/in"])
+def test_a_repair_writes_through_no_link(folder: str, tmp_path: Path) -> None:
+    root, away = make_store(tmp_path / "store", num_tokens=512), tmp_path / "away"
+    (root / "activations/in/c.0.0.0").write_bytes(b"")
+    if (root / folder).exists():
+        (root / folder).rename(away)
+    else:
+        away.mkdir()
+    (root / folder).symlink_to(away)
+    before = sorted(away.rglob("*"))
+    found = audit(root, full=True, workers=1)
+    assert [(fault.path, fault.found) for fault in found.faults] == [
+        (root / folder, "to be a link")
+    ]
+    with pytest.raises(UserError, match=r"to be a link; .*cp -rL"):
+        plan_repair(found)
+    assert sorted(away.rglob("*")) == before
 
 
 def test_a_shard_that_is_another_file_of_this_machine_shows_nothing(tmp_path: Path) -> None:

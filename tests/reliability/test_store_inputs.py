@@ -227,4 +227,4 @@ def test_16_a_store_of_another_dtype_is_not_written(
 
 def test_larger_shards_are_taken_when_they_are_meant(store: Path, run: Command) -> None:
     for main, given in ((train.main, TRAIN), (verify.main, ("store=store",))):
-        assert "raise max_shard_gib" in "".join(run(main, *given, "max_shard_gib=0.00001"))
+        assert "raise max_shard_gib" in "".join(run(main, *given, "max_shard_gib=0.000001"))

@@ -55,7 +55,7 @@ def test_rows_without_positions_are_sequences_of_one(tmp_path: Path) -> None:
 
 def test_shards_are_even_where_their_number_is_known_ahead(tmp_path: Path) -> None:
     x = torch.randn(35, 4, 8, generator=torch.Generator().manual_seed(0))
-    sizes = {"chunk_mib": 2**-13, "shard_mib": 2**-9}  # 2 sequences, and 32
+    sizes = {"chunk_mib": 2**-13, "shard_mib": 2**-9, "held_out": 0.0}  # chunks of 2, 32
     known = {"array": x, "list": x.split(20), "iterator": iter(x.split(20))}
     for name, blocks in known.items():
         store = write_store(tmp_path / name, {"x": blocks}, **sizes)  # type: ignore[arg-type]
@@ -82,7 +82,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"arrays": {"a": torch.ones(9, 2)}, "input_ids": torch.full((9,), 2**40)},
         "token ids up to",
     ),
-    "one shard": ({"arrays": {"a": torch.ones(9, 2)}, "held_out": 0.1}, "lower shard_mib"),
+    "one shard": ({"arrays": {"a": torch.ones(1, 2)}, "held_out": 0.1}, "lower shard_mib"),
 }
 
 
@@ -98,3 +98,13 @@ def test_bad_activations_leave_nothing_behind(
 def test_an_existing_path_is_never_written_to(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="new path"):
         write_store(tmp_path, {"a": torch.ones(9, 2)})
+
+
+@pytest.mark.parametrize("blocks", ["array", "list", "iterator"])
+def test_a_small_store_sets_the_share_aside_that_was_asked_for(blocks: str, tmp_path: Path) -> None:
+    rows = torch.randn(6000, 8)
+    given = {"array": rows, "list": rows.split(1000), "iterator": iter(rows.split(1000))}[blocks]
+    store = write_store(tmp_path / "store", {"in": given})
+    held_out = sum(len(sequences) for sequences in store.held_out_sequences())
+    assert (store.layout.num_sequences, held_out) == (6000, 300)
+    assert torch.equal(read_all(store, "in").flatten(0, 1), rows.bfloat16())

@@ -72,6 +72,13 @@ def test_shards_of_a_known_number_of_sequences_are_even() -> None:
     assert chosen(4, 1024, 35, chunk_mib=8, shard_mib=128) == (18, 6, 1)
 
 
+def test_there_are_shards_enough_to_set_a_share_aside() -> None:
+    assert chosen(128, 1, 156, held_out=0.05) == (8, 8, 128)  # 20K tokens: 20 shards
+    assert chosen(128, 1, 156, held_out=0.0) == (156, 156, 16)
+    assert chosen(128, 1, 2, held_out=0.05) == (1, 1, 128)
+    assert chosen(128, 1, 10**6, held_out=0.05) == chosen(128, 1, 10**6)
+
+
 def test_a_position_larger_than_a_chunk_is_a_chunk() -> None:
     assert chosen(8, 2**14, 9, chunk_mib=1, shard_mib=2) == (1, 1, 1)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sae_dist.common.errors import UserError
-from sae_dist.stream.order import TokenOrder
+from sae_dist.stream.order import TokenOrder, fitting_lanes
 
 ROWS = np.random.default_rng(0).integers(5, 40, 61)
 STARTS = np.concatenate([[0], np.cumsum(ROWS)])
@@ -122,3 +122,19 @@ def test_what_cannot_fill_a_batch_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         TokenOrder(np.array(rows), lanes, 2, batch_tokens, 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "lanes"),
+    [
+        ([200] * 1000, 4096, 64),  # as many as there are at most
+        ([200] * 1000, 1000, 50),  # share a batch
+        ([1000] * 20, 4096, 4),  # 8 would leave four chunks of an epoch unused
+        ([3000, 3000, 10], 4096, 2),
+        ([5000], 4096, 1),
+    ],
+)
+def test_lanes_follow_from_chunks_and_batch(rows: list[int], batch: int, lanes: int) -> None:
+    assert fitting_lanes(np.array(rows), batch) == lanes
+    order = TokenOrder(np.array(rows), lanes, 1, batch, seed=0)
+    assert order.steps_in_epoch(0) * batch >= 0.9 * sum(rows) - batch

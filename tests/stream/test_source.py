@@ -50,7 +50,7 @@ def test_a_sample_has_only_rows_that_are_trained_on(
 def test_a_sample_is_drawn_from_all_positions(tmp_path: Path) -> None:
     """A chunk has one position of 64 sequences, which 50 tokens would not even use up."""
     x = torch.arange(64.0).view(1, 64, 1).expand(128, 64, 2)
-    sizes = {"chunk_mib": 2**-12, "shard_mib": 2**-6, "dtype": "float32"}
+    sizes = {"chunk_mib": 2**-12, "shard_mib": 2**-6, "held_out": 0.5, "dtype": "float32"}
     store = write_store(tmp_path / "store", {"in": x}, **sizes)  # type: ignore[arg-type]
     assert (store.layout.chunk_sequences, store.layout.chunk_positions) == (32, 1)
     sample = StoredActivations(store).sample(["in"], 50, seed=0)["in"]

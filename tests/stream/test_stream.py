@@ -60,6 +60,24 @@ def test_every_world_sees_the_same_global_batches(store: Store, world: int) -> N
     assert np.array_equal(ids, expected.numpy() + 7)
 
 
+def test_lanes_that_nobody_asked_for_do_not_depend_on_the_world(store: Store) -> None:
+    ranks = [
+        [
+            take(
+                ActivationStream(store, ["in"], BatchPart(BATCH, 5, StreamConfig(), rank, world)),
+                40,
+            )
+            for rank in range(world)
+        ]
+        for world in (1, 4)
+    ]
+    whole, parts = (
+        torch.cat([torch.cat([rank[step][0].index for rank in one]) for step in range(40)])
+        for one in ranks
+    )
+    assert torch.equal(whole, parts)
+
+
 def test_rows_are_those_of_the_index_at_every_site(store: Store, acts: torch.Tensor) -> None:
     for batch, _ in take(stream(store, 1, 2), 60):
         assert batch.acts["in"].dtype == torch.bfloat16 and len(batch.index) == BATCH // 2
@@ -222,7 +240,7 @@ def test_in_eight_bits_a_read_also_holds_the_stored_values_of_the_widest_site(
     store: Store,
 ) -> None:
     exact, small = (
-        memory_bound(store.layout, {"in": 6, "out": 3}, dtype, CONFIG, BATCH, lanes=8)
+        memory_bound(store.layout, {"in": 6, "out": 3}, dtype, CONFIG, BATCH, lanes=8, held=8)
         for dtype in (FloatDtype.bfloat16, FloatDtype.int8)
     )
     assert small - exact == 2 * 20 * (6 + 4)
