@@ -19,7 +19,7 @@ from sae_dist.common.files import write_all
 from sae_dist.common.log import say
 from sae_dist.config import ChatCorpusConfig
 from sae_dist.reproduce.questions import conversations, split
-from sae_dist.text import documents
+from sae_dist.text import texts
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def chat_corpus_command(config: ChatCorpusConfig) -> None:
             f"found text.template={template!r}, held_out_every={config.held_out_every}; expected "
             "one {document}, and at least 2; choose +chat@text=small_lm, say"
         )
-    train, held_out = split(conversations(documents(config.text)), config.held_out_every)
+    train, held_out = split(conversations(texts(config.text)), config.held_out_every)
     if not held_out:
         raise UserError(
             f"found {len(train)} documented functions in {config.text.path}; expected at least "
