@@ -10,7 +10,7 @@ import torch.distributed as dist
 from sae_dist.common.errors import UserError
 from sae_dist.config import HarvestConfig
 from sae_dist.lm import LMConfig, load_tokenizer
-from sae_dist.store.schema import SETTINGS_FILE, Settings, load
+from sae_dist.store.schema import SETTINGS_FILE, TOKENS_COMMIT, Settings, load
 from sae_dist.text import TextConfig, documents, look, pin
 
 _Value = TypeVar("_Value")
@@ -22,7 +22,8 @@ def pinned_sources(config: HarvestConfig) -> tuple[LMConfig, TextConfig]:
     What the Hub has under a name may change while a store is being filled. Without a revision in
     `config`, that of the store is taken, where it was started with the same settings; else a text's
     is what it means today. One process asks, and all that were started with it do alike. Raises
-    UserError on all of them where the text is not there, or is none for this language model.
+    UserError on all of them where text that is still to be read is not there, or is none for this
+    language model.
     """
     return on_one(lambda: _pinned(config))
 
@@ -44,8 +45,9 @@ def on_one(work: Callable[[], _Value]) -> _Value:
 
 
 def _pinned(config: HarvestConfig) -> tuple[LMConfig, TextConfig]:
-    settings = Path(config.store) / SETTINGS_FILE
-    started = load(settings, Settings).provenance if settings.exists() else {}
+    store = Path(config.store)
+    is_started = (store / SETTINGS_FILE).exists()
+    started = load(store / SETTINGS_FILE, Settings).provenance if is_started else {}
     lm, text = config.lm, config.text
     if commit := _commit(asdict(lm), started.get("lm", {}), "commit"):
         lm = lm if Path(lm.name).expanduser().exists() else replace(lm, revision=commit)
@@ -53,7 +55,8 @@ def _pinned(config: HarvestConfig) -> tuple[LMConfig, TextConfig]:
         text = replace(text, revision=commit)
     else:
         text = pin(text)
-    look(documents(text), load_tokenizer(lm), text)
+    if not (store / TOKENS_COMMIT).exists():  # else the text has been read, and may be gone
+        look(documents(text), load_tokenizer(lm), text)
     return lm, text
 
 

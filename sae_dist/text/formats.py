@@ -55,7 +55,7 @@ def read_values(file: BinaryIO, name: str, column: str) -> Values:
         raise UserError(f"found {error} in {place}; expected text; set text.column") from error
     except BadRowError as error:
         place = f"{name}, {place_of(name, error.number)}"
-        raise UserError(f"found {error} in {place}; expected one row; mend it") from error
+        raise UserError(f"found {error} in {place}; expected a whole row; mend it") from error
     except (OSError, ValueError, EOFError, RecursionError, csv.Error, pa.ArrowException) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -92,7 +92,8 @@ def _unboxed(array: pa.Array | pa.ChunkedArray) -> Iterator[Any]:
     if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_integer(
         kind.value_type
     ):
-        return (row.values and row.values.to_numpy(zero_copy_only=False) for row in array)
+        rows = (row.values for row in array)
+        return (ids if ids is None else ids.to_numpy(zero_copy_only=False) for ids in rows)
     return iter(array.to_pylist())
 
 
