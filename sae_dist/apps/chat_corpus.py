@@ -47,9 +47,9 @@ def chat_corpus_command(config: ChatCorpusConfig) -> None:
             f"{config.held_out_every}; give Python sources with docstrings"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    texts = ({"text": found.text(template)} for found in train)
+    rows = ({"text": found.text(template)} for found in train)
     prompts = (asdict(found) for found in held_out)
-    write_all([(train_path, [_lines(texts)]), (prompts_path, [_lines(prompts)])])
+    write_all([(train_path, [_lines(rows)]), (prompts_path, [_lines(prompts)])])
     say(f"{len(train):,} conversations in {train_path}, {len(held_out):,} in {prompts_path}")
 
 

@@ -94,9 +94,7 @@ def _dropped(writer: StoreWriter) -> str:
     return f"; {num} tokens dropped: {told}"
 
 
-def _writer(
-    config: HarvestConfig, text: TextConfig, lm: LM, widths: dict[str, int]
-) -> StoreWriter:
+def _writer(config: HarvestConfig, text: TextConfig, lm: LM, widths: dict[str, int]) -> StoreWriter:
     num_sequences = config.tokens // config.text.sequence_length
     provenance = {
         "lm": {**asdict(config.lm), "commit": lm.revision},

@@ -7,7 +7,7 @@ STDLIB = "stdlib"
 
 
 class SpecialTokens(StrEnum):
-    """What `<|endoftext|>`, written out in a text, becomes: the special token, or its characters."""
+    """What `<|endoftext|>`, written out in a text, is: the special token, or its characters."""
 
     parse = "parse"
     text = "text"
@@ -16,15 +16,15 @@ class SpecialTokens(StrEnum):
 class Packing(StrEnum):
     """How documents become sequences.
 
-    `join`: one after another, cut wherever a sequence is full. `pad`: no sequence holds two
+    `joined`: one after another, cut wherever a sequence is full. `padded`: no sequence holds two
     documents; what a document leaves of its last one is filled up, and not trained on. `rows`: each
     row of token ids is a sequence already, and kept as it is. `auto`: `rows` where the first
-    document is token ids, as many as a sequence has; else `join`.
+    document is token ids, as many as a sequence has; else `joined`.
     """
 
     auto = "auto"
-    join = "join"
-    pad = "pad"
+    joined = "joined"
+    padded = "padded"
     rows = "rows"
 
 

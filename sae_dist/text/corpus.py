@@ -2,9 +2,9 @@
 
 import sysconfig
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import generator
@@ -42,8 +42,7 @@ def documents(config: TextConfig) -> Iterator[Document]:
 
 
 def texts(config: TextConfig) -> Iterator[str]:
-    """The documents of a corpus of strings. Raises UserError as `documents` does, and for others.
-    """
+    """The documents of a corpus of strings; raises UserError for others, too."""
     for document in documents(config):
         if not isinstance(document, str):
             raise UserError(
@@ -120,14 +119,17 @@ def _local(files: list[Path], config: TextConfig) -> Iterator[_Place]:
 
             yield str(path), saved_values(path, config)
             continue
-        try:
-            file = open(path, "rb", buffering=_BUFFER_BYTES)
-        except OSError as error:
-            raise UserError(
-                f"found {path} unreadable ({error.strerror}); expected a file; mend it"
-            ) from error
-        with closing(file):
+        with _open(path) as file:
             yield str(path), read_values(file, str(path), config.column)
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return open(path, "rb", buffering=_BUFFER_BYTES)
+    except OSError as error:
+        raise UserError(
+            f"found {path} unreadable ({error.strerror}); expected a file; mend it"
+        ) from error
 
 
 def _hub(config: TextConfig) -> Iterator[_Place]:

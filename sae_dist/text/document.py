@@ -73,9 +73,7 @@ def _message(item: Any) -> Message:
         role = str(known["from"])
         return {"role": _ROLES.get(role, role), "content": _content(known["value"])}
     keys = f"with {sorted(known)}" if known else f"that is {type(item).__name__}"
-    raise NoDocumentError(
-        f"a message {keys}; expected `role` and `content`, or `from` and `value`"
-    )
+    raise NoDocumentError(f"a message {keys}; expected `role` and `content`, or `from` and `value`")
 
 
 def _content(value: Any) -> Any:
@@ -84,4 +82,3 @@ def _content(value: Any) -> Any:
 
 def _content_length(message: Message) -> int:
     return len(message["content"]) if isinstance(message["content"], str) else 0
-

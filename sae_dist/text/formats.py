@@ -8,6 +8,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, count
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -81,10 +82,7 @@ def place_of(name: str, number: int) -> str:
 
 def arrow_values(batches: Iterable[pa.RecordBatch | pa.Table], column: str) -> Values:
     """The values of a column of batches that have it."""
-    number = 0
-    for batch in batches:
-        for number, value in enumerate(_unboxed(batch.column(column)), number + 1):
-            yield number, value
+    return enumerate(chain.from_iterable(_unboxed(b.column(column)) for b in batches), 1)
 
 
 def _unboxed(array: pa.Array | pa.ChunkedArray) -> Iterator[Any]:
@@ -126,14 +124,14 @@ def _json(file: BinaryIO, column: str) -> Values:
 
     Of a list, or of objects one after another, one row at a time is in memory.
     """
-    number = 0
+    numbers = count(1)
     for value in _json_values(io.TextIOWrapper(_buffered(file), encoding="utf-8-sig")):
         if (items := _column_of(value, column)) is not None:
-            for number, item in enumerate(items, number + 1):
-                yield number, item
+            yield from ((next(numbers), item) for item in items)
             continue
         rows = value.get("data") if isinstance(value, dict) and column not in value else None
-        for number, row in enumerate(rows if isinstance(rows, list) else [value], number + 1):
+        for row in rows if isinstance(rows, list) else [value]:
+            number = next(numbers)
             yield number, _field(row, column, number)
 
 

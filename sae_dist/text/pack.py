@@ -72,7 +72,7 @@ def pack_blocks(
 
     Documents are tokenised without special tokens, joined by one separator (EOS, else BOS, else
     nothing), and cut into sequences that each begin with one more token (BOS, else EOS, else
-    nothing). An incomplete last sequence is dropped. With `Packing.pad` no sequence holds two
+    nothing). An incomplete last sequence is dropped. With `Packing.padded` no sequence holds two
     documents, and separators fill up what one leaves; with `Packing.rows` a document is a sequence.
     With `config.template` documents are wrapped (see `Template.rows`), and no token but BOS is put
     before them. Of conversations and token ids a BOS at the beginning and a separator at the end
@@ -180,7 +180,7 @@ def _stream(
         return _NOTHING, _rows(tokenised, start, fingerprint, config)
     first = bos if len(bos) or config.template is not None else eos
     pieces = _pieces(tokenised, start, fingerprint, bos, separator)
-    if config.template is None and packing == Packing.join:
+    if config.template is None and packing == Packing.joined:
         return first, _joined(pieces, start, separator)
     wrapped = config.template
     template = Template.none() if wrapped is None else Template.of(wrapped, tokenizer)
@@ -190,7 +190,7 @@ def _stream(
             f"found text.template of {len(template)} tokens; expected fewer than {length}, so that "
             "a document fits beside it; shorten it or raise text.sequence_length"
         )
-    shares = packing == Packing.join
+    shares = packing == Packing.joined
     return first, template.rows(pieces, length, separator, shares=shares, skip=start.token)
 
 
@@ -207,7 +207,7 @@ def _packing(opening: list[Document], config: TextConfig) -> Packing:
         isinstance(document, np.ndarray) and len(document) == config.sequence_length
         for document in opening
     )
-    return Packing.rows if is_row and config.template is None else Packing.join
+    return Packing.rows if is_row and config.template is None else Packing.joined
 
 
 def _passed_over(
@@ -241,8 +241,7 @@ def _without_ends(ids: np.ndarray, bos: np.ndarray, separator: np.ndarray) -> np
 
 
 def _joined(pieces: Iterable[Piece], start: Position, separator: np.ndarray) -> Iterator[Piece]:
-    """The stream of which sequences are cut: documents, and a separator before all but the first.
-    """
+    """The stream of which sequences are cut: documents, and a separator between two."""
     for end, ids in pieces:
         if end.document > start.document:
             yield Position(end.document), separator
@@ -269,7 +268,7 @@ def _rows(
             raise UserError(
                 f"found {f'a row of {len(ids)} token ids' if is_ids else 'text'} in "
                 f"{config.path}, document {number + 1}; expected text.sequence_length="
-                f"{config.sequence_length} token ids; set text.packing=join"
+                f"{config.sequence_length} token ids; set text.packing=joined"
             )
         fingerprint.add_document(document)
         if number > start.document or not start.token:
@@ -305,8 +304,9 @@ def _cut(
 
 def _before(held: list[Piece], num: int) -> Position:
     """The position before the last `num` of the tokens held."""
-    for end, ids in reversed(held):
-        if num < len(ids):
-            break
-        num -= len(ids)
+    place = len(held) - 1
+    while num >= len(held[place][1]):
+        num -= len(held[place][1])
+        place -= 1
+    end = held[place][0]
     return Position(end.document, end.token - num)

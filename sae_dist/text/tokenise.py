@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Any
 
 import jinja2
 import numpy as np
@@ -15,10 +14,12 @@ from sae_dist.text.document import Document, Message, num_characters
 _BATCH_DOCUMENTS = 1024
 _BATCH_CHARACTERS = 1 << 22
 _TODAY = datetime(2024, 7, 26)  # some templates write the date: that of Llama 3's without a clock
-_CLOCK: dict[str, Any] = {
-    "date_string": _TODAY.strftime("%d %b %Y"),
-    "strftime_now": _TODAY.strftime,
-}
+_DATES = {code: _TODAY.strftime(code) for code in "%Y %y %m %d %b %B %a %A %H %M %S %j".split()}
+_CLOCK = (
+    "{%- macro strftime_now(format) -%}{{ format"
+    + "".join(f"|replace('{code}', '{value}')" for code, value in _DATES.items())
+    + " }}{%- endmacro -%}"
+)
 
 
 def tokenise(
@@ -66,9 +67,7 @@ def _ids(
     return list(tokenised["input_ids"])
 
 
-def _text(
-    document: Document, tokenizer: PreTrainedTokenizerBase, config: TextConfig
-) -> str | None:
+def _text(document: Document, tokenizer: PreTrainedTokenizerBase, config: TextConfig) -> str | None:
     """What is tokenised of a document; None of one that is token ids already."""
     if isinstance(document, str):
         return document
@@ -94,7 +93,10 @@ def _rendered(
         )
     try:
         text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=False, **_CLOCK
+            messages,
+            chat_template=_CLOCK + tokenizer.get_chat_template(),
+            tokenize=False,
+            date_string=_TODAY.strftime("%d %b %Y"),
         )
     except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
         roles = [message["role"] for message in messages]
