@@ -1,9 +1,8 @@
-"""From a command line of Hydra overrides to a call with a plain dataclass."""
+"""From a command line of Hydra overrides to a plain dataclass, and to what `--help` says."""
 
 import difflib
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from inspect import cleandoc
 from typing import Any
@@ -13,11 +12,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from sae_dist.apps import experiment
-from sae_dist.common.credentials import keys_with_credentials, without_credentials
-from sae_dist.common.disk import tell_unwritten
+from sae_dist.apps import console, experiment
+from sae_dist.common.credentials import keys_with_credentials
 from sae_dist.common.errors import UserError
-from sae_dist.common.log import write_error
 from sae_dist.config import conf_folder, register, schema
 
 _COUNT = re.compile(r"^(?P<key>[\w.]*tokens)=(?P<number>\d+(\.\d+)?)(?P<unit>[KMBT])$")
@@ -29,34 +26,6 @@ _HYDRA_ASIDES = (
     *("provider", "reference_type", "full_key", "object_type"),
 )
 _UNITS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-
-
-def run(command: Callable[[Any], None], root: str, describe: str) -> None:
-    """Run a command with the configuration that `sys.argv` asks for, and exit.
-
-    `--help` prints what can be set, `--cfg` the composed configuration. A mistake of the user's,
-    or a disk that cannot be written, ends in one line on standard error and status 2, on every
-    rank.
-
-    Args:
-        command: takes the composed dataclass.
-        root: the name of its primary file in `conf/`.
-        describe: what `--help` says first.
-    """
-    arguments = sys.argv[1:]
-    try:
-        if "--help" in arguments or "-h" in arguments:
-            print(help_text(root, describe))
-            return
-        shows_config = "--cfg" in arguments
-        config = compose_config(root, [a for a in arguments if a != "--cfg"])
-        if shows_config:
-            print(without_credentials(OmegaConf.to_yaml(config)), end="")
-            return
-        with tell_unwritten():
-            command(to_dataclass(config))
-    except UserError as error:
-        _fail(str(error))
 
 
 def compose_config(root: str, overrides: list[str]) -> Any:
@@ -114,13 +83,13 @@ def to_dataclass(config: Any) -> Any:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
 
 
-def help_text(root: str, describe: str) -> str:
+def help_text(root: str) -> str:
     """What `--help` prints: purpose, the choices of each group, and every key with its default."""
     config = compose_config(root, [])
     choices = [f"  {group}={'|'.join(names)}" for group, names in _choices(root, config).items()]
-    lines = [describe.strip(), "", "Choices:", *choices, "", "Keys and defaults (key=value):"]
-    lines += [_indent(OmegaConf.to_yaml(config)), "What they mean:"]
-    return "\n".join([*lines, *_meanings(schema(root))])
+    lines = [console.description(root), "", "Choices:", *choices, ""]
+    lines += ["Keys and defaults (key=value):", _indent(OmegaConf.to_yaml(config))]
+    return "\n".join([*lines, "What they mean:", *_meanings(schema(root))])
 
 
 def _meanings(kind: Any, place: str = "") -> Iterator[str]:
@@ -202,8 +171,3 @@ def _keys(config: Any, prefix: str = "") -> list[str]:
 
 def _indent(text: str) -> str:
     return "\n".join(f"  {line}".rstrip() for line in text.splitlines())
-
-
-def _fail(message: str) -> None:
-    write_error(message)
-    sys.exit(2)

@@ -32,7 +32,10 @@ def main() -> None:
         print(help_text())
     elif name in (*COMMANDS, _COMPLETION):
         sys.argv = [f"sae-dist {name}", *arguments]
-        importlib.import_module(f"sae_dist.apps.{name}").main()
+        if name == _COMPLETION:
+            importlib.import_module("sae_dist.apps.completion").main()
+        else:
+            importlib.import_module("sae_dist.apps.command").run(name)
     else:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
@@ -49,6 +52,11 @@ def help_text() -> str:
 
 
 def summary(name: str) -> str:
-    """The first line of a command's description, read without importing what it needs."""
+    """The first line of a command's description."""
+    return description(name).splitlines()[0]
+
+
+def description(name: str) -> str:
+    """What a command's module says of it, read without importing what it needs."""
     source = Path(__file__).with_name(f"{name}.py").read_text()
-    return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
+    return ast.get_docstring(ast.parse(source)) or ""

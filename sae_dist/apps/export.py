@@ -11,7 +11,7 @@ the reason and the nearest that can, before anything is written.
 from pathlib import Path
 from typing import Any
 
-from sae_dist.apps import cli
+from sae_dist.apps import command
 from sae_dist.apps.runs import finished_run
 from sae_dist.coders import describe_coder, load_coder
 from sae_dist.common.errors import UserError
@@ -32,7 +32,7 @@ from sae_dist.interop import (
 
 def main() -> None:
     """The command."""
-    cli.run(export_command, "export", __doc__ or "")
+    command.run("export")
 
 
 def export_command(config: ExportConfig) -> None:

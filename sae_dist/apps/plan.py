@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from sae_dist.apps import cli, experiment
-from sae_dist.apps.live import LIVE
+from sae_dist.apps import command
+from sae_dist.apps.asked import LIVE, asked_plan
 from sae_dist.apps.train import chosen_rungs
 from sae_dist.common.disk import free_bytes
 from sae_dist.common.files import write_json
@@ -48,7 +48,7 @@ from sae_dist.train import RungConfig
 
 def main() -> None:
     """The command."""
-    cli.run(plan_command, "plan", __doc__ or "")
+    command.run("plan")
 
 
 def plan_command(config: PlanConfig) -> None:
@@ -67,16 +67,12 @@ def plan_command(config: PlanConfig) -> None:
 
 def make_plan(overrides: list[str], machine: MachineConfig, measured: list[str]) -> Plan:
     """The plan of what `overrides` say for a harvest and a training."""
-    typed = {part: experiment.for_part(part, overrides) for part in ("harvest", "train")}
-    train: TrainConfig = cli.to_dataclass(cli.compose_part("train", typed["train"]))
-    if train.store == LIVE:
-        typed["harvest"].append(f"store={LIVE}")
-    harvest: HarvestConfig = cli.to_dataclass(cli.compose_part("harvest", typed["harvest"]))
+    harvest, train, typed = asked_plan(overrides)
     if machine.disk_free_gb is None:
         written = train.runs if train.store == LIVE else harvest.store
         machine = replace(machine, disk_free_gb=free_bytes(written) / 1e9)
     size = lm_size(harvest.lm, harvest.architecture, harvest.sites)
-    rungs = chosen_rungs(train, typed["train"], harvest.sites)
+    rungs = chosen_rungs(train, typed, harvest.sites)
     stored, trained = _planned(harvest, train, rungs, size, machine)
     return Plan(
         lm=harvest.lm.name,

@@ -18,8 +18,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from sae_dist.apps import cli
-from sae_dist.apps.live import LIVE, asked_harvest, open_live
+from sae_dist.apps import cli, command
+from sae_dist.apps.asked import LIVE, asked_harvest
+from sae_dist.apps.live import open_live
 from sae_dist.apps.runs import run_folder
 from sae_dist.apps.sources import open_source
 from sae_dist.coders import Form, Kind
@@ -48,7 +49,7 @@ _SHOWN = (  # by every rung's name
 
 def main() -> None:
     """The command."""
-    cli.run(train_command, "train", __doc__ or "")
+    command.run("train")
 
 
 def train_command(config: TrainConfig) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from sae_dist.apps.asked import LIVE
 from sae_dist.apps.harvested import load_finetune, load_harvested_tokenizer
-from sae_dist.apps.live import LIVE, open_trained_live
+from sae_dist.apps.live import open_trained_live
 from sae_dist.apps.runs import finished_run
 from sae_dist.apps.sources import open_source
 from sae_dist.common.errors import UserError

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass, field
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from sae_dist.common.errors import UserError
-from sae_dist.evaluate.pairs.compare import PairConfig
-from sae_dist.parallel import World
+from sae_dist.evaluate.pairs.config import PairConfig
+
+if TYPE_CHECKING:
+    from sae_dist.parallel import World
 
 
 @dataclass(kw_only=True, slots=True)
@@ -40,7 +43,7 @@ _LEAST = {
 }
 
 
-def check(config: EvaluationConfig, world: World) -> None:
+def check(config: EvaluationConfig, world: "World") -> None:
     """Raise UserError for a setting out of bounds, or a mesh that does not fit the world."""
     for name, bound in _LEAST.items():
         value = attrgetter(name)(config)

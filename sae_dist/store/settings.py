@@ -1,35 +1,14 @@
 """What a store is asked to be, and what that comes to."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.store.allowed import site_problems
-from sae_dist.store.dropped import NonFinite
+from sae_dist.store.config import StoreConfig
 from sae_dist.store.layout import choose_layout
 from sae_dist.store.schema import Settings
-
-
-@dataclass(kw_only=True, slots=True)
-class StoreConfig:
-    """How to store activations: sizes are of all sites together, `held_out` a share of shards.
-
-    `dtype` int8 stores bfloat16 in half the bytes, off by up to 1/254 of a token's largest value
-    (`store/eight_bits.py`).
-
-    Trainable tokens that are not finite end the harvest, or are dropped; so are those longer than
-    `max_norm` times the median norm of a shard's trainable tokens at a site (None: any length).
-    """
-
-    dtype: FloatDtype = FloatDtype.bfloat16
-    chunk_mib: float = 2.0
-    shard_mib: float = 256.0
-    held_out: float = 0.05
-    non_finite: NonFinite = NonFinite.fail
-    max_norm: float | None = None
 
 
 def choose_settings(

@@ -1,13 +1,18 @@
 """Corpora and prompts, and their tokens packed into full sequences."""
 
-from sae_dist.text.config import STDLIB, Packing, SpecialTokens, TextConfig
-from sae_dist.text.corpus import documents, pin, texts
-from sae_dist.text.document import Document
-from sae_dist.text.fingerprint import Fingerprint
-from sae_dist.text.pack import Block, look, pack, pack_blocks
-from sae_dist.text.position import Position
-from sae_dist.text.prompts import read_prompts, wrap_prompts
-from sae_dist.text.template import Template, special_ids
+from typing import TYPE_CHECKING
+
+from sae_dist.common.lazy import lazily
+
+if TYPE_CHECKING:
+    from sae_dist.text.config import STDLIB, Packing, SpecialTokens, TextConfig
+    from sae_dist.text.corpus import documents, pin, texts
+    from sae_dist.text.document import Document
+    from sae_dist.text.fingerprint import Fingerprint
+    from sae_dist.text.pack import Block, look, pack, pack_blocks
+    from sae_dist.text.position import Position
+    from sae_dist.text.prompts import read_prompts, wrap_prompts
+    from sae_dist.text.template import Template, special_ids
 
 __all__ = [
     "STDLIB",
@@ -29,3 +34,5 @@ __all__ = [
     "texts",
     "wrap_prompts",
 ]
+
+lazily(__name__)

@@ -8,7 +8,8 @@ import torch
 import yaml
 
 from sae_dist.apps import evaluate, harvest, train
-from sae_dist.apps.live import asked_harvest, open_live
+from sae_dist.apps.asked import asked_harvest
+from sae_dist.apps.live import open_live
 from sae_dist.coders import load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import World

@@ -99,7 +99,7 @@ def _check_extras(words: list[str]) -> None:
 
 @functools.cache
 def _compose(root: str, words: tuple[str, ...], is_part: bool) -> None:
-    """Compose as `cli.run` does; of a part what is missing may stand in the rest.
+    """Compose as `command.run` does; of a part what is missing may stand in the rest.
 
     Of `key=…` the key alone is looked up; `group=NAME`, a word in capitals, stands for any choice.
     """
