@@ -19,7 +19,7 @@ from sae_dist.common.files import write_all
 from sae_dist.common.log import say
 from sae_dist.config import ChatCorpusConfig
 from sae_dist.reproduce.questions import conversations, split
-from sae_dist.text import documents
+from sae_dist.text import texts
 
 
 def main() -> None:
@@ -40,16 +40,16 @@ def chat_corpus_command(config: ChatCorpusConfig) -> None:
             f"found text.template={template!r}, held_out_every={config.held_out_every}; expected "
             "one {document}, and at least 2; choose +chat@text=small_lm, say"
         )
-    train, held_out = split(conversations(documents(config.text)), config.held_out_every)
+    train, held_out = split(conversations(texts(config.text)), config.held_out_every)
     if not held_out:
         raise UserError(
             f"found {len(train)} documented functions in {config.text.path}; expected at least "
             f"{config.held_out_every}; give Python sources with docstrings"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    texts = ({"text": found.text(template)} for found in train)
+    rows = ({"text": found.text(template)} for found in train)
     prompts = (asdict(found) for found in held_out)
-    write_all([(train_path, [_lines(texts)]), (prompts_path, [_lines(prompts)])])
+    write_all([(train_path, [_lines(rows)]), (prompts_path, [_lines(prompts)])])
     say(f"{len(train):,} conversations in {train_path}, {len(held_out):,} in {prompts_path}")
 
 

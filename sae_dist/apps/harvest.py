@@ -19,8 +19,9 @@ import torch.distributed as dist
 from accelerate import Accelerator
 
 from sae_dist.apps import command
+from sae_dist.apps.pinned import pinned_sources
 from sae_dist.common.errors import UserError
-from sae_dist.common.log import say
+from sae_dist.common.log import say, warn
 from sae_dist.config import HarvestConfig
 from sae_dist.harvest import Processes, Team, harvest, join_launched_team, join_slices
 from sae_dist.lm import (
@@ -36,7 +37,7 @@ from sae_dist.lm import (
     truncate,
 )
 from sae_dist.store import StoreWriter
-from sae_dist.text import Fingerprint, documents, pack, pin
+from sae_dist.text import Fingerprint, TextConfig, documents, pack
 
 
 def main() -> None:
@@ -51,21 +52,22 @@ def harvest_command(config: HarvestConfig) -> None:
         raise UserError(f"lm.tensor={config.lm.tensor} under ZeRO-3; expected 1; choose one")
     team = join_launched_team(config.lm.tensor) if config.lm.tensor > 1 else None
     device = Accelerator(cpu=not torch.cuda.is_available()).device
+    lm_config, text = pinned_sources(config)
     if team is not None:
-        lm = load_sliced_lm(config.lm)
+        lm = load_sliced_lm(lm_config)
     else:
-        lm = load_spread_lm(config.lm) if is_zero3 else load_lm(config.lm, device)
+        lm = load_spread_lm(lm_config) if is_zero3 else load_lm(lm_config, device)
     sites = [resolve(lm.model, name) for name in config.sites]
     join = dict.fromkeys(sliced_sites(lm.model, sites), join_slices) if team is not None else {}
     truncate(lm.model, sites)
-    engine = spread_engine(lm.model.base_model, config.lm) if is_zero3 else None
+    engine = spread_engine(lm.model.base_model, lm_config) if is_zero3 else None
     capture = Capture(lm.model, sites, stop=not is_zero3, forward=engine, join=join)
     processes = _processes(team, device, is_zero3)
-    writer = _writer(config, lm, site_widths(capture, device))
+    writer = _writer(config, text, lm, site_widths(capture, device))
     if processes.agree(writer.sealed):  # another job may seal it now
         say(f"{config.store} is sealed already: nothing to do")
     else:
-        harvest(writer, capture, lambda: _tokens(config, lm), config.harvest, processes)
+        harvest(writer, capture, lambda: _tokens(config, text, lm), config.harvest, processes)
         say(f"sealed {config.store}{_dropped(writer)}")
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -90,11 +92,11 @@ def _dropped(writer: StoreWriter) -> str:
     return f"; {num} tokens dropped: {told}"
 
 
-def _writer(config: HarvestConfig, lm: LM, widths: dict[str, int]) -> StoreWriter:
+def _writer(config: HarvestConfig, text: TextConfig, lm: LM, widths: dict[str, int]) -> StoreWriter:
     num_sequences = config.tokens // config.text.sequence_length
     provenance = {
         "lm": {**asdict(config.lm), "commit": lm.revision},
-        "text": asdict(pin(config.text)),
+        "text": asdict(text),
         "batch_sequences": config.harvest.batch_sequences,
     }
     return StoreWriter.create(
@@ -102,10 +104,23 @@ def _writer(config: HarvestConfig, lm: LM, widths: dict[str, int]) -> StoreWrite
     )
 
 
-def _tokens(config: HarvestConfig, lm: LM) -> Any:
+def _tokens(config: HarvestConfig, text: TextConfig, lm: LM) -> Any:
     fingerprint = Fingerprint()
-    text = pin(config.text)
     blocks = pack(
-        documents(text), lm.tokenizer, text, num_tokens=config.tokens, fingerprint=fingerprint
+        documents(text),
+        lm.tokenizer,
+        text,
+        num_tokens=config.tokens,
+        num_ids=lm.model.config.get_text_config().vocab_size,
+        fingerprint=fingerprint,
     )
-    return blocks, lambda: fingerprint.to_dict(text)
+
+    def told() -> dict[str, Any]:
+        if fingerprint.num_tokens <= config.tokens - text.sequence_length:
+            warn(
+                f"the text ended after {fingerprint.num_tokens:,} of {config.tokens:,} tokens; the "
+                "store holds no more"
+            )
+        return fingerprint.to_dict(text)
+
+    return blocks, told

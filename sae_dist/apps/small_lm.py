@@ -13,7 +13,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
 from sae_dist.config import SmallLMRootConfig
 from sae_dist.lm import train_small_lm
-from sae_dist.text import documents
+from sae_dist.text import texts
 
 
 def main() -> None:
@@ -33,4 +33,4 @@ def small_lm_command(config: SmallLMRootConfig) -> None:
             "harvested; finetune on whole conversations, such as launch/chat_corpus.py writes"
         )
     base = None if config.finetune_from is None else Path(config.finetune_from)
-    train_small_lm(config.model, lambda: documents(config.text), folder, base)
+    train_small_lm(config.model, lambda: texts(config.text), folder, base)

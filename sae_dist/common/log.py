@@ -54,7 +54,7 @@ def warn(message: str) -> None:
     if _quiet.is_set():
         return
     who = "warning" if rank() == 0 else f"warning (rank {rank()})"
-    tqdm.write(f"{who}: {message}", file=sys.stderr)
+    tqdm.write(f"{who}: {without_credentials(message)}", file=sys.stderr)
 
 
 def progress(iterable: Iterable[Any] | None = None, *, shown: bool = True, **options: Any) -> tqdm:

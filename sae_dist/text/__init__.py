@@ -5,22 +5,33 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
-    from sae_dist.text.config import STDLIB, TextConfig
-    from sae_dist.text.corpus import documents, pin
-    from sae_dist.text.pack import Fingerprint, pack
+    from sae_dist.text.config import STDLIB, Packing, SpecialTokens, TextConfig
+    from sae_dist.text.corpus import documents, pin, texts
+    from sae_dist.text.document import Document
+    from sae_dist.text.fingerprint import Fingerprint
+    from sae_dist.text.pack import Block, look, pack, pack_blocks
+    from sae_dist.text.position import Position
     from sae_dist.text.prompts import read_prompts, wrap_prompts
     from sae_dist.text.template import Template, special_ids
 
 __all__ = [
     "STDLIB",
+    "Block",
+    "Document",
     "Fingerprint",
+    "Packing",
+    "Position",
+    "SpecialTokens",
     "Template",
     "TextConfig",
     "documents",
+    "look",
     "pack",
+    "pack_blocks",
     "pin",
     "read_prompts",
     "special_ids",
+    "texts",
     "wrap_prompts",
 ]
 

@@ -3,41 +3,53 @@
 import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
-from typing import Any
-
-import datasets
-import huggingface_hub
+from typing import BinaryIO
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import generator
 from sae_dist.text.config import STDLIB, TextConfig
+from sae_dist.text.document import Document, NoDocumentError, as_document
+from sae_dist.text.files import find_files, is_saved
+from sae_dist.text.formats import Values, format_of, place_of, read_values
 
-_BUILDERS = {".jsonl": "json", ".parquet": "parquet"}
-_SUFFIXES = (".txt", *_BUILDERS)
 _STDLIB_LEFT_OUT = frozenset(
     "site-packages dist-packages test tests idle_test idlelib lib2to3 encodings turtledemo".split()
 )
+_BUFFER_BYTES = 1 << 20
+_Place = tuple[str, Values]
 
 
-def documents(config: TextConfig) -> Iterator[str]:
+def documents(config: TextConfig) -> Iterator[Document]:
     """Yield the corpus' documents in a fixed order, empty ones left out.
 
-    Raises UserError, at once or while reading, for a path, data set or column that is missing, for
-    files that cannot be read as what they claim to be, and for a corpus without any text.
+    A document is a string; from a column of conversations it is a list of messages, from one of
+    token ids an int32 array. No other column is looked at. Raises UserError, at once or while
+    reading, for a path, data set or column that is missing, for files that cannot be read as what
+    they claim to be, and for a corpus without any text.
     """
     if config.path == STDLIB:
         return _some(_stdlib(), config)
     path = Path(config.path).expanduser()
     if path.exists():
-        return _some(_local(_files(path), config), config)
+        return _some(_documents(_local(find_files(path), config), config), config)
     if _looks_local(config.path):
         raise UserError(
             f"found no {path}; expected a text file or folder; correct text.path "
             f"(or use `{STDLIB}`, the embedded corpus)"
         )
-    return _some(_hub(config), config)
+    return _some(_documents(_hub(config), config), config)
+
+
+def texts(config: TextConfig) -> Iterator[str]:
+    """The documents of a corpus of strings; raises UserError for others, too."""
+    for document in documents(config):
+        if not isinstance(document, str):
+            raise UserError(
+                f"found messages or token ids in column `{config.column}` of {config.path}; "
+                "expected strings; set text.column"
+            )
+        yield document
 
 
 def pin(config: TextConfig) -> TextConfig:
@@ -48,23 +60,20 @@ def pin(config: TextConfig) -> TextConfig:
     is_local = Path(config.path).expanduser().exists() or _looks_local(config.path)
     if is_local or config.path == STDLIB:
         return config
-    try:
-        commit = huggingface_hub.HfApi().dataset_info(config.path, revision=config.revision).sha
-    except Exception as error:  # the network's own errors differ between versions of the Hub
-        raise _unreadable(config, error) from error
-    return replace(config, revision=commit)
+    from sae_dist.text.hub import commit_of
+
+    return replace(config, revision=commit_of(config))
 
 
 def _looks_local(path: str) -> bool:
-    return path.startswith(("/", ".", "~")) or Path(path).suffix in _SUFFIXES
+    return path.startswith(("/", ".", "~")) or format_of(path) is not None
 
 
-def _some(texts: Iterable[str | None], config: TextConfig) -> Iterator[str]:
+def _some(found: Iterable[Document], config: TextConfig) -> Iterator[Document]:
     is_empty = True
-    for text in texts:
-        if text:
-            is_empty = False
-            yield text
+    for document in found:
+        is_empty = False
+        yield document
     if is_empty:
         raise UserError(
             f"found no text in {config.path}; expected at least one document; correct text.path"
@@ -81,70 +90,49 @@ def _stdlib() -> Iterator[str]:
     )
     for index in generator(0, "stdlib").permutation(len(paths)):
         try:
-            yield paths[index].read_text(encoding="utf-8")
+            text = paths[index].read_text(encoding="utf-8")
         except UnicodeDecodeError:  # a handful of modules predate UTF-8
             continue
+        if text:
+            yield text
 
 
-def _files(path: Path) -> list[Path]:
-    found = sorted(path.rglob("*")) if path.is_dir() else [path]
-    files = [file for file in found if file.suffix in _SUFFIXES and file.is_file()]
-    if not files:
-        raise UserError(
-            f"found no {', '.join(_SUFFIXES)} file in {path}; expected at least one; "
-            "correct text.path or convert the files"
-        )
-    return files
+def _documents(places: Iterable[_Place], config: TextConfig) -> Iterator[Document]:
+    for name, values in places:
+        for number, value in values:
+            try:
+                document = as_document(value)
+            except NoDocumentError as error:
+                found, _, expected = str(error).partition("; ")
+                raise UserError(
+                    f"found {found} in column `{config.column}` of {name}, "
+                    f"{place_of(name, number)}; {expected}; mend it or set text.column"
+                ) from error
+            if document is not None:
+                yield document
 
 
-def _local(files: list[Path], config: TextConfig) -> Iterator[str | None]:
-    for suffix, group in groupby(files, key=lambda file: file.suffix):
-        if suffix == ".txt":
-            yield from (_read(file) for file in group)
-        else:
-            paths = [str(file) for file in group]
-            yield from _column(config, _BUILDERS[suffix], data_files=paths, split="train")
+def _local(files: list[Path], config: TextConfig) -> Iterator[_Place]:
+    for path in files:
+        if is_saved(path):
+            from sae_dist.text.hub import saved_values
+
+            yield str(path), saved_values(path, config)
+            continue
+        with _open(path) as file:
+            yield str(path), read_values(file, str(path), config.column)
 
 
-def _read(file: Path) -> str:
-    """A text file as it is, line ends included."""
+def _open(path: Path) -> BinaryIO:
     try:
-        return file.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
+        return open(path, "rb", buffering=_BUFFER_BYTES)
+    except OSError as error:
         raise UserError(
-            f"found {file} not in UTF-8 ({error}); expected UTF-8; convert it"
+            f"found {path} unreadable ({error.strerror}); expected a file; mend it"
         ) from error
 
 
-def _hub(config: TextConfig) -> Iterator[str | None]:
-    return _column(
-        config, config.path, name=config.subset, split=config.split, revision=config.revision
-    )
+def _hub(config: TextConfig) -> Iterator[_Place]:
+    from sae_dist.text.hub import hub_values
 
-
-def _column(config: TextConfig, source: str, **options: Any) -> Iterator[str | None]:
-    """The text of a data set, streamed; whatever goes wrong in there is told in one line."""
-    try:
-        for row in datasets.load_dataset(source, streaming=True, **options):
-            if config.column not in row:
-                raise _no_text(config, f"no column `{config.column}`, only {sorted(row)}")
-            text = row[config.column]
-            if not isinstance(text, str | None):
-                raise _no_text(config, f"{type(text).__name__} in column `{config.column}`")
-            yield text
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise _unreadable(config, error) from error
-
-
-def _no_text(config: TextConfig, found: str) -> UserError:
-    return UserError(f"found {found} in {config.path}; expected strings; set text.column")
-
-
-def _unreadable(config: TextConfig, error: Exception) -> UserError:
-    cause = error.__cause__ or error
-    reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-    return UserError(
-        f"found {config.path} unreadable ({reason}); expected `{STDLIB}`, a local .txt, .jsonl or "
-        ".parquet file or folder, or a Hub data set with that subset, split and revision; "
-        "correct text.path"
-    )
+    return hub_values(config)

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import warn
+from sae_dist.text.position import Piece, Position
 
 DOCUMENT = "{document}"
 _LIKE_A_SPECIAL_TOKEN = re.compile(r"<\|?\w+\|?>")
@@ -50,33 +51,46 @@ class Template:
             )
         return cls(before_P, after_P)
 
+    @classmethod
+    def none(cls) -> Self:
+        """Nothing before a document and nothing after it."""
+        return cls(np.zeros(0, np.int32), np.zeros(0, np.int32))
+
     def __len__(self) -> int:
         return len(self.before_P) + len(self.after_P)
 
     def rows(
-        self, documents: Iterable[np.ndarray], length: int, separator: np.ndarray
-    ) -> Iterator[np.ndarray]:
+        self,
+        documents: Iterable[Piece],
+        length: int,
+        separator: np.ndarray,
+        *,
+        shares: bool,
+        skip: int = 0,
+    ) -> Iterator[Piece]:
         """Sequences [length] of wrapped documents; what is not to be trained on is negative: ~id.
 
-        A sequence is filled with wrapped documents, a separator between two. A document that does
-        not fit is cut there, and what is left of it is wrapped again and begins the next sequence:
-        both prefixes are whole wherever they are. Where not even one token of a document
-        fits, separators fill the sequence up. An incomplete last sequence is dropped.
+        With `shares` a sequence is filled with wrapped documents, a separator between two;
+        otherwise it holds one. A document that does not fit is cut there, and what is left of it is
+        wrapped again and begins the next sequence: both prefixes are whole wherever they are. Where
+        no token of a document goes, separators fill the sequence up. An incomplete last sequence
+        of several documents is dropped. `skip` tokens of the first document are passed over.
         """
         row: list[np.ndarray] = []
         room = length
-        for ids in documents:
-            start = 0
+        for end, ids in documents:
+            start, skip = skip, 0
             while start < len(ids):
                 part = ids[start : start + room - len(self)]
                 start += len(part)
                 row += [~self.before_P, part, self.after_P]
                 room -= len(self) + len(part)
-                if room > len(separator) + len(self):
+                if shares and room > len(separator) + len(self):
                     row.append(separator)
                     room -= len(separator)
                 else:
-                    yield np.concatenate([*row, _filling(separator, room)])
+                    at = Position(end.document, start)
+                    yield at, np.concatenate([*row, _filling(separator, room)])
                     row, room = [], length
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from sae_dist.common.errors import UserError
 from sae_dist.text import TextConfig, documents, pin
+from tests.text.test_formats import write
 
 
 def write_jsonl(path: Path, texts: list[str | None]) -> None:
@@ -57,12 +58,7 @@ def test_the_embedded_corpus_is_source_code_in_a_fixed_mixed_order() -> None:
     [
         (lambda path: None, "missing.txt", "found no "),
         (lambda path: path.mkdir(), "empty", "at least one"),
-        (lambda path: path.write_text(""), "empty.txt", "found no text"),
         (lambda path: path.write_bytes(b"\xff\xfe\xfd"), "latin.txt", "UTF-8"),
-        (lambda path: path.write_text('{"text": "a"}\n{"te'), "torn.jsonl", "unreadable"),
-        (lambda path: path.write_text('{"body": "a"}\n'), "a.jsonl", r"only \['body'\]"),
-        (lambda path: path.write_text('{"text": 5}\n'), "int.jsonl", "int in column `text`"),
-        (lambda path: path.write_bytes(b"PAR1"), "torn.parquet", "unreadable"),
     ],
 )
 def test_a_corpus_that_cannot_be_read_is_told_in_one_line(
@@ -78,18 +74,18 @@ def make_hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[dict]:
     """A Hub that knows one data set, `org/data`, whose files lie in `folder`."""
     import datasets
 
-    real_load, calls = datasets.load_dataset, []
+    real_load, calls = datasets.load_dataset_builder, []
 
-    def load_dataset(path: str, **options: object) -> object:
+    def load_dataset_builder(path: str, **options: object) -> object:
         calls.append({"path": path, **options})
-        return real_load(str(folder), split=options["split"], streaming=options["streaming"])
+        return real_load(str(folder))
 
     def dataset_info(self: object, path: str, *, revision: str | None) -> SimpleNamespace:
         if path != "org/data":
             raise huggingface_hub.errors.OfflineModeIsEnabled("no such data set\nsecond line")
         return SimpleNamespace(sha="c0ffee" if revision is None else f"sha of {revision}")
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load_dataset_builder)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
     return calls
 
@@ -104,8 +100,19 @@ def test_a_hub_data_set_is_pinned_to_a_commit_and_streamed_from_it(
     assert config == TextConfig(path="org/data", subset="small", split="test", revision="c0ffee")
     assert pin(TextConfig(path="org/data", revision="v2")).revision == "sha of v2"
     assert list(documents(config)) == ["held out"]
-    wanted = {"name": "small", "split": "test", "revision": "c0ffee", "streaming": True}
-    assert calls == [{"path": "org/data", **wanted}]
+    assert calls == [{"path": "org/data", "name": "small", "revision": "c0ffee"}]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json.gz", "parquet", "csv"])
+def test_a_hub_data_set_is_read_by_us_or_by_datasets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    write(tmp_path / f"train.{suffix}", [{"text": "one", "n": 1}, {"text": "two", "n": 2}])
+    make_hub(monkeypatch, tmp_path)
+    assert list(documents(TextConfig(path="org/data"))) == ["one", "two"]
+    with pytest.raises(UserError, match=r"no column `body`, only \['n', 'text'\]") as caught:
+        list(documents(TextConfig(path="org/data", column="body")))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_data_set_or_split_that_the_hub_does_not_know_is_told_in_one_line(

@@ -1,0 +1,68 @@
+"""Which commits of the Hub a harvest reads: those that its store was started with."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from sae_dist.common.errors import UserError
+from sae_dist.config import HarvestConfig
+from sae_dist.lm import LMConfig, load_tokenizer
+from sae_dist.store.schema import SETTINGS_FILE, TOKENS_COMMIT, Settings, load
+from sae_dist.text import TextConfig, documents, look, pin
+
+_Value = TypeVar("_Value")
+
+
+def pinned_sources(config: HarvestConfig) -> tuple[LMConfig, TextConfig]:
+    """The language model and the text as they are to be read, after a look at the text.
+
+    What the Hub has under a name may change while a store is being filled. Without a revision in
+    `config`, that of the store is taken, where it was started with the same settings; else a text's
+    is what it means today. One process asks, and all that were started with it do alike. Raises
+    UserError on all of them where text that is still to be read is not there, or is none for this
+    language model.
+    """
+    return on_one(lambda: _pinned(config))
+
+
+def on_one(work: Callable[[], _Value]) -> _Value:
+    """What `work` gives, or the UserError that it raises, on one process, on all of a world."""
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return work()
+    box: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            box[0] = work()
+        except UserError as error:
+            box[1] = str(error)
+    dist.broadcast_object_list(box, src=0)
+    if box[1] is not None:
+        raise UserError(box[1])
+    return box[0]  # type: ignore[no-any-return]
+
+
+def _pinned(config: HarvestConfig) -> tuple[LMConfig, TextConfig]:
+    store = Path(config.store)
+    is_started = (store / SETTINGS_FILE).exists()
+    started = load(store / SETTINGS_FILE, Settings).provenance if is_started else {}
+    lm, text = config.lm, config.text
+    if commit := _commit(asdict(lm), started.get("lm", {}), "commit"):
+        lm = lm if Path(lm.name).expanduser().exists() else replace(lm, revision=commit)
+    if commit := _commit(asdict(text), started.get("text", {}), "revision"):
+        text = replace(text, revision=commit)
+    else:
+        text = pin(text)
+    if not (store / TOKENS_COMMIT).exists():  # else the text has been read, and may be gone
+        look(documents(text), load_tokenizer(lm), text)
+    return lm, text
+
+
+def _commit(asked: dict[str, Any], started: dict[str, Any], key: str) -> str | None:
+    """The commit under `key`, if nothing else differs and no revision is asked for."""
+    same = {**started, "revision": None}
+    if key != "revision":
+        same.pop(key, None)
+    return started.get(key) if same == asked else None

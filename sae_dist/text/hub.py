@@ -1,0 +1,98 @@
+"""Data sets of the Hub, and those that `datasets` saved in a folder."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+import fsspec
+import huggingface_hub
+from datasets.exceptions import DatasetsError
+
+from sae_dist.common.errors import UserError
+from sae_dist.text.config import STDLIB, TextConfig
+from sae_dist.text.formats import Values, arrow_values, format_of, read_values
+
+_OWN_READERS = ("json", "parquet")  # what `datasets` calls them; with csv it takes options
+_BATCH_ROWS = 1024
+
+
+def hub_values(config: TextConfig) -> Iterator[tuple[str, Values]]:
+    """The files of a Hub data set, and the values of the column in each, streamed.
+
+    Files that we read ourselves are read column by column (`sae_dist.text.formats`): `datasets`
+    demands that the other columns, too, be of one type. The rest goes through it.
+    """
+    with told_in_one_line(config):
+        builder = datasets.load_dataset_builder(
+            config.path, name=config.subset, revision=config.revision
+        )
+        files = (builder.config.data_files or {}).get(config.split, [])
+        is_ours = builder.name in _OWN_READERS and not getattr(builder.config, "field", None)
+        if not (is_ours and files and all(format_of(file) for file in files)):
+            stream = builder.as_streaming_dataset(config.split)
+            yield config.path, _streamed(stream, config)
+            return
+        for url in files:
+            system, path = fsspec.core.url_to_fs(url)
+            with system.open(path, "rb") as file:
+                yield url, read_values(file, url, config.column)
+
+
+def saved_values(folder: Path, config: TextConfig) -> Values:
+    """The values of the column in a folder that `datasets` saved, which is mapped into memory."""
+    with told_in_one_line(config):
+        found = datasets.load_from_disk(str(folder))
+        if isinstance(found, datasets.DatasetDict):
+            if config.split not in found:
+                raise UserError(
+                    f"found no split `{config.split}` in {folder}, only {sorted(found)}; expected "
+                    "one of them; set text.split"
+                )
+            found = found[config.split]
+        _require(config, found.column_names, str(folder))
+        column = found.select_columns([config.column]).with_format("arrow")
+        yield from arrow_values(column.iter(_BATCH_ROWS), config.column)
+
+
+def commit_of(config: TextConfig) -> str:
+    """The commit that a data set's revision means today."""
+    try:
+        commit = huggingface_hub.HfApi().dataset_info(config.path, revision=config.revision).sha
+    except Exception as error:  # the network's own errors differ between versions of the Hub
+        raise _unreadable(config, error) from error
+    return str(commit)
+
+
+def _streamed(stream: Any, config: TextConfig) -> Values:
+    with told_in_one_line(config):
+        for number, row in enumerate(stream, 1):
+            _require(config, row, config.path)
+            yield number, row[config.column]
+
+
+def _require(config: TextConfig, columns: Any, where: str) -> None:
+    if config.column not in columns:
+        raise UserError(
+            f"found no column `{config.column}`, only {sorted(columns)} in {where}; expected text; "
+            "set text.column"
+        )
+
+
+@contextmanager
+def told_in_one_line(config: TextConfig) -> Iterator[None]:
+    """Whatever goes wrong in a data set becomes a UserError."""
+    try:
+        yield
+    except (OSError, ValueError, DatasetsError) as error:
+        raise _unreadable(config, error) from error
+
+
+def _unreadable(config: TextConfig, error: Exception) -> UserError:
+    cause = error.__cause__ or error
+    reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    return UserError(
+        f"found {config.path} unreadable ({reason}); expected `{STDLIB}`, a local file or folder, "
+        "or a Hub data set with that subset, split and revision; correct text.path"
+    )
