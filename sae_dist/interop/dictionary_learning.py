@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sae_dist.coders import Coder, CoderConfig, Form, Kind
 from sae_dist.common.files import described_by, write_whole
-from sae_dist.interop.hooks import layer_of
+from sae_dist.common.hooks import layer_of
 from sae_dist.interop.published import (
     Published,
     plain_tensors,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sae_dist.coders import Coder, CoderConfig, Form, Kind
 from sae_dist.common.files import described_by
-from sae_dist.interop.hooks import hook_name, site_of
+from sae_dist.common.hooks import hook_name, site_of
 from sae_dist.interop.published import (
     Published,
     plain_tensors,
