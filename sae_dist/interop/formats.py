@@ -26,10 +26,12 @@ class Format(Protocol):
 
     Attributes:
         TITLE: its name for readers.
+        WEIGHTS: the file by which a folder of this format is known.
         LOADING: Python that loads a coder, with `{repo}` and `{path}` to be filled in.
     """
 
     TITLE: str
+    WEIGHTS: str
     LOADING: str
 
     @property
@@ -57,6 +59,8 @@ FOREIGN: dict[FormatName, Readable] = {
     FormatName.dictionary_learning: dictionary_learning,
 }
 FORMATS: dict[FormatName, Format] = {**FOREIGN, FormatName.sae_dist: native}
+PICKLES = {dictionary_learning.WEIGHTS}
+"""Files that are never fetched from the Hub."""
 
 
 def require_holds(name: FormatName, rung: str, description: dict[str, Any]) -> None:
