@@ -1,6 +1,6 @@
 """A finished coder on disk: `coder.safetensors` and `coder.json`, on raw activations."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,8 @@ def describe_coder(folder: Path) -> dict[str, Any]:
         found = description.get("format")
         if found == FORMAT:
             config_of(description["config"])
+            if not isinstance(description["about"], dict):
+                raise TypeError("about is no dict")
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise _not_a_coder(path, f"{type(error).__name__}: {error}") from error
     if found != FORMAT:
@@ -112,6 +114,9 @@ def load_coder(
         raise _not_a_coder(folder / WEIGHTS, str(error)) from error
     coder = _described(folder, description, latents, device)
     coder.load_state_dict(tensors)
+    for name, tensor in coder.state_dict().items():
+        if not tensor.isfinite().all():
+            raise _not_a_coder(folder / WEIGHTS, f"{name} is not finite")
     return coder.eval().requires_grad_(False)
 
 
@@ -167,8 +172,26 @@ def slice_of(num_latents: int, part: int, parts: int) -> range:
 
 
 def config_of(values: dict[str, Any]) -> CoderConfig:
-    """The configuration in a description's `config`; what other versions wrote there is left."""
-    known = {field.name for field in fields(CoderConfig)}
-    config = CoderConfig(**{name: value for name, value in values.items() if name in known})
+    """The configuration in a description's `config`.
+
+    Raises:
+        TypeError, ValueError: a setting that this version does not know, or of another sort.
+    """
+    usual = asdict(CoderConfig())
+    for name, value in values.items():
+        if name not in usual or type(value) not in _SORTS[type(usual[name])]:
+            raise TypeError(f"{name}={value!r}, which no coder has")
+    config = CoderConfig(**values)
     config.kind, config.form = Kind(config.kind), Form(config.form)
     return config
+
+
+_SORTS: dict[type, tuple[type, ...]] = {
+    bool: (bool,),
+    int: (int,),
+    float: (float, int),
+    type(None): (float, int, type(None)),
+    Kind: (str, Kind),
+    Form: (str, Form),
+}
+"""What JSON may have for a setting, by the sort of its default."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from sae_dist.common.files import write_atomic
 from sae_dist.interop.config import FormatName
-from sae_dist.interop.formats import FORMATS
+from sae_dist.interop.formats import FORMATS, PICKLES
 
 CARD = "README.md"
 _HEADER = """\
@@ -138,7 +138,6 @@ def _loading(name: FormatName, repo: str | None, place: str) -> str:
     repo, module = repo or "USER/REPO", FORMATS[name]
     told = f"```python\n{module.LOADING.format(repo=repo, path=place)}```\n"
     if name is not FormatName.sae_dist:
-        is_safe = any(file.endswith(".safetensors") for file in module.FILES)
-        where = f"hub:{repo}/{place}" if is_safe else place
+        where = place if module.WEIGHTS in PICKLES else f"hub:{repo}/{place}"
         told += f'\nsae_dist reads it, too: `sae_dist.load_coder("{where}")`.\n'
     return told

@@ -6,6 +6,8 @@ TopK and BatchTopK subtract b_dec from the input, JumpReLU does not. `ae.pt` is 
 with torch's `weights_only`, which knows tensors and nothing else, or not at all.
 """
 
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,15 @@ from torch import Tensor
 
 from sae_dist.coders import Coder, CoderConfig, Form, Kind
 from sae_dist.common.files import described_by, write_whole
-from sae_dist.interop.hooks import layer_of
+from sae_dist.common.hooks import layer_of, site_of
 from sae_dist.interop.published import (
     Published,
+    floats,
     plain_tensors,
-    read_settings,
     told_in_one_line,
     unusable,
 )
+from sae_dist.interop.settings import TEXT, Understood, read_settings, require_understood
 
 TITLE = "dictionary_learning"
 FILES = WEIGHTS, SETTINGS = "ae.pt", "config.json"
@@ -33,13 +36,85 @@ folder = snapshot_download("{repo}") + "/{path}"
 ae, config = load_dictionary(folder, device="cpu")
 y, acts = ae(x, output_features=True)
 """
+_LINEAR = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight"}
+_MATRICES = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
+_TRANSPOSED = ("W_enc", "decoder.weight")  # to ours
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Class:
+    """What one of its classes computes, from which tensors.
+
+    `beside` are its tensors that are no weights; of a TopK older files lack them.
+    """
+
+    kind: Kind
+    names: dict[str, str]
+    beside: frozenset[str] = frozenset()
+    lacks: frozenset[str] = frozenset()
+    pre_bias: bool = True
+    is_relu: bool = False
+    scales_by_decoder: bool = False
+
+    def is_of(self, found: Set[str]) -> bool:
+        """Whether these are its tensors."""
+        every = self.beside | set(self.names.values())
+        return every - self.lacks <= found <= every
+
+
+_K, _THRESHOLD = "k", "threshold"
 _CLASSES = {
+    "AutoEncoder": _Class(
+        kind=Kind.jumprelu,
+        names={**_LINEAR, "b_dec": "bias"},
+        is_relu=True,
+        scales_by_decoder=True,  # as `load_dictionary` does
+    ),
+    "AutoEncoderNew": _Class(
+        kind=Kind.jumprelu,
+        names={**_LINEAR, "b_dec": "decoder.bias"},
+        pre_bias=False,
+        is_relu=True,
+    ),
+    "JumpReluAutoEncoder": _Class(kind=Kind.jumprelu, names=_MATRICES, pre_bias=False),
+    "AutoEncoderTopK": _Class(
+        kind=Kind.topk,
+        names={**_LINEAR, "b_dec": "b_dec"},
+        beside=frozenset({_K, _THRESHOLD}),
+        lacks=frozenset({_K, _THRESHOLD}),
+    ),
+    "BatchTopKSAE": _Class(
+        kind=Kind.batchtopk,
+        names={**_LINEAR, "b_dec": "b_dec", "threshold": _THRESHOLD},
+        beside=frozenset({_K}),
+    ),
+    "MatryoshkaBatchTopKSAE": _Class(
+        kind=Kind.batchtopk, names=_MATRICES, beside=frozenset({_K, "group_sizes"})
+    ),
+}
+_WRITTEN = {
     Kind.jumprelu: ("JumpReluAutoEncoder", "JumpReluTrainer"),
     Kind.topk: ("AutoEncoderTopK", "TopKTrainer"),
     Kind.batchtopk: ("BatchTopKSAE", "BatchTopKTrainer"),
 }
-_KINDS = {dict_class: kind for kind, (dict_class, _) in _CLASSES.items()}
-_LINEAR = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight"}
+_UNDERSTOOD: Understood = {
+    "trainer": (
+        {
+            "dict_class": tuple(_CLASSES),
+            **dict.fromkeys(("activation_dim", "dict_size", "k"), (int,)),
+            "submodule_name": (TEXT, None),
+        },
+    ),
+}
+_NO_BEARING = frozenset(
+    """
+    anneal_end anneal_start auxk_alpha bandwidth buffer decay_start device group_fractions
+    group_sizes group_weights l1_penalty layer lm_name lr n_sparsity_updates p_end p_start
+    resample_steps seed sparsity_function sparsity_penalty sparsity_queue_length
+    sparsity_warmup_steps steps target_l0 threshold_beta threshold_start_step top_k_aux
+    trainer_class wandb_name warmup_steps
+    """.split()
+)
 _UNSET = -1.0
 
 
@@ -75,7 +150,7 @@ def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
 def _settings(coder: Coder, about: dict[str, Any]) -> dict[str, Any]:
     source = about.get("source") or {}
     lm, text = source.get("lm") or {}, source.get("text") or {}
-    dict_class, trainer_class = _CLASSES[coder.config.kind]
+    dict_class, trainer_class = _WRITTEN[coder.config.kind]
     trainer: dict[str, Any] = {
         "dict_class": dict_class,
         "trainer_class": trainer_class,
@@ -91,44 +166,67 @@ def _settings(coder: Coder, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(folder: Path) -> Published:
-    """Read an autoencoder with JumpReLU, TopK or BatchTopK.
+    """Read an autoencoder with ReLU, JumpReLU, TopK or BatchTopK.
 
     Raises:
-        UserError: another class, a BatchTopK whose threshold was never set, a pickle of anything
-            but tensors, or unusable files.
+        UserError: another class, no settings and tensors that fit several, a BatchTopK whose
+            threshold was never set, a pickle of anything but tensors, or unusable files.
     """
-    settings, path = read_settings(folder / SETTINGS), folder / WEIGHTS
-    with told_in_one_line(folder / SETTINGS):
-        dict_class = settings["trainer"]["dict_class"]
-        site = settings["trainer"].get("submodule_name") or ""
-    if dict_class not in _KINDS:
-        raise unusable(folder / SETTINGS, f"{dict_class}, which is none of {', '.join(_KINDS)}")
-    kind, found, k = _KINDS[dict_class], _state(path), 1
-    if kind is Kind.jumprelu:
-        with told_in_one_line(path):
-            tensors = {**found, "W_enc": found["W_enc"].T}
-    else:
-        with told_in_one_line(path):
-            tensors = {ours: found[theirs] for ours, theirs in _LINEAR.items()}
-            tensors |= {"W_dec": tensors["W_dec"].T, "b_dec": found["b_dec"]}
-            k, threshold = int(found["k"]), found["threshold"]
-        if kind is Kind.batchtopk:
-            if float(threshold) < 0:
-                raise unusable(path, f"threshold {float(threshold):g}: it was never set")
-            tensors["threshold"] = threshold
+    path, settings = folder / WEIGHTS, _trainer(folder / SETTINGS)
+    found = _state(path)
+    name = settings.get("dict_class") or _class_of(path, found)
+    known = _CLASSES[name]
+    if not known.is_of(found.keys()):
+        raise unusable(path, f"tensors {', '.join(sorted(found))}, which are not of a {name}")
+    beside = {key: found.pop(key) for key in known.beside & found.keys()}
+    ours = {theirs: ours for ours, theirs in known.names.items()}
+    with told_in_one_line(path):
+        ks = {settings.get("k"), int(beside["k"]) if "k" in beside else None} - {None}
+        threshold = float(found["threshold"]) if known.kind is Kind.batchtopk else 0.0
+    if len(ks) != 1 and known.kind is not Kind.jumprelu:
+        raise unusable(path, f"k = {' and '.join(map(str, ks)) or 'nothing'}")
+    if threshold < 0:
+        raise unusable(path, f"threshold {threshold:g}: it was never set")
+    site = site_of(settings.get("submodule_name") or "")
     return Published(
-        kind=kind,
+        kind=known.kind,
         form=Form.autoencoder,
-        tensors={name: tensor.float() for name, tensor in tensors.items()},
-        k=k,
-        pre_bias=kind is not Kind.jumprelu,
+        tensors={
+            ours[name]: tensor.T if name in _TRANSPOSED and tensor.dim() == 2 else tensor
+            for name, tensor in floats(path, found).items()
+        },
+        widths=(settings.get("activation_dim"), settings.get("dict_size"), None),
+        k=ks.pop() if ks else 1,
+        pre_bias=known.pre_bias,
+        is_relu=known.is_relu,
+        scales_by_decoder=known.scales_by_decoder,
         about={"site": site, "target": site},
     )
+
+
+def _trainer(path: Path) -> dict[str, Any]:
+    """What the settings say of the coder; nothing where there are none, as beside old files."""
+    if not path.exists():
+        return {}
+    settings = read_settings(path)
+    require_understood(path, settings, _UNDERSTOOD, _NO_BEARING)
+    return dict(settings.get("trainer", {}))
+
+
+def _class_of(path: Path, found: Mapping[str, Tensor]) -> str:
+    """The one class that has these tensors."""
+    names = [name for name, known in _CLASSES.items() if known.is_of(found.keys())]
+    if len(names) != 1:
+        told = " or ".join(names) or "none that is known"
+        raise unusable(path, f"tensors of {told}: only a {SETTINGS} beside it can say")
+    return names[0]
 
 
 def _state(path: Path) -> dict[str, Tensor]:
     with told_in_one_line(path):
         found = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise unusable(path, "no dict of tensors")
-    return found
+        if not isinstance(found, dict) or not all(
+            isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()
+        ):
+            raise TypeError("no dict of tensors")
+    return dict(found)

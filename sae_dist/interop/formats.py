@@ -5,9 +5,9 @@ from typing import Any, Protocol
 
 from sae_dist.coders import Coder, CoderConfig, config_of
 from sae_dist.common.errors import UserError
+from sae_dist.common.hooks import layer_of
 from sae_dist.interop import dictionary_learning, gemma_scope, native, saelens, sparsify
 from sae_dist.interop.config import FormatName
-from sae_dist.interop.hooks import layer_of
 from sae_dist.interop.published import Published
 
 
@@ -16,10 +16,12 @@ class Format(Protocol):
 
     Attributes:
         TITLE: its name for readers.
+        WEIGHTS: the file by which a folder of this format is known.
         LOADING: Python that loads a coder, with `{repo}` and `{path}` to be filled in.
     """
 
     TITLE: str
+    WEIGHTS: str
     LOADING: str
 
     @property
@@ -47,6 +49,8 @@ FOREIGN: dict[FormatName, Readable] = {
     FormatName.dictionary_learning: dictionary_learning,
 }
 FORMATS: dict[FormatName, Format] = {**FOREIGN, FormatName.sae_dist: native}
+PICKLES = {dictionary_learning.WEIGHTS}
+"""Files that are never fetched from the Hub."""
 
 
 def require_holds(name: FormatName, rung: str, description: dict[str, Any]) -> None:

@@ -12,12 +12,7 @@ import torch
 
 from sae_dist.coders import Coder, CoderConfig, Form, Kind
 from sae_dist.common.files import write_whole
-from sae_dist.interop.published import (
-    Published,
-    plain_tensors,
-    told_in_one_line,
-    unusable,
-)
+from sae_dist.interop.published import Published, floats, plain_tensors, told_in_one_line
 
 TITLE = "Gemma Scope"
 FILES = (WEIGHTS,) = ("params.npz",)
@@ -30,7 +25,6 @@ z = x @ params["W_enc"] + params["b_enc"]
 acts = np.maximum(z, 0) * (z > params["threshold"])
 y = acts @ params["W_dec"] + params["b_dec"]
 """
-_NAMES = {"W_enc", "b_enc", "W_dec", "b_dec", "threshold"}
 
 
 def why_not(config: CoderConfig, d_in: int, d_out: int) -> str | None:
@@ -59,13 +53,13 @@ def read(folder: Path) -> Published:
     """
     path = folder / WEIGHTS
     with told_in_one_line(path), np.load(path, allow_pickle=False) as file:
-        arrays = {name: np.asarray(file[name], np.float32) for name in file.files}
-    if arrays.keys() != _NAMES:
-        raise unusable(path, f"arrays {', '.join(sorted(arrays))}")
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    is_square = tensors["b_dec"].shape == tensors["W_enc"].shape[:1]
+        found = {name: torch.from_numpy(np.ascontiguousarray(file[name])) for name in file.files}
+    tensors = floats(path, found)
+    if "W_enc" in tensors:
+        tensors["W_enc"] = tensors["W_enc"].T
+    widths = {tensors[name].shape[-1:] for name in ("W_enc", "b_dec") if name in tensors}
     return Published(
         kind=Kind.jumprelu,
-        form=Form.autoencoder if is_square else Form.transcoder,
-        tensors={**tensors, "W_enc": tensors["W_enc"].T},
+        form=Form.autoencoder if len(widths) == 1 else Form.transcoder,
+        tensors=tensors,
     )

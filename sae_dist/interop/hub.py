@@ -11,7 +11,7 @@ from typing import Any
 
 from sae_dist.common.errors import UserError
 from sae_dist.interop.config import FormatName
-from sae_dist.interop.formats import FORMATS
+from sae_dist.interop.formats import FORMATS, PICKLES
 
 PREFIX = "hub:"
 _PLAIN = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
@@ -20,7 +20,7 @@ _WHERE = re.compile(rf"hub:({_PLAIN}/{_PLAIN})((?:/{_PLAIN})*)(?:@([A-Za-z0-9][\
 
 
 def download(where: str) -> Path:
-    """Download a coder's folder, settings and safetensors alone, into the Hub's cache.
+    """Download a coder's files into the Hub's cache: by name, and no pickles.
 
     Raises:
         UserError: an address of another form, nothing there, or a Hub that does not answer.
@@ -29,15 +29,15 @@ def download(where: str) -> Path:
     if not match:
         raise UserError(f"found {where}; expected hub:USER/REPO/FOLDER, with @REVISION to pin it")
     repo, path, revision = match[1], match[2].strip("/"), match[3]
-    inside = f"{path}/" if path else ""
-    patterns = [f"{inside}*.json", f"{inside}*.safetensors"]
+    files = {file for module in FORMATS.values() for file in module.FILES} - PICKLES
+    patterns = [f"{path}/{file}".lstrip("/") for file in sorted(files)]
     with _told_in_one_line(where):
         snapshot = _hub().snapshot_download(repo, revision=revision, allow_patterns=patterns)
     folder = Path(snapshot) / path
-    if not any(folder.glob("*.safetensors")):
+    if not any((folder / module.WEIGHTS).is_file() for module in FORMATS.values()):
         raise UserError(
-            f"found no safetensors at {where}; expected a coder's folder; look after the address "
-            "(other files, as params.npz or ae.pt, download yourself and give their folder)"
+            f"found no coder at {where}; expected a folder with one of {', '.join(sorted(files))}; "
+            f"look after the address ({', '.join(PICKLES)}, a pickle, download yourself)"
         )
     return folder
 

@@ -55,13 +55,17 @@ def format_of(folder: Path) -> FormatName:
     """Whose files a folder holds.
 
     Raises:
-        UserError: nobody's.
+        UserError: nobody's, or several's.
     """
     if (folder / DESCRIPTION).is_file():
         return FormatName.sae_dist
-    for name, module in FOREIGN.items():
-        if all((folder / file).is_file() for file in module.FILES):
-            return name
+    found = [name for name, module in FOREIGN.items() if (folder / module.WEIGHTS).is_file()]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(
+            f"found coders for {' and '.join(found)} in {folder}; expected one; give each its folder"
+        )
     known = "; ".join(f"{' and '.join(m.FILES)} ({m.TITLE})" for m in FOREIGN.values())
     raise UserError(
         f"no coder in {folder}: expected {DESCRIPTION} and coder.safetensors, or of others {known}"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sae_dist.coders import Coder, Form, describe_coder, load_coder
 from sae_dist.common.errors import UserError
-from sae_dist.interop.hooks import hook_name, layer_of, site_of
+from sae_dist.common.hooks import hook_name, layer_of, site_of
 from sae_dist.interop.load import local_folder
 
 

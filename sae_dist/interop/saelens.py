@@ -5,22 +5,21 @@
 There W_enc is [D, F]. Its `decode` leaves W_skip out; only its `forward` has it.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from sae_dist.coders import Coder, CoderConfig, Form, Kind
 from sae_dist.common.files import described_by
-from sae_dist.interop.hooks import hook_name, site_of
+from sae_dist.common.hooks import hook_name, site_of
 from sae_dist.interop.published import (
     Published,
     plain_tensors,
-    read_settings,
     read_tensors,
     unusable,
     write_tensors,
 )
+from sae_dist.interop.settings import TEXT, Understood, read_settings, require_understood
 
 TITLE = "SAELens"
 FILES = SETTINGS, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -47,6 +46,61 @@ _FORMS = {
     **_RELU,
     "topk": Form.autoencoder,
 }
+_DTYPES = ("float32", "float64", "float16", "bfloat16")
+_HOOKS = {
+    **dict.fromkeys(("hook_name", "hook_name_out"), (TEXT, None)),
+    **dict.fromkeys(("hook_head_index", "hook_head_index_out"), (None,)),
+    "sae_lens_version": (TEXT, None),
+}
+_UNDERSTOOD: Understood = {
+    "architecture": tuple(_FORMS),
+    **dict.fromkeys(("d_in", "d_out", "k"), (int,)),
+    "d_sae": (int, None),
+    "apply_b_dec_to_input": (bool,),
+    "rescale_acts_by_decoder_norm": (bool,),
+    "normalize_activations": ("none", None, False),
+    "reshape_activations": ("none", "hook_z"),  # heads side by side, as ours always are
+    "use_error_term": (False,),
+    "dtype": (*_DTYPES, *(f"torch.{name}" for name in _DTYPES)),
+    **_HOOKS,
+    "metadata": (_HOOKS, None),
+}
+_BEFORE_6: Understood = {
+    "activation_fn": ("relu", "topk"),
+    "activation_fn_kwargs": ({"k": (int,), "signed": (False,)}, None),
+}
+_RENAMED = {
+    "hook_point": "hook_name",
+    "hook_point_head_index": "hook_head_index",
+    "activation_fn_str": "activation_fn",
+}
+# How it was trained and on what, in all versions since 0.5: SAELens 6.54 computes the same with any
+# of these. Whether activations are scaled after finetuning, the tensor itself says.
+_NO_BEARING = frozenset(
+    """
+    act_store_device adam_beta1 adam_beta2 autocast autocast_lm aux_loss_coefficient
+    b_dec_init_method cached_activations_path checkpoint_path compile_llm compile_sae context_size
+    dataset_path dataset_trust_remote_code dead_feature_threshold dead_feature_window
+    decoder_heuristic_init decoder_heuristic_init_norm decoder_init_norm decoder_orthogonal_init
+    device disable_concat_sequences eval_batch_size_prompts eval_every_n_wandb_logs
+    exclude_special_tokens expansion_factor feature_sampling_window finetuning_method
+    finetuning_scaling_factor finetuning_tokens from_pretrained_path hf_hook_name hf_hook_name_out
+    hook_eval hook_layer hook_layer_out hook_point_eval hook_point_layer
+    init_encoder_as_decoder_transpose is_dataset_tokenized jumprelu_bandwidth
+    jumprelu_init_threshold jumprelu_sparsity_loss_mode jumprelu_ste_to_input jumprelu_tanh_scale
+    l0_coefficient l0_warm_up_steps l1_coefficient l1_warm_up_steps llm_compilation_mode
+    log_activations_store_to_wandb log_optimizer_state_to_wandb log_to_wandb lp_norm lr
+    lr_decay_steps lr_end lr_scheduler_name lr_warm_up_steps model_class_name
+    model_from_pretrained_kwargs model_kwargs model_name mse_loss_normalization n_batches_in_buffer
+    n_checkpoints n_eval_batches n_restart_cycles neuronpedia_id noise_scale normalize_sae_decoder
+    pre_act_loss_coefficient prepend_bos resume run_name sae_compilation_mode
+    sae_lens_training_version scale_sparsity_penalty_by_decoder_norm seed seqpos_slice
+    sequence_separator_token store_batch_size store_batch_size_prompts streaming target_l0
+    tokens_per_buffer topk_threshold_lr train_batch_size train_batch_size_tokens training_tokens
+    use_cached_activations use_ghost_grads use_sparse_activations verbose wandb_entity wandb_id
+    wandb_log_frequency wandb_project
+    """.split()
+)
 
 
 def why_not(config: CoderConfig, d_in: int, d_out: int) -> str | None:
@@ -107,39 +161,56 @@ def _metadata(about: dict[str, Any]) -> dict[str, Any]:
 def read(folder: Path) -> Published:
     """Read a coder that runs without training: jumprelu, topk, standard, and transcoders.
 
+    Files of SAELens before 6 are read as 6.54 reads them.
+
     Raises:
-        UserError: another architecture, activations normalised at run time, or unusable files.
+        UserError: settings that have no equal here, or unusable files.
     """
-    settings, path = read_settings(folder / SETTINGS), folder / WEIGHTS
-    architecture = settings.get("architecture", "standard")
-    if architecture not in _FORMS:
-        raise unusable(folder / SETTINGS, f"{architecture}, which is none of {', '.join(_FORMS)}")
-    if (norm := settings.get("normalize_activations") or "none") != "none":
-        raise unusable(folder / SETTINGS, f"normalize_activations={norm}, which was not folded")
-    tensors = _named_as_ours(read_tensors(path), path)
-    if architecture in _RELU:
-        tensors["threshold"] = tensors["b_enc"] * 0
-    is_topk = architecture == "topk"
-    if is_topk and settings.get("rescale_acts_by_decoder_norm"):
-        norms_F = tensors["W_dec"].norm(dim=1)
-        tensors["W_enc"] = norms_F[:, None] * tensors["W_enc"]
-        tensors["b_enc"] = norms_F * tensors["b_enc"]
-        tensors["W_dec"] = tensors["W_dec"] / norms_F[:, None]
-    metadata = {**settings, **(settings.get("metadata") or {})}
-    site = site_of(metadata.get("hook_name") or "")
-    form = _FORMS[architecture]
+    path = folder / SETTINGS
+    settings = _understood(path, read_settings(path))
+    architecture, k = settings.get("architecture", "standard"), settings.get("k")
+    form, is_topk = _FORMS[architecture], architecture == "topk"
+    if is_topk and k is None:
+        raise unusable(path, "a topk without k")
+    pre_bias = settings.get("apply_b_dec_to_input", True)
+    if pre_bias and form is not Form.autoencoder:
+        raise unusable(path, f"a {architecture} whose apply_b_dec_to_input is not false")
+    tensors = read_tensors(folder / WEIGHTS)
+    if "scaling_factor" in tensors and bool((tensors["scaling_factor"] == 1).all()):
+        del tensors["scaling_factor"]  # SAELens wrote ones for a while, and drops them
+    if "W_enc" in tensors:
+        tensors["W_enc"] = tensors["W_enc"].T
+    hooks = {**settings, **(settings.get("metadata") or {})}
+    site = site_of(hooks.get("hook_name") or "")
     return Published(
         kind=Kind.topk if is_topk else Kind.jumprelu,
         form=form,
         tensors=tensors,
-        k=settings.get("k", 1),
-        pre_bias=form is Form.autoencoder and bool(settings.get("apply_b_dec_to_input", True)),
-        about={"site": site, "target": site_of(metadata.get("hook_name_out") or site)},
+        widths=(settings.get("d_in"), settings.get("d_sae"), settings.get("d_out")),
+        k=k if is_topk else 1,
+        pre_bias=pre_bias,
+        is_relu=architecture in _RELU,
+        scales_by_decoder=is_topk and settings.get("rescale_acts_by_decoder_norm", False),
+        about={"site": site, "target": site_of(hooks.get("hook_name_out") or site)},
     )
 
 
-def _named_as_ours(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    if "W_enc" not in tensors or "b_enc" not in tensors:
-        raise unusable(path, f"tensors {', '.join(sorted(tensors))}")
-    found = {name: tensor.float() for name, tensor in tensors.items()}
-    return {**found, "W_enc": found["W_enc"].T}
+def _understood(path: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Settings that are all understood; those of a version before 6 in today's words."""
+    metadata = found.get("metadata")
+    versions = [found, metadata if isinstance(metadata, dict) else {}]
+    version = next((v for v in (s.get("sae_lens_version") for s in versions) if v), None)
+    if version and not re.match(r"[0-5](\.|$)", str(version)):
+        require_understood(path, found, _UNDERSTOOD, _NO_BEARING)
+        return found
+    settings = {_RENAMED.get(key, key): value for key, value in found.items()}
+    require_understood(path, settings, _UNDERSTOOD | _BEFORE_6, _NO_BEARING)
+    activation = settings.get("activation_fn", "relu")
+    k = (settings.get("activation_fn_kwargs") or {}).get("k")
+    if activation == "topk":
+        if settings.get("architecture", "standard") not in ("standard", "topk") or k is None:
+            raise unusable(path, f"activation_fn=topk, k={k}, of a {settings.get('architecture')}")
+        settings["architecture"] = "topk"
+    if settings.get("architecture") == "topk" and k is not None:
+        settings["k"] = k
+    return settings

@@ -13,11 +13,10 @@ from sae_dist.common.files import described_by
 from sae_dist.interop.published import (
     Published,
     plain_tensors,
-    read_settings,
     read_tensors,
-    unusable,
     write_tensors,
 )
+from sae_dist.interop.settings import Understood, read_settings, require_understood
 
 TITLE = "sparsify"
 FILES = SETTINGS, WEIGHTS = "cfg.json", "sae.safetensors"
@@ -33,6 +32,14 @@ _NAMES = {
     "b_enc": "encoder.bias",
     **{name: name for name in ("W_dec", "b_dec", "W_skip")},
 }
+
+_UNDERSTOOD: Understood = {
+    "activation": ("topk",),
+    "signed": (False,),  # of versions before 1: TopK of magnitudes
+    **dict.fromkeys(("transcode", "skip_connection"), (bool,)),
+    **dict.fromkeys(("d_in", "num_latents", "expansion_factor", "k"), (int,)),
+}
+_NO_BEARING = {"normalize_decoder", "multi_topk"}  # they tell how it was trained
 
 
 def why_not(config: CoderConfig, d_in: int, d_out: int) -> str | None:
@@ -67,22 +74,24 @@ def read(folder: Path) -> Published:
     """Read a coder with TopK.
 
     Raises:
-        UserError: GroupMax, or unusable files.
+        UserError: settings that have no equal here, as GroupMax, or unusable files.
     """
     settings, found = read_settings(folder / SETTINGS), read_tensors(folder / WEIGHTS)
-    if (activation := settings.get("activation", "topk")) != "topk":
-        raise unusable(folder / SETTINGS, f"activation {activation} instead of topk")
-    if unknown := sorted(found.keys() - _NAMES.values()):
-        raise unusable(folder / WEIGHTS, f"tensors {', '.join(unknown)}")
-    transcodes = bool(settings.get("transcode", False))
+    require_understood(folder / SETTINGS, settings, _UNDERSTOOD, _NO_BEARING)
+    transcodes = settings.get("transcode", False)
     if settings.get("skip_connection", False):
         form = Form.skip_transcoder
     else:
         form = Form.transcoder if transcodes else Form.autoencoder
+    d_in, num_latents = settings.get("d_in"), settings.get("num_latents", 0)
+    if not num_latents and d_in is not None:
+        num_latents = d_in * settings.get("expansion_factor", 32)
+    ours = {theirs: name for name, theirs in _NAMES.items()}
     return Published(
         kind=Kind.topk,
         form=form,
-        tensors={ours: found[theirs].float() for ours, theirs in _NAMES.items() if theirs in found},
+        tensors={ours.get(name, name): tensor for name, tensor in found.items()},
+        widths=(d_in, num_latents or None, d_in),
         k=settings.get("k", 32),
         pre_bias=not transcodes,
     )

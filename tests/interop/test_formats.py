@@ -11,10 +11,10 @@ import torch
 
 from sae_dist.coders import Coder, Form, Kind, fold, load_coder, save_coder
 from sae_dist.common.errors import UserError
+from sae_dist.common.hooks import hook_name, site_of
 from sae_dist.interop import FORMATS, FormatName, place, public, require_holds, take_over
 from sae_dist.interop import load_coder as load_any
 from sae_dist.interop.formats import FOREIGN
-from sae_dist.interop.hooks import hook_name, site_of
 from tests.coders.test_coder import EVERY, trained
 
 AE, TC, SKIP = Form
@@ -184,6 +184,24 @@ def test_sites_have_the_names_of_hooks() -> None:
     assert [site_of(hook_name(site)) for site in sites] == sites
     assert hook_name("resid_post.12") == "blocks.12.hook_resid_post"
     assert hook_name("model.layers.3.mlp") == "model.layers.3.mlp"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("blocks.3.hook_out", "resid_post.3"),
+        ("blocks.3.mlp.hook_in", "mlp_in.3"),
+        ("layers.3", "resid_post.3"),
+        ("h.3", "resid_post.3"),
+        ("model.layers.3", "resid_post.3"),
+        ("gpt_neox.layers.3", "resid_post.3"),
+        ("resid_post_layer_3", "resid_post.3"),
+        ("vision_tower.layers.3", "vision_tower.layers.3"),  # of another stack than the decoder's
+        ("model.layers.3.output", "model.layers.3.output"),
+    ],
+)
+def test_names_of_other_libraries_become_sites(theirs: str, ours: str) -> None:
+    assert site_of(theirs) == ours
 
 
 def test_nothing_of_this_machine_is_published(tmp_path: Path) -> None:

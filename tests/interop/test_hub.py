@@ -155,7 +155,7 @@ def test_a_hub_that_does_not_answer_is_told_in_one_line(home: Path, hub: Hub) ->
         ("hub:me", "expected hub:USER/REPO/FOLDER"),
         ("hub:me/coders/../../etc", "expected hub:USER/REPO/FOLDER"),
         ("hub:me/nothing/x", "the Hub refused hub:me/nothing/x"),
-        ("hub:me/pickles/x", "found no safetensors at hub:me/pickles/x"),
+        ("hub:me/pickles/x", "found no coder at hub:me/pickles/x"),
         ("hub:me/pickles/x@" + "0" * 40, "hub:me/pickles/x@0"),
     ],
 )

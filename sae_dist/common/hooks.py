@@ -1,4 +1,4 @@
-"""Sites under the names that TransformerLens gives them."""
+"""Sites under the names that other libraries give them."""
 
 import re
 
@@ -12,10 +12,19 @@ _HOOKS = {
 _BEHIND_GAIN = "blocks.{}.mlp.hook_in"  # of TransformerBridge; HookedTransformer has none there
 _EMBED = "embed", "hook_embed"
 _SHORT = re.compile(rf"({'|'.join(_HOOKS)})\.(\d+)")
+_WRAPPERS = r"(?:(?:model|transformer|gpt_neox|language_model|decoder)\.)*"
+_NAMES = {  # patterns of what is read, and our short names
+    **{re.escape(hook).replace(r"\{\}", r"(\d+)"): short for short, hook in _HOOKS.items()},
+    r"blocks\.(\d+)\.mlp\.hook_in": "mlp_in",  # TransformerBridge's, as the next two
+    r"blocks\.(\d+)\.hook_in": "resid_pre",
+    r"blocks\.(\d+)\.hook_out": "resid_post",
+    r"resid_post_layer_(\d+)": "resid_post",  # dictionary_learning's
+    rf"{_WRAPPERS}(?:layers|h)\.(\d+)": "resid_post",  # sparsify's: a layer's output
+}
 
 
 def hook_name(site: str, *, folds_norms: bool = True) -> str:
-    """The hook of one of our short names; other names, paths of modules, stay as they are.
+    """TransformerLens' name of one of our short names; others, paths of modules, stay as they are.
 
     `mlp_in` is behind the norm's gain, and `ln2.hook_normalized` before it: only where the gain was
     folded away are they the same.
@@ -27,13 +36,15 @@ def hook_name(site: str, *, folds_norms: bool = True) -> str:
     return _EMBED[1] if site == _EMBED[0] else site
 
 
-def site_of(hook: str) -> str:
-    """What `hook_name` undoes."""
-    for short, pattern in (*_HOOKS.items(), ("mlp_in", _BEHIND_GAIN)):
-        match = re.fullmatch(re.escape(pattern).replace(r"\{\}", r"(\d+)"), hook)
-        if match:
+def site_of(name: str) -> str:
+    """Our short name of what TransformerLens, sparsify or dictionary_learning call `name`.
+
+    Other names, our own among them, stay as they are.
+    """
+    for pattern, short in _NAMES.items():
+        if match := re.fullmatch(pattern, name):
             return f"{short}.{match[1]}"
-    return _EMBED[0] if hook == _EMBED[1] else hook
+    return _EMBED[0] if name == _EMBED[1] else name
 
 
 def layer_of(site: str) -> int | None:
