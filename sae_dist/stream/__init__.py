@@ -2,7 +2,7 @@
 
 from sae_dist.stream.ahead import Ahead
 from sae_dist.stream.batches import Batch, Batches, BatchPart, StreamConfig, StreamState
-from sae_dist.stream.held_out import HeldOutBatch, held_out
+from sae_dist.stream.held_out import HeldOutBatch, held_out, in_batches
 from sae_dist.stream.in_memory import ActivationsInMemory, RowStream
 from sae_dist.stream.order import TokenOrder
 from sae_dist.stream.source import ActivationSource, StoredActivations
@@ -23,5 +23,6 @@ __all__ = [
     "StreamState",
     "TokenOrder",
     "held_out",
+    "in_batches",
     "memory_bound",
 ]
