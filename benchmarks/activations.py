@@ -63,4 +63,4 @@ def write_activations(store: Path, tokens: int, path: Path) -> dict[str, float]:
 
 
 def _held_out(source: StoredActivations):
-    return source.held_out([SITE], 0, 1, None)
+    return source.held_out([SITE], 0, 1, None, 16)

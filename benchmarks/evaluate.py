@@ -69,9 +69,8 @@ def make_coder(kind: Kind, num_latents: int) -> Coder:
 
 def parts(source: StoredActivations) -> Iterator[tuple[Tensor, Tensor]]:
     """What is evaluated at once, as `evaluate` cuts it: activations and mask [N, S, …]."""
-    for batch in source.held_out([SITE], 0, 1, None):
-        cut = (v.split(_BATCH // SEQUENCE) for v in (batch.acts[SITE], batch.trainable))
-        yield from zip(*cut, strict=True)
+    for batch in source.held_out([SITE], 0, 1, None, _BATCH // SEQUENCE):
+        yield batch.acts[SITE], batch.trainable
 
 
 @torch.no_grad()

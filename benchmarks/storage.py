@@ -76,7 +76,7 @@ def trained(world: World, store: Store, num_tokens: int, seed: int, folder: Path
 
 def held_out(store: Store) -> torch.Tensor:
     """The held-out trainable tokens [N, D], float32."""
-    batches = StoredActivations(store).held_out([SITE], 0, 1, None)
+    batches = StoredActivations(store).held_out([SITE], 0, 1, None, 16)
     return torch.cat([batch.acts[SITE][batch.trainable] for batch in batches]).float()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from sae_dist.apps import command
 from sae_dist.apps.runs import finished_run
 from sae_dist.common.errors import UserError
+from sae_dist.common.figures import shown
 from sae_dist.common.files import read_json, write_json
 from sae_dist.common.log import say
 from sae_dist.config import CompareConfig
@@ -31,7 +32,8 @@ def compare_command(config: CompareConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "comparison.json", results)
     for name, rung in results["rungs"].items():
-        say(f"  {name} ({len(rung['runs'])}): L0 {_line(rung['l0'])}, FVU {_line(rung['fvu'])}")
+        l0, fvu = (_line(rung.get(key)) for key in ("l0", "fvu"))
+        say(f"  {name} ({len(rung['runs'])}): L0 {l0}, FVU {fvu}")
     say(f"figures in {folder / 'comparison.json'}")
 
 
@@ -53,6 +55,8 @@ def _evaluated(runs: str, name: str) -> EvaluatedRun:
     return EvaluatedRun(name=name, settings=settings, evaluation=evaluation)
 
 
-def _line(figure: dict[str, Any]) -> str:
+def _line(figure: dict[str, Any] | None) -> str:
+    if figure is None:  # undefined in one of the runs
+        return shown(None, "")
     spread = "" if figure["std"] is None else f" ± {figure['std']:.2g}"
     return f"{figure['mean']:.4g}{spread}"

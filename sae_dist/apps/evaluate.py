@@ -20,6 +20,7 @@ from sae_dist.apps.runs import finished_run, run_folder
 from sae_dist.apps.sources import open_source
 from sae_dist.apps.transfer import measure_transfer
 from sae_dist.checkpoint.ranks import on_first_rank
+from sae_dist.common.figures import shown
 from sae_dist.common.files import write_json
 from sae_dist.common.log import say
 from sae_dist.config import EvaluateConfig
@@ -55,7 +56,8 @@ def evaluate_command(config: EvaluateConfig) -> None:
     if transferred is not None:
         for name, figures in transferred["rungs"].items():
             here = figures["rollout"]
-            say(f"  {name} on rollouts: FVU {here['fvu']:.3f}, delta loss {here['delta_loss']:.3f}")
+            fvu, delta = (shown(here[key], ".3f") for key in ("fvu", "delta_loss"))
+            say(f"  {name} on rollouts: FVU {fvu}, delta loss {delta}")
     say(f"figures in {folder / 'evaluation.json'}")
 
 
@@ -72,9 +74,12 @@ def _lm(config: EvaluateConfig, source: ActivationSource, world: World) -> LM | 
 
 
 def _line(figures: dict[str, Any]) -> str:
-    line = f"L0 {figures['l0']:.1f}, FVU {figures['fvu']:.3f}, dead {figures['dead_share']:.1%}"
-    if "delta_loss" in figures:
-        line += f", delta loss {figures['delta_loss']:.3f}"
-    if figures.get("loss_recovered") is not None:
-        line += f", loss recovered {figures['loss_recovered']:.1%}"
-    return line
+    said = {
+        "L0": ("l0", ".1f"),
+        "FVU": ("fvu", ".3f"),
+        "dead": ("dead_share", ".1%"),
+        "delta loss": ("delta_loss", ".3f"),
+        "loss recovered": ("loss_recovered", ".1%"),
+    }
+    there = {word: (key, form) for word, (key, form) in said.items() if key in figures}
+    return ", ".join(f"{word} {shown(figures[key], form)}" for word, (key, form) in there.items())

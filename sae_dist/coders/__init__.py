@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from sae_dist.coders.fold import fold, unfold
     from sae_dist.coders.frequency import FREQUENCY_EDGES, frequency_histogram
     from sae_dist.coders.initialise import initialise
-    from sae_dist.coders.losses import Forward, training_forward
+    from sae_dist.coders.losses import ROUNDING, Forward, spread, training_forward
     from sae_dist.coders.placement import Placement, Whole
 
 __all__ = [
     "FREQUENCY_EDGES",
+    "ROUNDING",
     "Coder",
     "CoderConfig",
     "Form",
@@ -31,6 +32,7 @@ __all__ = [
     "load_coder",
     "save_coder",
     "slice_of",
+    "spread",
     "training_forward",
     "unfold",
 ]

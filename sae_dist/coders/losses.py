@@ -13,6 +13,9 @@ from sae_dist.coders.config import Kind
 from sae_dist.coders.select import top_k
 from sae_dist.kernels import jumprelu, step
 
+ROUNDING = 1e-12
+"""Of Σ‖y‖²: what float32 may leave of a variance of 0."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
@@ -33,7 +36,9 @@ class Pass:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forward:
-    """A batch's loss with its parts, its FVU and L0, and what fired here (see `Pass`)."""
+    """A batch's loss with its parts, its FVU (NaN: the target does not vary) and L0, and what fired
+    here (see `Pass`).
+    """
 
     loss: Tensor
     parts: dict[str, Tensor]
@@ -54,6 +59,8 @@ def training_forward(
 ) -> Forward:
     """Encode, decode and compute the loss of one (part of a) batch of normalised activations.
 
+    The mean squared error takes the FVU's place in the loss of a batch whose target does not vary.
+
     Args:
         coder: in training mode.
         x_BD, y_BE: input and target; the same tensor for an autoencoder.
@@ -64,23 +71,25 @@ def training_forward(
     num_rows = len(x_BD) * coder.placement.num_parts
     here, sums = _sums(coder, x_BD, y_BE, dead_F, num_dead)
     totals = coder.placement.sum_rows(sums)
-    fvu = totals["error"] / spread(totals["target"], num_rows)
+    variation = spread(totals["target"], num_rows)
+    scale = torch.where(variation == 0, num_rows, variation)
     l0 = totals["active"] / num_rows
     if coder.config.kind is Kind.jumprelu:
         penalty = sparsity_coefficient * l0_penalty(l0, coder.config.target_l0)
         parts = {"reconstruction": totals["error"] / num_rows, "sparsity": penalty}
     else:
-        parts = {"reconstruction": fvu}
+        parts = {"reconstruction": totals["error"] / scale}
     if "multi_topk" in totals:  # Gao et al. 2024, section 4.3
-        parts["multi_topk"] = totals["multi_topk"] / spread(totals["target"], num_rows) / 8
-    if "aux_k" in totals:  # Gao et al. 2024, App. A.2; NaN counts as 0
-        aux = (totals["aux_k"] / spread(totals["aux_k_target"], num_rows)).nan_to_num()
-        scale = coder.config.aux_coefficient * min(num_dead / coder.config.aux_k, 1.0)
-        parts["aux_k"] = scale * aux
+        parts["multi_topk"] = totals["multi_topk"] / scale / 8
+    if "aux_k" in totals:  # Gao et al. 2024, App. A.2
+        left = spread(totals["aux_k_target"], num_rows)
+        aux = totals["aux_k"] / torch.where(left == 0, torch.inf, left)  # nothing to explain
+        share = min(num_dead / coder.config.aux_k, 1.0)
+        parts["aux_k"] = coder.config.aux_coefficient * share * aux
     return Forward(
         loss=torch.stack(list(parts.values())).sum(),
         parts={name: part.detach() for name, part in parts.items()},
-        fvu=fvu.detach(),
+        fvu=torch.where(variation == 0, torch.nan, totals["error"] / variation).detach(),
         l0=l0.detach(),
         fired_F=here.fired_F,
         least=here.least,
@@ -180,9 +189,13 @@ def moments(y_BE: Tensor) -> Tensor:
     return torch.cat([len(y_BE) * mean_E.double(), squares[None]])
 
 
-def spread(moments: Tensor, num_rows: int) -> Tensor:
-    """Σ‖y-ȳ‖² with ȳ the mean of all rows, from their moments: an FVU's denominator."""
-    return moments[-1] - square_sum(moments[:-1]) / num_rows
+def spread(moments: Tensor, num_rows: int | Tensor) -> Tensor:
+    """Σ‖y-ȳ‖² with ȳ the mean of all rows, from their moments: an FVU's denominator.
+
+    0 where rounding alone could leave as much of rows that are all equal.
+    """
+    left = moments[-1] - square_sum(moments[:-1]) / num_rows
+    return torch.where(left <= ROUNDING * moments[-1], 0.0, left)
 
 
 def l0_penalty(l0: Tensor, target: float | None) -> Tensor:

@@ -18,7 +18,8 @@ class EvaluationConfig:
     `max_sequences` (null: all) bounds the held-out sequences; `lm_sequences` those of them that
     are also run through the language model (0: none), and `uniformity_sequences` those through
     which it is differentiated, at `uniformity_positions` of each. About `batch_tokens` pass a coder
-    at once, in whole sequences. `latent` processes share each coder's latents, the others its
+    at once, in whole sequences, and so many (or `lm_batch_sequences` sequences) the language model,
+    whose logits outweigh all else. `latent` processes share each coder's latents, the others its
     sequences.
     """
 
@@ -27,6 +28,7 @@ class EvaluationConfig:
     uniformity_sequences: int = 64
     uniformity_positions: int = 8
     batch_tokens: int = 4096
+    lm_batch_sequences: int | None = None
     latent: int = 1
     pairs: PairConfig = field(default_factory=PairConfig)
 
@@ -37,6 +39,7 @@ _LEAST = {
     "uniformity_sequences": 0,
     "uniformity_positions": 1,
     "batch_tokens": 1,
+    "lm_batch_sequences": 1,
     "latent": 1,
     "pairs.sequences": 0,
     "pairs.stitch_sequences": 1,

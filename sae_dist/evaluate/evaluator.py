@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sae_dist.common.errors import UserError
+from sae_dist.common.figures import not_finite, or_null
+from sae_dist.common.log import say
 from sae_dist.evaluate.batches import held_out_batches
 from sae_dist.evaluate.config import EvaluationConfig, check
 from sae_dist.evaluate.ladder import comparison, dead_by_width, scaling_laws
@@ -16,7 +19,7 @@ from sae_dist.evaluate.subject import Subject, load_subjects
 from sae_dist.evaluate.uniformity import Uniformity
 from sae_dist.lm import LM, resolve
 from sae_dist.parallel import Mesh, World, make_mesh
-from sae_dist.stream import ActivationSource
+from sae_dist.stream import ActivationSource, HeldOutBatch
 
 VERSION = 3
 """Of `evaluation.json`: what its keys mean."""
@@ -35,33 +38,42 @@ def evaluate(
         lm: the language model the activations came from; None leaves its measures out.
 
     Returns:
-        the contents of `evaluation.json`, the same on every process.
+        the contents of `evaluation.json`, the same on every process. None is what is not defined,
+        and what is not finite; of the latter a line tells.
 
     Raises:
-        UserError: no coders, a mesh that does not fit, or a store that is not theirs.
+        UserError: no coders, a mesh that does not fit, a store that is not theirs, or no token in
+            it that is measured.
     """
     check(config, world)
     mesh = make_mesh(world, config.latent, {})
     subjects = load_subjects(folder, source, mesh, world)
     sites = sorted({site for subject in subjects.values() for site in subject.sites})
-    num_sequences = 0
-    for batch in held_out_batches(source, sites, config.max_sequences, mesh, "evaluate"):
-        num_sequences += len(batch.input_ids)
+    num_sequences, size = 0, _batch_sequences(config, source)
+    for batch in held_out_batches(source, sites, config.max_sequences, size, mesh, "evaluate"):
+        num_sequences += len(batch)
         for subject in subjects.values():
-            subject.update(batch, config.batch_tokens)
+            subject.update(batch)
     rungs = {name: subject.figures(mesh) for name, subject in subjects.items()}
+    tokens = max(rung["tokens"] for rung in rungs.values())
+    if not tokens:
+        raise UserError(
+            f"found no token to measure in {source.about.get('store')}; expected some that are "
+            "trainable among the held-out ones; hold out more, or raise max_sequences"
+        )
     clean = None
     if lm is not None and config.lm_sequences:
         clean, lm_figures = _lm_figures(lm, subjects, source, config, mesh)
         rungs = {name: figures | lm_figures[name] for name, figures in rungs.items()}
+    rungs = _finite(rungs)
     return {
         "version": VERSION,
         "run": folder.name,
         "store": {"path": source.about.get("store"), "manifest": source.identity},
         "lm": source.about.get("lm"),
         "sequences": int(mesh.data.sum(torch.tensor(num_sequences))),
-        "tokens": max(rung["tokens"] for rung in rungs.values()),
-        "clean_loss": clean,
+        "tokens": tokens,
+        "clean_loss": or_null(clean),
         "rungs": rungs,
         "pairs": _pairs(folder, subjects, rungs, source, config, mesh),
         "ladder": {"scaling_laws": scaling_laws(rungs), "dead_by_width": dead_by_width(rungs)},
@@ -75,20 +87,25 @@ def _lm_figures(
     source: ActivationSource,
     config: EvaluationConfig,
     mesh: Mesh,
-) -> tuple[float, dict[str, dict[str, Any]]]:
+) -> tuple[float | None, dict[str, dict[str, Any]]]:
     """The clean loss, and by coder what its reconstruction and its latents mean to the LM."""
     spliced = {
         name: Spliced(s.coder, resolve(lm.model, s.site), resolve(lm.model, s.target))
         for name, s in subjects.items()
     }
     device = next(iter(subjects.values())).coder.b_dec.device
+    size = config.lm_batch_sequences or _batch_sequences(config, source)
+
+    def batches(most: int, doing: str) -> Iterator[HeldOutBatch]:
+        return held_out_batches(source, [], most, size, mesh, doing)
+
     loss = LMLoss(lm, spliced, source.sequence_length, device)
-    for batch in held_out_batches(source, [], config.lm_sequences, mesh, "splice into the LM"):
+    for batch in batches(config.lm_sequences, "splice into the LM"):
         loss.update(batch.input_ids, batch.trainable)
     clean, figures = loss.result(mesh)
     if config.uniformity_sequences:
         uniformity = Uniformity(lm, spliced, config.uniformity_positions, mesh, device)
-        for batch in held_out_batches(source, [], config.uniformity_sequences, mesh, "attribute"):
+        for batch in batches(config.uniformity_sequences, "attribute"):
             uniformity.update(batch.input_ids, batch.trainable)
         for name, found in uniformity.result(mesh).items():
             figures[name] |= found
@@ -106,20 +123,37 @@ def _pairs(
     """Every rung compared with the next narrower one, latent by latent in files of `folder`."""
     if not config.pairs.sequences:
         return []
-    found = []
+    found, size = {}, _batch_sequences(config, source)
     for smaller, larger in neighbours(rungs):
         small, large = subjects[smaller], subjects[larger]
 
         def parts(
             most: int, doing: str, subject: Subject = large
         ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-            for batch in held_out_batches(source, subject.sites, most, mesh, doing):
-                yield from subject.parts(batch, config.batch_tokens)
+            for batch in held_out_batches(source, subject.sites, most, size, mesh, doing):
+                yield subject.part(batch)
 
         batches = parts(config.pairs.sequences, f"compare {larger}")
         few = parts(config.pairs.stitch_sequences, f"stitch {larger}")
         path = f"pairs/{larger}.safetensors"
         coders = small.coder, large.coder
         figures = compare(*coders, batches, few, config.pairs.tau, mesh, folder / path)
-        found.append({"smaller": smaller, "larger": larger, "by_latent": path, **figures})
-    return found
+        about = {"smaller": smaller, "larger": larger, "by_latent": path}
+        found[f"{smaller} and {larger}"] = about | figures
+    return list(_finite(found).values())
+
+
+def _batch_sequences(config: EvaluationConfig, source: ActivationSource) -> int:
+    return max(1, config.batch_tokens // source.sequence_length)
+
+
+def _finite(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The same with None for what is not finite, which is told coder by coder."""
+    for name, own in figures.items():
+        if places := list(not_finite(own)):
+            more = f" and {len(places) - 3} others" if len(places) > 3 else ""
+            say(
+                f"warning: {name}: {', '.join(places[:3])}{more} are not finite, and null in the "
+                "evaluation: a coder has diverged, or its activations have"
+            )
+    return or_null(figures)  # type: ignore[no-any-return]

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sae_dist.coders import ROUNDING, spread
 from sae_dist.evaluate.seen import Seen
-from sae_dist.evaluate.summary import finite
+from sae_dist.evaluate.summary import ratio
 from sae_dist.parallel import Mesh
 
 
@@ -22,8 +23,9 @@ class Fidelity:
     - `fvu_variants.batch_mean` = Σ‖y-ŷ‖² / Σ‖y-ȳ‖², ȳ the mean of the token's batch: sparsify's.
     - `fvu_variants.token_mean`: the mean over tokens of ‖y-ŷ‖² / ‖y-ȳ‖², SAELens' "legacy" one.
 
-    The last two depend on `batch_tokens`, and are what others report, not what to compare by. A
-    batch of one token is its own mean: then the last is None.
+    The last two depend on `batch_tokens`, and are what others report, not what to compare by.
+    What divides by a variance of 0 (up to rounding) is None: of targets that are all equal, of
+    batches of one token each, and the last one of any token that is its batch's mean.
     """
 
     def __init__(self, d_out: int, device: torch.device) -> None:
@@ -31,7 +33,7 @@ class Fidelity:
             return torch.zeros(shape, dtype=torch.float64, device=device)
 
         self._tokens, self._active, self._error, self._square = (zeros() for _ in range(4))
-        self._within, self._ratios = zeros(), zeros()
+        self._within, self._ratios, self._without = zeros(), zeros(), zeros()
         self._sum_E, self._error_sum_E = zeros(d_out), zeros(d_out)
 
     def update(self, seen: Seen) -> None:
@@ -43,28 +45,29 @@ class Fidelity:
         self._active += len(seen.active[1])
         self._error += moments.error_B.sum()
         self._square += moments.square_B.sum()
-        self._within += moments.within_B.sum()
-        self._ratios += (moments.error_B / moments.within_B).sum()
+        within_B = moments.within_B.where(moments.within_B > ROUNDING * moments.square_B, 0.0)
+        self._within += within_B.sum()
+        self._ratios += (moments.error_B / within_B).where(within_B > 0, 0.0).sum()
+        self._without += (within_B == 0).sum()
         self._sum_E += moments.sum_E
         self._error_sum_E += moments.error_sum_E
 
     def result(self, mesh: Mesh) -> dict[str, Any]:
         """L0, FVU and its variants, and the number of tokens."""
-        tokens, error, square, within, ratios = (
-            mesh.data.sum(v)
-            for v in (self._tokens, self._error, self._square, self._within, self._ratios)
-        )
+        tokens, error, square = map(mesh.data.sum, (self._tokens, self._error, self._square))
+        within, ratios, without = map(mesh.data.sum, (self._within, self._ratios, self._without))
         sum_E, error_sum_E = mesh.data.sum(self._sum_E), mesh.data.sum(self._error_sum_E)
         active = mesh.data.sum(mesh.latent.sum(self._active))
-        variation = square - sum_E.square().sum() / tokens
+        variation = spread(torch.cat([sum_E, square[None]]), tokens)
+        varying_error = error - error_sum_E.square().sum() / tokens
         return {
             "tokens": int(tokens),
-            "l0": float(active / tokens),
-            "fvu": float(error / variation),
-            "variance_explained": float(1 - error / variation),
+            "l0": ratio(active, tokens),
+            "fvu": ratio(error, variation),
+            "variance_explained": ratio(variation - error, variation),
             "fvu_variants": {
-                "error_variance": float((error - error_sum_E.square().sum() / tokens) / variation),
-                "batch_mean": finite(error / within),
-                "token_mean": finite(ratios / tokens),
+                "error_variance": ratio(varying_error, variation),
+                "batch_mean": ratio(error, within),
+                "token_mean": None if without else ratio(ratios, tokens),
             },
         }

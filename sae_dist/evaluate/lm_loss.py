@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import Coder
-from sae_dist.evaluate.summary import finite, or_null
+from sae_dist.evaluate.summary import ratio, ratios
 from sae_dist.lm import LM, Site, divergence_NS, loss_of_logits_NS, splice
 from sae_dist.parallel import Mesh
 
@@ -35,7 +35,8 @@ class LMLoss:
     - `kl`: the mean of KL(clean ‖ spliced).
     - `kl_score`: (KL with zeros - KL spliced) / KL with zeros (Karvonen et al. 2025).
 
-    Where zeros cost nothing, `loss_recovered` and `kl_score` are None.
+    Where zeros cost nothing, `loss_recovered` and `kl_score` are None; so is `ce_increase_percent`
+    of a loss of 0, and all where no token is predicted.
     """
 
     def __init__(
@@ -87,27 +88,27 @@ class LMLoss:
             self._kl[name] += divergence_NS(clean_NSV, logits_NSV)[predicted_NS].double().sum()
         return logits_NSV
 
-    def result(self, mesh: Mesh) -> tuple[float, dict[str, dict[str, Any]]]:
+    def result(self, mesh: Mesh) -> tuple[float | None, dict[str, dict[str, Any]]]:
         """The clean loss, and each coder's figures by name."""
         tokens_S = mesh.data.sum(self._tokens_S)
         tokens = tokens_S.sum()
         loss_S = {name: mesh.data.sum(sums_S) for name, sums_S in self._loss_S.items()}
-        loss = {name: sums_S.sum() / tokens for name, sums_S in loss_S.items()}
-        kl = {name: mesh.data.sum(total) / tokens for name, total in self._kl.items()}
+        loss = {name: sums_S.sum() for name, sums_S in loss_S.items()}
+        kl = {name: mesh.data.sum(total) for name, total in self._kl.items()}
         clean, figures = loss["clean"], {}
         for name, spliced in self._coders.items():
             own, zeroed = f"coder/{name}", f"zero/{spliced.write.name}"
             here, zero = loss[own], loss[zeroed]
             figures[name] = {
-                "delta_loss": float(here - clean),
-                "ce_increase_percent": float(100 * (here - clean) / clean),
-                "zero_ablation_loss": float(zero),
-                "loss_recovered": finite((zero - here) / (zero - clean)),
-                "kl": float(kl[own]),
-                "kl_score": finite((kl[zeroed] - kl[own]) / kl[zeroed]),
-                "delta_loss_by_position": or_null((loss_S[own] - loss_S["clean"]) / tokens_S),
+                "delta_loss": ratio(here - clean, tokens),
+                "ce_increase_percent": ratio(100 * (here - clean), clean),
+                "zero_ablation_loss": ratio(zero, tokens),
+                "loss_recovered": ratio(zero - here, zero - clean),
+                "kl": ratio(kl[own], tokens),
+                "kl_score": ratio(kl[zeroed] - kl[own], kl[zeroed]),
+                "delta_loss_by_position": ratios(loss_S[own] - loss_S["clean"], tokens_S),
             }
-        return float(clean), figures
+        return ratio(clean, tokens), figures
 
 
 def replacement_by(coder: Coder) -> Callable[[Tensor, Tensor], Tensor]:

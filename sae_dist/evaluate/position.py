@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sae_dist.coders import spread
 from sae_dist.evaluate.seen import Seen
-from sae_dist.evaluate.summary import or_null
+from sae_dist.evaluate.summary import ratios
 from sae_dist.parallel import Mesh
 
 
@@ -15,7 +16,7 @@ class ReconstructionByPosition:
 
     `mse[s]` is the mean of ‖y-ŷ‖² over the tokens at position s, and `fvu[s]` that over the mean of
     ‖y-μ‖² at *all* positions: their mean over tokens is the FVU. Positions without a token have
-    null.
+    null, and all have no `fvu` where the targets are all equal.
     """
 
     def __init__(self, num_positions: int, d_out: int, device: torch.device) -> None:
@@ -39,12 +40,11 @@ class ReconstructionByPosition:
             mesh.data.sum(v) for v in (self._tokens_S, self._error_S, self._square, self._sum_E)
         )
         tokens = tokens_S.sum()
-        variance = square / tokens - (sum_E / tokens).square().sum()
-        mse_S = error_S / tokens_S
+        variance = spread(torch.cat([sum_E, square[None]]), tokens) / tokens
         return {
             "by_position": {
                 "tokens": tokens_S.long().tolist(),
-                "mse": or_null(mse_S),
-                "fvu": or_null(mse_S / variance),
+                "mse": ratios(error_S, tokens_S),
+                "fvu": ratios(error_S, tokens_S * variance),
             }
         }

@@ -3,10 +3,8 @@
 import torch
 
 from sae_dist.evaluate.seen import Seen
-from sae_dist.evaluate.summary import finite
+from sae_dist.evaluate.summary import ratio
 from sae_dist.parallel import Mesh
-
-_TINY = 1e-16  # a token of zeros has a cosine of 0
 
 
 class Similarity:
@@ -16,12 +14,13 @@ class Similarity:
     - `l2_norm_ratio`: the mean of ‖ŷ‖ / ‖y‖.
     - `relative_reconstruction_bias` = E‖ŷ‖² / E⟨y, ŷ⟩: less than 1 where a coder shrinks.
 
-    None where they divide by 0: a token of zeros has no norm ratio, and zeros have no bias.
+    A token of zeros, or one reconstructed as zeros, has a cosine of 0. None where they divide by 0:
+    if any token is of zeros there is no mean norm ratio, and if all products are 0 no bias.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._tokens, self._cosine, self._ratio, self._square, self._product = torch.zeros(
-            5, dtype=torch.float64, device=device
+        self._tokens, self._cosine, self._ratio, self._zeros, self._square, self._product = (
+            torch.zeros(6, dtype=torch.float64, device=device)
         )
 
     def update(self, seen: Seen) -> None:
@@ -29,17 +28,21 @@ class Similarity:
         moments = seen.moments
         y_norm_B, ŷ_norm_B = moments.square_B.sqrt(), moments.reconstruction_square_B.sqrt()
         self._tokens += len(seen)
-        self._cosine += (moments.product_B / (y_norm_B * ŷ_norm_B).clamp_min(_TINY)).sum()
-        self._ratio += (ŷ_norm_B / y_norm_B).sum()
+        norms_B = y_norm_B * ŷ_norm_B
+        self._cosine += (moments.product_B / norms_B).where(norms_B != 0, 0.0).sum()
+        self._ratio += (ŷ_norm_B / y_norm_B).where(y_norm_B != 0, 0.0).sum()
+        self._zeros += (y_norm_B == 0).sum()
         self._square += moments.reconstruction_square_B.sum()
         self._product += moments.product_B.sum()
 
     def result(self, mesh: Mesh) -> dict[str, float | None]:
         """All three, over all tokens."""
-        sums = (self._tokens, self._cosine, self._ratio, self._square, self._product)
-        tokens, cosine, ratio, square, product = (mesh.data.sum(v) for v in sums)
+        tokens, cosine, norms, zeros, square, product = map(
+            mesh.data.sum,
+            (self._tokens, self._cosine, self._ratio, self._zeros, self._square, self._product),
+        )
         return {
-            "cosine_similarity": finite(cosine / tokens),
-            "l2_norm_ratio": finite(ratio / tokens),
-            "relative_reconstruction_bias": finite(square / product),
+            "cosine_similarity": ratio(cosine, tokens),
+            "l2_norm_ratio": None if zeros else ratio(norms, tokens),
+            "relative_reconstruction_bias": ratio(square, product),
         }

@@ -1,6 +1,5 @@
 """A coder under evaluation, and the measures that it passes through."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,26 +33,15 @@ class Subject:
         """The one or two sites it needs."""
         return sorted({self.site, self.target})
 
-    def update(self, batch: HeldOutBatch, batch_tokens: int) -> None:
+    def update(self, batch: HeldOutBatch) -> None:
         """Pass a batch through the coder, into every measure."""
-        for part in self.parts(batch, batch_tokens):
-            seen = see(self.coder, *part)
-            for measure in self.measures:
-                measure.update(seen)
+        seen = see(self.coder, *self.part(batch))
+        for measure in self.measures:
+            measure.update(seen)
 
-    def parts(
-        self, batch: HeldOutBatch, batch_tokens: int
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Input, target and mask [N, S, …], about so many tokens at once in whole sequences.
-
-        An autoencoder's input and target are one tensor.
-        """
-        sequences = max(1, batch_tokens // batch.trainable.shape[1])
-        x, y, trainable = (
-            v.split(sequences)
-            for v in (batch.acts[self.site], batch.acts[self.target], batch.trainable)
-        )
-        return zip(x, x if self.site == self.target else y, trainable, strict=True)
+    def part(self, batch: HeldOutBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Input, target and mask [N, S, …]; an autoencoder's input and target are one tensor."""
+        return batch.acts[self.site], batch.acts[self.target], batch.trainable
 
     def figures(self, mesh: Mesh) -> dict[str, Any]:
         """What it is, and all that needs no language model."""

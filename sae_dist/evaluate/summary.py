@@ -1,4 +1,4 @@
-"""Many figures as a few, and as JSON can hold them."""
+"""Many figures as a few, and what is defined of them."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 _QUANTILES = [0.1, 0.25, 0.5, 0.75, 0.9]
+_NARROW = 1e-6  # of the values: where they differ by less, a histogram shows that they are one
 
 
 def summary(values: Tensor) -> dict[str, Any]:
@@ -18,12 +19,30 @@ def summary(values: Tensor) -> dict[str, Any]:
     return {"mean": float(values.double().mean()), "quantiles": quantiles}
 
 
-def finite(value: Tensor) -> float | None:
-    """A number that JSON can hold: None if it is not finite."""
-    return float(value) if value.isfinite() else None
+def histogram(values: Tensor, num_bins: int) -> dict[str, Any]:
+    """`edges` from the least to the largest value, and `counts` between them.
+
+    Values that are all (or nearly) equal stand in the middle of edges from half to one and a half
+    times that, of zeros from -0.5 to 0.5.
+    """
+    low, high = (v.double() for v in values.aminmax())
+    size = torch.maximum(low.abs(), high.abs())
+    if high - low <= _NARROW * size:
+        margin = size / 2 if size > 0 else 0.5
+        low, high = low - margin, high + margin
+    edges = torch.linspace(0, 1, num_bins + 1, dtype=torch.float64, device=values.device)
+    edges = low + (high - low) * edges
+    bins = torch.bucketize(values.double(), edges[1:-1], right=True)
+    return {"edges": edges.tolist(), "counts": torch.bincount(bins, minlength=num_bins).tolist()}
 
 
-def or_null(values: Tensor) -> list[float | None]:
-    """A list that JSON can hold: None for what is not finite."""
-    finite = torch.isfinite(values).tolist()
-    return [v if ok else None for v, ok in zip(values.tolist(), finite, strict=True)]
+def ratio(numerator: Tensor, denominator: Tensor) -> float | None:
+    """A ratio of sums; None where the denominator is 0."""
+    return float(numerator / denominator) if denominator else None
+
+
+def ratios(numerators: Tensor, denominators: Tensor) -> list[float | None]:
+    """Several of them."""
+    defined = (denominators != 0).tolist()
+    values = (numerators / denominators).tolist()
+    return [v if ok else None for v, ok in zip(values, defined, strict=True)]

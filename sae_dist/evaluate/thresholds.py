@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import torch
-
 from sae_dist.coders import Coder
-from sae_dist.evaluate.summary import summary
+from sae_dist.evaluate.summary import histogram, summary
 from sae_dist.parallel import Mesh
 
 _NUM_BINS = 40
@@ -20,7 +18,4 @@ def threshold_distribution(coder: Coder, mesh: Mesh) -> dict[str, Any]:
         single = coder.inference_threshold
         return {} if single is None else {"threshold": float(single)}
     threshold_F = mesh.latent.join(coder.threshold.detach()).double()
-    low, high = float(threshold_F.min()), float(threshold_F.max())
-    counts = torch.histc(threshold_F, _NUM_BINS, low, high).long().tolist()
-    edges = torch.linspace(low, high, _NUM_BINS + 1, dtype=torch.float64).tolist()
-    return {"thresholds": {**summary(threshold_F), "edges": edges, "counts": counts}}
+    return {"thresholds": summary(threshold_F) | histogram(threshold_F, _NUM_BINS)}

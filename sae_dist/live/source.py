@@ -1,9 +1,10 @@
 """What training and evaluation ask of activations, and the answer of a language model."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import islice
+from itertools import islice, starmap
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from sae_dist.live.stream import LiveStream
 from sae_dist.live.units import TextUnits, Unit
 from sae_dist.lm import LM, Capture, resolve, site_widths
 from sae_dist.store import NonFinite, StoreConfig
-from sae_dist.stream import BatchPart, HeldOutBatch
+from sae_dist.stream import BatchPart, HeldOutBatch, in_batches
 from sae_dist.text import TextConfig
 
 _OPENING_UNITS = 16  # what they hold tells a text from another of the same name
@@ -98,27 +99,37 @@ class LiveActivations:
         return LiveStream(self._units, Passes(self.lm, sites, self._dtype), widths, part)
 
     def held_out(
-        self, sites: list[str], part: int, parts: int, max_sequences: int | None
+        self,
+        sites: list[str],
+        part: int,
+        parts: int,
+        max_sequences: int | None,
+        batch_sequences: int,
     ) -> Iterator[HeldOutBatch]:
-        """One part of the held-out units, in order, each a batch; the last may be cut.
+        """One part of the held-out sequences, in order: of the units that make up whole batches every
+        `parts`-th, since nobody knows how long the text is.
 
         Every call reads the text anew, and with `sites` runs the language model. Raises UserError
         when nothing is held out.
         """
         if not self.num_held_out:
             raise UserError("found no held-out sequences; train with harvest.writer.held_out > 0")
-        size = self._units.unit_sequences
+        size, total = self._units.unit_sequences, max_sequences or self.num_held_out
+        together = math.lcm(size, batch_sequences) // size
+        units = enumerate(islice(self._units.held_out(), -(-total // size)))
+        own = ((place, unit) for place, unit in units if place // together % parts == part)
         passes = Passes(self.lm, sites, self._dtype) if sites else None
-        most = -(-(max_sequences or self.num_held_out) // size)
-        for place, unit in enumerate(islice(self._units.held_out(), most)):
-            if place % parts == part:
-                acts = {} if passes is None else passes(unit)
-                yield HeldOutBatch(
-                    sequence=unit.number * size,
-                    input_ids=torch.from_numpy(unit.ids_NS).long(),
-                    trainable=torch.from_numpy(unit.trainable_NS),
-                    acts={site: acts_NSD.cpu() for site, acts_NSD in acts.items()},
-                ).cut(0, (max_sequences or self.num_held_out) - place * size)
+
+        def read(place: int, unit: Unit) -> HeldOutBatch:
+            acts = {} if passes is None else passes(unit)
+            return HeldOutBatch(
+                sequences=torch.arange(unit.number * size, (unit.number + 1) * size),
+                input_ids=torch.from_numpy(unit.ids_NS).long(),
+                trainable=torch.from_numpy(unit.trainable_NS),
+                acts={site: acts_NSD.cpu() for site, acts_NSD in acts.items()},
+            ).cut(0, total - place * size)
+
+        return in_batches(starmap(read, own), batch_sequences)
 
     def _beginning(self) -> dict[str, Tensor]:
         """Rows [n, D] of some units, evenly spaced over the beginning of the text."""

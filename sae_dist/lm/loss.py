@@ -26,7 +26,10 @@ def loss_of_logits_NS(logits_NSV: Tensor, input_ids_NS: Tensor) -> Tensor:
 
 
 def divergence_NS(clean_NSV: Tensor, logits_NSV: Tensor) -> Tensor:
-    """KL(clean ‖ other) in nats of what is predicted for every next token, float32 [N, S-1]."""
+    """KL(clean ‖ other) in nats of what is predicted for every next token, float32 [N, S-1].
+
+    Tokens that the clean prediction rules out (logits of -inf, as of a padded vocabulary) add 0.
+    """
     return torch.stack(
         [
             _divergence(clean_SV[:-1].float(), logits_SV[:-1].float())
@@ -37,4 +40,5 @@ def divergence_NS(clean_NSV: Tensor, logits_NSV: Tensor) -> Tensor:
 
 def _divergence(clean_SV: Tensor, logits_SV: Tensor) -> Tensor:
     p_SV, q_SV = clean_SV.log_softmax(1), logits_SV.log_softmax(1)
-    return F.kl_div(q_SV, p_SV, reduction="none", log_target=True).sum(1)
+    terms_SV = F.kl_div(q_SV, p_SV, reduction="none", log_target=True)
+    return terms_SV.masked_fill_(p_SV == -torch.inf, 0.0).sum(1)

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from sae_dist.stream.ahead import Ahead
     from sae_dist.stream.batches import Batch, Batches, BatchPart, StreamState
     from sae_dist.stream.config import StreamConfig
-    from sae_dist.stream.held_out import HeldOutBatch, held_out
+    from sae_dist.stream.held_out import HeldOutBatch, held_out, in_batches
     from sae_dist.stream.in_memory import ActivationsInMemory, RowStream
     from sae_dist.stream.order import TokenOrder, fitting_lanes
     from sae_dist.stream.source import ActivationSource, StoredActivations
@@ -30,6 +30,7 @@ __all__ = [
     "TokenOrder",
     "fitting_lanes",
     "held_out",
+    "in_batches",
     "memory_bound",
 ]
 

@@ -1,6 +1,6 @@
 """The sequences that training never reads, whole and in order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -14,21 +14,25 @@ from sae_dist.stream.ahead import Ahead
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class HeldOutBatch:
-    """Consecutive held-out sequences, the first being number `sequence` of the store.
+    """Some held-out sequences, one after the other.
 
-    `input_ids` int64 [n, S], `trainable` bool [n, S], `acts[site]` [n, S, d] as stored.
+    `sequences` int64 [n], their numbers; `input_ids` int64 [n, S], `trainable` bool [n, S],
+    `acts[site]` [n, S, d] as stored.
     """
 
-    sequence: int
+    sequences: torch.Tensor
     input_ids: torch.Tensor
     trainable: torch.Tensor
     acts: dict[str, torch.Tensor]
+
+    def __len__(self) -> int:
+        return len(self.sequences)
 
     def cut(self, first: int, stop: int) -> Self:
         """Some of the sequences, counted from the batch's first; no copy."""
         return replace(
             self,
-            sequence=self.sequence + first,
+            sequences=self.sequences[first:stop],
             input_ids=self.input_ids[first:stop],
             trainable=self.trainable[first:stop],
             acts={site: x_NSD[first:stop] for site, x_NSD in self.acts.items()},
@@ -41,16 +45,17 @@ def held_out(
     part: int = 0,
     parts: int = 1,
     max_sequences: int | None = None,
+    batch_sequences: int = 1,
 ) -> Iterator[HeldOutBatch]:
-    """Yield this part's run of the held-out sequences, as many at once as fill a chunk.
+    """Yield this part's run of the held-out sequences, `batch_sequences` at once.
 
-    `max_sequences` takes the first so many of the store's held-out sequences, however many parts
-    share them; their numbers differ by one at most. Raises UserError when the store has none, and
-    for unknown sites.
+    `max_sequences` takes the first so many of the store's held-out sequences. Batches are the same
+    however the store is cut into files and however many parts share them: each gets whole ones, one
+    more or less than the others. Raises UserError when the store has none, and for unknown sites.
 
     A chunk has few positions of many sequences, so that these are read together: all sequences of a
     shard that share chunks. Memory, at most: three such blocks at `sites` (the one given out, the
-    one before while a batch of it is held, and one read ahead in a thread), and one chunk.
+    one before while a batch of it is held, and one read ahead in a thread), one chunk, and a batch.
     """
     for site in sites:
         store.statistics(site)
@@ -58,28 +63,62 @@ def held_out(
         raise UserError(
             f"found no held-out shard in {store.path}; expected one; harvest with held_out > 0"
         )
-    return _read_ahead(store, sites, _deal(blocks, part, parts, max_sequences))
+    own = share_of(sum(map(len, blocks)), part, parts, max_sequences, batch_sequences)
+    return _read_ahead(store, sites, _overlaps(blocks, own), batch_sequences)
 
 
-def _deal(blocks: list[range], part: int, parts: int, max_sequences: int | None) -> list[range]:
-    """What one part reads of each block, where it reads any."""
-    total = sum(map(len, blocks))
-    total = total if max_sequences is None else min(total, max_sequences)
-    first, stop = part * total // parts, (part + 1) * total // parts
-    dealt, before = [], 0
+def share_of(
+    num_held_out: int, part: int, parts: int, max_sequences: int | None, batch_sequences: int
+) -> range:
+    """Which of the held-out sequences, counted from 0, one part reads: whole batches."""
+    total = num_held_out if max_sequences is None else min(num_held_out, max_sequences)
+    num_batches = -(-total // batch_sequences)
+    bounds = (batch_sequences * (p * num_batches // parts) for p in (part, part + 1))
+    return range(*(min(bound, total) for bound in bounds))
+
+
+def in_batches(blocks: Iterable[HeldOutBatch], size: int) -> Iterator[HeldOutBatch]:
+    """The blocks' sequences, `size` at once until fewer are left."""
+    pieces: list[HeldOutBatch] = []
     for block in blocks:
-        dealt.append(block[max(0, first - before) : max(0, stop - before)])
+        first = 0
+        while first < len(block):
+            piece = block.cut(first, first + size - sum(map(len, pieces)))
+            pieces.append(piece)
+            first += len(piece)
+            if sum(map(len, pieces)) == size:
+                yield _joined(pieces)
+                pieces = []
+    if pieces:
+        yield _joined(pieces)
+
+
+def _joined(pieces: list[HeldOutBatch]) -> HeldOutBatch:
+    if len(pieces) == 1:
+        return pieces[0]
+    return HeldOutBatch(
+        sequences=torch.cat([piece.sequences for piece in pieces]),
+        input_ids=torch.cat([piece.input_ids for piece in pieces]),
+        trainable=torch.cat([piece.trainable for piece in pieces]),
+        acts={site: torch.cat([piece.acts[site] for piece in pieces]) for site in pieces[0].acts},
+    )
+
+
+def _overlaps(blocks: list[range], own: range) -> list[range]:
+    """What lies of each block in `own`, which counts through all of them."""
+    found, before = [], 0
+    for block in blocks:
+        found.append(block[max(0, own.start - before) : max(0, own.stop - before)])
         before += len(block)
-    return [block for block in dealt if block]
+    return [block for block in found if block]
 
 
-def _read_ahead(store: Store, sites: Sequence[str], blocks: list[range]) -> Iterator[HeldOutBatch]:
+def _read_ahead(
+    store: Store, sites: Sequence[str], blocks: list[range], batch_sequences: int
+) -> Iterator[HeldOutBatch]:
     ahead = Ahead((_read(store, sites, block) for block in blocks), depth=1)
-    size = max(1, store.layout.chunk_tokens // store.layout.sequence_length)
     try:
-        for block in ahead:
-            for first in range(0, len(block.input_ids), size):
-                yield block.cut(first, first + size)
+        yield from in_batches(ahead, batch_sequences)
     finally:
         ahead.close()
 
@@ -87,7 +126,7 @@ def _read_ahead(store: Store, sites: Sequence[str], blocks: list[range]) -> Iter
 def _read(store: Store, sites: Sequence[str], sequences: range) -> HeldOutBatch:
     ids, trainable = store.read_tokens(sequences)
     return HeldOutBatch(
-        sequence=sequences.start,
+        sequences=torch.arange(sequences.start, sequences.stop),
         input_ids=torch.from_numpy(ids).long(),
         trainable=torch.from_numpy(trainable),
         acts={s: from_storage(store.read_sequences(s, sequences), store.dtype) for s in sites},

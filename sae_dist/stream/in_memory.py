@@ -12,9 +12,7 @@ from torch import Tensor
 from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import generator
 from sae_dist.stream.batches import Batch, Batches, BatchPart, StreamState
-from sae_dist.stream.held_out import HeldOutBatch
-
-_ROWS_AT_ONCE = 1024
+from sae_dist.stream.held_out import HeldOutBatch, share_of
 
 
 class ActivationsInMemory:
@@ -55,15 +53,21 @@ class ActivationsInMemory:
         return RowStream(self._site, self._rows_ND, part)
 
     def held_out(
-        self, sites: list[str], part: int, parts: int, max_sequences: int | None
+        self,
+        sites: list[str],
+        part: int,
+        parts: int,
+        max_sequences: int | None,
+        batch_sequences: int,
     ) -> Iterator[HeldOutBatch]:
         """One part of all rows, in order, [n, 1, D] a batch; token ids are 0."""
         self._check(sites)
-        blocks = self._rows_ND[:max_sequences].split(_ROWS_AT_ONCE)
-        for number in range(part, len(blocks), parts):
-            rows_N1D = blocks[number][:, None]
+        own = share_of(self.num_held_out, part, parts, max_sequences, batch_sequences)
+        for first in own[::batch_sequences]:
+            numbers_N = torch.arange(first, min(first + batch_sequences, own.stop))
+            rows_N1D = self._rows_ND[first : first + batch_sequences][: len(numbers_N), None]
             yield HeldOutBatch(
-                sequence=number * _ROWS_AT_ONCE,
+                sequences=numbers_N,
                 input_ids=torch.zeros(rows_N1D.shape[:2], dtype=torch.int64),
                 trainable=torch.ones(rows_N1D.shape[:2], dtype=torch.bool),
                 acts=dict.fromkeys(sites, rows_N1D),

@@ -44,9 +44,16 @@ class ActivationSource(Protocol):
         """This rank's part of every global batch, from a step on, for ever."""
 
     def held_out(
-        self, sites: list[str], part: int, parts: int, max_sequences: int | None
+        self,
+        sites: list[str],
+        part: int,
+        parts: int,
+        max_sequences: int | None,
+        batch_sequences: int,
     ) -> Iterator[HeldOutBatch]:
-        """One part of the sequences for evaluation, in order: a store's are never trained on."""
+        """One part of the sequences for evaluation, in order, so many at once: batches are the same
+        however many parts share them. A store's are never trained on.
+        """
 
 
 class StoredActivations:
@@ -95,7 +102,12 @@ class StoredActivations:
         return ActivationStream(self._store, sites, part)
 
     def held_out(
-        self, sites: list[str], part: int, parts: int, max_sequences: int | None
+        self,
+        sites: list[str],
+        part: int,
+        parts: int,
+        max_sequences: int | None,
+        batch_sequences: int,
     ) -> Iterator[HeldOutBatch]:
         """See `stream.held_out`."""
-        return held_out(self._store, sites, part, parts, max_sequences)
+        return held_out(self._store, sites, part, parts, max_sequences, batch_sequences)

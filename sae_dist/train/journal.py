@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sae_dist.common.errors import UserError
+from sae_dist.common.figures import or_null
 from sae_dist.common.files import write_all
 from sae_dist.train.config import LogConfig
 from sae_dist.train.tensorboard_tracker import TensorBoardTracker, require_tensorboard
@@ -71,10 +72,11 @@ class Journal:
     def write(self, step: int, tokens: int, rung: str | None, measures: dict[str, Any]) -> None:
         """Log figures of one rung, or with None of the ladder; these end a step.
 
-        Trackers are given the ladder's figures for every rung.
+        What is not finite is null, and trackers are not told of it: undefined, or of a step that
+        was skipped. Trackers are given the ladder's figures for every rung.
         """
-        line = {"step": step, "tokens": tokens, "rung": rung, **measures}
-        self._file.write(json.dumps(line) + "\n")
+        line = or_null({"step": step, "tokens": tokens, "rung": rung, **measures})
+        self._file.write(_to_line(line))
         self._tell(line)
 
     def keep(self) -> None:
@@ -94,7 +96,7 @@ class Journal:
         """Pass a line on to the trackers of its rungs that lack it."""
         step, ends_step = line["step"], line["rung"] is None
         known = {"step", "rung", "tokens"} if ends_step else {"step", "rung"}
-        measures = {name: value for name, value in line.items() if name not in known}
+        measures = {k: value for k, value in line.items() if k not in known and value is not None}
         for tracker in self._trackers:
             for rung in self._rungs if ends_step else [line["rung"]]:
                 if step >= tracker.first_missing(rung):
@@ -115,8 +117,12 @@ def check(config: LogConfig) -> None:
 def _cut(path: Path, step: int) -> None:
     """Take the lines of `step` and later out of a file, and a torn last one."""
     if path.exists():
-        kept = (f"{json.dumps(line)}\n".encode() for line in _lines(path) if line["step"] < step)
+        kept = (_to_line(or_null(line)).encode() for line in _lines(path) if line["step"] < step)
         write_all([(path, kept)])
+
+
+def _to_line(line: dict[str, Any]) -> str:
+    return json.dumps(line, allow_nan=False) + "\n"
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The training loop: stream → every rung takes a step → log, save, go on where it stopped."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 
 from sae_dist.checkpoint import Checkpoints
 from sae_dist.common.errors import UserError
+from sae_dist.common.figures import shown
 from sae_dist.common.log import progress, say
 from sae_dist.parallel import Axis, World
 from sae_dist.stream import ActivationSource, Batches, BatchPart
@@ -197,8 +199,9 @@ class TrainingRun:
 
 
 def _postfix(results: list[StepResult], figures: dict[str, float]) -> str:
-    fvus = [float(result.forward.fvu) for result in results]
-    spread = f"FVU {min(fvus):.3f}" + (f"–{max(fvus):.3f}" if len(fvus) > 1 else "")
+    fvus = [fvu for result in results if math.isfinite(fvu := float(result.forward.fvu))]
+    spread = f"FVU {shown(min(fvus, default=None), '.3f')}"
+    spread += f"–{max(fvus):.3f}" if len(fvus) > 1 else ""
     speed, stall = figures["tokens_per_second"], figures["stall_share"]
     return f"{spread}, {speed:,.0f} tokens/s, {stall:.0%} waiting"
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sae_dist.coders import Forward, training_forward
 from sae_dist.common.errors import UserError
+from sae_dist.common.log import say
 from sae_dist.parallel import backward, gradient_norm
 from sae_dist.train.optim import gradient_squares
 from sae_dist.train.rows import SharedRows
@@ -61,7 +62,7 @@ def training_step(rung: Rung, batch: SharedRows, step: int, num_steps: int) -> S
 
     # Both were summed over all processes, so that every one of them decides alike.
     if not bool(torch.isfinite(forward.loss.detach() + norm)):
-        _skip(rung)
+        _skip(rung, step)
         return StepResult(forward, norm, mesh.bytes_sent - sent_before)
     lr = learning_rate(optim, rung.config.coder.num_latents, step, num_steps)
     clip = torch.ones_like(norm) if optim.clip_norm is None else optim.clip_norm / norm
@@ -73,9 +74,11 @@ def training_step(rung: Rung, batch: SharedRows, step: int, num_steps: int) -> S
     return StepResult(forward, norm, mesh.bytes_sent - sent_before)
 
 
-def _skip(rung: Rung) -> None:
+def _skip(rung: Rung, step: int) -> None:
     rung.num_skipped += 1
     rung.skipped_in_a_row += 1
+    if rung.skipped_in_a_row == 1:
+        say(f"rung {rung.name}: loss or gradient is not finite at step {step}, which is skipped")
     if rung.skipped_in_a_row >= _MAX_SKIPPED_IN_A_ROW:
         raise NonFiniteError(
             f"rung {rung.name}: loss or gradient was not finite {_MAX_SKIPPED_IN_A_ROW} steps in a "

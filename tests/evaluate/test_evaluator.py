@@ -140,7 +140,7 @@ def test_fidelity_is_that_of_the_coder_as_anyone_loads_it(run: Path, store: Path
     figures = evaluated(alone(), run, store)["rungs"]["topk-skip"]
     coder, x, y = load_coder(run / "coders" / "topk-skip"), [], []
     for batch in StoredActivations(open_store(store)).held_out(
-        ["mlp_in.1", "mlp_out.1"], 0, 1, None
+        ["mlp_in.1", "mlp_out.1"], 0, 1, None, 4
     ):
         x.append(batch.acts["mlp_in.1"][batch.trainable])
         y.append(batch.acts["mlp_out.1"][batch.trainable])

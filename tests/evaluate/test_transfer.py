@@ -133,7 +133,7 @@ def held_out(source: StoredActivations) -> list[Conversations]:
     """The base's own held-out text as if it were rollouts."""
     return [
         Conversations(batch.input_ids, 2 * batch.trainable.long())
-        for batch in source.held_out([], 0, 1, None)
+        for batch in source.held_out([], 0, 1, None, 4)
     ]
 
 

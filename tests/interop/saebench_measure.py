@@ -196,21 +196,8 @@ def _write_classes(folder: Path) -> None:
 
 def _batches(home: Path, sites: list[str]) -> list[HeldOutBatch]:
     """The held-out sequences that are evaluated, in SAEBench's batches."""
-    found = list(held_out(open_store(home / "store"), sites, max_sequences=SEQUENCES))
-    ids_NS, trainable_NS = (
-        torch.cat([getattr(batch, name) for batch in found]).split(BATCH)
-        for name in ("input_ids", "trainable")
-    )
-    acts = {s: torch.cat([batch.acts[s] for batch in found]).split(BATCH) for s in sites}
-    return [
-        HeldOutBatch(
-            sequence=i * BATCH,
-            input_ids=ids_NS[i],
-            trainable=trainable_NS[i],
-            acts={site: parts[i] for site, parts in acts.items()},
-        )
-        for i in range(SEQUENCES // BATCH)
-    ]
+    store = open_store(home / "store")
+    return list(held_out(store, sites, max_sequences=SEQUENCES, batch_sequences=BATCH))
 
 
 def _core_figures(path: Path) -> dict[str, float]:

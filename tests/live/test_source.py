@@ -118,17 +118,17 @@ def test_iterating_again_goes_on(text: Path) -> None:
 
 def test_held_out_units_come_whole_in_order_and_are_shared(text: Path) -> None:
     source = tiny_live(text)
-    batches = list(source.held_out([SITE], 0, 1, None))
-    assert sum(len(batch.input_ids) for batch in batches) == len(batches) * SEQUENCES
-    assert [batch.sequence for batch in batches] == [
-        5 * SEQUENCES * number for number in range(len(batches))
-    ]
+    batches = list(source.held_out([SITE], 0, 1, None, 3))
+    numbers_N = torch.cat([batch.sequences for batch in batches])
+    units_N = torch.arange(len(numbers_N)) // SEQUENCES
+    assert torch.equal(numbers_N, 5 * SEQUENCES * units_N + torch.arange(len(units_N)) % SEQUENCES)
     expected = by_hand(text).view(-1, POSITIONS, WIDTH)
     for batch in batches:
-        here = slice(batch.sequence, batch.sequence + SEQUENCES)
-        assert torch.equal(batch.acts[SITE], expected[here])
-    shared = [list(source.held_out([], part, 2, 9)) for part in range(2)]
-    assert [len(batch.input_ids) for part in shared for batch in part] == [4, 1, 4]
+        assert torch.equal(batch.acts[SITE], expected[batch.sequences])
+    shared = [list(source.held_out([], part, 2, 9, 2)) for part in range(2)]
+    assert [len(batch) for part in shared for batch in part] == [2, 2, 1, 2, 2]
+    found_N = torch.cat([batch.sequences for part in shared for batch in part])
+    assert torch.equal(found_N.sort().values, numbers_N[:9])
     assert all(not batch.acts for part in shared for batch in part)
 
 
@@ -181,7 +181,7 @@ def test_what_cannot_be_is_refused_in_one_line(text: Path) -> None:
     with pytest.raises(UserError, match="does not give 40 lanes 1 tokens each"):
         next(iter(batches(lanes=40)))  # type: ignore[call-overload]
     with pytest.raises(UserError, match="no held-out sequences; train with harvest.writer.held"):
-        next(tiny_live(text, held_out=0.0).held_out([SITE], 0, 1, None))
+        next(tiny_live(text, held_out=0.0).held_out([SITE], 0, 1, None, 1))
     with pytest.raises(UserError, match="writer.dtype=int8 with store=live; expected bfloat16"):
         tiny_live(text, dtype=FloatDtype.int8)
     with pytest.raises(UserError, match="non_finite or max_norm with store=live; expected neither"):

@@ -11,13 +11,12 @@ from sae_dist.store import Store, write_store
 from sae_dist.stream import held_out
 
 
-def sequences(store: Store, parts: int, max_sequences: int | None) -> list[list[int]]:
+def sequences(
+    store: Store, parts: int, max_sequences: int | None, size: int = 1
+) -> list[list[list[int]]]:
+    """Of each part the sequences of each batch."""
     return [
-        [
-            b.sequence + i
-            for b in held_out(store, ["in"], part, parts, max_sequences)
-            for i in range(len(b.input_ids))
-        ]
+        [b.sequences.tolist() for b in held_out(store, ["in"], part, parts, max_sequences, size)]
         for part in range(parts)
     ]
 
@@ -26,9 +25,9 @@ def test_the_held_out_sequences_come_whole_and_in_order(
     store: Store, acts: torch.Tensor, trainable: torch.Tensor
 ) -> None:
     expected = [s for run in store.held_out_sequences() for s in run]
-    assert sequences(store, 1, None) == [expected] and len(expected) == 40
-    for batch in held_out(store, ["in", "out"]):
-        rows = slice(batch.sequence, batch.sequence + len(batch.input_ids))
+    assert sequences(store, 1, None) == [[[s] for s in expected]] and len(expected) == 40
+    for batch in held_out(store, ["in", "out"], batch_sequences=7):
+        rows = batch.sequences
         ids = torch.arange(400 * 4).reshape(400, 4) + 7
         assert batch.input_ids.dtype == torch.int64 and torch.equal(batch.input_ids, ids[rows])
         assert torch.equal(batch.trainable, trainable[rows])
@@ -36,21 +35,24 @@ def test_the_held_out_sequences_come_whole_and_in_order(
         assert torch.equal(batch.acts["out"], acts[rows, :, :3] * 2)
 
 
+@pytest.mark.parametrize("size", [1, 3, 64])
 @pytest.mark.parametrize("max_sequences", [None, 0, 1, 10, 1000])
 @pytest.mark.parametrize("parts", [2, 3, 8])
-def test_parts_share_the_same_sequences_however_many(
-    store: Store, parts: int, max_sequences: int | None
+def test_parts_share_the_same_batches_however_many(
+    store: Store, parts: int, max_sequences: int | None, size: int
 ) -> None:
-    shared = sequences(store, parts, max_sequences)
-    joined = [s for part in shared for s in part]
-    assert [joined] == sequences(store, 1, max_sequences)
-    assert len(joined) == (40 if max_sequences is None else min(40, max_sequences))
+    shared = sequences(store, parts, max_sequences, size)
+    joined = [batch for part in shared for batch in part]
+    assert [joined] == sequences(store, 1, max_sequences, size)
+    assert sum(map(len, joined)) == (40 if max_sequences is None else min(40, max_sequences))
     assert max(map(len, shared)) <= min(map(len, shared)) + 1
 
 
-def test_a_batch_has_as_many_tokens_as_a_chunk(store: Store) -> None:
-    lengths = [len(batch.input_ids) for batch in held_out(store, ["in"])]
-    assert store.layout.chunk_tokens == 20 and lengths == 2 * [5, 5, 5, 5]
+def test_a_batch_has_as_many_sequences_as_were_asked_for(store: Store) -> None:
+    expected = [s for run in store.held_out_sequences() for s in run]
+    assert [len(run) for run in store.held_out_sequences()] == [20, 20]
+    (found,) = sequences(store, 1, None, 7)
+    assert found == [expected[first : first + 7] for first in range(0, 40, 7)]
 
 
 def test_memory_is_that_of_three_runs_of_sequences_however_many(tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ def test_memory_is_that_of_three_runs_of_sequences_however_many(tmp_path: Path) 
         most = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert kept[0].sequence > 400
+    assert kept[0].sequences[0] > 400
     assert 1.5 * run < most < 3.2 * run
 
 

@@ -56,16 +56,13 @@ def test_iterating_again_goes_on_and_states_name_the_next_batch() -> None:
 
 
 @pytest.mark.parametrize("max_sequences", [None, 7, 5000])
-def test_evaluation_reads_all_rows(
-    monkeypatch: pytest.MonkeyPatch, max_sequences: int | None
-) -> None:
-    monkeypatch.setattr("sae_dist.stream.in_memory._ROWS_AT_ONCE", 8)
+def test_evaluation_reads_all_rows(max_sequences: int | None) -> None:
     expected = ROWS[:max_sequences]
     for parts in (1, 3, 20):
         found = {
-            batch.sequence: batch
+            int(batch.sequences[0]): batch
             for part in range(parts)
-            for batch in source().held_out(["w"], part, parts, max_sequences)
+            for batch in source().held_out(["w"], part, parts, max_sequences, 8)
         }
         rows = torch.cat([found[first].acts["w"] for first in sorted(found)])
         assert torch.equal(rows, expected[:, None])

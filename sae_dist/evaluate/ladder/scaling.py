@@ -19,6 +19,7 @@ LAWS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 _LOSSES = ("fvu", "delta_loss")
 _NUM_STARTS = 32
 _SAME_L0 = 1.1  # L0s less than this factor apart say nothing about L0
+_SAME_LOSS = 1e-9  # logarithms of losses no more than this apart are equal
 _LEAST_EFFECT = 1e-5  # of a coefficient's change by 1 on a loss's logarithm, to be told at all
 
 
@@ -82,7 +83,7 @@ def _fitted(rungs: Rungs, loss: str) -> dict[str, Any]:
         "law": law,
         "coefficients": dict(zip(names, fit.x.tolist(), strict=True)),
         "standard_errors": dict(zip(names, _standard_errors(fit).tolist(), strict=True)),
-        "r2": 1 - 2 * fit.cost / spread if np.ptp(losses) else None,
+        "r2": 1 - 2 * fit.cost / spread if np.ptp(log_loss) > _SAME_LOSS else None,
         "points": points,
     }
 

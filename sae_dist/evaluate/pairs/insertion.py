@@ -5,15 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_dist.coders import Coder
+from sae_dist.coders import ROUNDING, Coder
 from sae_dist.evaluate.pairs.cosine import Nearest
 from sae_dist.evaluate.pairs.entries import all_entries
 from sae_dist.evaluate.seen import Seen
-from sae_dist.evaluate.summary import or_null
+from sae_dist.evaluate.summary import ratios
 from sae_dist.kernels.dispatch import entry_dots
 from sae_dist.parallel import Mesh
 
 _NUM_BINS, _CURVE_POINTS = 40, 101
+_SAME = 1e-6  # by less cosines, or correlations, do not differ
 _ALIKE = 0.5  # where Leask et al. (2025, fig. 8) compare the two similarities
 
 
@@ -120,12 +121,12 @@ class Insertion:
         sums = self._sum_G, self._square_G, self._product_G, self._sum_F, self._square_F
         sum_G, square_G, product_G, sum_F, square_F = (self._whole(v) / tokens for v in sums)
         covariance_G = product_G - sum_G * sum_F[near_G]
-        variances_G = (square_G - sum_G**2) * (square_F - sum_F**2)[near_G]
-        correlation_G = covariance_G / variances_G.sqrt()
-        kept_G = correlation_G.isfinite() & (near.cosine_G > _ALIKE)
-        both_2G = torch.stack([near.cosine_G.double(), correlation_G])[:, kept_G]
-        r = torch.corrcoef(both_2G)[0, 1] if both_2G.shape[1] > 2 else both_2G.new_tensor(torch.nan)
-        (r_squared,) = or_null(r[None] ** 2)
+        large_G, small_G = _variances(sum_G, square_G), _variances(sum_F, square_F)[near_G]
+        kept_G = (large_G > 0) & (small_G > 0) & (near.cosine_G > _ALIKE)
+        correlation_G = covariance_G / (large_G.sqrt() * small_G.sqrt())
+        both_2K = torch.stack([near.cosine_G.double(), correlation_G])[:, kept_G]
+        differs = both_2K.shape[1] > 2 and (both_2K.std(1) > _SAME).all()
+        r_squared = float(torch.corrcoef(both_2K)[0, 1] ** 2) if differs else None
         return {"above_cosine": _ALIKE, "latents": int(kept_G.sum()), "r_squared": r_squared}
 
     def _table(self, cosine_G: Tensor) -> dict[str, Any]:
@@ -135,17 +136,18 @@ class Insertion:
         tokens, total_2 = (self._mesh.data.sum(v) for v in (self._tokens, self._errors_2))
         active_G, active_2G = self._whole(self._active_G), self._whole(self._errors_2G)
         chosen_G = (cosine_G < self._tau) & (active_G > 0) & (active_G < tokens)
-        inside_2 = (active_2G / active_G)[:, chosen_G].mean(1)
-        outside_2 = ((total_2[:, None] - active_2G) / (tokens - active_G))[:, chosen_G].mean(1)
+        num_chosen, everywhere_2 = chosen_G.sum(), tokens.expand(2)
+        inside_2 = (active_2G / active_G)[:, chosen_G].sum(1)
+        outside_2 = ((total_2[:, None] - active_2G) / (tokens - active_G))[:, chosen_G].sum(1)
         return {
-            "latents": int(chosen_G.sum()),
+            "latents": int(num_chosen),
             **{
                 name: {"all": all_, "active": on, "inactive": off}
                 for name, all_, on, off in zip(
                     ("smaller", "larger"),
-                    (total_2 / tokens).tolist(),
-                    or_null(inside_2),
-                    or_null(outside_2),
+                    ratios(total_2, everywhere_2),
+                    ratios(inside_2, num_chosen.expand(2)),
+                    ratios(outside_2, num_chosen.expand(2)),
                     strict=True,
                 )
             },
@@ -164,16 +166,22 @@ def _by_cosine(cosine_G: Tensor, change_G: Tensor) -> dict[str, Any]:
         return torch.bincount(bin_N, minlength=_NUM_BINS)
 
     fired = counted(bin_G[fires_G])
-    mean = change_G.new_zeros(_NUM_BINS).index_add_(0, bin_G[fires_G], change_G[fires_G]) / fired
+    sums = change_G.new_zeros(_NUM_BINS).index_add_(0, bin_G[fires_G], change_G[fires_G])
     return {
         "max_cosine": {"edges": edges.tolist(), "counts": counted(bin_G).tolist()},
         "mse_change": {
             "edges": edges.tolist(),
             "fired": fired.tolist(),
             "novel": counted(bin_G[change_G < 0]).tolist(),
-            "mean": or_null(mean),
+            "mean": ratios(sums, fired),
         },
     }
+
+
+def _variances(mean_N: Tensor, square_N: Tensor) -> Tensor:
+    """From means of values and squares; 0 where rounding alone could leave as much."""
+    variance_N = square_N - mean_N**2
+    return variance_N.where(variance_N > ROUNDING * square_N, 0.0)
 
 
 def roc(score_N: Tensor, is_positive_N: Tensor) -> dict[str, Any]:

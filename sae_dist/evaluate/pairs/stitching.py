@@ -9,6 +9,7 @@ from torch import Tensor
 from sae_dist.coders import Coder
 from sae_dist.evaluate.pairs.entries import all_entries
 from sae_dist.evaluate.seen import Seen
+from sae_dist.evaluate.summary import ratios
 from sae_dist.parallel import Axis, Mesh
 
 _CURVE_POINTS = 200
@@ -146,15 +147,16 @@ class Stitching:
         called by all processes together.
         """
         tokens = self._mesh.data.sum(self._tokens)
-        mse_S = self._mesh.world.sum(self._errors_S).cumsum(0) / tokens
-        l0_S = self._mesh.data.sum(self._active_S).cumsum(0) / tokens
-        every = max(1, len(mse_S) // _CURVE_POINTS)
-        shown = sorted({*range(0, len(mse_S), every), self._plan.num_inserted, len(mse_S) - 1})
+        errors_S = self._mesh.world.sum(self._errors_S).cumsum(0)
+        active_S = self._mesh.data.sum(self._active_S).cumsum(0)
+        num = len(errors_S)
+        every = max(1, num // _CURVE_POINTS)
+        shown = sorted({*range(0, num, every), self._plan.num_inserted, num - 1})
         return {
             "tokens": int(tokens),
             "num_inserted": self._plan.num_inserted,
             "num_steps": self._plan.num_steps,
             "steps": shown,
-            "mse": mse_S[shown].tolist(),
-            "l0": l0_S[shown].tolist(),
+            "mse": ratios(errors_S[shown], tokens.expand(len(shown))),
+            "l0": ratios(active_S[shown], tokens.expand(len(shown))),
         }

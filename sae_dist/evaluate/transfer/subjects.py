@@ -9,6 +9,7 @@ import torch
 from sae_dist.coders import describe_coder, load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.evaluate.lm_loss import Spliced
+from sae_dist.evaluate.transfer.config import TransferConfig
 from sae_dist.evaluate.transfer.norms import MeanNorm
 from sae_dist.lm import LM, Capture, resolve, site_widths
 from sae_dist.parallel import Mesh, distribute
@@ -71,15 +72,16 @@ def _of(run: Trained, lm: LM, mesh: Mesh, device: torch.device) -> Iterator[Subj
 
 
 def trained_norms(
-    subjects: Sequence[Subject], max_sequences: int, mesh: Mesh, device: torch.device
+    subjects: Sequence[Subject], config: TransferConfig, mesh: Mesh, device: torch.device
 ) -> dict[tuple[str, str], float]:
     """By run and site the mean norm of what its coders were trained on, of held-out sequences."""
+    most, size = config.sequences, config.batch_sequences
     norms: dict[tuple[str, str], float] = {}
     for run in {subject.run.on: subject.run for subject in subjects}.values():
         spliced = [subject.spliced for subject in subjects if subject.run is run]
         sites = sorted({site.name for s in spliced for site in (s.read, s.write)})
         mean_norm = MeanNorm(sites, device)
-        for batch in run.source.held_out(sites, mesh.data.index, mesh.data.size, max_sequences):
+        for batch in run.source.held_out(sites, mesh.data.index, mesh.data.size, most, size):
             mean_norm.update(batch.acts, batch.trainable)
         norms |= {(run.on, site): norm for site, norm in mean_norm.result(mesh).items()}
     return norms

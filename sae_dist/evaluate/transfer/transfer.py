@@ -116,7 +116,7 @@ def _factors(
     for talk in _shown(talks, "measure norms", config, mesh):
         mean_norm.update(capture(talk.ids_NS), talk.measured_NS)
     here = mean_norm.result(mesh)
-    there = trained_norms(subjects, config.sequences, mesh, device)
+    there = trained_norms(subjects, config, mesh, device)
     factors = {}
     for subject in subjects:
         names = subject.spliced.read.name, subject.spliced.write.name
