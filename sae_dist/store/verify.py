@@ -192,8 +192,10 @@ def _look_at_commits(found: Audit, max_shard_bytes: int) -> None:
 
 def _look_at_metadata(found: Audit, contents: Contents) -> None:
     for spec in contents.specs.values():
+        expected = to_json(spec.metadata(contents.layout))
         try:
-            if found.files.read(spec.metadata_file) != to_json(spec.metadata(contents.layout)):
+            is_as_long = found.files.size(spec.metadata_file) == len(expected)  # before it is read
+            if not is_as_long or found.files.read(spec.metadata_file) != expected:
                 found.blame(spec.metadata_file, "altered", "the array's metadata")
         except FileNotFoundError:
             found.blame(spec.metadata_file, "missing", "the array's metadata")
