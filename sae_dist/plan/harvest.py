@@ -1,14 +1,14 @@
 """What a harvest takes: bytes on disk, operations, hours and memory."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from sae_dist.common.dtypes import FloatDtype
-from sae_dist.common.errors import UserError
 from sae_dist.lm import LMSize
 from sae_dist.plan.machine import MachineConfig
 from sae_dist.store import StoreConfig
-from sae_dist.store.arrays import array_specs, bytes_on_disk
-from sae_dist.store.layout import Layout, held_out_units
+from sae_dist.store.arrays import ArraySpec, array_specs, of_unit
+from sae_dist.store.layout import Layout, is_held_out
 from sae_dist.store.settings import choose_settings
 
 _SHARDS_HELD = 2  # by a process, in host memory: one is filled while the other is written
@@ -86,15 +86,11 @@ def plan_harvest(
     num_sequences = tokens.num_tokens // tokens.sequence_length
     settings = choose_settings(size.widths, tokens.sequence_length, store, {}, num_sequences)
     layout = settings.layout(num_sequences)
-    specs = array_specs(size.widths, tokens.sequence_length, store.dtype)
-    units = range(layout.num_shards)
-    by_array = {
-        path.removeprefix("activations/"): bytes_on_disk([spec], layout, units)
-        for path, spec in specs.items()
-    }
+    specs = array_specs(size.widths, layout, store.dtype)
+    by_array = _bytes_by_array(layout, specs, store.held_out)
     flops = num_sequences * tokens.sequence_length * size.flops_per_token(tokens.sequence_length)
     seconds = machine.seconds_of_products(float(flops), is_float32=size.bytes_per_value == 4)
-    largest = max(layout.shard_sequences * spec.sequence_bytes for spec in specs.values())
+    largest = max(spec.shard_bytes for spec in specs.values())
     plan = HarvestPlan(
         layout=layout,
         bytes_by_array=by_array,
@@ -108,6 +104,21 @@ def plan_harvest(
     )
     plan.warnings.extend(_warnings(plan, store, machine, max_shard_bytes))
     return plan
+
+
+def _bytes_by_array(layout: Layout, specs: dict[str, ArraySpec], held_out: float) -> dict[str, int]:
+    """What is on disk of every array and site, if all tokens are trained on."""
+    units: Counter[tuple[bool, int]] = Counter(
+        (is_held_out(unit, held_out), len(layout.sequences_of(unit)))
+        for unit in range(layout.num_units)
+    )
+    found: Counter[str] = Counter()
+    for (held, num_sequences), num in units.items():
+        for spec in of_unit(specs, held):
+            num_items = num_sequences * (layout.sequence_length if spec.is_of_rows else 1)
+            name = spec.path.partition("/")[2].removeprefix("activations/")
+            found[name] += num * spec.file_bytes(num_items)
+    return dict(found)
 
 
 def _shards_held(store: StoreConfig) -> float:
@@ -155,13 +166,11 @@ def _warnings(
             f"shards: files of {plan.file_bytes / 2**30:.2g} GiB, and training reads up to "
             f"{max_shard_bytes / 2**30:.2g}: lower writer.shard_mib or raise train.max_shard_gib"
         )
-    try:
-        held_out_units(plan.layout.num_shards, store.held_out)
-    except UserError as error:
-        found.append(f"shards: {error}")
-    if plan.layout.num_shards < machine.devices:
+    if plan.layout.num_units == 1 and store.held_out:
+        found.append("shards: 1 shard, so that nothing is held out: lower writer.shard_mib")
+    if plan.layout.num_units < machine.devices:
         found.append(
-            f"shards: {plan.layout.num_shards} for {machine.devices} devices, so that some have "
+            f"shards: {plan.layout.num_units} for {machine.devices} devices, so that some have "
             "nothing to harvest: lower writer.shard_mib"
         )
     return found
