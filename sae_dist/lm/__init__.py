@@ -1,9 +1,11 @@
 """A frozen language model: its named sites, what passes there, and what if something else did."""
 
 from sae_dist.lm.capture import Capture, site_widths, truncate
+from sae_dist.lm.config import LMConfig, LMDtype, SmallLMConfig
 from sae_dist.lm.fold import fold_rms_norms
-from sae_dist.lm.from_scratch import SmallLMConfig, train_small_lm
-from sae_dist.lm.load import LM, LMConfig, LMDtype, load_lm, load_tokenizer
+from sae_dist.lm.foresee import foresee, most_positions
+from sae_dist.lm.from_scratch import train_small_lm
+from sae_dist.lm.load import LM, load_lm, load_tokenizer
 from sae_dist.lm.loss import divergence_NS, loss_of_logits_NS, next_token_loss_NS
 from sae_dist.lm.rollout import rollouts
 from sae_dist.lm.sites import End, Site, resolve
@@ -23,12 +25,14 @@ __all__ = [
     "SmallLMConfig",
     "divergence_NS",
     "fold_rms_norms",
+    "foresee",
     "lm_size",
     "load_lm",
     "load_sliced_lm",
     "load_spread_lm",
     "load_tokenizer",
     "loss_of_logits_NS",
+    "most_positions",
     "next_token_loss_NS",
     "resolve",
     "rollouts",
