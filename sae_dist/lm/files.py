@@ -39,7 +39,10 @@ def find_lm(config: LMConfig, key: str = "lm.name") -> tuple[str, str | None]:
 
 
 def revision_of(source: str, commit: str | None) -> str:
-    """What tells a model's weights from others: see `LM`. No weights are loaded."""
+    """What tells a model's weights from others: see `LM`. No weights are loaded.
+
+    Raises UserError for a folder that holds no model.
+    """
     return commit or _folder_revision(Path(source))
 
 
@@ -74,7 +77,9 @@ def _reason(config: LMConfig, error: Exception) -> str:
         return damage
     if isinstance(error, UnpicklingError):  # whose own words advise to run what is in there
         return "its .bin holds more than tensors, or none"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no more is said"]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [
+        "no more is said"
+    ]
     told = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
     is_plain = isinstance(error, OSError | ValueError | ImportError | RuntimeError)
     return told if is_plain else f"{type(error).__name__}: {told}"
@@ -103,7 +108,10 @@ def _snapshot(config: LMConfig) -> Path:
 
 
 def _folder_revision(folder: Path) -> str:
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    described = folder / "config.json"
+    if not described.is_file():
+        raise UserError(f"found no {described}; expected a saved model; restore it")
+    digest = hashlib.sha256(described.read_bytes())
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())

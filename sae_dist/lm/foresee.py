@@ -57,7 +57,9 @@ def foresee(
         return None
 
 
-def skeleton(config: LMConfig, described: PretrainedConfig, key: str = "lm.name") -> PreTrainedModel:
+def skeleton(
+    config: LMConfig, described: PretrainedConfig, key: str = "lm.name"
+) -> PreTrainedModel:
     """A model built without memory, on torch's meta device.
 
     With eager attention and a cache, as other ways look at values, of which there are none.
@@ -117,9 +119,7 @@ def _check_positions(
     )
 
 
-def _check_ids(
-    config: LMConfig, tokenizer: PreTrainedTokenizerBase, num_rows: int | None
-) -> None:
+def _check_ids(config: LMConfig, tokenizer: PreTrainedTokenizerBase, num_rows: int | None) -> None:
     """Tokens that were added to a vocabulary may lie beyond: they come up only if written out."""
     special = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None]
     highest = max(tokenizer.vocab_size - 1, *special, 0)

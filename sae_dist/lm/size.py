@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from sae_dist.common.errors import UserError
 from sae_dist.lm.capture import Capture, site_widths, truncate

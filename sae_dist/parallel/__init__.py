@@ -5,7 +5,7 @@ from sae_dist.parallel.cost import Message, Over, messages
 from sae_dist.parallel.gradients import backward, gradient_norm
 from sae_dist.parallel.mesh import Mesh, MeshConfig, choose_mesh, make_mesh
 from sae_dist.parallel.placement import Sharded, distribute, gather_latents, gather_rows
-from sae_dist.parallel.world import World, start_world
+from sae_dist.parallel.world import World, local_device, start_world
 
 __all__ = [
     "Axis",
@@ -21,6 +21,7 @@ __all__ = [
     "gather_latents",
     "gather_rows",
     "gradient_norm",
+    "local_device",
     "make_mesh",
     "messages",
     "start_world",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sae_dist.common.errors import UserError
-from sae_dist.lm import LMConfig, SmallLMConfig, load_lm, load_tokenizer, lm_size, train_small_lm
+from sae_dist.lm import LMConfig, SmallLMConfig, lm_size, load_lm, load_tokenizer, train_small_lm
 from tests.lm.test_load import save
 from tests.lm.tiny import tiny_model
 
