@@ -1,6 +1,6 @@
 """Activations straight from a language model: a harvest that training reads as it goes on."""
 
-from sae_dist.live.rounds import Round, rounds
+from sae_dist.live.rounds import Round, RoundSizes, rounds
 from sae_dist.live.source import LiveActivations, check_live
 from sae_dist.live.stream import LiveStream, round_bytes
 from sae_dist.live.units import TextUnits, Unit
@@ -9,6 +9,7 @@ __all__ = [
     "LiveActivations",
     "LiveStream",
     "Round",
+    "RoundSizes",
     "TextUnits",
     "Unit",
     "check_live",
