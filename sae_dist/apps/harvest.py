@@ -11,7 +11,10 @@ with `lm.tensor=N` its matrices are sliced over each N of them.
 """
 
 import os
+import shutil
+from contextlib import closing
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +23,7 @@ from accelerate import Accelerator
 
 from sae_dist.apps import command
 from sae_dist.apps.pinned import pinned_sources
+from sae_dist.common.disk import check_disk
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import say, warn
 from sae_dist.config import HarvestConfig
@@ -27,6 +31,7 @@ from sae_dist.harvest import Processes, Team, harvest, join_launched_team, join_
 from sae_dist.lm import (
     LM,
     Capture,
+    foresee,
     load_lm,
     load_sliced_lm,
     load_spread_lm,
@@ -36,7 +41,12 @@ from sae_dist.lm import (
     spread_engine,
     truncate,
 )
+from sae_dist.parallel import local_device
 from sae_dist.store import StoreWriter
+from sae_dist.store.arrays import array_specs, bytes_on_disk
+from sae_dist.store.layout import held_out_units
+from sae_dist.store.schema import SETTINGS_FILE
+from sae_dist.store.settings import choose_settings
 from sae_dist.text import Fingerprint, TextConfig, documents, pack
 
 
@@ -50,6 +60,8 @@ def harvest_command(config: HarvestConfig) -> None:
     is_zero3 = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     if is_zero3 and config.lm.tensor > 1:
         raise UserError(f"lm.tensor={config.lm.tensor} under ZeRO-3; expected 1; choose one")
+    _check_start(config)
+    local_device()  # before anything else looks for its GPU
     team = join_launched_team(config.lm.tensor) if config.lm.tensor > 1 else None
     device = Accelerator(cpu=not torch.cuda.is_available()).device
     lm_config, text = pinned_sources(config)
@@ -63,14 +75,73 @@ def harvest_command(config: HarvestConfig) -> None:
     engine = spread_engine(lm.model.base_model, lm_config) if is_zero3 else None
     capture = Capture(lm.model, sites, stop=not is_zero3, forward=engine, join=join)
     processes = _processes(team, device, is_zero3)
-    writer = _writer(config, text, lm, site_widths(capture, device))
+    widths = site_widths(capture, device)
+    _check_store(config, widths)
+    writer = _writer(config, text, lm, widths)
     if processes.agree(writer.sealed):  # another job may seal it now
         say(f"{config.store} is sealed already: nothing to do")
     else:
-        harvest(writer, capture, lambda: _tokens(config, text, lm), config.harvest, processes)
+        _fill(config, text, lm, writer, capture, processes)
         say(f"sealed {config.store}{_dropped(writer)}")
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _check_start(config: HarvestConfig) -> None:
+    """Refuse, alike on every process, what needs no weights to be known; nothing is written yet."""
+    widths = foresee(config.lm, config.sites, config.text.sequence_length)
+    if widths is not None:
+        _check_store(config, widths)
+    if not _is_begun(config):
+        with closing(documents(config.text)) as texts:
+            next(texts)
+
+
+def _check_store(config: HarvestConfig, widths: dict[str, int]) -> None:
+    """Refuse a store whose shards cannot be, and one that is not begun and has no room."""
+    num_sequences = config.tokens // config.text.sequence_length
+    settings = choose_settings(
+        widths, config.text.sequence_length, config.writer, {}, num_sequences
+    )
+    layout = settings.layout(num_sequences)
+    held_out_units(layout.num_shards, config.writer.held_out)
+    specs = array_specs(widths, config.text.sequence_length, config.writer.dtype).values()
+    if not _is_begun(config):
+        check_disk(config.store, bytes_on_disk(specs, layout, range(layout.num_shards)))
+
+
+def _is_begun(config: HarvestConfig) -> bool:
+    return (Path(config.store) / SETTINGS_FILE).exists()
+
+
+def _fill(
+    config: HarvestConfig,
+    text: TextConfig,
+    lm: LM,
+    writer: StoreWriter,
+    capture: Capture,
+    processes: Processes,
+) -> None:
+    """Harvest; a text that is refused halfway leaves nothing that refuses the next command."""
+    reads_text = False
+
+    def tokens() -> Any:
+        nonlocal reads_text
+        reads_text = True
+        return _tokens(config, text, lm)
+
+    try:
+        harvest(writer, capture, tokens, config.harvest, processes)
+    except UserError:
+        if reads_text and not writer.tokens_ready():
+            shutil.rmtree(writer.path, ignore_errors=True)
+        raise
+    except FileNotFoundError as error:
+        if writer.path.exists():
+            raise
+        raise UserError(
+            f"{writer.path} was given up; the process that read the text says why"
+        ) from error
 
 
 def _processes(team: Team | None, device: torch.device, is_zero3: bool) -> Processes:

@@ -55,7 +55,8 @@ def train_command(config: TrainConfig) -> None:
         ):
             source: ActivationSource
             if config.store == LIVE:
-                source = open_live(config.harvest, world.device)
+                num_steps = config.tokens // config.batch_tokens
+                source = open_live(config.harvest, world.device, num_steps)
             else:
                 source = open_source(config.store, config.max_shard_gib)
             check_alike(world, config, source)

@@ -164,8 +164,8 @@ def slice_of(num_latents: int, part: int, parts: int) -> range:
     """
     if num_latents % parts:
         raise UserError(
-            f"{num_latents} latents cannot be dealt to {parts} slices equally; "
-            f"choose parallel.latent among the divisors of {num_latents}"
+            f"{num_latents} latents cannot be dealt to {parts} slices equally; expected a divisor "
+            f"of {num_latents}; choose another number"
         )
     size = num_latents // parts
     return range(part * size, (part + 1) * size)

@@ -24,7 +24,8 @@ class LMConfig:
     `auto_class` is the class of transformers that loads it; `fold_norms` folds the pre-MLP
     RMSNorms (`fold_rms_norms`), as transcoders in the manner of Gemma Scope want;
     `trust_remote_code` lets the repository run its own Python. A harvest slices the model over
-    `tensor` processes (`load_sliced_lm`): another number may round differently.
+    `tensor` processes (`load_sliced_lm`): another number may round differently. Sequences longer
+    than the model knows are refused, unless `extrapolate` lets rotary positions go on beyond.
     """
 
     name: str
@@ -35,6 +36,7 @@ class LMConfig:
     fold_norms: bool = False
     trust_remote_code: bool = False
     tensor: int = 1
+    extrapolate: bool = False
 
 
 @dataclass(kw_only=True, slots=True)
@@ -61,14 +63,14 @@ class SmallLMConfig:
     seed: int = 0
 
 
-def local_folder(config: LMConfig) -> Path | None:
+def local_folder(config: LMConfig, key: str = "lm.name") -> Path | None:
     """The folder of a saved model; None where `name` is one on the Hub.
 
-    Raises UserError for a path without a folder.
+    Raises UserError for a path without a folder, naming the setting `key`.
     """
     folder = Path(config.name).expanduser()
     if folder.is_dir():
         return folder
     if config.name.startswith(("/", ".", "~")):
-        raise UserError(f"found no folder {folder}; expected a saved model; correct lm.name")
+        raise UserError(f"found no folder {folder}; expected a saved model; correct {key}")
     return None

@@ -20,7 +20,7 @@ from sae_dist.train.ladder import begin, build_ladder, describe, sites_of
 from sae_dist.train.measures import Throughput, firing_frequency, rung_measures
 from sae_dist.train.replicas import check_replicas
 from sae_dist.train.rows import SharedRows
-from sae_dist.train.signals import ending_signals
+from sae_dist.train.signals import begun, ending_signals
 from sae_dist.train.step import StepResult, training_step
 from sae_dist.train.watch import Preempted, Watch
 
@@ -68,6 +68,7 @@ class TrainingRun:
                 with self.checkpoints:
                     self._take_steps(journal)
                     self.watch.pause("waiting for the last checkpoint")
+            begun()
             self.watch.pause("writing the coders")
             coders = self.folder / "coders"
             for rung in self.rungs:
@@ -87,6 +88,7 @@ class TrainingRun:
             speed = Throughput(self.step * self.config.batch_tokens)
             self.watch.step(self.step)
             for batch, state in batches:
+                begun()
                 acts = {site: x.to(self.world.device) for site, x in batch.acts.items()}
                 rows = SharedRows(acts, self.dtype)
                 for rung in self.rungs:
