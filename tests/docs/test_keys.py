@@ -17,8 +17,8 @@ PACKAGES = sorted(path.parent for path in (ROOT / "sae_dist").glob("*/__init__.p
 
 
 def known_keys() -> set[str]:
-    keys = {word.partition("=")[0] for root in console.COMMANDS for word in cli.words(root)}
-    return keys | {f"harvest.{word.partition('=')[0]}" for word in cli.words("harvest")}
+    keys = {word.partition("=")[0] for root in console.COMMANDS for word in help.words(root)}
+    return keys | {f"harvest.{word.partition('=')[0]}" for word in help.words("harvest")}
 
 
 def test_every_key_that_is_mentioned_can_be_set() -> None:
