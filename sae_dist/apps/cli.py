@@ -7,7 +7,7 @@ Hydra composes the files of `conf/` that a line chooses; what it says key by key
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import is_dataclass
-from typing import Any, get_origin
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -17,12 +17,12 @@ from omegaconf.errors import OmegaConfBaseException
 from sae_dist.apps import experiment
 from sae_dist.apps.help import help_text
 from sae_dist.apps.keys import choices, declared_in, find, keys, meant
-from sae_dist.apps.overrides import Typed, nearest, read, split, structure
+from sae_dist.apps.overrides import Typed, nearest, read, structure
 from sae_dist.apps.terminal import one_line, show
 from sae_dist.common.credentials import keys_with_credentials, without_credentials
 from sae_dist.common.disk import tell_unwritten
 from sae_dist.common.errors import UserError
-from sae_dist.common.settings import validate
+from sae_dist.common.settings import split_optional, validate
 from sae_dist.config import TrainConfig, conf_folder, register
 
 Override = str | tuple[str, Any]
@@ -70,20 +70,28 @@ def compose_config(root: str, overrides: Sequence[Override], prefix: str = "") -
         given = experiment.for_command(root, list(_pairs(root, overrides)))
         chosen, values = _sorted(root, given, prefix)
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            return OmegaConf.merge(compose(root, chosen), values)
+            config = compose(root, chosen)
+        OmegaConf.set_struct(config, False)  # maps take any key; others were looked up
+        return OmegaConf.merge(config, values)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{prefix}{_first_line(error)}") from error
     except RecursionError as error:
         raise UserError("found lists or maps nested too deep; write them flatter") from error
 
 
-def compose_part(part: str, overrides: Sequence[Override]) -> Any:
+def compose_part(
+    part: str, overrides: Sequence[Override], unneeded: dict[str, Any] | None = None
+) -> Any:
     """The configuration of another command, of what stands behind `part.` on this one's line.
+
+    Keys that must be given there and are `unneeded` here have these values where they are not.
 
     Raises:
         UserError: as that command would say it, `part.` before each key.
     """
     composed = compose_config(part, overrides, f"{part}.")
+    for key in OmegaConf.missing_keys(composed) & (unneeded or {}).keys():
+        OmegaConf.update(composed, key, (unneeded or {})[key])
     to_dataclass(composed, f"{part}.")
     return composed
 
@@ -108,7 +116,8 @@ def to_dataclass(config: Any, prefix: str = "") -> Any:
             )
         made = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:  # an interpolation `${…}` that leads nowhere
-        raise UserError(f"{prefix}{error.full_key}: {_first_line(error)}") from error
+        place = f"{prefix}{error.full_key}: " if error.full_key else ""
+        raise UserError(f"{place}{_first_line(error)}") from error
     except RecursionError as error:
         raise UserError("found an interpolation that leads back to itself; end it") from error
     if isinstance(made, TrainConfig):
@@ -135,7 +144,7 @@ def _pairs(root: str, overrides: Sequence[Override]) -> Iterator[tuple[str, Any]
 
 def _not_an_override(root: str, typed: str, following: list[str]) -> str:
     """What to write instead of an argument that is no `key=value`."""
-    key, _, value = typed.lstrip("-").partition("=")
+    key, _, value = typed.lstrip("-~+").partition("=")
     key = key.replace("-", "_")
     if key in ("help", "h", "cfg", "config"):
         near = "; did you mean --cfg?" if key.startswith("c") else "; did you mean --help?"
@@ -194,14 +203,14 @@ def _choice(key: str, value: Any, names: list[str], prefix: str) -> str:
 
 
 def _require_single(full: str, key: str, value: Any, kind: Any) -> None:
-    """Several values where a training takes one are meant for a sweep."""
-    if _is_several(value) and get_origin(kind) is None and kind not in (str, Any):
+    """Several values where a training takes one number are meant for a sweep."""
+    if split_optional(kind)[0] in (int, float, bool) and _is_several(value):
         raise UserError(f"{full}={value!s:.100}; expected one value{_ladder(key)}")
 
 
 def _is_several(value: Any) -> bool:
     if isinstance(value, Typed):
-        return value.startswith("[") or len(split(value)) > 1
+        return value.startswith("[") or "," in value
     return isinstance(value, list)
 
 

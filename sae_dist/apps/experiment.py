@@ -8,8 +8,8 @@
       coder.k: 64
 
 Each section holds overrides of one command, in which maps may be nested. What stands on the command
-line itself wins. `+experiment=FOLDER/NAME.yaml` is a file of one's own. What a file says without quotes
-is read as on a command line, by its key; what stands in quotes is the text itself.
+line itself wins. `+experiment=FOLDER/NAME.yaml` is a file of one's own. What a file says without
+quotes is read as on a command line, by its key; what stands in quotes is the text itself.
 """
 
 import difflib

@@ -41,7 +41,7 @@ def choices(root: str) -> dict[str, list[str]]:
         groups["experiment"] = conf_folder() / "experiment"
     groups |= {f"chat@{key}": conf_folder() / "chat" for key in sorted(_HOLDS_A_TEMPLATE & known)}
     return {
-        _PREFIX.get(group.partition("@")[0], "") + group: sorted(f.stem for f in folder.glob("*.yaml"))
+        _PREFIX.get(folder.name, "") + group: sorted(path.stem for path in folder.glob("*.yaml"))
         for group, folder in groups.items()
         if folder.is_dir()
     }

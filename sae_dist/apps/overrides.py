@@ -11,6 +11,9 @@ from decimal import Decimal, InvalidOperation
 from enum import Enum
 from typing import Any, get_args, get_origin
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from sae_dist.common.errors import UserError
 from sae_dist.common.settings import Allowed, in_words, require, split_optional
 
@@ -47,15 +50,15 @@ def read(key: str, given: Any, kind: Any, allowed: Allowed) -> Any:
     """
     plain, is_optional = split_optional(kind)
     if isinstance(given, Typed):
-        if (_is_interpolation(given) and plain in _LEAVES) or given == "???":
-            return str(given)  # OmegaConf fills it in, or asks for it
+        if given == "???" or (plain in _LEAVES and _is_interpolation(key, given)):
+            return str(given)  # OmegaConf asks for it, or fills it in
         if given == "null" and is_optional:
             return None
         if not given:
             raise UserError(f"{key}= has no value; expected {_expected(plain, allowed, kind)}")
     if given is None and is_optional:
         return None
-    if plain in _LEAVES or isinstance(plain, type) and issubclass(plain, Enum):
+    if plain in _LEAVES or (isinstance(plain, type) and issubclass(plain, Enum)):
         value = _text(key, given) if plain is str else _scalar(given, plain, allowed)
     else:
         value = _compound(key, given, plain, allowed)
@@ -63,6 +66,11 @@ def read(key: str, given: Any, kind: Any, allowed: Allowed) -> Any:
         near = nearest(str(given), plain) if issubclass(plain, Enum) else ""
         raise UserError(f"{key}={_shown(given)}; expected {_expected(plain, allowed, kind)}{near}")
     require(key, value, kind, allowed, _shown(given))
+    if allowed.binary and (meant := _power_meant(str(given), value)):
+        raise UserError(
+            f"{key}={given} would be {value:,}; expected {meant:,}, a power of two, or the whole "
+            "number; write one of them out"
+        )
     return value
 
 
@@ -120,6 +128,17 @@ def count(text: str, kilo: int) -> int | None:
     if match:
         number *= (1024 if match["binary"] else kilo) ** _UNITS[match["unit"].upper()]
     return int(number) if number == int(number) else None
+
+
+def _power_meant(text: str, value: int) -> int | None:
+    """The power of two that others write in thousands: 131072 is 131K to them, and 128K here."""
+    for unit, thousands in (("K", 10**3), ("M", 10**6)):
+        number = text[:-1]
+        if text[-1:].upper() == unit and number.isdecimal():
+            power = 1 << (int(number) * thousands).bit_length()
+            if power // thousands == int(number) and power != value:
+                return power
+    return None
 
 
 def _text(key: str, given: Any) -> str:
@@ -188,8 +207,17 @@ def _unquoted(text: str) -> str | None:
     return re.sub(r"\\([\\'\"])", r"\1", text[1:-1]) if quoted else None
 
 
-def _is_interpolation(text: str) -> bool:
-    return "${" in text and _unquoted(text) is None
+def _is_interpolation(key: str, text: str) -> bool:
+    if "${" not in text or _unquoted(text) is not None:
+        return False
+    try:
+        OmegaConf.create([text])
+    except OmegaConfBaseException as error:
+        raise UserError(
+            f"{key}={_shown(text)}; expected ${{KEY}} for what another key says; put it in quotes "
+            "to keep it as it is"
+        ) from error
+    return True
 
 
 def plainly(found: Any) -> Any:

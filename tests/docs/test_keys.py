@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_dist.apps import cli, console
+from sae_dist.apps import console
 from tests.apps.commands import ROOT
 from tests.docs.shell import documents
 
