@@ -25,7 +25,7 @@ from sae_dist.checkpoint import CheckpointConfig, Checkpoints
 from sae_dist.coders import CoderConfig, Kind
 from sae_dist.parallel import World, make_mesh, start_world
 from sae_dist.train import OptimConfig, Rung, RungConfig, SharedRows, training_step
-from sae_dist.train.rung import Precision
+from sae_dist.train.config import Precision
 
 _IS_CUDA = DEVICE == "cuda"
 _WIDTH = 2304 if _IS_CUDA else 768

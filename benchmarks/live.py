@@ -30,7 +30,7 @@ from sae_dist.store import StoreConfig, StoreWriter, open_store
 from sae_dist.stream import ActivationSource, StoredActivations, StreamConfig
 from sae_dist.text import Fingerprint, TextConfig, documents, pack
 from sae_dist.train import LoopConfig, OptimConfig, RungConfig, TrainingRun
-from sae_dist.train.journal import LogConfig, WandbMode
+from sae_dist.train.config import LogConfig, WandbMode
 
 SITE, BATCH, BATCH_SEQUENCES = "resid_post.3", 1024, 2
 TEXT = TextConfig(sequence_length=256)

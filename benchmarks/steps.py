@@ -12,7 +12,7 @@ from benchmarks.measure import DEVICE, arguments, peak_bytes, show, synchronise,
 from sae_dist.coders import CoderConfig, Kind
 from sae_dist.parallel import World, make_mesh, start_world
 from sae_dist.train import OptimConfig, Rung, RungConfig, SharedRows, training_step
-from sae_dist.train.rung import Precision
+from sae_dist.train.config import Precision
 
 AUX_K = "topk+auxk"
 _DEAD_SHARE = 16  # with AuxK, one latent in so many is held to be dead

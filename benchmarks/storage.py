@@ -30,7 +30,7 @@ from sae_dist.parallel import World, start_world
 from sae_dist.store import Store, open_store, write_store
 from sae_dist.stream import BatchPart, StoredActivations, StreamConfig
 from sae_dist.train import LoopConfig, OptimConfig, RungConfig, TrainingRun
-from sae_dist.train.journal import LogConfig, WandbMode
+from sae_dist.train.config import LogConfig, WandbMode
 
 FORMATS = (FloatDtype.bfloat16, FloatDtype.int8)
 STREAM = StreamConfig(lanes=16, bucket_tokens=131_072)

@@ -1,6 +1,6 @@
 """See `sae_dist/apps/compare.py`, or --help."""
 
-from sae_dist.apps.compare import main
+from sae_dist.apps.command import run
 
 if __name__ == "__main__":
-    main()
+    run("compare")

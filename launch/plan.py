@@ -1,6 +1,6 @@
 """See `sae_dist/apps/plan.py`, or --help."""
 
-from sae_dist.apps.plan import main
+from sae_dist.apps.command import run
 
 if __name__ == "__main__":
-    main()
+    run("plan")

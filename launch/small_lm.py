@@ -1,6 +1,6 @@
 """See `sae_dist/apps/small_lm.py`, or --help."""
 
-from sae_dist.apps.small_lm import main
+from sae_dist.apps.command import run
 
 if __name__ == "__main__":
-    main()
+    run("small_lm")

@@ -22,7 +22,7 @@ from benchmarks.trained.task import (
 from sae_dist.coders import CoderConfig, Kind, fold
 from sae_dist.parallel import World, make_mesh, start_world
 from sae_dist.train import OptimConfig, Rung, RungConfig, SharedRows, training_step
-from sae_dist.train.rung import Precision
+from sae_dist.train.config import Precision
 
 _SAMPLE_TOKENS = 8192
 

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sae_dist.apps import cli
+from sae_dist.apps import command
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_all
 from sae_dist.common.log import say
@@ -24,7 +24,7 @@ from sae_dist.text import documents
 
 def main() -> None:
     """The command."""
-    cli.run(chat_corpus_command, "chat_corpus", __doc__ or "")
+    command.run("chat_corpus")
 
 
 def chat_corpus_command(config: ChatCorpusConfig) -> None:

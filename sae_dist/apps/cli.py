@@ -1,11 +1,10 @@
-"""From a command line of overrides to a call with a plain dataclass.
+"""From a command line of overrides to a plain dataclass.
 
 Hydra composes the files of `conf/` that a line chooses; what it says key by key is read by
 `apps/overrides.py` as each key's declared type asks, and laid over them.
 """
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -15,45 +14,17 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sae_dist.apps import experiment
-from sae_dist.apps.help import help_text
 from sae_dist.apps.keys import choices, declared_in, find, keys, meant
-from sae_dist.apps.overrides import Typed, nearest, read, structure
-from sae_dist.apps.terminal import one_line, show
-from sae_dist.common.credentials import keys_with_credentials, without_credentials
-from sae_dist.common.disk import tell_unwritten
+from sae_dist.apps.overrides import Typed, read, structure
+from sae_dist.common.credentials import keys_with_credentials
 from sae_dist.common.errors import UserError
+from sae_dist.common.names import nearest
 from sae_dist.common.settings import split_optional, validate
 from sae_dist.config import TrainConfig, conf_folder, register
 
 Override = str | tuple[str, Any]
 """`key=value` as typed, or a key and the value itself."""
 _OTHERWISE = {"lm": "lm.name", "text": "text.path"}  # where no file of a group fits
-
-
-def run(command: Callable[[Any], None], root: str, describe: str) -> None:
-    """Run a command with the configuration that `sys.argv` asks for, and exit.
-
-    `--help` prints what can be set, `--cfg` the composed configuration. A mistake of the user's,
-    or a disk that cannot be written, ends in one line on standard error and status 2, on every
-    rank.
-
-    Args:
-        command: takes the composed dataclass.
-        root: the name of its primary file in `conf/`.
-        describe: what `--help` says first.
-    """
-    arguments = sys.argv[1:]
-    with one_line():
-        if "--help" in arguments or "-h" in arguments:
-            show(help_text(root, describe, compose_config(root, [])))
-            return
-        shows_config = "--cfg" in arguments
-        config = compose_config(root, [a for a in arguments if a != "--cfg"])
-        if shows_config:
-            show(without_credentials(OmegaConf.to_yaml(config)).rstrip())
-            return
-        with tell_unwritten():
-            command(to_dataclass(config))
 
 
 def compose_config(root: str, overrides: Sequence[Override], prefix: str = "") -> Any:

@@ -9,7 +9,7 @@ seed, and scaling laws, dead latents and the comparison of forms over the rungs 
 from pathlib import Path
 from typing import Any
 
-from sae_dist.apps import cli
+from sae_dist.apps import command
 from sae_dist.apps.runs import finished_run
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import read_json, write_json
@@ -21,13 +21,11 @@ from sae_dist.evaluate.ladder import EvaluatedRun, compare_runs
 
 def main() -> None:
     """The command."""
-    cli.run(compare_command, "compare", __doc__ or "")
+    command.run("compare")
 
 
 def compare_command(config: CompareConfig) -> None:
     """Read the runs' evaluations and write what they say together."""
-    if not config.run or len(set(config.run)) < len(config.run):
-        raise UserError(f"run={config.run}; expected the names of some runs, each once")
     results = compare_runs([_evaluated(config.runs, name) for name in config.run])
     folder = Path(config.to)
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,9 +11,9 @@ import inspect
 import sys
 from pathlib import Path
 
-from sae_dist.apps.overrides import nearest
 from sae_dist.apps.terminal import one_line, show
 from sae_dist.common.errors import UserError
+from sae_dist.common.names import nearest
 
 COMMANDS = (
     *("plan", "harvest", "verify", "train", "evaluate", "compare", "report", "dashboard"),
@@ -34,7 +34,10 @@ def main() -> None:
             show(help_text())
         elif name in (*COMMANDS, _COMPLETION):
             sys.argv = [f"sae-dist {name}", *arguments]
-            importlib.import_module(f"sae_dist.apps.{name}").main()
+            if name == _COMPLETION:
+                importlib.import_module("sae_dist.apps.completion").main()
+            else:
+                importlib.import_module("sae_dist.apps.command").run(name)
         else:
             near = nearest(name.replace("-", "_"), COMMANDS)
             raise UserError(f"found command {name!r}; expected one of {', '.join(COMMANDS)}{near}")
@@ -49,6 +52,11 @@ def help_text() -> str:
 
 
 def summary(name: str) -> str:
-    """The first line of a command's description, read without importing what it needs."""
+    """The first line of a command's description."""
+    return description(name).splitlines()[0]
+
+
+def description(name: str) -> str:
+    """What a command's module says of it, read without importing what it needs."""
     source = Path(__file__).with_name(f"{name}.py").read_text()
-    return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
+    return ast.get_docstring(ast.parse(source)) or ""

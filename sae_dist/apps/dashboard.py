@@ -9,7 +9,7 @@ runs/NAME/wandb`. Each call saves a workspace of its own, and prints where it is
 import requests
 import wandb
 
-from sae_dist.apps import cli
+from sae_dist.apps import command
 from sae_dist.apps.runs import finished_run
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
@@ -20,7 +20,7 @@ from sae_dist.report.dashboard import workspace
 
 def main() -> None:
     """The command."""
-    cli.run(dashboard_command, "dashboard", __doc__ or "")
+    command.run("dashboard")
 
 
 def dashboard_command(config: DashboardConfig) -> None:

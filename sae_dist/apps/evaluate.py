@@ -12,9 +12,10 @@ After `store=live` the language model reads the held-out sequences anew.
 
 from typing import Any
 
-from sae_dist.apps import cli
+from sae_dist.apps import command
+from sae_dist.apps.asked import LIVE
 from sae_dist.apps.harvested import load_harvested
-from sae_dist.apps.live import LIVE, open_trained_live
+from sae_dist.apps.live import open_trained_live
 from sae_dist.apps.runs import finished_run, run_folder
 from sae_dist.apps.sources import open_source
 from sae_dist.apps.transfer import measure_transfer
@@ -31,7 +32,7 @@ from sae_dist.stream import ActivationSource
 
 def main() -> None:
     """The command."""
-    cli.run(evaluate_command, "evaluate", __doc__ or "")
+    command.run("evaluate")
 
 
 def evaluate_command(config: EvaluateConfig) -> None:

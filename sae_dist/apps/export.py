@@ -11,7 +11,7 @@ the reason and the nearest that can, before anything is written.
 from pathlib import Path
 from typing import Any
 
-from sae_dist.apps import cli
+from sae_dist.apps import command
 from sae_dist.apps.runs import finished_run
 from sae_dist.coders import describe_coder, load_coder
 from sae_dist.common.errors import UserError
@@ -25,21 +25,18 @@ from sae_dist.interop import (
     public,
     push,
     require_holds,
-    require_repo,
     write_card,
 )
 
 
 def main() -> None:
     """The command."""
-    cli.run(export_command, "export", __doc__ or "")
+    command.run("export")
 
 
 def export_command(config: ExportConfig) -> None:
     """Check all, write all, then push."""
     run, _ = finished_run(config.runs, config.run)
-    if config.push is not None:
-        require_repo(config.push)
     figures = _figures(run / "evaluation.json")
     coders = _described(run / "coders", config.rungs)
     for rung, description in coders.items():

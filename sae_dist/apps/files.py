@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from sae_dist.apps import cli
+from sae_dist.apps import command
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_whole
 from sae_dist.common.log import say
@@ -22,7 +22,7 @@ _SHIPPED = ("accelerate", "slurm", "first_run.sh")  # what of `launch/` pyprojec
 
 def main() -> None:
     """The command."""
-    cli.run(files_command, "files", __doc__ or "")
+    command.run("files")
 
 
 def files_command(config: FilesConfig) -> None:

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 
-from sae_dist.apps import cli
+from sae_dist.apps import command
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
 from sae_dist.config import HarvestConfig
@@ -41,13 +41,11 @@ from sae_dist.text import Fingerprint, documents, pack, pin
 
 def main() -> None:
     """The command."""
-    cli.run(harvest_command, "harvest", __doc__ or "")
+    command.run("harvest")
 
 
 def harvest_command(config: HarvestConfig) -> None:
     """Harvest as `config` says; called by every process that `accelerate launch` started."""
-    if not config.sites or len(set(config.sites)) != len(config.sites):
-        raise UserError(f"sites={list(config.sites)}; expected one or more different sites")
     is_zero3 = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     if is_zero3 and config.lm.tensor > 1:
         raise UserError(f"lm.tensor={config.lm.tensor} under ZeRO-3; expected 1; choose one")

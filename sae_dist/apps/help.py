@@ -9,15 +9,18 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from sae_dist.apps.cli import compose_config
+from sae_dist.apps.console import description
 from sae_dist.apps.keys import choices, keys
 from sae_dist.common.settings import Allowed, split_optional
 from sae_dist.config import schema
 
 
-def help_text(root: str, describe: str, config: Any) -> str:
+def help_text(root: str) -> str:
     """Purpose, the choices of each group, and every key with its default, range and meaning."""
+    config = compose_config(root, [])
     groups = [f"  {group}={'|'.join(names)}" for group, names in choices(root).items()]
-    lines = [describe.strip(), "", "Choices:", *groups, "", "Keys and defaults (key=value):"]
+    lines = [description(root), "", "Choices:", *groups, "", "Keys and defaults (key=value):"]
     lines += [*_defaults(root, OmegaConf.to_yaml(config)), "", "What they mean:"]
     return "\n".join([*lines, *_meanings(schema(root))])
 

@@ -11,8 +11,7 @@ Reads what SAELens, sparsify, Gemma Scope and dictionary_learning write; which o
 
 from pathlib import Path
 
-from sae_dist.apps import cli
-from sae_dist.common.errors import UserError
+from sae_dist.apps import command
 from sae_dist.common.log import say
 from sae_dist.config import ImportConfig
 from sae_dist.interop import take_over
@@ -20,14 +19,12 @@ from sae_dist.interop import take_over
 
 def main() -> None:
     """The command."""
-    cli.run(import_command, "import_coder", __doc__ or "")
+    command.run("import_coder")
 
 
-def import_command(config: ImportConfig) -> None:
+def import_coder_command(config: ImportConfig) -> None:
     """Read the coder and write it, unless one is there."""
     to = Path(config.to)
-    if to.exists():
-        raise UserError(f"to={to} exists; expected a new folder; choose another, or remove it")
     found = take_over(config.path, to, config.site, config.target, config.form)
     shape = f"{found['d_in']} → {found['config']['num_latents']} → {found['d_out']}"
     say(f"{found['config']['kind']} {found['config']['form']}, {shape}, in {to}")

@@ -7,31 +7,14 @@ import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sae_dist.apps import cli, experiment
 from sae_dist.apps.harvested import load_harvested
 from sae_dist.coders import describe_coder
 from sae_dist.common.errors import UserError
+from sae_dist.common.settings import validate
 from sae_dist.config import EvaluateConfig, HarvestConfig
 from sae_dist.live import LiveActivations
 from sae_dist.lm import LM, load_lm, resolve, truncate
 from sae_dist.text import pin
-
-LIVE = "live"
-
-
-def asked_harvest(store: str, overrides: list[str]) -> dict[str, Any]:
-    """What `harvest.…` on a training's command line asks for; empty where nothing is harvested.
-
-    Raises:
-        UserError: what launch/harvest.py would refuse, or `harvest.…` beside a store.
-    """
-    if store != LIVE:
-        if any(override.startswith("harvest.") for override in overrides):
-            raise UserError(f"found harvest.… beside store={store}; expected store=live; drop one")
-        return {}
-    asked = [*experiment.for_part("harvest", overrides), f"store={LIVE}"]
-    composed = cli.compose_part("harvest", asked)
-    return cast(dict[str, Any], OmegaConf.to_container(composed, enum_to_str=True))
 
 
 def open_live(harvest: dict[str, Any], device: torch.device) -> LiveActivations:
@@ -74,9 +57,11 @@ def _activations(config: HarvestConfig, lm: LM) -> LiveActivations:
 def _config(harvest: Any) -> HarvestConfig:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(HarvestConfig), harvest)
-        return cast(HarvestConfig, OmegaConf.to_object(merged))
+        made = cast(HarvestConfig, OmegaConf.to_object(merged))
     except (OmegaConfBaseException, ValueError) as error:
         raise UserError(
             f"found no harvest in the run's config.yaml ({str(error).splitlines()[0]}); expected "
             "what launch/train.py wrote; restore it"
         ) from error
+    validate(made, "harvest.")
+    return made

@@ -4,9 +4,8 @@ A text stays as it was typed, a count may have a unit, and lists and maps are wr
 `[a,b]` and `{key:value}`. Quotes keep a comma or a bracket, and `${…}` is OmegaConf's.
 """
 
-import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from enum import Enum
 from typing import Any, get_args, get_origin
@@ -15,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sae_dist.common.errors import UserError
+from sae_dist.common.names import nearest
 from sae_dist.common.settings import Allowed, in_words, require, split_optional
 
 _UNITS = {"K": 1, "M": 2, "B": 3, "T": 4}  # powers of 1,000, or of 1,024
@@ -238,12 +238,6 @@ def plainly(found: Any) -> Any:
 def escaped(text: str) -> str:
     """A text that OmegaConf takes for what it is."""
     return _INTERPOLATION.sub(lambda match: match[1] * 2 + "\\${", text)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a line that names the nearest; nothing where none is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _shown(given: Any) -> str:

@@ -5,7 +5,7 @@
 It draws what is there: without an evaluation, the training curves alone.
 """
 
-from sae_dist.apps import cli
+from sae_dist.apps import command
 from sae_dist.apps.runs import finished_run
 from sae_dist.common.log import say
 from sae_dist.config import ReportConfig
@@ -14,7 +14,7 @@ from sae_dist.report import load, write_report
 
 def main() -> None:
     """The command."""
-    cli.run(report_command, "report", __doc__ or "")
+    command.run("report")
 
 
 def report_command(config: ReportConfig) -> None:

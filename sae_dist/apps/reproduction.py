@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 import sae_dist
-from sae_dist.apps import cli
+from sae_dist.apps import command
 from sae_dist.apps.runs import run_folder
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import read_json, write_atomic
@@ -36,7 +36,7 @@ _LM = (
 
 def main() -> None:
     """The command."""
-    cli.run(reproduction_command, "reproduction", __doc__ or "")
+    command.run("reproduction")
 
 
 def reproduction_command(config: ReproductionConfig) -> None:

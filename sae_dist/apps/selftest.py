@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from sae_dist import __version__
-from sae_dist.apps import cli
+from sae_dist.apps import command
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_json
 from sae_dist.common.log import say
@@ -34,13 +34,11 @@ _RECORD = "selftest.json"
 
 def main() -> None:
     """The command."""
-    cli.run(selftest_command, "selftest", __doc__ or "")
+    command.run("selftest")
 
 
 def selftest_command(config: SelftestConfig) -> None:
     """Make every check; called by each process that a launcher started, or alone."""
-    if not Path(config.folder).is_dir():
-        raise UserError(f"no folder {config.folder}; expected one to test in; make it first")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends jobs, too
     if "RANK" not in os.environ:
         sys.exit(_launch(config))

@@ -8,7 +8,7 @@ It exists so that everything can be tried where no pretrained model is at hand.
 
 from pathlib import Path
 
-from sae_dist.apps import cli
+from sae_dist.apps import command
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
 from sae_dist.config import SmallLMRootConfig
@@ -18,7 +18,7 @@ from sae_dist.text import documents
 
 def main() -> None:
     """The command."""
-    cli.run(small_lm_command, "small_lm", __doc__ or "")
+    command.run("small_lm")
 
 
 def small_lm_command(config: SmallLMRootConfig) -> None:

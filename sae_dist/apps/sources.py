@@ -3,13 +3,12 @@
 from hashlib import file_digest
 from pathlib import Path
 
+from sae_dist.apps.checks import CODER
 from sae_dist.coders import describe_coder, load_coder
 from sae_dist.coders.files import WEIGHTS
 from sae_dist.common.errors import UserError
 from sae_dist.store import open_store
 from sae_dist.stream import ActivationsInMemory, ActivationSource, StoredActivations
-
-_CODER = "coder:"
 
 
 def open_source(store: str, max_shard_gib: float) -> ActivationSource:
@@ -18,8 +17,8 @@ def open_source(store: str, max_shard_gib: float) -> ActivationSource:
     Raises:
         UserError: there is no such store or coder, or it is not sound.
     """
-    if store.startswith(_CODER):
-        return decoder_rows(Path(store.removeprefix(_CODER)))
+    if store.startswith(CODER):
+        return decoder_rows(Path(store.removeprefix(CODER)))
     return StoredActivations(open_store(store, max_shard_bytes=int(max_shard_gib * 2**30)))
 
 
@@ -40,5 +39,5 @@ def decoder_rows(folder: Path) -> ActivationsInMemory:
         raise UserError(f"the decoder of {folder} is all zeros; expected a trained coder")
     with (folder / WEIGHTS).open("rb") as file:
         identity = f"coder sha256:{file_digest(file, 'sha256').hexdigest()}"
-    origin = {"store": f"{_CODER}{folder}", "rows": len(rows_NE), "coder": about}
+    origin = {"store": f"{CODER}{folder}", "rows": len(rows_NE), "coder": about}
     return ActivationsInMemory("decoder", rows_NE, identity, origin)

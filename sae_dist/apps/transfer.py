@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from sae_dist.apps.asked import LIVE
 from sae_dist.apps.harvested import load_finetune, load_harvested_tokenizer
-from sae_dist.apps.live import LIVE, open_trained_live
+from sae_dist.apps.live import open_trained_live
 from sae_dist.apps.runs import finished_run
 from sae_dist.apps.sources import open_source
 from sae_dist.common.errors import UserError
@@ -30,7 +31,6 @@ def measure_transfer(
     asked = config.transfer
     if asked.lm_name is None:
         return None
-    asked.check()
     if world.size % config.latent:
         raise UserError(
             f"latent={config.latent} must divide the {world.size} processes; choose a divisor"

@@ -8,7 +8,7 @@ what is bad: from what is whole where that says it all, else by harvesting bad u
 
 from pathlib import Path
 
-from sae_dist.apps import cli
+from sae_dist.apps import command
 from sae_dist.apps.repair import repair
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
@@ -18,13 +18,11 @@ from sae_dist.store.verify import Audit, audit
 
 def main() -> None:
     """The command."""
-    cli.run(verify_command, "verify", __doc__ or "")
+    command.run("verify")
 
 
 def verify_command(config: VerifyConfig) -> None:
     """Print each fault that is found, and mend it if asked to; fail if one is left."""
-    if config.workers < 1:
-        raise UserError(f"workers={config.workers}; expected at least 1")
     found = _audit(config, config.full)
     if config.repair and found.faults:
         repair(config, found)

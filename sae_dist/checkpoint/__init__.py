@@ -1,6 +1,14 @@
 """Checkpoints of a training run: what is saved, how, and whether it is whole."""
 
-from sae_dist.checkpoint.checkpoints import CheckpointConfig, Checkpoints
-from sae_dist.checkpoint.tensors import on_mesh
+from typing import TYPE_CHECKING
+
+from sae_dist.common.lazy import lazily
+
+if TYPE_CHECKING:
+    from sae_dist.checkpoint.checkpoints import Checkpoints
+    from sae_dist.checkpoint.config import CheckpointConfig
+    from sae_dist.checkpoint.tensors import on_mesh
 
 __all__ = ["CheckpointConfig", "Checkpoints", "on_mesh"]
+
+lazily(__name__)

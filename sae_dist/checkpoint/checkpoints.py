@@ -13,7 +13,6 @@ import re
 import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +25,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
+from sae_dist.checkpoint.config import CheckpointConfig
 from sae_dist.checkpoint.lock import hold
 from sae_dist.checkpoint.metadata import CheckedReader, read_metadata
 from sae_dist.checkpoint.ranks import on_every_rank, on_first_rank
@@ -34,24 +34,13 @@ from sae_dist.checkpoint.seal import RECORD, REMEDY, check_files, read_record
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_atomic
 from sae_dist.common.log import say
+from sae_dist.common.settings import validate
 
 LATEST = "latest"
 _STEP = re.compile(r"step-(\d+)")
 _UNFINISHED = re.compile(r"step-\d+\.tmp-[0-9a-f]+")
 _PATIENCE = timedelta(hours=2)  # a rank may write that much longer than another
 _LONG_SECONDS = 1.0
-
-
-@dataclass(kw_only=True, slots=True)
-class CheckpointConfig:
-    """Save every `every_steps` steps, and keep the newest `keep` checkpoints (at least two).
-
-    With `keep_every`, those of steps that it divides are kept for ever.
-    """
-
-    every_steps: int = 1000
-    keep: int = 2
-    keep_every: int | None = None
 
 
 class Checkpoints:
@@ -68,11 +57,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, config: CheckpointConfig) -> None:
-        if config.keep < 2:
-            raise UserError(f"checkpoint.keep={config.keep}: keep at least 2 checkpoints")
-        for name in ("every_steps", "keep_every"):
-            if (steps := getattr(config, name)) is not None and steps < 1:
-                raise UserError(f"checkpoint.{name}={steps}: expected at least 1")
+        validate(config, "checkpoint.")
         self.folder, self.config = folder, config
         self._group = dist.new_group(backend="gloo", timeout=_PATIENCE)
         on_first_rank(self._group, lambda: hold(folder))

@@ -1,5 +1,6 @@
 """Messages and progress bars from rank 0, warnings from all."""
 
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,8 @@ from tqdm import tqdm
 
 from sae_dist.common.credentials import without_credentials
 
-_bars: WeakSet[tqdm] = WeakSet()  # a closed one says that it is disabled
+_LOG_SECONDS = 30.0
+_bars: WeakSet[tqdm] = WeakSet()  # on a terminal; a closed one says that it is disabled
 _quiet = Event()
 
 
@@ -56,8 +58,39 @@ def warn(message: str) -> None:
 
 
 def progress(iterable: Iterable[Any] | None = None, *, shown: bool = True, **options: Any) -> tqdm:
-    """A tqdm bar that only rank 0 shows, if `shown`."""
-    hidden = rank() != 0 or not shown or _quiet.is_set()
-    bar = tqdm(iterable, disable=hidden, dynamic_ncols=True, file=sys.stderr, **options)
+    """A tqdm bar that only rank 0 shows, if `shown`; in a file it is a line every half minute."""
+    options |= {"disable": rank() != 0 or not shown or _quiet.is_set(), "file": sys.stderr}
+    if not sys.stderr.isatty():
+        return _Lines(iterable, mininterval=_LOG_SECONDS, maxinterval=_LOG_SECONDS, **options)
+    bar = tqdm(iterable, dynamic_ncols=True, **options)
     _bars.add(bar)
     return bar
+
+
+class _Lines(tqdm):
+    """A bar for a file: a line at the start, one every `mininterval` seconds, one at the end.
+
+    tqdm's own thread asks for them, too, so that there is one while nothing moves.
+    """
+
+    _shown_at = -math.inf
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Write a line if it is time for one."""
+        now = self._time()
+        if msg is None and now - self._shown_at >= self.mininterval:
+            self._shown_at = now
+            self.fp.write(f"{self}\n")
+            self.fp.flush()
+        return False
+
+    def clear(self, nolock: bool = False) -> None:
+        """Nothing of a file is taken back."""
+
+    def close(self) -> None:
+        """Write the last line."""
+        if not self.disable:
+            self._shown_at = -math.inf
+            self.display()
+        self.leave = False
+        super().close()

@@ -1,6 +1,8 @@
 """Names of which folders, projects and repositories are made: they can be that, or are refused."""
 
+import difflib
 import re
+from collections.abc import Iterable
 
 from sae_dist.common.errors import UserError
 
@@ -43,3 +45,9 @@ def require_repo(key: str, repo: str) -> None:
             f"{key}={repo}; expected USER/REPO, a model repository on the Hub: letters, digits and "
             f". _ -, neither -- nor .. nor .git at the end, at most {_LONGEST_REPO}; choose another"
         )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a line that names the nearest; nothing where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""

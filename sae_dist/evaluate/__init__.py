@@ -1,11 +1,16 @@
 """Measuring trained coders on held-out activations, one file a measure."""
 
-from sae_dist.evaluate.config import EvaluationConfig
-from sae_dist.evaluate.evaluator import VERSION, evaluate
-from sae_dist.evaluate.fidelity import Fidelity
-from sae_dist.evaluate.seen import Seen, see
-from sae_dist.evaluate.subject import measures
-from sae_dist.evaluate.transfer import TransferConfig
+from typing import TYPE_CHECKING
+
+from sae_dist.common.lazy import lazily
+
+if TYPE_CHECKING:
+    from sae_dist.evaluate.config import EvaluationConfig
+    from sae_dist.evaluate.evaluator import VERSION, evaluate
+    from sae_dist.evaluate.fidelity import Fidelity
+    from sae_dist.evaluate.seen import Seen, see
+    from sae_dist.evaluate.subject import measures
+    from sae_dist.evaluate.transfer import TransferConfig
 
 __all__ = [
     "VERSION",
@@ -17,3 +22,5 @@ __all__ = [
     "measures",
     "see",
 ]
+
+lazily(__name__)

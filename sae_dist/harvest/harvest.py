@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
@@ -13,9 +12,10 @@ import numpy as np
 import torch
 
 from sae_dist.common.disk import check_disk, tell_unwritten
-from sae_dist.common.errors import UserError
 from sae_dist.common.log import progress, say
+from sae_dist.common.settings import validate
 from sae_dist.harvest.assign import Round, round_of
+from sae_dist.harvest.config import HarvestLoopConfig
 from sae_dist.harvest.host import HostShard
 from sae_dist.harvest.locks import LOCKS, Locks
 from sae_dist.harvest.processes import Processes, next_units, together
@@ -25,18 +25,6 @@ from sae_dist.store import StoreWriter
 TokenBlocks = Generator[tuple[np.ndarray, np.ndarray], None, None]
 _POLL_SECONDS = 0.5
 _SHARDS_HELD = 2  # in memory: one is filled while the other is written
-
-
-@dataclass(kw_only=True, slots=True)
-class HarvestLoopConfig:
-    """How the language model is run, and when a process that gives no sign of life is given up.
-
-    `batch_sequences` make one forward pass. They belong to what a shard is: another number may
-    round differently.
-    """
-
-    batch_sequences: int = 16
-    lock_seconds: float = 45.0
 
 
 def harvest(
@@ -58,8 +46,7 @@ def harvest(
             asked for after the last block. Called by one process, if there are no tokens yet.
         config, processes: how and by whom.
     """
-    if config.batch_sequences < 1:
-        raise UserError(f"harvest.batch_sequences={config.batch_sequences}; expected at least 1")
+    validate(config, "harvest.")
 
     def write_tokens() -> None:
         blocks, fingerprint = tokens()

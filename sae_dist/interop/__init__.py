@@ -1,9 +1,15 @@
 """Files of other libraries and the Hub: coders written for them, and read from them."""
 
-from sae_dist.interop.card import public, write_card
-from sae_dist.interop.formats import FORMATS, FormatName, place, require_holds
-from sae_dist.interop.hub import push, require_repo
-from sae_dist.interop.load import load_coder, take_over
+from typing import TYPE_CHECKING
+
+from sae_dist.common.lazy import lazily
+
+if TYPE_CHECKING:
+    from sae_dist.interop.card import public, write_card
+    from sae_dist.interop.config import FormatName
+    from sae_dist.interop.formats import FORMATS, place, require_holds
+    from sae_dist.interop.hub import push
+    from sae_dist.interop.load import load_coder, take_over
 
 __all__ = [
     "FORMATS",
@@ -13,7 +19,8 @@ __all__ = [
     "public",
     "push",
     "require_holds",
-    "require_repo",
     "take_over",
     "write_card",
 ]
+
+lazily(__name__)

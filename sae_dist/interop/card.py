@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sae_dist.common.files import write_atomic
-from sae_dist.interop.formats import FORMATS, FormatName
+from sae_dist.interop.config import FormatName
+from sae_dist.interop.formats import FORMATS
 
 CARD = "README.md"
 _HEADER = """\

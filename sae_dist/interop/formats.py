@@ -1,24 +1,14 @@
 """The formats that coders are written in, by name: one module each."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
 from sae_dist.coders import Coder, CoderConfig, config_of
 from sae_dist.common.errors import UserError
 from sae_dist.interop import dictionary_learning, gemma_scope, native, saelens, sparsify
+from sae_dist.interop.config import FormatName
 from sae_dist.interop.hooks import layer_of
 from sae_dist.interop.published import Published
-
-
-class FormatName(StrEnum):
-    """Whose files are written."""
-
-    saelens = "saelens"
-    sparsify = "sparsify"
-    gemma_scope = "gemma_scope"
-    dictionary_learning = "dictionary_learning"
-    sae_dist = "sae_dist"
 
 
 class Format(Protocol):

@@ -11,7 +11,8 @@ from typing import Any
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.names import require_repo
-from sae_dist.interop.formats import FORMATS, FormatName
+from sae_dist.interop.config import FormatName
+from sae_dist.interop.formats import FORMATS
 
 PREFIX = "hub:"
 _PLAIN = r"[A-Za-z0-9][A-Za-z0-9._+-]*"

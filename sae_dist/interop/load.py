@@ -10,7 +10,8 @@ from sae_dist.coders import Coder, Form, describe_coder, save_coder, slice_of
 from sae_dist.coders.files import DESCRIPTION, LATENT_TENSORS
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_whole
-from sae_dist.interop.formats import FOREIGN, FormatName
+from sae_dist.interop.config import FormatName
+from sae_dist.interop.formats import FOREIGN
 from sae_dist.interop.hub import PREFIX, download
 
 

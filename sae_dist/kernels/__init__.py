@@ -1,13 +1,18 @@
 """The arithmetic of a step. `reference.py` is its specification, in plain torch."""
 
-from sae_dist.kernels.adam import AdamRows, AdamStep
-from sae_dist.kernels.chosen import chosen_pass
-from sae_dist.kernels.code import Code
-from sae_dist.kernels.dense import DensePass, dense_jumprelu
-from sae_dist.kernels.dispatch import update_rows
-from sae_dist.kernels.reference import jumprelu, kth_largest, step
-from sae_dist.kernels.search import Encoder, above, largest, search_dtype
-from sae_dist.kernels.sparse import GradientForm, decode, encode
+from typing import TYPE_CHECKING
+
+from sae_dist.common.lazy import lazily
+
+if TYPE_CHECKING:
+    from sae_dist.kernels.adam import AdamRows, AdamStep
+    from sae_dist.kernels.chosen import chosen_pass
+    from sae_dist.kernels.code import Code
+    from sae_dist.kernels.dense import DensePass, dense_jumprelu
+    from sae_dist.kernels.dispatch import update_rows
+    from sae_dist.kernels.reference import jumprelu, kth_largest, step
+    from sae_dist.kernels.search import Encoder, above, largest, search_dtype
+    from sae_dist.kernels.sparse import GradientForm, decode, encode
 
 __all__ = [
     "AdamRows",
@@ -28,3 +33,5 @@ __all__ = [
     "step",
     "update_rows",
 ]
+
+lazily(__name__)

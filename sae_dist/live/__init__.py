@@ -1,9 +1,14 @@
 """Activations straight from a language model: a harvest that training reads as it goes on."""
 
-from sae_dist.live.rounds import Round, rounds
-from sae_dist.live.source import LiveActivations, check_live
-from sae_dist.live.stream import LiveStream, round_bytes
-from sae_dist.live.units import TextUnits, Unit
+from typing import TYPE_CHECKING
+
+from sae_dist.common.lazy import lazily
+
+if TYPE_CHECKING:
+    from sae_dist.live.rounds import Round, rounds
+    from sae_dist.live.source import LiveActivations, check_live
+    from sae_dist.live.stream import LiveStream, round_bytes
+    from sae_dist.live.units import TextUnits, Unit
 
 __all__ = [
     "LiveActivations",
@@ -15,3 +20,5 @@ __all__ = [
     "round_bytes",
     "rounds",
 ]
+
+lazily(__name__)

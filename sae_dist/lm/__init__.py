@@ -1,16 +1,22 @@
 """A frozen language model: its named sites, what passes there, and what if something else did."""
 
-from sae_dist.lm.capture import Capture, site_widths, truncate
-from sae_dist.lm.fold import fold_rms_norms
-from sae_dist.lm.from_scratch import SmallLMConfig, train_small_lm
-from sae_dist.lm.load import LM, LMConfig, LMDtype, load_lm, load_tokenizer
-from sae_dist.lm.loss import divergence_NS, loss_of_logits_NS, next_token_loss_NS
-from sae_dist.lm.rollout import rollouts
-from sae_dist.lm.sites import End, Site, resolve
-from sae_dist.lm.size import LMSize, lm_size
-from sae_dist.lm.splice import splice
-from sae_dist.lm.tensor import load_sliced_lm, sliced_sites
-from sae_dist.lm.zero3 import load_spread_lm, spread_engine
+from typing import TYPE_CHECKING
+
+from sae_dist.common.lazy import lazily
+
+if TYPE_CHECKING:
+    from sae_dist.lm.capture import Capture, site_widths, truncate
+    from sae_dist.lm.config import LMConfig, LMDtype, SmallLMConfig
+    from sae_dist.lm.fold import fold_rms_norms
+    from sae_dist.lm.from_scratch import train_small_lm
+    from sae_dist.lm.load import LM, load_lm, load_tokenizer
+    from sae_dist.lm.loss import divergence_NS, loss_of_logits_NS, next_token_loss_NS
+    from sae_dist.lm.rollout import rollouts
+    from sae_dist.lm.sites import End, Site, resolve
+    from sae_dist.lm.size import LMSize, lm_size
+    from sae_dist.lm.splice import splice
+    from sae_dist.lm.tensor import load_sliced_lm, sliced_sites
+    from sae_dist.lm.zero3 import load_spread_lm, spread_engine
 
 __all__ = [
     "LM",
@@ -39,3 +45,5 @@ __all__ = [
     "train_small_lm",
     "truncate",
 ]
+
+lazily(__name__)

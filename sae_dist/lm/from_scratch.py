@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +17,11 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.files import fsync_path, write_json, write_whole
 from sae_dist.common.log import progress, say
 from sae_dist.common.seeds import derive
+from sae_dist.common.settings import validate
+from sae_dist.lm.config import SmallLMConfig
 
 _END_OF_TEXT = "<|endoftext|>"
 _REPORT = "training.json"
-
-
-@dataclass(kw_only=True, slots=True)
-class SmallLMConfig:
-    """A small Llama, its byte-level BPE tokenizer and its training.
-
-    `batch_size` counts sequences of `sequence_length` tokens, each beginning with BOS. The learning
-    rate rises over the first 5 % of the steps and falls to a twentieth along a cosine. Of every
-    `held_out_every` documents one is kept to measure the loss.
-    """
-
-    vocab_size: int = 4096
-    hidden_size: int = 192
-    intermediate_size: int = 512
-    num_layers: int = 4
-    num_heads: int = 6
-    sequence_length: int = 256
-    batch_size: int = 4
-    num_steps: int = 1000
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 0.1
-    held_out_every: int = 20
-    held_out_sequences: int = 128
-    seed: int = 0
 
 
 def train_small_lm(
@@ -61,6 +39,12 @@ def train_small_lm(
 
     Raises UserError if the folder exists, the base does not, or the text is too short.
     """
+    validate(config, "model.")
+    if config.hidden_size % (2 * config.num_heads):
+        raise UserError(
+            f"model.hidden_size={config.hidden_size}, model.num_heads={config.num_heads}; expected "
+            "heads of an even width, all alike; change one of them"
+        )
     if folder.exists():
         raise UserError(f"found {folder}; expected a new folder; remove it or name another")
     started = time.monotonic()

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +14,10 @@ from huggingface_hub import hf_hub_download
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sae_dist.common.errors import UserError
+from sae_dist.lm.config import LMConfig, local_folder
 from sae_dist.lm.fold import fold_rms_norms
 
 _SAMPLE_BYTES = 1 << 20
-
-
-class LMDtype(StrEnum):
-    """Format of a language model's weights; `auto` is the one they were saved in."""
-
-    auto = "auto"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-    float32 = "float32"
-
-
-@dataclass(kw_only=True, slots=True)
-class LMConfig:
-    """Which language model, and how it is held.
-
-    `name` is a local folder or a name on the Hub, there at `revision` (a branch, tag or commit);
-    `auto_class` is the class of transformers that loads it; `fold_norms` folds the pre-MLP
-    RMSNorms (`fold_rms_norms`), as transcoders in the manner of Gemma Scope want;
-    `trust_remote_code` lets the repository run its own Python. A harvest slices the model over
-    `tensor` processes (`load_sliced_lm`): another number may round differently.
-    """
-
-    name: str
-    revision: str | None = None
-    auto_class: str = "AutoModelForCausalLM"
-    dtype: LMDtype = LMDtype.float32
-    attn_implementation: str | None = None
-    fold_norms: bool = False
-    trust_remote_code: bool = False
-    tensor: int = 1
 
 
 @dataclass(slots=True)
@@ -103,12 +73,8 @@ def load_tokenizer(config: LMConfig) -> PreTrainedTokenizerBase:
 
 def _source(config: LMConfig) -> tuple[str, str | None]:
     """The folder of a model; or its name on the Hub, and the commit."""
-    folder = Path(config.name).expanduser()
-    if folder.is_dir():
-        return str(folder), None
-    if config.name.startswith(("/", ".", "~")):
-        raise UserError(f"found no folder {folder}; expected a saved model; correct lm.name")
-    return config.name, _commit(config)
+    folder = local_folder(config)
+    return (config.name, _commit(config)) if folder is None else (str(folder), None)
 
 
 def _auto_class(name: str) -> Any:

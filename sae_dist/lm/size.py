@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from sae_dist.common.errors import UserError
 from sae_dist.lm.capture import Capture, site_widths, truncate
-from sae_dist.lm.load import LMConfig, LMDtype
+from sae_dist.lm.config import LMConfig, LMDtype
 from sae_dist.lm.sites import resolve
 
 

@@ -11,7 +11,8 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.distributed import DistributedConfig
 
 from sae_dist.common.errors import UserError
-from sae_dist.lm.load import LM, LMConfig, load_lm
+from sae_dist.lm.config import LMConfig
+from sae_dist.lm.load import LM, load_lm
 from sae_dist.lm.sites import End, Site
 
 _SLICED = {("rowwise", End.input), ("colwise", End.output)}

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from sae_dist.common.errors import UserError
-from sae_dist.lm.load import LM, LMConfig, LMDtype, load_lm
+from sae_dist.lm.config import LMConfig, LMDtype
+from sae_dist.lm.load import LM, load_lm
 
 
 def load_spread_lm(config: LMConfig) -> LM:

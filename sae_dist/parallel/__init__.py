@@ -1,11 +1,17 @@
 """Processes, meshes and the placement of a coder's latents and rows on them."""
 
-from sae_dist.parallel.axis import Axis
-from sae_dist.parallel.cost import Message, Over, messages
-from sae_dist.parallel.gradients import backward, gradient_norm
-from sae_dist.parallel.mesh import Mesh, MeshConfig, choose_mesh, make_mesh
-from sae_dist.parallel.placement import Sharded, distribute, gather_latents, gather_rows
-from sae_dist.parallel.world import World, start_world
+from typing import TYPE_CHECKING
+
+from sae_dist.common.lazy import lazily
+
+if TYPE_CHECKING:
+    from sae_dist.parallel.axis import Axis
+    from sae_dist.parallel.config import MeshConfig
+    from sae_dist.parallel.cost import Message, Over, messages
+    from sae_dist.parallel.gradients import backward, gradient_norm
+    from sae_dist.parallel.mesh import Mesh, choose_mesh, make_mesh
+    from sae_dist.parallel.placement import Sharded, distribute, gather_latents, gather_rows
+    from sae_dist.parallel.world import World, start_world
 
 __all__ = [
     "Axis",
@@ -25,3 +31,5 @@ __all__ = [
     "messages",
     "start_world",
 ]
+
+lazily(__name__)

@@ -8,22 +8,11 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from sae_dist.coders import CoderConfig
 from sae_dist.common.errors import UserError
 from sae_dist.parallel.axis import Axis
+from sae_dist.parallel.config import MeshConfig
 from sae_dist.parallel.cost import wire_bytes
 from sae_dist.parallel.world import World
 
 _BYTES_PER_PARAMETER = 16  # float32 weight, gradient and Adam's two moments
-
-
-@dataclass(kw_only=True, slots=True)
-class MeshConfig:
-    """The mesh of a rung. `latent` processes share its latents; the rest of the world is `data`.
-
-    `latent: null` chooses the mesh that sends the fewest bytes a step among those on which the
-    parameters, gradients and moments of a process fit into `memory_gib`.
-    """
-
-    latent: int | None = None
-    memory_gib: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,17 @@
 """What a harvest and a training will take, before anything is spent: arithmetic, nothing is run."""
 
-from sae_dist.plan.harvest import HarvestPlan, Tokens, plan_harvest
-from sae_dist.plan.live import plan_live
-from sae_dist.plan.machine import MachineConfig
-from sae_dist.plan.memory import rung_memory
-from sae_dist.plan.rung import RungPlan
-from sae_dist.plan.table import Plan, table, to_dict
-from sae_dist.plan.training import TrainingPlan, plan_training
+from typing import TYPE_CHECKING
+
+from sae_dist.common.lazy import lazily
+
+if TYPE_CHECKING:
+    from sae_dist.plan.harvest import HarvestPlan, Tokens, plan_harvest
+    from sae_dist.plan.live import plan_live
+    from sae_dist.plan.machine import MachineConfig
+    from sae_dist.plan.memory import rung_memory
+    from sae_dist.plan.rung import RungPlan
+    from sae_dist.plan.table import Plan, table, to_dict
+    from sae_dist.plan.training import TrainingPlan, plan_training
 
 __all__ = [
     "HarvestPlan",
@@ -22,3 +27,5 @@ __all__ = [
     "table",
     "to_dict",
 ]
+
+lazily(__name__)

@@ -1,6 +1,13 @@
 """The report of a run: `load` its plain results, `write_report` them as one self-contained page."""
 
-from sae_dist.report.page import write_report
-from sae_dist.report.results import RungResult, RunResults, load
+from typing import TYPE_CHECKING
+
+from sae_dist.common.lazy import lazily
+
+if TYPE_CHECKING:
+    from sae_dist.report.page import write_report
+    from sae_dist.report.results import RungResult, RunResults, load
 
 __all__ = ["RunResults", "RungResult", "load", "write_report"]
+
+lazily(__name__)

@@ -22,7 +22,7 @@ from sae_dist.selftest.jobs import Job
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import Batch, StoredActivations, StreamConfig, StreamState
 from sae_dist.train import LoopConfig, OptimConfig, RungConfig, TrainingRun
-from sae_dist.train.journal import LogConfig, WandbMode
+from sae_dist.train.config import LogConfig, WandbMode
 
 _RANKS, _REQUEUE, _BOUND_SECONDS = 2, 75, 60.0
 _STEPS, _SAVE_EVERY, _BATCH_TOKENS, _WIDTH = 400, 100, 64, 32

@@ -14,9 +14,10 @@ from sae_dist.common.dtypes import FloatDtype, to_storage
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import fsync_path
 from sae_dist.store.arrays import INPUT_IDS, TRAINABLE
+from sae_dist.store.config import StoreConfig
 from sae_dist.store.reader import Store, open_store
 from sae_dist.store.rebatch import rebatch
-from sae_dist.store.writer import StoreConfig, StoreWriter
+from sae_dist.store.writer import StoreWriter
 
 Array = np.ndarray | torch.Tensor
 Blocks = Iterable[Array] | Array

@@ -6,21 +6,14 @@ A unit is a fixed set of tokens, so that what is dropped is the same however it 
 import base64
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Self
 
 import numpy as np
 
 from sae_dist.common.errors import UserError
+from sae_dist.store.config import NonFinite
 
 _MOST = 0.02  # of a unit's trainable tokens: more is no outlier
-
-
-class NonFinite(StrEnum):
-    """What becomes of a trainable token with NaN or infinity: the end, or it is dropped."""
-
-    fail = "fail"
-    drop = "drop"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

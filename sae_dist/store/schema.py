@@ -11,7 +11,8 @@ from typing import Any, Self, TypeVar
 
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.files import to_json
-from sae_dist.store.dropped import Dropped, NonFinite
+from sae_dist.store.config import NonFinite
+from sae_dist.store.dropped import Dropped
 from sae_dist.store.fault import Fault, FaultError
 from sae_dist.store.layout import Layout
 from sae_dist.store.links import odd_file

@@ -1,35 +1,15 @@
 """What a store is asked to be, and what that comes to."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
+from sae_dist.common.settings import validate
 from sae_dist.store.allowed import site_problems
-from sae_dist.store.dropped import NonFinite
+from sae_dist.store.config import StoreConfig
 from sae_dist.store.layout import choose_layout
 from sae_dist.store.schema import Settings
-
-
-@dataclass(kw_only=True, slots=True)
-class StoreConfig:
-    """How to store activations: sizes are of all sites together, `held_out` a share of shards.
-
-    `dtype` int8 stores bfloat16 in half the bytes, off by up to 1/254 of a token's largest value
-    (`store/eight_bits.py`).
-
-    Trainable tokens that are not finite end the harvest, or are dropped; so are those longer than
-    `max_norm` times the median norm of a shard's trainable tokens at a site (None: any length).
-    """
-
-    dtype: FloatDtype = FloatDtype.bfloat16
-    chunk_mib: float = 2.0
-    shard_mib: float = 256.0
-    held_out: float = 0.05
-    non_finite: NonFinite = NonFinite.fail
-    max_norm: float | None = None
 
 
 def choose_settings(
@@ -40,17 +20,13 @@ def choose_settings(
     num_sequences: int | None,
 ) -> Settings:
     """Check what the user asks for, and choose the grid. Raises UserError."""
+    validate(config, "writer.")
     for problem in site_problems(widths):
         raise UserError(f"found {problem}; rename the site or mend its width")
     if sequence_length < 1 or (num_sequences is not None and num_sequences < 1):
         raise UserError(
             f"found {num_sequences} sequences of {sequence_length} positions; expected at least "
             "one of each; change them"
-        )
-    if config.max_norm is not None and not config.max_norm > 1:
-        raise UserError(
-            f"found max_norm={config.max_norm:g}; expected a multiple of the median norm above 1, "
-            "or null; change it"
         )
     layout = choose_layout(
         num_sequences=num_sequences,

@@ -17,7 +17,8 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_all
 from sae_dist.store.arrays import INPUT_IDS, TRAINABLE, array_specs, shard_parts
 from sae_dist.store.checksum import crc32_on
-from sae_dist.store.dropped import Dropped, NonFinite, drop, without
+from sae_dist.store.config import NonFinite
+from sae_dist.store.dropped import Dropped, drop, without
 from sae_dist.store.eight_bits import as_stored
 from sae_dist.store.schema import FileRecord, Settings, ShardCommit
 from sae_dist.store.statistics import Statistics, norms_of, statistics_of

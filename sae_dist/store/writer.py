@@ -23,6 +23,7 @@ from sae_dist.store.arrays import (
     metadata,
     site_specs,
 )
+from sae_dist.store.config import StoreConfig
 from sae_dist.store.fault import FaultError
 from sae_dist.store.layout import Layout, held_out_units
 from sae_dist.store.links import linked_folders
@@ -41,7 +42,7 @@ from sae_dist.store.schema import (
     load,
 )
 from sae_dist.store.seal import assemble, load_tokens
-from sae_dist.store.settings import StoreConfig, choose_settings, require_same
+from sae_dist.store.settings import choose_settings, require_same
 from sae_dist.store.shards import ShardReader
 from sae_dist.store.unit import write_activations, write_tokens
 

@@ -1,12 +1,18 @@
 """Activations for training, in an order that a seed fixes, and for evaluation."""
 
-from sae_dist.stream.ahead import Ahead
-from sae_dist.stream.batches import Batch, Batches, BatchPart, StreamConfig, StreamState
-from sae_dist.stream.held_out import HeldOutBatch, held_out
-from sae_dist.stream.in_memory import ActivationsInMemory, RowStream
-from sae_dist.stream.order import TokenOrder
-from sae_dist.stream.source import ActivationSource, StoredActivations
-from sae_dist.stream.stream import ActivationStream, memory_bound
+from typing import TYPE_CHECKING
+
+from sae_dist.common.lazy import lazily
+
+if TYPE_CHECKING:
+    from sae_dist.stream.ahead import Ahead
+    from sae_dist.stream.batches import Batch, Batches, BatchPart, StreamState
+    from sae_dist.stream.config import StreamConfig
+    from sae_dist.stream.held_out import HeldOutBatch, held_out
+    from sae_dist.stream.in_memory import ActivationsInMemory, RowStream
+    from sae_dist.stream.order import TokenOrder
+    from sae_dist.stream.source import ActivationSource, StoredActivations
+    from sae_dist.stream.stream import ActivationStream, memory_bound
 
 __all__ = [
     "ActivationSource",
@@ -25,3 +31,5 @@ __all__ = [
     "held_out",
     "memory_bound",
 ]
+
+lazily(__name__)

@@ -13,8 +13,9 @@ from sae_dist.store import Store
 from sae_dist.store.eight_bits import passing_bytes
 from sae_dist.store.layout import Layout
 from sae_dist.stream.ahead import Ahead
-from sae_dist.stream.batches import Batch, Batches, BatchPart, StreamConfig, StreamState
+from sae_dist.stream.batches import Batch, Batches, BatchPart, StreamState
 from sae_dist.stream.buckets import Bucket, LaneReader
+from sae_dist.stream.config import StreamConfig
 from sae_dist.stream.order import TokenOrder
 
 _GATHER_THREADS, _ROWS_AT_ONCE = 2, 1024

@@ -1,9 +1,15 @@
 """Corpora and prompts, and their tokens packed into full sequences."""
 
-from sae_dist.text.corpus import STDLIB, TextConfig, documents, pin
-from sae_dist.text.pack import Fingerprint, pack
-from sae_dist.text.prompts import read_prompts, wrap_prompts
-from sae_dist.text.template import Template, special_ids
+from typing import TYPE_CHECKING
+
+from sae_dist.common.lazy import lazily
+
+if TYPE_CHECKING:
+    from sae_dist.text.config import STDLIB, TextConfig
+    from sae_dist.text.corpus import documents, pin
+    from sae_dist.text.pack import Fingerprint, pack
+    from sae_dist.text.prompts import read_prompts, wrap_prompts
+    from sae_dist.text.template import Template, special_ids
 
 __all__ = [
     "STDLIB",
@@ -17,3 +23,5 @@ __all__ = [
     "special_ids",
     "wrap_prompts",
 ]
+
+lazily(__name__)

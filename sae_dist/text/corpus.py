@@ -2,7 +2,7 @@
 
 import sysconfig
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,35 +12,13 @@ import huggingface_hub
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import generator
+from sae_dist.text.config import STDLIB, TextConfig
 
-STDLIB = "stdlib"
 _BUILDERS = {".jsonl": "json", ".parquet": "parquet"}
 _SUFFIXES = (".txt", *_BUILDERS)
 _STDLIB_LEFT_OUT = frozenset(
     "site-packages dist-packages test tests idle_test idlelib lib2to3 encodings turtledemo".split()
 )
-
-
-@dataclass(kw_only=True, slots=True)
-class TextConfig:
-    """A corpus and how it is cut into sequences.
-
-    `path` is `stdlib` (the embedded corpus: the source of Python's standard library), a local file
-    or folder of .txt (one document a file), .jsonl and .parquet (one a row), or else the name of a
-    Hub data set; `subset`, `split` and `revision` speak of the Hub alone. A sequence has
-    `sequence_length` positions; the first `exclude_prefix` of each are never trained on. `template`
-    wraps each document, in place of its `{document}`, in a finetune's chat prefixes; what stands
-    before the document is never trained on, nor measured.
-    """
-
-    path: str = STDLIB
-    subset: str | None = None
-    split: str = "train"
-    revision: str | None = None
-    column: str = "text"
-    sequence_length: int = 1024
-    exclude_prefix: int = 0
-    template: str | None = None
 
 
 def documents(config: TextConfig) -> Iterator[str]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import progress
-from sae_dist.text.corpus import TextConfig
+from sae_dist.text.config import TextConfig
 from sae_dist.text.template import Template, special_ids
 
 _BATCH_DOCUMENTS = 1024

@@ -1,14 +1,19 @@
 """Training a ladder of coders on one stream of activations."""
 
-from sae_dist.train.identity import check_alike
-from sae_dist.train.ladder import build_ladder
-from sae_dist.train.loop import LoopConfig, Resume, TrainingRun
-from sae_dist.train.optim import OptimConfig
-from sae_dist.train.rows import SharedRows
-from sae_dist.train.rung import Rung, RungConfig
-from sae_dist.train.signals import ending_signals
-from sae_dist.train.step import NonFiniteError, StepResult, training_step
-from sae_dist.train.watch import REQUEUE, Preempted, Watch, WatchConfig
+from typing import TYPE_CHECKING
+
+from sae_dist.common.lazy import lazily
+
+if TYPE_CHECKING:
+    from sae_dist.train.config import LoopConfig, OptimConfig, Resume, RungConfig, WatchConfig
+    from sae_dist.train.identity import check_alike
+    from sae_dist.train.ladder import build_ladder
+    from sae_dist.train.loop import TrainingRun
+    from sae_dist.train.rows import SharedRows
+    from sae_dist.train.rung import Rung
+    from sae_dist.train.signals import ending_signals
+    from sae_dist.train.step import NonFiniteError, StepResult, training_step
+    from sae_dist.train.watch import REQUEUE, Preempted, Watch
 
 __all__ = [
     "LoopConfig",
@@ -29,3 +34,5 @@ __all__ = [
     "ending_signals",
     "training_step",
 ]
+
+lazily(__name__)

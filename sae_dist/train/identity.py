@@ -14,7 +14,7 @@ import sae_dist
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import World
 from sae_dist.stream import ActivationSource
-from sae_dist.train.rung import RungConfig
+from sae_dist.train.config import RungConfig
 
 _OF_RUNG = ("name", "site", "target", "coder", "optim", "init_from")  # its mesh may change
 

@@ -7,34 +7,15 @@ told when a run goes on.
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_all
+from sae_dist.train.config import LogConfig
 from sae_dist.train.tensorboard_tracker import TensorBoardTracker, require_tensorboard
-from sae_dist.train.wandb_tracker import WandbMode, WandbTracker, chosen_mode
+from sae_dist.train.wandb_tracker import WandbTracker, chosen_mode
 
 METRICS = "metrics.jsonl"
-
-
-@dataclass(kw_only=True, slots=True)
-class LogConfig:
-    """How often figures are logged, and to what beside `metrics.jsonl`.
-
-    In W&B a rung is a run and a ladder a group, in `project` (of `entity`, a user or a team).
-    Weights are uploaded (as artifacts, at the end) only with `upload_coders`. `tensorboard` writes
-    event files to `runs/NAME/tensorboard/<rung>`.
-    """
-
-    every_steps: int = 50
-    histogram_every_steps: int = 500
-    wandb: WandbMode = WandbMode.auto
-    project: str = "sae_dist"
-    entity: str | None = None
-    upload_coders: bool = False
-    tensorboard: bool = False
 
 
 class Tracker(Protocol):
@@ -120,12 +101,7 @@ class Journal:
 
 
 def check(config: LogConfig) -> None:
-    """Raise UserError for a setting out of bounds, or a package that it needs and is not there."""
-    if min(config.every_steps, config.histogram_every_steps) < 1:
-        raise UserError(
-            f"log.every_steps={config.every_steps}, log.histogram_every_steps="
-            f"{config.histogram_every_steps}; expected at least 1 of each"
-        )
+    """Raise UserError for a package that a setting needs and is not there."""
     if config.tensorboard:
         require_tensorboard()
 

@@ -8,7 +8,8 @@ from sae_dist.common.log import say
 from sae_dist.common.names import require_plain
 from sae_dist.parallel import World, choose_mesh, make_mesh
 from sae_dist.stream import ActivationSource
-from sae_dist.train.rung import Precision, Rung, RungConfig
+from sae_dist.train.config import Precision, RungConfig
+from sae_dist.train.rung import Rung
 
 _SAMPLE_TOKENS = 8192
 

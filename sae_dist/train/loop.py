@@ -1,54 +1,27 @@
 """The training loop: stream → every rung takes a step → log, save, go on where it stopped."""
 
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sae_dist.checkpoint import CheckpointConfig, Checkpoints
+from sae_dist.checkpoint import Checkpoints
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import progress, say
+from sae_dist.common.settings import validate
 from sae_dist.parallel import Axis, World
-from sae_dist.stream import ActivationSource, Batches, BatchPart, StreamConfig
+from sae_dist.stream import ActivationSource, Batches, BatchPart
+from sae_dist.train.config import LoopConfig, Precision, Resume, RungConfig
 from sae_dist.train.identity import check_unchanged, identity_of
-from sae_dist.train.journal import Journal, LogConfig
+from sae_dist.train.journal import Journal
 from sae_dist.train.journal import check as check_log
 from sae_dist.train.ladder import begin, build_ladder, describe, sites_of
 from sae_dist.train.measures import Throughput, firing_frequency, rung_measures
 from sae_dist.train.replicas import check_replicas
 from sae_dist.train.rows import SharedRows
-from sae_dist.train.rung import Precision, RungConfig
 from sae_dist.train.signals import ending_signals
 from sae_dist.train.step import StepResult, training_step
-from sae_dist.train.watch import Preempted, Watch, WatchConfig
-
-
-class Resume(StrEnum):
-    """`auto` goes on from a checkpoint if there is one, `never` and `must` refuse the other case.
-
-    The words are W&B's.
-    """
-
-    auto = "auto"
-    never = "never"
-    must = "must"
-
-
-@dataclass(kw_only=True, slots=True)
-class LoopConfig:
-    """How long a ladder is trained on what stream. `tokens` counts those of all steps."""
-
-    resume: Resume = Resume.auto
-    seed: int = 0
-    tokens: int = 8_000_000_000
-    batch_tokens: int = 4096
-    precision: Precision = Precision.float32
-    stream: StreamConfig = field(default_factory=StreamConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    log: LogConfig = field(default_factory=LogConfig)
-    watch: WatchConfig = field(default_factory=WatchConfig)
+from sae_dist.train.watch import Preempted, Watch
 
 
 class TrainingRun:
@@ -233,9 +206,8 @@ def _postfix(results: list[StepResult], figures: dict[str, float]) -> str:
 
 def _check(config: LoopConfig, world: World) -> None:
     check_log(config.log)
-    if (steps := config.watch.replicas_every_steps) < 1:
-        raise UserError(f"watch.replicas_every_steps={steps}; expected at least 1")
-    if not 0 < config.batch_tokens <= config.tokens or config.batch_tokens % world.size:
+    validate(config)
+    if not config.batch_tokens <= config.tokens or config.batch_tokens % world.size:
         raise UserError(
             f"tokens={config.tokens}, batch_tokens={config.batch_tokens} on {world.size} "
             "processes; expected at least one batch, and a batch that the processes divide"

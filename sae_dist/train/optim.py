@@ -1,39 +1,17 @@
 """Adam, and what keeps a decoder's rows at unit norm in it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sae_dist.coders import Coder
-from sae_dist.common.errors import UserError
+from sae_dist.common.settings import validate
 from sae_dist.kernels import AdamRows, AdamStep, update_rows
+from sae_dist.train.config import OptimConfig
 
 _OF_ROWS = ("W_enc", "W_dec")
 _BLOCK_ROWS = 1024  # whose products stay in a CPU's cache
-
-
-@dataclass(kw_only=True, slots=True)
-class OptimConfig:
-    """Adam and its schedules; the defaults are Gemma Scope's (Lieberum et al. 2024, section 3.2).
-
-    `scale_lr_by_width` divides `lr` by √(F / 2¹⁴). The rate rises along a cosine from
-    `warmup_start · lr` over `warmup_steps`, stays, and falls linearly to 0 over the last
-    `decay_share` of the run. λ rises linearly from 0 over `sparsity_warmup_steps`.
-    `clip_norm` bounds the norm of the whole coder's gradient.
-    """
-
-    lr: float = 7e-5
-    scale_lr_by_width: bool = False
-    beta1: float = 0.0
-    beta2: float = 0.999
-    eps: float = 1e-8
-    warmup_steps: int = 1000
-    warmup_start: float = 0.1
-    decay_share: float = 0.0
-    sparsity_warmup_steps: int = 10_000
-    clip_norm: float | None = None
 
 
 class Adam:
@@ -52,7 +30,7 @@ class Adam:
     """
 
     def __init__(self, coder: Coder, config: OptimConfig) -> None:
-        _check(config)
+        validate(config, "optim.")
         self.coder, self.config, self.num_steps = coder, config, 0
         rows = {name: coder.get_parameter(name) for name in _OF_ROWS}
         self.exp_avg_sq = {name: torch.zeros_like(W) for name, W in rows.items()}
@@ -130,23 +108,6 @@ class Adam:
         for name, parameter in self.others.items():
             for key, tensor in self.adam.state[parameter].items():
                 yield name, key, tensor
-
-
-def _check(config: OptimConfig) -> None:
-    ranges = {
-        "lr": (0.0, float("inf")),
-        "beta1": (0.0, 1.0),
-        "beta2": (0.0, 1.0),
-        "eps": (0.0, float("inf")),
-        "warmup_steps": (0, float("inf")),
-        "warmup_start": (0.0, 1.0),
-        "decay_share": (0.0, 1.0),
-        "sparsity_warmup_steps": (0, float("inf")),
-    }
-    for name, (least, most) in ranges.items():
-        value = getattr(config, name)
-        if not least <= value <= most or (name.startswith("beta") and value == most):
-            raise UserError(f"optim.{name}={value}; expected {least} to {most}")
 
 
 def gradient_rows(W_FD: Tensor) -> tuple[Tensor | None, Tensor]:

@@ -2,8 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -11,51 +9,18 @@ import torch
 from torch import Tensor
 
 from sae_dist.checkpoint import on_mesh
-from sae_dist.coders import Coder, CoderConfig, fold, initialise, save_coder, slice_of
+from sae_dist.coders import Coder, fold, initialise, save_coder, slice_of
 from sae_dist.coders.files import LATENT_TENSORS
 from sae_dist.common.errors import UserError
 from sae_dist.kernels import GradientForm
-from sae_dist.parallel import Mesh, MeshConfig, distribute, gather_latents
+from sae_dist.parallel import Mesh, distribute, gather_latents
 from sae_dist.train.begin import go_on_from
+from sae_dist.train.config import Precision, RungConfig
 from sae_dist.train.latents import LatentCounters
-from sae_dist.train.optim import Adam, OptimConfig
+from sae_dist.train.optim import Adam
 from sae_dist.train.rows import SharedRows
 
 _EMA = 0.999
-
-
-class Precision(StrEnum):
-    """How exact a step is. Weights, moments and sums are float32, or all is float64.
-
-    With `float32` selection and values are those of float32, but for AuxK's products, which take
-    bfloat16 where that is faster. With `bfloat16` latents are selected by products of bfloat16,
-    and weights' gradients are summed from activations rounded to it.
-    """
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float64 = "float64"
-
-    @property
-    def weights(self) -> torch.dtype:
-        """The dtype of weights and moments."""
-        return torch.float64 if self is Precision.float64 else torch.float32
-
-
-@dataclass(kw_only=True, slots=True)
-class RungConfig:
-    """What one rung trains: a coder from one site of the store to another (or the same).
-
-    `init_from` is the coder to go on from (see `interop.load_coder`); without one it begins anew.
-    """
-
-    name: str = ""
-    site: str = ""
-    target: str = ""
-    init_from: str | None = None
-    coder: CoderConfig = field(default_factory=CoderConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    parallel: MeshConfig = field(default_factory=MeshConfig)
 
 
 class Rung:

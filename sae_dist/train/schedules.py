@@ -3,7 +3,7 @@
 import math
 
 from sae_dist.coders import CoderConfig
-from sae_dist.train.optim import OptimConfig
+from sae_dist.train.config import OptimConfig
 
 _REFERENCE_WIDTH = 2**14
 

@@ -3,7 +3,6 @@
 import netrc
 import os
 import shutil
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,7 @@ import wandb
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import derive
-
-
-class WandbMode(StrEnum):
-    """`auto` is online where there is a key, offline elsewhere."""
-
-    auto = "auto"
-    online = "online"
-    offline = "offline"
-    disabled = "disabled"
+from sae_dist.train.config import WandbMode
 
 
 class WandbTracker:

@@ -24,7 +24,9 @@ import torch.distributed as dist
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import write_error
+from sae_dist.common.settings import validate
 from sae_dist.parallel import World
+from sae_dist.train.config import WatchConfig
 
 REQUEUE = 75  # EX_TEMPFAIL: a scheduler may start the job again
 _PERIOD = 1.0  # seconds between two beats
@@ -33,21 +35,6 @@ _HURRIED = 4.0  # of silence are enough once a collective has failed
 _PATIENCE = 10.0  # of a process whose collective failed, for the fault to be found elsewhere
 _SLOW = 5  # times the longest step yet is no stall
 _REMEDY = "start the command again to go on from the last checkpoint"
-
-
-@dataclass(kw_only=True, slots=True)
-class WatchConfig:
-    """When one process ends the run of all, in seconds.
-
-    After `stall_seconds` without a sign of life or without progress, or five times the longest
-    step yet if that is more. What may take long (the start, the first two steps, saving, writing
-    the coders) has `pause_seconds`. Every `replicas_every_steps` steps, and before each
-    checkpoint, replicas are compared bit by bit.
-    """
-
-    stall_seconds: float = 40.0
-    pause_seconds: float = 1800.0
-    replicas_every_steps: int = 1000
 
 
 class Preempted(Exception):
@@ -99,10 +86,11 @@ class Watch:
     """
 
     def __init__(self, world: World, config: WatchConfig) -> None:
-        if not 0 < config.stall_seconds <= config.pause_seconds:
+        validate(config, "watch.")
+        if config.stall_seconds > config.pause_seconds:
             raise UserError(
                 f"watch.stall_seconds={config.stall_seconds}, watch.pause_seconds="
-                f"{config.pause_seconds}; expected more than 0, and no shorter a pause"
+                f"{config.pause_seconds}; expected no shorter a pause"
             )
         self._rank, self._size, self._config = world.rank, world.size, config
         pid = os.getpid()

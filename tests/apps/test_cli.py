@@ -22,6 +22,7 @@ from sae_dist.apps import (
     train,
     verify,
 )
+from sae_dist.apps.rungs import expand
 from sae_dist.config import HarvestConfig, TrainConfig, conf_folder
 from tests.apps.commands import ROOT, TORCHRUN, command, launch
 
@@ -98,7 +99,7 @@ def test_every_file_of_conf_composes(path: Path) -> None:
         target = "b" if "transcoder" in path.stem else "a"
         sites = ["site=a", f"target={target}"]
         config = cli.to_dataclass(cli.compose_config("train", choice + sites))
-        rungs = train.expand(config, choice + sites, ["a", "b"])
+        rungs = expand(config, choice + sites, ["a", "b"])
         assert len({rung.name for rung in rungs}) == len(rungs) > 0
 
 
@@ -143,7 +144,12 @@ def test_every_command_has_a_root_and_a_script() -> None:
         ("harvest", ["lm=llama_9"], "Could not find 'lm/llama_9'.*pythia_70m"),
         ("harvest", ["lm.name=./nowhere"], "no folder nowhere; expected a saved model"),
         ("harvest", ["lm._target_=torch.hub.load"], "'_target_' not in 'LMConfig'"),
-        ("verify", [], "faults found in s: 1"),
+        ("verify", [], "found no store at s; expected its folder"),
+        ("import_coder", ["to=."], "to=. exists; expected a new folder"),
+        ("selftest", ["folder=nowhere"], "no folder nowhere"),
+        ("compare", [], "no run in runs/a; expected config.yaml"),
+        ("train", ["store=coder:c"], "found no coder at c"),
+        ("plan", ["train.sed=1"], "Could not override"),
     ],
 )
 def test_a_mistake_ends_in_one_line(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sae_dist.apps import cli, experiment, plan, train
+from sae_dist.apps import cli, experiment, plan
+from sae_dist.apps.rungs import expand
 from sae_dist.common.errors import UserError
 from sae_dist.config import HarvestConfig, TrainConfig, conf_folder
 from sae_dist.plan import MachineConfig, table, to_dict
@@ -54,7 +55,7 @@ def test_experiments_that_only_train_are_laid_out() -> None:
     for name in others - {path.stem for path in FILES}:
         asked = [f"+experiment={name}", "store=a", "run=b"]
         config = cli.to_dataclass(cli.compose_config("train", asked))
-        rungs = train.expand(config, asked, ["a"])
+        rungs = expand(config, asked, ["a"])
         assert len({rung.name for rung in rungs}) == len(rungs) > 0
 
 
@@ -91,14 +92,14 @@ def test_published_numbers() -> None:
     assert harvest.lm.fold_norms and len(training.sweep.grids) == 26
     harvest, training = composed("skip_transcoders_pythia_160m")
     assert (harvest.text.sequence_length, training.batch_tokens) == (2049, 64 * 2049)
-    rungs = train.expand(training, ["+experiment=skip_transcoders_pythia_160m"], harvest.sites)
+    rungs = expand(training, ["+experiment=skip_transcoders_pythia_160m"], harvest.sites)
     assert len(rungs) == 3 * 2 * 6 and {rung.coder.k for rung in rungs} == {32, 64}
     assert {rung.coder.aux_coefficient for rung in rungs} == {0.0}
     assert {rung.coder.num_latents for rung in rungs} == {2**15}
     assert {rung.optim.decay_share for rung in rungs} == {1.0}
     sizes_of = "skip_transcoders_pythia_160m_sizes"
     harvest, training = composed(sizes_of)
-    rungs = train.expand(training, [f"+experiment={sizes_of}"], harvest.sites)
+    rungs = expand(training, [f"+experiment={sizes_of}"], harvest.sites)
     sizes = [(rung.coder.num_latents, rung.coder.k) for rung in rungs]
     wide = {(2**17, k) for k in (32, 64, 128)}
     assert set(sizes) == {(2**15, k) for k in (32, 64, 128)} | {(2**16, 32), (2**16, 64)} | wide
@@ -116,7 +117,7 @@ def test_gpt2_s_coders_have_the_published_code_s_optimizer(name: str) -> None:
     assert (harvest.text.sequence_length, harvest.tokens, harvest.sites) == (
         *(128, 5 * 10**8, ["resid_pre.8"]),
     )
-    for rung in train.expand(training, [f"+experiment={name}"], harvest.sites):
+    for rung in expand(training, [f"+experiment={name}"], harvest.sites):
         optim = rung.optim
         assert (optim.lr, optim.beta1, optim.beta2, optim.eps) == (3e-4, 0.9, 0.99, 1e-8)
         assert (optim.warmup_steps, optim.clip_norm, optim.scale_lr_by_width) == (0, None, False)

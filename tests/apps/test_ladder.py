@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from sae_dist.apps import cli
+from sae_dist.apps.rungs import chosen_rungs
 from sae_dist.apps.runs import finished_run, run_folder
-from sae_dist.apps.train import _pick, expand
 from sae_dist.coders import Form, Kind
 from sae_dist.common.errors import UserError
 from sae_dist.train import RungConfig
@@ -17,7 +17,7 @@ def rungs(*overrides: str, sites: tuple[str, ...] = ("resid_post.3",)) -> list[R
     """As `train_command` lays them out."""
     arguments = [*GIVEN, *overrides]
     config = cli.to_dataclass(cli.compose_config("train", arguments))
-    return _pick(expand(config, arguments, list(sites)), config.rungs)
+    return chosen_rungs(config, arguments, list(sites))
 
 
 def test_one_coder_is_a_ladder_of_one_rung() -> None:
@@ -72,6 +72,26 @@ def test_rungs_picks_by_number() -> None:
         ([], ("a", "b"), "the store has sites a, b: choose with site=…"),
         (["coder=topk_transcoder"], ("a",), "a transcoder needs target=… beside site=a"),
         (["target=b"], ("a",), "an autoencoder reconstructs its own input: drop target=b"),
+        (["sweep.grids=[{seed:[0,1]}]"], ("a",), "found seed in sweep.grids.*a run for each seed"),
+        (["sweep.grids=[{stream.lanes:[2,4]}]"], ("a",), "found stream.lanes in sweep.grids"),
+        (["sweep.grids=[{name:[b,c]}]"], ("a",), "found name in sweep.grids"),
+        (
+            ["sweep.grids=[{coder:jumprelu,coder.k:[8,16]}]"],
+            ("a",),
+            r"lambda0.0006-a and .*equal in all.*\(coder.k changes nothing of a jumprelu's",
+        ),
+        (
+            ["sweep.grids=[{coder:topk,parallel.latent:[1,2]}]"],
+            ("a",),
+            r"latent1 and .*-latent2.*\(parallel.latent changes nothing",
+        ),
+        (["sweep.grids=[{coder:topk,coder.k:[8,8]}]"], ("a",), "equal in all that is trained;"),
+        (
+            ["sweep.grids=[{coder:topk,optim.lr:0.1},{coder:topk,optim.lr:0.2}]"],
+            ("a",),
+            "two rungs of the sweep called topk-16384-k32-a, which differ in optim.lr",
+        ),
+        (["sweep.grids=[{coder:topk,coder.k:[4,8]}]", "rungs=[1,1]"], ("a",), "0 to 1, each once"),
         (["sweep.grids=[{coder.widths:3}]"], ("a",), "'widths' not in 'CoderConfig'"),
     ],
 )

@@ -7,8 +7,10 @@ import pytest
 import torch
 import yaml
 
-from sae_dist.apps import evaluate, harvest, train
-from sae_dist.apps.live import asked_harvest, open_live
+from sae_dist.apps import cli, evaluate, harvest, train
+from sae_dist.apps.asked import asked_harvest
+from sae_dist.apps.live import open_live
+from sae_dist.apps.rungs import expand
 from sae_dist.coders import load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import World
@@ -104,10 +106,10 @@ def trained(world: World, home: Path, folder: Path, tokens: int) -> None:
         setting.replace("=./", f"={home}/")
         for setting in (*LIVE, "run=r", *SETTINGS, f"tokens={tokens}")
     ]
-    config = train.cli.to_dataclass(train.cli.compose_config("train", typed))
+    config = cli.to_dataclass(cli.compose_config("train", typed))
     source = open_live(asked_harvest("live", typed), world.device)
     folder.mkdir(exist_ok=True)
-    rungs = train.expand(config, typed, list(source.widths))
+    rungs = expand(config, typed, list(source.widths))
     train.TrainingRun(config, rungs, source, world, folder).run()
 
 

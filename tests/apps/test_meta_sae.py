@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from sae_dist.apps import evaluate, train
+from sae_dist.apps import cli, evaluate, train
+from sae_dist.apps.rungs import expand
 from sae_dist.apps.sources import decoder_rows, open_source
 from sae_dist.coders import Coder, CoderConfig, Kind, load_coder, save_coder
 from sae_dist.common.errors import UserError
@@ -74,9 +75,9 @@ def test_known_directions_are_found_and_explain_the_decoder(
 def trained(world: World, folder: Path, tokens: int) -> None:
     """The command's run, on a world that is there already."""
     overrides = [*SETTINGS, f"tokens={tokens}", "checkpoint.every_steps=10"]
-    config = train.cli.to_dataclass(train.cli.compose_config("train", overrides))
+    config = cli.to_dataclass(cli.compose_config("train", overrides))
     source = open_source(f"coder:{folder.parent / 'base/coders/a'}", 1.0)
-    rungs = train.expand(config, overrides, list(source.widths))
+    rungs = expand(config, overrides, list(source.widths))
     folder.mkdir(exist_ok=True)
     train.TrainingRun(config, rungs, source, world, folder).run()
 

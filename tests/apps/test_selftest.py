@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import psutil
@@ -82,6 +83,7 @@ def test_a_terminal_has_one_bar_that_goes_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(check, "_columns", lambda: 100)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     perform([Check("first", "", says_much)], Place(tmp_path, alone()))
     shown = capsys.readouterr().err.split("\r")
     assert any(re.fullmatch(r"selftest 0/1 \|.*\| \d\d:\d\d, first *", line) for line in shown)

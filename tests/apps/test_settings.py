@@ -56,7 +56,9 @@ def test_every_number_has_a_range_and_both_its_ends_are_taken(root: str) -> None
         number, is_list = number_of(kind), get_origin(split_optional(kind)[0]) is list
         assert allowed.has_range, f"{root}: {key}"
         for inside, outside in ends(number, allowed):
-            assert read(key, Typed(repr(inside)), kind, allowed) == ([inside] if is_list else inside)
+            assert read(key, Typed(repr(inside)), kind, allowed) == (
+                [inside] if is_list else inside
+            )
             for wrong in (outside, "nan", "inf", "-inf", "many", "[1,[2]]"):
                 with pytest.raises(UserError, match=rf"^{key}.*expected") as raised:
                     read(key, Typed(wrong), kind, allowed)

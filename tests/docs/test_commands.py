@@ -11,7 +11,7 @@ from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
 from sae_dist.apps import cli, completion, console, experiment
-from sae_dist.apps.train import chosen_rungs
+from sae_dist.apps.rungs import chosen_rungs
 from sae_dist.common.errors import UserError
 from tests.apps.commands import ROOT
 from tests.docs.shell import Call, calls, calls_in, documents, sources
@@ -99,7 +99,7 @@ def _check_extras(words: list[str]) -> None:
 
 @functools.cache
 def _compose(root: str, words: tuple[str, ...], is_part: bool) -> None:
-    """Compose as `cli.run` does; of a part what is missing may stand in the rest.
+    """Compose as `command.run` does; of a part what is missing may stand in the rest.
 
     Of `key=…` the key alone is looked up; `group=NAME`, a word in capitals, stands for any choice.
     """

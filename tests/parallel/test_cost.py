@@ -9,8 +9,9 @@ from sae_dist.coders import CoderConfig, Form, Kind, slice_of
 from sae_dist.parallel import Mesh, Over, World, make_mesh, messages
 from sae_dist.parallel.cost import wire_bytes
 from sae_dist.train import RungConfig, training_step
+from sae_dist.train.config import Precision
 from sae_dist.train.rows import SharedRows
-from sae_dist.train.rung import Precision, Rung
+from sae_dist.train.rung import Rung
 from tests.processes import run_on
 
 D, E, F, B, K, AUX_K = 10, 7, 48, 24, 3, 5

@@ -18,7 +18,8 @@ from sae_dist.store import open_store
 from sae_dist.store.layout import Layout
 from sae_dist.stream import ActivationStream, BatchPart, StreamConfig
 from sae_dist.train import LoopConfig, OptimConfig, RungConfig
-from sae_dist.train.rung import Precision, Rung
+from sae_dist.train.config import Precision
+from sae_dist.train.rung import Rung
 from tests.processes import run_on
 from tests.train.ladders import BATCH, D, E, make_store, rung, training_run
 

@@ -8,7 +8,8 @@ import torch
 
 from sae_dist.common.errors import UserError
 from sae_dist.store import Store, StoreWriter, open_store, verify
-from sae_dist.store.dropped import Dropped, NonFinite
+from sae_dist.store.config import NonFinite
+from sae_dist.store.dropped import Dropped
 from sae_dist.store.repair import mend_commits, plan_repair
 from sae_dist.store.verify import audit
 from tests.store.conftest import SEQUENCES, WIDTHS, Data

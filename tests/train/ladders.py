@@ -10,8 +10,7 @@ from sae_dist.parallel import MeshConfig, World
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations, StreamConfig
 from sae_dist.train import LoopConfig, OptimConfig, RungConfig, TrainingRun
-from sae_dist.train.journal import LogConfig, WandbMode
-from sae_dist.train.loop import Precision
+from sae_dist.train.config import LogConfig, Precision, WandbMode
 
 D, E, BATCH = 16, 12, 64
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from sae_dist.train.journal import Journal, LogConfig, WandbMode
+from sae_dist.train.config import LogConfig, WandbMode
+from sae_dist.train.journal import Journal
 from sae_dist.train.wandb_tracker import WandbTracker
 
 KEY, TOKEN = "0123456789abcdef" * 2 + "01234567", "hf_canaryCanaryCanary"

@@ -7,7 +7,8 @@ from torch.nn.functional import normalize
 
 from sae_dist.coders import Coder, CoderConfig, Form, Kind
 from sae_dist.kernels import Encoder
-from sae_dist.train.optim import Adam, OptimConfig, gradient_squares
+from sae_dist.train.config import OptimConfig
+from sae_dist.train.optim import Adam, gradient_squares
 
 F, D = 1100, 6  # more rows than a block of the update has
 LR = 1e-2

@@ -4,9 +4,9 @@ import torch
 
 from sae_dist.coders import CoderConfig, Kind
 from sae_dist.parallel import World, make_mesh
-from sae_dist.train.optim import OptimConfig
+from sae_dist.train.config import OptimConfig, Precision, RungConfig
 from sae_dist.train.rows import SharedRows
-from sae_dist.train.rung import Precision, Rung, RungConfig
+from sae_dist.train.rung import Rung
 from sae_dist.train.step import training_step
 from tests.processes import alone
 

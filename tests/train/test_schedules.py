@@ -4,7 +4,8 @@ import pytest
 
 from sae_dist.coders import Coder, CoderConfig
 from sae_dist.common.errors import UserError
-from sae_dist.train.optim import Adam, OptimConfig
+from sae_dist.train.config import OptimConfig
+from sae_dist.train.optim import Adam
 from sae_dist.train.schedules import learning_rate, sparsity_coefficient
 
 

@@ -16,8 +16,8 @@ import wandb
 from sae_dist.coders import Kind
 from sae_dist.common.errors import UserError
 from sae_dist.train import tensorboard_tracker
-from sae_dist.train.journal import Journal, LogConfig, WandbMode
-from sae_dist.train.loop import LoopConfig
+from sae_dist.train.config import LogConfig, LoopConfig, WandbMode
+from sae_dist.train.journal import Journal
 from sae_dist.train.wandb_tracker import wandb_id
 from tests.apps.commands import ROOT
 from tests.processes import alone

@@ -1,7 +1,6 @@
 """All that is said of a smaller and a larger coder of one site."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,6 @@ from sae_dist.evaluate.pairs.insertion import Insertion
 from sae_dist.evaluate.pairs.stitching import Stitching, plan
 from sae_dist.evaluate.seen import see
 from sae_dist.parallel import Mesh
-
-
-@dataclass(kw_only=True, slots=True)
-class PairConfig:
-    """How rungs of one site and kind are compared, each with the next narrower one of nearest L0.
-
-    So many `sequences` (0: compare none) are read for insertion, and the first `stitch_sequences`
-    for stitching, which is slower. From a cosine of `tau` on two latents count as the same.
-    """
-
-    sequences: int = 1024
-    stitch_sequences: int = 64
-    tau: float = 0.7
-
 
 Batches = Iterable[tuple[Tensor, Tensor, Tensor]]
 

@@ -1,0 +1,58 @@
+"""Packages whose names are imported at their first use, so that configurations come without torch.
+
+A package's `__init__.py` says where its names are under `if TYPE_CHECKING:`, as for any reader, and
+then `lazily(__name__)`:
+
+    if TYPE_CHECKING:
+        from sae_dist.stream.order import TokenOrder as TokenOrder
+
+    lazily(__name__)
+"""
+
+import ast
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+def lazily(package: str) -> None:
+    """Import each name that stands below `if TYPE_CHECKING:` in `package` when it is asked for."""
+    module = sys.modules[package]
+    vars(module)["_homes"] = _homes(Path(module.__file__ or ""))
+    module.__class__ = _LazyPackage
+
+
+def _homes(path: Path) -> dict[str, tuple[str, str]]:
+    """(module, name there) of each name that a package imports for type checkers."""
+    blocks = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.If)]
+    return {
+        alias.asname or alias.name: (node.module or "", alias.name)
+        for block in blocks
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+class _LazyPackage(ModuleType):
+    """See `lazily`; a function may bear the name of its module."""
+
+    _homes: dict[str, tuple[str, str]]
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._homes:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        home, there = self._homes[name]
+        value = getattr(import_module(home), there)
+        setattr(self, name, value)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        hides = name in self._homes and isinstance(value, ModuleType)  # a module, once imported
+        if not hides:
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._homes})

@@ -1,0 +1,17 @@
+"""How a harvest runs."""
+
+from dataclasses import dataclass
+
+from sae_dist.common.settings import setting
+
+
+@dataclass(kw_only=True, slots=True)
+class HarvestLoopConfig:
+    """How the language model is run, and when a process that gives no sign of life is given up.
+
+    `batch_sequences` make one forward pass. They belong to what a shard is: another number may
+    round differently.
+    """
+
+    batch_sequences: int = setting(16, min=1)
+    lock_seconds: float = setting(45.0, above=0)

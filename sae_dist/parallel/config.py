@@ -1,0 +1,17 @@
+"""What is asked of a mesh."""
+
+from dataclasses import dataclass
+
+from sae_dist.common.settings import setting
+
+
+@dataclass(kw_only=True, slots=True)
+class MeshConfig:
+    """The mesh of a rung. `latent` processes share its latents; the rest of the world is `data`.
+
+    `latent: null` chooses the mesh that sends the fewest bytes a step among those on which the
+    parameters, gradients and moments of a process fit into `memory_gib`.
+    """
+
+    latent: int | None = setting(None, min=1)
+    memory_gib: float = setting(60.0, above=0)
