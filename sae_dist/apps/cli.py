@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sae_dist.apps import experiment
 from sae_dist.apps.keys import choices, declared_in, find, keys, meant
-from sae_dist.apps.overrides import Typed, read, structure
+from sae_dist.apps.overrides import Typed, read, structure_of
 from sae_dist.common.credentials import keys_with_credentials
 from sae_dist.common.errors import UserError
 from sae_dist.common.names import nearest
@@ -76,7 +76,8 @@ def to_dataclass(config: Any, prefix: str = "") -> Any:
     """
     try:
         if missing := OmegaConf.missing_keys(config):
-            wanted = [key for key in declared_in(OmegaConf.get_type(config)) if key in missing]
+            root: Any = OmegaConf.get_type(config)
+            wanted = [key for key in declared_in(root) if key in missing]
             told = ", ".join(f"{prefix}{key}=…" for key in wanted)
             raise UserError(f"{told} must be given; see --help")
         for secret in keys_with_credentials(OmegaConf.to_container(config, resolve=True)):
@@ -155,7 +156,7 @@ def _leaves(root: str, given: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, 
     """The same, with a map for a group of keys taken apart."""
     for key, value in given:
         kind, _ = keys(root).get(key, (None, None))
-        found = structure(value) if isinstance(value, Typed) and value[:1] == "{" else value
+        found = structure_of(key, value) if str(value)[:1] == "{" else value
         if is_dataclass(kind) and isinstance(found, dict):
             yield from _leaves(root, [(f"{key}.{name}", one) for name, one in found.items()])
         else:
@@ -196,10 +197,11 @@ def _swept(key: str, value: Any, place: str) -> Any:
         raise UserError(f"{place}{key}=[]; expected one value or more; give some")
     found = []
     for one in values:
-        _, tree = _sorted("train", [(key, one)], place)
-        for name in key.split("."):
-            tree = tree.get(name, {}) if isinstance(tree, dict) else tree
-        found.append(one if isinstance(one, str) and isinstance(tree, str | dict) else tree)
+        said: Any = _sorted("train", [(key, one)], place)[1]
+        for name in key.split(".") if said else ():
+            said = said[name]
+        is_text = isinstance(one, str) and isinstance(said, str | dict)  # or a file's name
+        found.append(one if is_text else said)
     return found if isinstance(value, list) else found[0]
 
 

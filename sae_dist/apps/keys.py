@@ -25,10 +25,10 @@ def declared_in(kind: Any, place: str = "") -> dict[str, tuple[Any, Allowed]]:
     """The same of any configuration's dataclass, behind `place`."""
     found: dict[str, tuple[Any, Allowed]] = {}
     for declared in fields(kind):
-        key, its_kind = f"{place}{declared.name}", kinds(kind)[declared.name]
-        found[key] = its_kind, allowed_in(declared)
-        if is_dataclass(its_kind):
-            found |= declared_in(its_kind, f"{key}.")
+        key, inner = f"{place}{declared.name}", kinds(kind)[declared.name]
+        found[key] = inner, allowed_in(declared)
+        if hasattr(inner, "__dataclass_fields__"):
+            found |= declared_in(inner, f"{key}.")
     return found
 
 

@@ -66,7 +66,7 @@ def read(key: str, given: Any, kind: Any, allowed: Allowed) -> Any:
         near = nearest(str(given), plain) if issubclass(plain, Enum) else ""
         raise UserError(f"{key}={_shown(given)}; expected {_expected(plain, allowed, kind)}{near}")
     require(key, value, kind, allowed, _shown(given))
-    if allowed.binary and (meant := _power_meant(str(given), value)):
+    if allowed.binary and isinstance(value, int) and (meant := _power_meant(str(given), value)):
         raise UserError(
             f"{key}={given} would be {value:,}; expected {meant:,}, a power of two, or the whole "
             "number; write one of them out"
@@ -76,16 +76,13 @@ def read(key: str, given: Any, kind: Any, allowed: Allowed) -> Any:
 
 def _compound(key: str, given: Any, plain: Any, allowed: Allowed) -> Any:
     """A list or a map. One value stands for a list of it, and commas alone make one, too."""
-    try:
-        found = structure(given) if isinstance(given, Typed) else given
-    except UserError as error:
-        raise UserError(f"{key}: {error}") from error
+    found = structure_of(key, given)
     if get_origin(plain) is dict and not isinstance(found, dict):
         raise UserError(f"{key}={_shown(given)}; expected a map, as {{key:value}}")
     if get_origin(plain) is not list:
         return plainly(found)
     if isinstance(found, Typed):
-        found = [structure(part) for part in split(given)]
+        found = structure_of(key, Typed(f"[{given}]"))
     items = found if isinstance(found, list) else [found]
     (kind,) = get_args(plain)
     if kind in _LEAVES:
@@ -150,6 +147,14 @@ def _text(key: str, given: Any) -> str:
     return escaped(str(given))
 
 
+def structure_of(key: str, given: Any) -> Any:
+    """What was typed for `key` as `structure` takes it; any other value as it is."""
+    try:
+        return structure(given) if isinstance(given, Typed) else given
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
+
+
 def structure(text: str) -> Any:
     """Lists and maps as they are written, with `Typed` in them, or a str that stood in quotes.
 
@@ -161,9 +166,9 @@ def structure(text: str) -> Any:
     if quoted is not None:
         return quoted
     if text.startswith("[") and text.endswith("]"):
-        return [structure(part) for part in split(text[1:-1])]
+        return [structure(part) for part in _split(text[1:-1])]
     if text.startswith("{") and text.endswith("}"):
-        return dict(_pair(part, text) for part in split(text[1:-1]))
+        return dict(_pair(part, text) for part in _split(text[1:-1]))
     return Typed(text)
 
 
@@ -174,7 +179,7 @@ def _pair(part: str, text: str) -> tuple[str, Any]:
     return str(structure(key)), structure(":".join(rest))
 
 
-def split(text: str) -> list[str]:
+def _split(text: str) -> list[str]:
     """The parts between commas that stand in no bracket or quote; none of an empty text."""
     return list(_parts(text, ",")) if text.strip() else []
 

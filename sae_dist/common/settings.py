@@ -113,12 +113,13 @@ def validate(config: Any, prefix: str = "") -> None:
             that its check refuses, or a list that is empty or holds something twice. The line
             names the key, what was given and what is allowed.
     """
+    schema: Any = type(config)
     for declared in fields(config):
         key, value = prefix + declared.name, getattr(config, declared.name)
         if is_dataclass(value):
             validate(value, f"{key}.")
         else:
-            require(key, value, kinds(type(config))[declared.name], allowed_in(declared))
+            require(key, value, kinds(schema)[declared.name], allowed_in(declared))
 
 
 def require(key: str, value: Any, kind: Any, allowed: Allowed, given: str | None = None) -> None:
