@@ -126,11 +126,14 @@ class WatchConfig:
 
 @dataclass(kw_only=True, slots=True)
 class LoopConfig:
-    """How long a ladder is trained on what stream. `tokens` counts those of all steps."""
+    """How long a ladder is trained on what stream.
+
+    `tokens` counts those of all steps; null stands for all that the store has for training, once.
+    """
 
     resume: Resume = Resume.auto
     seed: int = 0
-    tokens: int = 8_000_000_000
+    tokens: int | None = None
     batch_tokens: int = 4096
     precision: Precision = Precision.float32
     stream: StreamConfig = field(default_factory=StreamConfig)
