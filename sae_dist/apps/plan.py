@@ -109,6 +109,8 @@ def _planned(
         tensor=harvest.lm.tensor,
         max_shard_bytes=int(train.max_shard_gib * 2**30),
     )
+    if train.tokens is None:
+        train = replace(train, tokens=stored.training_tokens)
     return stored, plan_training(train, rungs, size.widths, stored.layout, writer.dtype, machine)
 
 

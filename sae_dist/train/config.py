@@ -128,11 +128,14 @@ class WatchConfig:
 
 @dataclass(kw_only=True, slots=True)
 class LoopConfig:
-    """How long a ladder is trained on what stream. `tokens` counts those of all steps."""
+    """How long a ladder is trained on what stream.
+
+    `tokens` counts those of all steps; null stands for all that the store has for training, once.
+    """
 
     resume: Resume = Resume.auto
     seed: int = setting(0, min=0)
-    tokens: int = setting(8_000_000_000, min=1)
+    tokens: int | None = setting(None, min=1)
     batch_tokens: int = setting(4096, min=1)
     precision: Precision = Precision.float32
     stream: StreamConfig = field(default_factory=StreamConfig)

@@ -34,6 +34,13 @@ def test_every_key_that_is_mentioned_can_be_set() -> None:
     assert sorted((name, key) for name, key in found if key not in keys) == []
 
 
+def test_what_a_target_l0_costs_is_told_alike() -> None:
+    """As tests/coders/test_losses.py finds it in the code."""
+    paths = [*documents(), *(ROOT / "conf").rglob("*.yaml")]
+    said = (formula for path in paths for formula in re.findall(r"λ \([^|]*?²", path.read_text()))
+    assert {re.sub(r"[\\\s]", "", formula) for formula in said} == {"λ(2/L0*)(L0-L0*)²"}
+
+
 def slug(heading: str) -> str:
     """The anchor of a heading, as GitHub makes it."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
