@@ -143,13 +143,22 @@ def _sorted(
         kind, allowed = find(root, key, prefix)
         if root == "train":
             _require_single(f"{prefix}{key}", key, value, kind)
-        *above, last = key.split(".")
-        branch = tree
-        for name in above:
-            branch = branch.setdefault(name, {})
-        branch[last] = read(f"{prefix}{key}", value, kind, allowed)
+        _put(tree, key.split("."), read(f"{prefix}{key}", value, kind, allowed))
     added = {written.lstrip("+"): written for written in choices(root)}
     return [f"{added[key]}={name}" for key, name in chosen.items()], tree
+
+
+def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    """Lay a value over what was said before; maps are laid one over the other."""
+    first, *inside = path
+    if inside:
+        if not isinstance(tree.get(first), dict):
+            tree[first] = {}
+        _put(tree[first], inside, value)
+    elif isinstance(value, dict) and isinstance(tree.get(first), dict):
+        tree[first] |= value
+    else:
+        tree[first] = value
 
 
 def _leaves(root: str, given: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 import netrc
 import os
+import re
 import shutil
 import uuid
 from pathlib import Path
@@ -95,7 +96,7 @@ class WandbTracker:
         """End the runs; upload the coders in that folder, if there is one, as artifacts."""
         for rung, run in self._runs.items():
             if coders is not None:
-                artifact = wandb.Artifact(f"{run.id}-coder", type="model")
+                artifact = wandb.Artifact(artifact_name(run.id), type="model")
                 artifact.add_dir(str(coders / rung))
                 run.log_artifact(artifact)
             run.finish()
@@ -116,6 +117,13 @@ def wandb_id(run: str, rung: str, begun: str) -> str:
     """One of at most 128 characters, which is what W&B takes; names beyond end in their hash."""
     whole = f"{run}-{rung}-{begun}"
     return whole if len(whole) <= 128 else f"{whole[:111]}-{derive(0, whole):016x}"
+
+
+def artifact_name(run_id: str) -> str:
+    """That of a run's coder. Artifacts' names know fewer characters than runs' ids: no `+`."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", run_id)
+    is_own = plain == run_id and len(plain) <= 122
+    return f"{plain if is_own else f'{plain[:105]}-{derive(0, run_id):016x}'}-coder"
 
 
 def chosen_mode(mode: WandbMode) -> str:
