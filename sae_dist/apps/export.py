@@ -25,7 +25,6 @@ from sae_dist.interop import (
     public,
     push,
     require_holds,
-    require_repo,
     write_card,
 )
 
@@ -38,8 +37,6 @@ def main() -> None:
 def export_command(config: ExportConfig) -> None:
     """Check all, write all, then push."""
     run, _ = finished_run(config.runs, config.run)
-    if config.push is not None:
-        require_repo(config.push)
     figures = _figures(run / "evaluation.json")
     coders = _described(run, config.rungs)
     for rung, description in coders.items():

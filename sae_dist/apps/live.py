@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sae_dist.apps.harvested import load_harvested
 from sae_dist.common.errors import UserError
+from sae_dist.common.settings import validate
 from sae_dist.config import EvaluateConfig, HarvestConfig
 from sae_dist.live import LiveActivations, check_live
 from sae_dist.lm import LM, foresee, load_lm, resolve, truncate
@@ -69,9 +70,11 @@ def _activations(config: HarvestConfig, lm: LM, num_steps: int | None = None) ->
 def _config(harvest: Any) -> HarvestConfig:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(HarvestConfig), harvest)
-        return cast(HarvestConfig, OmegaConf.to_object(merged))
+        made = cast(HarvestConfig, OmegaConf.to_object(merged))
     except (OmegaConfBaseException, ValueError) as error:
         raise UserError(
             f"found no harvest in the run's config.yaml ({str(error).splitlines()[0]}); expected "
             "what launch/train.py wrote; restore it"
         ) from error
+    validate(made, "harvest.")
+    return made

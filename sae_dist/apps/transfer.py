@@ -31,7 +31,6 @@ def measure_transfer(
     asked = config.transfer
     if asked.lm_name is None:
         return None
-    asked.check()
     if world.size % config.latent:
         raise UserError(
             f"latent={config.latent} must divide the {world.size} processes; choose a divisor"

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from sae_dist.common.settings import setting
+
 
 @dataclass(kw_only=True, slots=True)
 class HarvestLoopConfig:
@@ -11,5 +13,5 @@ class HarvestLoopConfig:
     round differently.
     """
 
-    batch_sequences: int = 16
-    lock_seconds: float = 45.0
+    batch_sequences: int = setting(16, min=1)
+    lock_seconds: float = setting(45.0, above=0)

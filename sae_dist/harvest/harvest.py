@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from sae_dist.common.disk import check_disk, tell_unwritten
-from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
+from sae_dist.common.settings import validate
 from sae_dist.harvest.assign import Round, round_of
 from sae_dist.harvest.bar import TokenBar
 from sae_dist.harvest.config import HarvestLoopConfig
@@ -46,8 +46,7 @@ def harvest(
             asked for after the last block. Called by one process, if there are no tokens yet.
         config, processes: how and by whom.
     """
-    if config.batch_sequences < 1:
-        raise UserError(f"harvest.batch_sequences={config.batch_sequences}; expected at least 1")
+    validate(config, "harvest.")
 
     def write_tokens() -> None:
         blocks, fingerprint = tokens()

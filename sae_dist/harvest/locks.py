@@ -17,7 +17,6 @@ from itertools import count
 from pathlib import Path
 from typing import Self
 
-from sae_dist.common.errors import UserError
 from sae_dist.common.files import claim, to_json
 from sae_dist.common.log import warn
 
@@ -75,8 +74,6 @@ class Locks:
     """
 
     def __init__(self, folder: Path, silence: float) -> None:
-        if silence <= 0:
-            raise UserError(f"harvest.lock_seconds={silence:g}; expected more than 0")
         self._folder, self._silence = folder, silence
         self._me = Owner.this_process()
         self._held: dict[str, tuple[Path, int]] = {}  # files, and descriptors to touch them by

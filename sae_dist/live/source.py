@@ -63,6 +63,7 @@ class LiveActivations:
         device = next(lm.model.parameters()).device
         capture = Capture(lm.model, [resolve(lm.model, site) for site in sites])
         self.widths = site_widths(capture, device)
+        self.num_tokens = self._units.num_training_tokens
         self.num_held_out = self._units.num_held_out
         self.sequence_length = text.sequence_length
         self._mean_squares: dict[str, float] = {}

@@ -65,7 +65,6 @@ class LiveStream(Batches):
         Raises UserError for lanes that do not fit the world or the batch.
         """
         config = part.config
-        config.check()
         unit_tokens = units.unit_sequences * units.sequence_length
         num_lanes = live_lanes(config, units.num_training, unit_tokens, part.batch_tokens)
         self._lanes = part.lanes_of(num_lanes)
@@ -76,7 +75,8 @@ class LiveStream(Batches):
             )
         self.waited_seconds = 0.0
         self._units, self._passes, self._widths = units, passes, widths
-        self._seed, self._num_lanes, self._step = part.seed, num_lanes, part.start_step
+        self._config, self._seed, self._step = config, part.seed, part.start_step
+        self._num_lanes = num_lanes
         self._lane_tokens = part.batch_tokens // num_lanes
         self._unit_tokens = unit_tokens
         self._last_step = last_step

@@ -34,6 +34,7 @@ class HarvestPlan:
         bytes_by_array: on disk, of each site and of the tokens; exact but for the JSON files. Empty
             where nothing is stored.
         file_bytes: of the largest file.
+        training_tokens: that are not held out.
         flops: of all forward passes, up to the deepest site.
         compute_hours, disk_hours: on all devices together; the longer one counts.
         device_bytes, host_bytes: that one process holds, by what for; `working` is estimated.
@@ -42,6 +43,7 @@ class HarvestPlan:
     layout: Layout
     bytes_by_array: dict[str, int]
     file_bytes: int
+    training_tokens: int
     flops: float
     compute_hours: float
     disk_hours: float
@@ -99,6 +101,7 @@ def plan_harvest(
         layout=layout,
         bytes_by_array=by_array,
         file_bytes=largest,
+        training_tokens=round(num_sequences * (1 - store.held_out)) * tokens.sequence_length,
         flops=float(flops),
         compute_hours=seconds / machine.devices / 3600,
         disk_hours=machine.seconds_of_disk(sum(by_array.values())) / 3600,

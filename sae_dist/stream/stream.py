@@ -43,7 +43,6 @@ class ActivationStream(Batches):
         self._store, self._sites = store, list(sites)
         self._config = config = part.config
         self._step, self._batch_tokens = part.start_step, part.batch_tokens
-        config.check()
         counts = store.trainable_counts()
         chunks = np.array(store.training_chunks(), np.int64)
         self._chunks = chunks[counts[chunks] > 0]

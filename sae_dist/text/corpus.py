@@ -20,7 +20,7 @@ _BUFFER_BYTES = 1 << 20
 _Place = tuple[str, Values]
 
 
-def documents(config: TextConfig) -> Iterator[Document]:
+def documents(config: TextConfig) -> Generator[Document]:
     """Yield the corpus' documents in a fixed order, empty ones left out.
 
     A document is a string; from a column of conversations it is a list of messages, from one of

@@ -100,8 +100,8 @@ def test_the_name_of_a_site_cannot_lead_out(site: str, tmp_path: Path) -> None:
 
 
 def test_a_wandb_id_is_plain_and_short() -> None:
-    assert wandb_id("run", "rung") == "run-rung"
-    ids = [wandb_id("r" * 100, "x" * 99 + end) for end in "ab"]
+    assert wandb_id("run", "rung", "0a1b2c3d") == "run-rung-0a1b2c3d"
+    ids = [wandb_id("r" * 100, "x" * 99 + end, "0a1b2c3d") for end in "ab"]
     assert ids[0] != ids[1] and {len(name) for name in ids} == {128}
 
 
