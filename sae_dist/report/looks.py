@@ -162,15 +162,16 @@ def legend_of_colours(looks: Iterable[Look]) -> list[LegendEntry]:
 
 def legend_of_dashes(looks: Iterable[Look]) -> list[LegendEntry]:
     """One entry a kind of line, if there are several: which variants it stands for."""
-    by_dash: dict[int, list[str]] = {}
-    for look in looks:
-        by_dash.setdefault(look.dash, []).append(look.variant)
-    if len(by_dash) < 2:
-        return []
-    labels = {dash: ", ".join(filter(None, dict.fromkeys(by_dash[dash]))) for dash in by_dash}
+    several = [own for own in grouped(looks, lambda k: f"{k.group} {k.label}").values() if own[1:]]
+    by_dash = grouped((look for own in several for look in own), lambda look: str(look.dash))
     return [
-        LegendEntry("", None, labels[dash], " ".join(f"{2 * d:g}" for d in _DASHES[dash]) or "none")
-        for dash in sorted(labels)
+        LegendEntry(
+            "",
+            None,
+            ", ".join(dict.fromkeys(look.variant for look in by_dash[dash])),
+            " ".join(f"{2 * length:g}" for length in _DASHES[int(dash)]) or "none",
+        )
+        for dash in sorted(by_dash)
     ]
 
 
@@ -209,28 +210,27 @@ def _variants(rungs: list[RungResult]) -> dict[str, str]:
             if labels[label] > 1:
                 others = [parts[r.name] for r in own if r is not rung]
                 said = {label.replace(" ", "")}
-                new = [p for p in parts[rung.name] if p not in said and any(p not in o for o in others)]
+                new = [
+                    p for p in parts[rung.name] if p not in said and any(p not in o for o in others)
+                ]
                 label = " ".join(filter(None, (label, *new)))
             found[rung.name] = label
     return found
 
 
 def _dashes(rungs: list[RungResult], variants: dict[str, str]) -> dict[str, int]:
-    """An index of `_DASHES` for each rung: equal variants of a kind have equal lines."""
-    if all(len(own) == 1 for own in grouped(rungs, _alike).values()):
-        return dict.fromkeys(variants, 0)
-    found = {}
-    for own in grouped(rungs, family_of).values():
-        has_k = all(rung.k is not None for rung in own)
-        ordered = sorted(own, key=lambda rung: (rung.k or 0, rung.target_l0 or 0))
-        names = [variants[rung.name] for rung in ordered]
-        if not has_k:  # whose L0s all differ a little: the order among those of one width says more
-            for alike in grouped(ordered, _alike).values():
-                found |= {rung.name: place % len(_DASHES) for place, rung in enumerate(alike)}
-            continue
-        places = list(dict.fromkeys(names))
-        found |= {rung.name: places.index(variants[rung.name]) % len(_DASHES) for rung in own}
-    return found
+    """An index of `_DASHES` for each rung: equal k have equal lines."""
+    alike = grouped(rungs, _alike).values()
+    found = dict.fromkeys(variants, 0)
+    if all(len(own) == 1 for own in alike):
+        return found
+    for own in alike:  # L0s all differ a little: their order says more
+        ordered = sorted(own, key=lambda rung: (rung.target_l0 or 0, rung.number("l0") or 0))
+        found |= {rung.name: place for place, rung in enumerate(ordered)}
+    with_k = sorted((rung for rung in rungs if rung.k is not None), key=lambda rung: rung.k or 0)
+    places = list(dict.fromkeys(variants[rung.name] for rung in with_k))
+    found |= {rung.name: places.index(variants[rung.name]) for rung in with_k}
+    return {name: place % len(_DASHES) for name, place in found.items()}
 
 
 def _short_labels(rungs: list[RungResult], variants: dict[str, str]) -> dict[str, str]:

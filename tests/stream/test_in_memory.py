@@ -56,9 +56,7 @@ def test_iterating_again_goes_on_and_states_name_the_next_batch() -> None:
 
 
 @pytest.mark.parametrize("max_sequences", [None, 7, 5000])
-def test_evaluation_reads_all_rows(
-    max_sequences: int | None
-) -> None:
+def test_evaluation_reads_all_rows(max_sequences: int | None) -> None:
     expected = ROWS[:max_sequences]
     for parts in (1, 3, 20):
         found = {

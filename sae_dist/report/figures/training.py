@@ -38,7 +38,9 @@ def training_figures(results: RunResults, looks: dict[str, Look]) -> list[Figure
         new = [name for name, curve in curves.items() if curve not in shown[name]]
         for name in new:
             shown[name].append(curves[name])
-        figures.append(Figure(title, caption, _panels(results, looks, "training-", key, label, new)))
+        figures.append(
+            Figure(title, caption, _panels(results, looks, "training-", key, label, new))
+        )
     return drawn(figures)
 
 
