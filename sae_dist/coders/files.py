@@ -65,8 +65,7 @@ def describe_coder(folder: Path) -> dict[str, Any]:
         found = description.get("format")
         if found == FORMAT:
             config_of(description["config"])
-            if not isinstance(description["about"], dict):
-                raise TypeError("about is no dict")
+            _require_sorts(description)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise _not_a_coder(path, f"{type(error).__name__}: {error}") from error
     if found != FORMAT:
@@ -118,6 +117,20 @@ def load_coder(
         if not tensor.isfinite().all():
             raise _not_a_coder(folder / WEIGHTS, f"{name} is not finite")
     return coder.eval().requires_grad_(False)
+
+
+def _require_sorts(description: dict[str, Any]) -> None:
+    """Raise TypeError where whoever reads a description would find another sort than expected."""
+    about = dict(description["about"])
+    source = dict(about.get("source") or {})
+    parts = {f"source.{name}": source.get(name) or {} for name in ("lm", "text")}
+    for name, value, sort in (
+        ("pre_bias", description["pre_bias"], bool),
+        *((name, about.get(name, ""), str) for name in ("site", "target")),
+        *((name, value, dict) for name, value in parts.items()),
+    ):
+        if not isinstance(value, sort):
+            raise TypeError(f"{name}={value!r}")
 
 
 def _described(

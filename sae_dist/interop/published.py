@@ -166,6 +166,11 @@ def floats(path: Path, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.float() for name, tensor in found.items()}
 
 
+def transposed(tensors: Mapping[str, Tensor], *names: str) -> dict[str, Tensor]:
+    """The same, with those matrices among them transposed."""
+    return {n: t.T if n in names and t.dim() == 2 else t for n, t in tensors.items()}
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All of a safetensors file, as float32; UserError if it is none, or of others."""
     with told_in_one_line(path):
