@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import CoderConfig, Form, Kind
-from sae_dist.common.errors import UserError
+from sae_dist.common.errors import UserError, one_line
 from sae_dist.common.files import described_by, read_json, write_whole
 
 FORMAT = 1
@@ -160,7 +160,7 @@ def _require_shapes(path: Path, coder: Coder, slices: dict[str, Any]) -> None:
 
 def _not_a_coder(path: Path, found: str) -> UserError:
     return UserError(
-        f"found {path} unusable ({' '.join(found.split())[:200]}); expected what training or "
+        f"found {path} unusable ({one_line(found)}); expected what training or "
         "export writes; restore it or export the coder again"
     )
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sae_dist.coders import Coder, CoderConfig, Form, Kind
-from sae_dist.common.errors import UserError
+from sae_dist.common.errors import UserError, one_line
 from sae_dist.common.files import write_whole
 
 
@@ -139,9 +139,8 @@ def plain_tensors(coder: Coder, *, pre_bias: bool = False) -> dict[str, Tensor]:
 
 def unusable(path: Path, found: str) -> UserError:
     """The error for a file that is not what its name says."""
-    shown = "".join(c if c.isprintable() else " " for c in found)
     return UserError(
-        f"found {path} unusable ({' '.join(shown.split())[:200]}); expected a published coder; "
+        f"found {path} unusable ({one_line(found)}); expected a published coder; "
         "download or export it again"
     )
 
