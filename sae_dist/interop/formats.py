@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from sae_dist.coders import Coder, CoderConfig, config_of
 from sae_dist.common.errors import UserError
-from sae_dist.interop import dictionary_learning, gemma_scope, native, saelens, sparsify
 from sae_dist.common.hooks import layer_of
+from sae_dist.interop import dictionary_learning, gemma_scope, native, saelens, sparsify
 from sae_dist.interop.published import Published
 
 

@@ -39,7 +39,7 @@ def require_equal(one: torch.nn.Module, other: torch.nn.Module) -> None:
 
 
 def grow_old(folder: Path, settings: dict[str, Any], weights: str | None = None) -> None:
-    """Settings as an older version wrote them; SAELens wrote scaling factors of 1 with the weights."""
+    """Settings as an older version wrote them; SAELens' had scaling factors of 1 as well."""
     (folder / "cfg.json").write_text(json.dumps(settings))
     if weights is not None:
         tensors = load_file(folder / weights)

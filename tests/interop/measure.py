@@ -122,7 +122,7 @@ def published() -> list[tuple[FormatName, dict[str, Any]]]:
 
 
 def older() -> list[dict[str, Any]]:
-    """What SAELens makes today, and the settings that its older versions wrote beside such weights."""
+    """What SAELens makes today, and what older versions wrote beside such weights."""
     hook = {"hook_name": "blocks.3.hook_resid_post", "hook_layer": 3, "hook_head_index": None}
     sizes = {"d_in": D, "d_sae": F, "device": "cuda"}
     of_5 = {**sizes, **hook, "dtype": "torch.float32", "model_from_pretrained_kwargs": {}}

@@ -10,10 +10,10 @@ import torch
 
 from sae_dist.coders import Coder, Form, Kind, fold, load_coder, save_coder
 from sae_dist.common.errors import UserError
+from sae_dist.common.hooks import hook_name, site_of
 from sae_dist.interop import FORMATS, FormatName, place, public, require_holds, take_over
 from sae_dist.interop import load_coder as load_any
 from sae_dist.interop.formats import FOREIGN
-from sae_dist.common.hooks import hook_name, site_of
 from tests.coders.test_coder import EVERY, trained
 
 AE, TC, SKIP = Form
