@@ -144,7 +144,7 @@ def test_settings_of_saelens_without_a_meaning_here_are_refused(
         ({"W_dec": None}, "tensors W_enc"),
         ({"b_dec": torch.ones(D + 1)}, r"b_dec \[17\] instead of \[16\]"),
         ({"W_dec": torch.ones(F, D + 1)}, "an autoencoder of 16 → 64 → 17"),
-        ({"W_enc": torch.ones(D * F)}, "tensors W_enc"),
+        ({"W_enc": torch.ones(D * F)}, r"W_enc \[1024\]"),
         ({"W_enc": torch.ones(D, F, dtype=torch.int64)}, "W_enc of torch.int64"),
         ({"b_enc": torch.full((F,), torch.nan)}, "b_enc is not finite"),
         ({"W_dec": torch.full((F, D), 1e300, dtype=torch.float64)}, "W_dec is not finite"),
