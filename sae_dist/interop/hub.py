@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sae_dist.common.errors import UserError
+from sae_dist.common.errors import UserError, one_line
 from sae_dist.common.names import require_repo
 from sae_dist.interop.config import FormatName
 from sae_dist.interop.formats import FORMATS, PICKLES
@@ -101,8 +101,8 @@ def _told_in_one_line(where: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # of several libraries below the client, which has changed them
-        reason = next((line for line in str(error).splitlines() if line.strip()), "")
+        reason = one_line(next((line for line in str(error).splitlines() if line.strip()), ""))
         raise UserError(
-            f"the Hub refused {where} ({type(error).__name__}: {reason[:200]}); look after the "
+            f"the Hub refused {where} ({type(error).__name__}: {reason}); look after the "
             "name, the revision, the network, and whether HF_TOKEN may read or write there"
         ) from error

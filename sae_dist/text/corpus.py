@@ -1,7 +1,7 @@
 """Where text comes from: the Hub, local files, or the library that Python itself ships with."""
 
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -69,7 +69,7 @@ def _looks_local(path: str) -> bool:
     return path.startswith(("/", ".", "~")) or format_of(path) is not None
 
 
-def _some(found: Iterable[Document], config: TextConfig) -> Iterator[Document]:
+def _some(found: Iterable[Document], config: TextConfig) -> Generator[Document]:
     is_empty = True
     for document in found:
         is_empty = False
