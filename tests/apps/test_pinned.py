@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 
 from sae_dist.apps import pinned
-from sae_dist.apps.pinned import pinned_sources
+from sae_dist.apps.pinned import on_one, pinned_sources
 from sae_dist.common.errors import UserError
 from sae_dist.config import HarvestConfig
 from sae_dist.lm import LMConfig
+from sae_dist.parallel import World
 from sae_dist.store import StoreConfig, StoreWriter
 from sae_dist.text import TextConfig
 from tests.harvest.tiny import tokenizer
+from tests.processes import run_on
 
 LM = LMConfig(name="org/lm")
 TEXT = TextConfig(path="org/data", sequence_length=8)
@@ -69,3 +71,17 @@ def test_a_text_that_was_tokenised_may_be_gone(
         revisions(store)
     (store / "commits" / "tokens.json").write_text("{}")
     assert revisions(store) == ("old lm", "old text")
+
+
+def asks(world: World) -> tuple[str, str]:
+    def refuses() -> str:
+        raise UserError(f"no text for rank {world.rank}")
+
+    found = on_one(lambda: f"commit of rank {world.rank}")
+    with pytest.raises(UserError) as caught:
+        on_one(refuses)
+    return found, str(caught.value)
+
+
+def test_one_process_asks_and_all_get_its_answer_or_its_error() -> None:
+    assert run_on(2, asks) == [("commit of rank 0", "no text for rank 0")] * 2
