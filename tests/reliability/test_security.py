@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from sae_dist.apps import cli, evaluate, harvest, harvested, report, train
 from sae_dist.apps.runs import finished_run, run_folder
 from sae_dist.coders import Coder, CoderConfig, Kind, load_coder, save_coder
-from sae_dist.common.credentials import without_credentials
+from sae_dist.common.credentials import keys_with_credentials, without_credentials
 from sae_dist.common.errors import UserError
+from sae_dist.common.log import say, warn, write_error
 from sae_dist.store import StoreWriter, open_store, verify, write_store
 from sae_dist.store.repair import plan_repair
 from sae_dist.store.verify import audit
@@ -442,6 +443,32 @@ def test_credentials_are_taken_out_of_urls_alone() -> None:
     assert without_credentials(f"{Path(URL)}/y") == "https:/host.invalid/x/y"
     for text in ("hf://datasets/a/b@main/c", "me@host: 3", "https://host/a b@c"):
         assert without_credentials(text) == text
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        (f"https://h/x?token={WORD}", "https://h/x?token=…"),
+        (f"s3://b/x?a=1&X-Amz-Signature={WORD}&b=2", "s3://b/x?a=1&X-Amz-Signature=…&b=2"),
+        (f"h/x?X-Amz-Security-Token={WORD} y", "h/x?X-Amz-Security-Token=… y"),
+        (f"h/x?AWSAccessKeyId={WORD}#part", "h/x?AWSAccessKeyId=…#part"),
+        (f"h/x?sv=1&sig={WORD}'", "h/x?sv=1&sig=…'"),
+        (f"h/x?api_key={WORD}&b=2", "h/x?api_key=…&b=2"),
+        (f"invalid token {TOKEN}", "invalid token hf_…"),
+        (f"Authorization: Bearer {KEY}", "Authorization: Bearer …"),
+        ("found 3 tokens; tokens=10; k=3?", "found 3 tokens; tokens=10; k=3?"),
+        ("h/x?page=2&tokens=9&sort=key", "h/x?page=2&tokens=9&sort=key"),
+    ],
+)
+def test_secrets_of_queries_and_headers_are_not_repeated(
+    given: str, left: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert without_credentials(given) == left
+    for tell in (say, warn, write_error):
+        tell(given)
+    assert all(line.endswith(left) for line in capsys.readouterr().err.splitlines())
+    is_secret = list(keys_with_credentials({"a": [f"https://{given}"]})) == ["a.0"]
+    assert is_secret == ("?" in given and "…" in left)
 
 
 @pytest.mark.slow
