@@ -6,9 +6,12 @@ Hydra composes the files of `conf/` that a line chooses; what it says key by key
 
 from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,11 +22,12 @@ from sae_dist.apps.overrides import Typed, read, structure_of
 from sae_dist.common.credentials import keys_with_credentials
 from sae_dist.common.errors import UserError
 from sae_dist.common.names import nearest
-from sae_dist.common.settings import split_optional, validate
+from sae_dist.common.settings import Allowed, split_optional, validate
 from sae_dist.config import TrainConfig, conf_folder, register
 
 Override = str | tuple[str, Any]
 """`key=value` as typed, or a key and the value itself."""
+_SEARCHED = "hydra.searchpath"
 _OTHERWISE = {"lm": "lm.name", "text": "text.path"}  # where no file of a group fits
 
 
@@ -40,14 +44,20 @@ def compose_config(root: str, overrides: Sequence[Override], prefix: str = "") -
     try:
         given = experiment.for_command(root, list(_pairs(root, overrides)))
         chosen, values = _sorted(root, given, prefix)
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            config = compose(root, chosen)
-        OmegaConf.set_struct(config, False)  # maps take any key; others were looked up
-        return OmegaConf.merge(config, values)
+        return OmegaConf.merge(_of_files(root, tuple(chosen)), values)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{prefix}{_first_line(error)}") from error
     except RecursionError as error:
         raise UserError("found lists or maps nested too deep; write them flatter") from error
+
+
+@cache
+def _of_files(root: str, chosen: tuple[str, ...]) -> Any:
+    """What the files of `conf/` say, of these choices; never changed."""
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = compose(root, list(chosen))
+    OmegaConf.set_struct(config, False)  # maps take any key; others were looked up
+    return config
 
 
 def compose_part(
@@ -133,10 +143,14 @@ def _sorted(
     root: str, given: Sequence[tuple[str, Any]], prefix: str
 ) -> tuple[list[str], dict[str, Any]]:
     """Choices of files, for Hydra, and a tree of what was said key by key."""
+    folders = _folders_of_one_s_own(given)
     groups = {written.lstrip("+"): names for written, names in choices(root).items()}
+    groups = {group: [*names, *_own(group, folders)] for group, names in groups.items()}
     chosen: dict[str, str] = {}
     tree: dict[str, Any] = {}
     for key, value in _leaves(root, given):
+        if key == _SEARCHED:
+            continue
         if key in groups:
             chosen[key] = _choice(key, value, groups[key], prefix)
             continue
@@ -145,7 +159,26 @@ def _sorted(
             _require_single(f"{prefix}{key}", key, value, kind)
         _put(tree, key.split("."), read(f"{prefix}{key}", value, kind, allowed))
     added = {written.lstrip("+"): written for written in choices(root)}
-    return [f"{added[key]}={name}" for key, name in chosen.items()], tree
+    told = [f"{added[key]}={name}" for key, name in chosen.items()]
+    quoted = [QuotedString(folder, Quote.single).with_quotes() for folder in folders]
+    told += [f"{_SEARCHED}=[{','.join(quoted)}]"] if folders else []
+    return told, tree
+
+
+def _folders_of_one_s_own(given: Sequence[tuple[str, Any]]) -> list[str]:
+    """Where Hydra looks for files of groups beside `conf/`."""
+    asked = [value for key, value in given if key == _SEARCHED]
+    folders = read(_SEARCHED, asked[-1], list[str], Allowed()) if asked else []
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UserError(f"{_SEARCHED}={folder}; expected a folder like conf/; correct it")
+    return [str(Path(folder).absolute()) for folder in folders]
+
+
+def _own(group: str, folders: Sequence[str]) -> list[str]:
+    """The names of a group's files in such folders."""
+    name = group.partition("@")[0]
+    return sorted(path.stem for folder in folders for path in (Path(folder) / name).glob("*.yaml"))
 
 
 def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:

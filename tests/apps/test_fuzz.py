@@ -12,13 +12,13 @@ from sae_dist.apps.keys import choices, keys
 from sae_dist.common.errors import UserError
 from tests.apps.test_cli import GIVEN
 
-EXAMPLES = 160  # for each of fifteen commands
+EXAMPLES = 15  # for each of fifteen commands
 ANY = st.text(max_size=12)
 WORDS = st.sampled_from(
     "topk batchtopk 16K 1e6 nan inf -1 0 1 null true ??? ~ ${seed} ${ ${a.b} ${oc.env:HOME} \\${x} "
     "[a,b] [] {} {a:1} [{coder.k:[2,4]}] {coder:{k:3}} 'a' \"a 'a a' [[ ]] }{ a=b (x) # 9e999 1_0 "
     "!!python/object:os.system &a *a hub:a/b@c coder:x live resid_post.1 blocks.1.hook_z 16Ki "
-    "1e-400 ${.} ${..x} ${oc.create:{a:b}} ${run} ${store} 131K \x00 \u2028 \ud7ff 0x10 1,2 {a:} {:a} [,] "
+    "1e-400 ${.} ${..x} ${oc.create:{a:b}} ${run} ${store} 131K \x00 \u2028 0x10 1,2 {a:} {:a} [,] "
     "quickstart".split(" ")
 )
 SCALARS = st.one_of(

@@ -112,9 +112,8 @@ def test_an_experiment_s_plain_texts_are_as_on_the_command_line(folder: Path, te
 def test_a_sweep_holds_any_text(folder: Path) -> None:
     path = folder / "sweep.yaml"
     grid = {"init_from": "a, b=(1)/${x}", "coder.num_latents": ["16K", 512]}
-    path.write_text(
-        yaml.safe_dump({"train": {"store": "s", "run": "r", "sweep": {"grids": [grid]}}})
-    )
+    said = {"train": {"store": "s", "run": "r", "sweep": {"grids": [grid]}}}
+    path.write_text(yaml.safe_dump(said, default_style='"'))
     config = cli.to_dataclass(cli.compose_config("train", [f"+experiment={path}"]))
     assert config.sweep.grids == [{**grid, "coder.num_latents": [2**14, 512]}]
     own = [("init_from", grid["init_from"])]
@@ -173,3 +172,16 @@ def test_a_repository_that_the_hub_refuses_is_refused_first(repo: str) -> None:
         require_repo("push", repo)
     require_repo("push", "user/a.b_c-d")
     require_plain("run", "w+plus")
+
+
+def test_choices_may_be_files_of_one_s_own(tmp_path: Path) -> None:
+    own = tmp_path / "it's, mine" / "coder"
+    own.mkdir(parents=True)
+    (own / "narrow.yaml").write_text("num_latents: 64")
+    found = [f"hydra.searchpath=['{str(own.parent).replace(chr(39), chr(92) + chr(39))}']"]
+    config = cli.compose_config("train", [*found, "coder=narrow", "store=s", "run=r"])
+    assert cli.to_dataclass(config).coder.num_latents == 64
+    with pytest.raises(UserError, match="expected one of .*, narrow; did you mean narrow"):
+        cli.compose_config("train", [*found, "coder=narow"])
+    with pytest.raises(UserError, match="hydra.searchpath=nowhere; expected a folder like conf/"):
+        cli.compose_config("train", ["hydra.searchpath=[nowhere]", "coder=narrow"])

@@ -19,7 +19,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.train import tensorboard_tracker
 from sae_dist.train.config import LogConfig, LoopConfig, WandbMode
 from sae_dist.train.journal import Journal
-from sae_dist.train.wandb_tracker import begun_as, chosen_mode, wandb_id
+from sae_dist.train.wandb_tracker import artifact_name, begun_as, chosen_mode, wandb_id
 from tests.apps.commands import ROOT
 from tests.processes import alone
 from tests.train.ladders import BATCH, make_store, rung, training_run
@@ -265,3 +265,11 @@ def test_tensorboard_that_comes_later_is_told_what_was_before(tmp_path: Path) ->
     write(Journal(tmp_path, "ladder", RUNGS, both, 2), 2)
     shown = events(tmp_path / "tensorboard" / "wide")
     assert [event.step for event in shown.Scalars("loss")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("run_id", ["w+plus-topk-64-k4-a", "a" * 128, "plain-topk_1.5"])
+def test_every_run_has_a_name_for_its_artifact(run_id: str) -> None:
+    name = artifact_name(run_id)
+    assert wandb.Artifact(name, type="model").name == name and len(name) <= 128
+    assert name != artifact_name(run_id.replace("+", "-") + "x")
+    assert (name == f"{run_id}-coder") == (run_id == "plain-topk_1.5")
