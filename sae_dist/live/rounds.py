@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import count, islice
+from itertools import count, islice, repeat
 
 import numpy as np
 
@@ -53,18 +53,21 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class RoundSizes:
-    """How many units the rounds of an epoch have, on `lanes` lanes.
+    """How many units the rounds have, on `lanes` lanes.
 
-    The first has `first`, every later one as many as all before it together, up to `most`: so what
-    a run passes through the language model is never much more than what it reads. A number that
-    cannot be dealt evenly becomes one that can.
+    The very first has `first`, every later one as many as all before it together, up to `most`: so
+    what a run passes through the language model is never much more than what it reads. After the
+    first epoch all have `most`. A number that cannot be dealt evenly becomes one that can.
     """
 
     lanes: int
     first: int
     most: int
 
-    def __iter__(self) -> Iterator[int]:
+    def of(self, epoch: int) -> Iterator[int]:
+        """The sizes of an epoch's rounds, for a text without end."""
+        if epoch:
+            yield from repeat(self.most)
         size = min(next(n for n in count(self.first) if self.even(n) == n), self.most)
         total = 0
         while True:
@@ -93,8 +96,8 @@ def rounds(
     """The rounds of a text for ever, epoch after epoch, from the one that holds `start_step`.
 
     A round lasts as long as the lane with the fewest trainable tokens; the one at the text's end
-    has what is left. All epochs have the same rounds, so that no more than one is gone through to
-    find a step.
+    has what is left. All epochs but the first have the same rounds, so that no more than these two
+    are gone through to find a step.
 
     Args:
         units: begins an epoch.
@@ -106,12 +109,13 @@ def rounds(
     """
     first_step, length = 0, 0
     for epoch in count():
-        if length and (start_step - first_step) >= length:
+        if epoch > 1 and (start_step - first_step) >= length:
             first_step += length  # of an epoch whose length is known nothing need be read
             continue
         held: Round | None = None
         length = 0
-        for number, (num_steps, dealt) in enumerate(_dealt(units(), sizes, lane_tokens)):
+        dealing = _dealt(units(), sizes, epoch, lane_tokens)
+        for number, (num_steps, dealt) in enumerate(dealing):
             if held is not None and held.first_step + held.num_steps > start_step:
                 yield held
             held = Round(epoch, number, first_step + length, num_steps, dealt)
@@ -128,10 +132,10 @@ def rounds(
 
 
 def _dealt(
-    units: Iterator[Unit], sizes: RoundSizes, lane_tokens: int
+    units: Iterator[Unit], sizes: RoundSizes, epoch: int, lane_tokens: int
 ) -> Iterator[tuple[int, list[Lane]]]:
     """Steps and lanes of every round that lasts at least a step."""
-    for size in sizes:
+    for size in sizes.of(epoch):
         together = list(islice(units, size))
         if not together:
             return
