@@ -10,6 +10,9 @@ from omegaconf import MISSING
 
 import sae_dist
 from sae_dist.coders import CoderConfig, Form
+from sae_dist.common.hooks import require_site
+from sae_dist.common.names import require_plain, require_repo
+from sae_dist.common.settings import setting
 from sae_dist.evaluate import EvaluationConfig, TransferConfig
 from sae_dist.harvest import HarvestLoopConfig
 from sae_dist.interop import FormatName
@@ -30,8 +33,8 @@ class HarvestConfig:
     """
 
     store: str = MISSING
-    sites: list[str] = MISSING
-    tokens: int = 100_000_000
+    sites: list[str] = setting(MISSING, check=require_site)
+    tokens: int = setting(100_000_000, min=1)
     lm: LMConfig = field(default_factory=lambda: LMConfig(name=MISSING))
     architecture: dict[str, Any] = field(default_factory=dict)
     text: TextConfig = field(default_factory=lambda: TextConfig(path=MISSING))
@@ -63,17 +66,17 @@ class TrainConfig(LoopConfig):
 
     store: str = MISSING
     harvest: dict[str, Any] = field(default_factory=dict)
-    run: str = MISSING
+    run: str = setting(MISSING, check=require_plain)
     runs: str = "runs"
     site: str | None = None
     target: str | None = None
     init_from: str | None = None
-    max_shard_gib: float = 1.0
+    max_shard_gib: float = setting(1.0, above=0)
     coder: CoderConfig = field(default_factory=CoderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: MeshConfig = field(default_factory=MeshConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
-    rungs: list[int] | None = None
+    rungs: list[int] | None = setting(None, min=0)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -86,11 +89,11 @@ class EvaluateConfig(EvaluationConfig):
     measures them on a finetune of the language model.
     """
 
-    run: str = MISSING
+    run: str = setting(MISSING, check=require_plain)
     runs: str = "runs"
     store: str | None = None
     lm_name: str | None = None
-    max_shard_gib: float = 1.0
+    max_shard_gib: float = setting(1.0, above=0)
     lm_trust_remote_code: bool = False
     transfer: TransferConfig = field(default_factory=TransferConfig)
 
@@ -99,7 +102,7 @@ class EvaluateConfig(EvaluationConfig):
 class CompareConfig:
     """`launch/compare.py`: puts evaluated runs side by side in `to/comparison.json`."""
 
-    run: list[str] = MISSING
+    run: list[str] = setting(MISSING, check=require_plain)
     to: str = MISSING
     runs: str = "runs"
 
@@ -123,7 +126,7 @@ class PlanConfig:
 class ReportConfig:
     """`launch/report.py`: draws `runs/NAME/report/index.html`."""
 
-    run: str = MISSING
+    run: str = setting(MISSING, check=require_plain)
     runs: str = "runs"
 
 
@@ -135,12 +138,12 @@ class ExportConfig:
     is `USER/REPO` on the Hub, which is made if absent, then `private` or not.
     """
 
-    run: str = MISSING
+    run: str = setting(MISSING, check=require_plain)
     runs: str = "runs"
     to: FormatName = MISSING
     rungs: list[str] | None = None
     folder: str | None = None
-    push: str | None = None
+    push: str | None = setting(None, check=require_repo)
     private: bool = False
 
 
@@ -150,8 +153,8 @@ class ImportConfig:
 
     path: str = MISSING
     to: str = MISSING
-    site: str | None = None
-    target: str | None = None
+    site: str | None = setting(None, check=require_site)
+    target: str | None = setting(None, check=require_site)
     form: Form | None = None
 
 
@@ -159,7 +162,7 @@ class ImportConfig:
 class DashboardConfig:
     """`launch/dashboard.py`: a W&B workspace of `runs/NAME`, in the run's project."""
 
-    run: str = MISSING
+    run: str = setting(MISSING, check=require_plain)
     runs: str = "runs"
 
 
@@ -174,12 +177,12 @@ class VerifyConfig:
 
     store: str = MISSING
     full: bool = True
-    workers: int = 8
+    workers: int = setting(8, min=1)
     repair: bool = False
     lm_name: str | None = None
     lm_trust_remote_code: bool = False
     text_path: str | None = None
-    max_shard_gib: float = 1.0
+    max_shard_gib: float = setting(1.0, above=0)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -204,7 +207,7 @@ class ChatCorpusConfig:
     """
 
     folder: str = MISSING
-    held_out_every: int = 8
+    held_out_every: int = setting(8, min=2)
     text: TextConfig = field(default_factory=TextConfig)
 
 
@@ -216,7 +219,7 @@ class ReproductionConfig:
     `commands.tsv` of `launch/reproduce.sh`: what was run, and for how long.
     """
 
-    run: list[str] = MISSING
+    run: list[str] = setting(MISSING, check=require_plain)
     runs: str = "runs"
     home: str = "runs/reproduce"
     document: str = "docs/reproduction.md"
@@ -239,7 +242,7 @@ class SelftestConfig:
 
     folder: str = "."
     keep: bool = False
-    processes: int | None = None
+    processes: int | None = setting(None, min=1)
 
 
 _ROOTS = {

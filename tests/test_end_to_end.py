@@ -43,9 +43,9 @@ NAMES = [
 ]
 
 
-def write_text(folder: Path) -> None:
+def write_text(folder: Path, num_files: int = 40) -> None:
     folder.mkdir()
-    for i in range(40):
+    for i in range(num_files):
         lines = (f"{i} times {j} is {i * j}, and {j} times {i} too.\n" for j in range(12))
         (folder / f"{i:02}.txt").write_text("".join(lines))
 

@@ -9,6 +9,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.config import HarvestConfig, TrainConfig
 
 LIVE = "live"
+_NOWHERE = "."
 
 
 def asked_harvest(store: str, overrides: list[str]) -> dict[str, Any]:
@@ -18,7 +19,7 @@ def asked_harvest(store: str, overrides: list[str]) -> dict[str, Any]:
         UserError: what launch/harvest.py would refuse, or `harvest.…` beside a store.
     """
     if store != LIVE:
-        if any(override.startswith("harvest.") for override in overrides):
+        if any(override.lstrip("+").startswith("harvest.") for override in overrides):
             raise UserError(f"found harvest.… beside store={store}; expected store=live; drop one")
         return {}
     asked = [*experiment.for_part("harvest", overrides), f"store={LIVE}"]
@@ -26,16 +27,20 @@ def asked_harvest(store: str, overrides: list[str]) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(composed, enum_to_str=True))
 
 
-def asked_plan(overrides: list[str]) -> tuple[HarvestConfig, TrainConfig, list[str]]:
+def asked_plan(overrides: list[str]) -> tuple[HarvestConfig, TrainConfig, list[cli.Override]]:
     """The harvest and the training of a plan's command line, and what it says for the training.
+
+    Where both will be, and of which text, need not be said.
 
     Raises:
         UserError: what launch/harvest.py or launch/train.py would refuse.
     """
     typed = experiment.for_part("train", overrides)
-    train: TrainConfig = cli.to_dataclass(cli.compose_part("train", typed))
+    unneeded = {"store": _NOWHERE, "run": "plan"}
+    train: TrainConfig = cli.to_dataclass(cli.compose_part("train", typed, unneeded))
     asked = experiment.for_part("harvest", overrides)
     if train.store == LIVE:
         asked.append(f"store={LIVE}")
-    harvest: HarvestConfig = cli.to_dataclass(cli.compose_part("harvest", asked))
-    return harvest, train, typed
+    unneeded = {"store": train.store, "text.path": _NOWHERE}
+    harvest: HarvestConfig = cli.to_dataclass(cli.compose_part("harvest", asked, unneeded))
+    return harvest, train, [*typed, ("store", train.store), ("run", train.run)]

@@ -38,8 +38,6 @@ def _plan(config: Any) -> None:
 
 
 def _harvest(config: HarvestConfig) -> None:
-    if not config.sites or len(set(config.sites)) != len(config.sites):
-        raise UserError(f"sites={list(config.sites)}; expected one or more different sites")
     local_folder(config.lm)
 
 
@@ -63,8 +61,6 @@ def _run(config: Any) -> None:
 
 
 def _compare(config: CompareConfig) -> None:
-    if not config.run or len(set(config.run)) < len(config.run):
-        raise UserError(f"run={config.run}; expected the names of some runs, each once")
     for name in config.run:
         finished_run(config.runs, name)
 

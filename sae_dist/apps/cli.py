@@ -1,173 +1,251 @@
-"""From a command line of Hydra overrides to a plain dataclass, and to what `--help` says."""
+"""From a command line of overrides to a plain dataclass.
 
-import difflib
-import re
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
-from inspect import cleandoc
+Hydra composes the files of `conf/` that a line chooses; what it says key by key is read by
+`apps/overrides.py` as each key's declared type asks, and laid over them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
-from sae_dist.apps import console, experiment
+from sae_dist.apps import experiment
+from sae_dist.apps.keys import choices, declared_in, find, keys, meant
+from sae_dist.apps.overrides import Typed, read, structure_of
 from sae_dist.common.credentials import keys_with_credentials
 from sae_dist.common.errors import UserError
-from sae_dist.config import conf_folder, register, schema
+from sae_dist.common.names import nearest
+from sae_dist.common.settings import Allowed, split_optional, validate
+from sae_dist.config import TrainConfig, conf_folder, register
 
-_COUNT = re.compile(r"^(?P<key>[\w.]*tokens)=(?P<number>\d+(\.\d+)?)(?P<unit>[KMBT])$")
-_PREFIX = {"sweep": "+", "experiment": "+"}  # groups without a default are added
-_HOLDS_A_TEMPLATE = {"text", "transfer"}  # where a file of `chat` may go
-_EXPERIMENTS = ("plan", "harvest", "train")  # the commands that an experiment speaks to
-_HYDRA_ASIDES = (
-    *("To append", "Config search path", "See https"),
-    *("provider", "reference_type", "full_key", "object_type"),
-)
-_UNITS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+Override = str | tuple[str, Any]
+"""`key=value` as typed, or a key and the value itself."""
+_SEARCHED = "hydra.searchpath"
+_OTHERWISE = {"lm": "lm.name", "text": "text.path"}  # where no file of a group fits
 
 
-def compose_config(root: str, overrides: list[str]) -> Any:
-    """Compose `conf/<root>.yaml` with overrides; counts of tokens may read `100M` or `8B`.
+def compose_config(root: str, overrides: Sequence[Override], prefix: str = "") -> Any:
+    """Compose `conf/<root>.yaml` with overrides; counts may read `100M` or `16K`.
 
-    `+experiment=NAME` stands for what NAME says for this command (`apps/experiment.py`).
+    `+experiment=NAME` stands for what NAME says for this command (`apps/experiment.py`). `prefix`
+    is what stood before each key where it was typed.
 
     Raises:
         UserError: an unknown key, choice or value, with the nearest one that exists.
     """
     register()
-    overrides = experiment.for_command(root, overrides)
     try:
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            return compose(root, [_expand_count(override) for override in overrides])
+        given = experiment.for_command(root, list(_pairs(root, overrides)))
+        chosen, values = _sorted(root, given, prefix)
+        return OmegaConf.merge(_of_files(root, tuple(chosen)), values)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(_explain(root, error)) from error
+        raise UserError(f"{prefix}{_first_line(error)}") from error
+    except RecursionError as error:
+        raise UserError("found lists or maps nested too deep; write them flatter") from error
 
 
-def compose_part(part: str, overrides: list[str]) -> Any:
+@cache
+def _of_files(root: str, chosen: tuple[str, ...]) -> Any:
+    """What the files of `conf/` say, of these choices; never changed."""
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = compose(root, list(chosen))
+    OmegaConf.set_struct(config, False)  # maps take any key; others were looked up
+    return config
+
+
+def compose_part(
+    part: str, overrides: Sequence[Override], unneeded: dict[str, Any] | None = None
+) -> Any:
     """The configuration of another command, of what stands behind `part.` on this one's line.
 
+    Keys that must be given there and are `unneeded` here have these values where they are not.
+
     Raises:
-        UserError: as that command would say it, behind its name.
+        UserError: as that command would say it, `part.` before each key.
     """
-    try:
-        composed = compose_config(part, overrides)
-        to_dataclass(composed)
-    except UserError as error:
-        raise UserError(f"{part}.…: {error}") from error
+    composed = compose_config(part, overrides, f"{part}.")
+    for key in OmegaConf.missing_keys(composed) & (unneeded or {}).keys():
+        OmegaConf.update(composed, key, (unneeded or {})[key])
+    to_dataclass(composed, f"{part}.")
     return composed
 
 
-def to_dataclass(config: Any) -> Any:
+def to_dataclass(config: Any, prefix: str = "") -> Any:
     """The plain dataclass of a composed configuration.
 
     Raises:
-        UserError: a key that must be given is not, one was added that nothing reads, or a value
+        UserError: keys that must be given are not (all are named), or a value is out of its range,
             refers to something that is not there, or holds a password.
     """
     try:
+        if missing := OmegaConf.missing_keys(config):
+            root: Any = OmegaConf.get_type(config)
+            wanted = [key for key in declared_in(root) if key in missing]
+            told = ", ".join(f"{prefix}{key}=…" for key in wanted)
+            raise UserError(f"{told} must be given; see --help")
         for secret in keys_with_credentials(OmegaConf.to_container(config, resolve=True)):
             raise UserError(
-                f"{secret}: found a URL with a user name or password; expected none, since what is "
-                "configured is written to files; take them out (the Hub's token goes into HF_TOKEN)"
+                f"{prefix}{secret}: found a URL with a user name or password; expected none, since "
+                "what is configured is written to files; take them out (the Hub's token goes into "
+                "HF_TOKEN)"
             )
-        return OmegaConf.to_object(config)
-    except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key}=… must be given; see --help") from error
-    except AttributeError as error:  # `+key=value` adds keys that the dataclass does not have
-        known = OmegaConf.to_container(OmegaConf.structured(OmegaConf.get_type(config)))
-        near = _did_you_mean(str(error).split("'")[-2], _keys(known))
-        raise UserError(f"unknown key: {error}{near}") from error
+        made = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:  # an interpolation `${…}` that leads nowhere
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+        place = f"{prefix}{error.full_key}: " if error.full_key else ""
+        raise UserError(f"{place}{_first_line(error)}") from error
+    except RecursionError as error:
+        raise UserError("found an interpolation that leads back to itself; end it") from error
+    if isinstance(made, TrainConfig):
+        made.sweep.grids = [
+            {key: _swept(key, value, f"sweep.grids[{number}].") for key, value in grid.items()}
+            for number, grid in enumerate(made.sweep.grids)
+        ]
+    validate(made, prefix)
+    return made
 
 
-def help_text(root: str) -> str:
-    """What `--help` prints: purpose, the choices of each group, and every key with its default."""
-    config = compose_config(root, [])
-    choices = [f"  {group}={'|'.join(names)}" for group, names in _choices(root, config).items()]
-    lines = [console.description(root), "", "Choices:", *choices, ""]
-    lines += ["Keys and defaults (key=value):", _indent(OmegaConf.to_yaml(config))]
-    return "\n".join([*lines, "What they mean:", *_meanings(schema(root))])
+def _pairs(root: str, overrides: Sequence[Override]) -> Iterator[tuple[str, Any]]:
+    """Each override as a key and its value, `Typed` where it was typed."""
+    for number, override in enumerate(overrides):
+        if not isinstance(override, str):
+            yield override
+            continue
+        key, equals, value = override.partition("=")
+        if not equals or not key.strip("+") or key.startswith(("-", "~")):
+            following = [one for one in overrides[number + 1 : number + 2] if isinstance(one, str)]
+            raise UserError(_not_an_override(root, override, following))
+        yield key.lstrip("+"), Typed(value)
 
 
-def _meanings(kind: Any, place: str = "") -> Iterator[str]:
-    """What a configuration's dataclasses say of their keys, group by group."""
-    bases = [base for base in kind.__mro__ if "__dataclass_fields__" in vars(base)]
-    told = {base.__name__: cleandoc(base.__doc__ or "") for base in bases}
-    written = [text for name, text in told.items() if not text.startswith(f"{name}(")]
-    if written:
-        yield "\n".join([*([f"  {place}.…:"] if place else []), _indent("\n\n".join(written)), ""])
-    for key in fields(kind):
-        if isinstance(key.type, type) and is_dataclass(key.type):
-            yield from _meanings(key.type, f"{place}.{key.name}" if place else key.name)
+def _not_an_override(root: str, typed: str, following: list[str]) -> str:
+    """What to write instead of an argument that is no `key=value`."""
+    key, _, value = typed.lstrip("-~+").partition("=")
+    key = key.replace("-", "_")
+    if key in ("help", "h", "cfg", "config"):
+        near = "; did you mean --cfg?" if key.startswith("c") else "; did you mean --help?"
+    elif key in keys(root) or key in choices(root):
+        if not value and typed.startswith("-") and following and "=" not in following[0]:
+            value = following[0]
+        near = f"; did you mean {key}={value or 'VALUE'}?"
+    else:
+        near = meant(root, key, "")
+    return f"found {typed}; expected key=value, as --help lists them{near}"
 
 
-def words(root: str) -> list[str]:
-    """What may stand on a command's line: `group=choice`, and `key=` for every single value."""
-    config = compose_config(root, [])
-    groups = _choices(root, config)
-    chosen = [f"{group}={name}" for group, names in groups.items() for name in names]
-    keys = _keys(OmegaConf.to_container(config))
-    values = [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
-    return [*chosen, *(f"{key}=" for key in values)]
+def _sorted(
+    root: str, given: Sequence[tuple[str, Any]], prefix: str
+) -> tuple[list[str], dict[str, Any]]:
+    """Choices of files, for Hydra, and a tree of what was said key by key."""
+    folders = _folders_of_one_s_own(given)
+    groups = {written.lstrip("+"): names for written, names in choices(root).items()}
+    groups = {group: [*names, *_own(group, folders)] for group, names in groups.items()}
+    chosen: dict[str, str] = {}
+    tree: dict[str, Any] = {}
+    for key, value in _leaves(root, given):
+        if key == _SEARCHED:
+            continue
+        if key in groups:
+            chosen[key] = _choice(key, value, groups[key], prefix)
+            continue
+        kind, allowed = find(root, key, prefix)
+        if root == "train":
+            _require_single(f"{prefix}{key}", key, value, kind)
+        _put(tree, key.split("."), read(f"{prefix}{key}", value, kind, allowed))
+    added = {written.lstrip("+"): written for written in choices(root)}
+    told = [f"{added[key]}={name}" for key, name in chosen.items()]
+    quoted = [QuotedString(folder, Quote.single).with_quotes() for folder in folders]
+    told += [f"{_SEARCHED}=[{','.join(quoted)}]"] if folders else []
+    return told, tree
 
 
-def _choices(root: str, config: Any) -> dict[str, list[str]]:
-    """The groups of a command as they are written on its line, each with its files' names."""
-    known = {*config, "experiment"} if root in _EXPERIMENTS else set(config)
-    folders = sorted(path for path in conf_folder().iterdir() if path.name in known)
-    written = {_PREFIX.get(folder.name, "") + folder.name: folder for folder in folders}
-    written |= {f"+chat@{key}": conf_folder() / "chat" for key in _HOLDS_A_TEMPLATE & set(config)}
-    return {
-        group: sorted(file.stem for file in folder.glob("*.yaml"))
-        for group, folder in written.items()
-        if folder.is_dir()
-    }
+def _folders_of_one_s_own(given: Sequence[tuple[str, Any]]) -> list[str]:
+    """Where Hydra looks for files of groups beside `conf/`."""
+    asked = [value for key, value in given if key == _SEARCHED]
+    folders = read(_SEARCHED, asked[-1], list[str], Allowed()) if asked else []
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UserError(f"{_SEARCHED}={folder}; expected a folder like conf/; correct it")
+    return [str(Path(folder).absolute()) for folder in folders]
 
 
-def _expand_count(override: str) -> str:
-    match = _COUNT.match(override)
-    if not match:
-        return override
-    return f"{match['key']}={round(float(match['number']) * _UNITS[match['unit']])}"
+def _own(group: str, folders: Sequence[str]) -> list[str]:
+    """The names of a group's files in such folders."""
+    name = group.partition("@")[0]
+    return sorted(path.stem for folder in folders for path in (Path(folder) / name).glob("*.yaml"))
 
 
-def _explain(root: str, error: Exception) -> str:
-    """Hydra's message as one line, with the nearest keys where one is unknown."""
-    causes: list[BaseException] = [error]
-    while causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
-    lines = [line.strip(" .\t") for cause in causes[:2] for line in str(cause).splitlines()]
-    told = [line for line in lines if line and not line.startswith(_HYDRA_ASIDES)]
-    message = "; ".join(dict.fromkeys(told)).replace(":; ", ": ")
-    unknown = re.search(r"Could not override '([\w.]+)'|Key '(\w+)'", message)
-    if unknown:
-        keys = _keys(OmegaConf.to_container(OmegaConf.structured(schema(root))))
-        message += _did_you_mean(unknown[1] or unknown[2], keys)
-    return message
+def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    """Lay a value over what was said before; maps are laid one over the other."""
+    first, *inside = path
+    if inside:
+        if not isinstance(tree.get(first), dict):
+            tree[first] = {}
+        _put(tree[first], inside, value)
+    elif isinstance(value, dict) and isinstance(tree.get(first), dict):
+        tree[first] |= value
+    else:
+        tree[first] = value
 
 
-def _did_you_mean(unknown: str, keys: list[str]) -> str:
-    """The end of a line that names the nearest keys; nothing where none is near."""
-    last = unknown.rpartition(".")[2]
-    near = [key for key in keys if key.rpartition(".")[2] == last and key != unknown]
-    near += difflib.get_close_matches(unknown, keys, n=2, cutoff=0.7)
-    lasts = [key.rpartition(".")[2] for key in keys]
-    close = difflib.get_close_matches(last, lasts, n=1, cutoff=0.8)
-    near += [key for key, end in zip(keys, lasts, strict=True) if end in close]
-    return f"; did you mean {' or '.join(list(dict.fromkeys(near))[:3])}?" if near else ""
+def _leaves(root: str, given: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """The same, with a map for a group of keys taken apart."""
+    for key, value in given:
+        kind, _ = keys(root).get(key, (None, None))
+        found = structure_of(key, value) if str(value)[:1] == "{" else value
+        if is_dataclass(kind) and isinstance(found, dict):
+            yield from _leaves(root, [(f"{key}.{name}", one) for name, one in found.items()])
+        else:
+            yield key, value
 
 
-def _keys(config: Any, prefix: str = "") -> list[str]:
-    keys = []
-    for key, value in config.items():
-        keys.append(prefix + key)
-        if isinstance(value, dict):
-            keys += _keys(value, f"{prefix}{key}.")
-    return keys
+def _choice(key: str, value: Any, names: list[str], prefix: str) -> str:
+    """The name of a file of a group."""
+    if value in names:
+        return str(value)
+    shown = "null" if value is None else str(value)
+    several = _ladder(key) if _is_several(value) else ""
+    other = f", or {prefix}{_OTHERWISE[key]}=NAME" if key in _OTHERWISE else ""
+    near = several or nearest(shown, names)
+    raise UserError(f"{prefix}{key}={shown:.100}; expected one of {', '.join(names)}{other}{near}")
 
 
-def _indent(text: str) -> str:
-    return "\n".join(f"  {line}".rstrip() for line in text.splitlines())
+def _require_single(full: str, key: str, value: Any, kind: Any) -> None:
+    """Several values where a training takes one number are meant for a sweep."""
+    if split_optional(kind)[0] in (int, float, bool) and _is_several(value):
+        raise UserError(f"{full}={value!s:.100}; expected one value{_ladder(key)}")
+
+
+def _is_several(value: Any) -> bool:
+    if isinstance(value, Typed):
+        return value.startswith("[") or "," in value
+    return isinstance(value, list)
+
+
+def _ladder(key: str) -> str:
+    return f"; a ladder of several is 'sweep.grids=[{{{key}:[A,B]}}]'"
+
+
+def _swept(key: str, value: Any, place: str) -> Any:
+    """The values of a key of a grid, each read as that key's."""
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise UserError(f"{place}{key}=[]; expected one value or more; give some")
+    found = []
+    for one in values:
+        said: Any = _sorted("train", [(key, one)], place)[1]
+        for name in key.split(".") if said else ():
+            said = said[name]
+        is_text = isinstance(one, str) and isinstance(said, str | dict)  # or a file's name
+        found.append(one if is_text else said)
+    return found if isinstance(value, list) else found[0]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,10 +6,10 @@ from importlib import import_module
 from omegaconf import OmegaConf
 
 from sae_dist.apps import checks, cli
+from sae_dist.apps.help import help_text
+from sae_dist.apps.terminal import one_line, show
 from sae_dist.common.credentials import without_credentials
 from sae_dist.common.disk import tell_unwritten
-from sae_dist.common.errors import UserError
-from sae_dist.common.log import write_error
 
 
 def run(name: str) -> None:
@@ -24,20 +24,17 @@ def run(name: str) -> None:
             the function `NAME_command`, which takes the composed dataclass.
     """
     arguments = sys.argv[1:]
-    try:
+    with one_line():
         if "--help" in arguments or "-h" in arguments:
-            print(cli.help_text(name))
+            show(help_text(name))
             return
         shows_config = "--cfg" in arguments
         composed = cli.compose_config(name, [a for a in arguments if a != "--cfg"])
         if shows_config:
-            print(without_credentials(OmegaConf.to_yaml(composed)), end="")
+            show(without_credentials(OmegaConf.to_yaml(composed)).rstrip())
             return
         config = cli.to_dataclass(composed)
         with tell_unwritten():
             checks.check(name, config)
             module = import_module(f"sae_dist.apps.{name}")
             getattr(module, f"{name}_command")(config)
-    except UserError as error:
-        write_error(str(error))
-        sys.exit(2)

@@ -52,7 +52,8 @@ def _evaluated(runs: str, name: str) -> EvaluatedRun:
         ) from error
     if version != VERSION:
         raise UserError(f"{path} has version {version}; expected {VERSION}; evaluate the run again")
-    return EvaluatedRun(name=name, settings=settings, evaluation=evaluation)
+    own = settings or {"imported": name}  # coders from elsewhere are no seeds of each other
+    return EvaluatedRun(name=name, settings=own, evaluation=evaluation)
 
 
 def _line(figure: dict[str, Any] | None) -> str:

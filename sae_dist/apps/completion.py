@@ -9,9 +9,10 @@ The words are written into the script: completing starts no Python. Print it aga
 
 import sys
 
-from sae_dist.apps import cli
 from sae_dist.apps.console import COMMANDS
-from sae_dist.common.log import write_error
+from sae_dist.apps.help import words
+from sae_dist.apps.terminal import one_line, show
+from sae_dist.common.errors import UserError
 
 # Bash breaks words at "=", and then replaces only what follows it. Where no
 # word fits, it offers files.
@@ -55,18 +56,18 @@ _SHELLS = {"bash": (_BASH, _BASH_CASE), "zsh": (_ZSH, _ZSH_CASE), "fish": (_FISH
 def main() -> None:
     """The command."""
     arguments = sys.argv[1:]
-    if "--help" in arguments or "-h" in arguments:
-        print(__doc__)
-    elif len(arguments) == 1 and arguments[0] in _SHELLS:
-        print(script(arguments[0]))
-    else:
-        found = " ".join(arguments) or "nothing"
-        write_error(f"found {found}; expected one of {', '.join(_SHELLS)}; name your shell")
-        sys.exit(2)
+    with one_line():
+        if "--help" in arguments or "-h" in arguments:
+            show(__doc__ or "")
+        elif len(arguments) == 1 and arguments[0] in _SHELLS:
+            show(script(arguments[0]))
+        else:
+            found = " ".join(arguments) or "nothing"
+            raise UserError(f"found {found}; expected one of {', '.join(_SHELLS)}; name your shell")
 
 
 def script(shell: str) -> str:
     """What `shell` is to source."""
     frame, case = _SHELLS[shell]
-    cases = [case.format(command=name, words=" ".join(cli.words(name))) for name in COMMANDS]
+    cases = [case.format(command=name, words=" ".join(words(name))) for name in COMMANDS]
     return frame.replace("@COMMANDS@", " ".join(COMMANDS)).replace("@CASES@", "\n".join(cases))

@@ -6,13 +6,14 @@ accelerate launch --multi_gpu --num_processes 8 -m sae_dist harvest …
 """
 
 import ast
-import difflib
 import importlib
 import inspect
 import sys
 from pathlib import Path
 
-from sae_dist.common.log import write_error
+from sae_dist.apps.terminal import one_line, show
+from sae_dist.common.errors import UserError
+from sae_dist.common.names import nearest
 
 COMMANDS = (
     *("plan", "harvest", "verify", "train", "evaluate", "compare", "report", "dashboard"),
@@ -28,19 +29,18 @@ _CLOSING = (
 def main() -> None:
     """Run the command that the first argument names, with the others as its own."""
     name, *arguments = sys.argv[1:] or ["--help"]
-    if name in ("--help", "-h"):
-        print(help_text())
-    elif name in (*COMMANDS, _COMPLETION):
-        sys.argv = [f"sae-dist {name}", *arguments]
-        if name == _COMPLETION:
-            importlib.import_module("sae_dist.apps.completion").main()
+    with one_line():
+        if name in ("--help", "-h", "help"):
+            show(help_text())
+        elif name in (*COMMANDS, _COMPLETION):
+            sys.argv = [f"sae-dist {name}", *arguments]
+            if name == _COMPLETION:
+                importlib.import_module("sae_dist.apps.completion").main()
+            else:
+                importlib.import_module("sae_dist.apps.command").run(name)
         else:
-            importlib.import_module("sae_dist.apps.command").run(name)
-    else:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        write_error(f"found command {name!r}; expected one of {', '.join(COMMANDS)}{meant}")
-        sys.exit(2)
+            near = nearest(name.replace("-", "_"), COMMANDS)
+            raise UserError(f"found command {name!r}; expected one of {', '.join(COMMANDS)}{near}")
 
 
 def help_text() -> str:

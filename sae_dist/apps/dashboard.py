@@ -26,6 +26,11 @@ def main() -> None:
 def dashboard_command(config: DashboardConfig) -> None:
     """Read what a run has logged, and save a workspace that shows it."""
     folder, trained = finished_run(config.runs, config.run)
+    if not trained:
+        raise UserError(
+            f"run={config.run} was not trained here, and W&B knows nothing of it; expected a "
+            "trained run; draw it with launch/report.py"
+        )
     results, log = load(folder), trained.get("log") or {}
     try:
         entity = log.get("entity") or wandb.Api().default_entity

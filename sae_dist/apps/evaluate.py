@@ -14,17 +14,19 @@ from typing import Any
 
 from sae_dist.apps import command
 from sae_dist.apps.asked import LIVE
-from sae_dist.apps.harvested import load_harvested
+from sae_dist.apps.harvested import load_harvested, require_harvested
 from sae_dist.apps.live import open_trained_live
-from sae_dist.apps.runs import finished_run, run_folder
+from sae_dist.apps.runs import coders_of, finished_run, store_of
 from sae_dist.apps.sources import open_source
 from sae_dist.apps.transfer import measure_transfer
 from sae_dist.checkpoint.ranks import on_first_rank
+from sae_dist.common.errors import UserError
 from sae_dist.common.figures import shown
 from sae_dist.common.files import write_json
 from sae_dist.common.log import say
 from sae_dist.config import EvaluateConfig
 from sae_dist.evaluate import evaluate
+from sae_dist.evaluate.config import check
 from sae_dist.live import LiveActivations
 from sae_dist.lm import LM
 from sae_dist.parallel import World, start_world
@@ -38,15 +40,18 @@ def main() -> None:
 
 def evaluate_command(config: EvaluateConfig) -> None:
     """Evaluate as `config` says; one process, or those that `torchrun` started."""
-    folder = run_folder(config.runs, config.run)  # of coders from elsewhere, nothing was trained
-    trained = {} if config.store else finished_run(config.runs, config.run)[1]
-    store = config.store or trained["store"]
+    folder, trained = finished_run(config.runs, config.run)
+    store = store_of(trained, config.store, config.run)
+    coders = coders_of(folder)
     with start_world() as world:
+        check(config, world)
+        _check_coders(config, coders)
         source: ActivationSource
         if store == LIVE:
-            source = open_trained_live(folder, trained, config, world.device)
+            source = open_trained_live(coders, trained, config, world.device)
         else:
             source = open_source(store, config.max_shard_gib)
+        _check_source(config, source)
         transferred = measure_transfer(config, folder, source, world)
         lm = _lm(config, source, world)
         results = evaluate(folder, source, lm, config, world) | {"transfer": transferred}
@@ -61,15 +66,45 @@ def evaluate_command(config: EvaluateConfig) -> None:
     say(f"figures in {folder / 'evaluation.json'}")
 
 
+def _check_coders(config: EvaluateConfig, coders: dict[str, dict[str, Any]]) -> None:
+    """Refuse a mesh that some coder cannot be dealt to, before anything is read."""
+    for name, description in coders.items():
+        num_latents = description["config"]["num_latents"]
+        if num_latents % config.latent:
+            raise UserError(
+                f"latent={config.latent}; expected a divisor of the {num_latents} latents of "
+                f"{name}; choose another"
+            )
+
+
+def _check_source(config: EvaluateConfig, source: ActivationSource) -> None:
+    """Refuse a language model that is gone or another, and tell of fewer sequences than asked."""
+    if _needs_lm(config, source) and not isinstance(source, LiveActivations):
+        require_harvested(
+            source.about["lm"], config.lm_name, trust_remote_code=config.lm_trust_remote_code
+        )
+    if config.max_sequences is not None and config.max_sequences > source.num_held_out:
+        say(
+            f"max_sequences={config.max_sequences}: {source.num_held_out} are held out, and all "
+            "of them are read"
+        )
+
+
+def _needs_lm(config: EvaluateConfig, source: ActivationSource) -> bool:
+    return source.about.get("lm") is not None and config.lm_sequences > 0
+
+
 def _lm(config: EvaluateConfig, source: ActivationSource, world: World) -> LM | None:
     """The language model the activations came from; None if they came from elsewhere."""
-    harvested = source.about.get("lm")
-    if harvested is None or config.lm_sequences == 0:
+    if not _needs_lm(config, source):
         return None
     if isinstance(source, LiveActivations):
         return source.lm
     return load_harvested(
-        harvested, config.lm_name, world.device, trust_remote_code=config.lm_trust_remote_code
+        source.about["lm"],
+        config.lm_name,
+        world.device,
+        trust_remote_code=config.lm_trust_remote_code,
     )
 
 

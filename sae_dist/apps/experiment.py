@@ -8,54 +8,59 @@
       coder.k: 64
 
 Each section holds overrides of one command, in which maps may be nested. What stands on the command
-line itself wins. `+experiment=FOLDER/NAME.yaml` is a file of one's own.
+line itself wins. `+experiment=FOLDER/NAME.yaml` is a file of one's own. What a file says without
+quotes is read as on a command line, by its key; what stands in quotes is the text itself.
 """
 
 import difflib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from sae_dist.apps.overrides import Typed
 from sae_dist.common.errors import UserError
 from sae_dist.config import conf_folder
 
-_ASKED = "+experiment="
+_ASKED = "experiment"
 _PARTS = {"plan": ("harvest.", "train."), "train": ("harvest.",)}  # overrides of other commands
+_REPLACED = {"sweep", "chat@text", "chat@transfer"}  # whole, by a choice that is typed
 
 
-def for_command(root: str, overrides: list[str]) -> list[str]:
-    """The overrides of one command, with `+experiment=NAME` replaced by what it says for `root`.
+def for_command(root: str, given: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """What a command is told, with `experiment=NAME` replaced by what it says for `root`.
 
     Raises:
         UserError: there is no such experiment, or its file is none, or says nothing for this
             command.
     """
-    others = (_ASKED, *_PARTS.get(root, ()))
-    typed = [override for override in overrides if not override.startswith(others)]
-    names = [one.removeprefix(_ASKED) for one in overrides if one.startswith(_ASKED)]
-    keys = {_key(override) for override in typed}
-    groups = {_key(override) for override in typed if override.startswith("+")}  # +sweep=…
+    others = _PARTS.get(root, ())
+    typed = [(key, v) for key, v in given if key != _ASKED and not key.startswith(others)]
+    keys = {key for key, _ in typed}
+    groups = keys & _REPLACED
     said = [
-        override
-        for name in names
-        for override in _section(name, root)
-        if _key(override) not in keys and _key(override).partition(".")[0] not in groups
+        (key, value)
+        for asked, name in given
+        if asked == _ASKED
+        for key, value in _section(str(name), root)
+        if key not in keys and key.partition(".")[0] not in groups
     ]
     return said + typed
 
 
-def for_part(part: str, overrides: list[str]) -> list[str]:
+def for_part(part: str, arguments: Sequence[str]) -> list[str]:
     """What a command line like `launch/plan.py`'s says for another command: `train.tokens=1B`."""
+    plain = [argument.lstrip("+") for argument in arguments]
     return [
-        override.removeprefix(f"{part}.")
-        for override in overrides
-        if override.startswith((_ASKED, f"{part}."))
+        argument.removeprefix(f"{part}.")
+        for argument in plain
+        if argument.startswith((f"{_ASKED}=", f"{part}."))
     ]
 
 
-def _section(name: str, root: str) -> list[str]:
+def _section(name: str, root: str) -> list[tuple[str, Any]]:
     sections = _sections(_file(name))
     if root not in sections:
         if root == "plan":
@@ -63,7 +68,7 @@ def _section(name: str, root: str) -> list[str]:
         raise UserError(
             f"experiment {name} says nothing for launch/{root}.py; it has {', '.join(sections)}"
         )
-    return [f"{key}={_spelled(value)}" for key, value in _flat(sections[root])]
+    return list(_flat(sections[root]))
 
 
 def _file(name: str) -> Path:
@@ -84,8 +89,8 @@ def _file(name: str) -> Path:
 def _sections(path: Path) -> dict[str, dict[str, Any]]:
     """What a file says, by command."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        found = yaml.load(path.read_text(encoding="utf-8"), _AsTyped)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         told = " ".join(str(error).split())
         raise UserError(
             f"found no experiment in {path} ({told}); correct the file or its path"
@@ -103,19 +108,21 @@ def _flat(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield f"{prefix}{key}", value
 
 
-def _spelled(value: Any) -> str:
-    """A value in the grammar of Hydra's command line."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_spelled(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_spelled, value)) + "]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
+class _AsTyped(yaml.SafeLoader):
+    """YAML in which a plain scalar is `Typed`, a quoted one text, and nothing at all null."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (as PyYAML has it)
+        "<": [("tag:yaml.org,2002:merge", re.compile("<<"))]
+    }
 
 
-def _key(override: str) -> str:
-    return override.partition("=")[0].lstrip("+~")
+def _scalar(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str | None:
+    if node.style is not None:
+        return str(node.value)
+    return Typed(node.value) if node.value else None
+
+
+_AsTyped.add_constructor("tag:yaml.org,2002:str", _scalar)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sae_dist.apps import command
-from sae_dist.apps.runs import finished_run
-from sae_dist.coders import describe_coder, load_coder
+from sae_dist.apps.runs import coders_of, finished_run
+from sae_dist.coders import load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import read_json
 from sae_dist.common.log import say
@@ -25,7 +25,6 @@ from sae_dist.interop import (
     public,
     push,
     require_holds,
-    require_repo,
     write_card,
 )
 
@@ -38,10 +37,8 @@ def main() -> None:
 def export_command(config: ExportConfig) -> None:
     """Check all, write all, then push."""
     run, _ = finished_run(config.runs, config.run)
-    if config.push is not None:
-        require_repo(config.push)
     figures = _figures(run / "evaluation.json")
-    coders = _described(run / "coders", config.rungs)
+    coders = _described(run, config.rungs)
     for rung, description in coders.items():
         require_holds(config.to, rung, description)
     places = _places(config.to, coders, figures)
@@ -58,20 +55,18 @@ def export_command(config: ExportConfig) -> None:
     say(f"coders for {module.TITLE} in {folder}")
 
 
-def _described(folder: Path, names: list[str] | None) -> dict[str, dict[str, Any]]:
+def _described(run: Path, names: list[str] | None) -> dict[str, dict[str, Any]]:
     """The descriptions of the rungs asked for, or of all, by name; without this machine's paths."""
-    found = {path.parent.name: path.parent for path in sorted(folder.glob("*/coder.json"))}
-    unknown = sorted(set(names or []) - found.keys())
-    if not found or unknown:
+    found = coders_of(run)
+    if unknown := sorted(set(names or []) - found.keys()):
         raise UserError(
-            f"found no coder {', '.join(unknown)} in {folder}; expected rungs among "
-            f"{', '.join(found) or 'none'}: choose with rungs=[…], or train first"
+            f"found no coder {', '.join(unknown)} in {run}; expected rungs among "
+            f"{', '.join(found)}: choose with rungs=[…]"
         )
-    coders = {}
-    for name in names or found:
-        description = describe_coder(found[name])
-        coders[name] = {**description, "rung": name, "about": public(description["about"])}
-    return coders
+    return {
+        name: {**found[name], "rung": name, "about": public(found[name]["about"])}
+        for name in names or found
+    }
 
 
 def _places(

@@ -10,9 +10,9 @@ with `lm.tensor=N` its matrices are sliced over each N of them.
 """
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, astuple
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from accelerate import Accelerator
 
 from sae_dist.apps import command
 from sae_dist.apps.pinned import pinned_sources
+from sae_dist.common.disk import check_disk
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import say, warn
 from sae_dist.config import HarvestConfig
@@ -37,6 +38,7 @@ from sae_dist.harvest import (
 from sae_dist.lm import (
     LM,
     Capture,
+    foresee,
     load_lm,
     load_sliced_lm,
     load_spread_lm,
@@ -46,7 +48,12 @@ from sae_dist.lm import (
     spread_engine,
     truncate,
 )
+from sae_dist.parallel import local_device
 from sae_dist.store import StoreWriter
+from sae_dist.store.arrays import bytes_by_array
+from sae_dist.store.files import files_at
+from sae_dist.store.records import MANIFEST_FILE, SETTINGS_FILE
+from sae_dist.store.settings import choose_settings
 from sae_dist.text import Fingerprint, Position, TextConfig, documents, pack_blocks
 
 _START = Position()
@@ -62,6 +69,8 @@ def harvest_command(config: HarvestConfig) -> None:
     is_zero3 = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     if is_zero3 and config.lm.tensor > 1:
         raise UserError(f"lm.tensor={config.lm.tensor} under ZeRO-3; expected 1; choose one")
+    _check_start(config)
+    local_device()  # before anything else looks for its GPU
     team = join_launched_team(config.lm.tensor) if config.lm.tensor > 1 else None
     device = Accelerator(cpu=not torch.cuda.is_available()).device
     lm_config, text = pinned_sources(config)
@@ -75,25 +84,72 @@ def harvest_command(config: HarvestConfig) -> None:
     engine = spread_engine(lm.model.base_model, lm_config) if is_zero3 else None
     capture = Capture(lm.model, sites, stop=not is_zero3, forward=engine, join=join)
     processes = _processes(team, device, is_zero3)
-    writer = _writer(config, text, lm, site_widths(capture, device))
+    widths = site_widths(capture, device)
+    _check_store(config, widths)
+    writer = _writer(config, text, lm, widths)
     if processes.decide(lambda: writer.sealed):  # another job may seal it now
         say(f"{config.store} is sealed already: nothing to do")
     else:
-        tokens = partial(_tokens, config, text, lm, writer)
-        fill_store(writer, capture, tokens, config.harvest, processes)
+        _fill(config, text, lm, writer, capture, processes)
         if processes.rank == 0:
             say(f"sealed {config.store}{_dropped(writer)}")
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
+def _check_start(config: HarvestConfig) -> None:
+    """Refuse, alike on every process, what needs no weights to be known; nothing is written yet."""
+    widths = foresee(config.lm, config.sites, config.text.sequence_length)
+    if widths is not None:
+        _check_store(config, widths)
+
+
+def _check_store(config: HarvestConfig, widths: dict[str, int]) -> None:
+    """Refuse a store whose shards cannot be, and one that is not begun and has no room."""
+    num_sequences = config.tokens // config.text.sequence_length
+    settings = choose_settings(
+        widths, config.text.sequence_length, config.writer, {}, num_sequences
+    )
+    if not _is_begun(config):
+        check_disk(config.store, sum(bytes_by_array(settings, num_sequences).values()))
+
+
+def _is_begun(config: HarvestConfig) -> bool:
+    files = files_at(config.store)
+    return files.exists(SETTINGS_FILE) or files.exists(MANIFEST_FILE)
+
+
+def _fill(
+    config: HarvestConfig,
+    text: TextConfig,
+    lm: LM,
+    writer: StoreWriter,
+    capture: Capture,
+    processes: Processes,
+) -> None:
+    """Harvest; a text that is refused halfway leaves nothing that refuses the next command."""
+    reads_text = False
+
+    def tokens(first: int, begin: Any) -> Text:
+        nonlocal reads_text
+        reads_text = True
+        return _tokens(config, text, lm, writer, first, begin)
+
+    try:
+        fill_store(writer, capture, tokens, config.harvest, processes)
+    except UserError:
+        if reads_text and not writer.sealed and not writer.has_tokens(0):
+            shutil.rmtree(writer.path, ignore_errors=True)
+        raise
+
+
 def _processes(team: Team | None, device: torch.device, is_zero3: bool) -> Processes:
     if team is not None:
         rank, world, store = team.index, team.num_teams, team.store
         return Processes(rank, world, device, in_team=True, leads=team.leads, store=store)
-    store = next(dist.rendezvous("env://"))[0] if "RANK" in os.environ else dist.HashStore()
     # DeepSpeed may leave accelerate's own rank and world at 0 and 1: torch knows better.
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    store = next(dist.rendezvous("env://"))[0] if world > 1 else dist.HashStore()
     return Processes(rank, world, device, in_step=is_zero3, store=store)
 
 

@@ -9,7 +9,9 @@ from omegaconf.errors import OmegaConfBaseException
 from transformers import PreTrainedTokenizerBase
 
 from sae_dist.common.errors import UserError
-from sae_dist.lm import LM, LMConfig, load_lm, load_tokenizer
+from sae_dist.lm import LM, LMConfig, find_lm, load_lm, load_tokenizer, revision_of
+
+_KEY = "lm_name"  # of evaluation and repair, that says where the language model is now
 
 
 def load_harvested(
@@ -24,14 +26,22 @@ def load_harvested(
     A store that wants the model's own code run gets it only with `trust_remote_code`. Raises
     UserError then, and when the weights are not those that were harvested.
     """
-    expected = harvested["commit"]
-    lm = load_lm(_config(harvested, name, trust_remote_code), device)
-    if lm.revision != expected:
+    config = require_harvested(harvested, name, trust_remote_code=trust_remote_code)
+    return load_lm(config, device, key=_KEY)
+
+
+def require_harvested(
+    harvested: dict[str, Any], name: str | None, *, trust_remote_code: bool
+) -> LMConfig:
+    """What `load_harvested` loads, found to be there and to be it, without reading its weights."""
+    config = _config(harvested, name, trust_remote_code)
+    found, expected = revision_of(*find_lm(config, _KEY)), harvested["commit"]
+    if found != expected:
         raise UserError(
-            f"{lm.config.name} is at {lm.revision}, but the store was harvested at {expected}; "
+            f"{config.name} is at {found}, but the store was harvested at {expected}; "
             "give the same weights with lm_name=…, or go without the LM (evaluate: lm_sequences=0)"
         )
-    return lm
+    return config
 
 
 def load_finetune(
@@ -48,14 +58,14 @@ def load_finetune(
     """
     same = _config({**harvested, "trust_remote_code": False}, name, trust_remote_code=False)
     own = replace(same, revision=revision, trust_remote_code=trust_remote_code)
-    return load_lm(own, device)
+    return load_lm(own, device, key="transfer.lm_name")
 
 
 def load_harvested_tokenizer(
     harvested: dict[str, Any], name: str | None, *, trust_remote_code: bool
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a store's language model; see `load_harvested`."""
-    return load_tokenizer(_config(harvested, name, trust_remote_code))
+    return load_tokenizer(_config(harvested, name, trust_remote_code), key=_KEY)
 
 
 def _config(harvested: dict[str, Any], name: str | None, trust_remote_code: bool) -> LMConfig:

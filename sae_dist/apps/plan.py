@@ -3,13 +3,12 @@ r"""Plan a harvest and a training before anything is spent: disk, memory, meshes
     python launch/plan.py +experiment=gemma_scope_2b_resid_16k machine=h100_80gb machine.devices=64
     python launch/plan.py +experiment=gpt2_ladder_topk measure=true
     python launch/plan.py harvest.lm=pythia_70m harvest.text=fineweb harvest.tokens=100M \
-        harvest.sites=[resid_post.3] harvest.store=stores/a train.store=stores/a train.run=a \
-        train.coder=topk
+        harvest.sites=[resid_post.3] train.coder=topk
 
 What begins with `harvest.` or `train.` is an override of launch/harvest.py or launch/train.py, and
-changes what the experiment says; with `train.store=live` nothing is stored. Nothing is downloaded
-but an LM's config.json, and only if no preset has its sizes. See docs/planning.md for what is
-counted.
+changes what the experiment says; with `train.store=live` nothing is stored. Where store and run
+will be need not be said. Nothing is downloaded but an LM's config.json, and only if no preset has
+its sizes. See docs/planning.md for what is counted.
 """
 
 import json
@@ -24,6 +23,7 @@ import torch
 from sae_dist.apps import command
 from sae_dist.apps.asked import LIVE, asked_plan
 from sae_dist.apps.rungs import chosen_rungs
+from sae_dist.apps.terminal import show
 from sae_dist.common.disk import free_bytes
 from sae_dist.common.files import write_json
 from sae_dist.common.log import say
@@ -57,7 +57,7 @@ def plan_command(config: PlanConfig) -> None:
     machine = replace(config.machine, **measured)
     plan = make_plan(sys.argv[1:], machine, sorted(measured))
     plain = to_dict(plan)
-    print(json.dumps(plain, indent=1) if config.json else table(plan))
+    show(json.dumps(plain, indent=1) if config.json else table(plan))
     if config.to is not None:
         to = Path(config.to)
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -109,6 +109,8 @@ def _planned(
         tensor=harvest.lm.tensor,
         max_shard_bytes=int(train.max_shard_gib * 2**30),
     )
+    if train.tokens is None:
+        train = replace(train, tokens=stored.training_tokens)
     return stored, plan_training(train, rungs, size.widths, stored.layout, writer.dtype, machine)
 
 

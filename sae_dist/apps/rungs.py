@@ -1,7 +1,7 @@
 """The rungs that a training's command line asks for: one, or with `sweep` a ladder of them."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -31,12 +31,16 @@ def check_sweep(sweep: SweepConfig) -> None:
             )
 
 
-def chosen_rungs(config: TrainConfig, overrides: list[str], sites: list[str]) -> list[RungConfig]:
+def chosen_rungs(
+    config: TrainConfig, overrides: Sequence[cli.Override], sites: list[str]
+) -> list[RungConfig]:
     """Those of `expand` that `rungs` picks, or all."""
     return _pick(expand(config, overrides, sites), config.rungs)
 
 
-def expand(config: TrainConfig, overrides: list[str], sites: list[str]) -> list[RungConfig]:
+def expand(
+    config: TrainConfig, overrides: Sequence[cli.Override], sites: list[str]
+) -> list[RungConfig]:
     """The rungs that a training configuration asks for, each with a name that tells it apart.
 
     Each rung of a sweep is composed anew from the command line's overrides and its own.
@@ -53,17 +57,18 @@ def expand(config: TrainConfig, overrides: list[str], sites: list[str]) -> list[
         return [_rung(config, {}, sites)]
     check_sweep(config.sweep)
     rungs: list[RungConfig] = []
-    composed: dict[tuple[str, ...], TrainConfig] = {}
+    composed: dict[str, TrainConfig] = {}
     for grid in config.sweep.grids:
         values = {key: value if isinstance(value, list) else [value] for key, value in grid.items()}
         swept = [key for key in values if len(values[key]) > 1 and key not in _SHOWN]
         for combination in itertools.product(*values.values()):
             choice = dict(zip(values, combination, strict=True))
             places = {key: choice[key] for key in ("site", "target") if key in choice}
-            own = tuple(f"{key}={choice[key]}" for key in choice if key not in places)
-            if own not in composed:  # where a rung reads and writes changes nothing else of it
-                composed[own] = cli.to_dataclass(cli.compose_config("train", [*overrides, *own]))
-            rung = replace(composed[own], **places)
+            own = [(key, choice[key]) for key in choice if key not in places]
+            if str(own) not in composed:  # where a rung reads and writes changes nothing else of it
+                told = cli.compose_config("train", [*overrides, *own])
+                composed[str(own)] = cli.to_dataclass(told)
+            rung = replace(composed[str(own)], **places)
             rungs.append(_rung(rung, {key: choice[key] for key in swept}, sites))
     _require_different(rungs)
     return rungs

@@ -1,6 +1,7 @@
 """Where a run lives, and what its files say."""
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +33,62 @@ def run_folder(runs: str, name: str) -> Path:
 
 
 def finished_run(runs: str, name: str) -> tuple[Path, dict[str, Any]]:
-    """The folder and the training configuration of a run that was started.
+    """The folder of a run, and the configuration it was trained with.
+
+    The configuration is empty where nothing was trained and coders lie that `import_coder` wrote.
 
     Raises:
-        UserError: there is none, or it is not what `launch/train.py` writes.
+        UserError: there is neither, or it is not what `launch/train.py` writes.
     """
     folder = run_folder(runs, name)
     path = folder / "config.yaml"
     if not path.is_file():
-        raise UserError(
-            f"no run in {folder}; expected {path.name} there: train with run={name} first"
-        )
+        if next((folder / "coders").glob("*/coder.json"), None):
+            return folder, {}
+        near = get_close_matches(name, [run.name for run in Path(runs).glob("*")], n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else f"train with run={name} first"
+        raise UserError(f"no run in {folder}; expected {path.name} or coders there: {hint}")
     config = _read(path)
     if not isinstance(config, dict) or not isinstance(config.get("store"), str):
         raise UserError(f"found no store in {path}; expected a run's configuration; restore it")
     return folder, {str(key): value for key, value in config.items()}
+
+
+def store_of(trained: dict[str, Any], store: str | None, run: str, key: str = "store") -> str:
+    """Where a run's store is: as said by the setting `key`, or as it was when it was trained on.
+
+    Raises:
+        UserError: nobody says, or nothing is there (`coder:FOLDER` and `live` have no place).
+    """
+    found = store or trained.get("store")
+    if found is None:
+        raise UserError(
+            f"run={run} was not trained here, so that its store is not known; expected {key}=…: "
+            "name the activations to measure it on"
+        )
+    is_place = ":" not in found and found != "live"
+    if store is None and is_place and not Path(found).exists():
+        raise UserError(
+            f"found no {found}, the store that run={run} was trained on; expected it there, or "
+            f"{key}=… to say where it is now"
+        )
+    return str(found)
+
+
+def coders_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """The description of each coder of a run, by its rung's name.
+
+    Raises:
+        UserError: there is none, or it is not sound.
+    """
+    from sae_dist.coders import describe_coder  # with torch, which no other question here needs
+
+    paths = sorted(path.parent for path in (folder / "coders").glob("*/coder.json"))
+    if not paths:
+        raise UserError(
+            f"no coders in {folder / 'coders'}; expected a finished run: train it to its end first"
+        )
+    return {path.name: describe_coder(path) for path in paths}
 
 
 def _read(path: Path) -> Any:

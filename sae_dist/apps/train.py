@@ -55,15 +55,18 @@ def train_command(config: TrainConfig) -> None:
         ):
             source: ActivationSource
             if config.store == LIVE:
-                source = open_live(config.harvest, world.device)
+                num_steps = None if config.tokens is None else config.tokens // config.batch_tokens
+                source = open_live(config.harvest, world.device, num_steps)
             else:
                 source = open_source(config.store, config.max_shard_gib)
             check_alike(world, config, source)
             rungs = chosen_rungs(config, sys.argv[1:], list(source.widths))
             training = TrainingRun(config, rungs, source, world, folder, watch)
-            if world.rank == 0:  # only now: a changed run was refused
+            written = folder / "config.yaml"
+            is_done = training.step == training.num_steps and written.exists()
+            if world.rank == 0 and not is_done:  # only now: a changed run was refused
                 folder.mkdir(parents=True, exist_ok=True)
-                write_atomic(folder / "config.yaml", OmegaConf.to_yaml(config).encode())
+                write_atomic(written, OmegaConf.to_yaml(training.config).encode())
             training.run()
     except Preempted as ending:
         say(str(ending))

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from sae_dist.apps.asked import LIVE
 from sae_dist.apps.harvested import load_finetune, load_harvested_tokenizer
 from sae_dist.apps.live import open_trained_live
-from sae_dist.apps.runs import finished_run
+from sae_dist.apps.runs import coders_of, finished_run, store_of
 from sae_dist.apps.sources import open_source
 from sae_dist.common.errors import UserError
 from sae_dist.config import EvaluateConfig
@@ -31,7 +31,6 @@ def measure_transfer(
     asked = config.transfer
     if asked.lm_name is None:
         return None
-    asked.check()
     if world.size % config.latent:
         raise UserError(
             f"latent={config.latent} must divide the {world.size} processes; choose a divisor"
@@ -83,12 +82,13 @@ def _finetuned(config: EvaluateConfig, device: torch.device) -> list[Trained]:
     if asked.finetuned_run is None:
         return []
     folder, trained = finished_run(config.runs, asked.finetuned_run)
-    store = asked.finetuned_store or trained["store"]
+    key = "transfer.finetuned_store"
+    store = store_of(trained, asked.finetuned_store, asked.finetuned_run, key)
     source: ActivationSource
     if store == LIVE:
         leave = asked.lm_trust_remote_code
         same = replace(config, lm_name=asked.lm_name, lm_trust_remote_code=leave)
-        source = open_trained_live(folder, trained, same, device)
+        source = open_trained_live(coders_of(folder), trained, same, device)
     else:
         source = open_source(store, config.max_shard_gib)
     return [Trained("finetuned", folder, source)]

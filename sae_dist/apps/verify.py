@@ -23,8 +23,6 @@ def main() -> None:
 
 def verify_command(config: VerifyConfig) -> None:
     """Print each fault that is found, and mend it if asked to; fail if one is left."""
-    if config.workers < 1:
-        raise UserError(f"workers={config.workers}; expected at least 1")
     found = _audit(config, config.full)
     if config.repair and found.faults:
         repair(config, found)

@@ -34,6 +34,7 @@ from sae_dist.checkpoint.seal import RECORD, REMEDY, check_files, read_record
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_atomic
 from sae_dist.common.log import say
+from sae_dist.common.settings import validate
 
 LATEST = "latest"
 _STEP = re.compile(r"step-(\d+)")
@@ -56,11 +57,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, config: CheckpointConfig) -> None:
-        if config.keep < 2:
-            raise UserError(f"checkpoint.keep={config.keep}: keep at least 2 checkpoints")
-        for name in ("every_steps", "keep_every"):
-            if (steps := getattr(config, name)) is not None and steps < 1:
-                raise UserError(f"checkpoint.{name}={steps}: expected at least 1")
+        validate(config, "checkpoint.")
         self.folder, self.config = folder, config
         self._group = dist.new_group(backend="gloo", timeout=_PATIENCE)
         on_first_rank(self._group, lambda: hold(folder))

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from sae_dist.common.settings import setting
+
 
 @dataclass(kw_only=True, slots=True)
 class CheckpointConfig:
@@ -10,6 +12,6 @@ class CheckpointConfig:
     With `keep_every`, those of steps that it divides are kept for ever.
     """
 
-    every_steps: int = 1000
-    keep: int = 2
-    keep_every: int | None = None
+    every_steps: int = setting(1000, min=1)
+    keep: int = setting(2, min=2)
+    keep_every: int | None = setting(None, min=1)

@@ -10,6 +10,7 @@ from sae_dist.coders.config import CoderConfig, Form, Kind
 from sae_dist.coders.placement import Placement, Whole
 from sae_dist.coders.select import batch_top_k, batch_top_k_code, top_k, top_k_code
 from sae_dist.common.errors import UserError
+from sae_dist.common.settings import validate
 from sae_dist.kernels import (
     Code,
     DensePass,
@@ -241,12 +242,6 @@ class Coder(nn.Module):
 
 
 def _check(config: CoderConfig) -> None:
-    if config.num_latents < 1:
-        raise UserError(f"coder.num_latents={config.num_latents}; expected at least 1")
-    if not config.initial_encoder_norm > 0:
-        found = config.initial_encoder_norm
-        raise UserError(f"coder.initial_encoder_norm={found}; expected more than 0")
-    if config.kind is not Kind.jumprelu and not 1 <= config.k <= config.num_latents:
+    validate(config, "coder.")
+    if config.kind is not Kind.jumprelu and config.k > config.num_latents:
         raise UserError(f"coder.k={config.k}; expected 1 to coder.num_latents={config.num_latents}")
-    if config.kind is Kind.jumprelu and not config.bandwidth > 0:
-        raise UserError(f"coder.bandwidth={config.bandwidth}; expected more than 0")

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sae_dist.common.settings import setting
+
 
 class Kind(StrEnum):
     """How latents are selected."""
@@ -33,18 +35,18 @@ class CoderConfig:
 
     kind: Kind = Kind.jumprelu
     form: Form = Form.autoencoder
-    num_latents: int = 16384
+    num_latents: int = setting(16384, min=1, binary=True)
     unit_norm_decoder: bool = True
-    initial_encoder_norm: float = 1.0
-    k: int = 32
-    aux_k: int = 512
-    aux_coefficient: float = 0.0
+    initial_encoder_norm: float = setting(1.0, above=0)
+    k: int = setting(32, min=1)
+    aux_k: int = setting(512, min=1)
+    aux_coefficient: float = setting(0.0, min=0)
     multi_topk: bool = False
-    dead_after_tokens: int = 10_000_000
-    bandwidth: float = 0.001
-    initial_threshold: float = 0.001
-    sparsity_coefficient: float = 0.0006
-    target_l0: float | None = None
+    dead_after_tokens: int = setting(10_000_000, min=1)
+    bandwidth: float = setting(0.001, above=0)
+    initial_threshold: float = setting(0.001, min=0)
+    sparsity_coefficient: float = setting(0.0006, min=0)
+    target_l0: float | None = setting(None, above=0)
 
     @property
     def unread(self) -> tuple[str, ...]:

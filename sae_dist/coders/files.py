@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import CoderConfig, Form, Kind
-from sae_dist.common.errors import UserError
+from sae_dist.common.errors import UserError, one_line
 from sae_dist.common.files import described_by, read_json, write_whole
 
 FORMAT = 1
@@ -65,8 +65,7 @@ def describe_coder(folder: Path) -> dict[str, Any]:
         found = description.get("format")
         if found == FORMAT:
             config_of(description["config"])
-            if not isinstance(description["about"], dict):
-                raise TypeError("about is no dict")
+            _require_sorts(description)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise _not_a_coder(path, f"{type(error).__name__}: {error}") from error
     if found != FORMAT:
@@ -120,6 +119,20 @@ def load_coder(
     return coder.eval().requires_grad_(False)
 
 
+def _require_sorts(description: dict[str, Any]) -> None:
+    """Raise TypeError where whoever reads a description would find another sort than expected."""
+    about = dict(description["about"])
+    source = dict(about.get("source") or {})
+    parts = {f"source.{name}": source.get(name) or {} for name in ("lm", "text")}
+    for name, value, sort in (
+        ("pre_bias", description["pre_bias"], bool),
+        *((name, about.get(name, ""), str) for name in ("site", "target")),
+        *((name, value, dict) for name, value in parts.items()),
+    ):
+        if not isinstance(value, sort):
+            raise TypeError(f"{name}={value!r}")
+
+
 def _described(
     folder: Path, description: dict[str, Any], latents: range | None, device: torch.device | str
 ) -> Coder:
@@ -147,7 +160,7 @@ def _require_shapes(path: Path, coder: Coder, slices: dict[str, Any]) -> None:
 
 def _not_a_coder(path: Path, found: str) -> UserError:
     return UserError(
-        f"found {path} unusable ({' '.join(found.split())[:200]}); expected what training or "
+        f"found {path} unusable ({one_line(found)}); expected what training or "
         "export writes; restore it or export the coder again"
     )
 
@@ -164,8 +177,8 @@ def slice_of(num_latents: int, part: int, parts: int) -> range:
     """
     if num_latents % parts:
         raise UserError(
-            f"{num_latents} latents cannot be dealt to {parts} slices equally; "
-            f"choose parallel.latent among the divisors of {num_latents}"
+            f"{num_latents} latents cannot be dealt to {parts} slices equally; expected a divisor "
+            f"of {num_latents}; choose another number"
         )
     size = num_latents // parts
     return range(part * size, (part + 1) * size)

@@ -1,4 +1,4 @@
-"""The error whose message is written for the user."""
+"""The error whose message is written for the user, and what others say in it."""
 
 
 class UserError(Exception):
@@ -6,3 +6,8 @@ class UserError(Exception):
 
     Commands print it as `error: …` on every rank and exit with status 2, without a traceback.
     """
+
+
+def one_line(said: str, most: int = 200) -> str:
+    """What others said, fit for a message: one line of characters that print, at most so many."""
+    return " ".join("".join(c if c.isprintable() else " " for c in said).split())[:most]

@@ -1,6 +1,9 @@
 """Sites under the names that other libraries give them."""
 
 import re
+from difflib import get_close_matches
+
+from sae_dist.common.errors import UserError
 
 _HOOKS = {
     "resid_pre": "blocks.{}.hook_resid_pre",
@@ -12,14 +15,15 @@ _HOOKS = {
 _BEHIND_GAIN = "blocks.{}.mlp.hook_in"  # of TransformerBridge; HookedTransformer has none there
 _EMBED = "embed", "hook_embed"
 _SHORT = re.compile(rf"({'|'.join(_HOOKS)})\.(\d+)")
-_WRAPPERS = r"(?:(?:model|transformer|gpt_neox|language_model|decoder)\.)*"
+_WRAPPERS = r"(?:(?:base_model|model|transformer|gpt_neox|language_model|decoder)\.)*"
 _NAMES = {  # patterns of what is read, and our short names
     **{re.escape(hook).replace(r"\{\}", r"(\d+)"): short for short, hook in _HOOKS.items()},
     r"blocks\.(\d+)\.mlp\.hook_in": "mlp_in",  # TransformerBridge's, as the next two
     r"blocks\.(\d+)\.hook_in": "resid_pre",
     r"blocks\.(\d+)\.hook_out": "resid_post",
     r"resid_post_layer_(\d+)": "resid_post",  # dictionary_learning's
-    rf"{_WRAPPERS}(?:layers|h)\.(\d+)": "resid_post",  # sparsify's: a layer's output
+    rf"{_WRAPPERS}(?:layers|h|blocks)\.(\d+)": "resid_post",  # sparsify's: what comes out
+    rf"{_WRAPPERS}(?:layers|h|blocks)\.(\d+)\.mlp": "mlp_out",
 }
 
 
@@ -51,3 +55,23 @@ def layer_of(site: str) -> int | None:
     """The layer in a site's name; None where there is none."""
     match = re.search(r"\.(\d+)(\.|$)", site)
     return int(match[1]) if match else None
+
+
+def require_site(key: str, name: str) -> None:
+    """Refuse a name that no language model has a site by, with the nearest that is one.
+
+    Raises:
+        UserError: it is neither a short name nor a path that ends with .input or .output.
+    """
+    if name == _EMBED[0] or _SHORT.fullmatch(name) or name.endswith((".input", ".output")):
+        return
+    kind, _, layer = name.rpartition(".")
+    near = [
+        f"{other}.{layer}" for other in get_close_matches(kind, _HOOKS, n=1) if layer.isdecimal()
+    ]
+    meant = site_of(name) if site_of(name) != name else next(iter(near), None)
+    hint = f"that is {meant} here" if meant else "see launch/harvest.py --help"
+    raise UserError(
+        f"{key}={name}; expected a site such as resid_post.3 or embed, or path.to.module.input or "
+        f".output; {hint}"
+    )

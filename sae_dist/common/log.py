@@ -75,14 +75,13 @@ class _Lines(tqdm):
 
     _shown_at = -math.inf
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Write a line if it is time for one."""
-        now = self._time()
-        if msg is None and now - self._shown_at >= self.mininterval:
-            self._shown_at = now
+        elapsed = self.format_dict["elapsed"]
+        if msg is None and elapsed - self._shown_at >= self.mininterval:
+            self._shown_at = elapsed
             self.fp.write(f"{self}\n")
             self.fp.flush()
-        return False
 
     def clear(self, nolock: bool = False) -> None:
         """Nothing of a file is taken back."""

@@ -1,10 +1,10 @@
 """How much is evaluated, and on which mesh."""
 
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from sae_dist.common.errors import UserError
+from sae_dist.common.settings import setting, validate
 from sae_dist.evaluate.pairs.config import PairConfig
 
 if TYPE_CHECKING:
@@ -23,35 +23,19 @@ class EvaluationConfig:
     sequences.
     """
 
-    max_sequences: int | None = None
-    lm_sequences: int = 2048
-    uniformity_sequences: int = 64
-    uniformity_positions: int = 8
-    batch_tokens: int = 4096
-    lm_batch_sequences: int | None = None
-    latent: int = 1
+    max_sequences: int | None = setting(None, min=1)
+    lm_sequences: int = setting(2048, min=0)
+    uniformity_sequences: int = setting(64, min=0)
+    uniformity_positions: int = setting(8, min=1)
+    batch_tokens: int = setting(4096, min=1)
+    lm_batch_sequences: int | None = setting(None, min=1)
+    latent: int = setting(1, min=1)
     pairs: PairConfig = field(default_factory=PairConfig)
-
-
-_LEAST = {
-    "max_sequences": 1,
-    "lm_sequences": 0,
-    "uniformity_sequences": 0,
-    "uniformity_positions": 1,
-    "batch_tokens": 1,
-    "lm_batch_sequences": 1,
-    "latent": 1,
-    "pairs.sequences": 0,
-    "pairs.stitch_sequences": 1,
-}
 
 
 def check(config: EvaluationConfig, world: "World") -> None:
     """Raise UserError for a setting out of bounds, or a mesh that does not fit the world."""
-    for name, bound in _LEAST.items():
-        value = attrgetter(name)(config)
-        if value is not None and value < bound:
-            raise UserError(f"{name}={value}; expected at least {bound}")
+    validate(config)
     if world.size % config.latent:
         raise UserError(
             f"latent={config.latent} must divide the {world.size} processes; choose a divisor"

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from sae_dist.common.settings import setting
+
 
 @dataclass(kw_only=True, slots=True)
 class HarvestLoopConfig:
@@ -11,4 +13,4 @@ class HarvestLoopConfig:
     round differently.
     """
 
-    batch_sequences: int = 16
+    batch_sequences: int = setting(16, min=1)

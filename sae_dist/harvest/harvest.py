@@ -11,6 +11,7 @@ import torch
 from sae_dist.common.disk import check_disk, tell_unwritten
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
+from sae_dist.common.settings import validate
 from sae_dist.harvest.assign import Round, round_of
 from sae_dist.harvest.bar import TokenBar
 from sae_dist.harvest.config import HarvestLoopConfig
@@ -45,8 +46,7 @@ def fill_store(
         tokens: starts the tokenised corpus at a unit.
         config, processes: how and by whom.
     """
-    if config.batch_sequences < 1:
-        raise UserError(f"harvest.batch_sequences={config.batch_sequences}; expected at least 1")
+    validate(config, "harvest.")
     leads_job = processes.leads and processes.rank == 0
     with tell_unwritten(writer.path, writer.bytes_needed), ExitStack() as threads:
         processes.decide(lambda: _check_room(writer))

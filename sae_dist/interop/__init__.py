@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from sae_dist.interop.card import public, write_card
     from sae_dist.interop.config import FormatName
     from sae_dist.interop.formats import FORMATS, place, require_holds
-    from sae_dist.interop.hub import push, require_repo
+    from sae_dist.interop.hub import push
     from sae_dist.interop.load import load_coder, take_over
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "public",
     "push",
     "require_holds",
-    "require_repo",
     "take_over",
     "write_card",
 ]

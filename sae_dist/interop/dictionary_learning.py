@@ -22,6 +22,7 @@ from sae_dist.interop.published import (
     floats,
     plain_tensors,
     told_in_one_line,
+    transposed,
     unusable,
 )
 from sae_dist.interop.settings import TEXT, Understood, read_settings, require_understood
@@ -38,58 +39,48 @@ y, acts = ae(x, output_features=True)
 """
 _LINEAR = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight"}
 _MATRICES = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
-_TRANSPOSED = ("W_enc", "decoder.weight")  # to ours
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Class:
     """What one of its classes computes, from which tensors.
 
-    `beside` are its tensors that are no weights; of a TopK older files lack them.
+    `names` are its weights, by ours, `beside` its other tensors. Those with ReLU give activations
+    as if decoder rows had unit norm, as `load_dictionary` and `output_features` do.
     """
 
     kind: Kind
     names: dict[str, str]
-    beside: frozenset[str] = frozenset()
-    lacks: frozenset[str] = frozenset()
+    beside: Set[str] = frozenset()
+    may_lack: Set[str] = frozenset()
     pre_bias: bool = True
     is_relu: bool = False
-    scales_by_decoder: bool = False
 
     def is_of(self, found: Set[str]) -> bool:
         """Whether these are its tensors."""
-        every = self.beside | set(self.names.values())
-        return every - self.lacks <= found <= every
+        every = {*self.names.values(), *self.beside}
+        return every - self.may_lack <= found <= every
 
 
-_K, _THRESHOLD = "k", "threshold"
 _CLASSES = {
-    "AutoEncoder": _Class(
-        kind=Kind.jumprelu,
-        names={**_LINEAR, "b_dec": "bias"},
-        is_relu=True,
-        scales_by_decoder=True,  # as `load_dictionary` does
-    ),
+    "AutoEncoder": _Class(kind=Kind.jumprelu, names={**_LINEAR, "b_dec": "bias"}, is_relu=True),
     "AutoEncoderNew": _Class(
-        kind=Kind.jumprelu,
-        names={**_LINEAR, "b_dec": "decoder.bias"},
-        pre_bias=False,
-        is_relu=True,
+        kind=Kind.jumprelu, names={**_LINEAR, "b_dec": "decoder.bias"}, pre_bias=False, is_relu=True
     ),
     "JumpReluAutoEncoder": _Class(kind=Kind.jumprelu, names=_MATRICES, pre_bias=False),
     "AutoEncoderTopK": _Class(
         kind=Kind.topk,
         names={**_LINEAR, "b_dec": "b_dec"},
-        beside=frozenset({_K, _THRESHOLD}),
-        lacks=frozenset({_K, _THRESHOLD}),
+        beside={"k", "threshold"},
+        may_lack={"k", "threshold"},  # as older ones do
     ),
     "BatchTopKSAE": _Class(
         kind=Kind.batchtopk,
-        names={**_LINEAR, "b_dec": "b_dec", "threshold": _THRESHOLD},
-        beside=frozenset({_K}),
+        names={**_LINEAR, "b_dec": "b_dec", "threshold": "threshold"},
+        beside={"k"},
     ),
     "MatryoshkaBatchTopKSAE": _Class(
-        kind=Kind.batchtopk, names=_MATRICES, beside=frozenset({_K, "group_sizes"})
+        kind=Kind.batchtopk, names=_MATRICES, beside={"k", "group_sizes"}
     ),
 }
 _WRITTEN = {
@@ -118,7 +109,7 @@ _NO_BEARING = frozenset(
 _UNSET = -1.0
 
 
-def why_not(config: CoderConfig, d_in: int, d_out: int) -> str | None:
+def why_not(config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]) -> str | None:
     """Why this format cannot hold such a coder; None if it can."""
     is_held = config.form is Form.autoencoder
     return None if is_held else "dictionary_learning has no transcoders"
@@ -187,19 +178,17 @@ def read(folder: Path) -> Published:
         raise unusable(path, f"k = {' and '.join(map(str, ks)) or 'nothing'}")
     if threshold < 0:
         raise unusable(path, f"threshold {threshold:g}: it was never set")
+    tensors = transposed(floats(path, found), "W_enc", "decoder.weight")
     site = site_of(settings.get("submodule_name") or "")
     return Published(
         kind=known.kind,
         form=Form.autoencoder,
-        tensors={
-            ours[name]: tensor.T if name in _TRANSPOSED and tensor.dim() == 2 else tensor
-            for name, tensor in floats(path, found).items()
-        },
+        tensors={ours[name]: tensor for name, tensor in tensors.items()},
         widths=(settings.get("activation_dim"), settings.get("dict_size"), None),
         k=ks.pop() if ks else 1,
         pre_bias=known.pre_bias,
         is_relu=known.is_relu,
-        scales_by_decoder=known.scales_by_decoder,
+        scales_by_decoder=known.is_relu,
         about={"site": site, "target": site},
     )
 

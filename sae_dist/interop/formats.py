@@ -28,8 +28,10 @@ class Format(Protocol):
     def FILES(self) -> tuple[str, ...]:
         """The names of the files of one coder."""
 
-    def why_not(self, config: CoderConfig, d_in: int, d_out: int) -> str | None:
-        """Why this format cannot hold such a coder; None if it can."""
+    def why_not(
+        self, config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]
+    ) -> str | None:
+        """Why this format cannot hold a coder of these sites; None if it can."""
 
     def write(self, folder: Path, coder: Coder, about: dict[str, Any]) -> None:
         """Write a whole coder over any that is there, `about` as in its `coder.json`."""
@@ -61,7 +63,8 @@ def require_holds(name: FormatName, rung: str, description: dict[str, Any]) -> N
         rung: the coder's name.
         description: see `coders.describe_coder`.
     """
-    shape = config_of(description["config"]), description["d_in"], description["d_out"]
+    widths = description["d_in"], description["d_out"]
+    shape = config_of(description["config"]), *widths, description["about"]
     reason = FORMATS[name].why_not(*shape)
     if reason:
         nearest = next(n for n, other in FORMATS.items() if other.why_not(*shape) is None)

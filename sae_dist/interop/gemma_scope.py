@@ -12,7 +12,13 @@ import torch
 
 from sae_dist.coders import Coder, CoderConfig, Form, Kind
 from sae_dist.common.files import write_whole
-from sae_dist.interop.published import Published, floats, plain_tensors, told_in_one_line
+from sae_dist.interop.published import (
+    Published,
+    floats,
+    plain_tensors,
+    told_in_one_line,
+    transposed,
+)
 
 TITLE = "Gemma Scope"
 FILES = (WEIGHTS,) = ("params.npz",)
@@ -27,7 +33,7 @@ y = acts @ params["W_dec"] + params["b_dec"]
 """
 
 
-def why_not(config: CoderConfig, d_in: int, d_out: int) -> str | None:
+def why_not(config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]) -> str | None:
     """Why this format cannot hold such a coder; None if it can."""
     if config.kind is Kind.topk:
         return "Gemma Scope's files hold a threshold a latent, which a TopK lacks"
@@ -54,9 +60,7 @@ def read(folder: Path) -> Published:
     path = folder / WEIGHTS
     with told_in_one_line(path), np.load(path, allow_pickle=False) as file:
         found = {name: torch.from_numpy(np.ascontiguousarray(file[name])) for name in file.files}
-    tensors = floats(path, found)
-    if "W_enc" in tensors:
-        tensors["W_enc"] = tensors["W_enc"].T
+    tensors = transposed(floats(path, found), "W_enc")
     widths = {tensors[name].shape[-1:] for name in ("W_enc", "b_dec") if name in tensors}
     return Published(
         kind=Kind.jumprelu,

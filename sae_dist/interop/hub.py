@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sae_dist.common.errors import UserError
+from sae_dist.common.errors import UserError, one_line
+from sae_dist.common.names import require_repo
 from sae_dist.interop.config import FormatName
 from sae_dist.interop.formats import FORMATS, PICKLES
 
 PREFIX = "hub:"
 _PLAIN = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
-_REPO = re.compile(rf"{_PLAIN}/{_PLAIN}")
 _WHERE = re.compile(rf"hub:({_PLAIN}/{_PLAIN})((?:/{_PLAIN})*)(?:@([A-Za-z0-9][\w./+-]*))?")
 
 
@@ -58,7 +58,7 @@ def push(folder: Path, files: list[Path], name: FormatName, repo: str, *, privat
     Raises:
         UserError: no such form of name, another format in the repository, or a refusal of the Hub.
     """
-    require_repo(repo)
+    require_repo("push", repo)
     hub = _hub()
     with _told_in_one_line(repo):
         api = hub.HfApi(library_name="sae_dist")
@@ -69,12 +69,6 @@ def push(folder: Path, files: list[Path], name: FormatName, repo: str, *, privat
         ]
         message = f"Coders for {FORMATS[name].TITLE}"
         return str(api.create_commit(repo, operations, commit_message=message).commit_url)
-
-
-def require_repo(repo: str) -> None:
-    """Refuse a repository's name of another form than USER/REPO."""
-    if not _REPO.fullmatch(repo):
-        raise UserError(f"push={repo}; expected USER/REPO, a model repository on the Hub")
 
 
 def _require_alone(found: list[str], name: FormatName, repo: str) -> None:
@@ -107,8 +101,8 @@ def _told_in_one_line(where: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # of several libraries below the client, which has changed them
-        reason = next((line for line in str(error).splitlines() if line.strip()), "")
+        reason = one_line(next((line for line in str(error).splitlines() if line.strip()), ""))
         raise UserError(
-            f"the Hub refused {where} ({type(error).__name__}: {reason[:200]}); look after the "
+            f"the Hub refused {where} ({type(error).__name__}: {reason}); look after the "
             "name, the revision, the network, and whether HF_TOKEN may read or write there"
         ) from error

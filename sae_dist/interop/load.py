@@ -64,7 +64,8 @@ def format_of(folder: Path) -> FormatName:
         return found[0]
     if found:
         raise UserError(
-            f"found coders for {' and '.join(found)} in {folder}; expected one; give each its folder"
+            f"found coders for {' and '.join(found)} in {folder}; expected one; "
+            "give each its own folder"
         )
     known = "; ".join(f"{' and '.join(m.FILES)} ({m.TITLE})" for m in FOREIGN.values())
     raise UserError(

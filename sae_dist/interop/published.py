@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sae_dist.coders import Coder, CoderConfig, Form, Kind
-from sae_dist.common.errors import UserError
+from sae_dist.common.errors import UserError, one_line
 from sae_dist.common.files import write_whole
 
 
@@ -20,7 +20,7 @@ class Published:
     """A coder on raw activations, as it was found.
 
     Attributes:
-        tensors: floats, named and shaped as a `Coder`'s; a BatchTopK's one `threshold` is called so.
+        tensors: floats, named and shaped as a `Coder`'s; a BatchTopK's is called `threshold`, too.
         widths: input, latents and output as its settings say them, None where they do not.
         k: of TopK and BatchTopK.
         pre_bias: whether b_dec is subtracted from the input.
@@ -59,18 +59,7 @@ class Published:
             del expected["threshold"]
         _require_shapes(path, tensors, expected)
         with told_in_one_line(path):
-            if self.is_relu:
-                tensors["threshold"] = torch.zeros_like(tensors["b_enc"])
-            if self.pre_bias:
-                shift_F = tensors["W_enc"].double() @ tensors["b_dec"].double()
-                tensors["b_enc"] = tensors["b_enc"].double() - shift_F
-            if self.scales_by_decoder:
-                norms_F = tensors["W_dec"].norm(dim=1)
-                tensors["W_enc"] = norms_F[:, None] * tensors["W_enc"]
-                tensors["W_dec"] = tensors["W_dec"] / norms_F.where(norms_F > 0, 1.0)[:, None]
-                for name in {"b_enc", "threshold"} & tensors.keys():
-                    tensors[name] = norms_F * tensors[name]
-            coder.load_state_dict(tensors)
+            coder.load_state_dict(self._folded(tensors))
         for name, tensor in coder.state_dict().items():
             if not tensor.isfinite().all():
                 raise unusable(path, f"{name} is not finite")
@@ -78,6 +67,21 @@ class Published:
             if threshold is not None:
                 threshold.clamp_min_(0.0)
         return coder.eval().requires_grad_(False)
+
+    def _folded(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same function without its own ways: no pre-bias, thresholds, plain decoder rows."""
+        if self.is_relu:
+            tensors["threshold"] = torch.zeros_like(tensors["b_enc"])
+        if self.pre_bias:
+            shift_F = tensors["W_enc"].double() @ tensors["b_dec"].double()
+            tensors["b_enc"] = tensors["b_enc"].double() - shift_F
+        if self.scales_by_decoder:
+            norms_F = tensors["W_dec"].norm(dim=1)
+            tensors["W_enc"] = norms_F[:, None] * tensors["W_enc"]
+            tensors["W_dec"] = tensors["W_dec"] / norms_F.where(norms_F > 0, 1.0)[:, None]
+            for name in {"b_enc", "threshold"} & tensors.keys():
+                tensors[name] = norms_F * tensors[name]
+        return tensors
 
     def _empty(self, path: Path, tensors: dict[str, Tensor]) -> Coder:
         """A coder of these widths, without their weights."""
@@ -139,9 +143,8 @@ def plain_tensors(coder: Coder, *, pre_bias: bool = False) -> dict[str, Tensor]:
 
 def unusable(path: Path, found: str) -> UserError:
     """The error for a file that is not what its name says."""
-    shown = "".join(c if c.isprintable() else " " for c in found)
     return UserError(
-        f"found {path} unusable ({' '.join(shown.split())[:200]}); expected a published coder; "
+        f"found {path} unusable ({one_line(found)}); expected a published coder; "
         "download or export it again"
     )
 
@@ -164,6 +167,11 @@ def floats(path: Path, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise unusable(path, f"{name} of {tensor.dtype}, {tensor.layout}, instead of floats")
     with told_in_one_line(path):
         return {name: tensor.float() for name, tensor in found.items()}
+
+
+def transposed(tensors: Mapping[str, Tensor], *names: str) -> dict[str, Tensor]:
+    """The same, with those matrices among them transposed."""
+    return {n: t.T if n in names and t.dim() == 2 else t for n, t in tensors.items()}
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

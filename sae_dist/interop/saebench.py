@@ -167,6 +167,8 @@ def load_for_saebench(
     model_name = model_name or lm.get("name")
     if not model_name:
         raise UserError(f"{where} does not say which language model it reads; give model_name=…")
+    if not hook and not about.get("site"):
+        raise UserError(f"{where} does not say which site it reads; give hook=…")
     hook = hook or _hook_of(about["site"], folds_norms=bool(lm.get("fold_norms")))
     return SAEBenchCoder(load_coder(folder, device), model_name, hook)
 

@@ -16,6 +16,7 @@ from sae_dist.interop.published import (
     Published,
     plain_tensors,
     read_tensors,
+    transposed,
     unusable,
     write_tensors,
 )
@@ -103,10 +104,12 @@ _NO_BEARING = frozenset(
 )
 
 
-def why_not(config: CoderConfig, d_in: int, d_out: int) -> str | None:
+def why_not(config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]) -> str | None:
     """Why this format cannot hold such a coder; None if it can."""
     if config.kind is Kind.topk and config.form is not Form.autoencoder:
         return f"SAELens has no TopK {config.form.replace('_', ' ')}"
+    if config.form is not Form.autoencoder and _joins_heads(about["site"], about["target"]):
+        return "SAELens joins the heads of attn_z for autoencoders alone"
     return None
 
 
@@ -124,8 +127,7 @@ def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
         "device": "cpu",
         "apply_b_dec_to_input": False,
         "normalize_activations": "none",
-        # attn_z is hook_z with the heads side by side
-        "reshape_activations": "hook_z" if about["site"].startswith("attn_z.") else "none",
+        "reshape_activations": "hook_z" if _joins_heads(about["site"]) else "none",
         "metadata": _metadata(about),
     }
     if is_topk:
@@ -134,6 +136,11 @@ def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
         settings["d_out"] = coder.d_out
     with described_by(folder / SETTINGS, settings):
         write_tensors(folder / WEIGHTS, tensors)
+
+
+def _joins_heads(*sites: str) -> bool:
+    """Whether there is attn_z among them: that is hook_z with the heads side by side."""
+    return any(site.startswith("attn_z.") for site in sites)
 
 
 def _metadata(about: dict[str, Any]) -> dict[str, Any]:
@@ -178,14 +185,12 @@ def read(folder: Path) -> Published:
     tensors = read_tensors(folder / WEIGHTS)
     if "scaling_factor" in tensors and bool((tensors["scaling_factor"] == 1).all()):
         del tensors["scaling_factor"]  # SAELens wrote ones for a while, and drops them
-    if "W_enc" in tensors:
-        tensors["W_enc"] = tensors["W_enc"].T
     hooks = {**settings, **(settings.get("metadata") or {})}
     site = site_of(hooks.get("hook_name") or "")
     return Published(
         kind=Kind.topk if is_topk else Kind.jumprelu,
         form=form,
-        tensors=tensors,
+        tensors=transposed(tensors, "W_enc"),
         widths=(settings.get("d_in"), settings.get("d_sae"), settings.get("d_out")),
         k=k if is_topk else 1,
         pre_bias=pre_bias,

@@ -76,9 +76,9 @@ def _is(value: Any, one: Any) -> bool:
         return isinstance(value, dict)
     if isinstance(one, re.Pattern):
         return isinstance(value, str) and bool(one.fullmatch(value))
-    return (
-        type(value) is one if isinstance(one, type) else type(value) is type(one) and value == one
-    )
+    if isinstance(one, type):
+        return type(value) is one
+    return type(value) is type(one) and bool(value == one)
 
 
 def _told(one: Any) -> str:

@@ -42,7 +42,7 @@ _UNDERSTOOD: Understood = {
 _NO_BEARING = {"normalize_decoder", "multi_topk"}  # they tell how it was trained
 
 
-def why_not(config: CoderConfig, d_in: int, d_out: int) -> str | None:
+def why_not(config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]) -> str | None:
     """Why this format cannot hold such a coder; None if it can."""
     if config.kind is not Kind.topk:
         return f"sparsify has no {config.kind}, only TopK"

@@ -6,7 +6,7 @@ from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
     from sae_dist.live.lanes import choose_lanes
-    from sae_dist.live.rounds import Round, rounds
+    from sae_dist.live.rounds import Round, RoundSizes, rounds
     from sae_dist.live.source import LiveActivations, check_live
     from sae_dist.live.stream import LiveStream, round_bytes
     from sae_dist.live.units import TextUnits, Unit
@@ -15,6 +15,7 @@ __all__ = [
     "LiveActivations",
     "LiveStream",
     "Round",
+    "RoundSizes",
     "TextUnits",
     "Unit",
     "check_live",

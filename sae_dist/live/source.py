@@ -41,6 +41,7 @@ class LiveActivations:
         num_tokens: of an epoch.
         writer: of it `dtype` and `held_out`.
         batch_sequences: of a forward pass.
+        num_steps: after which nothing is read: then nothing is passed for later ones.
 
     Raises:
         UserError: for what is not there, and for settings that only a store can follow.
@@ -54,13 +55,15 @@ class LiveActivations:
         num_tokens: int,
         writer: StoreConfig,
         batch_sequences: int,
+        num_steps: int | None = None,
     ) -> None:
         check_live(sites, lm.config.tensor, writer)
-        self.lm, self._dtype = lm, writer.dtype
+        self.lm, self._dtype, self._num_steps = lm, writer.dtype, num_steps
         self._units = TextUnits(lm.tokenizer, text, num_tokens, batch_sequences, writer.held_out)
         device = next(lm.model.parameters()).device
         capture = Capture(lm.model, [resolve(lm.model, site) for site in sites])
         self.widths = site_widths(capture, device)
+        self.num_tokens = self._units.num_training_tokens
         self.num_held_out = self._units.num_held_out
         self.sequence_length = text.sequence_length
         self._mean_squares: dict[str, float] = {}
@@ -96,7 +99,8 @@ class LiveActivations:
         """See `LiveStream`."""
         self._first = {}
         widths = {site: self.widths[site] for site in sites}
-        return LiveStream(self._units, Passes(self.lm, sites, self._dtype), widths, part)
+        passes = Passes(self.lm, sites, self._dtype)
+        return LiveStream(self._units, passes, widths, part, self._num_steps)
 
     def held_out(
         self,

@@ -1,33 +1,36 @@
 """Batches from a round in memory, while the language model fills the next one."""
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, takewhile
 
 import numpy as np
 import torch
 
 from sae_dist.common.dtypes import from_storage
 from sae_dist.common.errors import UserError
-from sae_dist.common.log import say
+from sae_dist.common.log import progress, say
 from sae_dist.harvest import HostShard
 from sae_dist.live.lanes import choose_lanes
 from sae_dist.live.passes import Passes
-from sae_dist.live.rounds import Round, rounds
+from sae_dist.live.rounds import Round, RoundSizes, rounds
 from sae_dist.live.units import TextUnits, Unit
 from sae_dist.stream import Ahead, Batch, Batches, BatchPart, StreamConfig, StreamState
 
 _ROUNDS_HELD = 2  # one is given out while the other is filled
+_FIRST_PART = 16  # of a bucket's tokens in the first round, so that the first step soon comes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Filling:
-    """A round on its way into a room: one future for each unit of this rank's lanes, in order."""
+    """A round on its way into a room: this rank's units, by number, in their places there."""
 
     round: Round
     room: HostShard
+    places: dict[int, int]
     passes: list[Future[None]]
 
 
@@ -48,12 +51,15 @@ class LiveStream(Batches):
         passes: Passes,
         widths: dict[str, int],
         part: BatchPart,
+        last_step: int | None = None,
     ) -> None:
-        """Raises UserError for lanes that do not fit the world or the batch."""
-        self._config = config = part.config
-        config.check()
-        self._unit_tokens = units.unit_sequences * units.sequence_length
-        num_lanes = choose_lanes(config, units.num_training, self._unit_tokens, part.batch_tokens)
+        """A stream whose rounds end with that of `last_step`, or never.
+
+        Raises UserError for lanes that do not fit the world or the batch.
+        """
+        config = part.config
+        unit_tokens = units.unit_sequences * units.sequence_length
+        num_lanes = choose_lanes(config, units.num_training, unit_tokens, part.batch_tokens)
         self._lanes = part.lanes_of(num_lanes)
         if part.batch_tokens % num_lanes:
             raise UserError(
@@ -62,9 +68,12 @@ class LiveStream(Batches):
             )
         self.waited_seconds = 0.0
         self._units, self._passes, self._widths = units, passes, widths
-        self._seed, self._num_lanes, self._step = part.seed, num_lanes, part.start_step
+        self._config, self._seed, self._step = config, part.seed, part.start_step
+        self._num_lanes = num_lanes
         self._lane_tokens = part.batch_tokens // num_lanes
-        self._lane_units = _lane_units(config, num_lanes, self._unit_tokens)
+        self._unit_tokens = unit_tokens
+        self._last_step = last_step
+        self._sizes = _sizes(config, num_lanes, unit_tokens, part.batch_tokens)
         self._threads: ExitStack | None = None
 
     @property
@@ -99,12 +108,13 @@ class LiveStream(Batches):
             self._threads = None
 
     def _rounds(self) -> Iterator[Round]:
-        return rounds(
-            self._units.training, self._num_lanes, self._lane_units, self._lane_tokens, self._step
-        )
+        last = math.inf if self._last_step is None else self._last_step
+        found = rounds(self._units.training, self._sizes, self._lane_tokens, self._step)
+        return takewhile(lambda one: one.first_step < last, found)
 
     def _room(self) -> HostShard:
-        num_sequences = len(self._lanes) * self._lane_units * self._units.unit_sequences
+        num_units = len(self._lanes) * self._sizes.most // self._sizes.lanes
+        num_sequences = num_units * self._units.unit_sequences
         shape = (num_sequences, self._units.sequence_length)
         return HostShard(self._widths, shape, self._passes.dtype, self._passes.device)
 
@@ -117,28 +127,42 @@ class LiveStream(Batches):
     ) -> Iterator[tuple[Batch, StreamState]]:
         """Round by round, each while the next is filled in the room of the one before."""
         rooms = cycle([self._room() for _ in range(_ROUNDS_HELD)])
-        step = self._step
-        now = self._fill(next(text), next(rooms), model)
-        self._tell(now.round)
-        _wait(now.passes)
-        while True:
-            coming = self._fill(next(text), next(rooms), model)
-            yield from self._batches(now, coming, step - now.round.first_step)
+        step, first = self._step, next(text, None)
+        if first is None:
+            return
+        now = self._fill(first, next(rooms), model)
+        self._tell(now)
+        self._await_first(now)
+        while (following := next(text, None)) is not None:
+            coming = self._fill(following, next(rooms), model)
+            yield from self._batches(now, coming.passes, step - now.round.first_step)
             _wait(coming.passes)
             now, step = coming, coming.round.first_step
+        yield from self._batches(now, [], step - now.round.first_step)
 
     def _fill(self, this: Round, room: HostShard, model: ThreadPoolExecutor) -> Filling:
         """Send this rank's units of a round through the model; lane by lane into a room."""
-        units = [unit for lane in self._lanes for unit in this.lanes[lane]]
-        passes = [model.submit(self._pass, unit, place, room) for place, unit in enumerate(units)]
-        return Filling(this, room, passes)
+        units = {u.number: u for lane in self._lanes for u in this.lanes[lane].units}
+        places = {number: place for place, number in enumerate(units)}
+        passes = [model.submit(self._pass, units[n], place, room) for n, place in places.items()]
+        return Filling(this, room, places, passes)
+
+    def _await_first(self, first: Filling) -> None:
+        """Wait for the round before any step, and show what the language model has read of it."""
+        total = len(first.passes) * self._unit_tokens
+        with progress(
+            total=total, desc="fill the first round", unit="token", unit_scale=True, leave=False
+        ) as bar:
+            for one in first.passes:
+                one.result()
+                bar.update(self._unit_tokens)
 
     def _pass(self, unit: Unit, place: int, room: HostShard) -> None:
         size = self._units.unit_sequences
         room.put(range(place * size, (place + 1) * size), self._passes(unit))
 
     def _batches(
-        self, now: Filling, coming: Filling, start: int
+        self, now: Filling, coming: list[Future[None]], start: int
     ) -> Iterator[tuple[Batch, StreamState]]:
         """The batches of a round in memory, not faster than the next one is filled.
 
@@ -150,38 +174,39 @@ class LiveStream(Batches):
             site: array.reshape(-1, array.shape[-1])
             for site, array in now.room.arrays(len(now.passes) * self._units.unit_sequences).items()
         }
-        rows, index = self._order(this)
+        rows, index = self._order(now)
         for step in range(start, this.num_steps):
-            _wait(coming.passes[: (step + 1) * len(coming.passes) // this.num_steps])
+            _wait(coming[: (step + 1) * len(coming) // this.num_steps])
             acts = {s: from_storage(x.take(rows[step], axis=0), dtype) for s, x in stored.items()}
             is_over = this.ends_epoch and step + 1 == this.num_steps
             state = StreamState(step=this.first_step + step + 1, epoch=this.epoch + is_over)
             yield Batch(acts=acts, index=torch.from_numpy(index[step])), state
 
-    def _order(self, this: Round) -> tuple[np.ndarray, np.ndarray]:
+    def _order(self, now: Filling) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the room, and sequence · S + position, int64 [num_steps, b] of this rank."""
         rows, index = [], []
-        for place, lane in enumerate(self._lanes):
-            row_TB = this.rows(lane, self._lane_tokens, self._seed)
-            number_U = np.array([unit.number for unit in this.lanes[lane]])
+        for lane in self._lanes:
+            row_TB = now.round.rows(lane, self._lane_tokens, self._seed)
+            number_U = np.array([unit.number for unit in now.round.lanes[lane].units])
+            place_U = np.array([now.places[number] for number in number_U])
             unit_TB, offset_TB = np.divmod(row_TB, self._unit_tokens)
-            rows.append(row_TB + place * len(number_U) * self._unit_tokens)
+            rows.append(place_U[unit_TB] * self._unit_tokens + offset_TB)
             index.append(number_U[unit_TB] * self._unit_tokens + offset_TB)
         return np.concatenate(rows, axis=1), np.concatenate(index, axis=1)
 
-    def _tell(self, first: Round) -> None:
+    def _tell(self, first: Filling) -> None:
         """What a round is, and what it takes to go on from a checkpoint."""
-        num_units = sum(len(lane) for lane in first.lanes)
+        numbers = {unit.number for lane in first.round.lanes for unit in lane.units}
         say(
-            f"  rounds of {num_units * self._unit_tokens} tokens, {self.memory_bound / 2**30:.3g} "
-            "GiB in memory on each process"
+            f"  rounds of {len(numbers) * self._unit_tokens} tokens, then more, up to "
+            f"{self._sizes.most * self._unit_tokens}: at most {self.memory_bound / 2**30:.3g} GiB "
+            "in memory on each process"
         )
         if self._step:
-            number = min(unit.number for lane in first.lanes for unit in lane)
             say(
-                f"  going on in round {first.number} of epoch {first.epoch}: {number} units of "
-                f"{self._unit_tokens} tokens were only tokenised again, {num_units} pass the "
-                "language model again"
+                f"  going on in round {first.round.number} of epoch {first.round.epoch}: "
+                f"{min(numbers)} units of {self._unit_tokens} tokens were only tokenised again, "
+                f"{len(numbers)} pass the language model again"
             )
 
 
@@ -190,6 +215,13 @@ def round_bytes(
 ) -> int:
     """Bytes of the rounds that a rank with `held` of the lanes holds; a token has `row_bytes`."""
     return _ROUNDS_HELD * held * _lane_units(config, lanes, unit_tokens) * unit_tokens * row_bytes
+
+
+def _sizes(config: StreamConfig, lanes: int, unit_tokens: int, batch_tokens: int) -> RoundSizes:
+    """Rounds that end at a bucket; the first is a small part of it, and two batches at least."""
+    first = max(config.bucket_tokens // _FIRST_PART, 2 * batch_tokens)
+    most = lanes * _lane_units(config, lanes, unit_tokens)
+    return RoundSizes(lanes, min(-(-first // unit_tokens), most), most)
 
 
 def _lane_units(config: StreamConfig, lanes: int, unit_tokens: int) -> int:

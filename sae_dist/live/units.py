@@ -58,8 +58,17 @@ class TextUnits:
     @property
     def num_held_out(self) -> int:
         """Sequences that are held out, if the text has as many tokens as are wanted."""
-        num_units = -(-self.num_units // self._period) if self._period else 0
-        return num_units * self.unit_sequences
+        return self._num_held_out_units * self.unit_sequences
+
+    @property
+    def num_training_tokens(self) -> int:
+        """About as many are trained on, likewise: each sequence's first token is never."""
+        num_sequences = (self.num_units - self._num_held_out_units) * self.unit_sequences
+        return num_sequences * (self.sequence_length - max(1, self._text.exclude_prefix))
+
+    @property
+    def _num_held_out_units(self) -> int:
+        return -(-self.num_units // self._period) if self._period else 0
 
     @property
     def num_training(self) -> int:

@@ -7,7 +7,9 @@ from sae_dist.common.lazy import lazily
 if TYPE_CHECKING:
     from sae_dist.lm.capture import Capture, site_widths, truncate
     from sae_dist.lm.config import LMConfig, LMDtype, SmallLMConfig
+    from sae_dist.lm.files import find_lm, revision_of
     from sae_dist.lm.fold import fold_rms_norms
+    from sae_dist.lm.foresee import foresee, most_positions
     from sae_dist.lm.from_scratch import train_small_lm
     from sae_dist.lm.load import LM, load_lm, load_tokenizer
     from sae_dist.lm.loss import divergence_NS, loss_of_logits_NS, next_token_loss_NS
@@ -28,15 +30,19 @@ __all__ = [
     "Site",
     "SmallLMConfig",
     "divergence_NS",
+    "find_lm",
     "fold_rms_norms",
+    "foresee",
     "lm_size",
     "load_lm",
     "load_sliced_lm",
     "load_spread_lm",
     "load_tokenizer",
     "loss_of_logits_NS",
+    "most_positions",
     "next_token_loss_NS",
     "resolve",
+    "revision_of",
     "rollouts",
     "site_widths",
     "sliced_sites",

@@ -5,6 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from sae_dist.common.errors import UserError
+from sae_dist.common.settings import setting
 
 
 class LMDtype(StrEnum):
@@ -24,7 +25,8 @@ class LMConfig:
     `auto_class` is the class of transformers that loads it; `fold_norms` folds the pre-MLP
     RMSNorms (`fold_rms_norms`), as transcoders in the manner of Gemma Scope want;
     `trust_remote_code` lets the repository run its own Python. A harvest slices the model over
-    `tensor` processes (`load_sliced_lm`): another number may round differently.
+    `tensor` processes (`load_sliced_lm`): another number may round differently. Sequences longer
+    than the model knows are refused, unless `extrapolate` lets rotary positions go on beyond.
     """
 
     name: str
@@ -34,7 +36,8 @@ class LMConfig:
     attn_implementation: str | None = None
     fold_norms: bool = False
     trust_remote_code: bool = False
-    tensor: int = 1
+    tensor: int = setting(1, min=1)
+    extrapolate: bool = False
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,29 +49,29 @@ class SmallLMConfig:
     `held_out_every` documents one is kept to measure the loss.
     """
 
-    vocab_size: int = 4096
-    hidden_size: int = 192
-    intermediate_size: int = 512
-    num_layers: int = 4
-    num_heads: int = 6
-    sequence_length: int = 256
-    batch_size: int = 4
-    num_steps: int = 1000
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 0.1
-    held_out_every: int = 20
-    held_out_sequences: int = 128
-    seed: int = 0
+    vocab_size: int = setting(4096, min=257, binary=True)
+    hidden_size: int = setting(192, min=1, binary=True)
+    intermediate_size: int = setting(512, min=1, binary=True)
+    num_layers: int = setting(4, min=1)
+    num_heads: int = setting(6, min=1)
+    sequence_length: int = setting(256, min=2, binary=True)
+    batch_size: int = setting(4, min=1)
+    num_steps: int = setting(1000, min=1)
+    learning_rate: float = setting(1.5e-3, above=0)
+    weight_decay: float = setting(0.1, min=0)
+    held_out_every: int = setting(20, min=2)
+    held_out_sequences: int = setting(128, min=1)
+    seed: int = setting(0, min=0)
 
 
-def local_folder(config: LMConfig) -> Path | None:
+def local_folder(config: LMConfig, key: str = "lm.name") -> Path | None:
     """The folder of a saved model; None where `name` is one on the Hub.
 
-    Raises UserError for a path without a folder.
+    Raises UserError for a path without a folder, naming the setting `key`.
     """
     folder = Path(config.name).expanduser()
     if folder.is_dir():
         return folder
     if config.name.startswith(("/", ".", "~")):
-        raise UserError(f"found no folder {folder}; expected a saved model; correct lm.name")
+        raise UserError(f"found no folder {folder}; expected a saved model; correct {key}")
     return None

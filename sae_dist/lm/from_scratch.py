@@ -17,7 +17,9 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.files import fsync_path, write_json, write_whole
 from sae_dist.common.log import progress, say
 from sae_dist.common.seeds import derive
-from sae_dist.lm.config import SmallLMConfig
+from sae_dist.common.settings import validate
+from sae_dist.lm.config import LMConfig, SmallLMConfig
+from sae_dist.lm.load import load_lm
 
 _END_OF_TEXT = "<|endoftext|>"
 _REPORT = "training.json"
@@ -38,6 +40,12 @@ def train_small_lm(
 
     Raises UserError if the folder exists, the base does not, or the text is too short.
     """
+    validate(config, "model.")
+    if config.hidden_size % (2 * config.num_heads):
+        raise UserError(
+            f"model.hidden_size={config.hidden_size}, model.num_heads={config.num_heads}; expected "
+            "heads of an even width, all alike; change one of them"
+        )
     if folder.exists():
         raise UserError(f"found {folder}; expected a new folder; remove it or name another")
     started = time.monotonic()
@@ -141,8 +149,9 @@ def _load(folder: Path) -> tuple[PreTrainedTokenizerFast, LlamaForCausalLM]:
             f"found no small language model in {folder}; expected a folder that "
             "launch/small_lm.py wrote; train it first, or correct finetune_from"
         )
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    return tokenizer, LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    lm = load_lm(LMConfig(name=str(folder)), key="finetune_from")
+    lm.model.requires_grad_(True)
+    return lm.tokenizer, lm.model
 
 
 def _of_shape(config: SmallLMConfig, found: LlamaConfig) -> SmallLMConfig:

@@ -1,23 +1,17 @@
 """Load a frozen language model with its tokenizer, from the Hub or from a folder."""
 
-import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import hf_hub_download
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sae_dist.common.errors import UserError
-from sae_dist.lm.config import LMConfig, local_folder
+from sae_dist.lm.config import LMConfig
+from sae_dist.lm.files import find_lm, read_config, refuse_unlike, revision_of, told_in_one_line
 from sae_dist.lm.fold import fold_rms_norms
-
-_SAMPLE_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
@@ -34,50 +28,62 @@ class LM:
     revision: str
 
 
-def load_lm(config: LMConfig, device: torch.device | str | None = None, **loading: Any) -> LM:
+def load_lm(
+    config: LMConfig,
+    device: torch.device | str | None = None,
+    *,
+    key: str = "lm.name",
+    **loading: Any,
+) -> LM:
     """Load model and tokenizer: eval mode, no gradients, no cache, on `device` (None: as loaded).
 
     `loading` are further arguments for the model's `from_pretrained`.
 
-    Raises UserError for a missing folder, an unknown name, revision or auto class, weights that are
-    missing, and for a model whose norms cannot be folded though `fold_norms` asks for it.
+    Raises UserError, naming the setting `key`, for a missing folder, an unknown name, revision or
+    auto class, files that are damaged or do not belong together, weights that are missing, and for
+    a model whose norms cannot be folded though `fold_norms` asks for it.
     """
-    auto_class = _auto_class(config.auto_class)
-    with _told_in_one_line(config):
-        source, commit = _source(config)
-        shared: dict[str, Any] = {"revision": commit, "trust_remote_code": config.trust_remote_code}
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **shared)
-        if config.attn_implementation:
-            shared["attn_implementation"] = config.attn_implementation
+    auto_class = find_auto_class(config.auto_class)
+    source, commit = find_lm(config, key)
+    read_config(config, key)  # first, so that it is named where it is to blame
+    shared: dict[str, Any] = {"revision": commit, "trust_remote_code": config.trust_remote_code}
+    tokenizer = load_tokenizer(config, key=key)
+    if config.attn_implementation:
+        shared["attn_implementation"] = config.attn_implementation
+    with told_in_one_line(config, config.auto_class, key):
         model, loaded = auto_class.from_pretrained(
-            source, dtype=config.dtype.value, output_loading_info=True, **shared, **loading
+            source,
+            dtype=config.dtype.value,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, with their shapes
+            **shared,
+            **loading,
         )
-    _refuse_missing(config, sorted(loaded["missing_keys"]))
+    refuse_unlike(config, loaded)
     model.eval().requires_grad_(False)
     for part in (model.config, model.config.get_text_config()):
         part.use_cache = False
     if config.fold_norms:
         fold_rms_norms(model)
-    revision = commit or _folder_revision(Path(source))
+    revision = revision_of(source, commit)
     return LM(model if device is None else model.to(device), tokenizer, config, revision)
 
 
-def load_tokenizer(config: LMConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer alone. Raises UserError for a missing folder, an unknown name or revision."""
-    with _told_in_one_line(config):
-        source, commit = _source(config)
+def load_tokenizer(config: LMConfig, *, key: str = "lm.name") -> PreTrainedTokenizerBase:
+    """The tokenizer alone.
+
+    Raises UserError, naming the setting `key`, for a missing folder, an unknown name or revision,
+    and files that are none of a tokenizer's.
+    """
+    source, commit = find_lm(config, key)
+    with told_in_one_line(config, "a tokenizer", key):
         return transformers.AutoTokenizer.from_pretrained(
             source, revision=commit, trust_remote_code=config.trust_remote_code
         )
 
 
-def _source(config: LMConfig) -> tuple[str, str | None]:
-    """The folder of a model; or its name on the Hub, and the commit."""
-    folder = local_folder(config)
-    return (config.name, _commit(config)) if folder is None else (str(folder), None)
-
-
-def _auto_class(name: str) -> Any:
+def find_auto_class(name: str) -> Any:
+    """The class of transformers that `lm.auto_class` names. Raises UserError if there is none."""
     known = [key for key in dir(transformers) if key.startswith("AutoModel")]
     if name in known:
         return getattr(transformers, name)
@@ -86,42 +92,3 @@ def _auto_class(name: str) -> Any:
         f"found lm.auto_class={name}; expected a class of transformers; "
         f"did you mean {', '.join(near)}"
     )
-
-
-def _refuse_missing(config: LMConfig, names: list[str]) -> None:
-    """Weights that a checkpoint lacks were filled at random; transformers only warns."""
-    if names:
-        raise UserError(
-            f"found no weights for {', '.join(names[:3])} ({len(names)} missing) in {config.name}; "
-            f"expected all that {config.auto_class} has; set lm.auto_class"
-        )
-
-
-def _commit(config: LMConfig) -> str:
-    """The commit that a revision means today; offline, when it was last downloaded."""
-    path = hf_hub_download(config.name, "config.json", revision=config.revision)
-    return Path(path).parent.name  # …/snapshots/<commit>/config.json
-
-
-def _folder_revision(folder: Path) -> str:
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
-        with open(path, "rb") as file:
-            digest.update(file.read(_SAMPLE_BYTES))
-            file.seek(max(0, size - _SAMPLE_BYTES))
-            digest.update(file.read())
-    return digest.hexdigest()
-
-
-@contextmanager
-def _told_in_one_line(config: LMConfig) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"found that {config.name} does not load as {config.auto_class} ({reason}); expected a "
-            "saved model and tokenizer in a folder or on the Hub; correct lm.name or lm.revision"
-        ) from error

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from sae_dist.common.errors import UserError
 from sae_dist.lm.capture import Capture, site_widths, truncate
 from sae_dist.lm.config import LMConfig, LMDtype
+from sae_dist.lm.files import read_config
+from sae_dist.lm.foresee import skeleton
 from sae_dist.lm.sites import resolve
 
 
@@ -59,12 +61,7 @@ def lm_size(config: LMConfig, architecture: dict[str, Any], sites: list[str]) ->
         UserError: none of them describes it, or it has no such site.
     """
     described = _described(config, architecture)
-    auto_class = getattr(transformers, config.auto_class, transformers.AutoModelForCausalLM)
-    # Eager, and with a cache: other ways look at values, of which there are none.
-    with torch.device("meta"):
-        model: PreTrainedModel = auto_class.from_config(described, attn_implementation="eager")
-    text = described.get_text_config()
-    text.use_cache = True
+    model, text = skeleton(config, described), described.get_text_config()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     found = [resolve(model, name) for name in sites]
     num_dropped = truncate(model, found)
@@ -91,14 +88,10 @@ def _described(config: LMConfig, architecture: dict[str, Any]) -> PretrainedConf
     if not folder.is_dir() and architecture:
         return transformers.AutoConfig.for_model(**architecture)
     try:
-        return transformers.AutoConfig.from_pretrained(
-            config.name, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return read_config(config)
+    except UserError as error:
         raise UserError(
-            f"found no description of {config.name} ({reason}); expected its config.json in a "
-            "folder or on the Hub; or give architecture.model_type=… and what else it says"
+            f"{error}; or give architecture.model_type=… and what else its config.json says"
         ) from error
 
 

@@ -7,11 +7,12 @@ world of torch.distributed, initialised before loading, is the team (`harvest.jo
 import re
 from collections.abc import Sequence
 
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.distributed import DistributedConfig
 
 from sae_dist.common.errors import UserError
 from sae_dist.lm.config import LMConfig
+from sae_dist.lm.files import read_config
 from sae_dist.lm.load import LM, load_lm
 from sae_dist.lm.sites import End, Site
 
@@ -24,7 +25,7 @@ def load_sliced_lm(config: LMConfig) -> LM:
 
     Raises UserError for a model without a plan in transformers, or whose heads do not divide.
     """
-    _require_plan(config)
+    require_plan(config, read_config(config).get_text_config())
     return load_lm(config, distributed_config=DistributedConfig(tp_size=config.tensor))
 
 
@@ -50,9 +51,8 @@ def sliced_sites(model: PreTrainedModel, sites: Sequence[Site]) -> frozenset[str
     return frozenset(found)
 
 
-def _require_plan(config: LMConfig) -> None:
-    options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    text = AutoConfig.from_pretrained(config.name, **options).get_text_config()
+def require_plan(config: LMConfig, text: PretrainedConfig) -> None:
+    """Raise UserError for a text model that cannot be sliced over `config.tensor` processes."""
     if not getattr(text, "base_model_tp_plan", None):
         raise UserError(
             f"lm.tensor={config.tensor} for a model of type {text.model_type}; expected one that "

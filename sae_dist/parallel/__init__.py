@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sae_dist.parallel.gradients import backward, gradient_norm
     from sae_dist.parallel.mesh import Mesh, choose_mesh, make_mesh
     from sae_dist.parallel.placement import Sharded, distribute, gather_latents, gather_rows
-    from sae_dist.parallel.world import World, start_world
+    from sae_dist.parallel.world import World, local_device, start_world
 
 __all__ = [
     "Axis",
@@ -27,6 +27,7 @@ __all__ = [
     "gather_latents",
     "gather_rows",
     "gradient_norm",
+    "local_device",
     "make_mesh",
     "messages",
     "start_world",

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from sae_dist.common.settings import setting
+
 
 @dataclass(kw_only=True, slots=True)
 class MeshConfig:
@@ -11,5 +13,5 @@ class MeshConfig:
     parameters, gradients and moments of a process fit into `memory_gib`.
     """
 
-    latent: int | None = None
-    memory_gib: float = 60.0
+    latent: int | None = setting(None, min=1)
+    memory_gib: float = setting(60.0, above=0)

@@ -27,20 +27,31 @@ class World:
     store: dist.Store | None = field(default=None, compare=False)
 
 
+def local_device() -> torch.device:
+    """The GPU among those this process sees that it computes on from now on; without one the CPU.
+
+    Slurm may show each of a host's tasks one GPU alone. LOCAL_RANK, by which accelerate, DeepSpeed
+    and transformers find theirs, then counts what is seen, too.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    place = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    if "LOCAL_RANK" in os.environ:
+        os.environ["LOCAL_RANK"] = str(place)
+    torch.cuda.set_device(place)
+    return torch.device("cuda", place)
+
+
 @contextmanager
 def start_world() -> Iterator[World]:
     """Join the processes that torchrun, accelerate or Slurm started; alone without a launcher.
 
     Collectives run over NCCL for tensors on GPUs and over gloo for tensors on CPUs.
     """
-    is_cuda = torch.cuda.is_available()
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local_rank) if is_cuda else torch.device("cpu")
-    if is_cuda:
-        torch.cuda.set_device(device)
-    else:
+    device = local_device()
+    if device.type == "cpu":
         keep_freed_memory()
-    backend = "cpu:gloo,cuda:nccl" if is_cuda else "gloo"
+    backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
     store = None
     if "RANK" in os.environ:
         store, rank, size = next(dist.rendezvous("env://", timeout=_TIMEOUT))

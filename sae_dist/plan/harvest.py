@@ -7,8 +7,8 @@ from sae_dist.common.dtypes import FloatDtype
 from sae_dist.lm import LMSize
 from sae_dist.plan.machine import MachineConfig
 from sae_dist.store import StoreConfig
-from sae_dist.store.arrays import ArraySpec, array_specs, of_unit
-from sae_dist.store.layout import Layout, is_held_out
+from sae_dist.store.arrays import array_specs, bytes_by_array
+from sae_dist.store.layout import Layout
 from sae_dist.store.settings import choose_settings
 
 _SHARDS_HELD = 2  # by a process, in host memory: one is filled while the other is written
@@ -34,6 +34,7 @@ class HarvestPlan:
         bytes_by_array: on disk, of each site and of the tokens; exact but for the JSON files. Empty
             where nothing is stored.
         file_bytes: of the largest file.
+        training_tokens: that are not held out.
         flops: of all forward passes, up to the deepest site.
         compute_hours, disk_hours: on all devices together; the longer one counts.
         device_bytes, host_bytes: that one process holds, by what for; `working` is estimated.
@@ -42,6 +43,7 @@ class HarvestPlan:
     layout: Layout
     bytes_by_array: dict[str, int]
     file_bytes: int
+    training_tokens: int
     flops: float
     compute_hours: float
     disk_hours: float
@@ -87,14 +89,17 @@ def plan_harvest(
     settings = choose_settings(size.widths, tokens.sequence_length, store, {}, num_sequences)
     layout = settings.layout(num_sequences)
     specs = array_specs(size.widths, layout, store.dtype)
-    by_array = _bytes_by_array(layout, specs, store.held_out)
+    by_array: Counter[str] = Counter()
+    for path, num_bytes in bytes_by_array(settings, num_sequences).items():
+        by_array[path.partition("/")[2].removeprefix("activations/")] += num_bytes
     flops = num_sequences * tokens.sequence_length * size.flops_per_token(tokens.sequence_length)
     seconds = machine.seconds_of_products(float(flops), is_float32=size.bytes_per_value == 4)
     largest = max(spec.shard_bytes for spec in specs.values())
     plan = HarvestPlan(
         layout=layout,
-        bytes_by_array=by_array,
+        bytes_by_array=dict(by_array),
         file_bytes=largest,
+        training_tokens=round(num_sequences * (1 - store.held_out)) * tokens.sequence_length,
         flops=float(flops),
         compute_hours=seconds / machine.devices / 3600,
         disk_hours=machine.seconds_of_disk(sum(by_array.values())) / 3600,
@@ -104,21 +109,6 @@ def plan_harvest(
     )
     plan.warnings.extend(_warnings(plan, store, machine, max_shard_bytes))
     return plan
-
-
-def _bytes_by_array(layout: Layout, specs: dict[str, ArraySpec], held_out: float) -> dict[str, int]:
-    """What is on disk of every array and site, if all tokens are trained on."""
-    units: Counter[tuple[bool, int]] = Counter(
-        (is_held_out(unit, held_out), len(layout.sequences_of(unit)))
-        for unit in range(layout.num_units)
-    )
-    found: Counter[str] = Counter()
-    for (held, num_sequences), num in units.items():
-        for spec in of_unit(specs, held):
-            num_items = num_sequences * (layout.sequence_length if spec.is_of_rows else 1)
-            name = spec.path.partition("/")[2].removeprefix("activations/")
-            found[name] += num * spec.file_bytes(num_items)
-    return dict(found)
 
 
 def _shards_held(store: StoreConfig) -> float:

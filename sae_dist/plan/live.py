@@ -40,6 +40,8 @@ def plan_live(
     harvest = replace(
         stored, bytes_by_array={}, file_bytes=0, disk_hours=0.0, host_bytes={}, warnings=[]
     )
+    if config.tokens is None:
+        config = replace(config, tokens=stored.training_tokens)
     steps, widths = plan_steps(config, rungs, size.widths, writer.dtype, machine)
     row_bytes = sum(widths.values()) * writer.dtype.storage.itemsize
     seconds = machine.seconds_of_products(
@@ -61,7 +63,7 @@ def plan_live(
     training.warnings.extend(shortages(training, config, machine))
     if lanes % machine.devices:
         training.warnings.append(f"lanes: {machine.devices} devices do not divide {lanes} lanes")
-    available = tokens.num_tokens * (1 - writer.held_out)
+    available = stored.training_tokens
     if training.num_tokens > 1.2 * available:
         training.warnings.append(
             f"tokens: training takes {training.num_tokens:,}, "

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from sae_dist.common.settings import setting
+
 _GIGA = 1e9
 
 
@@ -15,15 +17,15 @@ class MachineConfig:
     together read or write, as it is measured; `disk_free_gb` None stands for what is free here.
     """
 
-    devices: int = 8
-    memory_gib: float = 74.5
-    flops: float = 989.4e12
-    flops_float32: float = 66.9e12
-    memory_gbps: float = 3350.0
-    network_gbps: float = 450.0
-    disk_gbps: float = 1.0
-    disk_free_gb: float | None = None
-    efficiency: float = 0.5
+    devices: int = setting(8, min=1)
+    memory_gib: float = setting(74.5, above=0)
+    flops: float = setting(989.4e12, above=0)
+    flops_float32: float = setting(66.9e12, above=0)
+    memory_gbps: float = setting(3350.0, above=0)
+    network_gbps: float = setting(450.0, above=0)
+    disk_gbps: float = setting(1.0, above=0)
+    disk_free_gb: float | None = setting(None, min=0)
+    efficiency: float = setting(0.5, above=0, max=1)
 
     def seconds_of_products(self, flops: float, *, is_float32: bool = False) -> float:
         """What one device takes for a number of floating-point operations in dense products."""

@@ -103,6 +103,7 @@ def plan_steps(
             f"{', '.join(widths)}; change train.site, train.target or harvest.sites"
         )
     plans, warnings = _plan_rungs(config, rungs, widths, machine)
+    assert config.tokens is not None, "a plan is of so many tokens"
     num_steps = config.tokens // config.batch_tokens
     read_widths = {site: widths[site] for site in sites}
     row_bytes = sum(read_widths.values()) * dtype.storage.itemsize

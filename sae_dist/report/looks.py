@@ -19,6 +19,8 @@ _UNKNOWN = "not evaluated"
 # and all have a contrast of 3 and more with the page's ground.
 _ON_LIGHT = ["#481a78", "#2b62b8", "#0e8a80", "#b37400"]
 _ON_DARK = ["#7050e6", "#4aa3ff", "#4fe0b4", "#ffe08a"]
+# matplotlib's lines; of the dashes, in points of a line one point wide
+_DASHES: list[tuple[float, ...]] = [(), (4, 1.5), (1, 1.2), (6, 1.5, 1, 1.5), (2, 1), (8, 2)]
 T = TypeVar("T")
 
 
@@ -28,8 +30,9 @@ class Look:
 
     `gid` marks it in a drawing, `anchor` is its page's, `family` its kind and form, `place` what it
     reads and reconstructs, `group` the panel it stands in where each kind has its own, `label` what
-    its colour means, `tag` tells it from the others of its group and `short` from all other rungs,
-    `colour` is an index into the palette.
+    its colour means, `variant` what tells it from others of its kind, place and width, `tag` both,
+    `short` tells it from all other rungs, `colour` is an index into the palette, `dash` one into
+    the kinds of lines: all are drawn through where no two rungs differ in their variants alone.
     """
 
     gid: str
@@ -38,19 +41,29 @@ class Look:
     place: str
     group: str
     label: str
+    variant: str
     tag: str
     short: str
     colour: int
+    dash: int
     marker: str
+
+    @property
+    def line(self) -> tuple[int, tuple[float, ...] | None]:
+        """How matplotlib is to draw its curves."""
+        return 0, _DASHES[self.dash] or None
 
 
 @dataclass(frozen=True, slots=True)
 class LegendEntry:
-    """One line of a legend: a symbol, in a colour of the palette or (None) in the text's."""
+    """One line of a legend: a symbol, in a colour of the palette or (None) in the text's; or a line
+    with these `dashes`.
+    """
 
     symbol: str
     colour: int | None
     label: str
+    dashes: str = ""
 
 
 def family_of(rung: RungResult) -> str:
@@ -88,7 +101,9 @@ def assign_looks(results: RunResults) -> dict[str, Look]:
     labels = list(dict.fromkeys([*(width_label(r.num_latents) for r in rungs), *unknown]))
     families = list(dict.fromkeys(family_of(rung) for rung in results.rungs))
     has_many_places = len({place_of(rung) for rung in rungs}) > 1
-    shorts = _short_labels(results.rungs)
+    variants = _variants(results.rungs)
+    dashes = _dashes(results.rungs, variants)
+    shorts = _short_labels(results.rungs, variants)
 
     looks: dict[str, Look] = {}
     for rung in results.rungs:
@@ -100,9 +115,11 @@ def assign_looks(results: RunResults) -> dict[str, Look]:
             place=place,
             group=f"{family} · {place}" if has_many_places else family,
             label=label,
-            tag=" · ".join(filter(None, (label, _sparsity_label(rung)))),
+            variant=variants[rung.name],
+            tag=" · ".join(filter(None, (label, variants[rung.name]))),
             short=shorts[rung.name],
             colour=labels.index(label),
+            dash=dashes[rung.name],
             marker=_MARKERS[families.index(family) % len(_MARKERS)][0],
         )
     for name in unknown:
@@ -113,9 +130,11 @@ def assign_looks(results: RunResults) -> dict[str, Look]:
             place="",
             group=_UNKNOWN,
             label=name,
+            variant="",
             tag=name,
             short=name,
             colour=labels.index(name),
+            dash=0,
             marker="o",
         )
     return looks
@@ -141,6 +160,21 @@ def legend_of_colours(looks: Iterable[Look]) -> list[LegendEntry]:
     return [LegendEntry("━", colour, by_colour[colour]) for colour in sorted(by_colour)]
 
 
+def legend_of_dashes(looks: Iterable[Look]) -> list[LegendEntry]:
+    """One entry a kind of line, if there are several: which variants it stands for."""
+    several = [own for own in grouped(looks, lambda k: f"{k.group} {k.label}").values() if own[1:]]
+    by_dash = grouped((look for own in several for look in own), lambda look: str(look.dash))
+    return [
+        LegendEntry(
+            "",
+            None,
+            ", ".join(dict.fromkeys(look.variant for look in by_dash[dash])),
+            " ".join(f"{2 * length:g}" for length in _DASHES[int(dash)]) or "none",
+        )
+        for dash in sorted(by_dash)
+    ]
+
+
 def legend_of_markers(looks: Iterable[Look]) -> list[LegendEntry]:
     """One entry a kind of coder."""
     symbols = dict(_MARKERS)
@@ -158,11 +192,52 @@ def _anchor(name: str) -> str:
     return "rung-" + re.sub(r"[^\w.+-]", "-", name)
 
 
-def _short_labels(rungs: list[RungResult]) -> dict[str, str]:
-    """Kind and width; then k or L0, then the place, while these do not tell all rungs apart."""
+def _alike(rung: RungResult) -> str:
+    """What rungs have in common that colour, marker and panel do not tell apart."""
+    return f"{family_of(rung)} {place_of(rung)} {rung.num_latents}"
+
+
+def _variants(rungs: list[RungResult]) -> dict[str, str]:
+    """Of each rung k, or its L0; where these are those of another that is otherwise alike, also
+    what else of its name others of them do not have.
+    """
+    found = {}
+    for own in grouped(rungs, _alike).values():
+        labels = Counter(map(_sparsity_label, own))
+        parts = {rung.name: rung.name.split("-") for rung in own}
+        for rung in own:
+            label = _sparsity_label(rung)
+            if labels[label] > 1:
+                others = [parts[r.name] for r in own if r is not rung]
+                said = {label.replace(" ", "")}
+                new = [
+                    p for p in parts[rung.name] if p not in said and any(p not in o for o in others)
+                ]
+                label = " ".join(filter(None, (label, *new)))
+            found[rung.name] = label
+    return found
+
+
+def _dashes(rungs: list[RungResult], variants: dict[str, str]) -> dict[str, int]:
+    """An index of `_DASHES` for each rung: equal k have equal lines."""
+    alike = grouped(rungs, _alike).values()
+    found = dict.fromkeys(variants, 0)
+    if all(len(own) == 1 for own in alike):
+        return found
+    for own in alike:  # L0s all differ a little: their order says more
+        ordered = sorted(own, key=lambda rung: (rung.target_l0 or 0, rung.number("l0") or 0))
+        found |= {rung.name: place for place, rung in enumerate(ordered)}
+    with_k = sorted((rung for rung in rungs if rung.k is not None), key=lambda rung: rung.k or 0)
+    places = list(dict.fromkeys(variants[rung.name] for rung in with_k))
+    found |= {rung.name: places.index(variants[rung.name]) for rung in with_k}
+    return {name: place % len(_DASHES) for name, place in found.items()}
+
+
+def _short_labels(rungs: list[RungResult], variants: dict[str, str]) -> dict[str, str]:
+    """Kind and width; then the variant, then the place, while these do not tell all apart."""
     parts: list[Callable[[RungResult], str]] = [
         lambda rung: f"{family_of(rung)} {width_label(rung.num_latents)}",
-        lambda rung: _sparsity_label(rung),
+        lambda rung: variants[rung.name],
         place_of,
     ]
     labels = {rung.name: "" for rung in rungs}
@@ -178,5 +253,7 @@ def _short_labels(rungs: list[RungResult]) -> dict[str, str]:
 def _sparsity_label(rung: RungResult) -> str:
     if rung.k is not None:
         return f"k {rung.k}"
+    if rung.target_l0 is not None:
+        return f"L0 aim {rung.target_l0:g}"
     l0 = rung.number("l0")
     return "" if l0 is None else f"L0 {l0:.3g}"

@@ -16,8 +16,12 @@ class Measure:
     write: Write = numbers
 
     def of(self, rung: RungResult) -> float | None:
-        """Its value, None where it was not measured."""
+        """Its value, None where it is not defined or was not taken."""
         return rung.number(*self.keys)
+
+    def is_taken(self, rung: RungResult) -> bool:
+        """Whether it was measured of this rung."""
+        return rung.has(*self.keys)
 
 
 def _measure(path: str, heading: str, explained: str, write: Write = numbers) -> Measure:

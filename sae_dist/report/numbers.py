@@ -7,7 +7,7 @@ from typing import Any
 Value = str | int | float | None
 Write = Callable[[Sequence[Any]], list[str]]
 _MISSING, _MINUS, _THIN_SPACE = "–", "−", "\N{NARROW NO-BREAK SPACE}"
-_MOST_DECIMALS = 6
+_MOST_DECIMALS, _MOST = 6, 1e9
 
 
 def texts(values: Sequence[Any]) -> list[str]:
@@ -26,7 +26,9 @@ def counts(values: Sequence[int | None]) -> list[str]:
 
 
 def numbers(values: Sequence[float | None]) -> list[str]:
-    """With as many decimals as show three digits of the least and four of the greatest of them."""
+    """With as many decimals as show three digits of the least and four of the greatest of them; of
+    a billion and more the exponent.
+    """
     present = [abs(value) for value in values if value] or [1.0]
     decimals = max(_decimals(min(present), 3), _decimals(max(present), 4))
     return [_MISSING if v is None else _signed(_fixed(v, decimals)) for v in values]
@@ -54,6 +56,8 @@ def duration(seconds: float) -> str:
 
 
 def _fixed(value: float, decimals: int) -> str:
+    if abs(value) >= _MOST:
+        return f"{value:.3e}"
     is_lost = 0 < abs(value) < 0.5 * 10**-decimals
     return f"{value:.1e}" if is_lost else f"{value:,.{decimals}f}"
 

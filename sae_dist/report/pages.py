@@ -21,8 +21,22 @@ from sae_dist.report.figures.transfer import (
     transfer_figures,
     transfer_table,
 )
-from sae_dist.report.looks import LegendEntry, Look, legend_of_colours, legend_of_markers, place_of
-from sae_dist.report.measures import GROUPS, HEADLINE, IN_THE_LM, LATENTS, RECONSTRUCTION
+from sae_dist.report.looks import (
+    LegendEntry,
+    Look,
+    legend_of_colours,
+    legend_of_dashes,
+    legend_of_markers,
+    place_of,
+)
+from sae_dist.report.measures import (
+    DELTA_LOSS,
+    GROUPS,
+    HEADLINE,
+    IN_THE_LM,
+    LATENTS,
+    RECONSTRUCTION,
+)
 from sae_dist.report.results import RungResult, RunResults
 from sae_dist.report.table import Cell, Table, rung_table
 
@@ -111,6 +125,7 @@ def _measured(results: RunResults, looks: dict[str, Look]) -> Iterator[Page]:
     rungs = results.rungs
     evaluated = [looks[rung.name] for rung in rungs]
     colours, markers = legend_of_colours(evaluated), legend_of_markers(evaluated)
+    lines = colours + legend_of_dashes(evaluated)
     yield Page(
         "fidelity",
         "Fidelity and sparsity",
@@ -127,14 +142,14 @@ def _measured(results: RunResults, looks: dict[str, Look]) -> Iterator[Page]:
         "position",
         "By position",
         "Whether the first tokens of a sequence are reconstructed as well as later ones.",
-        legend=colours,
+        legend=lines,
         figures=position_figures(results, looks),
     )
     yield Page(
         "latents",
         "Latents",
         "How often single latents fire, above what, and how evenly they matter.",
-        legend=colours + markers,
+        legend=lines + markers,
         figures=latent_figures(results, looks),
         tables=rung_table("Latents", "", LATENTS, rungs, looks),
     )
@@ -158,7 +173,7 @@ def _measured(results: RunResults, looks: dict[str, Look]) -> Iterator[Page]:
         "pairs",
         "Between coders",
         "What a wider coder knows that a narrower one of its kind does not.",
-        legend=colours,
+        legend=lines,
         figures=pair_figures(results, looks),
         tables=pair_tables(results, looks),
     )
@@ -185,7 +200,9 @@ def _trained(results: RunResults, looks: dict[str, Look]) -> list[Page]:
             missing=""
             if results.metrics
             else "The run has no metrics.jsonl: its training is not shown.",
-            legend=legend_of_colours(looks.values()) if results.metrics else [],
+            legend=[*legend_of_colours(looks.values()), *legend_of_dashes(looks.values())]
+            if results.metrics
+            else [],
             figures=training_figures(results, looks),
         ),
         Page(
@@ -200,7 +217,7 @@ def _trained(results: RunResults, looks: dict[str, Look]) -> list[Page]:
 def _without_lm(results: RunResults) -> str:
     if not results.rungs:
         return "The coders have not been evaluated: run the evaluation, then the report again."
-    if all(rung.number("delta_loss") is None for rung in results.rungs):
+    if not any(DELTA_LOSS.is_taken(rung) for rung in results.rungs):
         return (
             "The evaluation ran without the language model: delta loss, CE increase and loss "
             "recovered are left out."
@@ -219,8 +236,8 @@ def _described(rung: RungResult, look: Look) -> str:
 
 def _readings(rung: RungResult, group: str) -> Iterator[Reading]:
     for measure in GROUPS[group]:
-        value = measure.of(rung)
-        if value is not None:
+        if measure.is_taken(rung):
+            value = measure.of(rung)
             cell = Cell(value, measure.write([value])[0], "/".join(measure.keys))
             yield Reading(measure.heading, measure.explained, cell)
 

@@ -24,6 +24,7 @@ class RungResult:
     target: str
     num_latents: int
     k: int | None = None
+    target_l0: float | None = None
     d_in: int | None = None
     d_out: int | None = None
     figures: dict[str, Any] = field(default_factory=dict)
@@ -32,6 +33,12 @@ class RungResult:
         """The figure at `keys`, one inside the other; None where it was not taken."""
         found = at(self.figures, *keys)
         return found if is_finite_number(found) else None
+
+    def has(self, *keys: str) -> bool:
+        """Whether the figure was taken: it is null where it is not defined."""
+        *outer, last = keys
+        found = at(self.figures, *outer)
+        return isinstance(found, dict) and last in found
 
 
 @dataclass(kw_only=True, slots=True)
@@ -159,7 +166,9 @@ def _add_evaluation(results: RunResults, path: Path) -> None:
         for key in ("pairs", "comparison"):
             setattr(results, key, list(evaluation.get(key) or []))
         rungs = [_rung(name, rung) for name, rung in evaluation["rungs"].items()]
-        results.rungs = sorted(rungs, key=lambda r: (r.form, r.kind, r.num_latents, r.name))
+        results.rungs = sorted(
+            rungs, key=lambda r: (r.form, r.kind, r.num_latents, r.k or r.target_l0 or 0, r.name)
+        )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}: {error}); evaluate the run again"

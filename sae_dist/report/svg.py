@@ -153,7 +153,7 @@ def width_axis(ax: Axes, widths: Sequence[int]) -> None:
 def compact(value: float) -> str:
     """A number as short as a tick label: 0.05, 250, 20k, 1.5M."""
     for unit, size in (("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size:
+        if size <= abs(value) < 1e9:
             return f"{value / size:g}{unit}"
     digits, _, exponent = f"{value:g}".partition("e")
     if exponent:

@@ -49,7 +49,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Column(Generic[T]):
-    """How a column is made of what the rows are about. `key` marks its cells on the page."""
+    """How a column is made of what the rows are about. `key` marks its cells on the page, and
+    `is_there` says of which rows there is anything to tell, if only that it is not defined.
+    """
 
     heading: str
     explained: str
@@ -57,6 +59,12 @@ class Column(Generic[T]):
     write: Write = texts
     look: Callable[[T], Look | None] = field(default=lambda _: None)
     key: str = ""
+    is_there: Callable[[T], bool] | None = None
+
+    def is_empty(self, items: Sequence[T]) -> bool:
+        """Whether it has nothing to tell of any of them."""
+        is_there = self.is_there or (lambda item: self.of(item) is not None)
+        return not any(map(is_there, items))
 
     def cells(self, items: Sequence[T]) -> list[Cell]:
         """The column, one cell an item."""
@@ -72,7 +80,7 @@ def table(
     title: str, caption: str, columns: Sequence[Column[T]], items: Sequence[T], source: str = ""
 ) -> list[Table]:
     """The table of these items, without the columns in which none has anything. No items: none."""
-    filled = [c for c in columns if any(c.of(item) is not None for item in items)]
+    filled = [column for column in columns if not column.is_empty(items)]
     made = [column.cells(items) for column in filled]
     headings = [Heading(c.heading, c.explained, c.write is texts) for c in filled]
     rows = [list(row) for row in zip(*made, strict=True)]
@@ -98,7 +106,7 @@ def rung_table(
         Column[RungResult]("k", "active latents asked for", lambda r: r.k, counts),
     ]
     columns = [first, *(kinds if with_kind else []), *map(_column, measures)]
-    if not any(m.of(rung) is not None for m in measures for rung in rungs):
+    if not any(m.is_taken(rung) for m in measures for rung in rungs):
         return []
     return table(title, caption, columns, rungs)
 
@@ -119,4 +127,5 @@ def linked_column(
 
 def _column(measure: Measure) -> Column[RungResult]:
     key = "/".join(measure.keys)
-    return Column(measure.heading, measure.explained, measure.of, measure.write, key=key)
+    about = measure.heading, measure.explained, measure.of, measure.write
+    return Column(*about, key=key, is_there=measure.is_taken)

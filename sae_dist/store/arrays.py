@@ -11,16 +11,20 @@ number of items in it, its values and their checksums.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import numpy as np
 
 from sae_dist.common.dtypes import FloatDtype
-from sae_dist.store.layout import Layout
+from sae_dist.store.layout import Layout, is_held_out
+
+if TYPE_CHECKING:
+    from sae_dist.store.records import Settings
 
 INPUT_IDS = "sequences/input_ids"
 MARKS = "sequences/marks"
@@ -194,3 +198,19 @@ def of_unit(specs: Mapping[str, ArraySpec], is_held_out: bool) -> list[ArraySpec
 def bytes_on_disk(specs: Iterable[ArraySpec], num_rows: int, num_sequences: int) -> int:
     """Exact bytes of one unit's files of these arrays, checksums and indices included."""
     return sum(spec.file_bytes(num_rows if spec.is_of_rows else num_sequences) for spec in specs)
+
+
+def bytes_by_array(settings: "Settings", num_sequences: int) -> dict[str, int]:
+    """What each array takes on disk, by path, if all tokens are trained on: no store takes more."""
+    layout = settings.layout(num_sequences)
+    specs = array_specs(settings.widths, layout, settings.dtype)
+    units = Counter(
+        (is_held_out(unit, settings.held_out), len(layout.sequences_of(unit)))
+        for unit in range(layout.num_units)
+    )
+    found: Counter[str] = Counter()
+    for (held, num), count in units.items():
+        for spec in of_unit(specs, held):
+            num_items = num * layout.sequence_length if spec.is_of_rows else num
+            found[spec.path] += count * spec.file_bytes(num_items)
+    return dict(found)

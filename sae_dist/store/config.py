@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sae_dist.common.dtypes import FloatDtype
+from sae_dist.common.settings import setting
 
 
 class NonFinite(StrEnum):
@@ -25,8 +26,8 @@ class StoreConfig:
     """
 
     dtype: FloatDtype = FloatDtype.bfloat16
-    chunk_mib: float = 2.0
-    shard_mib: float = 256.0
-    held_out: float = 0.05
+    chunk_mib: float = setting(2.0, above=0)
+    shard_mib: float = setting(256.0, above=0)
+    held_out: float = setting(0.05, min=0, below=1)
     non_finite: NonFinite = NonFinite.fail
-    max_norm: float | None = None
+    max_norm: float | None = setting(None, above=1)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from sae_dist.common.errors import UserError
+from sae_dist.common.settings import validate
 from sae_dist.store.config import StoreConfig
 from sae_dist.store.layout import check_held_out, choose_layout
 from sae_dist.store.records import SITE_PATTERN, Settings
@@ -21,17 +22,13 @@ def choose_settings(
     num_sequences: int | None,
 ) -> Settings:
     """Check what the user asks for, and choose the grid. Raises UserError."""
+    validate(config, "writer.")
     _check_sites(widths)
     check_held_out(config.held_out)
     if sequence_length < 1 or (num_sequences is not None and num_sequences < 1):
         raise UserError(
             f"found {num_sequences} sequences of {sequence_length} positions; expected at least "
             "one of each; change them"
-        )
-    if config.max_norm is not None and not config.max_norm > 1:
-        raise UserError(
-            f"found max_norm={config.max_norm:g}; expected a multiple of the median norm above 1, "
-            "or null; change it"
         )
     layout = choose_layout(
         num_sequences=num_sequences,

@@ -10,6 +10,7 @@ from sae_dist.common.errors import UserError
 
 BLOCK_VALUES = (1 << 15) - 1  # from 2¹⁵ on torch divides its work among threads
 _SUMMED_VALUES = 1 << 17
+_LEAST_SQUARE = 1e-30  # of a value, in the mean: float32 has no digits far below
 
 
 class Statistics(msgspec.Struct, frozen=True, kw_only=True, eq=False, forbid_unknown_fields=True):
@@ -60,6 +61,7 @@ def statistics_of(
     token; other tokens may hold anything.
     """
     sum_D, sum_square = _sums(x_NSD, trainable_NS, np.float32)
+    count = int(trainable_NS.sum())
     if not np.isfinite(sum_square):
         bad_N = (trainable_NS & ~torch.isfinite(x_NSD).all(2)).any(1)
         if bad_N.any():
@@ -69,7 +71,9 @@ def statistics_of(
                 "drop such tokens (writer.non_finite=drop) or store as float32"
             )
         sum_D, sum_square = _sums(x_NSD, trainable_NS, np.float64)  # of squares beyond float32
-    return Statistics(count=int(trainable_NS.sum()), sum=sum_D, sum_square=sum_square)
+    elif sum_square < _LEAST_SQUARE * count * x_NSD.shape[2]:  # or below it
+        sum_D, sum_square = _sums(x_NSD, trainable_NS, np.float64)
+    return Statistics(count=count, sum=sum_D, sum_square=sum_square)
 
 
 def _sums(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sae_dist.common.errors import UserError
+from sae_dist.common.settings import setting
 
 
 @dataclass(kw_only=True, slots=True)
@@ -13,13 +13,7 @@ class StreamConfig:
     of `store=live` (`live/lanes.py`), which the ranks must divide.
     """
 
-    lanes: int | None = None
-    bucket_tokens: int = 2**20
-    read_threads: int = 4
-    batches_ahead: int = 4
-
-    def check(self) -> None:
-        """Raise UserError for settings that cannot work."""
-        for name in ("lanes", "bucket_tokens", "read_threads", "batches_ahead"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UserError(f"found stream.{name}={value}; expected at least 1; change it")
+    lanes: int | None = setting(None, min=1)
+    bucket_tokens: int = setting(2**20, min=1)
+    read_threads: int = setting(4, min=1)
+    batches_ahead: int = setting(4, min=1)

@@ -34,7 +34,7 @@ class ActivationsInMemory:
         self._site, self._rows_ND = site, rows_ND
         self.identity, self.about = identity, about
         self.widths = {site: rows_ND.shape[1]}
-        self.num_held_out = len(rows_ND)
+        self.num_tokens = self.num_held_out = len(rows_ND)
 
     def mean_square(self, site: str) -> float:
         """E‖x‖² over all rows."""

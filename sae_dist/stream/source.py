@@ -24,6 +24,7 @@ class ActivationSource(Protocol):
     Attributes:
         identity: equal only for equal activations; a checkpoint remembers it.
         widths: of each site.
+        num_tokens: that an epoch trains on; of a text that is yet to be read about as many.
         num_held_out: sequences that evaluation reads.
         sequence_length: positions of each sequence.
         about: where the activations come from, JSON-able; `lm` in it if from a language model.
@@ -31,6 +32,7 @@ class ActivationSource(Protocol):
 
     identity: str
     widths: dict[str, int]
+    num_tokens: int
     num_held_out: int
     sequence_length: int
     about: dict[str, Any]
@@ -64,6 +66,7 @@ class StoredActivations:
         self._store = store
         self.identity = store.hash
         self.widths = dict(store.sites)
+        self.num_tokens = min(store.statistics(site).count for site in store.sites)
         self.sequence_length = store.layout.sequence_length
         self.num_held_out = sum(map(len, store.held_out))
         self.about: dict[str, Any] = {**store.provenance, "store": str(store.path)}

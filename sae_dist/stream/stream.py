@@ -36,7 +36,6 @@ class ActivationStream(Batches):
         """Raises UserError for unknown sites and too few tokens."""
         for site in sites:
             store.statistics(site)
-        part.config.check()
         self.waited_seconds = 0.0
         self._store, self._sites, self._part = store, list(sites), part
         self._config, self._step = part.config, part.start_step

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sae_dist.common.settings import setting
+
 STDLIB = "stdlib"
 
 
@@ -48,8 +50,8 @@ class TextConfig:
     split: str = "train"
     revision: str | None = None
     column: str = "text"
-    sequence_length: int = 1024
-    exclude_prefix: int = 0
+    sequence_length: int = setting(1024, min=2, binary=True)
+    exclude_prefix: int = setting(0, min=0)
     template: str | None = None
     special_tokens: SpecialTokens = SpecialTokens.parse
     packing: Packing = Packing.auto

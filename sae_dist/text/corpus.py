@@ -1,7 +1,7 @@
 """Where text comes from: the Hub, local files, or the library that Python itself ships with."""
 
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -20,7 +20,7 @@ _BUFFER_BYTES = 1 << 20
 _Place = tuple[str, Values]
 
 
-def documents(config: TextConfig) -> Iterator[Document]:
+def documents(config: TextConfig) -> Generator[Document]:
     """Yield the corpus' documents in a fixed order, empty ones left out.
 
     A document is a string; from a column of conversations it is a list of messages, from one of
@@ -69,7 +69,7 @@ def _looks_local(path: str) -> bool:
     return path.startswith(("/", ".", "~")) or format_of(path) is not None
 
 
-def _some(found: Iterable[Document], config: TextConfig) -> Iterator[Document]:
+def _some(found: Iterable[Document], config: TextConfig) -> Generator[Document]:
     is_empty = True
     for document in found:
         is_empty = False

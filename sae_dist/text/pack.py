@@ -179,9 +179,9 @@ def _stream(
     if packing == Packing.rows:
         return _NOTHING, _rows(tokenised, start, fingerprint, config)
     first = bos if len(bos) or config.template is not None else eos
-    pieces = _pieces(tokenised, start, fingerprint, bos, separator)
+    tokenised = _without_ends(tokenised, bos, separator)
     if config.template is None and packing == Packing.joined:
-        return first, _joined(pieces, start, separator)
+        return first, _pieces(tokenised, start, fingerprint, separator)
     wrapped = config.template
     template = Template.none() if wrapped is None else Template.of(wrapped, tokenizer)
     length = config.sequence_length - len(first)
@@ -190,8 +190,8 @@ def _stream(
             f"found text.template of {len(template)} tokens; expected fewer than {length}, so that "
             "a document fits beside it; shorten it or raise text.sequence_length"
         )
-    shares = packing == Packing.joined
-    return first, template.rows(pieces, length, separator, shares=shares, skip=start.token)
+    pieces = _pieces(tokenised, start, fingerprint, separator[:0])
+    return first, template.rows(pieces, length, separator, shares=packing == Packing.joined)
 
 
 def _known(token: int | None) -> np.ndarray:
@@ -219,35 +219,29 @@ def _passed_over(
     return iterator
 
 
+def _without_ends(
+    tokenised: Iterable[tuple[Document, np.ndarray]], bos: np.ndarray, separator: np.ndarray
+) -> Iterator[tuple[Document, np.ndarray]]:
+    """Conversations and token ids without a BOS and a separator of their own."""
+    for document, ids in tokenised:
+        if not isinstance(document, str):
+            ids = ids[int(len(bos) and ids[:1].tolist() == bos.tolist()) :]
+            ids = ids[: len(ids) - int(len(separator) and ids[-1:].tolist() == separator.tolist())]
+        yield document, ids
+
+
 def _pieces(
     tokenised: Iterable[tuple[Document, np.ndarray]],
     start: Position,
     fingerprint: Fingerprint,
-    bos: np.ndarray,
     separator: np.ndarray,
 ) -> Iterator[Piece]:
-    """The tokens of one document at a time, each counted when it is asked for."""
+    """The joined stream from `start` on; each document is counted when its tokens are asked for."""
     for number, (document, ids) in enumerate(tokenised, start.document):
-        if not isinstance(document, str):
-            ids = _without_ends(ids, bos, separator)
+        if number > start.document:
+            yield Position(number), separator
         fingerprint.add_document(document)
-        yield Position(number, len(ids)), ids
-
-
-def _without_ends(ids: np.ndarray, bos: np.ndarray, separator: np.ndarray) -> np.ndarray:
-    if len(bos) and ids[:1].tolist() == bos.tolist():
-        ids = ids[1:]
-    return ids[:-1] if len(separator) and ids[-1:].tolist() == separator.tolist() else ids
-
-
-def _joined(pieces: Iterable[Piece], start: Position, separator: np.ndarray) -> Iterator[Piece]:
-    """The stream of which sequences are cut: documents, and a separator between two."""
-    for end, ids in pieces:
-        if end.document > start.document:
-            yield Position(end.document), separator
-            yield end, ids
-        else:
-            yield end, ids[start.token :]
+        yield Position(number, len(ids)), ids[start.token if number == start.document else 0 :]
 
 
 def _rows(

@@ -66,7 +66,6 @@ class Template:
         separator: np.ndarray,
         *,
         shares: bool,
-        skip: int = 0,
     ) -> Iterator[Piece]:
         """Sequences [length] of wrapped documents; what is not to be trained on is negative: ~id.
 
@@ -74,12 +73,12 @@ class Template:
         otherwise it holds one. A document that does not fit is cut there, and what is left of it is
         wrapped again and begins the next sequence: both prefixes are whole wherever they are. Where
         no token of a document goes, separators fill the sequence up. An incomplete last sequence
-        of several documents is dropped. `skip` tokens of the first document are passed over.
+        of several documents is dropped.
         """
         row: list[np.ndarray] = []
         room = length
         for end, ids in documents:
-            start, skip = skip, 0
+            start = 0
             while start < len(ids):
                 part = ids[start : start + room - len(self)]
                 start += len(part)
@@ -89,7 +88,7 @@ class Template:
                     row.append(separator)
                     room -= len(separator)
                 else:
-                    at = Position(end.document, start)
+                    at = Position(end.document, end.token - len(ids) + start)
                     yield at, np.concatenate([*row, _filling(separator, room)])
                     row, room = [], length
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from sae_dist.checkpoint.config import CheckpointConfig
 from sae_dist.coders.config import CoderConfig
+from sae_dist.common.names import require_project
+from sae_dist.common.settings import setting
 from sae_dist.parallel.config import MeshConfig
 from sae_dist.stream.config import StreamConfig
 
@@ -23,16 +25,16 @@ class OptimConfig:
     `clip_norm` bounds the norm of the whole coder's gradient.
     """
 
-    lr: float = 7e-5
+    lr: float = setting(7e-5, above=0)
     scale_lr_by_width: bool = False
-    beta1: float = 0.0
-    beta2: float = 0.999
-    eps: float = 1e-8
-    warmup_steps: int = 1000
-    warmup_start: float = 0.1
-    decay_share: float = 0.0
-    sparsity_warmup_steps: int = 10_000
-    clip_norm: float | None = None
+    beta1: float = setting(0.0, min=0, below=1)
+    beta2: float = setting(0.999, min=0, below=1)
+    eps: float = setting(1e-8, above=0)
+    warmup_steps: int = setting(1000, min=0)
+    warmup_start: float = setting(0.1, min=0, max=1)
+    decay_share: float = setting(0.0, min=0, max=1)
+    sparsity_warmup_steps: int = setting(10_000, min=0)
+    clip_norm: float | None = setting(None, above=0)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -100,11 +102,11 @@ class LogConfig:
     event files to `runs/NAME/tensorboard/<rung>`.
     """
 
-    every_steps: int = 50
-    histogram_every_steps: int = 500
+    every_steps: int = setting(50, min=1)
+    histogram_every_steps: int = setting(500, min=1)
     wandb: WandbMode = WandbMode.auto
-    project: str = "sae_dist"
-    entity: str | None = None
+    project: str = setting("sae_dist", check=require_project)
+    entity: str | None = setting(None, check=require_project)
     upload_coders: bool = False
     tensorboard: bool = False
 
@@ -119,19 +121,22 @@ class WatchConfig:
     checkpoint, replicas are compared bit by bit.
     """
 
-    stall_seconds: float = 40.0
-    pause_seconds: float = 1800.0
-    replicas_every_steps: int = 1000
+    stall_seconds: float = setting(40.0, above=0)
+    pause_seconds: float = setting(1800.0, above=0)
+    replicas_every_steps: int = setting(1000, min=1)
 
 
 @dataclass(kw_only=True, slots=True)
 class LoopConfig:
-    """How long a ladder is trained on what stream. `tokens` counts those of all steps."""
+    """How long a ladder is trained on what stream.
+
+    `tokens` counts those of all steps; null stands for all that the store has for training, once.
+    """
 
     resume: Resume = Resume.auto
-    seed: int = 0
-    tokens: int = 8_000_000_000
-    batch_tokens: int = 4096
+    seed: int = setting(0, min=0)
+    tokens: int | None = setting(None, min=1)
+    batch_tokens: int = setting(4096, min=1)
     precision: Precision = Precision.float32
     stream: StreamConfig = field(default_factory=StreamConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from sae_dist.common.errors import UserError
 from sae_dist.common.figures import or_null
 from sae_dist.common.files import write_all
 from sae_dist.train.config import LogConfig
@@ -104,12 +103,7 @@ class Journal:
 
 
 def check(config: LogConfig) -> None:
-    """Raise UserError for a setting out of bounds, or a package that it needs and is not there."""
-    if min(config.every_steps, config.histogram_every_steps) < 1:
-        raise UserError(
-            f"log.every_steps={config.every_steps}, log.histogram_every_steps="
-            f"{config.histogram_every_steps}; expected at least 1 of each"
-        )
+    """Raise UserError for a package that a setting needs and is not there."""
     if config.tensorboard:
         require_tensorboard()
 

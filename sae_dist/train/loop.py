@@ -1,6 +1,7 @@
 """The training loop: stream → every rung takes a step → log, save, go on where it stopped."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from sae_dist.checkpoint import Checkpoints
 from sae_dist.common.errors import UserError
 from sae_dist.common.figures import shown
 from sae_dist.common.log import progress, say
+from sae_dist.common.settings import validate
 from sae_dist.parallel import Axis, World
 from sae_dist.stream import ActivationSource, Batches, BatchPart
 from sae_dist.train.config import LoopConfig, Precision, Resume, RungConfig
@@ -20,7 +22,8 @@ from sae_dist.train.ladder import begin, build_ladder, describe, sites_of
 from sae_dist.train.measures import Throughput, firing_frequency, rung_measures
 from sae_dist.train.replicas import check_replicas
 from sae_dist.train.rows import SharedRows
-from sae_dist.train.signals import ending_signals
+from sae_dist.train.schedules import never_in_time
+from sae_dist.train.signals import begun, ending_signals
 from sae_dist.train.step import StepResult, training_step
 from sae_dist.train.watch import Preempted, Watch
 
@@ -29,6 +32,7 @@ class TrainingRun:
     """A ladder in training: everything a step touches, and where it has got to.
 
     Attributes:
+        config: as given, with the number of tokens.
         step: the next step to take, from 0; with the source and the seed it says which batch.
         num_steps: how many there are in all.
     """
@@ -43,13 +47,17 @@ class TrainingRun:
         watch: Watch | None = None,
     ) -> None:
         """`watch` is told of every step; without one nobody watches."""
-        _check(config, world)
+        num_tokens = source.num_tokens if config.tokens is None else config.tokens
+        _check(config, num_tokens, world)
+        if config.tokens is None:
+            say(f"tokens={num_tokens}: all that {source.about['store']} has for training, once")
+        config = replace(config, tokens=num_tokens)
         self.config, self.source, self.world, self.folder = config, source, world, folder
         self.watch = watch or Watch(world, config.watch)
         self.dtype = config.precision.weights
         is_exact = config.precision is not Precision.bfloat16
         torch.set_float32_matmul_precision("highest" if is_exact else "medium")
-        self.num_steps = config.tokens // config.batch_tokens
+        self.num_steps = num_tokens // config.batch_tokens
         self.rungs = build_ladder(
             rung_configs, source, world, config.batch_tokens, config.precision
         )
@@ -61,13 +69,16 @@ class TrainingRun:
         """Take the steps that are left, and write the coders."""
         journal = None
         if self.world.rank == 0:
-            configs = describe([rung.config for rung in self.rungs])
-            journal = Journal(self.folder, self.folder.name, configs, self.config.log, self.step)
+            rungs = describe(self._configs)
+            journal = Journal(self.folder, self.folder.name, rungs, self.config.log, self.step)
         try:
             if self.step < self.num_steps:
+                for line in never_in_time(self.config, self._configs, self.num_steps):
+                    say(f"warning: {line}")
                 with self.checkpoints:
                     self._take_steps(journal)
                     self.watch.pause("waiting for the last checkpoint")
+            begun()
             self.watch.pause("writing the coders")
             coders = self.folder / "coders"
             for rung in self.rungs:
@@ -76,6 +87,10 @@ class TrainingRun:
         finally:
             if journal is not None:
                 journal.close(self.folder / "coders")
+
+    @property
+    def _configs(self) -> list[RungConfig]:
+        return [rung.config for rung in self.rungs]
 
     def _take_steps(self, journal: Journal | None) -> None:
         """Step by step to the end: every rung on the batch, then log, save, end if asked to."""
@@ -87,6 +102,7 @@ class TrainingRun:
             speed = Throughput(self.step * self.config.batch_tokens)
             self.watch.step(self.step)
             for batch, state in batches:
+                begun()
                 acts = {site: x.to(self.world.device) for site, x in batch.acts.items()}
                 rows = SharedRows(acts, self.dtype)
                 for rung in self.rungs:
@@ -120,7 +136,7 @@ class TrainingRun:
         part = BatchPart(
             config.batch_tokens, config.seed, config.stream, world.rank, world.size, self.step
         )
-        return self.source.batches(sites_of([rung.config for rung in self.rungs]), part)
+        return self.source.batches(sites_of(self._configs), part)
 
     def _is_due(self, every_steps: int) -> bool:
         return self.step % every_steps == 0 or self.step == self.num_steps
@@ -153,8 +169,7 @@ class TrainingRun:
             "precision": config.precision.value,
             "stream": {"lanes": config.stream.lanes, "bucket_tokens": config.stream.bucket_tokens},
         }
-        rungs = [rung.config for rung in self.rungs]
-        return identity_of(about_loop, rungs, self.source, self.num_steps)
+        return identity_of(about_loop, self._configs, self.source, self.num_steps)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         return {name: tensor for rung in self.rungs for name, tensor in rung.tensors().items()}
@@ -191,11 +206,18 @@ class TrainingRun:
         """Load a checkpoint; the step to go on with."""
         about = self.checkpoints.about(path)
         check_unchanged(about["identity"], self._identity(), path)
+        if (done := int(about["step"])) > self.num_steps:
+            size = self.config.batch_tokens
+            raise UserError(
+                f"found tokens={self.config.tokens}, {self.num_steps} steps, but {path} is at step "
+                f"{done}; expected at least tokens={done * size}, which are trained on already; "
+                "raise it, or choose another run=NAME"
+            )
         self.checkpoints.load(path, self._tensors())
         for rung in self.rungs:
             rung.set_numbers(about["rungs"][rung.name])
         say(f"going on from {path}")
-        return int(about["step"])
+        return done
 
 
 def _postfix(results: list[StepResult], figures: dict[str, float]) -> str:
@@ -206,12 +228,11 @@ def _postfix(results: list[StepResult], figures: dict[str, float]) -> str:
     return f"{spread}, {speed:,.0f} tokens/s, {stall:.0%} waiting"
 
 
-def _check(config: LoopConfig, world: World) -> None:
+def _check(config: LoopConfig, num_tokens: int, world: World) -> None:
     check_log(config.log)
-    if (steps := config.watch.replicas_every_steps) < 1:
-        raise UserError(f"watch.replicas_every_steps={steps}; expected at least 1")
-    if not 0 < config.batch_tokens <= config.tokens or config.batch_tokens % world.size:
+    validate(config)
+    if not config.batch_tokens <= num_tokens or config.batch_tokens % world.size:
         raise UserError(
-            f"tokens={config.tokens}, batch_tokens={config.batch_tokens} on {world.size} "
+            f"tokens={num_tokens}, batch_tokens={config.batch_tokens} on {world.size} "
             "processes; expected at least one batch, and a batch that the processes divide"
         )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import Coder
-from sae_dist.common.errors import UserError
+from sae_dist.common.settings import validate
 from sae_dist.kernels import AdamRows, AdamStep, update_rows
 from sae_dist.train.config import OptimConfig
 
@@ -30,7 +30,7 @@ class Adam:
     """
 
     def __init__(self, coder: Coder, config: OptimConfig) -> None:
-        _check(config)
+        validate(config, "optim.")
         self.coder, self.config, self.num_steps = coder, config, 0
         rows = {name: coder.get_parameter(name) for name in _OF_ROWS}
         self.exp_avg_sq = {name: torch.zeros_like(W) for name, W in rows.items()}
@@ -108,23 +108,6 @@ class Adam:
         for name, parameter in self.others.items():
             for key, tensor in self.adam.state[parameter].items():
                 yield name, key, tensor
-
-
-def _check(config: OptimConfig) -> None:
-    ranges = {
-        "lr": (0.0, float("inf")),
-        "beta1": (0.0, 1.0),
-        "beta2": (0.0, 1.0),
-        "eps": (0.0, float("inf")),
-        "warmup_steps": (0, float("inf")),
-        "warmup_start": (0.0, 1.0),
-        "decay_share": (0.0, 1.0),
-        "sparsity_warmup_steps": (0, float("inf")),
-    }
-    for name, (least, most) in ranges.items():
-        value = getattr(config, name)
-        if not least <= value <= most or (name.startswith("beta") and value == most):
-            raise UserError(f"optim.{name}={value}; expected {least} to {most}")
 
 
 def gradient_rows(W_FD: Tensor) -> tuple[Tensor | None, Tensor]:

@@ -1,11 +1,15 @@
-"""Learning rate and sparsity coefficient as pure functions of the step."""
+"""Learning rate and sparsity coefficient as pure functions of the step, and what a run misses."""
 
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from operator import attrgetter
 
-from sae_dist.coders import CoderConfig
-from sae_dist.train.config import OptimConfig
+from sae_dist.coders.config import CoderConfig, Kind
+from sae_dist.train.config import LoopConfig, OptimConfig, RungConfig
 
 _REFERENCE_WIDTH = 2**14
+_INTERVALS = ("log.every_steps", "checkpoint.every_steps", "watch.replicas_every_steps")
 
 
 def learning_rate(config: OptimConfig, num_latents: int, step: int, num_steps: int) -> float:
@@ -24,3 +28,42 @@ def sparsity_coefficient(coder: CoderConfig, optim: OptimConfig, step: int) -> f
     """λ of step `step` (from 0)."""
     warm = optim.sparsity_warmup_steps
     return coder.sparsity_coefficient * (min(1.0, step / warm) if warm else 1.0)
+
+
+def never_in_time(config: LoopConfig, rungs: Sequence[RungConfig], num_steps: int) -> Iterator[str]:
+    """A line for each setting that needs a longer run than one of `num_steps`, each once."""
+    num_tokens = num_steps * config.batch_tokens
+    lines = (line for rung in rungs for line in _never_in_time(rung, num_steps, num_tokens))
+    yield from dict.fromkeys(lines)
+    late = {key: attrgetter(key)(config) for key in _INTERVALS}
+    if told := [f"{key}={steps}" for key, steps in late.items() if steps > num_steps]:
+        yield f"of a run of {num_steps} steps, {', '.join(told)}: at its end alone"
+
+
+def _never_in_time(rung: RungConfig, num_steps: int, num_tokens: int) -> Iterator[str]:
+    coder, optim, run = rung.coder, rung.optim, f"of a run of {num_steps} steps"
+    rise, fall = optim.warmup_steps, optim.decay_share * num_steps
+    peak = learning_rate(replace(optim, warmup_steps=0, decay_share=0.0), coder.num_latents, 0, 1)
+
+    def reached(step: int) -> str:
+        rate = learning_rate(optim, coder.num_latents, step, num_steps)
+        return f"{rate / peak:.2%} of its peak"
+
+    if rise >= num_steps:
+        yield f"optim.warmup_steps={rise} {run}: lr ends at {reached(num_steps - 1)}"
+    elif rise > num_steps - fall:
+        yield (
+            f"optim.warmup_steps={rise} and optim.decay_share={optim.decay_share:g} {run}: lr "
+            f"should fall before it has risen, and drops to {reached(rise)}"
+        )
+    warm = optim.sparsity_warmup_steps
+    if coder.kind is Kind.jumprelu and warm >= num_steps:
+        yield (
+            f"optim.sparsity_warmup_steps={warm} {run}: λ ends at {(num_steps - 1) / warm:.2%} of "
+            f"coder.sparsity_coefficient={coder.sparsity_coefficient:g}"
+        )
+    if coder.uses_aux_k and coder.dead_after_tokens >= num_tokens:
+        yield (
+            f"coder.dead_after_tokens={coder.dead_after_tokens} of a run of {num_tokens}: no "
+            "latent counts as dead, so that AuxK does nothing"
+        )

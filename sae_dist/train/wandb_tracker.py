@@ -1,20 +1,25 @@
 """The figures of a run in Weights & Biases: one W&B run a rung, in one group a ladder."""
 
-import netrc
 import os
+import re
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
 import wandb
 
 from sae_dist.common.errors import UserError
+from sae_dist.common.files import write_atomic
 from sae_dist.common.seeds import derive
 from sae_dist.train.config import WandbMode
 
 
 class WandbTracker:
     """A W&B run for each rung, whose id is made of the run's and the rung's names.
+
+    It ends in what is drawn when the run's folder is begun: a run of the same name that takes the
+    place of one that was removed is another one for W&B, too.
 
     Online, a run that goes on resumes these runs. Offline nobody knows what W&B has, or what its
     file of a killed run holds (it writes in blocks of 32 KiB): each start writes a file that begins
@@ -35,7 +40,7 @@ class WandbTracker:
         Raises:
             UserError: W&B cannot be reached, or does not let us in.
         """
-        self._is_offline = mode == "offline"
+        self._is_offline, begun = mode == "offline", begun_as(folder)
         try:
             self._runs = {
                 rung: wandb.init(
@@ -43,7 +48,7 @@ class WandbTracker:
                     entity=entity,
                     group=group,
                     name=rung,
-                    id=wandb_id(group, rung),
+                    id=wandb_id(group, rung, begun),
                     resume=None if self._is_offline else "allow",
                     dir=folder,
                     mode=mode,  # type: ignore[arg-type]
@@ -89,7 +94,7 @@ class WandbTracker:
         """End the runs; upload the coders in that folder, if there is one, as artifacts."""
         for rung, run in self._runs.items():
             if coders is not None:
-                artifact = wandb.Artifact(f"{run.id}-coder", type="model")
+                artifact = wandb.Artifact(artifact_name(run.id), type="model")
                 artifact.add_dir(str(coders / rung))
                 run.log_artifact(artifact)
             run.finish()
@@ -97,10 +102,26 @@ class WandbTracker:
                 _remove_earlier(Path(run.dir).parent, run.id)
 
 
-def wandb_id(run: str, rung: str) -> str:
+def begun_as(folder: Path) -> str:
+    """What tells a run from all others of its name, before and after it: kept below `folder`."""
+    path = folder / "wandb" / "begun"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, uuid.uuid4().hex[:8].encode())
+    return path.read_text()
+
+
+def wandb_id(run: str, rung: str, begun: str) -> str:
     """One of at most 128 characters, which is what W&B takes; names beyond end in their hash."""
-    whole = f"{run}-{rung}"
+    whole = f"{run}-{rung}-{begun}"
     return whole if len(whole) <= 128 else f"{whole[:111]}-{derive(0, whole):016x}"
+
+
+def artifact_name(run_id: str) -> str:
+    """That of a run's coder. Artifacts' names know fewer characters than runs' ids: no `+`."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", run_id)
+    is_own = plain == run_id and len(plain) <= 122
+    return f"{plain if is_own else f'{plain[:105]}-{derive(0, run_id):016x}'}-coder"
 
 
 def chosen_mode(mode: WandbMode) -> str:
@@ -109,12 +130,8 @@ def chosen_mode(mode: WandbMode) -> str:
         return mode.value
     if chosen := os.environ.get("WANDB_MODE"):
         return chosen
-    if os.environ.get("WANDB_API_KEY"):
-        return "online"
-    try:
-        return "online" if netrc.netrc().authenticators("api.wandb.ai") else "offline"
-    except (FileNotFoundError, netrc.NetrcParseError):
-        return "offline"
+    is_logged_in = wandb.run is not None or wandb.login(prompt=False, verify=False)
+    return "online" if is_logged_in else "offline"
 
 
 def _remove_earlier(newest: Path, run_id: str) -> None:

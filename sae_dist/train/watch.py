@@ -24,6 +24,7 @@ import torch.distributed as dist
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import write_error
+from sae_dist.common.settings import validate
 from sae_dist.parallel import World
 from sae_dist.train.config import WatchConfig
 
@@ -85,10 +86,11 @@ class Watch:
     """
 
     def __init__(self, world: World, config: WatchConfig) -> None:
-        if not 0 < config.stall_seconds <= config.pause_seconds:
+        validate(config, "watch.")
+        if config.stall_seconds > config.pause_seconds:
             raise UserError(
                 f"watch.stall_seconds={config.stall_seconds}, watch.pause_seconds="
-                f"{config.pause_seconds}; expected more than 0, and no shorter a pause"
+                f"{config.pause_seconds}; expected no shorter a pause"
             )
         self._rank, self._size, self._config = world.rank, world.size, config
         pid = os.getpid()

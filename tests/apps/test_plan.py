@@ -71,6 +71,17 @@ def test_a_disk_that_holds_one_but_not_both_is_told(
     assert capsys.readouterr().out.count("warning: disk: store, checkpoints and coders") == 1
 
 
+def test_without_a_number_training_takes_what_is_harvested_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for given in (TINY, LIVE):
+        asked = (*given, "train.tokens=null", "harvest.writer.held_out=0.1", "json=true")
+        run(*asked, monkeypatch=monkeypatch)
+        harvested = 64_000 // 1024 * 1024
+        steps = json.loads(capsys.readouterr().out)["training"]["num_steps"]
+        assert steps == round(0.9 * harvested / 1024)
+
+
 LIVE = (*(one for one in TINY if not one.startswith("harvest.store")), "train.store=live")
 
 
@@ -93,7 +104,7 @@ def test_a_plan_without_a_store_counts_the_lm_beside_training(
     run(*LIVE, "harvest.tokens=32K", "machine.devices=1", monkeypatch=monkeypatch)
     printed = capsys.readouterr().out
     assert "none stored" in printed and "h on the same devices" in printed
-    assert "warning: tokens: training takes 63,488, 2.09 times" in printed  # 5 % are held out
+    assert "warning: tokens: training takes 63,488, 2.08 times" in printed  # 5 % are held out
     assert not (home / "live").exists()
 
 

@@ -124,6 +124,15 @@ def test_threshold_gradient_follows_the_papers_pseudo_derivatives(form: Form) ->
     torch.testing.assert_close(found_F, expected_F)
 
 
+def test_a_target_l0_is_paid_for_as_gemma_scope_2_does() -> None:
+    """λ (2 / L0*) (L0 - L0*)² of the batch's mean L0, counted here row by row."""
+    coder, x_BD, y_BE = make(Kind.jumprelu, Form.autoencoder, target_l0=8.0)
+    fires_BF = (coder.pre_activations(x_BD) > coder.threshold).tolist()
+    l0 = sum(map(sum, fires_BF)) / B
+    found = forward(coder, x_BD, y_BE, 0.03, torch.zeros(F, dtype=torch.bool)).parts["sparsity"]
+    assert float(found) == pytest.approx(0.03 * (2 / 8) * (l0 - 8) ** 2, rel=1e-12)
+
+
 def test_target_l0_pulls_thresholds_the_right_way() -> None:
     for target, direction in ((1.0, -1), (F - 1.0, 1)):
         coder, x_BD, y_BE = make(Kind.jumprelu, Form.autoencoder, target_l0=target)

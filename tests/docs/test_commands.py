@@ -112,9 +112,9 @@ def _compose(root: str, words: tuple[str, ...], is_part: bool) -> None:
         _compose("harvest", tuple(experiment.for_part("harvest", list(harvest))), True)
         words = tuple(word for word in words if word not in harvest)
     open_keys = [word.partition("=")[0] for word in words if "…" in word]
-    known = {word.partition("=")[0] for word in (cli.words(root) if open_keys else [])}
+    known = {word.partition("=")[0] for word in (help.words(root) if open_keys else [])}
     assert set(open_keys) <= known, f"found {open_keys}; expected keys of {root}"
-    groups = {word.partition("=")[0] for word in cli.words(root) if not word.endswith("=")}
+    groups = {word.partition("=")[0] for word in help.words(root) if not word.endswith("=")}
     kept = [
         word
         for word in words

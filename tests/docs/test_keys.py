@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_dist.apps import cli, console
+from sae_dist.apps import console
 from tests.apps.commands import ROOT
 from tests.docs.shell import documents
 
@@ -17,8 +17,8 @@ PACKAGES = sorted(path.parent for path in (ROOT / "sae_dist").glob("*/__init__.p
 
 
 def known_keys() -> set[str]:
-    keys = {word.partition("=")[0] for root in console.COMMANDS for word in cli.words(root)}
-    return keys | {f"harvest.{word.partition('=')[0]}" for word in cli.words("harvest")}
+    keys = {word.partition("=")[0] for root in console.COMMANDS for word in help.words(root)}
+    return keys | {f"harvest.{word.partition('=')[0]}" for word in help.words("harvest")}
 
 
 def test_every_key_that_is_mentioned_can_be_set() -> None:
@@ -32,6 +32,13 @@ def test_every_key_that_is_mentioned_can_be_set() -> None:
     }
     assert len(found) > 60
     assert sorted((name, key) for name, key in found if key not in keys) == []
+
+
+def test_what_a_target_l0_costs_is_told_alike() -> None:
+    """As tests/coders/test_losses.py finds it in the code."""
+    paths = [*documents(), *(ROOT / "conf").rglob("*.yaml")]
+    said = (formula for path in paths for formula in re.findall(r"λ \([^|]*?²", path.read_text()))
+    assert {re.sub(r"[\\\s]", "", formula) for formula in said} == {"λ(2/L0*)(L0-L0*)²"}
 
 
 def slug(heading: str) -> str:

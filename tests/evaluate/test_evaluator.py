@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from sae_dist.coders import Coder, CoderConfig, Form, Kind, load_coder, save_coder
 from sae_dist.common.errors import UserError
@@ -13,7 +14,7 @@ from sae_dist.evaluate import EvaluationConfig, evaluate
 from sae_dist.evaluate.pairs import PairConfig
 from sae_dist.lm import LM, LMConfig
 from sae_dist.parallel import World
-from sae_dist.store import open_store, write_store
+from sae_dist.store import Store, open_store, write_store
 from sae_dist.stream import StoredActivations
 from tests.harvest.tiny import tiny_harvest
 from tests.lm.tiny import WIDTH, tiny_model
@@ -164,6 +165,32 @@ def test_batches_of_any_size_give_the_same_figures(run: Path, store: Path) -> No
         for figures in results["rungs"].values():  # these say of themselves that they depend on it
             del figures["fvu_variants"]["batch_mean"], figures["fvu_variants"]["token_mean"]
     assert_same(found, expected)
+
+
+def cut_otherwise(folder: Path, held_out: Tensor, chunk_mib: float) -> Store:
+    """A store whose held-out sequences begin with these."""
+
+    def write(name: str, acts: Tensor) -> Store:
+        sites = dict.fromkeys(("resid_post.1", "mlp_in.1", "mlp_out.1"), acts)
+        sizes = {"chunk_mib": chunk_mib, "shard_mib": 4 * chunk_mib, "held_out": 0.4}
+        return write_store(folder / name, sites, dtype="float32", **sizes)  # type: ignore[arg-type]
+
+    acts = torch.zeros(480, *held_out.shape[1:])
+    runs = write("empty", acts).held_out_sequences()
+    acts[[number for run in runs for number in run][: len(held_out)]] = held_out
+    return write("filled", acts)
+
+
+def test_figures_do_not_depend_on_how_the_store_is_cut(run: Path, tmp_path: Path) -> None:
+    held_out = torch.randn(30, 8, WIDTH, generator=torch.Generator().manual_seed(0))
+    config = EvaluationConfig(max_sequences=30, batch_tokens=56)
+    stores = [cut_otherwise(tmp_path / str(mib), held_out, mib) for mib in (0.004, 0.02)]
+    assert [len(store.held_out_sequences()[0]) % 7 for store in stores] == [5, 6]
+    found = [
+        evaluate(run, StoredActivations(store), None, config, alone())["rungs"] for store in stores
+    ]
+    assert found[0] == found[1]
+    assert all(rung["fvu_variants"]["token_mean"] > 0 for rung in found[0].values())
 
 
 def test_a_process_without_sequences_takes_part(run: Path, store: Path) -> None:

@@ -8,7 +8,7 @@ from sae_dist.coders import Coder, CoderConfig, Kind
 from sae_dist.evaluate.lm_loss import LMLoss, Spliced
 from sae_dist.evaluate.uniformity import Uniformity, importance_sums, r_l0
 from sae_dist.kernels import Code
-from sae_dist.lm import LM, LMConfig, next_token_loss_NS, resolve
+from sae_dist.lm import LM, LMConfig, divergence_NS, next_token_loss_NS, resolve
 from tests.evaluate.test_measures import mesh
 from tests.lm.tiny import WIDTH, tiny_ids_NS, tiny_model
 
@@ -178,3 +178,14 @@ def test_uniformity_takes_each_tokens_own_gradient() -> None:
             r.append(float((-(p * p.log()).sum()).exp() / len(p)))
     assert (found["tokens"], found["left_out"]) == (6, 0)
     assert found["r_l0"] == pytest.approx(sum(r) / 6, rel=1e-5)
+
+
+def test_tokens_that_are_ruled_out_add_nothing_to_a_divergence() -> None:
+    clean_NSV = torch.randn(1, 3, 5, generator=torch.Generator().manual_seed(0))
+    other_NSV, ruled_out = clean_NSV + 1, (..., slice(3, None))
+    clean_NSV[ruled_out] = other_NSV[ruled_out] = -torch.inf
+    assert divergence_NS(clean_NSV, clean_NSV).tolist() == [[0, 0]]
+    other_NSV[0, :, 0] += 2
+    expected = divergence_NS(clean_NSV[..., :3], other_NSV[..., :3])
+    torch.testing.assert_close(divergence_NS(clean_NSV, other_NSV), expected)
+    assert (expected > 0).all()

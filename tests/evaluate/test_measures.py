@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sae_dist.evaluate.frequency import FiringFrequency
 from sae_dist.evaluate.position import ReconstructionByPosition
 from sae_dist.evaluate.seen import Measure, moments
 from sae_dist.evaluate.similarity import Similarity
+from sae_dist.evaluate.summary import histogram
 from sae_dist.kernels import Code
 from sae_dist.parallel import Mesh, make_mesh
 from tests.processes import alone
@@ -156,6 +158,41 @@ def test_entries_of_zero_are_not_active() -> None:
     code, acts_N = some.active
     assert (code.rows_N.tolist(), code.latents_N.tolist()) == ([0, 1], [1, 1])
     assert acts_N.tolist() == [2.0, 4.0]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.001, -3.7, 1e30, 1e-30])
+@pytest.mark.parametrize("apart", [0.0, 1e-12])
+def test_a_histogram_of_equal_values_has_bins_of_some_width(value: float, apart: float) -> None:
+    values = torch.tensor([value, value * (1 + apart), value], dtype=torch.float64)
+    found = histogram(values, 40)
+    edges = found["edges"]
+    assert all(low < high for low, high in pairwise(edges)) and len(edges) == 41
+    assert sum(found["counts"]) == 3 and sum(found["counts"][19:21]) == 3
+
+
+def test_a_histogram_counts_from_the_least_to_the_largest() -> None:
+    found = histogram(torch.tensor([0.0, 0.1, 0.25, 0.9, 1.0]), 4)
+    assert found == {"edges": [0.0, 0.25, 0.5, 0.75, 1.0], "counts": [2, 1, 0, 2]}
+
+
+@pytest.mark.parametrize("value", [0.0, 3.1, 1e30])
+def test_equal_targets_have_no_fvu(value: float) -> None:
+    acts_BF, y_BE, ŷ_BE = made_up()
+    y_BE = torch.full_like(y_BE, value)
+    found = measure([150, 50], acts_BF, y_BE, ŷ_BE)
+    assert found["fvu"] is found["variance_explained"] is None
+    assert set(found["fvu_variants"].values()) == {None}
+    assert measure([200], acts_BF, ŷ_BE, y_BE)["fvu"] > 1
+
+
+def test_a_token_of_zeros_has_no_norm_ratio_and_a_cosine_of_zero() -> None:
+    acts_BF, y_BE, _ = made_up()
+    y_BE[0] = 0
+    found = measured(Similarity(torch.device("cpu")), [200], acts_BF, y_BE, y_BE)
+    assert found["l2_norm_ratio"] is None
+    assert found["cosine_similarity"] == pytest.approx(199 / 200)
+    found = measured(Similarity(torch.device("cpu")), [200], acts_BF, y_BE, 0 * y_BE)
+    assert found["relative_reconstruction_bias"] is None and found["cosine_similarity"] == 0
 
 
 @pytest.mark.parametrize("split", SPLITS, ids=str)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 Job = dict[str, Any]
@@ -37,6 +38,14 @@ def require_equal(one: torch.nn.Module, other: torch.nn.Module) -> None:
     torch.testing.assert_close(dict(one.state_dict()), dict(other.state_dict()), rtol=0, atol=0)
 
 
+def grow_old(folder: Path, settings: dict[str, Any], weights: str | None = None) -> None:
+    """Settings as an older version wrote them; SAELens' had scaling factors of 1 as well."""
+    (folder / "cfg.json").write_text(json.dumps(settings))
+    if weights is not None:
+        tensors = load_file(folder / weights)
+        save_file(tensors | {"scaling_factor": torch.ones(settings["d_sae"])}, folder / weights)
+
+
 def saelens(job: Job, x: Tensor) -> tuple[Tensor, Tensor]:
     from sae_lens import SAE
     from sae_lens.registry import get_sae_class
@@ -46,6 +55,8 @@ def saelens(job: Job, x: Tensor) -> tuple[Tensor, Tensor]:
         made = sae_class(config_class.from_dict({**job["publish"], "device": "cpu"}))
         generic(made, job["seed"])
         made.save_model(job["folder"])
+        if "older" in job["publish"]:
+            grow_old(Path(job["folder"]), job["publish"]["older"], "sae_weights.safetensors")
     sae = SAE.load_from_disk(job["folder"])
     if "repo" in job:
         require_equal(sae, SAE.from_pretrained(job["repo"], job["path"]))
@@ -78,9 +89,13 @@ def sparsify(job: Job, x: Tensor) -> tuple[Tensor, Tensor]:
     from sparsify import SparseCoder, SparseCoderConfig
 
     if "publish" in job:
+        older = job["publish"].pop("older", None)
+        job["publish"].pop("told", None)
         made = SparseCoder(x.shape[1], SparseCoderConfig(**job["publish"]))
         generic(made, job["seed"])
         made.save_to_disk(job["folder"])
+        if older:
+            grow_old(Path(job["folder"]), older)
     coder = SparseCoder.load_from_disk(job["folder"])
     if "repo" in job:
         require_equal(coder, SparseCoder.load_from_hub(job["repo"], hookpoint=job["path"]))
@@ -91,20 +106,18 @@ def sparsify(job: Job, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def dictionary_learning(job: Job, x: Tensor) -> tuple[Tensor, Tensor]:
     from dictionary_learning import utils
-    from dictionary_learning.dictionary import JumpReluAutoEncoder
-    from dictionary_learning.trainers.batch_top_k import BatchTopKSAE
-    from dictionary_learning.trainers.top_k import AutoEncoderTopK
+    from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKSAE
     from huggingface_hub import snapshot_download
 
     if "publish" in job:
         name, k = job["publish"]["dict_class"], job["publish"].get("k")
-        if name == "JumpReluAutoEncoder":
-            made = JumpReluAutoEncoder(x.shape[1], job["num_latents"])
+        made_class, sizes = getattr(utils, name), [x.shape[1], job["num_latents"]]
+        if made_class is MatryoshkaBatchTopKSAE:
+            made = made_class(*sizes, k, [sizes[1] // 4, sizes[1] - sizes[1] // 4])
         else:
-            made_class = {"AutoEncoderTopK": AutoEncoderTopK, "BatchTopKSAE": BatchTopKSAE}[name]
-            made = made_class(x.shape[1], job["num_latents"], k)
+            made = made_class(*sizes, *([k] if k else []))
         generic(made, job["seed"])
-        if name == "BatchTopKSAE":
+        if "BatchTopK" in name:
             made.threshold.fill_(2.0)
         folder = Path(job["folder"])
         folder.mkdir(parents=True)

@@ -79,8 +79,9 @@ def exports() -> list[tuple[FormatName, Kind, Form, str]]:
     cases = []
     for name, kind, form in itertools.product(FOREIGN, Kind, Form):
         coder = made(kind, form, width_out(name, form))
-        if FOREIGN[name].why_not(coder.config, D, coder.d_out) is None:
-            cases.append((name, kind, form, "resid_post.3"))
+        about = {"site": "resid_post.3", "target": "mlp_out.3"}
+        if FOREIGN[name].why_not(coder.config, D, coder.d_out, about) is None:
+            cases.append((name, kind, form, about["site"]))
     return [*cases, (FormatName.saelens, Kind.jumprelu, Form.autoencoder, "attn_z.3")]
 
 
@@ -90,7 +91,10 @@ def width_out(name: FormatName, form: Form) -> int:
 
 
 def published() -> list[tuple[FormatName, dict[str, Any]]]:
-    """What the libraries are asked to make and write themselves."""
+    """What the libraries are asked to make and write themselves.
+
+    With `older` those settings are put over what SAELens or sparsify writes today.
+    """
     saelens = {"d_in": D, "d_sae": F, "dtype": "float32"}
     transcoder = {**saelens, "d_out": E, "apply_b_dec_to_input": False}
     asked: list[tuple[FormatName, dict[str, Any]]] = [
@@ -104,12 +108,42 @@ def published() -> list[tuple[FormatName, dict[str, Any]]]:
         for prefix in ("", "jumprelu_"):
             settings = {**transcoder, "architecture": f"{prefix}{architecture}"}
             asked.append((FormatName.saelens, settings))
+    asked += [(FormatName.saelens, {**saelens, **settings}) for settings in older()]
     for settings in ({}, {"transcode": True}, {"transcode": True, "skip_connection": True}):
         asked.append((FormatName.sparsify, {"num_latents": F, "k": K, **settings}))
-    for name in ("JumpReluAutoEncoder", "AutoEncoderTopK", "BatchTopKSAE"):
-        k = {} if name == "JumpReluAutoEncoder" else {"k": K}
-        asked.append((FormatName.dictionary_learning, {"dict_class": name, **k}))
+    before_1 = {"expansion_factor": F // D, "k": K, "signed": False, "d_in": D}
+    told = {"older": before_1, "told": "topk, of 0.x"}
+    asked.append((FormatName.sparsify, {"num_latents": F, "k": K, **told}))
+    for name in ("AutoEncoder", "AutoEncoderNew", "JumpReluAutoEncoder"):
+        asked.append((FormatName.dictionary_learning, {"dict_class": name}))
+    for name in ("AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
+        asked.append((FormatName.dictionary_learning, {"dict_class": name, "k": K}))
     return asked
+
+
+def older() -> list[dict[str, Any]]:
+    """What SAELens makes today, and what older versions wrote beside such weights."""
+    hook = {"hook_name": "blocks.3.hook_resid_post", "hook_layer": 3, "hook_head_index": None}
+    sizes = {"d_in": D, "d_sae": F, "device": "cuda"}
+    of_5 = {**sizes, **hook, "dtype": "torch.float32", "model_from_pretrained_kwargs": {}}
+    of_5 |= {"finetuning_scaling_factor": False, "seqpos_slice": [None], "architecture": "standard"}
+    relu = {"activation_fn_str": "relu", "activation_fn_kwargs": {}}
+    topk = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": K}}
+    of_2 = {**sizes, "hook_point": "blocks.3.hook_resid_post", "hook_point_layer": 3, "lr": 4e-4}
+    of_2 |= {"hook_point_head_index": None, "dtype": "torch.float32", "expansion_factor": 8}
+    of_2 |= {"sae_lens_version": "2.1.3", "normalize_activations": False, "noise_scale": 0.0}
+    made: dict[str, Any] = {"architecture": "topk", "k": K}
+    return [
+        {**made, "older": {**of_5, **topk}, "told": "standard, its activation topk, of 5.x"},
+        {**made, "older": {**of_5, **topk, "architecture": "topk"}, "told": "topk, of 5.x"},
+        {**made, "older": {**of_2, "activation_fn": "topk", "activation_fn_kwargs": {"k": K}}}
+        | {"told": "topk, of 2.x"},
+        {"architecture": "standard", "older": of_2, "told": "standard, of 2.x"},
+        {"architecture": "standard", "apply_b_dec_to_input": False, "told": "standard, no pre-bias"}
+        | {"older": {**of_5, **relu, "apply_b_dec_to_input": False}},
+        {"architecture": "jumprelu", "told": "jumprelu, of 5.x"}
+        | {"older": {**of_5, **relu, "architecture": "jumprelu"}},
+    ]
 
 
 def measure(folder: Path) -> tuple[list[Difference], dict[str, str]]:
@@ -160,6 +194,8 @@ def _written(folder: Path, name: FormatName, kind: Kind, form: Form, site: str) 
 
 def _told(asked: dict[str, Any]) -> str:
     """A published coder's sort in a few words."""
+    if "told" in asked:
+        return str(asked["told"])
     for key in ("architecture", "dict_class"):
         if key in asked:
             return asked[key] + (", rescaled" if "rescale_acts_by_decoder_norm" in asked else "")

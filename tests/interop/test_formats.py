@@ -1,7 +1,6 @@
 """Every format, written and read here; what the libraries themselves say is in test_clients.py."""
 
 import itertools
-import json
 import os
 from pathlib import Path
 
@@ -60,7 +59,7 @@ def test_what_a_format_cannot_hold_is_refused_with_the_nearest_that_can(
 ) -> None:
     coder, _ = folded(kind, form)
     description = {"config": {"kind": kind, "form": form, "num_latents": 24, "k": 3}}
-    description |= {"d_in": coder.d_in, "d_out": coder.d_out}
+    description |= {"d_in": coder.d_in, "d_out": coder.d_out, "about": ABOUT}
     for name in FORMATS:
         if (kind, form) in HELD[name]:
             require_holds(name, "rung", description)
@@ -69,6 +68,15 @@ def test_what_a_format_cannot_hold_is_refused_with_the_nearest_that_can(
             require_holds(name, "rung", description)
         nearest = FormatName(str(error.value).partition("to=")[2].partition(",")[0])
         assert (kind, form) in HELD[nearest] and "\n" not in str(error.value)
+
+
+def test_heads_are_joined_for_autoencoders_alone() -> None:
+    coder, _ = folded(Kind.jumprelu, TC)
+    description = {"config": {"kind": "jumprelu", "form": TC, "num_latents": 24}}
+    description |= {"d_in": coder.d_in, "d_out": coder.d_out}
+    for about in ({**ABOUT, "site": "attn_z.3"}, {**ABOUT, "target": "attn_z.3"}):
+        with pytest.raises(UserError, match="heads of attn_z.*; export it with to=gemma_scope"):
+            require_holds(FormatName.saelens, "rung", {**description, "about": about})
 
 
 def test_gemma_scopes_folders_are_named_by_layer_width_and_l0() -> None:
@@ -125,35 +133,6 @@ def test_unusable_files_are_refused_in_one_line(
     with pytest.raises(UserError, match=r"^found .* unusable \(.*\); expected a") as error:
         load_any(tmp_path / "c")
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "told"),
-    [
-        ("saelens", {"architecture": "gated"}, "gated, which is none of jumprelu"),
-        ("saelens", {"normalize_activations": "layer_norm"}, "normalize_activations=layer_norm"),
-        ("sparsify", {"activation": "groupmax"}, "activation groupmax instead of topk"),
-        ("sparsify", {"skip_connection": True}, "W_skip"),
-        ("sparsify", {"k": 99}, "coder.k=99; expected 1 to"),
-        ("dictionary_learning", {"trainer": {"dict_class": "Gated"}}, "Gated, which is none of"),
-        ("dictionary_learning", {"trainer": []}, "config.json unusable .TypeError"),
-    ],
-)
-def test_what_we_cannot_be_is_refused(name: str, change: dict, told: str, tmp_path: Path) -> None:
-    coder, _ = folded(Kind.topk, AE)
-    FORMATS[FormatName(name)].write(tmp_path / "c", coder, ABOUT)
-    (settings,) = (tmp_path / "c").glob("*.json")
-    settings.write_text(json.dumps({**json.loads(settings.read_text()), **change}))
-    with pytest.raises(UserError, match=told):
-        load_any(tmp_path / "c")
-
-
-def test_a_batchtopk_whose_threshold_was_never_set_is_refused(tmp_path: Path) -> None:
-    coder, _ = folded(Kind.batchtopk, AE)
-    coder.inference_threshold.fill_(-1.0)
-    FORMATS[FormatName.dictionary_learning].write(tmp_path / "c", coder, ABOUT)
-    with pytest.raises(UserError, match="threshold -1: it was never set"):
-        load_any(tmp_path / "c")
 
 
 def test_a_folder_of_nobodys_is_refused(tmp_path: Path) -> None:

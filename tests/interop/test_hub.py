@@ -10,6 +10,7 @@ import torch
 
 from sae_dist.coders import Form, Kind, fold, load_coder, save_coder
 from sae_dist.coders.files import WEIGHTS
+from sae_dist.interop import FORMATS, FormatName
 from tests.coders.test_coder import trained
 from tests.interop.hub import TOKEN, Hub, serving
 from tests.interop.worker import Done, Worker
@@ -81,6 +82,21 @@ def test_a_pushed_coder_is_loaded_from_the_hub_and_pinned_to_a_revision(
     assert asked == {"coder.json", WEIGHTS}
     newest = run("load", "hub:me/coders/topk-24", token="")
     assert "unusable" in newest.said  # it is the newest that was asked for
+
+
+def test_gemma_scopes_file_is_loaded_and_nothing_beside_it(
+    hub: Hub, run: Run, tmp_path: Path
+) -> None:
+    coder = fold(trained(Kind.jumprelu, Form.autoencoder)[0], 2.0)
+    FORMATS[FormatName.gemma_scope].write(tmp_path, coder, {})
+    found = (tmp_path / "params.npz").read_bytes()
+    folder = "layer_3/width_16k/average_l0_3"
+    files = (f"{folder}/params.npz", f"{folder}/ae.pt", f"{folder}/inner/params.npz", "params.npz")
+    hub.commit("me/scope", dict.fromkeys(files, found))
+    done = run("load", f"hub:me/scope/{folder}")
+    assert done.status == 0, done.said
+    asked = [path for _, path in hub.requests if "/me/scope/resolve/" in path]
+    assert asked and all(path.endswith(f"/{folder}/params.npz") for path in asked)
 
 
 def test_the_card_says_what_was_measured_and_nothing_of_this_machine(

@@ -59,13 +59,10 @@ def _load(arguments: list[str]) -> None:
     import torch
 
     import sae_dist
-    from sae_dist.apps.cli import _fail
-    from sae_dist.common.errors import UserError
+    from sae_dist.apps.terminal import one_line
 
-    try:
+    with one_line():
         torch.save(sae_dist.load_coder(arguments[0]).state_dict(), "found.pt")
-    except UserError as error:
-        _fail(str(error))
 
 
 def _call(command: str, arguments: list[str]) -> Done:

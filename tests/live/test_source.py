@@ -1,6 +1,9 @@
 """The seam between a language model that runs and training."""
 
+import os
+import signal
 import threading
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -9,9 +12,11 @@ import torch
 
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
+from sae_dist.live import LiveStream
 from sae_dist.live.units import Unit
 from sae_dist.lm import Capture, resolve
 from sae_dist.stream import BatchPart, StreamConfig
+from sae_dist.train import Preempted, ending_signals
 from tests.live.tiny import (
     BATCH,
     POSITIONS,
@@ -79,21 +84,26 @@ def test_going_on_is_bitwise_as_if_never_stopped(text: Path, start: int) -> None
     assert torch.equal(found[1], acts[start - 1 : start + 2])
 
 
+def watch_passes(stream: LiveStream, seen: Callable[[int], object]) -> None:
+    """Let `seen` hear of each unit before the language model does."""
+    one_pass = stream._passes
+
+    def watched(unit: Unit) -> dict:
+        seen(unit.number)
+        return one_pass(unit)
+
+    for name in ("device", "dtype"):
+        setattr(watched, name, getattr(one_pass, name))
+    stream._passes = watched  # type: ignore[assignment]
+
+
 def test_two_rounds_are_held_and_no_thread_is_left(text: Path) -> None:
     source = tiny_live(text)
     stream = source.batches([SITE], BatchPart(BATCH, 7, STREAM, 1, 2))
     assert stream.memory_bound == 2 * (STREAM.bucket_tokens // 2) * WIDTH * 4
     passed: list[int] = []
-    one_pass = stream._passes
     before = threading.active_count()
-
-    def counted(unit: Unit) -> dict:
-        passed.append(unit.number)
-        return one_pass(unit)
-
-    for name in ("device", "dtype"):
-        setattr(counted, name, getattr(one_pass, name))
-    stream._passes = counted  # type: ignore[assignment]
+    watch_passes(stream, passed.append)
     with stream as batches:
         for number, (_, state) in enumerate(batches):
             units = STREAM.bucket_tokens // (2 * SEQUENCES * POSITIONS)
@@ -102,6 +112,46 @@ def test_two_rounds_are_held_and_no_thread_is_left(text: Path) -> None:
             assert len(passed) <= units * (2 + (number + ahead) // 5)
             if state.step == 12:
                 break
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(("num_steps", "num_units"), [(1, 4), (4, 8), (9, 16)])
+def test_no_more_is_passed_than_the_rounds_that_are_read(
+    text: Path, num_steps: int, num_units: int
+) -> None:
+    source = tiny_live(text, num_steps=num_steps)
+    stream = source.batches([SITE], BatchPart(BATCH, 7, STREAM))
+    passed: list[int] = []
+    watch_passes(stream, passed.append)
+    with stream as batches:
+        index = torch.stack([batch.index for batch, _ in batches])
+    assert len(passed) == num_units  # of 28 tokens that may be trained on: half are dropped
+    assert torch.equal(index[:num_steps], given(text, num=num_steps)[0])
+
+
+def test_a_signal_ends_the_wait_for_the_first_round(
+    text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sae_dist.train.signals._GRACE", 0.05)
+    stream = tiny_live(text).batches([SITE], BatchPart(BATCH, 7, STREAM))
+    asked, before = threading.Event(), threading.active_count()
+
+    def ask(unit: int) -> None:  # then no pass ends before the stream is closed
+        if not asked.is_set():
+            asked.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            closed.wait(60)
+
+    closed = threading.Event()
+    watch_passes(stream, ask)
+    with ending_signals() as asked_to_end, pytest.raises(Preempted, match="before the first step"):
+        try:
+            next(iter(stream))
+        finally:
+            closed.set()
+    assert asked.is_set() and not asked_to_end()
+    stream.close()
     assert threading.active_count() == before
 
 
@@ -178,8 +228,8 @@ def test_what_cannot_be_is_refused_in_one_line(text: Path) -> None:
         batches(world=3)
     with pytest.raises(UserError, match="batch_tokens=42 and lanes=4; expected a multiple"):
         batches(batch=42)
-    with pytest.raises(UserError, match="does not give 40 lanes 1 tokens each"):
-        next(iter(batches(lanes=40)))  # type: ignore[call-overload]
+    with pytest.raises(UserError, match="does not give 40 lanes 100 tokens each"):
+        next(iter(batches(lanes=40, batch=4000)))  # type: ignore[call-overload]
     with pytest.raises(UserError, match="no held-out sequences; train with harvest.writer.held"):
         next(tiny_live(text, held_out=0.0).held_out([SITE], 0, 1, None, 1))
     with pytest.raises(UserError, match="writer.dtype=int8 with store=live; expected bfloat16"):

@@ -31,10 +31,15 @@ def text_units(folder: Path, num_tokens: int = 10**6, held_out: float = 0.2) -> 
 
 
 def tiny_live(
-    folder: Path, family: str = "llama", num_tokens: int = 10**6, **writer: object
+    folder: Path,
+    family: str = "llama",
+    num_tokens: int = 10**6,
+    num_steps: int | None = None,
+    **writer: object,
 ) -> LiveActivations:
     """Activations of `family` reading the folder; of five units one is held out."""
     lm = LM(tiny_model(family), tokenizer(), LMConfig(name="tiny"), f"{family} 0")
     settings: dict = {"dtype": FloatDtype.float32, "held_out": 0.2, **writer}
     text = TextConfig(path=str(folder), sequence_length=POSITIONS)
-    return LiveActivations(lm, [SITE], text, num_tokens, StoreConfig(**settings), SEQUENCES)
+    store = StoreConfig(**settings)
+    return LiveActivations(lm, [SITE], text, num_tokens, store, SEQUENCES, num_steps)

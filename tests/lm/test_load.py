@@ -81,7 +81,7 @@ def test_a_name_on_the_hub_is_loaded_at_one_commit(
     ("options", "said"),
     [
         ({"name": "org/other"}, "lm.name"),
-        ({"name": "org/model", "revision": "v9"}, "lm.revision"),
+        ({"name": "org/model", "revision": "v9"}, "correct lm.name or its revision"),
         ({"name": "org/mo del"}, "does not load"),
         ({"name": "org/model", "auto_class": "AutoModelForCausalML"}, "AutoModelForCausalLM"),
         ({"name": "org/model", "auto_class": "set_seed"}, "found lm.auto_class=set_seed"),

@@ -79,7 +79,7 @@ def test_flops_are_two_a_weight_and_attention() -> None:
 
 
 def test_an_unknown_model_or_site_is_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="found no description of .*; or give architecture"):
+    with pytest.raises(UserError, match="as a configuration .*; or give architecture"):
         lm_size(LMConfig(name=str(tmp_path)), {}, SITES)
     with pytest.raises(UserError, match="expected a layer from 0 to 2"):
         lm_size(LMConfig(name="nowhere"), described("llama"), ["resid_post.3"])

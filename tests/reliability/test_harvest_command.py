@@ -1,4 +1,4 @@
-"""What the user of the harvest's command sees when activations are not finite."""
+"""What the user of the harvest's command sees when text or activations are not as expected."""
 
 import re
 from collections.abc import Callable
@@ -78,3 +78,37 @@ def test_too_many_outliers_are_refused(tmp_path: Path, command: Command) -> None
     assert re.match(
         r"error: unit 0: found \d+ of \d+ trainable tokens to drop .* at most 2%;", said
     )
+
+
+def test_a_text_shorter_than_asked_for_is_told_and_recorded(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(harvest, "warn", said.append)
+    save_lm(tmp_path / "lm", 1.0, RARE)
+    command("tokens=100K")
+    corpus = open_store("store").manifest.provenance["tokens"]
+    found = corpus["num_tokens"]
+    assert said == [f"the text ended after {found:,} of 100,000 tokens; the store holds no more"]
+    assert corpus["num_tokens_asked"] == 100_000
+    assert 3_000 < found < 100_000
+    command("store=other", f"tokens={found + 31}")
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("text.path=./txt", "found no txt; expected a text file or folder"),
+        ("text.path=a.jsonl", "no column `text`, only .'body'. in .*a.jsonl, line 1"),
+        ("text.template=x", "found 0 times {document}"),
+    ],
+)
+def test_a_mistake_about_the_text_leaves_nothing(
+    tmp_path: Path, command: Command, wrong: str, said: str
+) -> None:
+    save_lm(tmp_path / "lm", 1.0, RARE)
+    (tmp_path / "a.jsonl").write_text('{"body": "the a saw b"}')
+    assert re.search(said, command(wrong, fails=True))
+    assert not (tmp_path / "store").exists()
+    assert command().startswith("sealed store")

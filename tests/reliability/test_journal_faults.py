@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sae_dist.train.wandb_tracker import wandb_id
+from sae_dist.train.wandb_tracker import begun_as, wandb_id
 from tests.apps.commands import ROOT, command, launch
 from tests.train.ladders import make_store
 from tests.train.test_trackers import events, files
@@ -105,5 +105,5 @@ def test_wandb_sync_uploads_it_once(folders: tuple[Path, Path]) -> None:
         done = command("-m", "wandb", "sync", "wandb", cwd=folder, **keys)
         assert done.returncode == 0, done.stderr
         for rung in RUNGS:
-            rows = without_clock(server.history(wandb_id("r", rung)))
+            rows = without_clock(server.history(wandb_id("r", rung, begun_as(folder))))
             assert rows == expected_history(folder / "metrics.jsonl", rung)

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from sae_dist.apps import cli, evaluate, harvest, harvested, report, train
 from sae_dist.apps.runs import finished_run, run_folder
 from sae_dist.coders import Coder, CoderConfig, Kind, load_coder, save_coder
-from sae_dist.common.credentials import without_credentials
+from sae_dist.common.credentials import keys_with_credentials, without_credentials
 from sae_dist.common.errors import UserError
+from sae_dist.common.log import say, warn, write_error
 from sae_dist.store import StoreWriter, open_store, verify, write_store
 from sae_dist.store.repair import Repair
 from sae_dist.store.verify import audit
@@ -86,9 +87,9 @@ def test_a_name_that_is_no_plain_folder_is_refused(name: str, tmp_path: Path) ->
 
 def test_the_name_of_a_rung_cannot_lead_out(refused: Callable[..., str], tmp_path: Path) -> None:
     make_store(tmp_path / "store", num_tokens=2048)
-    grid = "sweep.grids=[{log.project:[../../x,b]}]"
+    grid = "sweep.grids=[{site:[../../x,in]}]"
     line = refused(train.main, "store=store", "run=r", "site=in", *SMALL, *STREAM, grid)
-    assert re.search(r"rung='topk-32-k4-in-project\.\./\.\./x': a rung's name is letters", line)
+    assert re.search(r"rung='topk-32-k4-\.\./\.\./x': a rung's name is letters", line)
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
@@ -100,8 +101,8 @@ def test_the_name_of_a_site_cannot_lead_out(site: str, tmp_path: Path) -> None:
 
 
 def test_a_wandb_id_is_plain_and_short() -> None:
-    assert wandb_id("run", "rung") == "run-rung"
-    ids = [wandb_id("r" * 100, "x" * 99 + end) for end in "ab"]
+    assert wandb_id("run", "rung", "0a1b2c3d") == "run-rung-0a1b2c3d"
+    ids = [wandb_id("r" * 100, "x" * 99 + end, "0a1b2c3d") for end in "ab"]
     assert ids[0] != ids[1] and {len(name) for name in ids} == {128}
 
 
@@ -270,7 +271,8 @@ def test_a_store_does_not_decide_whose_code_is_run() -> None:
 CALLS = ("pickle.", "cloudpickle.", "dill.", "joblib.", "yaml.load", "yaml.unsafe_load", "eval")
 CALLS += ("exec", "compile", "__import__", "os.system", "os.popen", "importlib.import_module")
 ALLOWED = {
-    ("sae_dist/__init__.py", "import_module"): "its own two modules, named in the file",
+    ("sae_dist/apps/command.py", "import_module"): "the commands, by the name they are run by",
+    ("sae_dist/common/lazy.py", "import_module"): "a package's own modules, named in its file",
     ("sae_dist/apps/console.py", "importlib.import_module"): "the commands, named in the file",
     (
         "sae_dist/checkpoint/metadata.py",
@@ -447,6 +449,32 @@ def test_credentials_are_taken_out_of_urls_alone() -> None:
     assert without_credentials(f"{Path(URL)}/y") == "https:/host.invalid/x/y"
     for text in ("hf://datasets/a/b@main/c", "me@host: 3", "https://host/a b@c"):
         assert without_credentials(text) == text
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        (f"https://h/x?token={WORD}", "https://h/x?token=…"),
+        (f"s3://b/x?a=1&X-Amz-Signature={WORD}&b=2", "s3://b/x?a=1&X-Amz-Signature=…&b=2"),
+        (f"h/x?X-Amz-Security-Token={WORD} y", "h/x?X-Amz-Security-Token=… y"),
+        (f"h/x?AWSAccessKeyId={WORD}#part", "h/x?AWSAccessKeyId=…#part"),
+        (f"h/x?sv=1&sig={WORD}'", "h/x?sv=1&sig=…'"),
+        (f"h/x?api_key={WORD}&b=2", "h/x?api_key=…&b=2"),
+        (f"invalid token {TOKEN}", "invalid token hf_…"),
+        (f"Authorization: Bearer {KEY}", "Authorization: Bearer …"),
+        ("found 3 tokens; tokens=10; k=3?", "found 3 tokens; tokens=10; k=3?"),
+        ("h/x?page=2&tokens=9&sort=key", "h/x?page=2&tokens=9&sort=key"),
+    ],
+)
+def test_secrets_of_queries_and_headers_are_not_repeated(
+    given: str, left: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert without_credentials(given) == left
+    for tell in (say, warn, write_error):
+        tell(given)
+    assert all(line.endswith(left) for line in capsys.readouterr().err.splitlines())
+    is_secret = list(keys_with_credentials({"a": [f"https://{given}"]})) == ["a.0"]
+    assert is_secret == ("?" in given and "…" in left)
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def write_run(
         "seed: 7\ntokens: 8192000\nbatch_tokens: 4096\nprecision: float32\nstore: stores/made_up\n"
         "coder:\n  kind: jumprelu\n  num_latents: 16384\n"
     )
-    has_lm = any(rung["delta_loss"] is not None for rung in rungs.values())
+    has_lm = any("delta_loss" in rung for rung in rungs.values())
     evaluation = {
         "version": 3,
         "run": folder.name,
@@ -59,7 +59,7 @@ def _rung(
     shape = [math.exp(-(((edge - mode) / 0.7) ** 2)) for edge in EDGES_LOG10[:-1]]
     never = int(width * (0.004 + 0.01 * step + shift))
     counts = [int((width - never) * part / sum(shape)) for part in shape]
-    return {
+    rung = {
         "kind": kind,
         "form": form,
         "site": "resid_post.2",
@@ -87,6 +87,7 @@ def _rung(
         "loss_recovered": 1 - delta / 6.1 if with_lm else None,
         "zero_ablation_loss": 9.9125 if with_lm else None,
     }
+    return {key: value for key, value in rung.items() if key == "k" or value is not None}
 
 
 def _noisy(value: float) -> list[float | None]:
@@ -109,13 +110,14 @@ def _metrics(step: int, rungs: dict[str, dict[str, Any]]) -> list[dict[str, Any]
         decay = math.exp(-step / 180) + 0.02 * math.sin(step * 1.7 + rung["num_latents"])
         parts = {"reconstruction": rung["fvu"] + 0.6 * decay}
         if rung["kind"] == "jumprelu":
+            parts["reconstruction"] *= 0.9
             parts["sparsity"] = 0.05 + 0.3 * decay**2
         else:
             parts["aux_k"] = 0.01 + 0.02 * abs(decay)
         figures = {
             "loss": sum(parts.values()),
             **{f"loss/{part}": value for part, value in parts.items()},
-            "fvu": parts["reconstruction"],
+            "fvu": rung["fvu"] + 0.6 * decay,
             "l0": rung["l0"] * (1 + 20 * max(decay, 0) ** 3 if rung["k"] is None else 1),
             "dead_share": rung["dead_share"] * min(1, step / 900),
             "lr": 7e-5,

@@ -5,7 +5,7 @@ import pytest
 
 from sae_dist.report import RungResult, RunResults
 from sae_dist.report.figures.training import thin
-from sae_dist.report.looks import assign_looks, palette, width_label
+from sae_dist.report.looks import assign_looks, legend_of_dashes, palette, width_label
 
 
 def _rung(name: str, kind: str, num_latents: int, site: str = "a") -> RungResult:
@@ -45,7 +45,25 @@ def test_rungs_are_called_by_what_tells_them_apart() -> None:
     assert [looks[name].short for name in "abc"] == ["TopK 512", "TopK 256 k 8", "TopK 256 k 16"]
     rungs[2].k = 8
     looks = assign_looks(RunResults(name="run", rungs=rungs))
-    assert [looks[name].short for name in "abc"] == ["TopK 512", "b", "c"]
+    assert [looks[n].short for n in "abc"] == ["TopK 512", "TopK 256 k 8 b", "TopK 256 k 8 c"]
+
+
+def test_rungs_of_one_width_have_lines_of_their_own() -> None:
+    rungs = [_rung(f"{width}-k{k}", "topk", width) for width in (256, 512) for k in (8, 16)]
+    for rung in rungs:
+        rung.k = int(rung.name.partition("-k")[2])
+    looks = assign_looks(RunResults(name="run", rungs=rungs))
+    assert [look.dash for look in looks.values()] == [0, 1, 0, 1]
+    assert [entry.label for entry in legend_of_dashes(looks.values())] == ["k 8", "k 16"]
+    for rung in rungs:
+        rung.k = 8
+    rungs[0].name, rungs[1].name = "topk-k8-lr0.001-s", "topk-k8-lr0.002-s"
+    looks = assign_looks(RunResults(name="run", rungs=rungs[:2]))
+    assert [look.tag for look in looks.values()] == ["256 · k 8 lr0.001", "256 · k 8 lr0.002"]
+    assert [look.dash for look in looks.values()] == [0, 1]
+    looks = assign_looks(RunResults(name="run", rungs=rungs[1:3]))
+    assert {look.dash for look in looks.values()} == {0}
+    assert legend_of_dashes(looks.values()) == []
 
 
 @pytest.mark.parametrize(("dark", "ground"), [(False, "#ffffff"), (True, "#131418")])

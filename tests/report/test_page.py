@@ -117,6 +117,32 @@ def test_what_was_not_measured_leaves_no_trace(tmp_path: Path) -> None:
     assert "variance explained" not in page
 
 
+def test_what_is_not_defined_is_a_dash_and_is_not_drawn(tmp_path: Path) -> None:
+    nothing = {"fvu": None, "delta_loss": None, "by_position": {"fvu": [None, None]}}
+    run = write_run(tmp_path / "a_run", _few(), steps=20)
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    for rung in evaluation["rungs"].values():
+        rung |= nothing
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    page = render(load(run))
+    for key in ("fvu", "delta_loss"):
+        assert page.count(f'data-key="{key}" data-value="">–</td>') == 6  # two tables, and its own
+    for absent in ("FVU against L0", "FVU by position", "ran without the language model"):
+        assert absent not in page
+
+
+def test_a_loss_is_drawn_once(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a_run", _few(), steps=20)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["rung"]:
+            line["loss"] = line["loss/reconstruction"] = line["fvu"]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = render(load(run))
+    assert 'id="training-fvu-0-' in page
+    assert 'id="training-loss' not in page.replace("training-loss-aux_k", "")
+
+
 def test_a_meta_sae_shows_the_variance_it_explains(tmp_path: Path) -> None:
     rungs = {"meta": made_up_rungs()["topk_4096"] | {"variance_explained": 0.5547}}
     page = render(load(write_run(tmp_path / "a_run", rungs, steps=20)))

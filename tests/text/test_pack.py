@@ -86,6 +86,12 @@ def test_a_limit_on_tokens_keeps_whole_sequences_and_reads_no_document_too_many(
     assert fingerprint.num_characters == len("3 4" + "5 6 7 8")
 
 
+def test_a_document_of_which_only_the_separator_before_it_was_taken_is_not_counted() -> None:
+    fingerprint = Fingerprint()
+    assert ids_of(["3 4", "5"], num_tokens=4, fingerprint=fingerprint) == [[BOS, 3, 4, EOS]]
+    assert (fingerprint.num_documents, fingerprint.num_tokens_asked) == (1, 4)
+
+
 def test_an_endless_corpus_is_read_no_further_than_needed() -> None:
     read = []
     texts = (read.append(i) or "3 4 5" for i in range(10_000))

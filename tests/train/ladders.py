@@ -62,7 +62,7 @@ def training_run(
     folder.mkdir(parents=True, exist_ok=True)
     log = {"wandb": WandbMode.disabled} | loop.pop("log", {})
     config = LoopConfig(
-        tokens=steps * BATCH,
+        tokens=loop.pop("tokens", steps * BATCH),
         batch_tokens=BATCH,
         precision=Precision.float64,
         stream=StreamConfig(lanes=8, bucket_tokens=2048),

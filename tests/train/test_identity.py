@@ -1,9 +1,11 @@
 """What may change between a checkpoint and the run that goes on from it, and how it is said."""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sae_dist.coders import Kind
@@ -72,6 +74,38 @@ def test_more_steps_are_another_run_only_where_the_rate_falls_to_the_end(
         start(store, tmp_path / "falls", steps=3)
     start(store, tmp_path / "stays", decay=0.0)
     start(store, tmp_path / "stays", decay=0.0, steps=3)
+
+
+def test_fewer_tokens_than_were_done_are_refused_and_as_many_are_done_already(
+    store: Path, tmp_path: Path
+) -> None:
+    start(store, tmp_path, decay=0.0, steps=3)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    said = rf"found tokens={2 * BATCH}, 2 steps, but .* is at step 3; .* tokens={3 * BATCH}, which"
+    with pytest.raises(UserError, match=said):
+        start(store, tmp_path, decay=0.0, steps=2)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    figures = (tmp_path / "metrics.jsonl").read_bytes()
+    start(store, tmp_path, decay=0.0, steps=3)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == figures
+
+
+def test_without_a_number_all_tokens_are_trained_on_once(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = StoredActivations(open_store(store))
+    rows = sum(len(acts) for acts in trainable_rows(store))
+    assert source.num_tokens == rows < 8192
+    run = training_run(alone(), store, tmp_path, [rung(Kind.topk)], 1, tokens=None)
+    assert (run.config.tokens, run.num_steps) == (rows, rows // BATCH)
+    assert f"tokens={rows}: all that {store} has for training, once" in capsys.readouterr().err
+
+
+def trainable_rows(path: Path) -> Iterator[np.ndarray]:
+    store = open_store(path)
+    for chunk in store.training_chunks():
+        acts = store.read_chunk("in", chunk)
+        yield acts.reshape(-1, acts.shape[-1])[store.read_trainable(chunk).ravel()]
 
 
 def test_resume_says_what_is_expected(store: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from sae_dist.train.config import LogConfig, WandbMode
 from sae_dist.train.journal import Journal
-from sae_dist.train.wandb_tracker import WandbTracker
+from sae_dist.train.wandb_tracker import WandbTracker, begun_as, wandb_id
 
 KEY, TOKEN = "0123456789abcdef" * 2 + "01234567", "hf_canaryCanaryCanary"
 RUNGS = {"narrow": {"coder": {"num_latents": 16}}, "wide": {"coder": {"num_latents": 32}}}
@@ -91,7 +91,8 @@ def test_offline_gives_one_run_a_rung_without_weights_or_secrets(
     assert {name: (run.name, run.group, run.project) for name, run in runs.items()} == {
         name: (name, "ladder", "sae_dist") for name in RUNGS
     }
-    assert {run.id for run in runs.values()} == {"ladder-narrow", "ladder-wide"}
+    ids = {wandb_id("ladder", rung, begun_as(tmp_path)) for rung in ("narrow", "wide")}
+    assert {run.id for run in runs.values()} == ids
     assert {run.config["coder"]["num_latents"] for run in runs.values()} == {16, 32}
     opened.write(0, 64, "narrow", {"loss": 1.0})
     opened.write(0, 64, None, {"tokens_per_second": 9.0})

@@ -2,11 +2,11 @@
 
 import pytest
 
-from sae_dist.coders import Coder, CoderConfig
+from sae_dist.coders import Coder, CoderConfig, Kind
 from sae_dist.common.errors import UserError
-from sae_dist.train.config import OptimConfig
+from sae_dist.train.config import LoopConfig, OptimConfig, RungConfig
 from sae_dist.train.optim import Adam
-from sae_dist.train.schedules import learning_rate, sparsity_coefficient
+from sae_dist.train.schedules import learning_rate, never_in_time, sparsity_coefficient
 
 
 def test_the_rate_rises_along_a_cosine_stays_and_falls_linearly() -> None:
@@ -32,6 +32,35 @@ def test_lambda_rises_linearly_from_nothing() -> None:
     assert found == pytest.approx([0.0, 0.3, 0.6, 0.6])
     at_once = OptimConfig(sparsity_warmup_steps=0)
     assert sparsity_coefficient(coder, at_once, 0) == 0.6
+
+
+def missed(num_steps: int, **optim: float) -> list[str]:
+    rungs = [
+        RungConfig(coder=CoderConfig(kind=kind, aux_coefficient=1.0), optim=OptimConfig(**optim))
+        for kind in (Kind.jumprelu, Kind.topk, Kind.topk)
+    ]
+    return list(never_in_time(LoopConfig(batch_tokens=1000), rungs, num_steps))
+
+
+def test_what_a_run_is_too_short_for_is_told_once() -> None:
+    assert missed(20_000) == []
+    assert missed(391, warmup_steps=800, warmup_start=0.0) == [
+        "optim.warmup_steps=800 of a run of 391 steps: lr ends at 48.04% of its peak",
+        (
+            "optim.sparsity_warmup_steps=10000 of a run of 391 steps: λ ends at 3.90% of "
+            "coder.sparsity_coefficient=0.0006"
+        ),
+        (
+            "coder.dead_after_tokens=10000000 of a run of 391000: no latent counts as dead, so "
+            "that AuxK does nothing"
+        ),
+        (
+            "of a run of 391 steps, checkpoint.every_steps=1000, watch.replicas_every_steps=1000: "
+            "at its end alone"
+        ),
+    ]
+    (drop,) = missed(20_000, warmup_steps=15_000, decay_share=0.5)
+    assert drop.endswith("lr should fall before it has risen, and drops to 50.00% of its peak")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.train import tensorboard_tracker
 from sae_dist.train.config import LogConfig, LoopConfig, WandbMode
 from sae_dist.train.journal import Journal
-from sae_dist.train.wandb_tracker import wandb_id
+from sae_dist.train.wandb_tracker import artifact_name, begun_as, chosen_mode, wandb_id
 from tests.apps.commands import ROOT
 from tests.processes import alone
 from tests.train.ladders import BATCH, make_store, rung, training_run
@@ -69,7 +70,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def files(folder: Path, rung: str) -> list[Path]:
     """The W&B files of a rung, oldest first."""
-    return sorted(folder.glob(f"wandb/offline-run-*/run-{wandb_id(folder.name, rung)}.wandb"))
+    return sorted(folder.glob(f"wandb/offline-run-*/run-{id_of(folder, rung)}.wandb"))
+
+
+def id_of(folder: Path, rung: str) -> str:
+    return wandb_id("ladder", rung, begun_as(folder))
 
 
 def test_what_w_and_b_has_is_what_the_file_says(folder: Path) -> None:
@@ -78,7 +83,11 @@ def test_what_w_and_b_has_is_what_the_file_says(folder: Path) -> None:
     for name in rungs:
         (path,) = files(folder, name)
         run = run_of(path)
-        assert (run.run_id, run.run_group, run.display_name) == (f"ladder-{name}", "ladder", name)
+        assert (run.run_id, run.run_group, run.display_name) == (
+            id_of(folder, name),
+            "ladder",
+            name,
+        )
         assert run.project == "sae_dist" and config_of(path)["coder"]["num_latents"] == 32
         rows = history_of(path)
         assert [row["_step"] for row in rows] == list(range(STEPS))
@@ -111,7 +120,7 @@ def test_going_on_offline_leaves_one_whole_history(tmp_path: Path) -> None:
     write(going_on, 2, 3, 4)
     for name in RUNGS:
         (path,) = files(folder, name)
-        assert path not in earlier[name] and run_of(path).run_id == f"ladder-{name}"
+        assert path not in earlier[name] and run_of(path).run_id == id_of(folder, name)
         rows = history_of(path)
         assert [row["_step"] for row in rows] == [0, 1, 2, 3, 4]
         assert without_clock(rows) == expected_history(folder / "metrics.jsonl", name)
@@ -136,11 +145,52 @@ def test_going_on_online_resumes_the_same_runs(tmp_path: Path, server: WandbServ
     write(Journal(folder, "ladder", RUNGS, online, 2), 2, 3, 4)
     write(Journal(folder, "ladder", RUNGS, LogConfig(wandb=WandbMode.disabled), 5), 5, 6)
     write(Journal(folder, "ladder", RUNGS, online, 7), 7)
-    assert set(server.runs) == {"ladder-narrow", "ladder-wide"}
+    assert set(server.runs) == {id_of(folder, name) for name in RUNGS}
     for name in RUNGS:
-        rows = server.history(f"ladder-{name}")
+        rows = server.history(id_of(folder, name))
         assert [row["_step"] for row in rows] == list(range(8))
         assert without_clock(rows) == expected_history(folder / "metrics.jsonl", name)
+
+
+def test_a_run_begun_anew_under_an_old_name_is_another_one(
+    tmp_path: Path, server: WandbServer
+) -> None:
+    folder, online = tmp_path / "ladder", LogConfig(wandb=WandbMode.online)
+    for steps in ((0, 1, 2, 3), (0, 1)):
+        folder.mkdir()
+        write(Journal(folder, "ladder", RUNGS, online, 0), *steps)
+        rows = server.history(id_of(folder, "narrow"))
+        assert [row["_step"] for row in rows] == list(steps)
+        shutil.rmtree(folder)
+    assert len(server.runs) == 2 * len(RUNGS)
+
+
+@pytest.mark.parametrize(
+    ("host", "environment", "mode"),
+    [
+        ("api.wandb.ai", {}, "online"),
+        ("wandb.here:8080", {"WANDB_BASE_URL": "https://wandb.here:8080"}, "online"),
+        ("api.wandb.ai", {"WANDB_BASE_URL": "https://wandb.here"}, "offline"),
+        ("elsewhere", {}, "offline"),
+        ("elsewhere", {"WANDB_API_KEY": KEY}, "online"),
+        ("api.wandb.ai", {"WANDB_MODE": "offline"}, "offline"),
+    ],
+)
+def test_auto_is_online_where_there_is_a_login_for_the_server(
+    host: str,
+    environment: dict[str, str],
+    mode: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "netrc").write_text(f"machine {host} login user password {KEY}\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    wandb.teardown()  # which reads the environment once
+    assert chosen_mode(WandbMode.auto) == mode
+    assert chosen_mode(WandbMode.disabled) == "disabled"
+    wandb.teardown()
 
 
 def test_offline_files_are_uploaded_by_wandb_sync(folder: Path, server: WandbServer) -> None:
@@ -215,3 +265,11 @@ def test_tensorboard_that_comes_later_is_told_what_was_before(tmp_path: Path) ->
     write(Journal(tmp_path, "ladder", RUNGS, both, 2), 2)
     shown = events(tmp_path / "tensorboard" / "wide")
     assert [event.step for event in shown.Scalars("loss")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("run_id", ["w+plus-topk-64-k4-a", "a" * 128, "plain-topk_1.5"])
+def test_every_run_has_a_name_for_its_artifact(run_id: str) -> None:
+    name = artifact_name(run_id)
+    assert wandb.Artifact(name, type="model").name == name and len(name) <= 128
+    assert name != artifact_name(run_id.replace("+", "-") + "x")
+    assert (name == f"{run_id}-coder") == (run_id == "plain-topk_1.5")

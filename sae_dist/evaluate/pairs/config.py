@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from sae_dist.common.settings import setting
+
 
 @dataclass(kw_only=True, slots=True)
 class PairConfig:
@@ -11,6 +13,6 @@ class PairConfig:
     for stitching, which is slower. From a cosine of `tau` on two latents count as the same.
     """
 
-    sequences: int = 1024
-    stitch_sequences: int = 64
-    tau: float = 0.7
+    sequences: int = setting(1024, min=0)
+    stitch_sequences: int = setting(64, min=1)
+    tau: float = setting(0.7, above=0, max=1)

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from sae_dist.common.errors import UserError
+from sae_dist.common.names import require_plain
+from sae_dist.common.settings import setting
 
 
 @dataclass(kw_only=True, slots=True)
@@ -23,19 +24,11 @@ class TransferConfig:
     lm_trust_remote_code: bool = False
     prompts: str | None = None
     template: str | None = None
-    finetuned_run: str | None = None
+    finetuned_run: str | None = setting(None, check=require_plain)
     finetuned_store: str | None = None
-    sequences: int = 1024
-    prompt_tokens: int = 512
-    rollout_tokens: int = 256
-    temperature: float = 1.0
-    batch_sequences: int = 16
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raises UserError for a number that makes no sense."""
-        for name in ("sequences", "prompt_tokens", "rollout_tokens", "batch_sequences"):
-            if getattr(self, name) < 1:
-                raise UserError(f"transfer.{name}={getattr(self, name)}; expected at least 1")
-        if not self.temperature > 0:
-            raise UserError(f"transfer.temperature={self.temperature:g}; expected more than 0")
+    sequences: int = setting(1024, min=1)
+    prompt_tokens: int = setting(512, min=1)
+    rollout_tokens: int = setting(256, min=1)
+    temperature: float = setting(1.0, above=0)
+    batch_sequences: int = setting(16, min=1)
+    seed: int = setting(0, min=0)

@@ -7,6 +7,7 @@ import torch
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import progress
+from sae_dist.common.settings import validate
 from sae_dist.evaluate.fidelity import Fidelity
 from sae_dist.evaluate.transfer.config import TransferConfig
 from sae_dist.evaluate.transfer.conversations import PARTS, Conversations, Prompt, converse
@@ -43,7 +44,7 @@ def transfer(
         UserError: coders that do not fit the finetune, sequences that are too long for it, or
             prompts or rollouts without a token to measure.
     """
-    config.check()
+    validate(config, "transfer.")
     _require_room(lm, prompts, config)
     device = lm.model.device
     subjects = load_subjects(trained, lm, mesh, device)

@@ -71,7 +71,8 @@ def curve_panels(
         def paint(ax: Axes) -> None:
             for name in names:
                 look = looks[name]
-                ax.plot(*curves[name], color=series_colour(look.colour), gid=look.gid)
+                colour = series_colour(look.colour)
+                ax.plot(*curves[name], color=colour, linestyle=look.line, gid=look.gid)
             scale(ax, "x", [x for xs, _ in shown for x in xs], log=log[0])
             scale(ax, "y", [y for _, ys in shown for y in ys], log=log[1])
             ax.set(xlabel=labels[0], ylabel=labels[1])
@@ -95,7 +96,8 @@ def stairs_panel(
     def paint(ax: Axes) -> None:
         for name, (edges, heights) in histograms.items():
             look = looks[name]
-            ax.stairs(heights, edges, color=series_colour(look.colour), linewidth=1.5, gid=look.gid)
+            colour, line = series_colour(look.colour), look.line
+            ax.stairs(heights, edges, color=colour, linewidth=1.5, linestyle=line, gid=look.gid)
         scale(ax, "x", limits[0], log=False)
         scale(ax, "y", [0.0, *limits[1]])
         ax.set_ylim(bottom=0)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from sae_dist.report.figures.figure import STITCHING, Curve, Figure, Panel, drawn, stairs_panel
 from sae_dist.report.looks import Look, grouped, told_apart
 from sae_dist.report.numbers import counts, number, plainly
-from sae_dist.report.results import RunResults, at
+from sae_dist.report.results import RunResults, at, is_finite_number
 from sae_dist.report.svg import QUIET, draw, scale, series_colour
 from sae_dist.report.table import Column, Table, linked_column, plain_column, table
 
@@ -17,7 +17,7 @@ Pair = dict[str, Any]
 
 def pair_figures(results: RunResults, looks: dict[str, Look]) -> list[Figure]:
     """Of all pairs; colours are those of the larger coder."""
-    stitched = [pair for pair in results.pairs if at(pair, "stitching", "mse")]
+    stitched = [pair for pair in results.pairs if _is_stitched(pair)]
     return drawn(
         [
             Figure(
@@ -122,6 +122,11 @@ def _error_columns() -> list[Column[Pair]]:
     ]
 
 
+def _is_stitched(pair: Pair) -> bool:
+    values = [*(at(pair, "stitching", "mse") or [None]), *(at(pair, "stitching", "l0") or [None])]
+    return all(map(is_finite_number, values))
+
+
 def _name(pair: Pair, looks: dict[str, Look]) -> str:
     return f"{looks[pair['smaller']].short} → {looks[pair['larger']].label}"
 
@@ -159,7 +164,8 @@ def _change_panels(pairs: list[Pair], looks: dict[str, Look]) -> list[Panel]:
             for pair in own:
                 look = looks[pair["larger"]]
                 colour = series_colour(look.colour)
-                ax.plot(*curves[pair["larger"]], "o-", color=colour, markersize=4, gid=look.gid)
+                style = {"color": colour, "linestyle": look.line, "marker": "o", "markersize": 4}
+                ax.plot(*curves[pair["larger"]], gid=look.gid, **style)
             shown = [curves[pair["larger"]] for pair in own]
             scale(ax, "x", [x for xs, _ in shown for x in xs], log=False)
             scale(ax, "y", [0.0, *(y for _, ys in shown for y in ys)], log=False)
@@ -202,7 +208,8 @@ def _roc_panels(pairs: list[Pair], looks: dict[str, Look]) -> list[Panel]:
             for pair in own:
                 look, roc = looks[pair["larger"]], pair["roc"]
                 curve = roc["false_positive"], roc["true_positive"]
-                ax.plot(*curve, color=series_colour(look.colour), gid=look.gid)
+                colour = series_colour(look.colour)
+                ax.plot(*curve, color=colour, linestyle=look.line, gid=look.gid)
             for which in "xy":
                 scale(ax, which, [0.0, 1.0], log=False)
             ax.set(

@@ -1,0 +1,72 @@
+"""What a command says of itself: `--help`, and the words that shells complete."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from inspect import cleandoc
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from sae_dist.apps.cli import compose_config
+from sae_dist.apps.console import description
+from sae_dist.apps.keys import choices, keys
+from sae_dist.common.settings import Allowed, split_optional
+from sae_dist.config import schema
+
+
+def help_text(root: str) -> str:
+    """Purpose, the choices of each group, and every key with its default, range and meaning."""
+    config = compose_config(root, [])
+    groups = [f"  {group}={'|'.join(names)}" for group, names in choices(root).items()]
+    lines = [description(root), "", "Choices:", *groups, "", "Keys and defaults (key=value):"]
+    lines += [*_defaults(root, OmegaConf.to_yaml(config)), "", "What they mean:"]
+    return "\n".join([*lines, *_meanings(schema(root))])
+
+
+def words(root: str) -> list[str]:
+    """What may stand on a command's line: `group=choice`, and `key=` for every single value."""
+    chosen = [f"{group}={name}" for group, names in choices(root).items() for name in names]
+    return [
+        *chosen,
+        *(f"{key}=" for key, (kind, _) in keys(root).items() if not is_dataclass(kind)),
+    ]
+
+
+def _defaults(root: str, yaml: str) -> Iterator[str]:
+    """The lines of a configuration, each with what its key may be."""
+    above: list[str] = []
+    for line in yaml.splitlines():
+        match = re.match(r"( *)(\w+):", line)
+        note = ""
+        if match:
+            above = [*above[: len(match[1]) // 2], match[2]]
+            note = _note(*keys(root).get(".".join(above), (None, Allowed())))
+        yield f"  {line}  # {note}" if note else f"  {line}".rstrip()
+
+
+def _note(kind: Any, allowed: Allowed) -> str:
+    """A number's range, or the values that there are."""
+    plain, is_optional = split_optional(kind)
+    if isinstance(plain, type) and issubclass(plain, Enum):
+        return "|".join([one.value for one in plain] + ["null"] * is_optional)
+    if allowed.has_range:
+        return f"{allowed}, or null" if is_optional else str(allowed)
+    return ""
+
+
+def _meanings(kind: Any, place: str = "") -> Iterator[str]:
+    """What a configuration's dataclasses say of their keys, group by group."""
+    bases = [base for base in kind.__mro__ if "__dataclass_fields__" in vars(base)]
+    told = {base.__name__: cleandoc(base.__doc__ or "") for base in bases}
+    written = [text for name, text in told.items() if not text.startswith(f"{name}(")]
+    if written:
+        yield "\n".join([*([f"  {place}.…:"] if place else []), _indent("\n\n".join(written)), ""])
+    for key in fields(kind):
+        if isinstance(key.type, type) and is_dataclass(key.type):
+            yield from _meanings(key.type, f"{place}.{key.name}" if place else key.name)
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"  {line}".rstrip() for line in text.splitlines())

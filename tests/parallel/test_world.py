@@ -1,0 +1,27 @@
+"""Which device a process takes, on hosts with GPUs as they are shown to it."""
+
+import os
+
+import pytest
+import torch
+
+from sae_dist.parallel import local_device
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "seen", "taken"),
+    [("3", 8, 3), ("3", 1, 0), ("5", 4, 1), (None, 2, 0)],  # 1: Slurm shows each task its own
+)
+def test_a_process_takes_a_gpu_that_it_sees(
+    monkeypatch: pytest.MonkeyPatch, local_rank: str | None, seen: int, taken: int
+) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    assert local_device() == torch.device("cuda", taken)
+    assert chosen == [taken]
+    assert os.environ.get("LOCAL_RANK") == (None if local_rank is None else str(taken))
