@@ -100,7 +100,7 @@ class ObjectFiles(Files):
 
     @override
     def remove(self, name: str) -> None:
-        if name:  # the store's own folder is none
+        if name not in ("", "."):  # the store's own folder is none
             with _explained(self.path(name)), suppress(FileNotFoundError):
                 obstore.delete(self._store, name)
 
