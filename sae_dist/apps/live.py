@@ -12,7 +12,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.settings import validate
 from sae_dist.config import EvaluateConfig, HarvestConfig
 from sae_dist.live import LiveActivations, check_live
-from sae_dist.lm import LM, foresee, load_lm, resolve, truncate
+from sae_dist.lm import LM, compile_layers, foresee, load_lm, resolve, truncate
 from sae_dist.text import documents, pin
 
 
@@ -30,7 +30,10 @@ def open_live(
     with closing(documents(config.text)) as texts:
         next(texts)
     lm = load_lm(config.lm, device, key="harvest.lm.name")
-    truncate(lm.model, [resolve(lm.model, site) for site in config.sites])
+    sites = [resolve(lm.model, site) for site in config.sites]
+    truncate(lm.model, sites)
+    if lm.config.compile:
+        compile_layers(lm.model, sites)
     return _activations(config, lm, num_steps)
 
 

@@ -13,7 +13,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
 from sae_dist.config import VerifyConfig
 from sae_dist.harvest import StagingBuffer, round_of
-from sae_dist.lm import LM, Capture, resolve, truncate
+from sae_dist.lm import LM, Capture, compile_layers, resolve, truncate
 from sae_dist.store import Audit, Settings
 from sae_dist.store.repair import Repair
 from sae_dist.text import TextConfig
@@ -72,6 +72,8 @@ def _harvest(config: VerifyConfig, store: Repair, lm: LM) -> None:
     tokens += _tokens_of_text(config, store, lm) if store.bad_tokens else []
     sites = [resolve(lm.model, name) for name in settings.widths]
     truncate(lm.model, sites)
+    if lm.config.compile:
+        compile_layers(lm.model, sites)
     capture = Capture(lm.model, sites)
     shape = (settings.shard_sequences, settings.sequence_length)
     buffer = StagingBuffer(settings.widths, shape, settings.dtype, device)
