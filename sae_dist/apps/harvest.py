@@ -12,7 +12,6 @@ with `lm.tensor=N` its matrices are sliced over each N of them.
 
 import os
 import shutil
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -92,9 +91,6 @@ def _check_start(config: HarvestConfig) -> None:
     widths = foresee(config.lm, config.sites, config.text.sequence_length)
     if widths is not None:
         _check_store(config, widths)
-    if not _is_begun(config):
-        with closing(documents(config.text)) as texts:
-            next(texts)
 
 
 def _check_store(config: HarvestConfig, widths: dict[str, int]) -> None:

@@ -192,7 +192,7 @@ def read(folder: Path) -> Published:
         form=form,
         tensors=transposed(tensors, "W_enc"),
         widths=(settings.get("d_in"), settings.get("d_sae"), settings.get("d_out")),
-        k=k if is_topk else 1,
+        k=int(k) if is_topk and k is not None else 1,
         pre_bias=pre_bias,
         is_relu=architecture in _RELU,
         scales_by_decoder=is_topk and settings.get("rescale_acts_by_decoder_norm", False),

@@ -10,7 +10,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.files import read_json
 from sae_dist.interop.published import told_in_one_line
 
-Understood = Mapping[str, tuple[Any, ...]]
+Understood = dict[str, tuple[Any, ...]]
 """What each key may be: values, types, patterns of text, or tables of what is inside it."""
 
 TEXT = re.compile(r"[ -~]{0,300}")

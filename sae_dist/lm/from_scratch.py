@@ -142,7 +142,7 @@ def _initialise(config: SmallLMConfig, tokenizer: PreTrainedTokenizerFast) -> Ll
     )
 
 
-def _load(folder: Path) -> tuple[PreTrainedTokenizerFast, LlamaForCausalLM]:
+def _load(folder: Path) -> tuple[Any, Any]:
     """The tokenizer and the model that `train_small_lm` saved."""
     if not (folder / _REPORT).is_file():
         raise UserError(
