@@ -60,7 +60,7 @@ def require_understood(
                 "if it has no bearing on that"
             )
         for table in understood[key]:
-            if isinstance(table, Mapping) and isinstance(value, dict):
+            if isinstance(table, dict) and isinstance(value, dict):
                 require_understood(path, value, table, no_bearing, f"{inside}{key}.")
         if not any(_is(value, one) for one in understood[key]):
             raise UserError(
