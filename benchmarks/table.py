@@ -12,7 +12,7 @@ from typing import Any
 FOLDER = Path(__file__).parent
 README = FOLDER / "README.md"
 _BEGIN, _END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
-_OTHERS = ["quality", "accuracy", "storage", "curves"]  # all other files are machines
+_OTHERS = ["quality", "accuracy", "storage", "startup", "curves"]  # all other files are machines
 
 
 def number(value: float | None, digits: int = 0) -> str:
@@ -170,6 +170,22 @@ def storage_section(results: dict[str, Any]) -> str:
     return text + left_out(results)
 
 
+def startup_cells(call: dict[str, Any]) -> list[str]:
+    """One line of the table of answers that come before any work."""
+    shown = " ".join(call["arguments"])
+    memory = number(call["peak_bytes"] / 2**20)
+    return [f"`sae-dist {shown}`", number(call["seconds"], 2), memory, call["costliest_import"]]
+
+
+def startup_section(results: dict[str, Any]) -> str:
+    """Processor seconds and memory of help, completion and refusals."""
+    text = f"### Answers\n\n{results['date']}; {versions(results)}; {results['processor']}. "
+    text += f"Medians of {results['rounds']} processes each.\n\n"
+    calls = [*results["help"].values(), *results["refusal"].values(), results["completion"]]
+    head = "command | processor seconds | peak MiB | costliest import"
+    return text + table(head, map(startup_cells, calls)) + left_out(results)
+
+
 def curves_section(results: dict[str, Any]) -> str:
     """The drawings of step time."""
     text = f"### Curves\n\n{results['date']}; {versions(results)}.\n\n"
@@ -181,6 +197,7 @@ _SECTIONS = {
     "quality": quality_section,
     "accuracy": accuracy_section,
     "storage": storage_section,
+    "startup": startup_section,
     "curves": curves_section,
 }
 

@@ -1,13 +1,11 @@
 """The figures of a run in Weights & Biases: one W&B run a rung, in one group a ladder."""
 
-import netrc
 import os
 import re
 import shutil
 import uuid
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import wandb
 
@@ -132,19 +130,8 @@ def chosen_mode(mode: WandbMode) -> str:
         return mode.value
     if chosen := os.environ.get("WANDB_MODE"):
         return chosen
-    return "online" if _is_logged_in() else "offline"
-
-
-def _is_logged_in() -> bool:
-    """Whether W&B would find a key for its server, be it W&B's own or one elsewhere."""
-    settings = wandb.setup().settings  # of the environment and of W&B's files
-    if settings.api_key or settings.identity_token_file:
-        return True
-    try:
-        logins = netrc.netrc(os.environ.get("NETRC"))
-    except (OSError, netrc.NetrcParseError):
-        return False
-    return logins.authenticators(urlsplit(settings.base_url).netloc) is not None
+    is_logged_in = wandb.run is not None or wandb.login(prompt=False, verify=False)
+    return "online" if is_logged_in else "offline"
 
 
 def _remove_earlier(newest: Path, run_id: str) -> None:
