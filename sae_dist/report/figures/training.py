@@ -15,7 +15,7 @@ _LOGGED = [
         "fvu",
         "FVU",
         "FVU (fraction of variance)",
-        "Of the training batch: what TopK and BatchTopK minimise, where their loss has no other part.",
+        "Of the training batch: what TopK and BatchTopK minimise, if their loss has no other part.",
     ),
     ("l0", "L0", "L0 (active latents a token)", "Mean over the training batch."),
     ("dead_share", "Dead latents", "share of latents", "Those training counts as dead."),
