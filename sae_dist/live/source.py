@@ -110,8 +110,8 @@ class LiveActivations:
         max_sequences: int | None,
         batch_sequences: int,
     ) -> Iterator[HeldOutBatch]:
-        """One part of the held-out sequences, in order: every `parts`-th of the units
-        that make up whole batches, since nobody knows how long the text is.
+        """One part of the held-out sequences, in order: every `parts`-th run of units that makes up
+        whole batches, since nobody knows how long the text is.
 
         Every call reads the text anew, and with `sites` runs the language model. Raises UserError
         when nothing is held out.
