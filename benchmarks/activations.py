@@ -17,7 +17,7 @@ from sae_dist.stream import BatchPart, StoredActivations, StreamConfig
 SITE = "resid_post.2"
 BATCH = 1024
 TOKENS = 800_000
-_STREAM = StreamConfig(lanes=16, bucket_tokens=131_072)
+_STREAM = StreamConfig(bucket_tokens=131_072)
 _HOME = Path("runs/quickstart")
 _COMMANDS = [  # the quickstart's first two steps, by one process
     ["launch/small_lm.py", f"folder={_HOME}/lm"],

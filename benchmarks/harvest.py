@@ -12,8 +12,9 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from benchmarks.measure import DEVICE, machine, synchronise
-from sae_dist.harvest import HarvestLoopConfig, Processes, harvest
+from sae_dist.harvest import HarvestLoopConfig, Processes, Text, UnitTokens, fill_store
 from sae_dist.harvest.host import HostShard
 from sae_dist.lm import Capture, resolve, truncate
 from sae_dist.store import StoreConfig, StoreWriter
@@ -93,10 +94,16 @@ def in_turns(actions: dict[str, Callable[[], object]], num_turns: int) -> dict[s
     return {name: [turn[name] for turn in turns[1:]] for name in actions}
 
 
-def token_blocks(count: int) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
-    """Random sequences, all of them trainable."""
-    ids_NS = np.random.default_rng(0).integers(0, _VOCAB, (count, _POSITIONS), np.int32)
-    yield ids_NS, np.ones(ids_NS.shape, bool)
+def random_ids(count: int) -> np.ndarray:
+    """Random sequences [count, S]."""
+    return np.random.default_rng(0).integers(0, _VOCAB, (count, _POSITIONS), np.int32)
+
+
+def random_text(ids_NS: np.ndarray, unit_sequences: int, first: int, begin: object) -> Text:
+    """The same as units of a store, all tokens trainable."""
+    starts = range(first * unit_sequences, len(ids_NS), unit_sequences)
+    units = (ids_NS[start : start + unit_sequences] for start in starts)
+    return Text((UnitTokens(ids, np.ones(ids.shape, bool), None) for ids in units), dict)
 
 
 def write_speed(folder: Path) -> dict[str, Any]:
@@ -108,7 +115,11 @@ def write_speed(folder: Path) -> dict[str, Any]:
     config = StoreConfig(shard_mib=_SHARD_MIB, held_out=0.0)
     total = sequences * (_NUM_SHARDS + 1)
     writer = StoreWriter.create(folder, {"x": _WIDTH}, _POSITIONS, config, {}, total)
-    writer.write_tokens(token_blocks(total), dict)
+    ids_NS = random_ids(total)
+    for unit in range(_NUM_SHARDS + 1):
+        own_NS = ids_NS[unit * sequences : (unit + 1) * sequences]
+        writer.put_tokens(unit, own_NS, np.ones(own_NS.shape, bool), None)
+    writer.end_tokens(total, {})
     units = iter(writer.missing())
     plain = folder / "plain"
 
@@ -120,7 +131,7 @@ def write_speed(folder: Path) -> dict[str, Any]:
     actions: dict[str, Callable[[], object]] = {
         "sequential": write_plainly,
         "removal": plain.unlink,
-        "store": lambda: writer.write_shard(next(units), {"x": acts_NSD}),
+        "store": lambda: writer.write_unit(next(units), {"x": acts_NSD}),
     }
     times = in_turns(actions, _NUM_SHARDS)
     sequential, store = (statistics.median(times[name]) for name in ("sequential", "store"))
@@ -133,7 +144,7 @@ def write_speed(folder: Path) -> dict[str, Any]:
 
 def capture_speed(model: PreTrainedModel) -> dict[str, Any]:
     """Tokens a second of bare passes, and what hooks, rounding and copies to the host add."""
-    ids_NS = torch.from_numpy(next(token_blocks(_BATCH))[0]).long().to(DEVICE)
+    ids_NS = torch.from_numpy(random_ids(_BATCH)).long().to(DEVICE)
     run = bare_pass(model)
     actions: dict[str, Callable[[], object]] = {"bare": lambda: run(ids_NS)}
     for name, sites in _SITES.items():
@@ -164,13 +175,14 @@ def harvest_speed(model: PreTrainedModel, folder: Path) -> dict[str, Any]:
     names = iter(range(_HARVEST_TURNS + 1))
     processes = Processes(0, 1, torch.device(DEVICE))
     run = bare_pass(model)
-    batches = torch.from_numpy(next(token_blocks(count))[0]).long().split(_BATCH)
+    batches = torch.from_numpy(random_ids(count)).long().split(_BATCH)
 
     def fill() -> None:
         path = folder / str(next(names))
         writer = StoreWriter.create(path, widths, _POSITIONS, config, {}, count)
         loop = HarvestLoopConfig(batch_sequences=_BATCH)
-        harvest(writer, capture, lambda: (token_blocks(count), dict), loop, processes)
+        text = partial(random_text, random_ids(count), writer.settings.shard_sequences)
+        fill_store(writer, capture, text, loop, processes)
 
     actions = {"bare": lambda: [run(ids_NS.to(DEVICE)) for ids_NS in batches], "harvest": fill}
     times = in_turns(actions, _HARVEST_TURNS)

@@ -20,15 +20,16 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from sae_dist.apps.harvest import read_text
 from sae_dist.checkpoint import CheckpointConfig
 from sae_dist.coders import CoderConfig, Kind
-from sae_dist.harvest import HarvestLoopConfig, Processes, harvest
+from sae_dist.harvest import HarvestLoopConfig, Processes, Text, fill_store
 from sae_dist.live import LiveActivations
 from sae_dist.lm import LM, Capture, LMConfig, SmallLMConfig, resolve, train_small_lm
 from sae_dist.parallel import World, start_world
 from sae_dist.store import StoreConfig, StoreWriter, open_store
 from sae_dist.stream import ActivationSource, StoredActivations, StreamConfig
-from sae_dist.text import Fingerprint, TextConfig, documents, pack
+from sae_dist.text import TextConfig, documents
 from sae_dist.train import LoopConfig, OptimConfig, RungConfig, TrainingRun
 from sae_dist.train.config import LogConfig, WandbMode
 
@@ -55,22 +56,20 @@ def small_lm(folder: Path) -> LM:
 
 def harvested(lm: LM, path: Path, num_tokens: int) -> ActivationSource:
     """A store of `num_tokens` to train on, made anew."""
-    fingerprint = Fingerprint()
     capture = Capture(lm.model, [resolve(lm.model, SITE)])
     num_sequences = round(num_tokens / (1 - STORE.held_out)) // TEXT.sequence_length
     limit = num_sequences * TEXT.sequence_length
-
-    def tokens() -> Any:
-        blocks = pack(
-            documents(TEXT), lm.tokenizer, TEXT, num_tokens=limit, fingerprint=fingerprint
-        )
-        return blocks, lambda: fingerprint.to_dict(TEXT)
 
     writer = StoreWriter.create(
         path, {SITE: _WIDTH}, TEXT.sequence_length, STORE, {}, num_sequences
     )
     config = HarvestLoopConfig(batch_sequences=BATCH_SEQUENCES)
-    harvest(writer, capture, tokens, config, Processes(0, 1, torch.device("cpu")))
+    unit_sequences = writer.settings.shard_sequences
+
+    def text(first: int, begin: object) -> Text:
+        return read_text(TEXT, lm, unit_sequences, limit)
+
+    fill_store(writer, capture, text, config, Processes(0, 1, torch.device("cpu")))
     return StoredActivations(open_store(path))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import zarr
 
 from sae_dist.store import Store
-from sae_dist.store.arrays import array_specs, site_path
+from sae_dist.store.arrays import activations_path, array_specs
 
 SITE = "x"
 Read = Callable[[int, np.ndarray], object]
@@ -21,18 +21,17 @@ class Memmap:
     """
 
     def __init__(self, store: Store) -> None:
-        layout = store.layout
-        self._layout = layout
-        specs = array_specs(store.sites, layout.sequence_length, store.dtype)
-        self._folder, self._spec = store.path, specs[site_path(SITE)]
+        specs = array_specs(store.sites, store.layout, store.dtype)
+        self._folder, self._spec = store.path, specs[activations_path(SITE, is_of_rows=True)]
+        self._units, self._numbers = store.unit_of_chunk, _numbers(store)
         self._maps: dict[int, np.memmap] = {}
 
     def read(self, chunk: int, out: np.ndarray) -> None:
         """Copy one chunk."""
-        unit, place = divmod(chunk, self._layout.chunks_per_shard)
+        unit = int(self._units[chunk])
         if unit not in self._maps:
             self._maps[unit] = np.memmap(self._folder / self._spec.file(unit), np.uint8, "r")
-        start = place * self._spec.stored_chunk_bytes(self._layout)
+        start = int(self._numbers[chunk]) * self._spec.chunk_bytes
         out.reshape(-1).view(np.uint8)[:] = self._maps[unit][start : start + out.nbytes]
 
 
@@ -41,21 +40,32 @@ def _memmap(store: Store) -> Iterator[Read]:
 
 
 def _own(store: Store) -> Iterator[Read]:
-    yield lambda chunk, out: store.read_chunk_into(SITE, chunk, out)
+    yield lambda chunk, out: store.read_rows_into(SITE, chunk, out)
 
 
-def _place(store: Store, chunk: int) -> tuple[slice, slice]:
-    """Where in the array one chunk lies."""
-    layout = store.layout
-    held = layout.sequences_of_chunk(chunk), layout.positions_of_chunk(chunk)
-    sequences, positions = (slice(numbers.start, numbers.stop) for numbers in held)
-    return sequences, positions
+def _numbers(store: Store) -> np.ndarray:
+    """Which of its unit each chunk is."""
+    return np.arange(len(store.unit_of_chunk)) - np.searchsorted(
+        store.unit_of_chunk, store.unit_of_chunk
+    )
+
+
+def _place(store: Store) -> Callable[[int], slice]:
+    """Where in the array a chunk lies."""
+    layout, numbers = store.layout, _numbers(store)
+
+    def place(chunk: int) -> slice:
+        start = store.unit_of_chunk[chunk] * layout.unit_rows + numbers[chunk] * layout.chunk_rows
+        return slice(int(start), int(start + store.chunk_rows[chunk]))
+
+    return place
 
 
 def _zarr(store: Store) -> Iterator[Read]:
     """The array is a new one each time: these libraries give no way to fill one's own."""
-    array = zarr.open_array(store.path / site_path(SITE), mode="r")
-    yield lambda chunk, out: array[_place(store, chunk)]
+    array = zarr.open_array(store.path / activations_path(SITE, is_of_rows=True), mode="r")
+    place = _place(store)
+    yield lambda chunk, out: array[place(chunk)]
 
 
 def _zarrs(store: Store) -> Iterator[Read]:
@@ -68,9 +78,10 @@ def _zarrs(store: Store) -> Iterator[Read]:
 def _tensorstore(store: Store) -> Iterator[Read]:
     import tensorstore
 
-    folder = {"driver": "file", "path": str(store.path / site_path(SITE))}
+    folder = {"driver": "file", "path": str(store.path / activations_path(SITE, is_of_rows=True))}
     array = tensorstore.open({"driver": "zarr3", "kvstore": folder}, read=True).result()
-    yield lambda chunk, out: array[_place(store, chunk)].read().result()
+    place = _place(store)
+    yield lambda chunk, out: array[place(chunk)].read().result()
 
 
 _KINDS = {

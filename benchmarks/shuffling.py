@@ -14,8 +14,8 @@ import numpy as np
 from sae_dist.store import StoreConfig
 from sae_dist.store.layout import Layout
 from sae_dist.store.settings import choose_settings
-from sae_dist.stream import StreamConfig, TokenOrder, fitting_lanes
-from sae_dist.stream.shuffling import distinct_share, rows_per_chunk
+from sae_dist.stream import BatchPart, StreamConfig, TokenOrder
+from sae_dist.stream.shuffling import Rows, distinct_share
 
 TOKENS, BATCH = 100_000_000, 4096
 _SHARES = (0.01, 0.4, 0.8)  # of an epoch's steps
@@ -43,13 +43,11 @@ def share(
     layout: Layout, mean_tokens: int, config: StreamConfig | None = None, batch: int = BATCH
 ) -> float:
     """`distinct_share` in a store that is trained on whole, by default with `StreamConfig`."""
-    config = config or StreamConfig()
-    rows = rows_per_chunk(layout)
-    lanes = config.lanes or fitting_lanes(rows, batch)
-    bucket_chunks = max(1, config.bucket_tokens // (lanes * layout.chunk_tokens))
-    order = TokenOrder(rows, lanes, bucket_chunks, batch, seed=0)
-    steps = [int(part * order.steps_in_epoch(0)) for part in _SHARES]
-    return distinct_share(order, layout, documents(mean_tokens, int(rows.sum())), steps)
+    rows = Rows(layout)
+    part = BatchPart(batch, 0, config or StreamConfig())
+    order = TokenOrder(rows.of_chunk, rows.unit_of_chunk, batch, part.bucket_tokens, seed=0)
+    steps = [int(part * order.steps_in_epoch) for part in _SHARES]
+    return distinct_share(order, rows, documents(mean_tokens, int(rows.of_chunk.sum())), steps)
 
 
 def _table(title: str, shares: dict[str, tuple[float, float]]) -> None:
@@ -69,14 +67,11 @@ def main() -> None:
     defaults = StreamConfig()
     shapes = [(512, 128), (512, 1023), (512, 1024), (512, 2048), (2304, 1024), (4096, 4096)]
     grids = {
-        f"width {width}, {positions} positions: chunks of {layout.chunk_sequences} × "
-        f"{layout.chunk_positions}": layout
+        f"width {width}, {positions} positions: chunks of {layout.chunk_rows}": layout
         for width, positions in shapes
         for layout in [layout_of(width, positions)]
     }
     _table("defaults", {name: _both(layout) for name, layout in grids.items()})
-    lanes = {str(n): replace(defaults, lanes=n) for n in (16, 64, 256)}
-    _table("lanes", {name: _both(layout_of(), config) for name, config in lanes.items()})
     buckets = {f"2^{n}": replace(defaults, bucket_tokens=2**n) for n in (18, 20, 22)}
     _table("bucket_tokens", {name: _both(layout_of(), config) for name, config in buckets.items()})
     sizes = {f"{n:,}": layout_of(tokens=n) for n in (1_000_000, 4_000_000, 25_000_000, 10**9)}

@@ -33,7 +33,7 @@ from sae_dist.train import LoopConfig, OptimConfig, RungConfig, TrainingRun
 from sae_dist.train.config import LogConfig, WandbMode
 
 FORMATS = (FloatDtype.bfloat16, FloatDtype.int8)
-STREAM = StreamConfig(lanes=16, bucket_tokens=131_072)
+STREAM = StreamConfig(bucket_tokens=131_072)
 _NEVER = 10**9
 _ROUNDS = 5
 
@@ -99,7 +99,7 @@ def reading(store: Store, num_batches: int, *, is_cold: bool) -> float:
 def reading_rates(stores: dict[FloatDtype, Store]) -> dict[FloatDtype, dict[str, float]]:
     """Over half an epoch: medians of rounds in which the formats take turns."""
     names = {"tokens_per_processor_second": False, "cold_tokens_per_second": True}
-    num_batches = int(stores[FORMATS[0]].trainable_counts().sum()) // BATCH // 2
+    num_batches = int(stores[FORMATS[0]].chunk_rows.sum()) // BATCH // 2
     rounds = [
         {
             name: {d: reading(store, num_batches, is_cold=is_cold) for d, store in stores.items()}
@@ -115,9 +115,9 @@ def reading_rates(stores: dict[FloatDtype, Store]) -> dict[FloatDtype, dict[str,
 
 def bytes_per_token(store: Store) -> float:
     """On disk, of the site alone: values, scales, checksums and indices."""
-    files = (item for shard in store.manifest.shards for item in shard.files.items())
-    total = sum(record.bytes for file, record in files if not file.startswith("tokens/"))
-    return total / (store.layout.num_sequences * store.layout.sequence_length)
+    folders = (store.path / "rows" / kind / SITE for kind in ("activations", "scales"))
+    total = sum(file.stat().st_size for folder in folders for file in folder.glob("c.*"))
+    return total / int(store.chunk_rows.sum())
 
 
 def measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

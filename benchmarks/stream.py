@@ -49,10 +49,8 @@ def make_store(path: Path, dtype: str, gib: float) -> Store:
 
 
 def whole_chunks(store: Store) -> np.ndarray:
-    """The training chunks, but for partial ones of the last sequences."""
-    chunks = np.array(store.training_chunks())
-    whole_blocks = store.layout.num_sequences // store.layout.chunk_sequences
-    return chunks[chunks < whole_blocks * store.layout.chunks_per_sequence]
+    """The training chunks, but for the last of each unit."""
+    return np.flatnonzero(store.chunk_rows == store.layout.chunk_rows)
 
 
 def forget(store: Store) -> bool:
@@ -78,8 +76,7 @@ def _forget(path: Path) -> bool:
 
 def chunk_rate(name: str, store: Store, chunks: np.ndarray, threads: int) -> float:
     """GB/s of one reader, each thread copying its share of the chunks to two buffers by turns."""
-    layout = store.layout
-    shape = (2, layout.chunk_sequences, layout.chunk_positions, D)
+    shape = (2, store.layout.chunk_rows, D)
     buffers = [np.ones(shape, store.dtype.storage) for _ in range(threads)]
     with opened[name](store) as read, ThreadPoolExecutor(threads) as pool:
 
@@ -110,24 +107,17 @@ def reader_rates(store: Store, is_cold: bool) -> dict[str, dict[str, float]]:
 
 
 def memmap_batches(store: Store) -> Iterator[torch.Tensor]:
-    """What one writes with memmap: copy shuffled chunks to a bucket, gather its permuted rows.
-
-    The rows of first positions, which are not trained on, are told by the chunk's number.
-    """
-    random, layout = np.random.default_rng(0), store.layout
-    chunks, offsets = whole_chunks(store), np.arange(layout.chunk_tokens)
-    num_chunks = min(CONFIG.bucket_tokens // layout.chunk_tokens, len(chunks))
-    shape = (num_chunks, layout.chunk_sequences, layout.chunk_positions, D)
-    bucket = np.empty(shape, store.dtype.storage)
-    stored = from_storage(bucket, store.dtype).flatten(0, 2)
+    """What one writes with memmap: copy shuffled chunks to a bucket, gather its permuted rows."""
+    random, chunks, size = np.random.default_rng(0), whole_chunks(store), store.layout.chunk_rows
+    num_chunks = min(CONFIG.bucket_tokens // size, len(chunks))
+    bucket = np.empty((num_chunks, size, D), store.dtype.storage)
+    stored = from_storage(bucket, store.dtype).flatten(0, 1)
     memmap = Memmap(store)
     while True:
         drawn = random.permutation(chunks)[:num_chunks]
         for place, chunk in enumerate(drawn.tolist()):
             memmap.read(chunk, bucket[place])
-        index = layout.token_index(drawn[:, None], offsets)
-        trained = np.flatnonzero(index % layout.sequence_length)
-        rows = torch.from_numpy(random.permutation(trained))
+        rows = torch.from_numpy(random.permutation(len(stored)))
         for rows_B in rows.split(BATCH)[: len(rows) // BATCH]:
             yield stored.index_select(0, rows_B)
 
@@ -185,7 +175,7 @@ def stall_shares(store: Store) -> dict[str, float]:
 def measure(dtype: str, gib: float, folder: Path) -> dict[str, Any]:
     """Everything for one format."""
     store = make_store(folder / dtype, dtype, gib)
-    chunk_bytes = store.layout.chunk_tokens * D * store.dtype.storage.itemsize
+    chunk_bytes = store.layout.chunk_rows * D * store.dtype.storage.itemsize
     readers = {"warm": reader_rates(store, is_cold=False)}
     if forget(store):
         readers["cold"] = reader_rates(store, is_cold=True)

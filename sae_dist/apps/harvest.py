@@ -4,18 +4,18 @@ r"""Harvest the activations of a language model to disk.
         sites=[resid_post.3] tokens=100M store=PATH
 
 Any number of processes of any number of jobs fill one store; start the same command again, or
-anew beside others, to go on where it stopped. What a dead process left is taken over: at once on
-the same machine, else `harvest.lock_seconds` after its last sign of life.
+anew beside others, to go on where it stopped. What a dead process left is taken over.
 With `--config_file launch/accelerate/zero3.yaml` the language model is spread over the processes,
 with `lm.tensor=N` its matrices are sliced over each N of them.
 """
 
 import os
 import shutil
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, astuple
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
@@ -26,7 +26,15 @@ from sae_dist.common.disk import check_disk
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import say, warn
 from sae_dist.config import HarvestConfig
-from sae_dist.harvest import Processes, Team, harvest, join_launched_team, join_slices
+from sae_dist.harvest import (
+    Processes,
+    Team,
+    Text,
+    UnitTokens,
+    fill_store,
+    join_launched_team,
+    join_slices,
+)
 from sae_dist.lm import (
     LM,
     Capture,
@@ -42,11 +50,13 @@ from sae_dist.lm import (
 )
 from sae_dist.parallel import local_device
 from sae_dist.store import StoreWriter
-from sae_dist.store.arrays import array_specs, bytes_on_disk
-from sae_dist.store.layout import held_out_units
-from sae_dist.store.schema import SETTINGS_FILE
+from sae_dist.store.arrays import bytes_by_array
+from sae_dist.store.files import files_at
+from sae_dist.store.records import MANIFEST_FILE, SETTINGS_FILE
 from sae_dist.store.settings import choose_settings
-from sae_dist.text import Fingerprint, TextConfig, documents, pack
+from sae_dist.text import Fingerprint, Position, TextConfig, documents, pack_blocks
+
+_START = Position()
 
 
 def main() -> None:
@@ -77,11 +87,12 @@ def harvest_command(config: HarvestConfig) -> None:
     widths = site_widths(capture, device)
     _check_store(config, widths)
     writer = _writer(config, text, lm, widths)
-    if processes.agree(writer.sealed):  # another job may seal it now
+    if processes.decide(lambda: writer.sealed):  # another job may seal it now
         say(f"{config.store} is sealed already: nothing to do")
     else:
         _fill(config, text, lm, writer, capture, processes)
-        say(f"sealed {config.store}{_dropped(writer)}")
+        if processes.rank == 0:
+            say(f"sealed {config.store}{_dropped(writer)}")
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -99,15 +110,13 @@ def _check_store(config: HarvestConfig, widths: dict[str, int]) -> None:
     settings = choose_settings(
         widths, config.text.sequence_length, config.writer, {}, num_sequences
     )
-    layout = settings.layout(num_sequences)
-    held_out_units(layout.num_shards, config.writer.held_out)
-    specs = array_specs(widths, config.text.sequence_length, config.writer.dtype).values()
     if not _is_begun(config):
-        check_disk(config.store, bytes_on_disk(specs, layout, range(layout.num_shards)))
+        check_disk(config.store, sum(bytes_by_array(settings, num_sequences).values()))
 
 
 def _is_begun(config: HarvestConfig) -> bool:
-    return (Path(config.store) / SETTINGS_FILE).exists()
+    files = files_at(config.store)
+    return files.exists(SETTINGS_FILE) or files.exists(MANIFEST_FILE)
 
 
 def _fill(
@@ -121,42 +130,36 @@ def _fill(
     """Harvest; a text that is refused halfway leaves nothing that refuses the next command."""
     reads_text = False
 
-    def tokens() -> Any:
+    def tokens(first: int, begin: Any) -> Text:
         nonlocal reads_text
         reads_text = True
-        return _tokens(config, text, lm)
+        return _tokens(config, text, lm, writer, first, begin)
 
     try:
-        harvest(writer, capture, tokens, config.harvest, processes)
+        fill_store(writer, capture, tokens, config.harvest, processes)
     except UserError:
-        if reads_text and not writer.tokens_ready():
+        if reads_text and not writer.sealed and not writer.has_tokens(0):
             shutil.rmtree(writer.path, ignore_errors=True)
         raise
-    except FileNotFoundError as error:
-        if writer.path.exists():
-            raise
-        raise UserError(
-            f"{writer.path} was given up; the process that read the text says why"
-        ) from error
 
 
 def _processes(team: Team | None, device: torch.device, is_zero3: bool) -> Processes:
     if team is not None:
-        return Processes(team.index, team.num_teams, device, in_team=True, leads=team.leads)
+        rank, world, store = team.index, team.num_teams, team.store
+        return Processes(rank, world, device, in_team=True, leads=team.leads, store=store)
     # DeepSpeed may leave accelerate's own rank and world at 0 and 1: torch knows better.
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    return Processes(rank, world, device, in_step=is_zero3)
+    store = next(dist.rendezvous("env://"))[0] if world > 1 else dist.HashStore()
+    return Processes(rank, world, device, in_step=is_zero3, store=store)
 
 
 def _dropped(writer: StoreWriter) -> str:
     """How many tokens were left out, and because of which sites; nothing if none was."""
     manifest = writer.seal()
-    num = sum(len(shard.dropped.positions) for shard in manifest.shards if shard.dropped)
-    if not num:
+    if not manifest.num_dropped:
         return ""
-    sites = {site: record.dropped for site, record in manifest.sites.items() if record.dropped}
-    told = ", ".join(f"{number} at {site}" for site, number in sites.items())
-    return f"; {num} tokens dropped: {told}"
+    told = ", ".join(f"{number} at {site}" for site, number in manifest.dropped.items() if number)
+    return f"; {manifest.num_dropped} tokens dropped: {told}"
 
 
 def _writer(config: HarvestConfig, text: TextConfig, lm: LM, widths: dict[str, int]) -> StoreWriter:
@@ -171,23 +174,55 @@ def _writer(config: HarvestConfig, text: TextConfig, lm: LM, widths: dict[str, i
     )
 
 
-def _tokens(config: HarvestConfig, text: TextConfig, lm: LM) -> Any:
+def _tokens(
+    config: HarvestConfig, text: TextConfig, lm: LM, writer: StoreWriter, first: int, begin: Any
+) -> Text:
+    """The text from unit `first` of a store on, which begins at `begin`."""
+    earlier = (writer.read_tokens(unit)[0] for unit in range(first))
+    start = Position() if begin is None else Position(*begin)
+    return read_text(text, lm, writer.settings.shard_sequences, config.tokens, start, earlier)
+
+
+def read_text(
+    text: TextConfig,
+    lm: LM,
+    unit_sequences: int,
+    num_tokens: int,
+    start: Position = _START,
+    earlier: Iterable[np.ndarray] = (),
+) -> Text:
+    """A text's tokens in units of so many sequences, `num_tokens` at most, or all from `start` on.
+
+    What comes before `start` is read, but not tokenised: `earlier` are the ids that it became.
+    """
     fingerprint = Fingerprint()
-    blocks = pack(
+    for ids_NS in earlier:
+        fingerprint.add_sequences(ids_NS)
+    blocks = pack_blocks(
         documents(text),
         lm.tokenizer,
         text,
-        num_tokens=config.tokens,
+        start=start,
+        num_tokens=num_tokens - fingerprint.num_tokens,
         num_ids=lm.model.config.get_text_config().vocab_size,
+        block_sequences=unit_sequences,
         fingerprint=fingerprint,
+        shows_progress=False,
     )
 
+    def units() -> Iterator[UnitTokens]:
+        begin = start
+        for block in blocks:
+            yield UnitTokens(block.ids_NS, block.trainable_NS, astuple(begin))
+            begin = block.end
+
     def told() -> dict[str, Any]:
-        if fingerprint.num_tokens <= config.tokens - text.sequence_length:
+        fingerprint.num_tokens_asked = num_tokens
+        if fingerprint.num_tokens <= num_tokens - text.sequence_length:
             warn(
-                f"the text ended after {fingerprint.num_tokens:,} of {config.tokens:,} tokens; the "
+                f"the text ended after {fingerprint.num_tokens:,} of {num_tokens:,} tokens; the "
                 "store holds no more"
             )
         return fingerprint.to_dict(text)
 
-    return blocks, told
+    return Text(units(), told)

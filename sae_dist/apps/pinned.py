@@ -10,7 +10,7 @@ import torch.distributed as dist
 from sae_dist.common.errors import UserError
 from sae_dist.config import HarvestConfig
 from sae_dist.lm import LMConfig, load_tokenizer
-from sae_dist.store.schema import SETTINGS_FILE, TOKENS_COMMIT, Settings, load
+from sae_dist.store import StoreWriter, read_settings
 from sae_dist.text import TextConfig, documents, look, pin
 
 _Value = TypeVar("_Value")
@@ -45,9 +45,8 @@ def on_one(work: Callable[[], _Value]) -> _Value:
 
 
 def _pinned(config: HarvestConfig) -> tuple[LMConfig, TextConfig]:
-    store = Path(config.store)
-    is_started = (store / SETTINGS_FILE).exists()
-    started = load(store / SETTINGS_FILE, Settings).provenance if is_started else {}
+    settings = read_settings(config.store)
+    started = {} if settings is None else settings.provenance
     lm, text = config.lm, config.text
     if commit := _commit(asdict(lm), started.get("lm", {}), "commit"):
         lm = lm if Path(lm.name).expanduser().exists() else replace(lm, revision=commit)
@@ -55,9 +54,15 @@ def _pinned(config: HarvestConfig) -> tuple[LMConfig, TextConfig]:
         text = replace(text, revision=commit)
     else:
         text = pin(text)
-    if not (store / TOKENS_COMMIT).exists():  # else the text has been read, and may be gone
+    if settings is None or not _is_read(config.store):  # else the text may be gone
         look(documents(text), load_tokenizer(lm), text)
     return lm, text
+
+
+def _is_read(store: str) -> bool:
+    """Whether a started store has all its tokens."""
+    writer = StoreWriter.open(store)
+    return writer.sealed or writer.num_units == writer.tokens_written().num_units
 
 
 def _commit(asked: dict[str, Any], started: dict[str, Any], key: str) -> str | None:

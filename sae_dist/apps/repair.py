@@ -1,30 +1,22 @@
 """Harvest again what is bad in a store, and nothing else."""
 
 import os
-from typing import Any
+from collections.abc import Iterator
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
+from sae_dist.apps.harvest import read_text
 from sae_dist.apps.harvested import load_harvested
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
 from sae_dist.config import VerifyConfig
-from sae_dist.harvest import HarvestLoopConfig, Processes, harvest
+from sae_dist.harvest import HostShard, round_of
 from sae_dist.lm import LM, Capture, resolve, truncate
-from sae_dist.store import StoreWriter
-from sae_dist.store.repair import (
-    Plan,
-    clear_aside,
-    mend_commits,
-    mend_records,
-    mend_tokens,
-    plan_repair,
-    seal_again,
-    set_aside,
-)
-from sae_dist.store.verify import Audit
-from sae_dist.text import Fingerprint, TextConfig, documents, pack
+from sae_dist.store import Audit, Settings
+from sae_dist.store.repair import Repair
+from sae_dist.text import TextConfig
 
 
 def repair(config: VerifyConfig, audit: Audit) -> None:
@@ -35,38 +27,30 @@ def repair(config: VerifyConfig, audit: Audit) -> None:
     """
     if (world := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         raise UserError(f"repair=true on {world} processes; expected one; start it with python")
-    plan = plan_repair(audit)
-    lm = None
-    if plan.bad_tokens or (plan.bad_units and plan.is_complete):
-        lm = _lm(config, plan)
-    mend_records(plan)
-    if plan.bad_tokens and lm is not None:
-        mend_tokens(plan, _tokens(config, plan, lm)[0])
-    mend_commits(plan)
-    if plan.bad_units:
-        say(f"setting aside {len(plan.bad_units)} units, first {plan.bad_units[0]}")
-        set_aside(plan)
-    if not plan.is_complete:
-        clear_aside(plan)
+    store = Repair(audit)
+    if not store.is_sealed:
+        store.withdraw()
         say("the store is not sealed: start its harvest again to go on")
         return
-    if plan.bad_units and lm is not None:
-        _harvest(config, plan, lm)
-    if not seal_again(plan):
+    lm = _load_lm(config, store.manifest.settings) if store.bad_units else None
+    store.mend_records()
+    if lm is not None:
+        _harvest(config, store, lm)
+    if not store.finish():
         say(
             "warning: the new activations differ from those of before (another device or library); "
             "the store is whole, but runs on it cannot be resumed"
         )
 
 
-def _lm(config: VerifyConfig, plan: Plan) -> LM:
-    provenance = plan.settings.provenance
+def _load_lm(config: VerifyConfig, settings: Settings) -> LM:
+    provenance = settings.provenance
     if missing := [key for key in ("lm", "text", "batch_sequences") if key not in provenance]:
         raise UserError(
-            f"found no {missing[0]!r} in the provenance of {plan.root}; expected a harvested "
+            f"found no {missing[0]!r} in the provenance of {config.store}; expected a harvested "
             "store; restore the files named above from a copy, or write the store again"
         )
-    if plan.bad_units and provenance["lm"].get("tensor", 1) > 1:
+    if provenance["lm"].get("tensor", 1) > 1:
         raise UserError(
             f"found activations of an LM sliced by lm.tensor={provenance['lm']['tensor']}; "
             "expected one process a model, as others round differently; restore the files named "
@@ -81,23 +65,42 @@ def _lm(config: VerifyConfig, plan: Plan) -> LM:
     )
 
 
-def _tokens(config: VerifyConfig, plan: Plan, lm: LM) -> Any:
-    text = TextConfig(**plan.settings.provenance["text"])
-    text.path = config.text_path or text.path
-    fingerprint = Fingerprint()
-    limit = plan.tokens.num_sequences * text.sequence_length
-    blocks = pack(documents(text), lm.tokenizer, text, num_tokens=limit, fingerprint=fingerprint)
-    return blocks, lambda: fingerprint.to_dict(text)
-
-
-def _harvest(config: VerifyConfig, plan: Plan, lm: LM) -> None:
-    sites = [resolve(lm.model, name) for name in plan.settings.widths]
+def _harvest(config: VerifyConfig, store: Repair, lm: LM) -> None:
+    """Run the language model over the bad units, as the harvest did."""
+    settings, device = store.manifest.settings, next(lm.model.parameters()).device
+    tokens = [*_stored_tokens(store)]
+    tokens += _tokens_of_text(config, store, lm) if store.bad_tokens else []
+    sites = [resolve(lm.model, name) for name in settings.widths]
     truncate(lm.model, sites)
-    loop = HarvestLoopConfig(batch_sequences=plan.settings.provenance["batch_sequences"])
-    harvest(
-        StoreWriter.open(plan.root),
-        Capture(lm.model, sites),
-        lambda: _tokens(config, plan, lm),
-        loop,
-        Processes(0, 1, next(lm.model.parameters()).device),
-    )
+    capture = Capture(lm.model, sites)
+    shape = (settings.shard_sequences, settings.sequence_length)
+    room = HostShard(settings.widths, shape, settings.dtype, device)
+    for unit, ids_NS, trainable_NS in tokens:
+        say(f"harvesting unit {unit} again")
+        round_ = round_of({unit: len(ids_NS)}, settings.provenance["batch_sequences"], 0)
+        for batch in round_.batches:
+            room.put(batch, capture(torch.from_numpy(ids_NS[batch.start : batch.stop]).to(device)))
+        store.rewrite(unit, room.arrays(len(ids_NS)), ids_NS, trainable_NS)
+
+
+_Tokens = tuple[int, np.ndarray, np.ndarray]
+
+
+def _stored_tokens(store: Repair) -> Iterator[_Tokens]:
+    for unit in store.bad_units:
+        if unit not in store.bad_tokens:
+            yield unit, *store.read_tokens(unit)
+
+
+def _tokens_of_text(config: VerifyConfig, store: Repair, lm: LM) -> Iterator[_Tokens]:
+    """What is lost of the tokens, from the text."""
+    manifest = store.manifest
+    text = TextConfig(**manifest.settings.provenance["text"])
+    text.path = config.text_path or text.path
+    num_tokens = manifest.num_sequences * text.sequence_length
+    found = read_text(text, lm, manifest.settings.shard_sequences, num_tokens)
+    for unit, tokens in enumerate(found.units):
+        if unit in store.bad_tokens:
+            yield unit, tokens.ids_NS, tokens.trainable_NS
+        if unit == max(store.bad_tokens):
+            return

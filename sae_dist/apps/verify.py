@@ -13,7 +13,7 @@ from sae_dist.apps.repair import repair
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
 from sae_dist.config import VerifyConfig
-from sae_dist.store.verify import Audit, audit
+from sae_dist.store import Audit, audit
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def verify_command(config: VerifyConfig) -> None:
         raise UserError(
             f"faults found in {config.store}: {len(found.faults)}; restore what is named above"
         )
-    said = "is whole" if found.survey.is_sealed else "is whole as far as it goes"
+    said = "is whole" if found.is_sealed else "is whole as far as it goes"
     say(f"{config.store} {said}")
 
 
@@ -46,11 +46,11 @@ def _audit(config: VerifyConfig, full: bool) -> Audit:
         say(str(fault))
     for leftover in found.leftovers:
         say(f"warning: found {leftover}, which a killed writer left; delete it if none is running")
-    survey, rate = found.survey, found.num_bytes / 1e9 / max(found.seconds, 1e-9)
+    rate = found.num_bytes / 1e9 / max(found.seconds, 1e-9)
     looked = f"{found.num_files} files looked at in {found.seconds:.1f} s"
     if full:
         looked += f": {found.num_bytes / 1e9:.3g} GB at {rate:.2f} GB/s"
     say(looked)
-    if not survey.is_sealed:
-        say(f"not sealed: {len(survey.commits)} of {survey.num_units or '?'} units are committed")
+    if not found.is_sealed:
+        say(f"not sealed: {found.num_committed} of {found.num_units or '?'} units are committed")
     return found

@@ -5,13 +5,13 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
-from awscrt import checksums
+import google_crc32c
 
 _BLOCK_BYTES = 1 << 22
 _DISK_BYTES = 1 << 24
@@ -29,10 +29,16 @@ def fsync_path(path: Path) -> None:
 def stage(path: Path, parts: Iterable[bytes | memoryview]) -> Path:
     """Write `parts`, one after the other, to disk beside `path`; return the temporary file."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with _cleared(temporary, path), open(temporary, "xb") as file:
+    with _cleared(temporary, path):
+        write_new(temporary, parts)
+    return temporary
+
+
+def write_new(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write `parts`, one after the other, to disk; nothing is there if that fails."""
+    with _cleared(path, path), open(path, "xb") as file:
         _write(file, parts)
         os.fsync(file.fileno())
-    return temporary
 
 
 def _write(file: BufferedWriter, parts: Iterable[bytes | memoryview]) -> None:
@@ -123,19 +129,15 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def write_all(
-    files: Iterable[tuple[Path, Iterable[bytes | memoryview]]],
-    condition: Callable[[], object] = lambda: None,
-) -> None:
-    """Write each (path, parts), and give all files their names once `condition` has returned.
+def write_all(files: Iterable[tuple[Path, Iterable[bytes | memoryview]]]) -> None:
+    """Write each (path, parts), and give all files their names at the end.
 
-    No temporary file is left if it, or the writing of one, raises an exception.
+    No temporary file is left if the writing of one raises an exception.
     """
     staged: dict[Path, Path] = {}
     try:
         for path, parts in files:
             staged[path] = stage(path, parts)
-        condition()
         for path, temporary in staged.items():
             _publish(temporary, path)
     except Exception:
@@ -179,5 +181,5 @@ def crc32c(path: Path) -> str:
     value = 0
     with open(path, "rb", buffering=0) as file:
         while block := file.read(_BLOCK_BYTES):
-            value = checksums.crc32c(block, value)
+            value = google_crc32c.extend(value, block)
     return f"{value:08x}"

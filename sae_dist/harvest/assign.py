@@ -16,25 +16,18 @@ class Round:
     batches: tuple[range, ...]
 
 
-def round_of(units: list[int], lengths: list[int], batch_sequences: int, place: int) -> Round:
+def round_of(taken: dict[int, int], batch_sequences: int, place: int) -> Round:
     """The round of one process. Unit u's batches are the same whoever harvests it.
 
     Args:
-        units: what the processes that go together harvest now, one each.
-        lengths: sequences of every unit of the store.
+        taken: what the processes that go together harvest now, one each, with its sequences.
         batch_sequences: sequences of one forward pass.
         place: this process among those that go together; beyond the units, it keeps nothing.
     """
-    num_batches = max(-(-lengths[unit] // batch_sequences) for unit in units)
-    unit = units[place] if place < len(units) else None
-    length = 0 if unit is None else lengths[unit]
+    num_batches = max(-(-length // batch_sequences) for length in taken.values())
+    unit = list(taken)[place] if place < len(taken) else None
+    length = 0 if unit is None else taken[unit]
     starts = range(0, num_batches * batch_sequences, batch_sequences)
     return Round(
         unit, tuple(range(min(s, length), min(s + batch_sequences, length)) for s in starts)
     )
-
-
-def by_turns(units: list[int], rank: int, world: int) -> list[int]:
-    """The same units, from where process `rank` of `world` begins to look, so that few collide."""
-    start = rank * len(units) // world
-    return units[start:] + units[:start]

@@ -5,23 +5,26 @@ from types import TracebackType
 from typing import Self
 
 from sae_dist.common.log import progress
+from sae_dist.harvest.units import Units
 from sae_dist.store import StoreWriter
 
 
 class TokenBar:
     """Shows the tokens of all units that are committed, and of this process' passes beyond them.
 
-    A context manager. `lengths` are the sequences of every unit.
+    A context manager.
     """
 
-    def __init__(self, writer: StoreWriter, lengths: list[int]) -> None:
-        self._writer = writer
-        self._positions = writer.layout.sequence_length
-        self._lengths = lengths
-        self._missing = writer.missing()
+    def __init__(self, writer: StoreWriter, units: Units) -> None:
+        self._units, self._writer, self._settings = units, writer, writer.settings
         self._passed: Counter[int] = Counter()  # sequences of each unit that is not yet committed
-        total, done = self._positions * sum(lengths), self._positions * self._num_sequences()
-        self._bar = progress(total=total, initial=done, desc="harvest", unit="tok", unit_scale=True)
+        self._bar = progress(
+            total=(self._settings.num_sequences or 0) * self._settings.sequence_length,
+            initial=self._num_tokens(),
+            desc="harvest",
+            unit="tok",
+            unit_scale=True,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -37,16 +40,19 @@ class TokenBar:
     def add(self, unit: int, num_sequences: int) -> None:
         """So many sequences of a unit passed the language model."""
         self._passed[unit] += num_sequences
-        self._show()
+        self.show()
 
-    def look(self) -> None:
-        """See what is committed by now, by any process."""
-        self._missing = self._writer.missing()
-        self._show()
+    def show(self) -> None:
+        """Show what is known to be committed by now, by any process."""
+        for unit in self._units.done & self._passed.keys():
+            del self._passed[unit]
+        if self._units.num_units is not None:  # the text may be shorter than was asked for
+            self._bar.total = self._writer.layout.num_sequences * self._settings.sequence_length
+        self._bar.update(self._num_tokens() - self._bar.n)
 
-    def _num_sequences(self) -> int:
-        done = sum(self._lengths) - sum(self._lengths[unit] for unit in self._missing)
-        return done + sum(self._passed[unit] for unit in self._missing)
-
-    def _show(self) -> None:
-        self._bar.update(self._positions * self._num_sequences() - self._bar.n)
+    def _num_tokens(self) -> int:
+        units, sequences = self._units, self._passed.total()
+        sequences += len(units.done) * self._settings.shard_sequences
+        if units.num_units is not None and units.num_units - 1 in units.done:
+            sequences += units.length(units.num_units - 1) - self._settings.shard_sequences
+        return sequences * self._settings.sequence_length

@@ -7,11 +7,10 @@ from sae_dist.common.settings import setting
 
 @dataclass(kw_only=True, slots=True)
 class HarvestLoopConfig:
-    """How the language model is run, and when a process that gives no sign of life is given up.
+    """How the language model is run.
 
     `batch_sequences` make one forward pass. They belong to what a shard is: another number may
     round differently.
     """
 
     batch_sequences: int = setting(16, min=1)
-    lock_seconds: float = setting(45.0, above=0)

@@ -2,65 +2,69 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from typing import Any
+from contextlib import ExitStack
 
 import numpy as np
 import torch
 
 from sae_dist.common.disk import check_disk, tell_unwritten
+from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
 from sae_dist.common.settings import validate
 from sae_dist.harvest.assign import Round, round_of
 from sae_dist.harvest.bar import TokenBar
 from sae_dist.harvest.config import HarvestLoopConfig
 from sae_dist.harvest.host import HostShard
-from sae_dist.harvest.locks import LOCKS, Locks
-from sae_dist.harvest.processes import Processes, next_units, together
+from sae_dist.harvest.processes import Processes
+from sae_dist.harvest.tokens import Tokeniser, Tokens
+from sae_dist.harvest.units import Units
 from sae_dist.lm import Capture
 from sae_dist.store import StoreWriter
 
-TokenBlocks = Generator[tuple[np.ndarray, np.ndarray], None, None]
 _POLL_SECONDS = 0.5
+_FAILED = "why the text could not be read"  # in the launcher's store
 _SHARDS_HELD = 2  # in memory: one is filled while the other is written
 
 
-def harvest(
+def fill_store(
     writer: StoreWriter,
     capture: Capture,
-    tokens: Callable[[], tuple[TokenBlocks, Callable[[], dict[str, Any]]]],
+    tokens: Tokens,
     config: HarvestLoopConfig,
     processes: Processes,
 ) -> None:
     """Fill a store and seal it; called by all processes of any number of jobs, at any time.
 
-    Every process takes the next unit that is neither committed nor locked. One of them writes the
-    tokens, one seals, and others take over what a dead one left. Returns once the store is sealed.
+    A job's first process writes the tokens in a thread, unit by unit, and seals at the end; every
+    process takes units whose tokens are there, and others take over what a dead one left. Returns
+    once the store is sealed.
 
     Args:
         writer: of a store; what is committed already is left alone.
         capture: gives the activations [N, S, d] of each of the store's sites.
-        tokens: starts the tokenised corpus: blocks of (ids, trainable), and the fingerprint to be
-            asked for after the last block. Called by one process, if there are no tokens yet.
+        tokens: starts the tokenised corpus at a unit.
         config, processes: how and by whom.
     """
     validate(config, "harvest.")
+    leads_job = processes.leads and processes.rank == 0
+    with tell_unwritten(writer.path, writer.bytes_needed), ExitStack() as threads:
+        processes.decide(lambda: _check_room(writer))
+        tokeniser = threads.enter_context(Tokeniser(writer, tokens)) if leads_job else None
+        units = Units(writer, processes.store)
+        _fill(writer, capture, config, processes, units, tokeniser)
+        if leads_job:
+            writer.seal()
+        while not writer.sealed:
+            time.sleep(_POLL_SECONDS)
 
-    def write_tokens() -> None:
-        blocks, fingerprint = tokens()
-        with closing(blocks):
-            writer.write_tokens(blocks, fingerprint)
 
-    with (
-        tell_unwritten(writer.path, writer.bytes_needed),
-        Locks(writer.path / LOCKS, config.lock_seconds) as locks,
-    ):
-        together(lambda: _once("tokens", writer.tokens_ready, write_tokens, locks), processes)
-        _fill(writer, capture, config, processes, locks)
-        together(lambda: _once("seal", lambda: writer.sealed, writer.seal, locks), processes)
-    locks.remove_all()
+def _check_room(writer: StoreWriter) -> None:
+    """Say what is to be done, and refuse it if it does not fit on the disk."""
+    layout = writer.settings.layout(writer.settings.num_sequences or 0)
+    num_bytes, num_units = writer.bytes_needed(), layout.num_units - len(writer.committed())
+    say(f"{num_units} shards to harvest, {num_bytes / 1e9:.3g} GB")
+    check_disk(writer.path, num_bytes)
 
 
 def _fill(
@@ -68,35 +72,66 @@ def _fill(
     capture: Capture,
     config: HarvestLoopConfig,
     processes: Processes,
-    locks: Locks,
+    units: Units,
+    tokeniser: Tokeniser | None,
 ) -> None:
-    """Harvest units until all are committed, by whomever."""
-    layout = writer.layout
-    lengths = [len(layout.sequences_of(unit)) for unit in range(layout.num_shards)]
-    num_bytes, num_missing = writer.bytes_needed(), len(writer.missing())
-    say(f"{num_missing} shards to harvest, {num_bytes / 1e9:.3g} GB")
-    together(lambda: check_disk(writer.path, num_bytes), processes)
-    sizes = (writer.settings.widths, (max(lengths), layout.sequence_length), writer.dtype)
+    """Harvest units until all are committed, by any process."""
+    settings = writer.settings
+    sizes = (settings.widths, (settings.shard_sequences, settings.sequence_length), writer.dtype)
     free = [HostShard(*sizes, processes.device) for _ in range(_SHARDS_HELD)]
     writing: deque[tuple[Future[bool], HostShard]] = deque()
-    with ThreadPoolExecutor(1, "writer") as thread, TokenBar(writer, lengths) as bar:
-        while (units := next_units(writer, locks, processes)) is not None:
-            if writing and (not units or not free):
+    with ThreadPoolExecutor(1, "writer") as thread, TokenBar(writer, units) as bar:
+        while (taken := _take(units, processes, tokeniser)) is not None:
+            if writing and (not taken or not free):
                 written, used = writing.popleft()
                 written.result()
                 free.append(used)
-            elif not units:
+            elif not taken:
                 time.sleep(_POLL_SECONDS)
-            if units:
-                this = round_of(units, lengths, config.batch_sequences, processes.place)
+            if taken:
+                this = round_of(taken, config.batch_sequences, processes.place)
                 room = free.pop() if this.unit is not None and processes.leads else None
                 _harvest_round(writer, capture, this, processes, room, bar)
                 if this.unit is not None and room is not None:
-                    arrays = room.arrays(lengths[this.unit])
-                    writing.append((thread.submit(writer.write_shard, this.unit, arrays), room))
-            bar.look()
+                    arrays = room.arrays(taken[this.unit])
+                    writing.append((thread.submit(writer.write_unit, this.unit, arrays), room))
+            bar.show()
         for written, _ in writing:
             written.result()
+
+
+def _take(units: Units, processes: Processes, tokeniser: Tokeniser | None) -> dict[int, int] | None:
+    """Units, each with its sequences, for those that go together: one each at most.
+
+    Empty: others work on all that are left, or tokens are awaited. None: none is left.
+    """
+
+    def take() -> dict[int, int] | None:
+        _check_text(tokeniser, processes)
+        if units.all_done:
+            return None
+        taken: dict[int, int] = {}
+        for _ in range(processes.world if processes.in_step else 1):
+            if (unit := units.take()) is None:
+                break
+            taken[unit] = units.length(unit)
+        return taken
+
+    return processes.decide(take)
+
+
+def _check_text(tokeniser: Tokeniser | None, processes: Processes) -> None:
+    """Raise what ended the reading of the text, in the process that reads it and in its job's."""
+    if tokeniser is None:
+        if processes.store.check([_FAILED]):
+            why = processes.store.get(_FAILED).decode()
+            raise UserError(f"the process that reads the text failed: {why}")
+        return
+    try:
+        tokeniser.check()
+    except Exception as error:
+        processes.store.set(_FAILED, f"{type(error).__name__}: {error}")
+        raise
 
 
 def _harvest_round(
@@ -111,11 +146,11 @@ def _harvest_round(
 
     `bar` hears of every pass.
     """
-    positions = writer.layout.sequence_length
+    positions = writer.settings.sequence_length
     idle_NS = torch.zeros(1, positions, dtype=torch.int64, device=processes.device)
-    ids_NS = np.empty((0, positions)) if this.unit is None else writer.read_tokens(this.unit)[0]
+    ids_NS = None if this.unit is None else _read_tokens(writer, this.unit)
     for batch in this.batches:
-        if batch:
+        if batch and ids_NS is not None:
             batch_ids_NS = torch.from_numpy(ids_NS[batch.start : batch.stop]).to(processes.device)
             acts = capture(batch_ids_NS)
             if room is not None:
@@ -126,19 +161,11 @@ def _harvest_round(
             capture(idle_NS)
 
 
-def _once(name: str, is_done: Callable[[], bool], act: Callable[[], object], locks: Locks) -> None:
-    """Let one process of all jobs act, and the others look at the disk until it is done.
-
-    If that one dies another takes over.
-    """
-    is_told = False
-    while not is_done():
-        if locks.take(name):
-            if not is_done():
-                act()
-            locks.keep(set())
-        else:
-            if not is_told and (owner := locks.owner(name)):
-                say(f"waiting for the {name} of {owner}")
-                is_told = True
-            time.sleep(_POLL_SECONDS)
+def _read_tokens(writer: StoreWriter, unit: int) -> np.ndarray | None:
+    """A unit's ids [n, S]; None if another job sealed the store meanwhile."""
+    try:
+        return writer.read_tokens(unit)[0]
+    except UserError:
+        if writer.sealed:
+            return None
+        raise

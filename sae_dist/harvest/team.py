@@ -1,7 +1,7 @@
 """Teams of processes: one holds a language model together, and teams are replicas."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -12,11 +12,12 @@ from sae_dist.common.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """Which of `num_teams` this process is of, and whether it leads it."""
+    """Which of `num_teams` this process is of, whether it leads it, and all teams' `store`."""
 
     index: int
     num_teams: int
     leads: bool
+    store: dist.Store = field(default_factory=dist.HashStore, compare=False)
 
 
 def join_launched_team(size: int) -> Team:
@@ -48,7 +49,7 @@ def join_team(size: int, store: dist.Store, rank: int, world: int) -> Team:
         rank=place,
         world_size=size,
     )
-    return Team(index, world // size, place == 0)
+    return Team(index, world // size, place == 0, store)
 
 
 def join_slices(acts_NSK: Tensor) -> Tensor:

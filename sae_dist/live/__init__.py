@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
+    from sae_dist.live.lanes import choose_lanes
     from sae_dist.live.rounds import Round, RoundSizes, rounds
     from sae_dist.live.source import LiveActivations, check_live
-    from sae_dist.live.stream import LiveStream, live_lanes, round_bytes
+    from sae_dist.live.stream import LiveStream, round_bytes
     from sae_dist.live.units import TextUnits, Unit
 
 __all__ = [
@@ -18,7 +19,7 @@ __all__ = [
     "TextUnits",
     "Unit",
     "check_live",
-    "live_lanes",
+    "choose_lanes",
     "round_bytes",
     "rounds",
 ]

@@ -14,18 +14,11 @@ from sae_dist.common.dtypes import from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import progress, say
 from sae_dist.harvest import HostShard
+from sae_dist.live.lanes import choose_lanes
 from sae_dist.live.passes import Passes
 from sae_dist.live.rounds import Round, RoundSizes, rounds
 from sae_dist.live.units import TextUnits, Unit
-from sae_dist.stream import (
-    Ahead,
-    Batch,
-    Batches,
-    BatchPart,
-    StreamConfig,
-    StreamState,
-    fitting_lanes,
-)
+from sae_dist.stream import Ahead, Batch, Batches, BatchPart, StreamConfig, StreamState
 
 _ROUNDS_HELD = 2  # one is given out while the other is filled
 _FIRST_PART = 16  # of a bucket's tokens in the first round, so that the first step soon comes
@@ -66,7 +59,7 @@ class LiveStream(Batches):
         """
         config = part.config
         unit_tokens = units.unit_sequences * units.sequence_length
-        num_lanes = live_lanes(config, units.num_training, unit_tokens, part.batch_tokens)
+        num_lanes = choose_lanes(config, units.num_training, unit_tokens, part.batch_tokens)
         self._lanes = part.lanes_of(num_lanes)
         if part.batch_tokens % num_lanes:
             raise UserError(
@@ -215,12 +208,6 @@ class LiveStream(Batches):
                 f"{min(numbers)} units of {self._unit_tokens} tokens were only tokenised again, "
                 f"{len(numbers)} pass the language model again"
             )
-
-
-def live_lanes(config: StreamConfig, num_units: int, unit_tokens: int, batch_tokens: int) -> int:
-    """Lanes that share `num_units` units and a batch, if `config` does not say how many."""
-    rows_per_unit = np.full(num_units, unit_tokens // 2)  # some tokens are not trained on
-    return config.lanes or fitting_lanes(rows_per_unit, batch_tokens)
 
 
 def round_bytes(

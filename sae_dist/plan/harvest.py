@@ -1,14 +1,14 @@
 """What a harvest takes: bytes on disk, operations, hours and memory."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from sae_dist.common.dtypes import FloatDtype
-from sae_dist.common.errors import UserError
 from sae_dist.lm import LMSize
 from sae_dist.plan.machine import MachineConfig
 from sae_dist.store import StoreConfig
-from sae_dist.store.arrays import array_specs, bytes_on_disk
-from sae_dist.store.layout import Layout, held_out_units
+from sae_dist.store.arrays import array_specs, bytes_by_array
+from sae_dist.store.layout import Layout
 from sae_dist.store.settings import choose_settings
 
 _SHARDS_HELD = 2  # by a process, in host memory: one is filled while the other is written
@@ -88,18 +88,16 @@ def plan_harvest(
     num_sequences = tokens.num_tokens // tokens.sequence_length
     settings = choose_settings(size.widths, tokens.sequence_length, store, {}, num_sequences)
     layout = settings.layout(num_sequences)
-    specs = array_specs(size.widths, tokens.sequence_length, store.dtype)
-    units = range(layout.num_shards)
-    by_array = {
-        path.removeprefix("activations/"): bytes_on_disk([spec], layout, units)
-        for path, spec in specs.items()
-    }
+    specs = array_specs(size.widths, layout, store.dtype)
+    by_array: Counter[str] = Counter()
+    for path, num_bytes in bytes_by_array(settings, num_sequences).items():
+        by_array[path.partition("/")[2].removeprefix("activations/")] += num_bytes
     flops = num_sequences * tokens.sequence_length * size.flops_per_token(tokens.sequence_length)
     seconds = machine.seconds_of_products(float(flops), is_float32=size.bytes_per_value == 4)
-    largest = max(layout.shard_sequences * spec.sequence_bytes for spec in specs.values())
+    largest = max(spec.shard_bytes for spec in specs.values())
     plan = HarvestPlan(
         layout=layout,
-        bytes_by_array=by_array,
+        bytes_by_array=dict(by_array),
         file_bytes=largest,
         training_tokens=round(num_sequences * (1 - store.held_out)) * tokens.sequence_length,
         flops=float(flops),
@@ -158,13 +156,11 @@ def _warnings(
             f"shards: files of {plan.file_bytes / 2**30:.2g} GiB, and training reads up to "
             f"{max_shard_bytes / 2**30:.2g}: lower writer.shard_mib or raise train.max_shard_gib"
         )
-    try:
-        held_out_units(plan.layout.num_shards, store.held_out)
-    except UserError as error:
-        found.append(f"shards: {error}")
-    if plan.layout.num_shards < machine.devices:
+    if plan.layout.num_units == 1 and store.held_out:
+        found.append("shards: 1 shard, so that nothing is held out: lower writer.shard_mib")
+    if plan.layout.num_units < machine.devices:
         found.append(
-            f"shards: {plan.layout.num_shards} for {machine.devices} devices, so that some have "
+            f"shards: {plan.layout.num_units} for {machine.devices} devices, so that some have "
             "nothing to harvest: lower writer.shard_mib"
         )
     return found

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sae_dist.common.errors import UserError
-from sae_dist.live import live_lanes, round_bytes
+from sae_dist.live import choose_lanes, round_bytes
 from sae_dist.lm import LMSize
 from sae_dist.plan.harvest import HarvestPlan, Tokens, plan_harvest
 from sae_dist.plan.machine import MachineConfig
@@ -49,7 +49,7 @@ def plan_live(
         is_float32=size.bytes_per_value == 4,
     )
     num_units = int(tokens.num_tokens // unit_tokens * (1 - writer.held_out))
-    lanes = live_lanes(config.stream, num_units, unit_tokens, config.batch_tokens)
+    lanes = choose_lanes(config.stream, num_units, unit_tokens, config.batch_tokens)
     held = max(1, lanes // machine.devices)
     training = replace(
         steps,
@@ -60,7 +60,9 @@ def plan_live(
         },
         lm_hours=seconds / machine.devices / 3600,
     )
-    training.warnings.extend(shortages(training, config, lanes, machine))
+    training.warnings.extend(shortages(training, config, machine))
+    if lanes % machine.devices:
+        training.warnings.append(f"lanes: {machine.devices} devices do not divide {lanes} lanes")
     available = stored.training_tokens
     if training.num_tokens > 1.2 * available:
         training.warnings.append(

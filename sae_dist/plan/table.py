@@ -46,7 +46,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
         **asdict(plan),
         "harvest": {
             **asdict(harvest),
-            "num_shards": harvest.layout.num_shards if harvest.is_stored else 0,
+            "num_shards": harvest.layout.num_units if harvest.is_stored else 0,
             "store_bytes": harvest.store_bytes,
             "hours": harvest.hours,
         },
@@ -93,7 +93,7 @@ def _harvest_lines(plan: Plan) -> list[str]:
         return [f"live      {lm}, {num} tokens an epoch in sequences of {length}, none stored"]
     arrays = [f"{name} {_bytes(size)}" for name, size in harvest.bytes_by_array.items()]
     shown, rest = arrays[:_ARRAYS_SHOWN], len(arrays) - _ARRAYS_SHOWN
-    files = f"{layout.num_shards:,} shards, files of {_bytes(harvest.file_bytes)}"
+    files = f"{layout.num_units:,} shards, files of {_bytes(harvest.file_bytes)}"
     passes = f"forward passes {harvest.compute_hours:,.3g} h ({harvest.flops:.3g} FLOPs)"
     return [
         f"harvest   {lm}, {num} tokens in sequences of {layout.sequence_length}",

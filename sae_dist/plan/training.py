@@ -10,9 +10,8 @@ from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.plan.machine import MachineConfig
 from sae_dist.plan.rung import RungPlan, plan_rung
-from sae_dist.store.arrays import site_specs
 from sae_dist.store.layout import Layout
-from sae_dist.stream import fitting_lanes, memory_bound
+from sae_dist.stream import BatchPart, memory_bound
 from sae_dist.train import LoopConfig, RungConfig
 from sae_dist.train.ladder import sites_of
 
@@ -70,20 +69,18 @@ def plan_training(
         UserError: a rung reads a site that the store would not have.
     """
     plan, widths = plan_steps(config, rungs, widths, dtype, machine)
-    batch, rows_per_chunk = config.batch_tokens, np.full(layout.num_chunks, layout.chunk_tokens)
-    lanes = config.stream.lanes or fitting_lanes(rows_per_chunk, batch)
-    held = max(1, lanes // machine.devices)
-    stream = memory_bound(layout, widths, dtype, config.stream, batch, lanes, held)
-    of_one_token = site_specs(widths, 1, dtype).values()
-    read = plan.num_tokens * sum(spec.sequence_bytes for spec in of_one_token)
+    part = BatchPart(config.batch_tokens, config.seed, config.stream, 0, machine.devices)
+    num_rows = layout.num_sequences * layout.sequence_length
+    stream = memory_bound(num_rows, layout.chunk_rows, widths, dtype, part)
+    scale = np.dtype("float32").itemsize if dtype is FloatDtype.int8 else 0
+    read = plan.num_tokens * sum(w * dtype.disk.itemsize + scale for w in widths.values())
     plan = replace(
         plan,
         read_bytes=read,
         disk_hours=machine.seconds_of_disk(read) / 3600,
         host_bytes={"stream": stream, **plan.host_bytes},
     )
-    of_lanes = shortages(plan, config, lanes, machine)
-    plan.warnings.extend([*of_lanes, *_of_store(plan, lanes, layout)])
+    plan.warnings.extend([*shortages(plan, config, machine), *_of_store(plan, config, layout)])
     return plan
 
 
@@ -157,9 +154,7 @@ def _num_kept(config: LoopConfig, num_steps: int) -> int:
     return min(config.checkpoint.keep + 1 + for_ever, num_saved)
 
 
-def shortages(
-    plan: TrainingPlan, config: LoopConfig, lanes: int, machine: MachineConfig
-) -> list[str]:
+def shortages(plan: TrainingPlan, config: LoopConfig, machine: MachineConfig) -> list[str]:
     """What will not fit wherever the activations come from."""
     found, batch = [], config.batch_tokens
     needed = plan.checkpoint_bytes + plan.coder_bytes
@@ -173,23 +168,15 @@ def shortages(
             f"memory: training takes about {held / 2**30:,.0f} GiB a device of "
             f"{machine.memory_gib:g}: train fewer rungs at once (train.rungs=…) or on more devices"
         )
-    if lanes % machine.devices:
-        found.append(f"lanes: {machine.devices} devices do not divide stream.lanes={lanes}")
-    if batch % lanes or batch % machine.devices:
-        found.append(
-            f"lanes: stream.lanes={lanes} and {machine.devices} devices must divide "
-            f"batch_tokens={batch}"
-        )
+    if batch % machine.devices:
+        found.append(f"batch: {machine.devices} devices do not divide batch_tokens={batch}")
     return found
 
 
-def _of_store(plan: TrainingPlan, lanes: int, layout: Layout) -> list[str]:
+def _of_store(plan: TrainingPlan, config: LoopConfig, layout: Layout) -> list[str]:
     found = []
-    if lanes > layout.num_chunks:
-        found.append(
-            f"lanes: {lanes} lanes and {layout.num_chunks} chunks: lower stream.lanes or "
-            "writer.chunk_mib"
-        )
+    if config.batch_tokens > (tokens := layout.num_sequences * layout.sequence_length):
+        found.append(f"batch: batch_tokens={config.batch_tokens} of {tokens:,} harvested tokens")
     harvested = layout.num_sequences * layout.sequence_length
     if plan.num_tokens > 1.2 * harvested:
         found.append(

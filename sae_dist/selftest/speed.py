@@ -64,7 +64,7 @@ def _make_large(path: Path) -> None:
 def _read_rate(place: Place) -> float:
     """Bytes a second of one epoch of the stream, this rank's part."""
     world = place.world
-    config = StreamConfig(lanes=world.size, bucket_tokens=16384 * world.size)
+    config = StreamConfig(bucket_tokens=16384 * world.size)
     store = open_store(place.folder / "large")
     batch_tokens = _BATCH_TOKENS * world.size
     part = BatchPart(batch_tokens, 0, config, world.rank, world.size)

@@ -3,15 +3,15 @@
 import os
 import shutil
 import signal
-from collections.abc import Callable
-from itertools import chain
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from sae_dist.common.errors import UserError
 from sae_dist.selftest import writing
 from sae_dist.selftest.check import Found, Place
 from sae_dist.selftest.jobs import Job
-from sae_dist.store import StoreWriter, open_store, verify
+from sae_dist.store import Store, StoreWriter, open_store, verify
 
 WRITER = "sae_dist.selftest.writing"
 _STRIDE = 7  # where in the ring of units each rank's writer begins
@@ -42,7 +42,7 @@ def damage_found(place: Place) -> Found:
 
 def _write(path: Path, rank: int, kill: bool) -> bool:
     """Run a writer to its end, or kill it while it writes; whether it was killed."""
-    ring = rank * _STRIDE % StoreWriter.open(path).layout.num_shards
+    ring = rank * _STRIDE % StoreWriter.open(path).layout.num_units
     with Job(WRITER, [str(path), str(ring)], 1) as job:
         if kill and job.wait_until(lambda: _is_writing(path)):
             job.ranks[0].kill()
@@ -55,16 +55,20 @@ def _write(path: Path, rank: int, kill: bool) -> bool:
 def _is_writing(path: Path) -> bool:
     """Whether some shards are committed and one is being written."""
     half_written = any(name.endswith(".tmp") for name in os.listdir(_site(path)))
-    return half_written and len(os.listdir(path / "commits")) > 4
+    return half_written and len(os.listdir(path / "commits" / "units")) > 4
 
 
 def _torn(path: Path) -> int:
     """Committed shards whose bytes are not what was committed."""
-    store = open_store(path, unsealed=True)
-    return sum(
-        _refusal(store.read_chunk, writing.SITE, chunk) is not None
-        for chunk in chain(store.training_chunks(), store.held_out_chunks())
-    )
+    return sum(_refusal(read) is not None for read in _reads(open_store(path, unsealed=True)))
+
+
+def _reads(store: Store) -> Iterator[Callable[[], object]]:
+    """What reads each part of a store's activations."""
+    for chunk in range(len(store.chunk_rows)):
+        yield partial(store.read_rows, writing.SITE, chunk)
+    for sequences in store.held_out:
+        yield partial(store.read_sequences, writing.SITE, sequences)
 
 
 def _sealed_as_alone(path: Path, alone: Path) -> bool:
@@ -130,9 +134,8 @@ _DAMAGES: dict[str, Callable[[Path, Path], None]] = {
 
 
 def _read_all(path: Path) -> None:
-    store = open_store(path)
-    for chunk in range(store.layout.num_chunks):
-        store.read_chunk(writing.SITE, chunk)
+    for read in _reads(open_store(path)):
+        read()
 
 
 def _refusal(read: Callable[..., object], *args: object) -> str | None:
@@ -144,4 +147,4 @@ def _refusal(read: Callable[..., object], *args: object) -> str | None:
 
 
 def _site(path: Path) -> Path:
-    return path / "activations" / writing.SITE
+    return path / "rows" / "activations" / writing.SITE

@@ -30,7 +30,7 @@ _POISONED_STEP = 3
 _SETTINGS = [
     *("run=coder", "coder=topk", "coder.num_latents=128", "coder.k=8", "coder.aux_k=16"),
     *("coder.dead_after_tokens=6400", "optim.warmup_steps=50", "optim.lr=0.001"),
-    *(f"tokens={_STEPS * _BATCH_TOKENS}", f"batch_tokens={_BATCH_TOKENS}", "stream.lanes=8"),
+    *(f"tokens={_STEPS * _BATCH_TOKENS}", f"batch_tokens={_BATCH_TOKENS}"),
     *("stream.bucket_tokens=4096", f"checkpoint.every_steps={_SAVE_EVERY}", "checkpoint.keep=3"),
     *("log.every_steps=20", "log.wandb=disabled"),
 ]
@@ -185,7 +185,7 @@ def _train_poisoned(place: Place) -> int:
     config = LoopConfig(
         tokens=50 * batch_tokens,
         batch_tokens=batch_tokens,
-        stream=StreamConfig(lanes=4 * world.size, bucket_tokens=2048),
+        stream=StreamConfig(bucket_tokens=2048),
         checkpoint=CheckpointConfig(every_steps=1000),
         log=LogConfig(every_steps=1, wandb=WandbMode.disabled),
     )

@@ -21,14 +21,18 @@ def begin(path: Path) -> StoreWriter:
     """Start the store and commit its tokens."""
     writer = StoreWriter.create(path, {SITE: _WIDTH}, _POSITIONS, _CONFIG, {}, _SEQUENCES)
     ids_NS = np.arange(_SEQUENCES * _POSITIONS, dtype=np.int32).reshape(_SEQUENCES, _POSITIONS)
-    writer.write_tokens([(ids_NS, np.full(ids_NS.shape, True))], dict)
+    size = writer.settings.shard_sequences
+    for unit, first in enumerate(range(0, _SEQUENCES, size)):
+        own_NS = ids_NS[first : first + size]
+        writer.put_tokens(unit, own_NS, np.full(own_NS.shape, True), None)
+    writer.end_tokens(_SEQUENCES, {})
     return writer
 
 
 def fill(writer: StoreWriter, first: int = 0) -> None:
     """Write all units without a commit, in a ring that begins at `first`."""
     for unit in sorted(writer.missing(), key=lambda unit: (unit < first, unit)):
-        writer.write_shard(unit, {SITE: _activations(writer, unit)})
+        writer.write_unit(unit, {SITE: _activations(writer, unit)})
 
 
 def main() -> None:

@@ -1,26 +1,34 @@
-"""Activations on disk: written shard by shard, sealed by a manifest, read chunk by chunk."""
+"""Activations on disk: written unit by unit, sealed by a manifest, read chunk by chunk."""
 
 from typing import TYPE_CHECKING
 
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
-    from sae_dist.store.bring import write_store
     from sae_dist.store.config import NonFinite, StoreConfig
-    from sae_dist.store.reader import Store, open_store
-    from sae_dist.store.schema import Manifest
+    from sae_dist.store.from_arrays import write_store
+    from sae_dist.store.layout import Layout
+    from sae_dist.store.reader import Store, open_store, read_settings
+    from sae_dist.store.records import Manifest, Settings
     from sae_dist.store.statistics import Statistics
-    from sae_dist.store.verify import verify
+    from sae_dist.store.tokens import TokensWritten
+    from sae_dist.store.verify import Audit, audit, verify
     from sae_dist.store.writer import StoreWriter
 
 __all__ = [
+    "Audit",
+    "Layout",
     "Manifest",
     "NonFinite",
+    "Settings",
     "Statistics",
     "Store",
     "StoreConfig",
     "StoreWriter",
+    "TokensWritten",
+    "audit",
     "open_store",
+    "read_settings",
     "verify",
     "write_store",
 ]

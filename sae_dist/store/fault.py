@@ -10,12 +10,16 @@ REMEDY = "restore it, or let launch/verify.py mend it with repair=true"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """A file that is not what it should be: what was found, what was expected, what to do."""
+    """A file that is not what it should be: what was found, what was expected, what to do.
 
-    path: Path
+    `unit` is the one whose activations or tokens it holds, if it holds any.
+    """
+
+    path: Path | str
     found: str
     expected: str
     remedy: str = REMEDY
+    unit: int | None = None
 
     def __str__(self) -> str:
         return f"found {self.path} {self.found}; expected {self.expected}; {self.remedy}"

@@ -1,210 +1,334 @@
-"""Reading a store that its manifest vouches for."""
+"""Reading a store that its manifest vouches for, each chunk compared with its checksum.
 
-from collections.abc import Iterable, Iterator
-from itertools import chain
+Files are opened when they are read: one that is missing or cut short is told then, or by verify.
+The arrays' zarr.json are for other readers: where a chunk is follows from the manifest.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
-from sae_dist.store.allowed import (
-    MAX_SHARD_BYTES,
-    grid_problems,
-    manifest_problems,
-    metadata_fault,
-    size_fault,
+from sae_dist.store.arrays import (
+    CRC_BYTES,
+    INDEX,
+    INPUT_IDS,
+    MARKS,
+    TOKEN_ARRAYS,
+    activations_path,
+    crc32c,
+    scales_path,
 )
-from sae_dist.store.arrays import INPUT_IDS, TRAINABLE, array_specs
-from sae_dist.store.eight_bits import site_reader
+from sae_dist.store.contents import Contents, check_manifest
+from sae_dist.store.eight_bits import restore_into
 from sae_dist.store.fault import Fault, FaultError
+from sae_dist.store.files import Files, TooShortError, files_at
 from sae_dist.store.layout import Layout
-from sae_dist.store.links import linked_folders
-from sae_dist.store.schema import MANIFEST_FILE, SETTINGS_FILE, Manifest, Settings, Statistics, load
-from sae_dist.store.seal import assemble, load_tokens
-from sae_dist.store.shards import ShardReader
+from sae_dist.store.records import (
+    MANIFEST_FILE,
+    SETTINGS_FILE,
+    SUMS_FILE,
+    UNIT_COMMITS,
+    Manifest,
+    Settings,
+    TokensEnd,
+    digest,
+    load,
+    parse,
+)
+from sae_dist.store.seal import assemble, load_commit, load_settings
+from sae_dist.store.statistics import Statistics
+from sae_dist.store.tokens import Tokens
+from sae_dist.store.unit import TRAINABLE
+
+MAX_SHARD_BYTES = 2**30
 
 
 class Store:
-    """Activations and tokens by chunk; safe to read from many threads. Made by `open_store`."""
+    """Activations and tokens; safe to read from many threads. Made by `open_store`.
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path = path
+    Training units are rows: trainable tokens alone, in chunks numbered through all units, in an
+    order by which any chunk is a fair sample of its unit. Held-out units are whole sequences.
+
+    Attributes:
+        path: the store's folder.
+        manifest, hash: what vouches for it, and the sha256 of that: equal stores have equal hashes.
+        chunk_rows: rows of every training chunk, int64 [chunks]; all but a unit's last are equal.
+        unit_of_chunk: which unit each of them is of, int64 [chunks].
+    """
+
+    def __init__(self, files: Files, manifest: Manifest, digest: str, contents: Contents) -> None:
+        self.path = files.path()
         self.manifest = manifest
-        specs = array_specs(manifest.widths, manifest.layout.sequence_length, manifest.dtype)
-        records = {file: record for s in manifest.shards for file, record in s.files.items()}
-        self._arrays = {
-            name: ShardReader(path, spec, manifest.layout, records) for name, spec in specs.items()
-        }
-        self._activations = {
-            site: site_reader(self._arrays, site, manifest.dtype) for site in manifest.sites
-        }
-        self._counts = np.zeros(manifest.layout.num_chunks, np.int64)
-        for shard in manifest.shards:
-            chunks = manifest.layout.chunks_of(shard.unit)
-            self._counts[chunks.start : chunks.stop] = shard.trainable_per_chunk
-        self._dropped = {
-            shard.unit: np.array(shard.dropped.positions)
-            for shard in manifest.shards
-            if shard.dropped
-        }
+        self.hash = digest
+        self._files, self._contents = files, contents
+        items, first = contents.items[INDEX], contents.first_chunk[INDEX]
+        size = manifest.settings.chunk_rows
+        self.chunk_rows = np.full(int(first[-1]), size, np.int64)
+        has_rows = items > 0
+        self.chunk_rows[first[1:][has_rows] - 1] = (items[has_rows] - 1) % size + 1
+        self.unit_of_chunk = np.repeat(np.arange(len(items)), np.diff(first))
 
     @property
     def layout(self) -> Layout:
-        """The grid of sequences, chunks and shards."""
-        return self.manifest.layout
+        """The grid of sequences, units and chunks."""
+        return self._contents.layout
 
     @property
     def dtype(self) -> FloatDtype:
         """The format of the stored activations."""
-        return self.manifest.dtype
+        return self.manifest.settings.dtype
 
     @property
     def sites(self) -> dict[str, int]:
         """Width of each site."""
-        return self.manifest.widths
+        return dict(self.manifest.settings.widths)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the activations are from; `tokens` is the text's fingerprint."""
+        return {**self.manifest.settings.provenance, "tokens": self.manifest.fingerprint}
+
+    @property
+    def held_out(self) -> list[range]:
+        """The sequences of each held-out unit, in order."""
+        units = np.flatnonzero(self._contents.has_file[INPUT_IDS] & self._contents.is_held_out)
+        return [self.layout.sequences_of(unit) for unit in units.tolist()]
 
     def statistics(self, site: str) -> Statistics:
-        """Sums over trainable tokens of training shards. Raises UserError like `read_chunk`."""
+        """Sums over the rows of training units. Raises UserError for an unknown site."""
         self._require(site)
-        return self.manifest.sites[site].statistics
+        return self.manifest.statistics[site]
 
-    def read_chunk(self, site: str, chunk: int) -> np.ndarray:
-        """Activations [n, p, d] of one chunk: n sequences, at p of their positions.
+    def read_rows(self, site: str, chunk: int) -> np.ndarray:
+        """Activations [n, D] of one training chunk.
 
         They are in the storage dtype (`common.dtypes.from_storage`). Raises UserError for an
         unknown site or chunk, and for damage, naming file and chunk.
         """
         self._require(site)
-        return self._activations[site].read_chunk(chunk)
+        out = np.empty((self._num_rows(chunk), self.sites[site]), self.dtype.storage)
+        self._read_activations(site, True, chunk, out)
+        return out
 
-    def read_chunk_into(self, site: str, chunk: int, out: np.ndarray) -> None:
-        """Fill `out` [chunk_sequences, chunk_positions, d] by one chunk.
+    def read_rows_into(self, site: str, chunk: int, out: np.ndarray) -> None:
+        """Fill `out` [n, D], of the storage dtype and in C order, by one training chunk.
 
-        There is no other copy, unless the store is in eight bits. `out` is of the storage dtype, in
-        C order. Beyond a partial chunk there are fill values (NaN). Raises like `read_chunk`.
+        Of a whole chunk there is no other copy, unless the store is in eight bits. Raises like
+        `read_rows`.
         """
         self._require(site)
-        self._activations[site].read_chunk_into(chunk, out)
+        self._read_activations(site, True, chunk, out)
 
-    def read_trainable(self, chunk: int) -> np.ndarray:
-        """Which tokens of one chunk may be trained on, bool [n, p], dropped ones left out.
+    def read_index(self, chunk: int) -> np.ndarray:
+        """Which tokens the rows of one training chunk are: sequence · S + position, int64 [n].
 
-        Where the manifest counts all of them, nothing is read. Raises like `read_chunk`.
+        Raises like `read_rows`.
         """
-        sequences = self.layout.sequences_of_chunk(chunk)
-        positions = self.layout.positions_of_chunk(chunk)
-        if self._counts[chunk] == len(sequences) * len(positions):
-            return np.ones((len(sequences), len(positions)), bool)
-        trainable = self._arrays[TRAINABLE].read_chunk(chunk)
-        self._leave_out(trainable, sequences, positions)
-        return trainable
+        out = np.empty(self._num_rows(chunk), np.int64)
+        self._read_chunk(INDEX, chunk, out)
+        return out
 
     def read_sequences(self, site: str, sequences: range) -> np.ndarray:
-        """Activations [n, S, d] of whole sequences of the store, in the storage dtype.
+        """Activations [n, S, D] of whole sequences of held-out units, in the storage dtype.
 
-        Every chunk that holds a part of them is read: best ask for all sequences of a shard.
-        Raises like `read_chunk`.
+        Whole chunks are read: best ask for multiples of `layout.chunk_sequences`. Raises UserError
+        for sequences of other units, and like `read_rows`.
         """
         self._require(site)
-        return self._activations[site].read_sequences(sequences)
+        shape = (len(sequences), self.layout.sequence_length, self.sites[site])
+        out = np.empty(shape, self.dtype.storage)
+        read = partial(self._read_activations, site, False)
+        self._read_sequences(activations_path(site, False), sequences, out, read)
+        return out
 
     def read_tokens(self, sequences: range) -> tuple[np.ndarray, np.ndarray]:
-        """(ids int32 [n, S], trainable bool [n, S]) of whole sequences, as `read_sequences`."""
-        ids, trainable = (self._arrays[n].read_sequences(sequences) for n in (INPUT_IDS, TRAINABLE))
-        self._leave_out(trainable, sequences, range(self.layout.sequence_length))
-        return ids, trainable
+        """(ids int32 [n, S], trainable bool [n, S]) of whole sequences of any units.
 
-    def training_chunks(self) -> list[int]:
-        """Chunks of all shards that are not held out, in order."""
-        held_out = set(self.manifest.held_out)
-        return self._chunks(s.unit for s in self.manifest.shards if s.unit not in held_out)
+        Tokens that were dropped are not trainable. Raises like `read_rows`.
+        """
+        ids, marks = self.read_marked_tokens(sequences)
+        return ids, marks == TRAINABLE
 
-    def held_out_chunks(self) -> list[int]:
-        """Chunks of the held-out shards, in order."""
-        held_out = set(self.manifest.held_out)
-        return self._chunks(s.unit for s in self.manifest.shards if s.unit in held_out)
+    def read_marked_tokens(self, sequences: range) -> tuple[np.ndarray, np.ndarray]:
+        """(ids int32, marks uint8) [n, S], marks as `store.unit` numbers them."""
+        found = []
+        for path in (INPUT_IDS, MARKS):
+            shape = (len(sequences), self.layout.sequence_length)
+            out = np.empty(shape, self._contents.specs[path].dtype)
+            self._read_sequences(path, sequences, out, partial(self._read_chunk, path))
+            found.append(out)
+        return found[0], found[1]
 
-    def held_out_sequences(self) -> list[range]:
-        """The sequences of the held-out shards, in order, in runs that share their chunks."""
-        firsts = self.held_out_chunks()[:: self.layout.chunks_per_sequence]
-        return [self.layout.sequences_of_chunk(chunk) for chunk in firsts]
+    def scratch_bytes(self, sites: Iterable[str]) -> int:
+        """Bytes a row that are held beside a buffer while a chunk is read into it."""
+        if self.dtype is not FloatDtype.int8:
+            return 0
+        return max(self.sites[site] for site in sites) + np.dtype("float32").itemsize
 
-    def trainable_counts(self) -> np.ndarray:
-        """Trainable tokens of every chunk, int64 [num_chunks]; 0 where no shard is yet."""
-        return self._counts.copy()
+    def _read_activations(self, site: str, is_of_rows: bool, chunk: int, out: np.ndarray) -> None:
+        path = activations_path(site, is_of_rows)
+        if self.dtype is not FloatDtype.int8:
+            self._read_chunk(path, chunk, out)
+            return
+        values, scales = np.empty(out.shape, np.int8), np.empty(out.shape[:-1], np.float32)
+        self._read_chunk(path, chunk, values)
+        self._read_chunk(scales_path(site, is_of_rows), chunk, scales)
+        restore_into(values, scales, out)
 
-    def _leave_out(self, trainable: np.ndarray, sequences: range, positions: range) -> None:
-        """Mark the dropped tokens among these sequences and positions."""
-        size = self.layout.shard_sequences
-        for unit in range(sequences.start // size, (sequences.stop - 1) // size + 1):
-            if unit in self._dropped:
-                row, column = np.divmod(self._dropped[unit], self.layout.sequence_length)
-                row += unit * size - sequences.start
-                column -= positions.start
-                is_here = (row >= 0) & (row < len(sequences))
-                is_here &= (column >= 0) & (column < len(positions))
-                trainable[row[is_here], column[is_here]] = False
+    def _read_sequences(
+        self,
+        path: str,
+        sequences: range,
+        out: np.ndarray,
+        read: Callable[[int, np.ndarray], None],
+    ) -> None:
+        """Fill `out` by sequences of the store; `read` fills its second argument by a chunk."""
+        done = 0
+        while done < len(sequences):
+            chunk, offset, size = self._locate(path, sequences[done])
+            num = min(size - offset, len(sequences) - done)
+            if num == size:
+                read(chunk, out[done : done + num])
+            else:
+                held = np.empty((size, *out.shape[1:]), out.dtype)
+                read(chunk, held)
+                out[done : done + num] = held[offset : offset + num]
+            done += num
 
-    def _chunks(self, units: Iterable[int]) -> list[int]:
-        return [chunk for unit in units for chunk in self.layout.chunks_of(unit)]
+    def _locate(self, path: str, sequence: int) -> tuple[int, int, int]:
+        """(chunk of an array, place in it, sequences in it) of one of the store's sequences."""
+        unit, place = divmod(sequence, self.layout.shard_sequences)
+        contents = self._contents
+        if sequence not in self.layout.sequences_of(unit) or not contents.has_file[path][unit]:
+            what = "one that is there" if path in TOKEN_ARRAYS else "one of a held-out unit"
+            raise UserError(
+                f"found no sequence {sequence} in {self.path}/{path}; expected {what}; ask for one"
+            )
+        size = contents.specs[path].chunk_items
+        number, offset = divmod(place, size)
+        items = min(size, int(contents.items[path][unit]) - number * size)
+        return int(contents.first_chunk[path][unit]) + number, offset, items
+
+    def _num_rows(self, chunk: int) -> int:
+        if not 0 <= chunk < len(self.chunk_rows):
+            raise UserError(
+                f"found no chunk {chunk} in {self.path}; expected 0 to {len(self.chunk_rows) - 1}; "
+                "ask for those"
+            )
+        return int(self.chunk_rows[chunk])
+
+    def _read_chunk(self, path: str, chunk: int, out: np.ndarray) -> None:
+        """Fill `out` (C order) by the items of a chunk, and compare its checksum."""
+        contents, spec = self._contents, self._contents.specs[path]
+        first = contents.first_chunk[path]
+        unit = int(np.searchsorted(first, chunk, side="right")) - 1
+        offset = (chunk - int(first[unit])) * spec.chunk_bytes
+        data = items = out.reshape(-1).view(np.uint8)
+        if items.nbytes < spec.chunk_bytes - CRC_BYTES:  # fill values follow in the file
+            data = np.empty(spec.chunk_bytes - CRC_BYTES, np.uint8)
+        try:
+            contents.read(spec, unit, lambda name: self._files.read_into(name, offset, data))
+            found, expected = crc32c(data), int(contents.sums[path][chunk])
+            said = "" if found == expected else f"crc32c {found:08x} instead of {expected:08x}"
+        except (TooShortError, OSError) as error:
+            said = str(error)
+        if said:
+            raise FaultError(
+                Fault(
+                    path=self._files.path(spec.file(unit)),
+                    found=f"with chunk {chunk} damaged ({said})",
+                    expected="the bytes that were committed",
+                    remedy="run launch/verify.py, with repair=true to mend it",
+                    unit=unit,
+                )
+            )
+        if data is not items:
+            items[:] = data[: items.nbytes]
 
     def _require(self, site: str) -> None:
-        if site not in self.manifest.sites:
+        if site not in self.manifest.settings.widths:
             raise UserError(
                 f"found no site {site!r} in {self.path}; expected one of "
-                f"{', '.join(self.manifest.sites)}; choose one or harvest it"
+                f"{', '.join(self.manifest.settings.widths)}"
             )
 
 
 def open_store(
     path: str | Path, *, unsealed: bool = False, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> Store:
-    """Open a sealed store after checking manifest, metadata and the size of every file.
+    """Open a sealed store after checking its manifest, with as few requests as that takes.
 
-    With `unsealed`, a store still being written opens with the shards committed so far. Raises
-    UserError naming the first thing that is wrong, and for shards larger than `max_shard_bytes`.
+    With `unsealed`, a store still being written opens with the units committed so far. Raises
+    UserError naming what is wrong, and for shards larger than `max_shard_bytes`.
     """
-    root = Path(path)
-    manifest = _manifest(root, unsealed, max_shard_bytes)
-    if faults := list(_file_faults(root, manifest)):
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise UserError(f"{faults[0]}{more}")
-    return Store(root, manifest)
-
-
-def _manifest(root: Path, unsealed: bool, max_shard_bytes: int) -> Manifest:
-    """The manifest, or what it would be now; FaultError when it cannot be right."""
-    path = root / MANIFEST_FILE
-    if is_sealed := path.exists():
-        manifest = load(path, Manifest)
-    elif not (root / SETTINGS_FILE).exists():
-        raise UserError(f"found no store at {root}; expected {MANIFEST_FILE}; check the path")
-    elif not unsealed:
+    files = files_at(path)
+    if files.exists(MANIFEST_FILE):
+        return _open_sealed(files, max_shard_bytes)
+    if not files.exists(SETTINGS_FILE):
+        raise UserError(f"found no store at {path}; expected {MANIFEST_FILE}; check the path")
+    if not unsealed:
         raise UserError(
-            f"found an unsealed store at {root}; expected {MANIFEST_FILE}; finish the harvest "
+            f"found an unsealed store at {path}; expected {MANIFEST_FILE}; finish the harvest "
             "(open_store(…, unsealed=True) reads what is there)"
         )
-    else:
-        path, settings = root / SETTINGS_FILE, load(root / SETTINGS_FILE, Settings)
-        _refuse(path, grid_problems(settings, load_tokens(root), max_shard_bytes))
-        manifest = assemble(root, settings)
-    _refuse(path, manifest_problems(manifest, is_sealed, max_shard_bytes))
-    return manifest
+    return _open_unsealed(files, max_shard_bytes)
 
 
-def _refuse(path: Path, problems: Iterable[str]) -> None:
-    for problem in problems:
-        found, _, expected = problem.partition("; expected ")
-        raise FaultError(Fault(path=path, found=f"with {found}", expected=expected))
+def read_settings(path: str | Path) -> Settings | None:
+    """What a started or sealed store was started with; None where there is no store."""
+    try:
+        return load_settings(files_at(path))[1]
+    except FileNotFoundError:
+        return None
 
 
-def _file_faults(root: Path, manifest: Manifest) -> Iterator[Fault]:
-    specs = array_specs(manifest.widths, manifest.layout.sequence_length, manifest.dtype)
-    folders = list(linked_folders(root, specs))
-    checks = chain(
-        folders,
-        (metadata_fault(root, spec, manifest.layout) for spec in specs.values()),
-        (size_fault(root / f, r.bytes) for s in manifest.shards for f, r in s.files.items()),
-    )
-    return (fault for fault in checks if fault is not None)
+def _open_sealed(files: Files, max_shard_bytes: int) -> Store:
+    data = files.read(MANIFEST_FILE)
+    manifest = parse(data, files.path(MANIFEST_FILE), Manifest)
+    check_manifest(files, MANIFEST_FILE, manifest, max_shard_bytes)
+    contents = Contents(manifest)
+    files.check_folders(contents.specs)
+    contents.take_sums(load_sums(files, SUMS_FILE, contents))
+    return Store(files, manifest, digest(data), contents)
+
+
+def load_sums(files: Files, name: str, contents: Contents) -> bytes:
+    """The checksums of all chunks. Raises FaultError when they are not the manifest's."""
+    path = files.path(name)
+    try:
+        sums = files.read(name)
+    except FileNotFoundError as error:
+        raise FaultError(Fault(path=path, found="missing", expected="checksums")) from error
+    is_right = hashlib.sha256(sums).hexdigest() == contents.manifest.sums
+    if not is_right or len(sums) != 4 * contents.num_sums:
+        expected = "those of the manifest's chunks"
+        raise FaultError(Fault(path=path, found="with other checksums", expected=expected))
+    return sums
+
+
+def _open_unsealed(files: Files, max_shard_bytes: int) -> Store:
+    settings = load(files, SETTINGS_FILE, Settings)
+    units = sorted(int(n[:-5]) for n in files.list(UNIT_COMMITS) if n[:-5].isdigit())
+    commits = {unit: load_commit(files, unit) for unit in units}
+    end = Tokens(files, settings).load_end()
+    if end is None:
+        if not commits:
+            raise UserError(
+                f"found nothing in {files.path()} yet; expected a unit that is harvested; wait for "
+                "one"
+            )
+        last = commits[units[-1]]
+        num_sequences = last.unit * settings.shard_sequences + last.num_sequences
+        end = TokensEnd(num_sequences=num_sequences, fingerprint={})
+    manifest, sums = assemble(settings, end, commits)
+    check_manifest(files, SETTINGS_FILE, manifest, max_shard_bytes)
+    contents = Contents(manifest, commits)
+    files.check_folders(contents.specs)
+    contents.take_sums(sums)
+    return Store(files, manifest, "", contents)

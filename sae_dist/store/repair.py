@@ -1,182 +1,153 @@
 """Mending a store from what is whole in it; only activations and tokens come from elsewhere.
 
-Manifest, settings and commits say most things twice, so that any one of them can be written again
-from the others. Every step is atomic and leaves what the next repair needs: one that was killed is
-simply started again.
+Files are replaced where they lie, each at once: a repair that was killed is simply started again.
 """
 
-import os
-import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+import uuid
 
+import msgspec
 import numpy as np
 
 from sae_dist.common.errors import UserError
-from sae_dist.common.files import fsync_path, to_json, write_atomic
-from sae_dist.store.arrays import TRAINABLE, array_specs, metadata
-from sae_dist.store.eight_bits import site_reader
-from sae_dist.store.fault import FaultError
-from sae_dist.store.links import all_linked_folders
-from sae_dist.store.rebatch import rebatch
-from sae_dist.store.schema import (
-    MANIFEST_FILE,
-    SETTINGS_FILE,
-    TOKENS_COMMIT,
-    Manifest,
-    Settings,
-    ShardCommit,
-    TokensCommit,
-    commit_file,
-    dump,
-)
-from sae_dist.store.seal import assemble
-from sae_dist.store.shards import ShardReader
-from sae_dist.store.survey import UNSEALED_FILE
-from sae_dist.store.unit import commit_of, write_tokens
-from sae_dist.store.verify import Audit
-
-_LOST = {"tokens": "tokens", "activations": "activations", "scales": "activations"}  # by folder
+from sae_dist.common.files import to_json
+from sae_dist.store.arrays import TOKEN_ARRAYS, of_unit
+from sae_dist.store.contents import Contents
+from sae_dist.store.reader import Store
+from sae_dist.store.records import MANIFEST_FILE, SETTINGS_FILE, Manifest, UnitCommit, commit_file
+from sae_dist.store.seal import clear_commits, with_sums, write_manifest
+from sae_dist.store.statistics import Statistics
+from sae_dist.store.unit import UNTRAINABLE, discard, publish, unit_statistics, write_unit
+from sae_dist.store.verify import FOLDERS, Audit
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """What a repair has to do, by units.
+class Repair:
+    """What an audit calls for.
 
-    The tokens of `bad_tokens` are to be written again, the activations of `bad_units` to be
-    harvested again; of `lost_commits` the files are whole. `is_complete`: the store was whole once
-    and gets its seal back; `manifest` is that seal, if it is known.
+    Attributes:
+        manifest: what vouches for the store's units.
+        is_sealed: if not, `withdraw` is all there is to do, and the harvest goes on.
+        bad_units: those whose activations are to be harvested again.
+        bad_tokens: those of them whose tokens come from the text.
     """
 
-    root: Path
-    settings: Settings
-    tokens: TokensCommit
-    manifest: Manifest | None
-    bad_tokens: list[int]
-    bad_units: list[int]
-    lost_commits: list[int]
-    is_complete: bool
+    def __init__(self, audit: Audit) -> None:
+        """Raises UserError when too much is lost to go by, and for a folder that is a link."""
+        self._files = audit.files
+        self._files.check_folders(FOLDERS)
+        if audit.is_sealed and (audit.manifest is None or audit.contents is None):
+            raise UserError(
+                f"found {MANIFEST_FILE} or its sums damaged in {audit.root}, and their copies; "
+                "expected one whole; restore one from a copy of the store"
+            )
+        if SETTINGS_FILE in audit.bad_records:
+            raise UserError(
+                f"found damaged {SETTINGS_FILE} in {audit.root}; expected it whole; restore it "
+                "from a copy, or harvest into another path"
+            )
+        if audit.contents is not None:
+            self._files.check_folders(audit.contents.specs)
+        self.is_sealed = audit.is_sealed
+        self.bad_units = sorted(audit.bad_units)
+        self.bad_tokens = sorted(audit.bad_tokens)
+        self._bad_records = audit.bad_records
+        self._manifest, self._contents = audit.manifest, audit.contents
+        self._changed: dict[int, UnitCommit] = {}
 
+    @property
+    def manifest(self) -> Manifest:
+        """What vouches for the store's units; of one that is not sealed, for those committed."""
+        assert self._manifest is not None
+        return self._manifest
 
-def plan_repair(audit: Audit) -> Plan:
-    """What the faults of an audit call for.
+    @property
+    def contents(self) -> Contents:
+        """What its files hold."""
+        assert self._contents is not None
+        return self._contents
 
-    Raises UserError when too much is lost to go by, and for a folder that is a link: what a repair
-    writes would lead out of the store.
-    """
-    found = audit.survey
-    for link in all_linked_folders(found.root):
-        raise FaultError(link)
-    if found.settings is None or found.tokens is None:
-        raise UserError(
-            f"found damaged {MANIFEST_FILE} and {SETTINGS_FILE} or {TOKENS_COMMIT} in {found.root};"
-            f" expected the first or both others whole; restore one from a copy of the store"
-        )
-    bad: dict[str, set[int]] = {"tokens": set(), "activations": set()}
-    for fault in audit.faults:
-        parts = fault.path.relative_to(found.root).parts
-        if parts[0] in _LOST and parts[-1].startswith("c."):
-            bad[_LOST[parts[0]]].add(int(parts[-1].split(".")[1]))
-    units = set(range(found.num_units))
-    if not found.is_complete:  # other units have merely not been harvested yet
-        units = {unit for unit in units if (found.root / commit_file(unit)).exists()}
-    lost = units - set(found.commits) - bad["activations"]
-    if found.manifest is None:  # nothing says what the files of these should be
-        bad["activations"] |= lost
-        lost = set()
-    return Plan(
-        root=found.root,
-        settings=found.settings,
-        tokens=found.tokens,
-        manifest=found.manifest,
-        bad_tokens=sorted(bad["tokens"]),
-        bad_units=sorted(bad["activations"]),
-        lost_commits=sorted(lost),
-        is_complete=found.is_complete,
-    )
+    def mend_records(self) -> None:
+        """Write the seal, its copies and the arrays' metadata again where they differ."""
+        if self._bad_records:
+            write_manifest(self._files, self.manifest, self._sums())
+        for spec in self.contents.specs.values():
+            expected = to_json(spec.metadata(self.contents.layout))
+            name = spec.metadata_file
+            if not self._files.exists(name) or self._files.read(name) != expected:
+                self._files.make_folders([spec.path])
+                self._files.write(name, expected)
+        clear_commits(self._files)
 
+    def withdraw(self) -> None:
+        """Have the bad units of a store that is not sealed count as not harvested."""
+        for name in [*self._bad_records, *map(commit_file, self.bad_units)]:
+            self._files.remove(name)
 
-def mend_records(plan: Plan) -> None:
-    """Write settings, the tokens' commit and each array's metadata again where they differ."""
-    layout = plan.settings.layout(plan.tokens.num_sequences)
-    specs = array_specs(plan.settings.widths, layout.sequence_length, plan.settings.dtype).values()
-    _restore(plan.root / SETTINGS_FILE, dump(plan.settings))
-    _restore(plan.root / TOKENS_COMMIT, dump(plan.tokens))
-    for spec in specs:
-        _restore(plan.root / spec.metadata_file, to_json(metadata(spec, layout)))
+    def read_tokens(self, unit: int) -> tuple[np.ndarray, np.ndarray]:
+        """(ids int32 [n, S], trainable bool [n, S]) as they were before any was dropped."""
+        sequences = self.contents.layout.sequences_of(unit)
+        ids, marks = self._store().read_marked_tokens(sequences)
+        return ids, marks != UNTRAINABLE
 
+    def rewrite(
+        self, unit: int, arrays: dict[str, np.ndarray], ids: np.ndarray, trainable: np.ndarray
+    ) -> None:
+        """Write a unit of a sealed store again; see `StoreWriter.write_unit`.
 
-def mend_tokens(plan: Plan, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Write the bad token files again from `blocks`, as `StoreWriter.write_tokens` takes them.
+        Raises UserError, and changes no file, for other tokens than those that were harvested.
+        """
+        settings, token = self.manifest.settings, uuid.uuid4().hex
+        held_out = bool(self.contents.is_held_out[unit])
+        specs = of_unit(self.contents.specs, held_out)
+        commit = write_unit(self._files, settings, unit, token, arrays, ids, trainable)
+        expected = {s.path: self.contents.sums_of(s.path, unit).tobytes() for s in specs}
+        if any(commit.sums[path] != expected[path] for path in TOKEN_ARRAYS):
+            discard(self._files, specs, unit, token)
+            raise UserError(
+                f"found another text, or other tokens to drop, in unit {unit}; expected those that "
+                "were harvested; give the text that was harvested with text_path=…"
+            )
+        publish(self._files, specs, unit, token)
+        if commit.sums != expected:
+            self._changed[unit] = commit
 
-    Raises UserError, and leaves the files alone, when they would come out differently.
-    """
-    missing = set(plan.bad_tokens)
-    units = rebatch(blocks, plan.settings.shard_sequences, plan.tokens.num_sequences)
-    for unit, (ids, trainable) in enumerate(units):
-        if unit in missing:
-            write_tokens(plan.root, plan.settings, unit, ids, trainable, plan.tokens.files)
-            missing.remove(unit)
-        if not missing:
-            return
-    raise UserError(
-        f"found text that ends before unit {min(missing)} of {plan.root}; expected the text that "
-        "was harvested; give it with text_path=…"
-    )
+    def finish(self) -> bool:
+        """Vouch for what was written; False where that is not what was there before.
 
+        Then the statistics are summed anew, from all training units.
+        """
+        if not self._changed:
+            return True
+        for unit, commit in self._changed.items():
+            for path, sums in commit.sums.items():
+                changed = self.contents.sums[path] = self.contents.sums[path].copy()
+                first = self.contents.first_chunk[path]
+                changed[first[unit] : first[unit + 1]] = np.frombuffer(sums, "<u4")
+        statistics = self.manifest.statistics
+        if not all(self.contents.is_held_out[unit] for unit in self._changed):
+            statistics = {site: self._statistics(site) for site in self.manifest.settings.widths}
+        manifest = msgspec.structs.replace(self.manifest, statistics=statistics)
+        write_manifest(self._files, with_sums(manifest, self._sums()), self._sums())
+        return False
 
-def mend_commits(plan: Plan) -> None:
-    """Write the commits again of units whose files are whole; their sums are taken from these."""
-    for unit in plan.lost_commits:
-        write_atomic(plan.root / commit_file(unit), dump(_commit(plan, unit)))
+    def _sums(self) -> bytes:
+        return b"".join(sums.tobytes() for sums in self.contents.sums.values())
 
+    def _store(self) -> Store:
+        return Store(self._files, self.manifest, "", self.contents)
 
-def set_aside(plan: Plan) -> None:
-    """Break the seal and take the bad units' commits away, so that they count as not harvested."""
-    aside = (plan.root / UNSEALED_FILE).parent
-    aside.mkdir(exist_ok=True)
-    fsync_path(plan.root)
-    if plan.manifest is not None:
-        write_atomic(plan.root / UNSEALED_FILE, dump(plan.manifest))
-    for file in (MANIFEST_FILE, *(commit_file(unit) for unit in plan.bad_units)):
-        if (plan.root / file).exists():
-            os.replace(plan.root / file, aside / f"{Path(file).name}.broken")
-            fsync_path((plan.root / file).parent)
-
-
-def seal_again(plan: Plan) -> bool:
-    """Write the manifest, every unit being committed; False if it is not the one of before."""
-    manifest = assemble(plan.root, plan.settings)
-    is_same = plan.manifest is None or manifest.shards == plan.manifest.shards
-    sealed = plan.manifest if plan.manifest is not None and is_same else manifest
-    _restore(plan.root / MANIFEST_FILE, dump(sealed))
-    clear_aside(plan)
-    return is_same
-
-
-def clear_aside(plan: Plan) -> None:
-    """Remove what `set_aside` kept."""
-    shutil.rmtree((plan.root / UNSEALED_FILE).parent, ignore_errors=True)
-
-
-def _restore(path: Path, data: bytes) -> None:
-    if not path.is_file() or path.read_bytes() != data:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
-
-
-def _commit(plan: Plan, unit: int) -> ShardCommit:
-    assert plan.manifest is not None
-    files = plan.manifest.shards[unit].files
-    layout = plan.manifest.layout
-    specs = array_specs(plan.settings.widths, layout.sequence_length, plan.settings.dtype)
-    readers = {path: ShardReader(plan.root, spec, layout, files) for path, spec in specs.items()}
-    sequences = layout.sequences_of(unit)
-    arrays = {
-        site: site_reader(readers, site, plan.settings.dtype).read_sequences(sequences)
-        for site in plan.settings.widths
-    }
-    trainable = readers[TRAINABLE].read_sequences(sequences)
-    records = {path: record for path, record in files.items() if not path.startswith("tokens/")}
-    return commit_of(plan.settings, unit, arrays, trainable, records)
+    def _statistics(self, site: str) -> Statistics:
+        """Of all training units, as sealing added them up."""
+        store, settings = self._store(), self.manifest.settings
+        layout, total = store.layout, Statistics.zero(settings.widths[site])
+        for unit in np.flatnonzero(~self.contents.is_held_out).tolist():
+            sequences = layout.sequences_of(unit)
+            shape = (len(sequences), layout.sequence_length)
+            x_TD = np.zeros((len(sequences) * layout.sequence_length, settings.widths[site]))
+            x_TD = x_TD.astype(settings.dtype.storage)
+            is_kept_T = np.zeros(len(x_TD), bool)
+            for chunk in np.flatnonzero(store.unit_of_chunk == unit).tolist():
+                place = store.read_index(chunk) - sequences.start * layout.sequence_length
+                x_TD[place], is_kept_T[place] = store.read_rows(site, chunk), True
+            x_NSD, kept_NS = x_TD.reshape(*shape, -1), is_kept_T.reshape(shape)
+            total += unit_statistics(settings, unit, site, x_NSD, kept_NS)
+        return total

@@ -1,15 +1,17 @@
 """What a store is asked to be, and what that comes to."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from sae_dist.common.errors import UserError
 from sae_dist.common.settings import validate
-from sae_dist.store.allowed import site_problems
 from sae_dist.store.config import StoreConfig
-from sae_dist.store.layout import choose_layout
-from sae_dist.store.schema import Settings
+from sae_dist.store.layout import check_held_out, choose_layout
+from sae_dist.store.records import SITE_PATTERN, Settings
 
 
 def choose_settings(
@@ -21,8 +23,8 @@ def choose_settings(
 ) -> Settings:
     """Check what the user asks for, and choose the grid. Raises UserError."""
     validate(config, "writer.")
-    for problem in site_problems(widths):
-        raise UserError(f"found {problem}; rename the site or mend its width")
+    _check_sites(widths)
+    check_held_out(config.held_out)
     if sequence_length < 1 or (num_sequences is not None and num_sequences < 1):
         raise UserError(
             f"found {num_sequences} sequences of {sequence_length} positions; expected at least "
@@ -41,23 +43,44 @@ def choose_settings(
         sequence_length=sequence_length,
         shard_sequences=layout.shard_sequences,
         chunk_sequences=layout.chunk_sequences,
-        chunk_positions=layout.chunk_positions,
+        chunk_rows=layout.chunk_rows,
         dtype=config.dtype,
         held_out=config.held_out,
-        widths=widths,
+        widths=dict(sorted(widths.items())),
         provenance=provenance,
         non_finite=config.non_finite,
         max_norm=config.max_norm,
     )
 
 
-def require_same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise UserError with the entries that differ."""
-    keys = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+def _check_sites(widths: dict[str, int]) -> None:
+    """Raise UserError for a site whose name cannot be a folder's, or whose width is none."""
+    if not widths:
+        raise UserError("found no site; expected at least one; name one")
+    for site, width in widths.items():
+        if not re.fullmatch(SITE_PATTERN, site):
+            raise UserError(
+                f"found site {site[:130]!r}; expected letters, digits, '_', '-' and inner dots, at "
+                "most 128 of them; rename it"
+            )
+        if type(width) is not int or width < 1:
+            raise UserError(
+                f"found width {width!r} at site {site!r}; expected a positive number; mend it"
+            )
+
+
+def require_same(path: Path | str, found: Settings, wanted: Settings) -> None:
+    """Raise UserError with the entries of a store's settings that are not the wanted ones."""
+    there, asked = (msgspec.to_builtins(settings) for settings in (found, wanted))
+    keys = sorted(key for key in there if there[key] != asked[key])
     if keys:
-        differences = ", ".join(f"{key}={json.dumps(found.get(key))}" for key in keys)
-        expected = ", ".join(f"{key}={json.dumps(wanted.get(key))}" for key in keys)
+        differences = ", ".join(f"{key}={_json(there[key])}" for key in keys)
+        expected = ", ".join(f"{key}={_json(asked[key])}" for key in keys)
         raise UserError(
             f"found {path} started with {differences}; expected {expected}; use the same settings "
             "or another path"
         )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

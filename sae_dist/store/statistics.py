@@ -1,9 +1,8 @@
 """Running sums of activations: what normalisation needs, without another pass over the store."""
 
-import base64
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
+import msgspec
 import numpy as np
 import torch
 
@@ -14,8 +13,7 @@ _SUMMED_VALUES = 1 << 17
 _LEAST_SQUARE = 1e-30  # of a value, in the mean: float32 has no digits far below
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Statistics:
+class Statistics(msgspec.Struct, frozen=True, kw_only=True, eq=False, forbid_unknown_fields=True):
     """Sums over trainable tokens, float64; adding two gives the statistics of both."""
 
     count: int
@@ -43,17 +41,6 @@ class Statistics:
     def mean_square(self) -> float:
         """E‖x‖², the mean squared norm of an activation."""
         return self.sum_square / max(self.count, 1)
-
-    def to_json(self) -> dict[str, Any]:
-        """`sum` travels as base64 of little-endian float64, so that nothing is rounded."""
-        coded = base64.b64encode(self.sum.astype("<f8").tobytes()).decode()
-        return {"count": self.count, "sum": coded, "sum_square": self.sum_square}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
-        """The inverse of `to_json`, exactly."""
-        total = np.frombuffer(base64.b64decode(value["sum"]), "<f8").astype(np.float64)
-        return cls(count=value["count"], sum=total, sum_square=value["sum_square"])
 
 
 def norms_of(x_NSD: torch.Tensor) -> np.ndarray:

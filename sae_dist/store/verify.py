@@ -1,44 +1,98 @@
-"""What it means that a store is whole, and a list of everything that is not."""
+"""What it means that a store is whole, and a list of everything that is not.
+
+The chunks' checksums and the layout say what every byte of every file is, so that nothing else is
+compared: of each file its size, its chunks, the sum after each, and the index at its end.
+"""
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from sae_dist.common.files import to_json
 from sae_dist.common.log import progress
-from sae_dist.store.allowed import MAX_SHARD_BYTES, metadata_fault, size_fault
-from sae_dist.store.arrays import array_specs
-from sae_dist.store.checksum import crc32
-from sae_dist.store.fault import Fault
-from sae_dist.store.links import all_linked_folders
-from sae_dist.store.schema import MANIFEST_FILE, SETTINGS_FILE, FileRecord
-from sae_dist.store.survey import Survey, survey
+from sae_dist.store.arrays import CRC_BYTES, ArraySpec, crc32c
+from sae_dist.store.contents import Contents, check_manifest
+from sae_dist.store.fault import Fault, FaultError
+from sae_dist.store.files import Files, TooShortError, files_at
+from sae_dist.store.reader import MAX_SHARD_BYTES, load_sums
+from sae_dist.store.records import (
+    COPIES,
+    MANIFEST_FILE,
+    SETTINGS_FILE,
+    SUMS_FILE,
+    TOKENS,
+    TOKENS_END,
+    UNIT_COMMITS,
+    AnyRecord,
+    Manifest,
+    Settings,
+    TokensEnd,
+    UnitCommit,
+    load,
+    tokens_file,
+)
+from sae_dist.store.seal import assemble, is_leftover, load_commit
+from sae_dist.store.tokens import Tokens
 
-_LEFTOVERS = (".*.tmp", "*.partial")
+FOLDERS = ("commits", UNIT_COMMITS, TOKENS, COPIES)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Audit:
-    """What an audit found: `faults`, and how much it looked at, in `seconds`.
+    """What an audit found.
 
-    `num_bytes` are those of files whose checksum was computed. `leftovers` of killed writers do no
-    harm.
+    Attributes:
+        root: the store's folder.
+        faults: all that is wrong, one a file.
+        leftovers: what killed writers left, which does no harm.
+        manifest: the seal, or what it would be of the units committed so far; None if neither is
+            known.
+        is_sealed, num_committed: whether it is sealed; else how many units are committed.
+        bad_units, bad_tokens: units with a bad file, and those of them whose tokens are bad.
+        bad_records: names of settings, commits, tokens and seals that are bad.
+        num_files, num_bytes, seconds: looked at, read, taken.
     """
 
-    survey: Survey
-    faults: list[Fault]
-    leftovers: list[Path]
-    num_files: int
-    num_bytes: int
-    seconds: float
+    root: Path | str
+    files: Files
+    faults: list[Fault] = field(default_factory=list)
+    leftovers: list[Path | str] = field(default_factory=list)
+    manifest: Manifest | None = None
+    contents: Contents | None = None
+    is_sealed: bool = False
+    num_committed: int = 0
+    bad_units: set[int] = field(default_factory=set)
+    bad_tokens: set[int] = field(default_factory=set)
+    bad_records: list[str] = field(default_factory=list)
+    num_files: int = 0
+    num_bytes: int = 0
+    seconds: float = 0.0
+
+    @property
+    def num_units(self) -> int:
+        """Units of the whole store, as far as is known."""
+        return 0 if self.manifest is None else self.manifest.layout.num_units
+
+    def blame(self, name: str, found: str, expected: str, unit: int | None = None) -> None:
+        """Note a fault of a file."""
+        path = self.files.path(name)
+        self.faults.append(Fault(path=path, found=found, expected=expected, unit=unit))
+        if unit is not None:
+            self.bad_units.add(unit)
+            if name.startswith(("sequences/input_ids", "sequences/marks")):
+                self.bad_tokens.add(unit)
 
 
 def verify(path: str | Path, full: bool = False, workers: int = 4) -> list[Fault]:
     """Everything wrong with a store, one fault a file; an empty list when it is whole.
 
-    Without `full`: manifest, settings, commits and metadata, and the size of every file. With
-    `full` also the CRC-32 of every whole file, read by `workers` threads; this finds flipped bits
-    and swapped files. Of a store that is not sealed, what is committed so far.
+    Without `full`: manifest, commits and metadata, and the size of every file. With `full` also
+    every byte of every file, read by `workers` threads; this finds flipped bits and swapped files.
+    Of a store that is not sealed, what is committed so far.
     """
     return audit(path, full=full, workers=workers).faults
 
@@ -47,66 +101,184 @@ def audit(
     path: str | Path, *, full: bool, workers: int, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> Audit:
     """`verify`, with what the faults are about."""
-    root, begun = Path(path), time.perf_counter()
-    if not any((root / name).exists() for name in (MANIFEST_FILE, SETTINGS_FILE)):
-        fault = Fault(
-            path=root, found="without a store", expected=MANIFEST_FILE, remedy="check the path"
+    begun, files = time.perf_counter(), files_at(path)
+    found = Audit(root=files.path(), files=files)
+    found.is_sealed = files.exists(MANIFEST_FILE) or files.exists(f"{COPIES}/{MANIFEST_FILE}")
+    if not found.is_sealed and not files.exists(SETTINGS_FILE):
+        found.faults.append(
+            Fault(
+                path=found.root,
+                found="without a store",
+                expected=MANIFEST_FILE,
+                remedy="check the path",
+            )
         )
-        return _nothing_read(root, [fault])
-    if links := list(all_linked_folders(root)):
-        return _nothing_read(root, links)
-    found = survey(root, max_shard_bytes)
-    records = found.records()
-    sizes = {file: size_fault(root / file, record.bytes) for file, record in records.items()}
-    faults = found.faults + _metadata_faults(found) + [f for f in sizes.values() if f is not None]
-    right = {file: record for file, record in records.items() if sizes[file] is None}
-    if full:
-        faults += _checksum_faults(root, right, workers)
-    return Audit(
-        survey=found,
-        faults=faults,
-        leftovers=sorted(path for kind in _LEFTOVERS for path in root.rglob(kind)),
-        num_files=len(records),
-        num_bytes=sum(record.bytes for record in right.values()) if full else 0,
-        seconds=time.perf_counter() - begun,
-    )
+        return found
+    try:
+        files.check_folders(FOLDERS)
+        if found.is_sealed:
+            _look_at_seal(found, max_shard_bytes)
+        else:
+            _look_at_commits(found, max_shard_bytes)
+        if found.contents is not None:
+            files.check_folders(found.contents.specs)
+            _look_at_files(found, found.contents, full, workers)
+    except FaultError as error:  # beyond which nothing can be looked at
+        found.faults.append(error.fault)
+    found.seconds = time.perf_counter() - begun
+    return found
 
 
-def _nothing_read(root: Path, faults: list[Fault]) -> Audit:
-    """Where these faults keep an audit from reading at all."""
-    found = Survey(root=root)
-    return Audit(survey=found, faults=faults, leftovers=[], num_files=0, num_bytes=0, seconds=0.0)
-
-
-def _metadata_faults(found: Survey) -> list[Fault]:
-    if found.settings is None or found.tokens is None:
-        return []
-    settings, layout = found.settings, found.settings.layout(found.tokens.num_sequences)
-    specs = array_specs(settings.widths, settings.sequence_length, settings.dtype)
-    faults = (metadata_fault(found.root, spec, layout) for spec in specs.values())
-    return [fault for fault in faults if fault is not None]
-
-
-def _checksum_faults(root: Path, records: dict[str, FileRecord], workers: int) -> list[Fault]:
-    """Files whose bytes differ from the CRC-32 they were committed with, in order."""
-
-    def check(file: str) -> Fault | None:
-        path, expected = root / file, f"crc32 {records[file].crc32}"
+def _look_at_seal(found: Audit, max_shard_bytes: int) -> None:
+    """Both copies of the manifest and of the sums; the first that is whole counts."""
+    manifests = [_load(found, name, Manifest) for name in (MANIFEST_FILE, _copy(MANIFEST_FILE))]
+    whole = [manifest for manifest in manifests if manifest is not None]
+    if not whole:
+        return
+    check_manifest(found.files, MANIFEST_FILE, whole[0], max_shard_bytes)
+    found.manifest, contents = whole[0], Contents(whole[0])
+    found.num_committed = found.num_units
+    sums = []
+    for name in (SUMS_FILE, _copy(SUMS_FILE)):
         try:
-            found = f"with crc32 {crc32(path)}"
-        except OSError as error:
-            found = f"unreadable ({error.strerror})"
-        is_whole = found == f"with {expected}"
-        return None if is_whole else Fault(path=path, found=found, expected=expected)
+            sums.append(load_sums(found.files, name, contents))
+        except FaultError as error:
+            found.faults.append(error.fault)
+            found.bad_records.append(name)
+    if sums:
+        contents.take_sums(sums[0])
+        found.contents = contents
+        _look_at_metadata(found, contents)
+    if found.files.exists(SETTINGS_FILE):
+        found.leftovers.append(found.files.path(SETTINGS_FILE))
 
-    total = sum(record.bytes for record in records.values())
-    faults: dict[str, Fault | None] = {}
+
+def _copy(name: str) -> str:
+    return f"{COPIES}/{name}"
+
+
+def _look_at_commits(found: Audit, max_shard_bytes: int) -> None:
+    """Settings, tokens and commits; a store that is not sealed has no metadata yet."""
+    files, settings = found.files, _load(found, SETTINGS_FILE, Settings)
+    if settings is None:
+        return
+    tokens = Tokens(files, settings)
+    for unit in sorted(tokens.units()):
+        try:
+            tokens.get(unit)
+        except FaultError as error:
+            found.faults.append(error.fault)
+            found.bad_records.append(tokens_file(unit))
+    commits: dict[int, UnitCommit] = {}
+    for name in files.list(UNIT_COMMITS):
+        if name[:-5].isdigit():
+            try:
+                commits[int(name[:-5])] = load_commit(files, int(name[:-5]))
+            except FaultError as error:
+                found.faults.append(error.fault)
+                found.bad_records.append(f"{UNIT_COMMITS}/{name}")
+    end = _load(found, TOKENS_END, TokensEnd) if files.exists(TOKENS_END) else None
+    found.num_committed = len(commits)
+    if end is None and commits:
+        last = commits[max(commits)]
+        num_sequences = last.unit * settings.shard_sequences + last.num_sequences
+        end = TokensEnd(num_sequences=num_sequences, fingerprint={})
+    if end is not None:
+        found.manifest, sums = assemble(settings, end, commits)
+        check_manifest(files, SETTINGS_FILE, found.manifest, max_shard_bytes)
+        found.contents = Contents(found.manifest, commits)
+        found.contents.take_sums(sums)
+
+
+def _look_at_metadata(found: Audit, contents: Contents) -> None:
+    for spec in contents.specs.values():
+        expected = to_json(spec.metadata(contents.layout))
+        try:
+            is_as_long = found.files.size(spec.metadata_file) == len(expected)  # before it is read
+            if not is_as_long or found.files.read(spec.metadata_file) != expected:
+                found.blame(spec.metadata_file, "altered", "the array's metadata")
+        except FileNotFoundError:
+            found.blame(spec.metadata_file, "missing", "the array's metadata")
+        except FaultError as error:
+            found.faults.append(error.fault)
+
+
+def _look_at_files(found: Audit, contents: Contents, full: bool, workers: int) -> None:
+    files = list(contents.files())
+    found.num_files = len(files)
+    total = sum(spec.file_bytes(int(contents.items[spec.path][unit])) for spec, unit in files)
+    faults: dict[int, str] = {}
     with (
-        ThreadPoolExecutor(workers) as pool,
+        ThreadPoolExecutor(workers, "verify") as pool,
         progress(total=total, desc="verify", unit="B", unit_scale=True) as bar,
     ):
-        checks = {pool.submit(check, file): file for file in records}
+        checks = {
+            pool.submit(_file_fault, found.files, contents, spec, unit, full): number
+            for number, (spec, unit) in enumerate(files)
+        }
         for done in as_completed(checks):
-            faults[checks[done]] = done.result()
-            bar.update(records[checks[done]].bytes)
-    return [fault for file in records if (fault := faults[file]) is not None]
+            spec, unit = files[checks[done]]
+            if (fault := done.result()) is not None:
+                faults[checks[done]] = fault
+            bar.update(spec.file_bytes(int(contents.items[spec.path][unit])))
+    for number in sorted(faults):
+        spec, unit = files[number]
+        said, expected = faults[number].split("; expected ")
+        found.blame(spec.file(unit), said, expected, unit)
+    found.num_bytes = total if full else 0
+    for path in contents.specs:
+        names = [f"{path}/{name}" for name in found.files.list(path) if is_leftover(name)]
+        found.leftovers += [found.files.path(n) for n in names if n not in contents.unpublished]
+
+
+def _file_fault(
+    files: Files, contents: Contents, spec: ArraySpec, unit: int, full: bool
+) -> str | None:
+    """What is wrong with one file ("found; expected …"); None where it is whole."""
+    expected_bytes = spec.file_bytes(int(contents.items[spec.path][unit]))
+
+    def look(name: str) -> str | None:
+        if (size := files.size(name)) != expected_bytes:
+            return f"with {size} bytes; expected {expected_bytes} bytes"
+        return next(_chunk_faults(files, name, contents, spec, unit), None) if full else None
+
+    try:
+        return contents.read(spec, unit, look)
+    except FaultError as error:
+        return f"{error.fault.found}; expected {error.fault.expected}"
+    except FileNotFoundError:
+        return f"missing; expected {expected_bytes} bytes"
+    except (OSError, TooShortError) as error:
+        return f"unreadable ({error}); expected {expected_bytes} bytes"
+
+
+def _chunk_faults(
+    files: Files, name: str, contents: Contents, spec: ArraySpec, unit: int
+) -> Iterator[str]:
+    """What in a file is not as its chunks' checksums and the layout say, in order."""
+    num_items, sums = int(contents.items[spec.path][unit]), contents.sums_of(spec.path, unit)
+    stored = np.empty(spec.chunk_bytes, np.uint8)
+    for number, expected in enumerate(sums.tolist()):
+        files.read_into(name, number * spec.chunk_bytes, stored)
+        found = crc32c(stored[:-CRC_BYTES])
+        if found != expected or int(stored[-CRC_BYTES:].view("<u4")[0]) != expected:
+            place = f"chunk {number} of {len(sums)}"
+            yield f"with {place} altered (crc32c {found:08x}); expected {expected:08x}"
+    index = np.empty(spec.file_bytes(num_items) - len(sums) * spec.chunk_bytes, np.uint8)
+    files.read_into(name, len(sums) * spec.chunk_bytes, index)
+    if index.tobytes() != spec.index(num_items):
+        yield "with its index altered; expected that of its chunks"
+
+
+def _load(found: Audit, name: str, kind: type[AnyRecord]) -> AnyRecord | None:
+    """A file's record; None, and a fault, if it is damaged or missing."""
+    try:
+        return load(found.files, name, kind)
+    except FileNotFoundError:
+        found.blame(name, "missing", "the bytes that were committed")
+    except FaultError as error:
+        found.faults.append(error.fault)
+    except OSError as error:
+        found.blame(name, f"unreadable ({error.strerror})", "a file that can be read")
+    found.bad_records.append(name)
+    return None

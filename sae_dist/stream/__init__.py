@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sae_dist.stream.config import StreamConfig
     from sae_dist.stream.held_out import HeldOutBatch, held_out, in_batches
     from sae_dist.stream.in_memory import ActivationsInMemory, RowStream
-    from sae_dist.stream.order import TokenOrder, fitting_lanes
+    from sae_dist.stream.order import TokenOrder
     from sae_dist.stream.source import ActivationSource, StoredActivations
     from sae_dist.stream.stream import ActivationStream, memory_bound
 
@@ -28,7 +28,6 @@ __all__ = [
     "StreamConfig",
     "StreamState",
     "TokenOrder",
-    "fitting_lanes",
     "held_out",
     "in_batches",
     "memory_bound",

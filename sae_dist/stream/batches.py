@@ -10,6 +10,8 @@ import torch
 from sae_dist.common.errors import UserError
 from sae_dist.stream.config import StreamConfig
 
+_MIN_BUCKET_BATCHES = 64
+
 
 @dataclass(frozen=True, slots=True)
 class BatchPart:
@@ -19,8 +21,10 @@ class BatchPart:
         batch_tokens: rows of a global batch.
         seed: fixes the order, with what `config` says of it.
         config: how it is read.
-        rank, world: which of how many equal parts; all, side by side, are the same in every world.
+        rank, world: which of how many parts, of which none has two rows more than another; all,
+            side by side, are the same in every world.
         start_step: counted from the very first.
+        with_index: whether batches tell each row's place in the text; a store reads it beside them.
     """
 
     batch_tokens: int
@@ -29,6 +33,13 @@ class BatchPart:
     rank: int = 0
     world: int = 1
     start_step: int = 0
+    with_index: bool = False
+
+    @property
+    def rows(self) -> slice:
+        """Which rows of each global batch are this part's."""
+        first, stop = (r * self.batch_tokens // self.world for r in (self.rank, self.rank + 1))
+        return slice(first, stop)
 
     def lanes_of(self, lanes: int) -> range:
         """Those of so many that this rank serves. Raises UserError if the ranks cannot share."""
@@ -42,16 +53,21 @@ class BatchPart:
         share = lanes // world
         return range(self.rank * share, (self.rank + 1) * share)
 
+    @property
+    def bucket_tokens(self) -> int:
+        """Tokens that are mixed with each other."""
+        return max(self.config.bucket_tokens, _MIN_BUCKET_BATCHES * self.batch_tokens)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Batch:
     """One rank's rows of a global batch: `acts[site]` [b, d] as stored, `index` int64 [b].
 
-    `index` is sequence · S + position, the token's place in the store.
+    `index` is sequence · S + position, the token's place in the text; None unless asked for.
     """
 
     acts: dict[str, torch.Tensor]
-    index: torch.Tensor
+    index: torch.Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""How a store is read."""
+"""How activations are mixed and read."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from sae_dist.common.settings import setting
 
 @dataclass(kw_only=True, slots=True)
 class StreamConfig:
-    """How to read a store; `lanes` and `bucket_tokens` (of all lanes together) fix the order.
+    """How activations are mixed and read; `bucket_tokens` (of all ranks together) fixes the order.
 
-    Without `lanes` there are as many as suit chunks and batch (`order.fitting_lanes`), whatever
-    the number of ranks.
+    So many tokens are mixed with each other, and of a store 64 batches at least. `lanes` are those
+    of `store=live` (`live/lanes.py`), which the ranks must divide.
     """
 
     lanes: int | None = setting(None, min=1)

@@ -53,13 +53,12 @@ def held_out(
     however the store is cut into files and however many parts share them: each gets whole ones, one
     more or less than the others. Raises UserError when the store has none, and for unknown sites.
 
-    A chunk has few positions of many sequences, so that these are read together: all sequences of a
-    shard that share chunks. Memory, at most: three such blocks at `sites` (the one given out, the
-    one before while a batch of it is held, and one read ahead in a thread), one chunk, and a batch.
+    Memory, at most: three chunks' worth of sequences at `sites` (those given out, those before
+    while a batch of them is held, and those read ahead in a thread), one chunk, and a batch.
     """
     for site in sites:
         store.statistics(site)
-    if not (blocks := store.held_out_sequences()):
+    if not (blocks := _blocks(store)):
         raise UserError(
             f"found no held-out shard in {store.path}; expected one; harvest with held_out > 0"
         )
@@ -102,6 +101,12 @@ def _joined(pieces: list[HeldOutBatch]) -> HeldOutBatch:
         trainable=torch.cat([piece.trainable for piece in pieces]),
         acts={site: torch.cat([piece.acts[site] for piece in pieces]) for site in pieces[0].acts},
     )
+
+
+def _blocks(store: Store) -> list[range]:
+    """The held-out sequences, those of a chunk together."""
+    size = store.layout.chunk_sequences
+    return [unit[i : i + size] for unit in store.held_out for i in range(0, len(unit), size)]
 
 
 def _overlaps(blocks: list[range], own: range) -> list[range]:

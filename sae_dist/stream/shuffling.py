@@ -6,48 +6,59 @@ from math import exp, lgamma
 import numpy as np
 
 from sae_dist.store.layout import Layout
+from sae_dist.store.unit import row_order
 from sae_dist.stream.order import TokenOrder
 
 
-def rows_per_chunk(layout: Layout) -> np.ndarray:
-    """Tokens of every chunk, int64 [num_chunks]: its rows, if all tokens are trained on."""
-    sequences = [len(layout.sequences_of_chunk(chunk)) for chunk in range(layout.num_chunks)]
-    return np.array(sequences, np.int64) * layout.chunk_positions
+class Rows:
+    """The rows of a store of some layout whose tokens are all trained on.
+
+    `of_chunk` and `unit_of_chunk` are as `TokenOrder` takes them.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        lengths = [len(layout.sequences_of(unit)) for unit in range(layout.num_units)]
+        rows_U = np.array(lengths) * layout.sequence_length
+        chunks_U = -(-rows_U // layout.chunk_rows)
+        self._first_U = np.cumsum(chunks_U) - chunks_U
+        self.of_chunk = np.full(chunks_U.sum(), layout.chunk_rows)
+        self.of_chunk[self._first_U + chunks_U - 1] = (rows_U - 1) % layout.chunk_rows + 1
+        self.unit_of_chunk = np.repeat(np.arange(layout.num_units), chunks_U)
+
+    def tokens(self, chunk: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        """Which tokens lie at some places in some chunks, counted through the store."""
+        layout, found, unit_R = self._layout, np.empty_like(chunk), self.unit_of_chunk[chunk]
+        for unit in np.unique(unit_R).tolist():
+            sequences, here = layout.sequences_of(unit), unit_R == unit
+            order = row_order(unit, np.ones((len(sequences), layout.sequence_length), bool))
+            rows = (chunk[here] - self._first_U[unit]) * layout.chunk_rows + offset[here]
+            found[here] = sequences.start * layout.sequence_length + order[rows]
+        return found
 
 
 def distinct_share(
-    order: TokenOrder, layout: Layout, starts: np.ndarray, steps: Iterable[int]
+    order: TokenOrder, rows: Rows, starts: np.ndarray, steps: Iterable[int]
 ) -> float:
     """Distinct documents in the batches of `steps`, over what full permutations would hold.
 
-    `order` is that of `rows_per_chunk(layout)`; document i has the tokens (numbered by sequence,
-    then by position) from `starts[i]` up to `starts[i + 1]`.
+    `order` is that of `rows`; document i has the tokens (numbered by sequence, then by position)
+    from `starts[i]` up to `starts[i + 1]`.
     """
     found = [
-        len(np.unique(np.searchsorted(starts, batch_index(order, layout, step), side="right")))
+        len(np.unique(np.searchsorted(starts, batch_index(order, rows, step), side="right")))
         for step in steps
     ]
-    return float(np.mean(found)) / expected_distinct(starts, order.lanes * order.lane_tokens)
+    return float(np.mean(found)) / expected_distinct(starts, order.batch_tokens)
 
 
-def batch_index(order: TokenOrder, layout: Layout, step: int) -> np.ndarray:
+def batch_index(order: TokenOrder, rows: Rows, step: int) -> np.ndarray:
     """Token numbers [B] of one global batch."""
-    taken: list[np.ndarray] = []
-    for lane in range(order.lanes):
-        missing = order.lane_tokens
-        for segment in order.segments(lane, step):
-            numbers = [_tokens(layout, chunk) for chunk in segment.chunks.tolist()]
-            part = segment.rows[segment.first : segment.stop][:missing]
-            taken.append(np.concatenate(numbers)[part])
-            missing -= len(part)
-            if not missing:
-                break
-    return np.concatenate(taken)
-
-
-def _tokens(layout: Layout, chunk: int) -> np.ndarray:
-    num_tokens = len(layout.sequences_of_chunk(chunk)) * layout.chunk_positions
-    return layout.token_index(chunk, np.arange(num_tokens))
+    share = next(order.shares(step, slice(0, order.batch_tokens)))
+    sizes = rows.of_chunk[share.chunks]
+    ends = np.cumsum(sizes)
+    place = np.searchsorted(ends, share.rows[0], side="right")
+    return rows.tokens(share.chunks[place], share.rows[0] - (ends - sizes)[place])
 
 
 def expected_distinct(starts: np.ndarray, num_drawn: int) -> float:

@@ -12,9 +12,10 @@ from sae_dist.common.seeds import generator
 from sae_dist.store import Store
 from sae_dist.stream.batches import Batches, BatchPart
 from sae_dist.stream.held_out import HeldOutBatch, held_out
+from sae_dist.stream.order import spread_evenly
 from sae_dist.stream.stream import ActivationStream
 
-_SAMPLE_CHUNKS = 32  # at least, so that many positions are among them
+_SAMPLE_CHUNKS = 32  # at least, so that many documents are among them
 
 
 class ActivationSource(Protocol):
@@ -63,38 +64,32 @@ class StoredActivations:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.identity = store.manifest.hash
+        self.identity = store.hash
         self.widths = dict(store.sites)
         self.num_tokens = min(store.statistics(site).count for site in store.sites)
         self.sequence_length = store.layout.sequence_length
-        self.num_held_out = sum(len(sequences) for sequences in store.held_out_sequences())
-        self.about: dict[str, Any] = {**store.manifest.provenance, "store": str(store.path)}
+        self.num_held_out = sum(map(len, store.held_out))
+        self.about: dict[str, Any] = {**store.provenance, "store": str(store.path)}
 
     def mean_square(self, site: str) -> float:
         """E‖x‖² over the training shards' trainable tokens, from the manifest."""
         return float(self._store.statistics(site).mean_square)
 
     def sample(self, sites: list[str], num_tokens: int, seed: int) -> dict[str, Tensor]:
-        """`num_tokens` tokens (or all there are), drawn from some training chunks.
-
-        From more chunks than would hold them, since a chunk has few positions of its sequences.
-        """
+        """`num_tokens` tokens (or all there are), drawn from as many chunks as hold them twice."""
         store, dice = self._store, generator(seed, "sample")
-        chunks = dice.permutation(np.asarray(store.training_chunks()))
-        counts = store.trainable_counts()[chunks]
-        chunks, counts = chunks[counts > 0], counts[counts > 0]
+        chunks = spread_evenly(store.unit_of_chunk, dice)
         if not len(chunks):
             raise UserError(f"{store.path} has no trainable tokens outside its held-out shards")
-        needed = int(np.searchsorted(counts.cumsum(), num_tokens)) + 1
-        starts = np.concatenate([[0], counts[: max(needed, _SAMPLE_CHUNKS)].cumsum()])
+        needed = int(np.searchsorted(store.chunk_rows[chunks].cumsum(), 2 * num_tokens)) + 1
+        chunks = chunks[: max(needed, _SAMPLE_CHUNKS)]
+        starts = np.concatenate([[0], store.chunk_rows[chunks].cumsum()])
         drawn = np.sort(dice.permutation(starts[-1])[:num_tokens])
         parts: dict[str, list[np.ndarray]] = {site: [] for site in sites}
-        for chunk, start, stop in zip(chunks, starts, starts[1:], strict=False):
-            here = drawn[(drawn >= start) & (drawn < stop)] - start
-            rows = np.flatnonzero(store.read_trainable(int(chunk)))[here]
+        for chunk, start, stop in zip(chunks.tolist(), starts, starts[1:], strict=False):
+            rows = drawn[(drawn >= start) & (drawn < stop)] - start
             for site in sites:
-                acts = store.read_chunk(site, int(chunk))
-                parts[site].append(acts.reshape(-1, acts.shape[-1])[rows])
+                parts[site].append(store.read_rows(site, chunk)[rows])
         return {
             site: from_storage(np.concatenate(blocks), store.dtype)
             for site, blocks in parts.items()

@@ -113,7 +113,7 @@ def test_verify_tells_every_fault(
     store = make_store(tmp_path / "store", num_tokens=2048)
     run(verify.main, "store=store")
     assert "store is whole" in capsys.readouterr().err
-    for shard in sorted((store / "activations" / "in").glob("c.*"))[:2]:
+    for shard in sorted((store / "rows" / "activations" / "in").glob("c.*"))[:2]:
         data = bytearray(shard.read_bytes())
         data[9] ^= 1
         shard.write_bytes(data)
@@ -121,7 +121,7 @@ def test_verify_tells_every_fault(
     with pytest.raises(SystemExit, match="2"):
         run(verify.main, "store=store")
     said = capsys.readouterr().err
-    assert "c.0.0.0 with crc32" in said and "error: faults found in store: 2" in said
+    assert "c.0.0 with chunk 0 of" in said and "error: faults found in store: 2" in said
 
 
 def test_coders_go_out_come_back_are_measured_and_trained_on(

@@ -1,19 +1,31 @@
 """A tiny language model's activations, harvested in a moment."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import astuple
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from sae_dist.common.dtypes import FloatDtype
-from sae_dist.harvest import HarvestLoopConfig, Processes, harvest
+from sae_dist.harvest import (
+    HarvestLoopConfig,
+    Processes,
+    Text,
+    Tokens,
+    UnitTokens,
+    fill_store,
+)
+from sae_dist.harvest.tokens import Tokeniser
 from sae_dist.lm import Capture, resolve
 from sae_dist.store import StoreConfig, StoreWriter
-from sae_dist.text import Fingerprint, TextConfig, pack
+from sae_dist.text import Fingerprint, Position, TextConfig, pack_blocks
 from tests.lm.tiny import NUM_LAYERS, VOCAB, WIDTH, tiny_model
 
 SITES = ("resid_post.1", "mlp_in.1", "mlp_out.1")
@@ -32,19 +44,62 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=trained, bos_token="<s>", eos_token="<s>")
 
 
-def tokens() -> Any:
-    """`TEXTS` as 45 sequences of 8 positions, the first of which is never trained on."""
+UNIT_SEQUENCES = 6
+
+
+def tokens(first: int = 0, begin: Any = None) -> Text:
+    """`TEXTS` as 45 sequences of 8 positions, the first of which is never trained on, from a unit.
+
+    The fingerprint is of all, whatever unit is the first.
+    """
     config = TextConfig(path="texts", sequence_length=POSITIONS)
     fingerprint = Fingerprint()
-    limit = NUM_SEQUENCES * POSITIONS
-    blocks = pack(TEXTS, tokenizer(), config, num_tokens=limit, fingerprint=fingerprint)
-    return blocks, lambda: fingerprint.to_dict(config)
+    start = Position() if begin is None else Position(*begin)
+    if first:
+        for tokens_before in islice(tokens().units, first):
+            fingerprint.add_sequences(tokens_before.ids_NS)
+    blocks = pack_blocks(
+        TEXTS,
+        tokenizer(),
+        config,
+        start=start,
+        num_tokens=(NUM_SEQUENCES - first * UNIT_SEQUENCES) * POSITIONS,
+        block_sequences=UNIT_SEQUENCES,
+        fingerprint=fingerprint,
+        shows_progress=False,
+    )
+
+    def units() -> Iterator[UnitTokens]:
+        begins = start
+        for block in blocks:
+            yield UnitTokens(block.ids_NS, block.trainable_NS, astuple(begins))
+            begins = block.end
+
+    def told() -> dict[str, Any]:
+        fingerprint.num_tokens_asked = NUM_SEQUENCES * POSITIONS
+        return fingerprint.to_dict(config)
+
+    return Text(units(), told)
+
+
+def job_store() -> dist.Store:
+    """The one by which the processes of `run_on` met: what a launcher gives a job."""
+    return dist.distributed_c10d._get_default_store()
+
+
+def with_tokens(writer: StoreWriter) -> StoreWriter:
+    """The same, with all tokens written."""
+    with Tokeniser(writer, tokens) as tokeniser:
+        while writer.num_units is None or not writer.has_tokens(writer.num_units - 1):
+            tokeniser.check()
+            time.sleep(0.01)
+    return writer
 
 
 def tiny_writer(
     path: Path, about: dict[str, Any] = LM, dtype: FloatDtype = FloatDtype.float32
 ) -> StoreWriter:
-    """Shards of six sequences and chunks of two positions; one shard in four is held out."""
+    """Shards of six sequences and chunks of two; one shard in four is held out."""
     sequence_mib = _SEQUENCE_VALUES * dtype.disk.itemsize / 2**20
     config = StoreConfig(
         dtype=dtype,
@@ -63,8 +118,8 @@ def tiny_harvest(
     seen: Callable[[Tensor], None] = lambda ids_NS: None,
     about: dict[str, Any] = LM,
     capture: Capture | None = None,
-    lock_seconds: float = 45.0,
     dtype: FloatDtype = FloatDtype.float32,
+    text: Tokens = tokens,
 ) -> None:
     """Fill a store, or the rest of it, four sequences a forward pass; each is shown to `seen`."""
     model = tiny_model(family)
@@ -76,9 +131,9 @@ def tiny_harvest(
         return capture(ids_NS)
 
     alone = Processes(0, 1, torch.device("cpu"))
-    config = HarvestLoopConfig(batch_sequences=4, lock_seconds=lock_seconds)
+    config = HarvestLoopConfig(batch_sequences=4)
     writer = tiny_writer(path, about, dtype)
-    harvest(writer, watched, tokens, config, processes or alone)  # type: ignore[arg-type]
+    fill_store(writer, watched, text, config, processes or alone)  # type: ignore[arg-type]
 
 
 def contents(path: Path) -> dict[str, bytes]:

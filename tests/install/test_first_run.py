@@ -27,8 +27,8 @@ import torch
 from sae_dist.common.dtypes import from_storage
 
 store = sae_dist.open_store("runs/first/store")
-acts = from_storage(store.read_chunk("resid_post.1", 0), store.dtype)
-x = torch.as_tensor(acts).float().flatten(0, 1)[:512]
+acts = from_storage(store.read_rows("resid_post.1", 0), store.dtype)
+x = torch.as_tensor(acts).float()[:512]
 np.save("x.npy", x.numpy())
 with torch.no_grad():
     for folder in pathlib.Path("runs/first/coders").iterdir():

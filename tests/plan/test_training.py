@@ -28,8 +28,8 @@ LAYOUT = Layout(
     num_sequences=1000,
     sequence_length=100,
     shard_sequences=100,
-    chunk_sequences=100,
-    chunk_positions=5,
+    chunk_sequences=5,
+    chunk_rows=500,
 )
 WIDTHS = {"in": D, "out": E}
 
@@ -97,7 +97,7 @@ def planned(
     dtype: FloatDtype = FloatDtype.bfloat16,
     **loop,
 ) -> TrainingPlan:
-    settings = {"tokens": 100_000, "batch_tokens": 1000, "stream": StreamConfig(lanes=8)}
+    settings = {"tokens": 100_000, "batch_tokens": 1000, "stream": StreamConfig()}
     config = LoopConfig(**(settings | loop))
     return plan_training(
         config,
@@ -111,7 +111,7 @@ def planned(
 
 def test_the_stream_holds_what_is_planned(tmp_path: Path) -> None:
     store = open_store(make_store(tmp_path / "store"))
-    config = StreamConfig(lanes=8, bucket_tokens=2048)
+    config = StreamConfig(bucket_tokens=2048)
     for world in (1, 2):
         stream = ActivationStream(store, ["in"], BatchPart(BATCH, 0, config, 0, world))
         plan = plan_training(
@@ -122,7 +122,7 @@ def test_the_stream_holds_what_is_planned(tmp_path: Path) -> None:
             store.dtype,
             MachineConfig(devices=world),
         )
-        assert plan.host_bytes["stream"] == stream.memory_bound
+        assert 0.7 * plan.host_bytes["stream"] < stream.memory_bound <= plan.host_bytes["stream"]
 
 
 def test_a_step_is_arithmetic() -> None:
@@ -178,9 +178,8 @@ def test_meshes_are_those_that_training_takes() -> None:
     [
         ({"disk_free_gb": 1e-6}, {}, "disk: checkpoints and coders take"),
         ({"memory_gib": 1e-6}, {}, "memory: training takes about"),
-        ({"devices": 5}, {"stream": StreamConfig(lanes=8)}, "lanes: 5 devices do not divide"),
-        ({}, {"batch_tokens": 1001}, "lanes: stream.lanes=8 and 1 devices must divide"),
-        ({}, {"stream": StreamConfig(lanes=250)}, "lanes: 250 lanes and 200 chunks"),
+        ({"devices": 3}, {}, "batch: 3 devices do not divide batch_tokens=1000"),
+        ({}, {"tokens": 200_000, "batch_tokens": 100_001}, "batch: batch_tokens=100001 of 100,000"),
         ({}, {"tokens": 300_000}, "tokens: training takes 300,000, 3.0 times"),
     ],
 )

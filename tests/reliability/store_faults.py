@@ -15,11 +15,12 @@ import psutil
 
 from sae_dist.apps import harvest, train, verify
 from sae_dist.selftest import Job
+from sae_dist.store import StoreConfig, StoreWriter
 from tests.harvest.tiny import contents
 from tests.reliability.bench import HARVEST, TRAIN, Bench, Desk, Outcome
 
-SHARD, OTHER = "store/activations/in/c.1.0.0", "store/activations/in/c.2.0.0"
-METADATA = "store/activations/in/zarr.json"
+SHARD, OTHER = "store/rows/activations/in/c.2.0", "store/rows/activations/in/c.3.0"
+METADATA = "store/rows/activations/in/zarr.json"
 
 
 def flip(path: Path) -> None:
@@ -44,7 +45,7 @@ def swap(path: Path) -> None:
 
 
 def damaged_shard(damage: Callable[[Path], None]) -> Callable[[Bench], list[Outcome]]:
-    """A fault that both verify and training find before the first step."""
+    """A fault that verify finds, and training where it reads."""
 
     def try_it(bench: Bench) -> list[Outcome]:
         desk = bench.fresh("store")
@@ -89,7 +90,7 @@ def harvest_killed(bench: Bench) -> list[Outcome]:
     """Another job goes on where the killed one was, to the same bytes."""
     desk = bench.fresh("lm", "text")
     with contextlib.chdir(desk.folder), Job("sae_dist.apps.harvest", [*HARVEST], 1) as job:
-        commits = desk.folder / "acts" / "commits"
+        commits = desk.folder / "acts" / "commits" / "units"
         assert job.wait_until(lambda: commits.is_dir() and len(os.listdir(commits)) > 2)
         job.ranks[0].kill()
         assert job.wait() == [-signal.SIGKILL]
@@ -101,7 +102,6 @@ def harvest_killed(bench: Bench) -> list[Outcome]:
 def two_jobs(bench: Bench) -> list[Outcome]:
     """A second job with the same settings finds nothing to do; with others it is refused."""
     desk = bench.fresh("lm", "text", "acts")
-    (desk.folder / "acts" / "MANIFEST.json").unlink()
     outcome = desk.refused(harvest.main, *HARVEST, "writer.dtype=float16")
     assert desk.run(harvest.main, *HARVEST).status == 0
     assert stored(desk.folder / "acts") == stored(bench.acts)
@@ -130,13 +130,13 @@ def disk_full(bench: Bench) -> list[Outcome]:
 
 
 def unsealed(bench: Bench) -> list[Outcome]:
-    desk = bench.fresh("store")
-    (desk.folder / "store" / "MANIFEST.json").unlink()
+    desk = bench.fresh()
+    StoreWriter.create(desk.folder / "store", {"in": 16}, 1, StoreConfig(), {}, 2048)
     return [desk.refused(train.main, *TRAIN)]
 
 
 def metadata(*changes: dict[str, Any]) -> Callable[[Bench], list[Outcome]]:
-    """A fault of zarr.json that training refuses before it reads, and without much memory."""
+    """A fault of zarr.json, which verify tells without much memory and no reader looks at."""
 
     def try_it(bench: Bench) -> list[Outcome]:
         desk = bench.fresh("store")
@@ -155,7 +155,7 @@ def nested_or_no_json(bench: Bench) -> list[Outcome]:
 def with_metadata(desk: Desk, data: bytes) -> Outcome:
     (desk.folder / METADATA).write_bytes(data)
     before = psutil.Process().memory_info().rss
-    outcome = desk.refused(train.main, *TRAIN)
+    outcome = desk.refused(verify.main, "store=store")
     assert psutil.Process().memory_info().rss - before < 100e6
     return outcome
 
@@ -163,7 +163,5 @@ def with_metadata(desk: Desk, data: bytes) -> Outcome:
 def stored(store: Path) -> dict[str, bytes]:
     """All that a reader may look at."""
     return {
-        name: data
-        for name, data in contents(store).items()
-        if not name.startswith("locks/") and not Path(name).name.startswith(".")
+        name: data for name, data in contents(store).items() if not Path(name).name.startswith(".")
     }

@@ -28,21 +28,24 @@ class Fault:
     goes_on: bool = False
 
 
-SHARD = "activations/in/c.1.0.0"
+SHARD = "rows/activations/in/c.2.0"
+ALTERED = ("faults found",)  # and which file, above it
 FAULTS = {
-    1: Fault("shard deleted", store.damaged_shard(Path.unlink), [(), (SHARD, "missing", "; ")]),
-    2: Fault("shard truncated", store.damaged_shard(store.halve), [(), (SHARD, "bytes", "; ")]),
+    1: Fault(
+        "shard deleted", store.damaged_shard(Path.unlink), [(), (SHARD, "No such file", "; ")]
+    ),
+    2: Fault("shard truncated", store.damaged_shard(store.halve), [(), (SHARD, "too short", "; ")]),
     3: Fault(
-        "shard of length zero", store.damaged_shard(store.empty), [(), (SHARD, "0 bytes", "; ")]
+        "shard of length zero", store.damaged_shard(store.empty), [(), (SHARD, "too short", "; ")]
     ),
     4: Fault("one bit flipped", store.flipped_bit, [(), (SHARD, "chunk", "crc32c", "repair=true")]),
     5: Fault("two shards swapped", store.swapped, [("faults found", ": 2")]),
     6: Fault("leftover .partial", store.leftover, [(".partial",), ()], goes_on=True),
-    7: Fault("harvest rank killed", store.harvest_killed, [("lock",)], goes_on=True),
+    7: Fault("harvest rank killed", store.harvest_killed, [()], goes_on=True),
     8: Fault(
         "two jobs on one store",
         store.two_jobs,
-        [("acts/SETTINGS.json", "dtype=", "bfloat16", "expected dtype=", "same settings")],
+        [("acts/MANIFEST.json", "dtype=", "bfloat16", "expected dtype=", "same settings")],
     ),
     9: Fault(
         "disk full",
@@ -52,33 +55,25 @@ FAULTS = {
     10: Fault(
         "unsealed store", store.unsealed, [("unsealed store", "store", "MANIFEST.json", "finish")]
     ),
-    11: Fault(
-        "shape of 2**62", store.metadata({"shape": [2**62]}), [("zarr.json", "shape", str(2**62))]
-    ),
+    11: Fault("shape of 2**62", store.metadata({"shape": [2**62]}), [ALTERED]),
     12: Fault(
         "chunk size 0 or negative",
         store.metadata(
             *(
-                {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [size, 1, 16]}}}
+                {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [size, 16]}}}
                 for size in (0, -1)
             )
         ),
-        [("zarr.json", "chunk_grid", f"[{size}, 1, 16]", "expected") for size in (0, -1)],
+        2 * [ALTERED],
     ),
     13: Fault(
         "zstd bomb",
         store.metadata({"codecs": [{"name": "zstd", "configuration": {"level": 1}}]}),
-        [("zarr.json", "codecs", "zstd", "expected")],
+        [ALTERED],
     ),
-    14: Fault(
-        "zarr.json nested or no JSON", store.nested_or_no_json, [("zarr.json", "unreadable")] * 2
-    ),
+    14: Fault("zarr.json nested or no JSON", store.nested_or_no_json, 2 * [ALTERED]),
     15: Fault("coder of another width", run.other_width, [("width 16", "{'in': 24}", "store=")]),
-    16: Fault(
-        "wrong dtype",
-        store.metadata({"data_type": "float64"}),
-        [("zarr.json", "data_type", "float64", "float32")],
-    ),
+    16: Fault("wrong dtype", store.metadata({"data_type": "float64"}), [ALTERED]),
     17: Fault(
         "NaN activations",
         run.not_finite,

@@ -69,7 +69,7 @@ def test_what_is_not_finite_is_refused_by_unit_site_and_sequence_or_dropped_and_
 def test_tokens_that_are_too_long_are_dropped_and_counted(tmp_path: Path, command: Command) -> None:
     save_lm(tmp_path / "lm", 1000.0, RARE)
     assert command("writer.max_norm=50").startswith("sealed store; 1 tokens dropped: 1 at embed")
-    assert open_store("store").manifest.sites["embed"].dropped == 1
+    assert open_store("store").manifest.dropped["embed"] == 1
 
 
 def test_too_many_outliers_are_refused(tmp_path: Path, command: Command) -> None:

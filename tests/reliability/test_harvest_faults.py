@@ -1,10 +1,7 @@
 """Harvests that share a store, are killed, or run out of disk: nothing is torn, lost or doubled."""
 
 import errno
-import importlib
 import itertools
-import os
-import re
 import signal
 import time
 from collections.abc import Iterator
@@ -19,13 +16,12 @@ from torch import Tensor
 
 from sae_dist.common import files
 from sae_dist.common.errors import UserError
-from sae_dist.harvest import Locks, Processes
-from sae_dist.harvest import locks as locks_module
+from sae_dist.harvest import Processes
 from sae_dist.parallel import World
 from sae_dist.store import StoreConfig, StoreWriter, verify
-from tests.harvest.tiny import contents, tiny_harvest, tiny_writer, tokens
+from tests.harvest.tiny import contents, job_store, tiny_harvest, tiny_writer, with_tokens
 from tests.processes import run_on, start
-from tests.reliability.jobs import committed, job, lock, passes, torn, wait_until, with_tokens
+from tests.reliability.jobs import committed, job, passes, torn, wait_until
 from tests.reliability.small_disk import remount, small_disk
 
 NUM_PASSES, NUM_UNITS = 15, 8
@@ -45,7 +41,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return contents(folder / "store")
 
 
-def test_two_jobs_fill_one_store_and_harvest_each_unit_once(
+def test_two_jobs_fill_one_store_and_hardly_a_unit_twice(
     tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     store, log = tmp_path / "store", tmp_path / "log"
@@ -53,126 +49,22 @@ def test_two_jobs_fill_one_store_and_harvest_each_unit_once(
     for process in jobs:
         process.join(60)
     assert [process.exitcode for process in jobs] == [0, 0]
-    assert passes(log) == NUM_PASSES
+    assert NUM_PASSES <= passes(log) < 2 * NUM_PASSES
     assert contents(store) == expected
 
 
-def test_a_killed_job_is_taken_over_at_once_on_the_same_machine(
+def test_what_a_job_keeps_for_itself_too_long_another_harvests(
     tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     store, log = tmp_path / "store", tmp_path / "log"
-    with_tokens(tiny_writer(store), *tokens())
     slow = start(job, store, log, 600.0)
     wait_until(lambda: log.exists() and passes(log) == 1)
     other = start(job, store, log)
-    wait_until(lambda: len(committed(store)) == NUM_UNITS - 1)
-    assert other.is_alive()
+    other.join(60)
+    assert other.exitcode == 0 and slow.is_alive()
+    assert contents(store) == expected
     slow.kill()
     slow.join()
-    begin = time.monotonic()
-    other.join(60)
-    print(f"taken over in {time.monotonic() - begin:.1f} s")
-    assert other.exitcode == 0
-    assert f"warning: process {slow.pid} on " in log.read_text()
-    assert "is gone; its lock 00000.json is taken over" in log.read_text()
-    assert contents(store) == expected
-
-
-def test_a_silent_job_of_another_machine_is_taken_over_after_the_limit_only(
-    tmp_path: Path, expected: dict[str, bytes]
-) -> None:
-    store, log = tmp_path / "store", tmp_path / "log"
-    with_tokens(tiny_writer(store), *tokens())
-    foreign = lock(store, "00003")
-    beats(foreign, ago=-3600)
-    process = start(job, store, log)
-    wait_until(lambda: len(committed(store)) == NUM_UNITS - 1)
-    beats(foreign, ago=5)
-    time.sleep(1.5)  # the job looks every half second
-    assert 3 not in committed(store) and process.is_alive()
-    beats(foreign, ago=46)
-    process.join(60)
-    assert process.exitcode == 0 and passes(log) == NUM_PASSES
-    warning = r"warning: process 1 of job 7 on elsewhere gave no sign for \d+ s; its lock 00003"
-    assert re.search(warning, log.read_text())
-    assert contents(store) == expected
-
-
-def beats(foreign: Path, ago: float) -> None:
-    """Let a lock's last sign of life be so many seconds old; negative: its process lives on."""
-    os.utime(foreign, (time.time() - ago,) * 2)
-
-
-def test_a_lock_gives_signs_of_life(tmp_path: Path) -> None:
-    with Locks(tmp_path / "locks", 0.3) as locks:
-        assert locks.take("00001")
-        file = tmp_path / "locks" / "00001.json"
-        os.utime(file, (0, 0))
-        wait_until(lambda: file.stat().st_mtime > 0)
-    assert not file.exists()
-
-
-def test_jobs_wait_for_the_tokens_of_another_and_write_them_if_it_dies(
-    tmp_path: Path, expected: dict[str, bytes]
-) -> None:
-    store, log = tmp_path / "store", tmp_path / "log"
-    tiny_writer(store)
-    foreign = lock(store, "tokens")
-    beats(foreign, ago=-3600)
-    process = start(job, store, log)
-    wait_until(lambda: log.exists() and "waiting" in log.read_text())
-    beats(foreign, ago=46)
-    process.join(60)
-    assert process.exitcode == 0
-    assert "waiting for the tokens of process 1 of job 7 on elsewhere" in log.read_text()
-    assert contents(store) == expected
-
-
-def take_all(world: World, folder: Path, names: list[str]) -> list[str]:
-    """The locks that this process got, of those that all go for at the same time."""
-    with Locks(folder, 45.0) as locks:
-        dist.barrier()
-        taken = [name for name in names if locks.take(name)]
-        dist.barrier()
-    return taken
-
-
-def test_of_many_that_find_a_lock_stale_one_gets_it(tmp_path: Path) -> None:
-    names = [f"{number:05d}" for number in range(20)]
-    for name in names:
-        silent = lock(tmp_path, name)
-        os.utime(silent, (0, 0))
-    taken = run_on(4, take_all, tmp_path / "locks", names)
-    assert sorted(itertools.chain(*taken)) == names
-    assert list((tmp_path / "locks").iterdir()) == []
-
-
-def test_who_looked_at_a_stale_lock_before_another_took_it_leaves_it_to_that_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    os.utime(lock(tmp_path, "00001"), (0, 0))
-    with Locks(tmp_path / "locks", 45.0) as early, Locks(tmp_path / "locks", 45.0) as late:
-
-        def overtaken(path: Path, data: bytes) -> bool:
-            monkeypatch.undo()
-            assert late.take("00001")
-            return files.claim(path, data)
-
-        monkeypatch.setattr(locks_module, "claim", overtaken)
-        assert not early.take("00001")
-        owner = late.owner("00001")
-        assert owner is not None and owner.pid == os.getpid()
-        late.keep(set())
-        assert early.take("00001")
-
-
-def test_a_lock_that_was_taken_away_is_not_given_back_twice(tmp_path: Path) -> None:
-    with Locks(tmp_path / "locks", 45.0) as locks:
-        assert locks.take("00001") and not locks.take("00001")
-        (tmp_path / "locks" / "00001.json").unlink()
-        other = lock(tmp_path, "00001")
-        locks.keep(set())
-        assert other.exists() and not locks.take("00001")
 
 
 UNITS, WIDTH, POSITIONS = 50, 8, 4
@@ -192,7 +84,7 @@ def fill(path: Path, mine: range) -> list[int]:
         won = []
         for unit in mine:
             x_NSD = np.full((2, POSITIONS, WIDTH), unit, np.uint16)
-            if writer.write_shard(unit, {"site": x_NSD}):
+            if writer.write_unit(unit, {"site": x_NSD}):
                 won.append(unit)
     return won
 
@@ -203,9 +95,12 @@ def race(world: World, path: Path) -> list[int]:
 
 
 def test_eight_processes_race_for_fifty_units_and_each_is_committed_once(tmp_path: Path) -> None:
-    ids, trainable = np.zeros((2 * UNITS, POSITIONS), np.int32), np.ones((2 * UNITS, 4), bool)
+    ids_NS, trainable_NS = np.zeros((2, POSITIONS), np.int32), np.ones((2, POSITIONS), bool)
     for name in ("raced", "serial"):
-        with_tokens(racing_writer(tmp_path / name), [(ids, trainable)], dict)
+        writer = racing_writer(tmp_path / name)
+        for unit in range(UNITS):
+            writer.put_tokens(unit, ids_NS, trainable_NS, None)
+        writer.end_tokens(2 * UNITS, {})
     won = run_on(8, race, tmp_path / "raced")
     print(f"won by each of 8: {[len(units) for units in won]}")
     assert sorted(itertools.chain(*won)) == list(range(UNITS))
@@ -224,7 +119,7 @@ def harvest_on(world: World, path: Path, most: int | None) -> int:
             raise Stopped
         seen.append(1)
 
-    processes = Processes(world.rank, world.size, torch.device("cpu"))
+    processes = Processes(world.rank, world.size, torch.device("cpu"), store=job_store())
     try:
         tiny_harvest(path, processes=processes, seen=note)
     except Stopped:
@@ -236,9 +131,10 @@ def test_the_number_of_processes_may_change_between_runs(
     tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     store = tmp_path / "store"
+    with_tokens(tiny_writer(store))
     assert run_on(3, harvest_on, store, 3) == [3, 3, 3]
     done = committed(store)  # of two passes each, but the last unit
-    assert 3 <= len(done) <= 4 and list((store / "locks").iterdir()) == []
+    assert 3 <= len(done) <= 4
     last = int(NUM_UNITS - 1 in done)
     assert sum(run_on(2, harvest_on, store, None)) == NUM_PASSES - 2 * len(done) + last
     assert contents(store) == expected
@@ -277,8 +173,7 @@ def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
 def test_a_disk_that_is_filled_is_told_and_the_same_command_goes_on(
     disk: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("sae_dist.harvest.harvest")  # its name is a function's too
-    monkeypatch.setattr(module, "check_disk", lambda path, num_bytes: None)
+    monkeypatch.setattr("sae_dist.harvest.harvest.check_disk", lambda path, num_bytes: None)
     store = disk / "store"
     with pytest.raises(UserError, match="No space left on device for .*; free some and start"):
         tiny_harvest(store)
@@ -294,7 +189,7 @@ def test_leftovers_are_removed_with_a_warning(
 ) -> None:
     store = tmp_path / "store"
     tiny_writer(store)
-    for name in ("activations/mlp_in.1/c.0.0.0.1f.partial", "commits/.00001.json.1f.tmp"):
+    for name in ("rows/activations/mlp_in.1/c.0.0.1f.partial", "rows/index/.c.1.1f.tmp"):
         (store / name).write_bytes(b"half")
     tiny_harvest(store)
     assert "warning: 2 leftover files of killed writers removed" in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """A launched harvest one of whose processes is killed: it ends at once, and is gone on with."""
 
-import json
 import os
 import signal
 import subprocess
@@ -8,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sae_dist.store import verify
@@ -39,15 +39,10 @@ def started(home: Path) -> subprocess.Popen[str]:
         return subprocess.Popen([sys.executable, *HARVEST], cwd=home, env=environment, stderr=log)
 
 
-def workers(home: Path) -> set[int]:
-    """The processes that hold locks on units."""
-    found = set()
-    for file in (home / "store" / "locks").glob("[0-9]*.json"):
-        try:
-            found.add(json.loads(file.read_bytes())["pid"])
-        except FileNotFoundError:  # its unit was committed
-            continue
-    return found
+def workers(launcher: subprocess.Popen[str]) -> list[int]:
+    """The processes that the launcher started and that have a rank."""
+    children = psutil.Process(launcher.pid).children(recursive=True)
+    return sorted(child.pid for child in children if "RANK" in child.environ())
 
 
 @pytest.mark.slow
@@ -62,8 +57,8 @@ def test_a_killed_process_ends_a_launched_harvest_and_the_next_start_goes_on(
     launcher = started(tmp_path)
     try:
         store = tmp_path / "store"
-        wait_until(lambda: len(committed(store)) > 3 and len(workers(tmp_path)) == 2)
-        killed, other = sorted(workers(tmp_path))
+        wait_until(lambda: len(committed(store)) > 3)
+        killed, other = workers(launcher)
         os.kill(killed, signal.SIGKILL)
         begin = time.monotonic()
         assert launcher.wait(DEADLINE) != 0
@@ -81,6 +76,6 @@ def test_a_killed_process_ends_a_launched_harvest_and_the_next_start_goes_on(
         again.terminate()
         again.wait()
     log = (tmp_path / "log").read_text()
-    assert "is gone; its lock" in log and "sealed store" in log
+    assert "sealed store" in log
     assert set(done) <= set(committed(tmp_path / "store"))
     assert verify(tmp_path / "store", full=True) == []

@@ -21,7 +21,7 @@ from sae_dist.common.credentials import keys_with_credentials, without_credentia
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import say, warn, write_error
 from sae_dist.store import StoreWriter, open_store, verify, write_store
-from sae_dist.store.repair import plan_repair
+from sae_dist.store.repair import Repair
 from sae_dist.store.verify import audit
 from sae_dist.train.wandb_tracker import wandb_id
 from tests.apps.commands import ROOT, command, launch
@@ -128,31 +128,37 @@ def test_runs_itself_may_be_a_link_and_a_run_have_links_inside(tmp_path: Path) -
         assert run_folder(str(tmp_path / "runs"), name) == tmp_path / "runs" / name
 
 
-@pytest.mark.parametrize("what", ["shard", "metadata", "manifest", "folder", "pipe"])
+def everything_is_read(root: Path) -> None:
+    store = open_store(root)
+    for chunk in range(len(store.chunk_rows)):
+        store.read_rows("in", chunk)
+
+
+@pytest.mark.parametrize("what", ["shard", "manifest", "sums", "folder", "pipe"])
 def test_a_store_with_links_is_refused(what: str, tmp_path: Path) -> None:
     root = make_store(tmp_path / "store", num_tokens=512)
     path = {
-        "metadata": root / "activations/in/zarr.json",
         "manifest": root / "MANIFEST.json",
-        "folder": root / "activations/in",
-    }.get(what, root / "activations/in/c.0.0.0")
+        "sums": root / "SUMS.bin",
+        "folder": root / "rows/activations/in",
+    }.get(what, root / "rows/activations/in/c.0.0")
     away = path.rename(tmp_path / "away")
     if what == "pipe":
         os.mkfifo(path)
     else:
         path.symlink_to(away)
     with pytest.raises(UserError, match=rf"found {path} to be .*cp -rL"):
-        open_store(root)
+        everything_is_read(root)
     assert any(str(path) in str(fault) for fault in verify(root, full=True))
     if what == "folder":
         with pytest.raises(UserError, match="to be a link"):
             StoreWriter.open(root)
 
 
-@pytest.mark.parametrize("folder", [".repair", "commits", "tokens", "activations/in"])
+@pytest.mark.parametrize("folder", ["commits", "copy", "rows", "sequences/activations/in"])
 def test_a_repair_writes_through_no_link(folder: str, tmp_path: Path) -> None:
     root, away = make_store(tmp_path / "store", num_tokens=512), tmp_path / "away"
-    (root / "activations/in/c.0.0.0").write_bytes(b"")
+    (root / "rows/activations/in/c.0.0").write_bytes(b"")
     if (root / folder).exists():
         (root / folder).rename(away)
     else:
@@ -164,17 +170,17 @@ def test_a_repair_writes_through_no_link(folder: str, tmp_path: Path) -> None:
         (root / folder, "to be a link")
     ]
     with pytest.raises(UserError, match=r"to be a link; .*cp -rL"):
-        plan_repair(found)
+        Repair(found)
     assert sorted(away.rglob("*")) == before
 
 
 def test_a_shard_that_is_another_file_of_this_machine_shows_nothing(tmp_path: Path) -> None:
     root = make_store(tmp_path / "store", num_tokens=512)
-    shard = root / "activations/in/c.0.0.0"
+    shard = root / "rows/activations/in/c.0.0"
     shard.unlink()
     shard.symlink_to("/etc/passwd")
     with pytest.raises(UserError, match="to be a link") as error:
-        open_store(root)
+        everything_is_read(root)
     assert "root:" not in str(error.value) and "bytes" not in str(error.value)
 
 

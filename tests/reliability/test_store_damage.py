@@ -15,7 +15,7 @@ from tests.store.damage import KINDS, damage
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three sites and eight units: 40 shard files, 5 of metadata, 9 commits, manifest, settings."""
+    """Three sites and eight units: 46 shard files, 9 of metadata, the seal and its copy."""
     path = tmp_path_factory.mktemp("whole") / "store"
     tiny_harvest(path)
     return path
@@ -24,10 +24,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read_all(store: Store) -> dict[str, bytes]:
     """All that training and evaluation can read, by array and chunk, or unit."""
     found: dict[str, bytes] = {}
-    for chunk in range(store.layout.num_chunks):
-        found |= {f"{s} {chunk}": store.read_chunk(s, chunk).tobytes() for s in SITES}
-        found |= {f"trainable {chunk}": store.read_trainable(chunk).tobytes()}
-    for unit in range(store.layout.num_shards):
+    for chunk in range(len(store.chunk_rows)):
+        found |= {f"{site} {chunk}": store.read_rows(site, chunk).tobytes() for site in SITES}
+        found |= {f"index {chunk}": store.read_index(chunk).tobytes()}
+    for held in store.held_out:
+        found |= {f"{s} of {held}": store.read_sequences(s, held).tobytes() for s in SITES}
+    for unit in range(store.layout.num_units):
         tokens = store.read_tokens(store.layout.sequences_of(unit))
         found |= {f"{i} of unit {unit}": array.tobytes() for i, array in enumerate(tokens)}
     return found

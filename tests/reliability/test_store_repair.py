@@ -12,6 +12,7 @@ from sae_dist.apps import harvest, verify
 from sae_dist.apps import repair as repair_module
 from sae_dist.store import verify as verify_store
 from sae_dist.store import write_store
+from sae_dist.store.repair import Repair
 from tests.harvest.tiny import TEXTS, contents, tokenizer
 from tests.lm.tiny import tiny_model
 from tests.store.damage import flip, swap
@@ -19,7 +20,7 @@ from tests.store.damage import flip, swap
 Command = Callable[..., None]
 HARVEST = ("sites=[resid_post.1,mlp_in.1]", "tokens=320", "harvest.batch_sequences=4")
 STORED = ("writer.chunk_mib=0.002", "writer.shard_mib=0.012", "writer.held_out=0.25")
-SITE = "activations/mlp_in.1"
+SITE, HELD_OUT = "rows/activations/mlp_in.1", "sequences/activations/mlp_in.1"
 
 
 @pytest.fixture(scope="module")
@@ -60,25 +61,22 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Command:
 
 
 def bad_activations(store: Path) -> None:
-    flip(store / SITE / "c.1.0.0", 99)
-    swap(store / SITE / "c.2.0.0", store / SITE / "c.3.0.0")
+    flip(store / HELD_OUT / "c.1.0.0", 99)
+    swap(store / SITE / "c.2.0", store / SITE / "c.3.0")
 
 
 def bad_tokens(store: Path) -> None:
-    (store / "tokens/input_ids/c.1.0").unlink()
-    flip(store / "tokens/trainable/c.0.0", 7)
+    (store / "sequences/input_ids/c.1.0").unlink()
+    flip(store / "sequences/marks/c.0.0", 7)
+
+
+def bad_index(store: Path) -> None:
+    os.truncate(store / "rows/index/c.3", 9)
 
 
 def bad_metadata(store: Path) -> None:
     (store / SITE / "zarr.json").unlink()
-    (store / "tokens/input_ids/zarr.json").write_text("{}")
-
-
-def bad_records(store: Path) -> None:
-    (store / "SETTINGS.json").write_text("")
-    (store / "commits/tokens.json").unlink()
-    flip(store / "commits/00002.json", 99)
-    (store / "commits/00003.json").unlink()
+    (store / "sequences/input_ids/zarr.json").write_text("{}")
 
 
 def no_manifest(store: Path) -> None:
@@ -89,22 +87,19 @@ def bad_manifest(store: Path) -> None:
     os.truncate(store / "MANIFEST.json", 99)
 
 
+def bad_sums(store: Path) -> None:
+    flip(store / "SUMS.bin", 99)
+    (store / "copy/MANIFEST.json").unlink()
+
+
 def all_at_once(store: Path) -> None:
-    bad_activations(store)
-    bad_tokens(store)
-    bad_metadata(store)
-    bad_records(store)
-
-
-def no_manifest_and_more(store: Path) -> None:
-    bad_manifest(store)
-    bad_activations(store)
-    (store / "commits/00000.json").unlink()
+    for harm in (bad_activations, bad_tokens, bad_index, bad_metadata, bad_sums):
+        harm(store)
 
 
 HARMS = (
-    *(bad_activations, bad_tokens, bad_metadata, bad_records, no_manifest, bad_manifest),
-    *(all_at_once, no_manifest_and_more),
+    *(bad_activations, bad_tokens, bad_index, bad_metadata, no_manifest, bad_manifest, bad_sums),
+    all_at_once,
 )
 
 
@@ -135,7 +130,7 @@ def test_only_bad_units_are_harvested(
     times = {path: path.stat().st_mtime_ns for path in store.rglob("c.*")}
     run(f"store={store}", "repair=true")
     changed = {path.name for path in times if path.stat().st_mtime_ns != times[path]}
-    assert changed == {"c.1.0.0", "c.2.0.0", "c.3.0.0"}
+    assert {int(name.split(".")[1]) for name in changed} == {1, 2, 3}
     assert passes == 3 * [4, 4, 2]  # units of ten sequences
 
 
@@ -143,19 +138,16 @@ class KilledError(BaseException):
     """Stands for SIGKILL: nothing of the project may catch it."""
 
 
-STEPS = ("mend_records", "mend_tokens", "mend_commits", "set_aside", "seal_again", "clear_aside")
+STEPS = ("mend_records", "rewrite", "finish")
 
 
-@pytest.mark.parametrize(
-    "step", ["harvest", *(pytest.param(step, marks=pytest.mark.slow) for step in STEPS)]
-)
+@pytest.mark.parametrize("step", STEPS)
 def test_a_repair_killed_before_or_after_any_step_is_started_again(
     store: Path, run: Command, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     before = contents(store)
     all_at_once(store)
-    where = repair_module if step != "clear_aside" else repair_module.seal_again.__globals__
-    real = getattr(where, step) if step != "clear_aside" else where[step]
+    real = getattr(Repair, step)
 
     def dies_before(*arguments: object) -> None:
         raise KilledError
@@ -166,16 +158,12 @@ def test_a_repair_killed_before_or_after_any_step_is_started_again(
 
     for dies in (dies_before, dies_after):
         with monkeypatch.context() as patch:
-            if step == "clear_aside":
-                patch.setitem(where, step, dies)
-            else:
-                patch.setattr(where, step, dies)
+            patch.setattr(Repair, step, dies)
             with pytest.raises(KilledError):
                 run(f"store={store}", "repair=true")
                 raise KilledError  # nothing was left to do after the first time
     run(f"store={store}", "repair=true")
-    found = {path: data for path, data in contents(store).items() if ".repair" not in path}
-    assert found == before
+    assert contents(store) == before
 
 
 def test_a_text_that_changed_is_refused(
@@ -209,23 +197,6 @@ def test_lm_and_text_may_be_elsewhere_and_must_be_the_same(
     assert contents(store) == before
 
 
-def test_an_unsealed_store_is_verified_and_its_bad_units_are_given_back(
-    store: Path, run: Command, capsys: pytest.CaptureFixture
-) -> None:
-    (store / "MANIFEST.json").unlink()
-    (store / "commits/00000.json").unlink()
-    run(f"store={store}")
-    said = capsys.readouterr().err
-    assert "not sealed: 3 of 4 units are committed" in said and "whole as far as it goes" in said
-    bad_activations(store)
-    with pytest.raises(SystemExit, match="2"):
-        run(f"store={store}")
-    run(f"store={store}", "repair=true")
-    assert "start its harvest again" in capsys.readouterr().err
-    assert [path.name for path in (store / "commits").iterdir()] == ["tokens.json"]
-    run(f"store={store}")
-
-
 def test_what_cannot_be_repaired_is_said_in_one_line(
     tmp_path: Path, run: Command, capsys: pytest.CaptureFixture
 ) -> None:
@@ -234,17 +205,17 @@ def test_what_cannot_be_repaired_is_said_in_one_line(
     store = tmp_path / "store"
     blocks = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
     write_store(store, {"in": blocks}, chunk_mib=0.0001, shard_mib=0.0001)
-    (store / "commits/00001.json").unlink()
-    run(f"store={store}", "repair=true")  # its files are whole: they say what was in it
-    flip(store / "activations/in/c.0.0.0", 9)
+    (store / "MANIFEST.json").unlink()
+    run(f"store={store}", "repair=true")  # its copy is whole
+    flip(store / "rows/activations/in/c.0.0", 9)
     before = contents(store)
     with pytest.raises(SystemExit, match="2"):
         run(f"store={store}", "repair=true")
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("error: found no 'lm' in the provenance") and "restore the files" in said
     assert contents(store) == before
-    (store / "MANIFEST.json").unlink()
-    (store / "SETTINGS.json").write_text("{")
+    for name in ("MANIFEST.json", "copy/MANIFEST.json"):
+        (store / name).write_text("{")
     with pytest.raises(SystemExit, match="2"):
         run(f"store={store}", "repair=true")
     assert "restore one from a copy" in capsys.readouterr().err

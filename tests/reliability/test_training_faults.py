@@ -194,7 +194,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def _damage(job: Job) -> None:
     """Flip a bit in every chunk of every shard: whichever rank reads one next, fails."""
-    for shard in (job.folder / "store/activations/in").glob("c.*"):
+    for shard in (job.folder / "store/rows/activations/in").glob("c.*"):
         data = bytearray(shard.read_bytes())
         for place in range(64, len(data) - 64, 1024):
             data[place] ^= 1

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sae_dist.common.files import to_json
-
 
 def flip(path: Path, bit: int) -> None:
     content = bytearray(path.read_bytes())
@@ -22,9 +20,9 @@ def forge(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     value = json.loads(path.read_text())
     del value["sha256"]
     change(value)
-    plain = to_json(value)
+    plain = json.dumps(value, indent=2).encode()
     digest = hashlib.sha256(plain).hexdigest()
-    path.write_bytes(plain.removesuffix(b"\n}\n") + f',\n "sha256": "{digest}"\n}}\n'.encode())
+    path.write_bytes(plain.removesuffix(b"\n}") + f',\n  "sha256": "{digest}"\n}}'.encode())
 
 
 def swap(first: Path, second: Path) -> None:

@@ -1,109 +1,100 @@
+"""Shards are the bytes that zarr-python writes, and what zarr-python and tensorstore read."""
+
+import json
 import tracemalloc
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from sae_dist.common.dtypes import FloatDtype, to_storage
+from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.files import to_json
-from sae_dist.store.arrays import ArraySpec, array_specs, bytes_on_disk, metadata, shard_parts
+from sae_dist.store.arrays import INDEX, ArraySpec, array_specs
 from sae_dist.store.layout import Layout
+from sae_dist.store.unit import ShardParts
 
-EXACT = [dtype for dtype in FloatDtype if dtype is not FloatDtype.int8]
 LAYOUT = Layout(
-    num_sequences=23, sequence_length=6, shard_sequences=8, chunk_sequences=4, chunk_positions=2
+    num_sequences=12, sequence_length=3, shard_sequences=6, chunk_sequences=2, chunk_rows=5
 )
-GRIDS = [(2, 6), (4, 2), (8, 1), (8, 3), (1, 2)]
 
 
-def file_of(spec: ArraySpec, layout: Layout, values: np.ndarray) -> bytes:
-    parts = shard_parts(spec, layout, values)
-    return b"".join(bytes(data) + crc.to_bytes(4, "little") for data, crc in parts)
+def written(spec: ArraySpec, items: np.ndarray, order: np.ndarray | None = None) -> bytes:
+    return b"".join(bytes(part) for part in ShardParts(spec, items, order))
 
 
-def in_memory(spec: ArraySpec, layout: Layout) -> tuple[dict[str, Any], zarr.Array]:
+def in_memory(spec: ArraySpec) -> tuple[dict[str, Any], zarr.Array]:
     """An array of zarr-python, and the files behind it."""
-    document = default_buffer_prototype().buffer.from_bytes(to_json(metadata(spec, layout)))
-    memory: dict[str, Any] = {"zarr.json": document}
+    document = to_json(spec.metadata(LAYOUT))
+    memory: dict[str, Any] = {"zarr.json": default_buffer_prototype().buffer.from_bytes(document)}
     return memory, zarr.open_array(MemoryStore(memory), mode="r+")
 
 
-def encoded_by_zarr(spec: ArraySpec, layout: Layout, values: np.ndarray) -> bytes:
-    """The shard file as zarr-python lays it out in memory."""
-    memory, array = in_memory(spec, layout)
-    array.with_config({"write_empty_chunks": True})[:] = values
-    return bytes(memory[spec.file_name(0)].as_numpy_array())
+def values(spec: ArraySpec, num_items: int) -> np.ndarray:
+    dice = np.random.default_rng(num_items)
+    raw = dice.integers(0, 100, (num_items, *spec.item_shape))
+    return raw.astype(spec.dtype)
 
 
-def decoded_by_zarr(spec: ArraySpec, layout: Layout, file: bytes) -> np.ndarray:
-    """What zarr-python reads in a shard file."""
-    memory, array = in_memory(spec, layout)
-    memory[spec.file_name(0)] = default_buffer_prototype().buffer.from_bytes(file)
-    return np.asarray(array[:])
+@pytest.mark.parametrize("dtype", FloatDtype)
+@pytest.mark.parametrize("num_items", [0, 1, 2, 5, 6])
+def test_shards_are_byte_for_byte_those_of_zarr(dtype: FloatDtype, num_items: int) -> None:
+    for spec in array_specs({"x": 4}, LAYOUT, dtype).values():
+        items = values(spec, num_items)
+        file = written(spec, items)
+        assert len(file) == spec.file_bytes(num_items)
+        memory, array = in_memory(spec)
+        name = spec.file(0).rpartition("/")[2]
+        memory[name] = default_buffer_prototype().buffer.from_bytes(file)
+        assert np.array_equal(array[:num_items], items)
+        if num_items:
+            memory, array = in_memory(spec)
+            whole = spec.num_chunks(num_items) * spec.chunk_items
+            array.with_config({"write_empty_chunks": True})[:whole] = values(spec, whole)
+            array.with_config({"write_empty_chunks": True})[:num_items] = items
+            array.with_config({"write_empty_chunks": True})[num_items:whole] = spec.empty_chunk()[
+                : whole - num_items
+            ]
+            assert bytes(memory[name].as_numpy_array()) == file
 
 
-@pytest.mark.parametrize("dtype", EXACT)
-@pytest.mark.parametrize("num_sequences", [1, 2, 5, 7, 8])
-@pytest.mark.parametrize("grid", GRIDS)
-def test_shards_are_byte_for_byte_those_of_zarr(
-    dtype: FloatDtype, num_sequences: int, grid: tuple[int, int]
+def test_rows_are_gathered_in_their_order() -> None:
+    spec = array_specs({"x": 4}, LAYOUT, FloatDtype.float32)["rows/activations/x"]
+    items, order = values(spec, 18), np.random.default_rng(0).permutation(18)[:13]
+    assert written(spec, items, order) == written(spec, items[order])
+
+
+@pytest.mark.parametrize("num_items", [0, 3, 13])
+def test_tensorstore_reads_a_unit_whose_last_chunks_are_not_there(
+    tmp_path: Path, num_items: int
 ) -> None:
-    """Of a grid of chunks in both directions, zarr would write the chunks in another order."""
-    sequences, positions = grid
-    layout = replace(
-        LAYOUT,
-        num_sequences=num_sequences,
-        chunk_sequences=sequences,
-        chunk_positions=positions,
-    )
-    generator = torch.Generator().manual_seed(num_sequences)
-    acts_NSD = torch.randn(num_sequences, 6, 5, generator=generator)
-    ids_NS = np.arange(num_sequences * 6, dtype=np.int32).reshape(-1, 6)
-    contents = {
-        "tokens/input_ids": ids_NS,
-        "tokens/trainable": ids_NS % 2 == 0,
-        "activations/x": to_storage(acts_NSD, dtype),
-    }
-    for path, spec in array_specs({"x": 5}, 6, dtype).items():
-        values = contents[path]
-        filled = np.full_like(values, spec.fill_value)
-        for written in (values, filled):
-            found = file_of(spec, layout, written)
-            assert len(found) == bytes_on_disk([spec], layout, [0])
-            assert decoded_by_zarr(spec, layout, found).tobytes() == written.tobytes()
-            if sequences == 8 or positions == 6:
-                assert found == encoded_by_zarr(spec, layout, written)
-
-
-def shared(layout: Layout) -> list[bool]:
-    """Which chunks of a shard of seven sequences are views of its values."""
-    spec = array_specs({"x": 5}, 6, FloatDtype.float32)["activations/x"]
-    values = np.zeros((7, 6, 5), np.float32)
-    *chunks, _ = (np.frombuffer(data, np.uint8) for data, _ in shard_parts(spec, layout, values))
-    return [np.shares_memory(chunk, values) for chunk in chunks]
-
-
-def test_chunks_that_lie_in_one_piece_are_not_copied() -> None:
-    whole = replace(LAYOUT, chunk_sequences=2, chunk_positions=6)
-    assert shared(whole) == [True, True, True, False]
-    assert shared(LAYOUT) == 6 * [False]
+    tensorstore = pytest.importorskip("tensorstore")
+    spec = array_specs({"x": 4}, LAYOUT, FloatDtype.float32)[INDEX]
+    items = np.arange(num_items)
+    (tmp_path / "zarr.json").write_text(json.dumps(spec.metadata(LAYOUT)))
+    (tmp_path / spec.file(1).rpartition("/")[2]).write_bytes(written(spec, items))
+    at = {"driver": "file", "path": str(tmp_path)}
+    array = tensorstore.open({"driver": "zarr3", "kvstore": at}).result()
+    found = np.asarray(array.read().result())
+    expected = np.full(2 * LAYOUT.unit_rows, -1)
+    expected[LAYOUT.unit_rows :][:num_items] = items
+    assert np.array_equal(found, expected)
+    assert np.array_equal(np.asarray(zarr.open_array(tmp_path, mode="r")[:]), expected)
 
 
 def test_no_more_than_one_copied_chunk_is_held() -> None:
-    spec = array_specs({"x": 64}, 64, FloatDtype.float32)["activations/x"]
     layout = Layout(
-        num_sequences=64, sequence_length=64, shard_sequences=64, chunk_sequences=64,
-        chunk_positions=2,
-    )  # fmt: skip
-    values = np.zeros((64, 64, 64), np.float32)
+        num_sequences=64, sequence_length=64, shard_sequences=64, chunk_sequences=1, chunk_rows=128
+    )
+    spec = array_specs({"x": 64}, layout, FloatDtype.float32)["rows/activations/x"]
+    items = np.zeros((64 * 64, 64), np.float32)
+    order = np.arange(64 * 64)
     tracemalloc.start()
-    for _ in shard_parts(spec, layout, values):
+    for _ in ShardParts(spec, items, order):
         pass
-    most = tracemalloc.get_traced_memory()[1]
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert most < 3 * values.nbytes / 32
+    assert peak < 3 * items.nbytes / 32

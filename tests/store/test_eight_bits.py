@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,12 @@ import zarr
 
 from sae_dist.common.dtypes import FloatDtype, from_storage, to_storage
 from sae_dist.common.errors import UserError
-from sae_dist.store import NonFinite, Store, StoreWriter, open_store, verify
+from sae_dist.store import NonFinite, StoreWriter, open_store, verify
 from sae_dist.store.eight_bits import quantise, restored
-from sae_dist.store.repair import mend_commits, plan_repair
+from sae_dist.store.repair import Repair
 from sae_dist.store.statistics import statistics_of
 from sae_dist.store.verify import audit
+from tests.store.conftest import everything
 from tests.store.damage import KINDS, damage
 
 INT8 = FloatDtype.int8
@@ -27,10 +27,6 @@ def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     size = 10 ** torch.randint(-6, 6, shape[:2], generator=generator).float()
     return torch.randn(shape, generator=generator) * size[..., None]
-
-
-def read_all(store: Store, site: str) -> torch.Tensor:
-    return from_storage(store.read_sequences(site, range(store.layout.num_sequences)), store.dtype)
 
 
 @pytest.mark.parametrize("width", [1, 7, 40_000])
@@ -61,58 +57,58 @@ def test_all_ways_of_reading_agree_with_plain_zarr_arrays(
 ) -> None:
     data.fill(create(dtype=INT8))
     store = open_store(create(dtype=INT8).path)
-    assert verify(store.path, full=True, workers=1) == []
+    index = zarr.open_array(store.path / "rows/index", mode="r")[:]
+    is_training = np.isin(np.arange(92).reshape(23, 4), index)
     for site, x_NSD in data.acts.items():
-        q, s = (zarr.open_array(store.path / f / site, mode="r") for f in ("activations", "scales"))
-        assert (q.dtype, s.dtype, q.shape[:2]) == (np.int8, np.float32, s.shape)
-        expected = torch.from_numpy(q[:]).float() * torch.from_numpy(s[:])[..., None]
-        found_NSD = read_all(store, site)
-        assert torch.equal(found_NSD, expected.bfloat16())
-        assert (found_NSD - x_NSD).abs().max() < 0.02 * x_NSD.abs().max()
-        for chunk in range(store.layout.num_chunks):
-            values = store.read_chunk(site, chunk)
-            shape = (store.layout.chunk_sequences, store.layout.chunk_positions, x_NSD.shape[2])
-            out = np.empty(shape, INT8.storage)
-            store.read_chunk_into(site, chunk, out)
-            assert np.array_equal(out[: len(values)], values)
-            assert from_storage(out[len(values) :], INT8).isnan().all()
-        training = [n for n in range(23) if n // 6 not in store.manifest.held_out]
-        by_hand = statistics_of(found_NSD[training], torch.from_numpy(data.trainable[training]), 0)
+        found_NSD = everything(store, site)
+        for folder, tokens in (("rows", index[index >= 0]), ("sequences", np.arange(24, 48))):
+            q, s = (
+                zarr.open_array(store.path / folder / kind / site, mode="r")[:]
+                for kind in ("activations", "scales")
+            )
+            assert (q.dtype, s.dtype, q.shape[:-1]) == (np.int8, np.float32, s.shape)
+            q, s = (q[index >= 0], s[index >= 0]) if folder == "rows" else (q[6:12], s[6:12])
+            expected = torch.from_numpy(q).float() * torch.from_numpy(s)[..., None]
+            found_TD = found_NSD.view(-1, x_NSD.shape[2])[torch.from_numpy(tokens)]
+            assert torch.equal(found_TD, expected.bfloat16().view(found_TD.shape))
+        is_there = found_NSD.isfinite()
+        off = (found_NSD - x_NSD)[is_there].abs()
+        assert off.max() < 0.02 * x_NSD.abs().max() and len(off) > is_there.numel() / 2
+        by_hand = statistics_of(found_NSD, torch.from_numpy(is_training), 0)
         assert store.statistics(site).mean_square == pytest.approx(by_hand.mean_square, rel=1e-12)
 
 
 def test_a_store_takes_half_the_bytes_and_a_scale_a_token(
     data: Any, create: Callable[..., StoreWriter]
 ) -> None:
+    data.trainable[:] = True
     writer = create(dtype=INT8)
-    writer.write_tokens(data.blocks(), dict)
     needed = writer.bytes_needed()
     data.fill(writer)
-    store = open_store(writer.path)
-    files = {file: r.bytes for shard in store.manifest.shards for file, r in shard.files.items()}
-    assert needed == sum(size for file, size in files.items() if not file.startswith("tokens/"))
-    overhead = store.layout.num_chunks * 4 + store.layout.num_shards * (2 * 16 + 4)
-    padded = 24 * 4  # tokens: the last chunks are filled up
+    assert needed == sum(path.stat().st_size for path in writer.path.rglob("c.*"))
     for site, x_NSD in data.acts.items():
-        found = {
-            folder: sum(size for file, size in files.items() if file.startswith(f"{folder}/{site}"))
-            for folder in ("activations", "scales")
+        sizes = {
+            kind: (writer.path / "rows" / kind / site / name).stat().st_size
+            for kind, name in (("activations", "c.0.0"), ("scales", "c.0"))
         }
-        expected = {"activations": padded * x_NSD.shape[2], "scales": padded * 4}
-        assert found == {folder: size + overhead for folder, size in expected.items()}
+        overhead = 2 * 4 + 2 * 16 + 4
+        assert sizes == {
+            "activations": 24 * x_NSD.shape[2] + overhead,
+            "scales": 24 * 4 + overhead,
+        }
 
 
-@pytest.mark.parametrize("folder", ["activations", "scales"])
+@pytest.mark.parametrize("kind", ["activations", "scales"])
 def test_a_hole_is_marked_in_both_arrays_and_refused_here(
-    data: Any, create: Callable[..., StoreWriter], folder: str
+    data: Any, create: Callable[..., StoreWriter], kind: str
 ) -> None:
     data.fill(create(dtype=INT8))
     store = open_store(create(dtype=INT8).path)
-    next((store.path / folder / "out.0").glob("c.1.*")).unlink()
-    hole = zarr.open_array(store.path / folder / "out.0", mode="r")[6:12]
-    assert (hole == -128).all() if folder == "activations" else np.isnan(hole).all()
-    with pytest.raises(UserError, match=rf"chunk 2 damaged in .*{folder}/out.0/c.1.0"):
-        store.read_chunk("out.0", 2)
+    next((store.path / "sequences" / kind / "out.0").glob("c.1.*")).unlink()
+    hole = zarr.open_array(store.path / "sequences" / kind / "out.0", mode="r")[6:12]
+    assert (hole == -128).all() if kind == "activations" else np.isnan(hole).all()
+    with pytest.raises(UserError, match=rf"{kind}/out.0/c.1.0.* with chunk 0 damaged"):
+        store.read_sequences("out.0", range(6, 12))
 
 
 def test_tokens_that_are_not_finite_are_refused_or_dropped(
@@ -122,12 +118,14 @@ def test_tokens_that_are_not_finite_are_refused_or_dropped(
     data.acts["in.0"][7, 2, 4] = torch.nan
     with pytest.raises(UserError, match="unit 1, site in.0: found NaN or infinity at a trainable"):
         data.fill(create("fails", dtype=INT8))
+    arrays = {site: to_storage(x_NSD, INT8) for site, x_NSD in data.acts.items()}
     writer = create("drops", dtype=INT8, non_finite=NonFinite.drop, shard_mib=1.0, held_out=0.0)
-    data.fill(writer)
+    writer.write_in_order([(data.ids, data.trainable, arrays)])
+    writer.seal()
     store = open_store(writer.path)
-    assert store.manifest.sites["in.0"].dropped == 1
+    assert store.manifest.dropped == {"in.0": 1}
     assert not store.read_tokens(range(7, 8))[1][0, 2]
-    assert read_all(store, "in.0")[7, 2].isnan().all()
+    assert everything(store, "in.0")[7, 2].isnan().all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -138,23 +136,10 @@ def test_damage_is_found_wherever_it_is(
     root = create(dtype=INT8).path
     dice = random.Random(kind)
     for _ in range(8):
-        paths, undo = damage(root / "scales", kind, dice)
-        faults = audit(root, full=True, workers=1).faults
-        assert {fault.path for fault in faults} & set(paths)
-        plan = plan_repair(audit(root, full=True, workers=1))
-        shards = {int(p.name.split(".")[1]) for p in paths if p.name.startswith("c.")}
-        assert shards <= set(plan.bad_units)
+        paths, undo = damage(root / "rows" / "scales", kind, dice)
+        found = audit(root, full=True, workers=1)
+        assert {fault.path for fault in found.faults} == set(paths)
+        units = {int(p.name.split(".")[1]) for p in paths if p.name.startswith("c.")}
+        assert set(Repair(found).bad_units) == units
         undo()
     assert verify(root, full=True, workers=1) == []
-
-
-def test_a_lost_commit_is_made_again_from_the_files(
-    data: Any, create: Callable[..., StoreWriter]
-) -> None:
-    data.fill(create(dtype=INT8))
-    root: Path = create(dtype=INT8).path
-    commit = root / "commits" / "00001.json"
-    before = commit.read_bytes()
-    commit.unlink()
-    mend_commits(plan_repair(audit(root, full=True, workers=1)))
-    assert commit.read_bytes() == before

@@ -12,8 +12,11 @@ import pytest
 from sae_dist.common import files
 from sae_dist.common.disk import check_disk
 from sae_dist.common.errors import UserError
-from sae_dist.store import StoreWriter, open_store, verify
+from sae_dist.store import StoreWriter, audit, open_store, verify
+from sae_dist.store import files as store_files
 from sae_dist.store import writer as writer_module
+from sae_dist.store.records import dump
+from tests.store.damage import flip
 
 
 class KilledError(BaseException):
@@ -30,7 +33,7 @@ def test_a_writer_killed_at_any_write_goes_on_to_the_same_store(
     monkeypatch.setattr(files.os, "fsync", lambda descriptor: None)  # only makes this test slow
     data.fill(create("undisturbed"))
     expected = contents(create("undisturbed").path)
-    real = {"write": files.stage, "replace": files.os.replace, "link": files.os.link}
+    real = {"write": files.write_new, "replace": files.os.replace, "link": files.os.link}
     num_kills = 0
     for deadline in itertools.count():
         left = [deadline]
@@ -46,7 +49,8 @@ def test_a_writer_killed_at_any_write_goes_on_to_the_same_store(
 
         name = f"killed-{deadline}"
         with monkeypatch.context() as patch:
-            patch.setattr(files, "stage", mortal("write"))
+            patch.setattr(files, "write_new", mortal("write"))
+            patch.setattr(store_files, "write_new", mortal("write"))
             patch.setattr(files.os, "replace", mortal("replace"))
             patch.setattr(files.os, "link", mortal("link"))
             try:
@@ -56,7 +60,7 @@ def test_a_writer_killed_at_any_write_goes_on_to_the_same_store(
         data.fill(create(name))
         found = contents(create(name).path)
         assert {k: v for k, v in found.items() if not k.endswith(".tmp")} == expected
-        assert not [k for k in found if k.endswith(".tmp") and "/.c." in k and "tokens" not in k]
+        assert not [k for k in found if k.endswith(".tmp") and "/.c." in k]
         if left[0] >= 0:
             break
     assert num_kills > 40
@@ -86,45 +90,70 @@ def test_a_folder_that_holds_something_else_is_left_alone(
 def test_tokens_come_first_and_are_kept(data: Any, create: Callable[..., StoreWriter]) -> None:
     writer = create()
     with pytest.raises(UserError, match="tokens first"):
-        writer.missing()
-    writer.write_tokens(data.blocks(), lambda: {"corpus": "numbers"})
-    writer.write_tokens(iter(()), lambda: {"corpus": "letters"})
+        writer.read_tokens(0)
+    with pytest.raises(UserError, match="expected them first"):
+        writer.layout  # noqa: B018
+    assert writer.missing() == [] and writer.tokens_written().num_units == 0
+    writer.put_tokens(0, *data.tokens(0), {"next": 1})
+    writer.put_tokens(0, *data.tokens(1), {"next": 2})
+    written = create().tokens_written()
+    assert (written.num_units, written.cursor, written.ended) == (1, {"next": 1}, False)
+    assert (create().missing(), create().num_units) == ([0], None)
+    data.put_tokens(create())
+    writer.end_tokens(9, {"corpus": "letters"})
     ids, trainable = StoreWriter.open(writer.path).read_tokens(3)
     assert np.array_equal(ids, data.ids[18:]) and np.array_equal(trainable, data.trainable[18:])
+    assert (writer.layout.num_sequences, writer.missing()) == (23, [0, 1, 2, 3])
 
 
-def test_a_corpus_that_ends_early_shrinks_the_store(
+def test_units_are_written_while_the_end_of_the_text_is_not_known(
+    data: Any, create: Callable[..., StoreWriter]
+) -> None:
+    data.fill(create("all at once"))
+    writer = create("one by one")
+    for unit in range(4):
+        writer.put_tokens(unit, *data.tokens(unit), None)
+        assert writer.missing() == [unit] and writer.write_unit(unit, data.shard(writer, unit))
+    writer.end_tokens(23, {"corpus": "numbers"})
+    writer.seal()
+    assert contents(writer.path) == contents(create("all at once").path)
+
+
+def test_a_text_that_ends_early_shrinks_the_store(
     data: Any, create: Callable[..., StoreWriter]
 ) -> None:
     writer = create()
-    writer.write_tokens([(data.ids[:13], data.trainable[:13])], dict)
-    assert (writer.layout.num_sequences, writer.missing()) == (13, [0, 1, 2])
-
-
-def test_more_tokens_than_asked_for_are_not_taken(
-    data: Any, create: Callable[..., StoreWriter]
-) -> None:
-    writer = create()
-    writer.write_tokens(itertools.repeat((data.ids, data.trainable)), dict)
-    assert writer.layout.num_sequences == 23
+    for unit in range(2):
+        writer.put_tokens(unit, *data.tokens(unit), None)
+    writer.put_tokens(2, data.ids[12:13], data.trainable[12:13], None)
+    writer.end_tokens(13, {})
+    for unit in writer.missing():
+        arrays = data.shard(writer, unit)
+        writer.write_unit(unit, {s: x[: 1 if unit == 2 else 6] for s, x in arrays.items()})
+    writer.seal()
+    store = open_store(writer.path)
+    assert (store.layout.num_units, store.held_out) == (3, [range(6, 12)])
+    assert verify(writer.path, full=True) == []
 
 
 def test_tokens_of_another_length_or_type_are_refused(
     data: Any, create: Callable[..., StoreWriter]
 ) -> None:
     with pytest.raises(UserError, match="input_ids"):
-        create().write_tokens([(data.ids[:, :3], data.trainable[:, :3])], dict)
+        create().put_tokens(0, data.ids[:, :3], data.trainable[:, :3], None)
     with pytest.raises(UserError, match="int64"):
-        create().write_tokens([(data.ids.astype(np.int64), data.trainable)], dict)
+        create().put_tokens(0, data.ids.astype(np.int64), data.trainable, None)
+    with pytest.raises(UserError, match="no sequence"):
+        create().end_tokens(0, {})
 
 
-def test_a_store_that_another_process_is_just_beginning_is_gone_on_with(
-    create: Callable[..., StoreWriter], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = [path for path in create().path.iterdir() if path.name != "SETTINGS.json"]
-    assert seen  # what a listing may show that was begun before there was anything
-    monkeypatch.setattr(Path, "iterdir", lambda path: iter(seen))
-    create()
+def test_altered_tokens_are_refused(data: Any, create: Callable[..., StoreWriter]) -> None:
+    writer = create()
+    data.put_tokens(writer)
+    flip(writer.path / "commits/tokens/00002", 99)
+    with pytest.raises(UserError, match="00002 altered"):
+        writer.write_unit(2, data.shard(writer, 2))
+    assert [fault.unit for fault in verify(writer.path)] == [2]
 
 
 def test_no_temporary_file_is_left_by_data_that_fail(tmp_path: Path) -> None:
@@ -157,9 +186,9 @@ def test_a_file_is_whole_whether_or_not_the_disk_is_asked_early(
 
 def test_a_unit_is_committed_once(data: Any, create: Callable[..., StoreWriter]) -> None:
     writer = create()
-    writer.write_tokens(data.blocks(), dict)
-    assert writer.write_shard(2, data.shard(writer, 2))
-    assert not create().write_shard(2, data.shard(writer, 2))
+    data.put_tokens(writer)
+    assert writer.write_unit(2, data.shard(writer, 2))
+    assert not create().write_unit(2, data.shard(writer, 2))
     assert writer.missing() == [0, 1, 3]
 
 
@@ -167,11 +196,11 @@ def test_of_racing_writers_one_wins_each_unit_and_the_bytes_are_those_of_one(
     data: Any, create: Callable[..., StoreWriter]
 ) -> None:
     data.fill(create("alone"))
-    create().write_tokens(data.blocks(), lambda: {"corpus": "numbers"})
+    data.put_tokens(create())
     won: list[int] = []
 
     def race(writer: StoreWriter) -> None:
-        won.extend(u for u in range(4) if writer.write_shard(u, data.shard(writer, u)))
+        won.extend(u for u in range(4) if writer.write_unit(u, data.shard(writer, u)))
 
     threads = [threading.Thread(target=race, args=(create(),)) for _ in range(4)]
     for thread in threads:
@@ -183,21 +212,61 @@ def test_of_racing_writers_one_wins_each_unit_and_the_bytes_are_those_of_one(
     assert contents(create().path) == contents(create("alone").path)
 
 
-def test_two_writers_that_disagree_are_reported(
+def test_of_two_writers_that_disagree_the_first_ones_bytes_stay(
     data: Any, create: Callable[..., StoreWriter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    data.fill(create("alone"))
+    writer, late = create(), create()
+    data.put_tokens(writer)
+    other = {site: x + np.uint16(1) for site, x in data.shard(writer, 0).items()}
+    real = late.files.create
+
+    def beaten(name: str, content: bytes) -> bool:
+        assert writer.write_unit(0, data.shard(writer, 0))
+        return real(name, content)
+
+    monkeypatch.setattr(late.files, "create", beaten)
+    assert not late.write_unit(0, other)
+    data.fill(writer)
+    assert contents(writer.path) == contents(create("alone").path)
+
+
+def test_a_unit_is_there_once_it_is_committed_though_its_files_have_no_names_yet(
+    data: Any, create: Callable[..., StoreWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.fill(create("undisturbed"))
     writer = create()
-    writer.write_tokens(data.blocks(), dict)
-    other = {site: -values for site, values in data.shard(writer, 0).items()}
+    data.put_tokens(writer)
+    with monkeypatch.context() as patch:
+        patch.setattr(writer_module, "publish", Mock(side_effect=KilledError))
+        with pytest.raises(KilledError):
+            writer.write_unit(0, data.shard(writer, 0))
+    assert len(list(writer.path.rglob("*.tmp"))) == 5
+    found = audit(writer.path, full=True, workers=1)
+    assert (found.faults, found.leftovers, found.num_committed) == ([], [], 1)
+    store = open_store(writer.path, unsealed=True)
+    assert len(store.read_rows("in.0", 1)) == store.chunk_rows[1]
+    data.fill(create())
+    assert contents(writer.path) == contents(create("undisturbed").path)
 
-    def late(path: Path, content: bytes) -> bool:
-        monkeypatch.undo()
-        create().write_shard(0, other)
-        return files.claim(path, content)
 
-    monkeypatch.setattr(writer_module, "claim", late)
-    with pytest.raises(UserError, match="twice with different bytes"):
-        writer.write_shard(0, data.shard(writer, 0))
+def test_one_that_comes_after_the_seal_changes_nothing(
+    data: Any, create: Callable[..., StoreWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = create()
+    data.put_tokens(late)
+    real = late.files.create
+
+    def too_late(name: str, content: bytes) -> bool:
+        data.fill(create())
+        return real(name, content)
+
+    monkeypatch.setattr(late.files, "create", too_late)
+    assert not late.write_unit(3, data.shard(late, 3))
+    assert not late.write_unit(2, data.shard(late, 2))
+    before = contents(late.path)
+    late.seal()
+    assert contents(late.path) == before and verify(late.path, full=True) == []
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -205,54 +274,55 @@ def test_non_finite_values_are_refused_at_trainable_tokens_only(
     data: Any, create: Callable[..., StoreWriter], value: float
 ) -> None:
     writer = create()
-    writer.write_tokens(data.blocks(), dict)
+    data.put_tokens(writer)
     data.acts["out.0"][9, 1, 2] = value  # token 37
     data.acts["out.0"][10, 0, 0] = value  # token 40, not trainable
     with pytest.raises(UserError, match=r"unit 1, site out\.0.*sequence 9"):
-        writer.write_shard(1, data.shard(writer, 1))
-    assert not list((writer.path / "activations").rglob("c.*"))
+        writer.write_unit(1, data.shard(writer, 1))
+    assert not [p for p in writer.path.glob("*/*/**/*") if p.is_file() and "commits" not in str(p)]
     data.acts["out.0"][9, 1, 2] = 0.0
-    assert writer.write_shard(1, data.shard(writer, 1))
+    assert writer.write_unit(1, data.shard(writer, 1))
 
 
 def test_a_shard_of_another_shape_or_without_a_site_is_refused(
     data: Any, create: Callable[..., StoreWriter]
 ) -> None:
     writer = create()
-    writer.write_tokens(data.blocks(), dict)
+    data.put_tokens(writer)
     with pytest.raises(UserError, match="unit 3"):
-        writer.write_shard(3, data.shard(writer, 2))
+        writer.write_unit(3, data.shard(writer, 2))
     with pytest.raises(UserError, match="every site"):
-        writer.write_shard(3, {"in.0": data.shard(writer, 3)["in.0"]})
+        writer.write_unit(3, {"in.0": data.shard(writer, 3)["in.0"]})
+    assert not list(writer.path.rglob("*.tmp"))
 
 
 def test_sealing_needs_every_shard_and_changes_nothing_the_second_time(
     data: Any, create: Callable[..., StoreWriter]
 ) -> None:
     writer = create()
-    writer.write_tokens(data.blocks(), dict)
-    writer.write_shard(0, data.shard(writer, 0))
+    data.put_tokens(writer)
+    writer.write_unit(0, data.shard(writer, 0))
     with pytest.raises(UserError, match="found 3 of 4 shards missing"):
         writer.seal()
     for unit in writer.missing():
-        writer.write_shard(unit, data.shard(writer, unit))
+        writer.write_unit(unit, data.shard(writer, unit))
     manifest = writer.seal()
     before = contents(writer.path)
-    assert (
-        writer.sealed
-        and writer.seal().hash == manifest.hash == open_store(writer.path).manifest.hash
-    )
+    assert writer.sealed and (create().missing(), create().bytes_needed()) == ([], 0)
+    assert dump(writer.seal()) == dump(manifest) == dump(open_store(writer.path).manifest)
     assert contents(writer.path) == before and verify(writer.path, full=True) == []
 
 
-def test_the_bytes_needed_are_exact(data: Any, create: Callable[..., StoreWriter]) -> None:
+def test_the_bytes_needed_are_exact_where_all_tokens_are_trainable(
+    data: Any, create: Callable[..., StoreWriter]
+) -> None:
+    data.trainable[:] = True
     writer = create()
-    writer.write_tokens(data.blocks(), dict)
     needed = writer.bytes_needed()
+    data.put_tokens(writer)
+    assert writer.bytes_needed() == needed
     data.fill(writer)
-    files = (writer.path / "activations").rglob("c.*")
-    assert needed == sum(path.stat().st_size for path in files)
-    assert writer.bytes_needed() == 0
+    assert needed == sum(path.stat().st_size for path in writer.path.rglob("c.*"))
 
 
 def test_a_full_disk_is_seen_before_it_is_full(tmp_path: Path) -> None:

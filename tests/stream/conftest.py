@@ -26,7 +26,7 @@ def trainable() -> torch.Tensor:
 def store(
     tmp_path_factory: pytest.TempPathFactory, acts: torch.Tensor, trainable: torch.Tensor
 ) -> Iterator[Store]:
-    """A store of 20 shards of 20 sequences, 2 of them held out, and 80 chunks of a position."""
+    """A store of 20 shards of 20 sequences, 2 of them held out, in chunks of 20 rows."""
     sequence_mib = POSITIONS * 9 * 2 / 2**20
     yield write_store(
         Path(tmp_path_factory.mktemp("stream")) / "store",

@@ -4,137 +4,99 @@ import numpy as np
 import pytest
 
 from sae_dist.common.errors import UserError
-from sae_dist.stream.order import TokenOrder, fitting_lanes
+from sae_dist.stream.order import TokenOrder, largest_bucket, spread_evenly
 
-ROWS = np.random.default_rng(0).integers(5, 40, 61)
+UNITS = np.repeat(np.arange(8), [9, 7, 8, 9, 1, 8, 9, 10])
+ROWS = np.where(np.diff(UNITS, append=8), 5, 20)  # a unit's last chunk has fewer
 STARTS = np.concatenate([[0], np.cumsum(ROWS)])
-LANES, BATCH = 8, 32
+BATCH, BUCKET = 48, 300
+EPOCH = int(ROWS.sum()) // BATCH
 
 
-def order(seed: int = 3) -> TokenOrder:
-    return TokenOrder(ROWS, LANES, bucket_chunks=3, batch_tokens=BATCH, seed=seed)
-
-
-def lane_tokens(order: TokenOrder, lane: int, step: int, num_steps: int) -> np.ndarray:
-    """The tokens of one lane, numbered through all chunks, int64 [steps, share]."""
-    tokens: list[int] = []
-    for segment in order.segments(lane, step):
-        of_bucket = np.concatenate([np.arange(STARTS[c], STARTS[c + 1]) for c in segment.chunks])
-        tokens.extend(of_bucket[segment.rows][segment.first : segment.stop])
-        if len(tokens) >= num_steps * order.lane_tokens:
-            break
-    return np.array(tokens[: num_steps * order.lane_tokens]).reshape(num_steps, -1)
+def order(seed: int = 3, bucket: int = BUCKET) -> TokenOrder:
+    return TokenOrder(ROWS, UNITS, BATCH, bucket, seed)
 
 
 def batches(order: TokenOrder, step: int, num_steps: int, world: int = 1) -> np.ndarray:
-    """Global batches [steps, batch], put together from what each of `world` ranks serves."""
-    ranks = [
-        np.hstack([lane_tokens(order, lane, step, num_steps) for lane in lanes])
-        for lanes in np.split(np.arange(LANES), world)
-    ]
+    """Tokens of global batches [steps, batch], put together from what each rank serves."""
+    ranks = []
+    for rank in range(world):
+        part, found = slice(rank * BATCH // world, (rank + 1) * BATCH // world), []
+        for share in order.shares(step, part):
+            tokens = np.concatenate([np.arange(STARTS[c], STARTS[c + 1]) for c in share.chunks])
+            found.extend(tokens[rows] for rows in share.rows)
+            if len(found) >= num_steps:
+                break
+        ranks.append(np.stack(found[:num_steps]))
     return np.hstack(ranks)
 
 
-def test_eight_ranks_and_one_give_the_same_global_batches() -> None:
-    expected = batches(order(), 0, 80)
-    for world in (2, 4, 8):
-        assert np.array_equal(batches(order(), 0, 80, world), expected)
+@pytest.mark.parametrize("world", [3, 5, 6, 12, 48])
+def test_any_number_of_ranks_gives_the_same_global_batches(world: int) -> None:
+    assert np.array_equal(batches(order(), 7, 60, world), batches(order(), 7, 60))
 
 
-def test_an_epoch_gives_every_token_at_most_once_and_drops_only_tails() -> None:
-    made = order()
-    first = 0
+def test_an_epoch_gives_every_token_at_most_once_and_drops_less_than_a_batch() -> None:
+    assert order().steps_in_epoch == EPOCH
     for epoch in range(3):
-        steps = made.steps_in_epoch(epoch)
-        tokens = batches(made, first, steps)
-        assert tokens.size == len(np.unique(tokens)) == steps * BATCH
-        for lane in range(LANES):
-            plan = made.lane_plan(epoch, lane)
-            dropped = plan.starts[-1] - steps * made.lane_tokens
-            chunks = np.concatenate(plan.buckets)
-            whole = np.concatenate([np.arange(STARTS[c], STARTS[c + 1]) for c in chunks])
-            given = lane_tokens(made, lane, first, steps).ravel()
-            assert dropped >= 0 and len(np.setdiff1d(whole, given)) == dropped
-        first += steps
-    spare = [made.lane_plan(0, lane).starts[-1] // made.lane_tokens for lane in range(LANES)]
-    assert min(spare) == made.steps_in_epoch(0)
+        tokens = batches(order(), epoch * EPOCH, EPOCH)
+        assert tokens.size == len(np.unique(tokens)) > ROWS.sum() - BATCH
 
 
-def test_lanes_share_out_all_chunks_in_every_epoch() -> None:
-    for epoch in range(3):
-        dealt = [np.concatenate(order().lane_plan(epoch, lane).buckets) for lane in range(LANES)]
-        assert sorted(np.concatenate(dealt)) == list(range(len(ROWS)))
+def test_a_rank_reads_its_part_and_the_rest_of_two_chunks() -> None:
+    for rank in range(6):
+        part = slice(rank * BATCH // 6, (rank + 1) * BATCH // 6)
+        for share in islice(order().shares(0, part), 20):
+            own = np.unique(share.rows)
+            assert own.size == share.rows.size and share.rows.shape[1] == BATCH // 6
+            assert np.array_equal(own, np.arange(own[0], own[0] + own.size))
+            rows = ROWS[share.chunks]
+            assert own[0] < rows[0] and rows.sum() - rows[-1] <= own[-1] < rows.sum()
 
 
-def test_lanes_end_together_however_chunks_differ() -> None:
-    """A last shard that is nearly empty is a fifth of the chunks; no more than 2 % is dropped."""
-    rows = np.repeat([4096, 64], [512, 128])
-    made = TokenOrder(rows, 64, bucket_chunks=4, batch_tokens=4096, seed=0)
-    for epoch in range(3):
-        assert made.steps_in_epoch(epoch) * 4096 > 0.98 * rows.sum()
-    first = np.concatenate([made.lane_plan(0, lane).buckets[0] for lane in range(64)])
-    assert 30 < (rows[first] == 64).sum() < 75  # they come at any time, not last
+def test_a_batch_has_one_row_of_each_group_of_neighbours() -> None:
+    share = next(order().shares(0, slice(0, BATCH)))
+    num_steps = len(share.rows)
+    assert num_steps == largest_bucket(int(ROWS.sum()), BATCH, BUCKET) > 3
+    offset = share.rows.min()
+    assert ((share.rows - offset) // num_steps == np.arange(BATCH)).all()
+    assert len(np.unique(share.rows[:, 0])) == num_steps
 
 
 def test_any_step_is_reached_without_those_before() -> None:
-    num_steps = order().steps_in_epoch(0) + 20
-    expected = batches(order(), 0, num_steps)
-    for step in (1, 7, num_steps - 21, num_steps - 20, num_steps - 19):
-        assert np.array_equal(batches(order(), step, num_steps - step), expected[step:])
+    expected = batches(order(), 0, EPOCH + 20)
+    for step in (1, 7, EPOCH - 1, EPOCH, EPOCH + 1):
+        found = batches(order(), step, EPOCH + 20 - step)
+        assert np.array_equal(found, expected[step:])
 
 
 def test_a_step_is_located_in_its_epoch() -> None:
-    made = order()
-    first, second = made.steps_in_epoch(0), made.steps_in_epoch(1)
-    assert [made.locate(s) for s in (0, first - 1, first, first + second)] == [
-        (0, 0),
-        (0, first - 1),
-        (1, 0),
-        (2, 0),
-    ]
+    steps = (0, EPOCH - 1, EPOCH, 2 * EPOCH)
+    assert [order().locate(step) for step in steps] == [(0, 0), (0, EPOCH - 1), (1, 0), (2, 0)]
 
 
 def test_epochs_and_seeds_differ() -> None:
-    made = order()
-    first = made.steps_in_epoch(0)
-    assert not np.array_equal(batches(made, 0, 5), batches(made, first, 5))
-    assert not np.array_equal(batches(made, 0, 5), batches(order(seed=4), 0, 5))
+    assert not np.array_equal(batches(order(), 0, 5), batches(order(), EPOCH, 5))
+    assert not np.array_equal(batches(order(), 0, 5), batches(order(seed=4), 0, 5))
 
 
-def test_a_bucket_is_given_from_start_to_end() -> None:
-    segments = list(islice(order().segments(2, 0), 3))
-    assert [segment.first for segment in segments] == [0, 0, 0]
-    assert all(sorted(s.rows) == list(range(ROWS[s.chunks].sum())) for s in segments)
+def test_the_chunks_of_a_unit_are_spread_over_the_epoch() -> None:
+    units = np.repeat(np.arange(20), 50)
+    found = spread_evenly(units, np.random.default_rng(0))
+    assert sorted(found) == list(range(1000))
+    for tenth in np.split(units[found], 10):
+        assert np.bincount(tenth, minlength=20).min() >= 3
+        assert np.bincount(tenth, minlength=20).max() <= 7
 
 
-@pytest.mark.parametrize(
-    ("rows", "lanes", "batch_tokens", "message"),
-    [
-        ([9] * 4, 8, 32, "at most 4"),
-        ([9] * 9, 8, 33, "multiple of the lanes"),
-        ([9] * 9, 0, 32, "lanes=0"),
-        ([9] * 9, 8, 96, "81 training tokens"),
-        ([90] * 7 + [1], 8, 32, "may get 1 token"),
-    ],
-)
-def test_what_cannot_fill_a_batch_is_refused(
-    rows: list[int], lanes: int, batch_tokens: int, message: str
-) -> None:
-    with pytest.raises(UserError, match=message):
-        TokenOrder(np.array(rows), lanes, 2, batch_tokens, 0)
+def test_buckets_are_alike_and_hold_what_was_asked_for_at_most() -> None:
+    sizes = [len(share.rows) for share in islice(order().shares(0, slice(0, BATCH)), 9)]
+    assert max(sizes) - min(sizes) <= 1 and max(sizes) * BATCH <= BUCKET
+    assert {len(s.rows) for s in islice(order(bucket=1).shares(0, slice(0, 1)), 9)} == {1}
+    assert len(next(order(bucket=10**9).shares(0, slice(0, 1))).rows) == EPOCH
 
 
-@pytest.mark.parametrize(
-    ("rows", "batch", "lanes"),
-    [
-        ([200] * 1000, 4096, 64),  # as many as there are at most
-        ([200] * 1000, 1000, 50),  # share a batch
-        ([1000] * 20, 4096, 4),  # 8 would leave four chunks of an epoch unused
-        ([3000, 3000, 10], 4096, 2),
-        ([5000], 4096, 1),
-    ],
-)
-def test_lanes_follow_from_chunks_and_batch(rows: list[int], batch: int, lanes: int) -> None:
-    assert fitting_lanes(np.array(rows), batch) == lanes
-    order = TokenOrder(np.array(rows), lanes, 1, batch, seed=0)
-    assert order.steps_in_epoch(0) * batch >= 0.9 * sum(rows) - batch
+@pytest.mark.parametrize("batch_tokens", [0, int(ROWS.sum()) + 1])
+def test_what_cannot_fill_a_batch_is_refused(batch_tokens: int) -> None:
+    with pytest.raises(UserError, match=f"found {ROWS.sum()} training tokens; expected at least"):
+        TokenOrder(ROWS, UNITS, batch_tokens, BUCKET, 0)

@@ -12,7 +12,7 @@ from sae_dist.stream import StoredActivations
 def training_rows(store: Store, acts: Tensor, trainable: Tensor) -> Tensor:
     """The activations [n, 6] that may be trained on, in the store's order."""
     is_held_out = torch.zeros(len(acts), dtype=torch.bool)
-    for run in store.held_out_sequences():
+    for run in store.held_out:
         is_held_out[run.start : run.stop] = True
     assert is_held_out.sum() == 40
     return acts[trainable & ~is_held_out[:, None]]
@@ -47,14 +47,10 @@ def test_a_sample_has_only_rows_that_are_trained_on(
     assert len(some) == 50 and set(map(tuple, some.tolist())) <= set(map(tuple, allowed.tolist()))
 
 
-def test_a_sample_is_drawn_from_all_positions(tmp_path: Path) -> None:
-    """A chunk has one position of 64 sequences, which 50 tokens would not even use up."""
-    x = torch.arange(64.0).view(1, 64, 1).expand(128, 64, 2)
-    sizes = {"chunk_mib": 2**-12, "shard_mib": 2**-6, "held_out": 0.5, "dtype": "float32"}
-    store = write_store(tmp_path / "store", {"in": x}, **sizes)  # type: ignore[arg-type]
-    assert (store.layout.chunk_sequences, store.layout.chunk_positions) == (32, 1)
-    sample = StoredActivations(store).sample(["in"], 50, seed=0)["in"]
-    assert len(sample) == 50 and len(sample[:, 0].unique()) > 15
+def test_a_sample_is_drawn_from_many_units(store: Store, acts: Tensor) -> None:
+    rows = {tuple(x): i // 80 for i, x in enumerate(acts.flatten(0, 1).tolist())}
+    sample = StoredActivations(store).sample(["in"], 60, seed=0)["in"]
+    assert len({rows[tuple(x)] for x in sample.tolist()}) > 14
 
 
 def test_the_mean_square_is_that_of_the_rows_that_are_trained_on(
@@ -70,7 +66,7 @@ def test_the_mean_square_is_that_of_the_rows_that_are_trained_on(
 def test_a_source_says_what_it_is(store: Store) -> None:
     source = StoredActivations(store)
     assert source.widths == {"in": 6, "out": 3}
-    assert source.identity == store.manifest.hash
+    assert source.identity == store.hash
     assert source.about["store"] == str(store.path) and "lm" not in source.about
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae_dist.common.dtypes import FloatDtype, from_storage
+from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.store import Store, write_store
 from sae_dist.stream import (
@@ -22,13 +22,21 @@ from sae_dist.stream import (
 from sae_dist.stream.buckets import Bucket
 
 BATCH = 32
-CONFIG = StreamConfig(lanes=8, bucket_tokens=300, read_threads=2, batches_ahead=3)
+CONFIG = StreamConfig(read_threads=2, batches_ahead=3)
+
+
+@pytest.fixture(autouse=True)
+def _small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 9 batches, so that an epoch has several."""
+    monkeypatch.setattr(BatchPart, "bucket_tokens", 9 * BATCH)
+
+
+def part(rank: int = 0, world: int = 1, start_step: int = 0) -> BatchPart:
+    return BatchPart(BATCH, 5, CONFIG, rank, world, start_step, with_index=True)
 
 
 def stream(store: Store, rank: int = 0, world: int = 1, start_step: int = 0) -> ActivationStream:
-    return ActivationStream(
-        store, ["in", "out"], BatchPart(BATCH, 5, CONFIG, rank, world, start_step)
-    )
+    return ActivationStream(store, ["in", "out"], part(rank, world, start_step))
 
 
 def take(source: ActivationStream, num: int) -> list[tuple[Batch, StreamState]]:
@@ -51,31 +59,13 @@ def _leaves_no_thread() -> object:
     assert own_threads() == []
 
 
-@pytest.mark.parametrize("world", [2, 4, 8])
+@pytest.mark.parametrize("world", [3, 6, 12, 48])
 def test_every_world_sees_the_same_global_batches(store: Store, world: int) -> None:
-    expected = global_indices(store, 1, 50)
-    found = global_indices(store, world, 50)
+    expected = global_indices(store, 1, 20)
+    found = global_indices(store, world, 20)
     assert torch.equal(found, expected)
     ids = store.read_tokens(range(400))[0].ravel()[found.numpy()]
     assert np.array_equal(ids, expected.numpy() + 7)
-
-
-def test_lanes_that_nobody_asked_for_do_not_depend_on_the_world(store: Store) -> None:
-    ranks = [
-        [
-            take(
-                ActivationStream(store, ["in"], BatchPart(BATCH, 5, StreamConfig(), rank, world)),
-                40,
-            )
-            for rank in range(world)
-        ]
-        for world in (1, 4)
-    ]
-    whole, parts = (
-        torch.cat([torch.cat([rank[step][0].index for rank in one]) for step in range(40)])
-        for one in ranks
-    )
-    assert torch.equal(whole, parts)
 
 
 def test_rows_are_those_of_the_index_at_every_site(store: Store, acts: torch.Tensor) -> None:
@@ -85,29 +75,10 @@ def test_rows_are_those_of_the_index_at_every_site(store: Store, acts: torch.Ten
         assert torch.equal(batch.acts["out"], batch.acts["in"][:, :3] * 2)
 
 
-@pytest.mark.parametrize(
-    ("positions", "chunk_tokens", "grid"),
-    [(6, 75, (19, 19, 3)), (6, 122, (19, 19, 6)), (7, 75, (19, 19, 1)), (6, 7, (14, 7, 1))],
-)
-def test_rows_are_those_of_the_index_however_chunks_are_cut(
-    tmp_path: Path, positions: int, chunk_tokens: int, grid: tuple[int, int, int]
-) -> None:
-    x = torch.arange(113.0 * positions).view(113, positions, 1).expand(-1, -1, 2)
-    sizes = {"chunk_mib": chunk_tokens * 8 / 2**20, "shard_mib": 20.5 * positions * 8 / 2**20}
-    trainable = x[..., 0] % 7 != 0
-    arguments = {"trainable": trainable, "held_out": 0.2, "dtype": "float32", **sizes}
-    store = write_store(tmp_path / "store", {"x": x}, **arguments)  # type: ignore[arg-type]
-    layout = store.layout
-    assert (layout.shard_sequences, layout.chunk_sequences, layout.chunk_positions) == grid
-    source = ActivationStream(
-        store, ["x"], BatchPart(16, 5, StreamConfig(lanes=4, bucket_tokens=512))
-    )
-    found = take(source, source.tokens_per_epoch // 16)
-    index = torch.cat([batch.index for batch, _ in found])
-    rows = torch.cat([batch.acts["x"] for batch, _ in found])
-    assert torch.equal(rows, index.float()[:, None].expand(-1, 2))
-    assert len(index.unique()) == len(index) == source.tokens_per_epoch
-    assert (index % 7 != 0).all()
+def test_a_batch_tells_its_index_only_if_asked(store: Store) -> None:
+    silent = ActivationStream(store, ["in"], BatchPart(BATCH, 5, CONFIG))
+    for (found, _), (expected, _) in zip(take(silent, 5), take(stream(store), 5), strict=True):
+        assert found.index is None and torch.equal(found.acts["in"], expected.acts["in"])
 
 
 def test_an_epoch_gives_trainable_training_tokens_once_each(
@@ -119,11 +90,11 @@ def test_an_epoch_gives_trainable_training_tokens_once_each(
     assert [state.epoch for _, state in found] == [0] * (num_steps - 1) + [1]
     index = torch.cat([batch.index for batch, _ in found])
     allowed = trainable.clone()
-    for run in store.held_out_sequences():
+    for run in store.held_out:
         allowed[run.start : run.stop] = False
     assert len(index.unique()) == len(index) == source.tokens_per_epoch
     assert allowed.flatten()[index].all()
-    assert len(index) > 0.8 * int(allowed.sum())
+    assert len(index) > int(allowed.sum()) - BATCH
 
 
 @pytest.mark.parametrize("ahead", [-1, 0, 1, 17])
@@ -147,11 +118,6 @@ def test_iterating_again_goes_on_where_it_stopped(store: Store) -> None:
     for (found, state), (batch, wanted) in zip(first + second, expected, strict=True):
         assert torch.equal(found.index, batch.index) and state == wanted
     assert source.waited_seconds > 0
-
-
-def test_a_world_that_does_not_divide_the_lanes_is_refused(store: Store) -> None:
-    with pytest.raises(UserError, match="1, 2, 4, 8"):
-        stream(store, 0, 3)
 
 
 def test_unknown_sites_and_impossible_settings_are_refused(store: Store) -> None:
@@ -214,80 +180,51 @@ def test_an_error_of_a_reading_thread_reaches_the_consumer(
     def fail(site: str, chunk: int, out: np.ndarray) -> None:
         raise UserError(f"chunk {chunk} damaged")
 
-    monkeypatch.setattr(store, "read_chunk_into", fail)
+    monkeypatch.setattr(store, "read_rows_into", fail)
     with pytest.raises(UserError, match="damaged"):
         take(stream(store), 1)
 
 
-def test_tokens_that_differ_from_the_manifest_are_refused(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = store.read_trainable
-    monkeypatch.setattr(store, "read_trainable", lambda chunk: ~real(chunk))
-    with pytest.raises(UserError, match="expected .* by the manifest"):
-        take(stream(store), 1)
-
-
-def test_the_memory_bound_counts_buckets_batches_and_marks(store: Store) -> None:
-    row, chunk, bucket_chunks = 2 * (6 + 3), 20, 300 // (8 * 20)
-    bucket = bucket_chunks * chunk * (row + 17)
+def test_the_memory_bound_counts_places_orders_batches_and_reads(store: Store) -> None:
+    row, chunk, num_chunks = 2 * (6 + 3) + 8, 20, -(-int(store.chunk_rows.sum()) // 20)
     for world in (1, 4):
-        expected = 2 * (8 // world) * bucket + 5 * (BATCH // world) * (row + 16)
-        assert stream(store, 0, world).memory_bound == expected + 2 * chunk
+        own = BATCH // world
+        places = 2 * (9 * own + 2 * (chunk - 1)) * row
+        orders = 9 * (16 * own + 12 * BATCH) + 64 * num_chunks
+        reads = 2 * chunk * 6 * 2
+        expected = places + orders + 5 * own * row + reads
+        assert stream(store, 0, world).memory_bound == expected
 
 
-def test_in_eight_bits_a_read_also_holds_the_stored_values_of_the_widest_site(
-    store: Store,
-) -> None:
+def test_in_eight_bits_a_read_also_holds_the_stored_values_of_the_widest_site() -> None:
     exact, small = (
-        memory_bound(store.layout, {"in": 6, "out": 3}, dtype, CONFIG, BATCH, lanes=8, held=8)
+        memory_bound(1000, 20, {"in": 6, "out": 3}, dtype, part())
         for dtype in (FloatDtype.bfloat16, FloatDtype.int8)
     )
-    assert small - exact == 2 * 20 * (6 + 4)
+    assert small - exact == 2 * 20 * ((6 + 6 + 4) - 2 * 6)
 
 
 def test_eight_bits_stream_what_they_give_back(
     tmp_path: Path, acts: torch.Tensor, trainable: torch.Tensor
 ) -> None:
-    mib = 20 * 4 * 6 / 2**20  # of a shard in eight bits
-    sizes: dict[str, Any] = {"trainable": trainable, "held_out": 0.1}
-    small = write_store(
-        tmp_path / "small", {"in": acts}, dtype="int8", chunk_mib=mib / 4, shard_mib=mib, **sizes
-    )
-    given_NSD = from_storage(small.read_sequences("in", range(len(acts))), small.dtype)
-    exact = write_store(
-        tmp_path / "exact", {"in": given_NSD}, chunk_mib=mib / 2, shard_mib=2 * mib, **sizes
-    )
-    assert small.layout == exact.layout
-    for (found, _), (expected, _) in zip(
-        *(
-            take(ActivationStream(store, ["in"], BatchPart(BATCH, 5, CONFIG)), 60)
-            for store in (small, exact)
-        ),
-        strict=True,
-    ):
-        assert torch.equal(found.index, expected.index)
-        assert torch.equal(found.acts["in"], expected.acts["in"])
+    sizes: dict[str, Any] = {"trainable": trainable, "chunk_mib": 2**-13, "shard_mib": 2**-11}
+    small = write_store(tmp_path / "small", {"in": acts}, dtype="int8", **sizes)
+    source = ActivationStream(small, ["in"], part())
+    for batch, _ in take(source, 30):
+        x_BD = acts.flatten(0, 1)[batch.index].float()
+        step_B1 = x_BD.abs().amax(1, keepdim=True) / 127
+        off_BD = (batch.acts["in"].float() - x_BD).abs()
+        assert (off_BD <= 0.51 * step_B1 + 2**-8 * x_BD.abs()).all()
 
 
-def test_two_places_a_lane_serve_all_buckets(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_places_serve_all_buckets(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     places: list[int] = []
 
     class Watched(Bucket):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
-            places.append(self._place)
+            places.append(id(self.place))
 
     monkeypatch.setattr("sae_dist.stream.stream.Bucket", Watched)
     take(stream(store), 150)
-    bucket_chunks = 300 // (8 * 20)
-    assert len(places) > 50 and set(places) == set(range(0, 2 * 8 * bucket_chunks, bucket_chunks))
-
-
-def test_one_batch_may_use_up_several_buckets_of_a_lane(store: Store, acts: torch.Tensor) -> None:
-    config = StreamConfig(lanes=2, bucket_tokens=1, read_threads=2, batches_ahead=3)
-    batch_tokens = 2 * 5 * 16  # a lane's share is five buckets, of one chunk each, and more
-    found = take(ActivationStream(store, ["in"], BatchPart(batch_tokens, 5, config)), 12)
-    for batch, _ in found:
-        assert torch.equal(batch.acts["in"], acts.flatten(0, 1)[batch.index])
-        assert len(batch.index.unique()) == batch_tokens
+    assert len(places) > 15 and len(set(places)) == 2 and len(set(places[::2])) == 1

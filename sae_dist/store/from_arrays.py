@@ -14,7 +14,6 @@ import torch
 from sae_dist.common.dtypes import FloatDtype, to_storage
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import fsync_path
-from sae_dist.store.arrays import INPUT_IDS, TRAINABLE
 from sae_dist.store.config import StoreConfig
 from sae_dist.store.reader import Store, open_store
 from sae_dist.store.rebatch import rebatch
@@ -23,6 +22,7 @@ from sae_dist.store.writer import StoreWriter
 
 Array = np.ndarray | torch.Tensor
 Blocks = Iterable[Array] | Array
+_IDS, _TRAINABLE = "/input_ids", "/trainable"  # among the sites, whose names have no slash
 
 
 def write_store(
@@ -71,9 +71,9 @@ def write_store(
         streams[site] = chain([first], streams[site])
     length = next(iter(shapes.values()))[0]
     if input_ids is not None:
-        streams[INPUT_IDS] = _tokens(input_ids, torch.int32)
+        streams[_IDS] = _tokens(input_ids, torch.int32)
     if trainable is not None:
-        streams[TRAINABLE] = _tokens(trainable, torch.bool)
+        streams[_TRAINABLE] = _tokens(trainable, torch.bool)
     widths = {site: width for site, (_, width) in shapes.items()}
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -164,6 +164,6 @@ def _units(
                 "expected equal totals; mend the arrays"
             )
         shape = (len(next(iter(arrays.values()))), length)
-        ids = arrays.pop(INPUT_IDS, np.full(shape, -1, np.int32))
-        trainable = arrays.pop(TRAINABLE, np.full(shape, True))
+        ids = arrays.pop(_IDS, np.full(shape, -1, np.int32))
+        trainable = arrays.pop(_TRAINABLE, np.full(shape, True))
         yield ids, trainable, arrays

@@ -5,15 +5,22 @@ import numpy as np
 import pytest
 import torch
 
-from sae_dist.common.dtypes import from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.store import Store, verify, write_store
+from tests.store.conftest import everything
 
 SMALL = {"chunk_mib": 0.001, "shard_mib": 0.002}
 
 
-def read_all(store: Store, site: str) -> torch.Tensor:
-    return from_storage(store.read_sequences(site, range(store.layout.num_sequences)), store.dtype)
+def agree(store: Store, site: str, x_NSD: torch.Tensor, trainable: torch.Tensor) -> None:
+    """Trainable tokens of training units, and all of held-out ones, are as they were given."""
+    is_held_out = torch.zeros(len(x_NSD), dtype=torch.bool)
+    for sequences in store.held_out:
+        is_held_out[sequences.start : sequences.stop] = True
+    is_there = trainable | is_held_out[:, None]
+    found_NSD = everything(store, site)
+    assert torch.equal(found_NSD[is_there], x_NSD[is_there].to(store.dtype.compute))
+    assert found_NSD[~is_there].isnan().all()
 
 
 def test_blocks_of_odd_lengths_become_one_store_of_two_widths(tmp_path: Path) -> None:
@@ -30,10 +37,10 @@ def test_blocks_of_odd_lengths_become_one_store_of_two_widths(tmp_path: Path) ->
         **SMALL,  # type: ignore[arg-type]
     )
     assert (store.sites, store.layout.num_sequences) == ({"wide": 8, "narrow": 5}, 101)
-    assert store.layout.num_shards > 3 and verify(store.path, full=True) == []
-    assert store.manifest.provenance["from"] == "test"
-    assert torch.equal(read_all(store, "wide"), wide.bfloat16())
-    assert torch.equal(read_all(store, "narrow"), wide.bfloat16()[..., :5] * 2)
+    assert store.layout.num_units > 3 and verify(store.path, full=True) == []
+    assert store.provenance["from"] == "test"
+    agree(store, "wide", wide, trainable)
+    agree(store, "narrow", wide.bfloat16()[..., :5] * 2, trainable)
     found = store.read_tokens(range(101))
     assert np.array_equal(found[0], ids.numpy()) and np.array_equal(found[1], trainable.numpy())
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
@@ -48,9 +55,9 @@ def test_rows_without_positions_are_sequences_of_one(tmp_path: Path) -> None:
         held_out=0.0,
         **SMALL,  # type: ignore[arg-type]
     )
-    assert torch.equal(read_all(store, "x"), x[:, None])
+    assert torch.equal(everything(store, "x"), x[:, None])
     ids, trainable = store.read_tokens(range(50))
-    assert (ids == -1).all() and trainable.all() and store.held_out_chunks() == []
+    assert (ids == -1).all() and trainable.all() and store.held_out == []
 
 
 def test_shards_are_even_where_their_number_is_known_ahead(tmp_path: Path) -> None:
@@ -60,7 +67,7 @@ def test_shards_are_even_where_their_number_is_known_ahead(tmp_path: Path) -> No
     for name, blocks in known.items():
         store = write_store(tmp_path / name, {"x": blocks}, **sizes)  # type: ignore[arg-type]
         assert store.layout.shard_sequences == (32 if name == "iterator" else 18)
-        assert torch.equal(read_all(store, "x"), x.bfloat16())
+        assert torch.equal(everything(store, "x"), x.bfloat16())
 
 
 NAN = torch.full((9, 2), float("nan"))
@@ -82,7 +89,6 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"arrays": {"a": torch.ones(9, 2)}, "input_ids": torch.full((9,), 2**40)},
         "token ids up to",
     ),
-    "one shard": ({"arrays": {"a": torch.ones(1, 2)}, "held_out": 0.1}, "lower shard_mib"),
 }
 
 
@@ -105,6 +111,14 @@ def test_a_small_store_sets_the_share_aside_that_was_asked_for(blocks: str, tmp_
     rows = torch.randn(6000, 8)
     given = {"array": rows, "list": rows.split(1000), "iterator": iter(rows.split(1000))}[blocks]
     store = write_store(tmp_path / "store", {"in": given})
-    held_out = sum(len(sequences) for sequences in store.held_out_sequences())
+    held_out = sum(map(len, store.held_out))
     assert (store.layout.num_sequences, held_out) == (6000, 300)
-    assert torch.equal(read_all(store, "in").flatten(0, 1), rows.bfloat16())
+    assert torch.equal(everything(store, "in").flatten(0, 1), rows.bfloat16())
+
+
+def test_a_store_of_one_sequence_has_nothing_to_hold_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    store = write_store(tmp_path / "store", {"a": torch.ones(1, 2)})
+    assert (store.held_out, store.chunk_rows.tolist()) == ([], [1])
+    assert "nothing is held out" in capsys.readouterr().err

@@ -9,9 +9,10 @@ import torch
 from sae_dist.common.errors import UserError
 from sae_dist.store import Store, StoreWriter, open_store, verify
 from sae_dist.store.config import NonFinite
-from sae_dist.store.dropped import Dropped
-from sae_dist.store.repair import mend_commits, plan_repair
+from sae_dist.store.repair import Repair
+from sae_dist.store.unit import DROPPED
 from sae_dist.store.verify import audit
+from tests.harvest.tiny import contents
 from tests.store.conftest import SEQUENCES, WIDTHS, Data
 
 DROP = NonFinite.drop
@@ -33,7 +34,7 @@ def spoilt(data: Data) -> Data:
 @pytest.fixture
 def generous(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of 24 tokens are too small for a share of 2 %."""
-    monkeypatch.setattr("sae_dist.store.dropped._MOST", 0.2)
+    monkeypatch.setattr("sae_dist.store.outliers._LARGEST_SHARE", 0.2)
 
 
 def trainable(store: Store) -> np.ndarray:
@@ -53,16 +54,14 @@ def test_dropped_tokens_are_counted_and_left_out_everywhere(
         kept[token] = False
     assert np.array_equal(trainable(store), kept)
     assert np.array_equal(store.read_tokens(range(3, 9))[1], kept[3:9])
-    chunks = [kept[n : n + 6, p : p + 2] for n in range(0, SEQUENCES, 6) for p in (0, 2)]
-    assert all(np.array_equal(store.read_trainable(c), part) for c, part in enumerate(chunks))
-    assert store.trainable_counts().tolist() == [part.sum() for part in chunks]
-    assert {s: record.dropped for s, record in store.manifest.sites.items()} == {
-        "in.0": 2,
-        "out.0": 2,
-    }
-    held_out = np.repeat(np.isin(np.arange(4), store.manifest.held_out), 6)[:SEQUENCES]
+    marks = store.read_marked_tokens(range(SEQUENCES))[1]
+    assert np.argwhere(marks == DROPPED).tolist() == sorted(map(list, (LONG, BAD, BOTH)))
+    assert (store.manifest.dropped, store.manifest.num_dropped) == ({"in.0": 2, "out.0": 2}, 3)
+    is_training = np.repeat([True, False, True, True], 6)[:SEQUENCES, None]
+    index = np.concatenate([store.read_index(c) for c in range(len(store.chunk_rows))])
+    assert sorted(index) == np.flatnonzero(kept & is_training).tolist()
     for site in WIDTHS:
-        x_TD = spoilt.acts[site].bfloat16()[torch.from_numpy(kept & ~held_out[:, None])].double()
+        x_TD = spoilt.acts[site].bfloat16()[torch.from_numpy(kept & is_training)].double()
         found = store.statistics(site)
         assert found.count == len(x_TD)
         np.testing.assert_allclose(found.mean, x_TD.mean(0).numpy(), rtol=1e-6)
@@ -87,7 +86,7 @@ def test_a_length_alone_leaves_what_is_not_finite_to_be_refused(
     data.fill(writer)
     store = open_store(writer.path)
     assert (trainable(store) != data.trainable).nonzero() == tuple([i] for i in LONG)
-    assert b"dropped" not in (writer.path / "commits/00000.json").read_bytes()
+    assert store.manifest.dropped == {"in.0": 1}
 
 
 def test_more_than_a_few_are_refused(spoilt: Data, create: Callable[..., StoreWriter]) -> None:
@@ -112,34 +111,26 @@ def test_where_nothing_is_dropped_only_the_settings_differ(
         data.fill(create(name, **changes))
     plain, other = (open_store(create(n, **c).path).manifest for n, c in
                     (("plain", {}), ("careful", careful)))  # fmt: skip
-    assert other.shards == plain.shards and other.settings.max_norm == 50.0
+    assert other.sums == plain.sums and other.settings.max_norm == 50.0
     assert plain.settings.non_finite is NonFinite.fail and plain.settings.max_norm is None
     with pytest.raises(UserError, match=r"max_norm=50.*max_norm=9"):
         create("careful", non_finite=DROP, max_norm=9.0)
 
 
-@pytest.mark.parametrize("positions", [(), (-1,), (24,), (3, 3), (4, 2), (*range(25),)])
-def test_positions_that_cannot_be_are_said(positions: tuple[int, ...]) -> None:
-    dropped = Dropped(positions=positions, per_site={"in.0": 1})
-    (problem,) = dropped.problems(3, 24)
-    assert "dropped tokens (" in problem and "in unit 3; expected 0 to 23" in problem
-
-
-def test_what_is_dropped_survives_its_json() -> None:
-    dropped = Dropped(positions=(0, 7, 23), per_site={"in.0": 3})
-    assert Dropped.from_json(dropped.to_json()) == dropped
-    assert list(dropped.problems(0, 24)) == []
-
-
 @pytest.mark.usefixtures("generous")
-def test_a_lost_commit_is_made_again_with_what_was_dropped(
+def test_a_unit_is_mended_with_what_was_dropped(
     spoilt: Data, create: Callable[..., StoreWriter]
 ) -> None:
+    """Where the tokens are whole: from these alone, though the longest are out of the median."""
     writer = create(non_finite=DROP, max_norm=50.0)
     spoilt.fill(writer)
-    lost = writer.path / "commits" / "00000.json"
-    before = lost.read_bytes()
-    lost.unlink()
-    mend_commits(plan_repair(audit(writer.path, full=True, workers=1)))
-    assert lost.read_bytes() == before and b"dropped" in before
-    assert verify(writer.path, full=True) == []
+    before = contents(writer.path)
+    for file in ("rows/index/c.0", "sequences/activations/in.0/c.1.0.0"):
+        (writer.path / file).unlink()
+    repair = Repair(audit(writer.path, full=True, workers=1))
+    assert (repair.bad_units, repair.bad_tokens) == ([0, 1], [])
+    repair.mend_records()
+    for unit in repair.bad_units:
+        repair.rewrite(unit, spoilt.shard(writer, unit), *repair.read_tokens(unit))
+    assert repair.finish()
+    assert contents(writer.path) == before
