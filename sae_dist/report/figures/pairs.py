@@ -164,7 +164,12 @@ def _change_panels(pairs: list[Pair], looks: dict[str, Look]) -> list[Panel]:
             for pair in own:
                 look = looks[pair["larger"]]
                 colour = series_colour(look.colour)
-                style = {"color": colour, "linestyle": look.line, "marker": "o", "markersize": 4}
+                style: dict[str, Any] = {
+                    "color": colour,
+                    "linestyle": look.line,
+                    "marker": "o",
+                    "markersize": 4,
+                }
                 ax.plot(*curves[pair["larger"]], gid=look.gid, **style)
             shown = [curves[pair["larger"]] for pair in own]
             scale(ax, "x", [x for xs, _ in shown for x in xs], log=False)

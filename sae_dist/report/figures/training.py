@@ -32,7 +32,8 @@ def training_figures(results: RunResults, looks: dict[str, Look]) -> list[Figure
         *_LOGGED,
         *((key, f"Loss part: {key[5:]}", key, "As it enters the loss.") for key in parts),
     ]
-    figures, shown = [], {name: [] for name in looks}
+    figures: list[Figure] = []
+    shown: dict[str, list[Curve]] = {name: [] for name in looks}
     for key, title, label, caption in logged:
         curves = {name: results.curve(name, key) for name in looks}
         new = [name for name, curve in curves.items() if curve not in shown[name]]
