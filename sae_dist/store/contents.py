@@ -37,7 +37,8 @@ class Contents:
         is_there = np.array([commits is None or unit in commits for unit in numbers], bool)
         share = manifest.settings.held_out
         self.is_held_out = np.array([is_held_out(unit, share) for unit in numbers], bool)
-        lengths = np.array([len(self.layout.sequences_of(unit)) for unit in numbers], np.int64)
+        starts = np.arange(len(numbers)) * self.layout.shard_sequences
+        lengths = np.minimum(self.layout.num_sequences - starts, self.layout.shard_sequences)
         rows = np.array(manifest.rows, np.int64)
         self.has_file, self.items, self.first_chunk = {}, {}, {}
         for path, spec in self.specs.items():

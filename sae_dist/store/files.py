@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sae_dist.common.errors import UserError
 from sae_dist.common.files import claim, fsync_path, write_atomic, write_new
 from sae_dist.store.fault import Fault, FaultError
 
@@ -138,8 +139,17 @@ class Files:
 
 
 def files_at(path: str | Path) -> Files:
-    """What reaches the files of the store at `path`."""
-    return Files(Path(path))
+    """What reaches the files of the store at `path`, a folder or the URL of an object store."""
+    if "://" not in str(path):
+        return Files(Path(path))
+    try:
+        from sae_dist.store.objects import ObjectFiles
+    except ImportError as error:
+        raise UserError(
+            f"found {path} and no obstore; expected it for object stores; install it "
+            "(pip install 'sae-dist[objects]')"
+        ) from error
+    return ObjectFiles(str(path))
 
 
 def _odd(path: Path, found: str) -> Fault:

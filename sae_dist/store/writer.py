@@ -5,6 +5,7 @@ Every step ends in one atomic commit, so a killed writer leaves a store that can
 
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,12 +25,13 @@ from sae_dist.store.records import (
     UNIT_COMMITS,
     Manifest,
     Settings,
+    UnitCommit,
     commit_file,
     dump,
     load,
     tokens_file,
 )
-from sae_dist.store.seal import clear_commits, load_settings, seal
+from sae_dist.store.seal import clear_commits, load_commit, load_settings, seal
 from sae_dist.store.settings import choose_settings, require_same
 from sae_dist.store.tokens import Tokens, TokensWritten
 from sae_dist.store.unit import discard, publish, write_unit
@@ -232,16 +234,46 @@ class StoreWriter:
             )
         return seal(self.files, self.settings, end)
 
+    def abandon(self) -> None:
+        """Remove a store that holds no tokens yet; its folder, too, if nothing else is in it."""
+        self.files.remove(SETTINGS_FILE)
+        folders = {parent for name in (*self._specs, UNIT_COMMITS, TOKENS) for parent in _up(name)}
+        for folder in sorted(folders, key=len, reverse=True):
+            with suppress(OSError):  # not empty: what is in it is not of this store
+                self.files.remove(folder)
+
     def _write_unit(
         self, unit: int, arrays: dict[str, np.ndarray], ids: np.ndarray, trainable: np.ndarray
     ) -> bool:
         token, specs = uuid.uuid4().hex, self._of_unit(unit)
         commit = write_unit(self.files, self.settings, unit, token, arrays, ids, trainable)
-        if not self.files.create(commit_file(unit), dump(commit)):
+        if not self._create_commit(unit, commit):
             discard(self.files, specs, unit, token)  # what the other one wrote stays as it is
             return False
         publish(self.files, specs, unit, token)
         return True
 
+    def _create_commit(self, unit: int, commit: UnitCommit) -> bool:
+        """Vouch for a unit; False if another writer did first, or the store is sealed by now."""
+        name = commit_file(unit)
+        try:
+            # of an answer that was lost on its way the second try says that there is one: ours
+            is_ours = self.files.create(name, dump(commit))
+            is_ours = is_ours or load_commit(self.files, unit).token == commit.token
+        except FileNotFoundError:
+            if not self.sealed:
+                raise
+            return False
+        if is_ours and self.sealed:  # which took the commits away: there was one
+            self.files.remove(name)
+            return False
+        return is_ours
+
     def _of_unit(self, unit: int) -> list[Any]:
         return of_unit(self._specs, is_held_out(unit, self.settings.held_out))
+
+
+def _up(name: str) -> list[str]:
+    """A folder's name, and those of all it is in up to the store's own."""
+    path = Path(name)
+    return [str(path), *(str(parent) for parent in path.parents)]

@@ -8,6 +8,7 @@ from typing import Protocol, Self
 import torch
 
 from sae_dist.common.errors import UserError
+from sae_dist.common.settings import validate
 from sae_dist.stream.config import StreamConfig
 
 _MIN_BUCKET_BATCHES = 64
@@ -34,6 +35,10 @@ class BatchPart:
     world: int = 1
     start_step: int = 0
     with_index: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises UserError for settings that cannot work."""
+        validate(self.config, "stream.")
 
     @property
     def rows(self) -> slice:

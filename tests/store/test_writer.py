@@ -12,7 +12,7 @@ import pytest
 from sae_dist.common import files
 from sae_dist.common.disk import check_disk
 from sae_dist.common.errors import UserError
-from sae_dist.store import StoreWriter, audit, open_store, verify
+from sae_dist.store import StoreConfig, StoreWriter, audit, open_store, verify
 from sae_dist.store import files as store_files
 from sae_dist.store import writer as writer_module
 from sae_dist.store.records import dump
@@ -337,3 +337,14 @@ def test_a_site_cannot_lead_out_of_the_store(tmp_path: Path, site: str) -> None:
 
     with pytest.raises(UserError, match="site"):
         StoreWriter.create(tmp_path / "store", {site: 3}, 4, StoreConfig(), {}, 5)
+
+
+def test_a_store_that_is_given_up_leaves_what_is_not_its_own(tmp_path: Path) -> None:
+    config = StoreConfig()
+    StoreWriter.create(tmp_path / "store", {"x": 4}, 8, config, {}, 9).abandon()
+    assert not (tmp_path / "store").exists()
+    writer = StoreWriter.create(tmp_path / "store", {"x": 4}, 8, config, {}, 9)
+    (tmp_path / "store" / "rows" / "notes.txt").write_text("mine")
+    writer.abandon()
+    left = [str(p.relative_to(tmp_path)) for p in sorted((tmp_path / "store").rglob("*"))]
+    assert left == ["store/rows", "store/rows/notes.txt"]
