@@ -12,7 +12,6 @@ with `lm.tensor=N` its matrices are sliced over each N of them.
 
 import os
 import shutil
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -93,8 +92,7 @@ def _check_start(config: HarvestConfig) -> None:
     if widths is not None:
         _check_store(config, widths)
     if not _is_begun(config):
-        with closing(documents(config.text)) as texts:
-            next(texts)
+        next(documents(config.text))
 
 
 def _check_store(config: HarvestConfig, widths: dict[str, int]) -> None:
