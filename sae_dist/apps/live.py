@@ -1,6 +1,5 @@
 """`store=live`: the language model that training, and later evaluation, reads from."""
 
-from contextlib import closing
 from typing import Any, cast
 
 import torch
@@ -27,8 +26,7 @@ def open_live(
     config = _config(harvest)
     check_live(config.sites, config.lm.tensor, config.writer)
     foresee(config.lm, config.sites, config.text.sequence_length, "harvest.")
-    with closing(documents(config.text)) as texts:
-        next(texts)
+    next(documents(config.text))
     lm = load_lm(config.lm, device, key="harvest.lm.name")
     truncate(lm.model, [resolve(lm.model, site) for site in config.sites])
     return _activations(config, lm, num_steps)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -151,7 +151,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
         )
     lm = load_lm(LMConfig(name=str(folder)), key="finetune_from")
     lm.model.requires_grad_(True)
-    return lm.tokenizer, lm.model
+    return cast(PreTrainedTokenizerFast, lm.tokenizer), cast(LlamaForCausalLM, lm.model)
 
 
 def _of_shape(config: SmallLMConfig, found: LlamaConfig) -> SmallLMConfig:
