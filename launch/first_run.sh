@@ -14,7 +14,7 @@ accelerate launch --multi_gpu $processes -m sae_dist harvest lm.name=runs/first/
   'sites=[resid_post.1]' tokens=200K store=runs/first/store writer.chunk_mib=0.25 writer.shard_mib=8
 
 torchrun --standalone --nproc-per-node 2 -m sae_dist train store=runs/first/store run=first tokens=100K \
-  batch_tokens=512 stream.lanes=16 stream.bucket_tokens=32K coder.num_latents=512 coder.k=8 \
+  batch_tokens=512 stream.bucket_tokens=32K coder.num_latents=512 coder.k=8 \
   'sweep.grids=[{coder:[topk,batchtopk]}]' optim.lr=0.005 optim.warmup_steps=20
 
 sae-dist evaluate run=first

@@ -23,7 +23,7 @@ SITES = "sites=[resid_post.1,mlp_in.1,mlp_out.1]"
 SEQUENCES = ("text.path=text", "text.sequence_length=32", SITES, "writer.shard_mib=0.06")
 SKIP = "{coder:topk_skip_transcoder,site:mlp_in.1,target:mlp_out.1}"
 LADDER = (
-    *("tokens=2048", "batch_tokens=64", "stream.lanes=4", "stream.bucket_tokens=1024"),
+    *("tokens=2048", "batch_tokens=64", "stream.bucket_tokens=1024"),
     *("checkpoint.every_steps=20", "log.every_steps=8", "coder.num_latents=64", "coder.k=4"),
     f"sweep.grids=[{{coder:[topk,jumprelu],site:resid_post.1}},{SKIP}]",
 )

@@ -25,7 +25,7 @@ HARVEST = (
 )
 TRAIN = (
     *(f"store={HOME}/store", "run=quickstart", "coder=topk", "coder.num_latents=1024"),
-    *("coder.k=8", "tokens=640", "batch_tokens=64", "stream.lanes=4"),
+    *("coder.k=8", "tokens=640", "batch_tokens=64"),
     *("stream.bucket_tokens=1024", "log.wandb=disabled"),
 )
 

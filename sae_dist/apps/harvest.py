@@ -10,7 +10,6 @@ with `lm.tensor=N` its matrices are sliced over each N of them.
 """
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, astuple
 from typing import Any
@@ -139,7 +138,7 @@ def _fill(
         fill_store(writer, capture, tokens, config.harvest, processes)
     except UserError:
         if reads_text and not writer.sealed and not writer.has_tokens(0):
-            shutil.rmtree(writer.path, ignore_errors=True)
+            writer.abandon()
         raise
 
 

@@ -27,6 +27,7 @@ class LMConfig:
     `trust_remote_code` lets the repository run its own Python. A harvest slices the model over
     `tensor` processes (`load_sliced_lm`): another number may round differently. Sequences longer
     than the model knows are refused, unless `extrapolate` lets rotary positions go on beyond.
+    With `compile` torch.compile makes each layer faster, and round differently.
     """
 
     name: str
@@ -38,6 +39,7 @@ class LMConfig:
     trust_remote_code: bool = False
     tensor: int = setting(1, min=1)
     extrapolate: bool = False
+    compile: bool = False
 
 
 @dataclass(kw_only=True, slots=True)

@@ -68,6 +68,11 @@ def require_plan(config: LMConfig, text: PretrainedConfig) -> None:
         raise UserError(
             f"lm.tensor={config.tensor} with {uneven}; expected a divisor of each; choose another"
         )
+    if config.compile:
+        raise UserError(
+            f"lm.compile=true with lm.tensor={config.tensor}; expected layers as they are where "
+            "they are slices; drop one"
+        )
     if config.fold_norms:
         raise UserError(
             f"lm.fold_norms=true with lm.tensor={config.tensor}; expected no folding of slices: "

@@ -19,6 +19,8 @@ def load_spread_lm(config: LMConfig) -> LM:
     import deepspeed
     from transformers.integrations import HfDeepSpeedConfig
 
+    if config.compile:
+        raise UserError("lm.compile=true under ZeRO-3; expected layers as they are; drop it")
     if config.dtype is LMDtype.auto or config.fold_norms:
         raise UserError(
             f"lm.dtype={config.dtype}, lm.fold_norms={config.fold_norms} under ZeRO-3; expected a "

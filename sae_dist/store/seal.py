@@ -132,12 +132,18 @@ def _publish_all(files: Files, contents: Contents, commits: Mapping[int, UnitCom
             try:
                 files.rename(source, spec.file(unit))
             except FileNotFoundError as error:
-                raise UserError(
-                    f"found {files.path(spec.file(unit))} missing; expected what was committed; "
-                    "let launch/verify.py mend it with repair=true"
-                ) from error
+                if not files.exists(spec.file(unit)):  # else another process seals, too
+                    raise UserError(
+                        f"found {files.path(spec.file(unit))} missing; expected what was "
+                        "committed; let launch/verify.py mend it with repair=true"
+                    ) from error
             there[folder].discard(source.rpartition("/")[2])
-    left = [f"{path}/{name}" for path in there for name in sorted(there[path]) if is_leftover(name)]
+    left = [
+        f"{path}/{name}"
+        for path in there
+        for name in sorted(there[path])
+        if is_leftover(name) and "zarr.json" not in name  # which another may be writing now
+    ]
     for name in left:
         files.remove(name)
     if left:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from sae_dist.common.dtypes import FloatDtype, from_storage
+from sae_dist.common.errors import UserError
 from sae_dist.store import Store
 from sae_dist.stream.ahead import Ahead
 from sae_dist.stream.batches import Batch, Batches, BatchPart, StreamState
@@ -33,9 +34,14 @@ class ActivationStream(Batches):
     """
 
     def __init__(self, store: Store, sites: Sequence[str], part: BatchPart) -> None:
-        """Raises UserError for unknown sites and too few tokens."""
+        """Raises UserError for unknown sites, too few tokens, and lanes, which a store has not."""
         for site in sites:
             store.statistics(site)
+        if part.config.lanes is not None:
+            raise UserError(
+                f"found stream.lanes={part.config.lanes} for a store; expected lanes with "
+                "store=live alone; drop it"
+            )
         self.waited_seconds = 0.0
         self._store, self._sites, self._part = store, list(sites), part
         self._config, self._step = part.config, part.start_step

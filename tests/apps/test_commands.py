@@ -18,7 +18,7 @@ from tests.lm.tiny import tiny_model
 from tests.train.ladders import D, make_store
 
 SETTINGS = ("coder=topk", "coder.num_latents=32", "coder.k=4", "tokens=640", "batch_tokens=64")
-STREAM = ("stream.lanes=8", "stream.bucket_tokens=640", "log.wandb=disabled")
+STREAM = ("stream.bucket_tokens=640", "log.wandb=disabled")
 Command = Callable[..., None]
 
 

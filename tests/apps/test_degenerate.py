@@ -16,7 +16,7 @@ from tests.apps.test_commands import Command, run  # noqa: F401 - a fixture
 
 SETTINGS = (
     *("sweep.grids=[{coder:[jumprelu,topk,batchtopk],coder.num_latents:[32,64]}]", "coder.k=4"),
-    *("tokens=640", "batch_tokens=64", "stream.lanes=4", "stream.bucket_tokens=256"),
+    *("tokens=640", "batch_tokens=64", "stream.bucket_tokens=256"),
     *("coder.dead_after_tokens=128", "coder.aux_k=8", "optim.warmup_steps=0"),
     *("log.every_steps=2", "log.wandb=disabled"),
 )

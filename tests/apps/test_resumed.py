@@ -10,7 +10,7 @@ from tests.train.ladders import make_store
 
 GIVEN = (
     *("store=store", "run=r", "site=in", "coder=topk", "coder.num_latents=32", "coder.k=4"),
-    *("batch_tokens=256", "stream.lanes=8", "log.wandb=disabled"),
+    *("batch_tokens=256", "log.wandb=disabled"),
 )
 
 

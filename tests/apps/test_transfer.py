@@ -24,7 +24,7 @@ USER, MODEL = 26, 27
 HARVEST = ("sites=[resid_post.1]", "tokens=2K", "writer.dtype=float32", "writer.held_out=0.25")
 SHAPE = ("text.sequence_length=16", "writer.chunk_mib=0.01", "writer.shard_mib=0.05")
 TRAIN = ("coder=topk", "coder.num_latents=32", "coder.k=4", "tokens=640", "batch_tokens=64")
-STREAM = ("stream.lanes=8", "stream.bucket_tokens=640", "log.wandb=disabled", "site=resid_post.1")
+STREAM = ("stream.bucket_tokens=640", "log.wandb=disabled", "site=resid_post.1")
 ASKED = ("transfer.prompts=prompts.txt", "transfer.sequences=6", "transfer.rollout_tokens=8")
 
 

@@ -176,7 +176,7 @@ def cut_otherwise(folder: Path, held_out: Tensor, chunk_mib: float) -> Store:
         return write_store(folder / name, sites, dtype="float32", **sizes)  # type: ignore[arg-type]
 
     acts = torch.zeros(480, *held_out.shape[1:])
-    runs = write("empty", acts).held_out_sequences()
+    runs = write("empty", acts).held_out
     acts[[number for run in runs for number in run][: len(held_out)]] = held_out
     return write("filled", acts)
 
@@ -185,7 +185,7 @@ def test_figures_do_not_depend_on_how_the_store_is_cut(run: Path, tmp_path: Path
     held_out = torch.randn(30, 8, WIDTH, generator=torch.Generator().manual_seed(0))
     config = EvaluationConfig(max_sequences=30, batch_tokens=56)
     stores = [cut_otherwise(tmp_path / str(mib), held_out, mib) for mib in (0.004, 0.02)]
-    assert [len(store.held_out_sequences()[0]) % 7 for store in stores] == [5, 6]
+    assert len({store.layout.chunk_sequences for store in stores}) == 2
     found = [
         evaluate(run, StoredActivations(store), None, config, alone())["rungs"] for store in stores
     ]

@@ -131,6 +131,7 @@ def test_sites_inside_an_mlp_are_refused_unless_a_matrix_ends_there() -> None:
         ("gpt2", {"tensor": 2}, "type gpt2; expected one that transformers has a tp_plan for"),
         ("llama", {"tensor": 4}, r"\{'num_key_value_heads': 2\}; expected a divisor of each"),
         ("llama", {"tensor": 2, "fold_norms": True}, "expected no folding of slices"),
+        ("llama", {"tensor": 2, "compile": True}, "lm.compile=true with lm.tensor=2; expected"),
     ],
 )
 def test_what_cannot_be_sliced_is_told_in_one_line(

@@ -57,7 +57,7 @@ small_lm folder={LM} model.vocab_size=1024 model.hidden_size=64 model.intermedia
 harvest lm.name={LM} lm.fold_norms=true text=stdlib text.sequence_length={LENGTH} store=store
     sites=[resid_post.0,attn_z.1,mlp_in.1,mlp_out.1] tokens=80K writer.held_out=0.1
     writer.dtype=float32 writer.chunk_mib=0.25 writer.shard_mib=2
-train store=store run=r tokens=60K batch_tokens=512 stream.lanes=8 stream.bucket_tokens=16384
+train store=store run=r tokens=60K batch_tokens=512 stream.bucket_tokens=16384
     coder.num_latents={F} log.wandb=disabled sweep.grids=[{_GRIDS}]
 evaluate run=r max_sequences={SEQUENCES} lm_sequences={SEQUENCES}
     uniformity_sequences=0 pairs.sequences=0

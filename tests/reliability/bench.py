@@ -20,7 +20,7 @@ from tests.train.ladders import make_store
 
 TRAIN = (
     *("store=store", "run=r", "site=in", "coder=topk", "coder.num_latents=32", "coder.k=4"),
-    *("tokens=640", "batch_tokens=64", "stream.lanes=8", "stream.bucket_tokens=640"),
+    *("tokens=640", "batch_tokens=64", "stream.bucket_tokens=640"),
     *("checkpoint.every_steps=5", "log.wandb=disabled"),
 )
 HARVEST = (

@@ -87,7 +87,7 @@ def test_a_text_shorter_than_asked_for_is_told_and_recorded(
     monkeypatch.setattr(harvest, "warn", said.append)
     save_lm(tmp_path / "lm", 1.0, RARE)
     command("tokens=100K")
-    corpus = open_store("store").manifest.provenance["tokens"]
+    corpus = open_store("store").provenance["tokens"]
     found = corpus["num_tokens"]
     assert said == [f"the text ended after {found:,} of 100,000 tokens; the store holds no more"]
     assert corpus["num_tokens_asked"] == 100_000

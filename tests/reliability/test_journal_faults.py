@@ -16,7 +16,7 @@ from tests.train.wandb_server import KEY, wandb_server
 TRAIN = (
     *("store=store", "run=r", "site=in", "tokens=1280", "batch_tokens=64", "log.every_steps=1"),
     *("log.histogram_every_steps=4", "checkpoint.every_steps=5", "log.tensorboard=true"),
-    *("stream.lanes=8", "stream.bucket_tokens=640", "coder.num_latents=32", "coder.k=4"),
+    *("stream.bucket_tokens=640", "coder.num_latents=32", "coder.k=4"),
     "sweep.grids=[{coder:[topk,batchtopk],coder.dead_after_tokens:128,coder.aux_k:8}]",
 )
 RUNGS = ("topk-32-k4-in", "batchtopk-32-k4-in")

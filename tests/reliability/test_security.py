@@ -30,7 +30,7 @@ from tests.lm.tiny import tiny_model
 from tests.train.ladders import make_store
 
 SMALL = ("coder=topk", "coder.num_latents=32", "coder.k=4", "tokens=640", "batch_tokens=64")
-STREAM = ("stream.lanes=8", "stream.bucket_tokens=640", "log.wandb=disabled")
+STREAM = ("stream.bucket_tokens=640", "log.wandb=disabled")
 CANARY = "import pathlib\npathlib.Path(__file__).with_name('called').touch()\ndef run(*_): ...\n"
 
 

@@ -24,8 +24,8 @@ from tests.harvest.tiny import contents
 from tests.store.damage import flip, forge, swap
 from tests.train.ladders import make_store
 
-SETTINGS = ("site=in", "coder=topk", "coder.num_latents=32", "coder.k=4", "coder.aux_k=0")
-STREAM = ("tokens=1280", "batch_tokens=64", "stream.lanes=8", "stream.bucket_tokens=640")
+SETTINGS = ("site=in", "coder=topk", "coder.num_latents=32", "coder.k=4")
+STREAM = ("tokens=1280", "batch_tokens=64", "stream.bucket_tokens=640")
 TRAIN = ("store=store", "run=r", *SETTINGS, *STREAM, "log.wandb=disabled")
 SHARD, METADATA = "rows/activations/in/c.2.0", "rows/activations/in/zarr.json"
 Command = Callable[..., list[str]]

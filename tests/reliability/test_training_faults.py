@@ -26,7 +26,7 @@ from tests.train.ladders import BATCH, D, make_store, rung, training_run
 STEPS = 40  # an epoch of the small store has fewer
 SETTINGS = (
     *("store=store", "run=r", "site=in", "coder=topk", "coder.num_latents=32", "coder.k=4"),
-    *("tokens=19200", "batch_tokens=64", "stream.lanes=8", "stream.bucket_tokens=640"),
+    *("tokens=19200", "batch_tokens=64", "stream.bucket_tokens=640"),
     *("checkpoint.every_steps=50", "log.every_steps=1", "watch.stall_seconds=15"),
 )
 

@@ -34,7 +34,7 @@ def train(home: Path, run: str) -> tuple[str, ...]:
     """1,500 steps of two rungs."""
     return (
         *(f"runs={home}/runs", f"store={home}/store", f"run={run}"),
-        *("tokens=96K", "batch_tokens=64", "stream.lanes=4", "stream.bucket_tokens=1024"),
+        *("tokens=96K", "batch_tokens=64", "stream.bucket_tokens=1024"),
         *("checkpoint.every_steps=100", "log.every_steps=10", "coder.num_latents=64"),
         "sweep.grids=[{coder:topk,coder.k:[2,4]}]",
     )

@@ -123,6 +123,8 @@ def test_iterating_again_goes_on_where_it_stopped(store: Store) -> None:
 def test_unknown_sites_and_impossible_settings_are_refused(store: Store) -> None:
     with pytest.raises(UserError, match="no site 'mid'"):
         ActivationStream(store, ["mid"], BatchPart(BATCH, 5, CONFIG))
+    with pytest.raises(UserError, match=r"stream\.lanes=4 for a store; expected lanes with"):
+        ActivationStream(store, ["in"], BatchPart(BATCH, 5, StreamConfig(lanes=4)))
     with pytest.raises(UserError, match=r"stream\.read_threads=0"):
         ActivationStream(store, ["in"], BatchPart(BATCH, 5, StreamConfig(read_threads=0)))
 

@@ -65,7 +65,7 @@ def training_run(
         tokens=loop.pop("tokens", steps * BATCH),
         batch_tokens=BATCH,
         precision=Precision.float64,
-        stream=StreamConfig(lanes=8, bucket_tokens=2048),
+        stream=StreamConfig(bucket_tokens=2048),
         checkpoint=CheckpointConfig(every_steps=loop.pop("every_steps", 20), keep=3),
         log=LogConfig(every_steps=1, histogram_every_steps=10, **log),
         **loop,

@@ -57,7 +57,7 @@ def begun(
 def first_batch(home: Path, coder: Coder, target: str) -> tuple[float, float]:
     """FVU and L0 of a finished coder on the first training batch, on raw activations."""
     source = StoredActivations(open_store(home / "store"))
-    stream = StreamConfig(lanes=8, bucket_tokens=2048)
+    stream = StreamConfig(bucket_tokens=2048)
     with source.batches(["in", "out"], BatchPart(BATCH, 0, stream)) as batches:
         acts = next(iter(batches))[0].acts
     x_BD, y_BE = acts["in"], acts[target]
