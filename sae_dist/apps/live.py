@@ -15,13 +15,11 @@ from sae_dist.lm import LM, foresee, load_lm, resolve, truncate
 from sae_dist.text import documents, pin
 
 
-def open_live(
-    harvest: dict[str, Any], device: torch.device, num_steps: int | None = None
-) -> LiveActivations:
+def open_live(harvest: dict[str, Any], device: torch.device) -> LiveActivations:
     """Load the language model that `asked_harvest` names, without the layers that no site needs.
 
-    After `num_steps` nothing will be read. Raises UserError, before the weights are loaded, for
-    what their configuration and the text's first document tell.
+    Raises UserError, before the weights are loaded, for what their configuration and the text's
+    first document tell.
     """
     config = _config(harvest)
     check_live(config.sites, config.lm.tensor, config.writer)
@@ -29,7 +27,7 @@ def open_live(
     next(documents(config.text))
     lm = load_lm(config.lm, device, key="harvest.lm.name")
     truncate(lm.model, [resolve(lm.model, site) for site in config.sites])
-    return _activations(config, lm, num_steps)
+    return _activations(config, lm)
 
 
 def open_trained_live(
@@ -53,7 +51,7 @@ def open_trained_live(
     return _activations(_config(trained.get("harvest")), lm)
 
 
-def _activations(config: HarvestConfig, lm: LM, num_steps: int | None = None) -> LiveActivations:
+def _activations(config: HarvestConfig, lm: LM) -> LiveActivations:
     return LiveActivations(
         lm,
         list(config.sites),
@@ -61,7 +59,6 @@ def _activations(config: HarvestConfig, lm: LM, num_steps: int | None = None) ->
         config.tokens,
         config.writer,
         config.harvest.batch_sequences,
-        num_steps,
     )
 
 
