@@ -15,6 +15,8 @@ CLIENTS_READY := $(if $(filter .venv-interop/%,$(CLIENTS_PYTHON)),.venv-interop/
 SAEBENCH_PYTHON ?= .venv-saebench/bin/python
 SAEBENCH_READY := $(if $(filter .venv-saebench/%,$(SAEBENCH_PYTHON)),.venv-saebench/.ready)
 OTHERS := SAE_DIST_CLIENTS=$(CLIENTS_PYTHON) SAE_DIST_SAEBENCH=$(SAEBENCH_PYTHON)
+S3_PYTHON ?= .venv-s3/bin/python
+S3_READY := $(if $(filter .venv-s3/%,$(S3_PYTHON)),.venv-s3/.ready)
 INSTALL_PEER := .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c benchmarks/constraints.txt torch
 
 help:
@@ -39,8 +41,8 @@ reproduce: $(READY)
 test: $(READY)
 	@$(PYTEST) -m "not slow"
 
-test-slow: $(READY) $(CLIENTS_READY) $(SAEBENCH_READY)
-	@$(OTHERS) $(PYTEST) -m slow
+test-slow: $(READY) $(CLIENTS_READY) $(SAEBENCH_READY) $(S3_READY)
+	@$(OTHERS) SAE_DIST_S3=$(S3_PYTHON) $(PYTEST) -m slow
 
 test-interop: $(READY) $(CLIENTS_READY) $(SAEBENCH_READY)
 	@$(OTHERS) OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/interop
@@ -68,7 +70,7 @@ lint: $(READY)
 	.venv/bin/mypy
 
 clean:
-	rm -rf .venv .venv-bench .venv-docs .venv-interop .venv-saebench .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site
+	rm -rf .venv .venv-bench .venv-docs .venv-interop .venv-s3 .venv-saebench .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
@@ -103,13 +105,20 @@ $(READY): pyproject.toml constraints.txt
 	@.venv-interop/bin/python -m pip uninstall --quiet --yes torchvision
 	@touch $@
 
+# moto, an S3 server for the tests of stores at s3://; what it needs is older than what we need.
+.venv-s3/.ready: | $(READY)
+	@echo "making .venv-s3 for an S3 server, once"
+	@"$(PYTHON)" -m venv .venv-s3
+	@.venv-s3/bin/python -m pip install --quiet --disable-pip-version-check 'moto[server]==5.2.5'
+	@touch $@
+
 # SAEBench with its own pins, which are older than ours (numpy < 2, datasets < 4), so that it has an
-# environment to itself, of Python 3.11 or 3.12; awscrt is all that sae_dist needs there besides.
+# environment to itself, of Python 3.11 or 3.12; google-crc32c is all that sae_dist needs there besides.
 .venv-saebench/.ready: benchmarks/constraints.txt | $(READY)
 	@echo "making .venv-saebench for SAEBench, once"
 	@"$(PYTHON)" -m venv .venv-saebench
 	@.venv-saebench/bin/python -m pip install --quiet --disable-pip-version-check \
-		-c benchmarks/constraints.txt torch sae-bench awscrt
+		-c benchmarks/constraints.txt torch sae-bench google-crc32c
 	@.venv-saebench/bin/python -m pip uninstall --quiet --yes torchvision
 	@touch $@
 

@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from benchmarks.measure import DEVICE, machine, synchronise
 from sae_dist.harvest import HarvestLoopConfig, Processes, Text, UnitTokens, fill_store
-from sae_dist.harvest.host import HostShard
+from sae_dist.harvest.staging import StagingBuffer
 from sae_dist.lm import Capture, resolve, truncate
 from sae_dist.store import StoreConfig, StoreWriter
 
@@ -151,7 +151,7 @@ def capture_speed(model: PreTrainedModel) -> dict[str, Any]:
         capture = Capture(model, [resolve(model, site) for site in sites])
         widths = dict.fromkeys(sites, _WIDTH)
         size = (_BATCH, _POSITIONS)
-        room = HostShard(widths, size, StoreConfig().dtype, torch.device(DEVICE))
+        room = StagingBuffer(widths, size, StoreConfig().dtype, torch.device(DEVICE))
         actions[name] = lambda c=capture, r=room: r.put(range(_BATCH), c(ids_NS))
     times = in_turns(actions, _NUM_TURNS)
     medians = {name: statistics.median(values) for name, values in times.items()}

@@ -82,10 +82,10 @@ def _selftest(config: SelftestConfig) -> None:
 
 
 def _source(store: str) -> None:
-    """A store, or `coder:FOLDER`, is a folder; `live` is none."""
+    """A store, or `coder:FOLDER`, is a folder; `live` and a URL are none."""
     what = "coder" if store.startswith(CODER) else "store"
     folder = store.removeprefix(CODER)
-    if store != LIVE and not Path(folder).is_dir():
+    if store != LIVE and "://" not in folder and not Path(folder).is_dir():
         raise UserError(f"found no {what} at {folder}; expected its folder; check the path")
 
 

@@ -37,6 +37,7 @@ from sae_dist.harvest import (
 from sae_dist.lm import (
     LM,
     Capture,
+    compile_layers,
     foresee,
     load_lm,
     load_sliced_lm,
@@ -80,6 +81,8 @@ def harvest_command(config: HarvestConfig) -> None:
     sites = [resolve(lm.model, name) for name in config.sites]
     join = dict.fromkeys(sliced_sites(lm.model, sites), join_slices) if team is not None else {}
     truncate(lm.model, sites)
+    if lm_config.compile:
+        compile_layers(lm.model, sites)
     engine = spread_engine(lm.model.base_model, lm_config) if is_zero3 else None
     capture = Capture(lm.model, sites, stop=not is_zero3, forward=engine, join=join)
     processes = _processes(team, device, is_zero3)

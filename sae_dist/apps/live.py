@@ -11,7 +11,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.settings import validate
 from sae_dist.config import EvaluateConfig, HarvestConfig
 from sae_dist.live import LiveActivations, check_live
-from sae_dist.lm import LM, foresee, load_lm, resolve, truncate
+from sae_dist.lm import LM, compile_layers, foresee, load_lm, resolve, truncate
 from sae_dist.text import documents, pin
 
 
@@ -26,7 +26,10 @@ def open_live(harvest: dict[str, Any], device: torch.device) -> LiveActivations:
     foresee(config.lm, config.sites, config.text.sequence_length, "harvest.")
     next(documents(config.text))
     lm = load_lm(config.lm, device, key="harvest.lm.name")
-    truncate(lm.model, [resolve(lm.model, site) for site in config.sites])
+    sites = [resolve(lm.model, site) for site in config.sites]
+    truncate(lm.model, sites)
+    if lm.config.compile:
+        compile_layers(lm.model, sites)
     return _activations(config, lm)
 
 

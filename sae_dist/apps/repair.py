@@ -12,8 +12,8 @@ from sae_dist.apps.harvested import load_harvested
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import say
 from sae_dist.config import VerifyConfig
-from sae_dist.harvest import HostShard, round_of
-from sae_dist.lm import LM, Capture, resolve, truncate
+from sae_dist.harvest import StagingBuffer, round_of
+from sae_dist.lm import LM, Capture, compile_layers, resolve, truncate
 from sae_dist.store import Audit, Settings
 from sae_dist.store.repair import Repair
 from sae_dist.text import TextConfig
@@ -72,15 +72,19 @@ def _harvest(config: VerifyConfig, store: Repair, lm: LM) -> None:
     tokens += _tokens_of_text(config, store, lm) if store.bad_tokens else []
     sites = [resolve(lm.model, name) for name in settings.widths]
     truncate(lm.model, sites)
+    if lm.config.compile:
+        compile_layers(lm.model, sites)
     capture = Capture(lm.model, sites)
     shape = (settings.shard_sequences, settings.sequence_length)
-    room = HostShard(settings.widths, shape, settings.dtype, device)
+    buffer = StagingBuffer(settings.widths, shape, settings.dtype, device)
     for unit, ids_NS, trainable_NS in tokens:
         say(f"harvesting unit {unit} again")
         round_ = round_of({unit: len(ids_NS)}, settings.provenance["batch_sequences"], 0)
         for batch in round_.batches:
-            room.put(batch, capture(torch.from_numpy(ids_NS[batch.start : batch.stop]).to(device)))
-        store.rewrite(unit, room.arrays(len(ids_NS)), ids_NS, trainable_NS)
+            buffer.put(
+                batch, capture(torch.from_numpy(ids_NS[batch.start : batch.stop]).to(device))
+            )
+        store.rewrite(unit, buffer.arrays(len(ids_NS)), ids_NS, trainable_NS)
 
 
 _Tokens = tuple[int, np.ndarray, np.ndarray]

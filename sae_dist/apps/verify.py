@@ -6,8 +6,6 @@
 what is bad: from what is whole where that says it all, else by harvesting bad units again.
 """
 
-from pathlib import Path
-
 from sae_dist.apps import command
 from sae_dist.apps.repair import repair
 from sae_dist.common.errors import UserError
@@ -37,7 +35,7 @@ def verify_command(config: VerifyConfig) -> None:
 
 def _audit(config: VerifyConfig, full: bool) -> Audit:
     found = audit(
-        Path(config.store),
+        config.store,
         full=full,
         workers=config.workers,
         max_shard_bytes=int(config.max_shard_gib * 2**30),

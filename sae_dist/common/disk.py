@@ -16,7 +16,12 @@ _CLOSED = (
 
 
 def check_disk(path: str | Path, num_bytes: int) -> None:
-    """Raise UserError unless `num_bytes` fit on the disk that holds (or would hold) `path`."""
+    """Raise UserError unless `num_bytes` fit on the disk that holds (or would hold) `path`.
+
+    Of an object store's URL nothing is known.
+    """
+    if "://" in str(path):
+        return
     folder = _existing(path)
     free = shutil.disk_usage(folder).free
     if free < num_bytes:
@@ -40,7 +45,7 @@ def _existing(path: str | Path) -> Path:
 
 @contextmanager
 def tell_unwritten(
-    path: Path | None = None, bytes_needed: Callable[[], int] | None = None
+    path: str | Path | None = None, bytes_needed: Callable[[], int] | None = None
 ) -> Iterator[None]:
     """Turn the error of a disk that is full, or may not be written, into one line for the user.
 

@@ -8,15 +8,15 @@ if TYPE_CHECKING:
     from sae_dist.harvest.assign import Round, round_of
     from sae_dist.harvest.config import HarvestLoopConfig
     from sae_dist.harvest.harvest import fill_store
-    from sae_dist.harvest.host import HostShard
     from sae_dist.harvest.processes import Processes
+    from sae_dist.harvest.staging import StagingBuffer
     from sae_dist.harvest.team import Team, join_launched_team, join_slices, join_team
     from sae_dist.harvest.tokens import Text, Tokens, UnitTokens
     from sae_dist.harvest.units import Units
 
 __all__ = [
     "HarvestLoopConfig",
-    "HostShard",
+    "StagingBuffer",
     "Processes",
     "Round",
     "Team",

@@ -15,8 +15,8 @@ from sae_dist.common.settings import validate
 from sae_dist.harvest.assign import Round, round_of
 from sae_dist.harvest.bar import TokenBar
 from sae_dist.harvest.config import HarvestLoopConfig
-from sae_dist.harvest.host import HostShard
 from sae_dist.harvest.processes import Processes
+from sae_dist.harvest.staging import StagingBuffer
 from sae_dist.harvest.tokens import Tokeniser, Tokens
 from sae_dist.harvest.units import Units
 from sae_dist.lm import Capture
@@ -78,8 +78,8 @@ def _fill(
     """Harvest units until all are committed, by any process."""
     settings = writer.settings
     sizes = (settings.widths, (settings.shard_sequences, settings.sequence_length), writer.dtype)
-    free = [HostShard(*sizes, processes.device) for _ in range(_SHARDS_HELD)]
-    writing: deque[tuple[Future[bool], HostShard]] = deque()
+    free = [StagingBuffer(*sizes, processes.device) for _ in range(_SHARDS_HELD)]
+    writing: deque[tuple[Future[bool], StagingBuffer]] = deque()
     with ThreadPoolExecutor(1, "writer") as thread, TokenBar(writer, units) as bar:
         while (taken := _take(units, processes, tokeniser)) is not None:
             if writing and (not taken or not free):
@@ -90,11 +90,11 @@ def _fill(
                 time.sleep(_POLL_SECONDS)
             if taken:
                 this = round_of(taken, config.batch_sequences, processes.place)
-                room = free.pop() if this.unit is not None and processes.leads else None
-                _harvest_round(writer, capture, this, processes, room, bar)
-                if this.unit is not None and room is not None:
-                    arrays = room.arrays(taken[this.unit])
-                    writing.append((thread.submit(writer.write_unit, this.unit, arrays), room))
+                buffer = free.pop() if this.unit is not None and processes.leads else None
+                _harvest_round(writer, capture, this, processes, buffer, bar)
+                if this.unit is not None and buffer is not None:
+                    arrays = buffer.arrays(taken[this.unit])
+                    writing.append((thread.submit(writer.write_unit, this.unit, arrays), buffer))
             bar.show()
         for written, _ in writing:
             written.result()
@@ -139,10 +139,10 @@ def _harvest_round(
     capture: Capture,
     this: Round,
     processes: Processes,
-    room: HostShard | None,
+    buffer: StagingBuffer | None,
     bar: TokenBar,
 ) -> None:
-    """Put the unit's activations into `room`, if any; without a unit, run empty passes if need be.
+    """Put a unit's activations into `buffer`, if any; without a unit, run empty passes if need be.
 
     `bar` hears of every pass.
     """
@@ -153,8 +153,8 @@ def _harvest_round(
         if batch and ids_NS is not None:
             batch_ids_NS = torch.from_numpy(ids_NS[batch.start : batch.stop]).to(processes.device)
             acts = capture(batch_ids_NS)
-            if room is not None:
-                room.put(batch, acts)
+            if buffer is not None:
+                buffer.put(batch, acts)
             if this.unit is not None:
                 bar.add(this.unit, len(batch))
         elif processes.in_step:

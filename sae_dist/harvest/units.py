@@ -28,7 +28,7 @@ class Units:
     def __init__(self, writer: StoreWriter, store: dist.Store) -> None:
         self._writer = writer
         self._store = dist.PrefixStore(f"units of {writer.path}", store)
-        self._dice = np.random.default_rng()
+        self._rng = np.random.default_rng()
         self._num_ready = 0  # units whose tokens are there, from the first on
         self._is_free = np.zeros(0, bool)  # of those, as far as this process knows
         self._turn = 0  # how often all units were dealt
@@ -104,7 +104,7 @@ class Units:
                 return self._last + 1
             self.look()
         free = np.flatnonzero(self._is_free)
-        return int(self._dice.choice(free)) if len(free) else None
+        return int(self._rng.choice(free)) if len(free) else None
 
     def _deal_anew(self) -> None:
         self._turn += 1

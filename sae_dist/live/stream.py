@@ -13,12 +13,12 @@ import torch
 from sae_dist.common.dtypes import from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import progress, say
-from sae_dist.harvest import HostShard
+from sae_dist.harvest import StagingBuffer
 from sae_dist.live.lanes import choose_lanes
 from sae_dist.live.passes import Passes
 from sae_dist.live.rounds import Round, RoundSizes, rounds
 from sae_dist.live.units import TextUnits, Unit
-from sae_dist.stream import Ahead, Batch, Batches, BatchPart, StreamConfig, StreamState
+from sae_dist.stream import Batch, Batches, BatchPart, Prefetch, StreamConfig, StreamState
 
 _ROUNDS_HELD = 2  # one is given out while the other is filled
 _FIRST_PART = 16  # of a bucket's tokens in the first round, so that the first step soon comes
@@ -29,7 +29,7 @@ class Filling:
     """A round on its way into a room: this rank's units, by number, in their places there."""
 
     round: Round
-    room: HostShard
+    room: StagingBuffer
     places: dict[int, int]
     passes: list[Future[None]]
 
@@ -89,8 +89,8 @@ class LiveStream(Batches):
         with ExitStack() as self._threads:
             model = ThreadPoolExecutor(1, "sae-live", initializer=self._enter_thread)
             self._threads.callback(model.shutdown)
-            text = Ahead(self._rounds(), depth=1)
-            batches = Ahead(self._all_batches(text, model), self._config.batches_ahead)
+            text = Prefetch(self._rounds(), depth=1)
+            batches = Prefetch(self._all_batches(text, model), self._config.batches_ahead)
             self._threads.callback(batches.close)
             self._threads.callback(text.close)
             self._threads.callback(model.shutdown, wait=False, cancel_futures=True)
@@ -111,11 +111,11 @@ class LiveStream(Batches):
         found = rounds(self._units.training, self._sizes, self._lane_tokens, self._step)
         return takewhile(lambda one: one.first_step < last, found)
 
-    def _room(self) -> HostShard:
+    def _room(self) -> StagingBuffer:
         num_units = len(self._lanes) * self._sizes.most // self._sizes.lanes
         num_sequences = num_units * self._units.unit_sequences
         shape = (num_sequences, self._units.sequence_length)
-        return HostShard(self._widths, shape, self._passes.dtype, self._passes.device)
+        return StagingBuffer(self._widths, shape, self._passes.dtype, self._passes.device)
 
     def _enter_thread(self) -> None:
         if self._passes.device.type == "cuda":
@@ -139,7 +139,7 @@ class LiveStream(Batches):
             now, step = coming, coming.round.first_step
         yield from self._batches(now, [], step - now.round.first_step)
 
-    def _fill(self, this: Round, room: HostShard, model: ThreadPoolExecutor) -> Filling:
+    def _fill(self, this: Round, room: StagingBuffer, model: ThreadPoolExecutor) -> Filling:
         """Send this rank's units of a round through the model; lane by lane into a room."""
         units = {u.number: u for lane in self._lanes for u in this.lanes[lane].units}
         places = {number: place for place, number in enumerate(units)}
@@ -156,7 +156,7 @@ class LiveStream(Batches):
                 one.result()
                 bar.update(self._unit_tokens)
 
-    def _pass(self, unit: Unit, place: int, room: HostShard) -> None:
+    def _pass(self, unit: Unit, place: int, room: StagingBuffer) -> None:
         size = self._units.unit_sequences
         room.put(range(place * size, (place + 1) * size), self._passes(unit))
 

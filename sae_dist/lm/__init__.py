@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
-    from sae_dist.lm.capture import Capture, site_widths, truncate
+    from sae_dist.lm.capture import Capture, compile_layers, site_widths, truncate
     from sae_dist.lm.config import LMConfig, LMDtype, SmallLMConfig
     from sae_dist.lm.files import find_lm, revision_of
     from sae_dist.lm.fold import fold_rms_norms
@@ -29,6 +29,7 @@ __all__ = [
     "LMSize",
     "Site",
     "SmallLMConfig",
+    "compile_layers",
     "divergence_NS",
     "find_lm",
     "fold_rms_norms",

@@ -27,7 +27,8 @@ class LMConfig:
     `trust_remote_code` lets the repository run its own Python. A harvest slices the model over
     `tensor` processes (`load_sliced_lm`): another number may round differently. Sequences longer
     than the model knows are refused, unless `extrapolate` lets rotary positions go on beyond.
-    With `compile` torch.compile makes each layer faster, and round differently.
+    With `compile` a harvest has torch.compile make layers faster (`compile_layers`), which then
+    round differently.
     """
 
     name: str

@@ -6,14 +6,12 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sae_dist.common.errors import UserError
 from sae_dist.lm.config import LMConfig
 from sae_dist.lm.files import find_lm, read_config, refuse_unlike, revision_of, told_in_one_line
 from sae_dist.lm.fold import fold_rms_norms
-from sae_dist.lm.sites import layer_place
 
 
 @dataclass(slots=True)
@@ -28,14 +26,6 @@ class LM:
     tokenizer: PreTrainedTokenizerBase
     config: LMConfig
     revision: str
-
-
-def compile_layers(model: nn.Module) -> None:
-    """Have torch compile each layer at its first pass; hooks at any site go on working."""
-    for name, stack in model.named_modules():
-        if isinstance(stack, nn.ModuleList) and layer_place(model, f"{name}.0") == (name, 0):
-            for layer in stack:
-                layer.compile()
 
 
 def load_lm(
@@ -75,8 +65,6 @@ def load_lm(
         part.use_cache = False
     if config.fold_norms:
         fold_rms_norms(model)
-    if config.compile:
-        compile_layers(model)
     revision = revision_of(source, commit)
     return LM(model if device is None else model.to(device), tokenizer, config, revision)
 

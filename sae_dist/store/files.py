@@ -34,7 +34,7 @@ class Files:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def path(self, name: str = "") -> Path:
+    def path(self, name: str = "") -> Path | str:
         """Where a file is, for the user."""
         return self._root / name if name else self._root
 

@@ -14,6 +14,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import from_url
 from typing_extensions import override
 
+from sae_dist.common.errors import UserError
 from sae_dist.store.files import Files, TooShortError
 
 _PART_BYTES = 16 << 20  # of an upload in parts
@@ -24,8 +25,13 @@ class ObjectFiles(Files):
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
-        with _as_os_error(self._url):
-            self._store = from_url(self._url)
+        try:
+            with _explained(self._url):
+                self._store = from_url(self._url)
+        except ValueError as error:  # of a scheme or a path that is none
+            raise UserError(
+                f"found {self._url} ({error}); expected s3://BUCKET/PATH, gs:// or az://; change it"
+            ) from error
 
     @override
     def path(self, name: str = "") -> str:
@@ -41,27 +47,27 @@ class ObjectFiles(Files):
 
     @override
     def size(self, name: str) -> int:
-        with _as_os_error(self.path(name)):
+        with _explained(self.path(name)):
             return obstore.head(self._store, name)["size"]
 
     @override
     def read(self, name: str) -> bytes:
-        with _as_os_error(self.path(name)):
+        with _explained(self.path(name)):
             return bytes(obstore.get(self._store, name).bytes())
 
     @override
     def read_into(self, name: str, offset: int, out: np.ndarray) -> None:
-        with _as_os_error(self.path(name)):
+        with _explained(self.path(name)):
             end = offset + out.nbytes
             data = obstore.get_range(self._store, name, start=offset, end=end)
         if len(data) < out.nbytes:
             raise TooShortError("object too short")
-        out[:] = np.frombuffer(data, np.uint8)
+        out[:] = np.frombuffer(memoryview(data), np.uint8)  # no copy but this one
 
     @override
     def create(self, name: str, data: bytes) -> bool:
         try:
-            with _as_os_error(self.path(name)):
+            with _explained(self.path(name)):
                 obstore.put(self._store, name, data, mode="create")
         except FileExistsError:
             return False
@@ -69,13 +75,13 @@ class ObjectFiles(Files):
 
     @override
     def write(self, name: str, data: bytes) -> None:
-        with _as_os_error(self.path(name)):
+        with _explained(self.path(name)):
             obstore.put(self._store, name, data)
 
     @override
     def write_parts(self, name: str, parts: Iterable[memoryview]) -> None:
         with (
-            _as_os_error(self.path(name)),
+            _explained(self.path(name)),
             obstore.open_writer(self._store, name, buffer_size=_PART_BYTES) as writer,
         ):
             for part in parts:
@@ -83,19 +89,20 @@ class ObjectFiles(Files):
 
     @override
     def rename(self, source: str, target: str) -> None:
-        with _as_os_error(self.path(source)):
+        with _explained(self.path(source)):
             obstore.rename(self._store, source, target)
 
     @override
     def list(self, folder: str) -> list[str]:
-        with _as_os_error(self.path(folder)):
+        with _explained(self.path(folder)):
             found = obstore.list_with_delimiter(self._store, folder or None)["objects"]
         return sorted(entry["path"].rpartition("/")[2] for entry in found)
 
     @override
     def remove(self, name: str) -> None:
-        with _as_os_error(self.path(name)), suppress(FileNotFoundError):
-            obstore.delete(self._store, name)
+        if name not in ("", "."):  # the store's own folder is none
+            with _explained(self.path(name)), suppress(FileNotFoundError):
+                obstore.delete(self._store, name)
 
     @override
     def make_folders(self, folders: Iterable[str]) -> None:
@@ -111,11 +118,14 @@ class ObjectFiles(Files):
 
 
 @contextmanager
-def _as_os_error(path: str) -> Iterator[None]:
-    """Errors of the service as the system's would be, in one line that names the object."""
+def _explained(path: str) -> Iterator[None]:
+    """Errors of the service in one line that names the object."""
     try:
         yield
     except AlreadyExistsError as error:
         raise FileExistsError(f"{path} exists") from error
     except BaseError as error:
-        raise OSError(f"{path}: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"found no answer for {path} ({str(error).splitlines()[0]}); expected an object store "
+            "that can be reached; check its URL, and the credentials in the environment"
+        ) from error

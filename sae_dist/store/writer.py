@@ -70,7 +70,7 @@ class StoreWriter:
         files = files_at(path)
         settings = choose_settings(widths, sequence_length, config, provenance, num_sequences)
         data = dump(settings)
-        with tell_unwritten(Path(path), lambda: len(data)):
+        with tell_unwritten(files.path(), lambda: len(data)):
             files.make_folders([""])
             names = [name for name in files.list("") if not name.startswith(".")]
             if names and not {SETTINGS_FILE, MANIFEST_FILE} & {*files.list("")}:
@@ -216,12 +216,28 @@ class StoreWriter:
     def seal(self) -> Manifest:
         """Write the manifest once every unit is committed; a second call changes nothing.
 
-        Settings and commits go: they are in the manifest. Raises UserError when units are missing.
+        Several may do so at once, as all write the same. Settings and commits go: they are in the
+        manifest. Raises UserError when units are missing.
         """
-        if self.sealed:
-            manifest = load(self.files, MANIFEST_FILE, Manifest)
-            clear_commits(self.files)  # of a process that was killed at it
-            return manifest
+        if not self.sealed:
+            try:
+                return self._seal()
+            except (FileNotFoundError, UserError):
+                if not self.sealed:  # by another meanwhile, which removed the commits
+                    raise
+        manifest = load(self.files, MANIFEST_FILE, Manifest)
+        clear_commits(self.files)  # of a process that was killed at it
+        return manifest
+
+    def abandon(self) -> None:
+        """Remove a store that holds no tokens yet; its folder, too, if nothing else is in it."""
+        self.files.remove(SETTINGS_FILE)
+        folders = {parent for name in (*self._specs, UNIT_COMMITS, TOKENS) for parent in _up(name)}
+        for folder in sorted(folders, key=len, reverse=True):
+            with suppress(OSError):  # not empty: what is in it is not of this store
+                self.files.remove(folder)
+
+    def _seal(self) -> Manifest:
         if missing := self.missing():
             raise UserError(
                 f"found {len(missing)} of {self.num_units} shards missing in {self.path} (first: "
@@ -233,14 +249,6 @@ class StoreWriter:
                 f"found no end of the tokens of {self.path}; expected them first; write them"
             )
         return seal(self.files, self.settings, end)
-
-    def abandon(self) -> None:
-        """Remove a store that holds no tokens yet; its folder, too, if nothing else is in it."""
-        self.files.remove(SETTINGS_FILE)
-        folders = {parent for name in (*self._specs, UNIT_COMMITS, TOKENS) for parent in _up(name)}
-        for folder in sorted(folders, key=len, reverse=True):
-            with suppress(OSError):  # not empty: what is in it is not of this store
-                self.files.remove(folder)
 
     def _write_unit(
         self, unit: int, arrays: dict[str, np.ndarray], ids: np.ndarray, trainable: np.ndarray

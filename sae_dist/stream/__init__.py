@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
-    from sae_dist.stream.ahead import Ahead
     from sae_dist.stream.batches import Batch, Batches, BatchPart, StreamState
     from sae_dist.stream.config import StreamConfig
     from sae_dist.stream.held_out import HeldOutBatch, held_out, in_batches
     from sae_dist.stream.in_memory import ActivationsInMemory, RowStream
     from sae_dist.stream.order import TokenOrder
+    from sae_dist.stream.prefetch import Prefetch
     from sae_dist.stream.source import ActivationSource, StoredActivations
     from sae_dist.stream.stream import ActivationStream, memory_bound
 
@@ -18,7 +18,7 @@ __all__ = [
     "ActivationSource",
     "ActivationStream",
     "ActivationsInMemory",
-    "Ahead",
+    "Prefetch",
     "Batch",
     "BatchPart",
     "Batches",

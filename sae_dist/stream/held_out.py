@@ -9,7 +9,7 @@ import torch
 from sae_dist.common.dtypes import from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.store import Store
-from sae_dist.stream.ahead import Ahead
+from sae_dist.stream.prefetch import Prefetch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -121,7 +121,7 @@ def _overlaps(blocks: list[range], own: range) -> list[range]:
 def _read_ahead(
     store: Store, sites: Sequence[str], blocks: list[range], batch_sequences: int
 ) -> Iterator[HeldOutBatch]:
-    ahead = Ahead((_read(store, sites, block) for block in blocks), depth=1)
+    ahead = Prefetch((_read(store, sites, block) for block in blocks), depth=1)
     try:
         yield from in_batches(ahead, batch_sequences)
     finally:

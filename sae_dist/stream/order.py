@@ -83,9 +83,9 @@ class TokenOrder:
     def _share(self, epoch: int, start: int, stop: int, part: slice) -> Share:
         """One bucket's part: group g is rows [g · steps, (g + 1) · steps) of the bucket."""
         num_steps = stop - start
-        dice = generator(self._seed, "bucket", epoch, start)
+        rng = generator(self._seed, "bucket", epoch, start)
         groups = np.tile(np.arange(num_steps, dtype=np.int32), (self.batch_tokens, 1))
-        own_GT = dice.permuted(groups, axis=1, out=groups)[part]
+        own_GT = rng.permuted(groups, axis=1, out=groups)[part]
         first_row = start * self.batch_tokens + part.start * num_steps
         chunks, offset = self._in_epoch(epoch).chunks(first_row, first_row + own_GT.size)
         rows_TG = own_GT.T + (offset + num_steps * np.arange(len(own_GT)))
@@ -93,8 +93,8 @@ class TokenOrder:
 
     def _in_epoch(self, number: int) -> "Epoch":
         if self._epoch is None or self._epoch.number != number:
-            dice = generator(self._seed, "epoch", number)
-            order = spread_evenly(self._units, dice)
+            rng = generator(self._seed, "epoch", number)
+            order = spread_evenly(self._units, rng)
             starts = np.concatenate([[0], np.cumsum(self._rows[order])])
             self._epoch = Epoch(number, order, starts)
         return self._epoch
@@ -126,15 +126,15 @@ class Epoch:
         return self.order[left:right], first - int(self.starts[left])
 
 
-def spread_evenly(unit_of_chunk: np.ndarray, dice: np.random.Generator) -> np.ndarray:
+def spread_evenly(unit_of_chunk: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A random order of the chunks in which those of a unit are evenly apart.
 
     Each unit's chunks are put into a random order, and the i-th of n falls anywhere in the i-th
     n-th of the whole. `unit_of_chunk` is ascending.
     """
     num_chunks = len(unit_of_chunk)
-    shuffled = np.argsort(unit_of_chunk + dice.random(num_chunks))
+    shuffled = np.argsort(unit_of_chunk + rng.random(num_chunks))
     firsts = np.flatnonzero(np.diff(unit_of_chunk, prepend=-1))
     counts = np.diff(firsts, append=num_chunks)
-    place = np.arange(num_chunks) - np.repeat(firsts, counts) + dice.random(num_chunks)
+    place = np.arange(num_chunks) - np.repeat(firsts, counts) + rng.random(num_chunks)
     return shuffled[np.argsort(place / np.repeat(counts, counts))]

@@ -77,14 +77,14 @@ class StoredActivations:
 
     def sample(self, sites: list[str], num_tokens: int, seed: int) -> dict[str, Tensor]:
         """`num_tokens` tokens (or all there are), drawn from as many chunks as hold them twice."""
-        store, dice = self._store, generator(seed, "sample")
-        chunks = spread_evenly(store.unit_of_chunk, dice)
+        store, rng = self._store, generator(seed, "sample")
+        chunks = spread_evenly(store.unit_of_chunk, rng)
         if not len(chunks):
             raise UserError(f"{store.path} has no trainable tokens outside its held-out shards")
         needed = int(np.searchsorted(store.chunk_rows[chunks].cumsum(), 2 * num_tokens)) + 1
         chunks = chunks[: max(needed, _SAMPLE_CHUNKS)]
         starts = np.concatenate([[0], store.chunk_rows[chunks].cumsum()])
-        drawn = np.sort(dice.permutation(starts[-1])[:num_tokens])
+        drawn = np.sort(rng.permutation(starts[-1])[:num_tokens])
         parts: dict[str, list[np.ndarray]] = {site: [] for site in sites}
         for chunk, start, stop in zip(chunks.tolist(), starts, starts[1:], strict=False):
             rows = drawn[(drawn >= start) & (drawn < stop)] - start

@@ -10,10 +10,10 @@ import torch
 from sae_dist.common.dtypes import FloatDtype, from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.store import Store
-from sae_dist.stream.ahead import Ahead
 from sae_dist.stream.batches import Batch, Batches, BatchPart, StreamState
 from sae_dist.stream.buckets import Bucket, Place
 from sae_dist.stream.order import TokenOrder, largest_bucket
+from sae_dist.stream.prefetch import Prefetch
 
 _GATHER_THREADS, _ROWS_AT_ONCE = 2, 1024
 _ORDER_BYTES = 64  # a chunk, while an epoch's order is made
@@ -48,7 +48,7 @@ class ActivationStream(Batches):
         self._order = TokenOrder(
             store.chunk_rows, store.unit_of_chunk, part.batch_tokens, part.bucket_tokens, part.seed
         )
-        self._running: tuple[Ahead[Batch], list[ThreadPoolExecutor]] | None = None
+        self._running: tuple[Prefetch[Batch], list[ThreadPoolExecutor]] | None = None
 
     @property
     def tokens_per_epoch(self) -> int:
@@ -72,7 +72,7 @@ class ActivationStream(Batches):
             raise RuntimeError("this stream is being iterated already; close it first")
         readers = ThreadPoolExecutor(self._config.read_threads, "sae-read")
         gatherers = ThreadPoolExecutor(_GATHER_THREADS, "sae-gather")  # not queued behind reads
-        ahead = Ahead(self._batches(self._step, readers, gatherers), self._config.batches_ahead)
+        ahead = Prefetch(self._batches(self._step, readers, gatherers), self._config.batches_ahead)
         self._running = running = (ahead, [readers, gatherers])
         before = self.waited_seconds
         try:

@@ -36,7 +36,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What an undisturbed harvest by one process leaves."""
     folder = tmp_path_factory.mktemp("undisturbed")
     process = start(job, folder / "store", folder / "log")
-    process.join(60)
+    process.join(600)
     assert process.exitcode == 0 and passes(folder / "log") == NUM_PASSES
     return contents(folder / "store")
 
@@ -47,7 +47,7 @@ def test_two_jobs_fill_one_store_and_hardly_a_unit_twice(
     store, log = tmp_path / "store", tmp_path / "log"
     jobs = [start(job, store, log, 0.02) for _ in range(2)]
     for process in jobs:
-        process.join(60)
+        process.join(600)
     assert [process.exitcode for process in jobs] == [0, 0]
     assert NUM_PASSES <= passes(log) < 2 * NUM_PASSES
     assert contents(store) == expected
@@ -60,7 +60,7 @@ def test_what_a_job_keeps_for_itself_too_long_another_harvests(
     slow = start(job, store, log, 600.0)
     wait_until(lambda: log.exists() and passes(log) == 1)
     other = start(job, store, log)
-    other.join(60)
+    other.join(600)
     assert other.exitcode == 0 and slow.is_alive()
     assert contents(store) == expected
     slow.kill()
@@ -224,7 +224,7 @@ def kill_often(folder: Path, kills: int, expected: dict[str, bytes]) -> dict[str
                 num_units += len(committed(store))
                 jobs[which] = start(job, store, log, 0.1)
         for process in jobs:
-            process.join(60)
+            process.join(600)
             assert process.exitcode == 0, log.read_text()[-2000:]
         found = contents(store)
         assert found == expected

@@ -7,7 +7,7 @@ from torch import Tensor
 from sae_dist.common.dtypes import FloatDtype, to_storage
 
 
-class HostShard:
+class StagingBuffer:
     """Room for one unit's activations [n, S, D] of each site, in their stored dtype; used again.
 
     From a GPU they come by a stream of their own into pinned memory, while it computes on.

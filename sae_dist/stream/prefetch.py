@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Ahead(Generic[T]):
+class Prefetch(Generic[T]):
     """Iterates over `items` in one thread, at most `depth` items ahead (and one being made).
 
     An exception of `items` is raised in the consumer. `close` ends the thread; it must be called
@@ -25,7 +25,7 @@ class Ahead(Generic[T]):
         self._thread = threading.Thread(target=self._run, name="sae-ahead", daemon=True)
         self._thread.start()
 
-    def __iter__(self) -> "Ahead[T]":
+    def __iter__(self) -> "Prefetch[T]":
         return self
 
     def __next__(self) -> T:
