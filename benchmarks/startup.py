@@ -35,7 +35,7 @@ REFUSED = {  # as a user mistypes it; elsewhere a key that there is not
     "export": ["run=typo", "to=saelens"],
     "plan": ["train.typo=1"],
 }
-_IMPORT = re.compile(r"import time:\s+\d+ \|\s+(\d+) \| ([a-z]\w*)$", re.MULTILINE)
+_IMPORT = re.compile(r"import time:\s+\d+ \|\s+(\d+) \|\s+([a-z]\w*)$", re.MULTILINE)
 
 
 def call(arguments: list[str], folder: Path, *options: str) -> tuple[float, int, int, str]:
@@ -56,11 +56,10 @@ def call(arguments: list[str], folder: Path, *options: str) -> tuple[float, int,
 
 
 def costliest_import(arguments: list[str], folder: Path) -> str:
-    """The package that takes longest to import, with all that it imports, and how long."""
+    """The package that takes longest to import, with all that it imports."""
     said = call(arguments, folder, "-X", "importtime")[-1]
     found = {name: int(micros) for micros, name in _IMPORT.findall(said) if name != "sae_dist"}
-    name = max(found, key=lambda name: found[name])
-    return f"{name} {found[name] / 1e6:.2f} s"
+    return max(found, key=lambda name: found[name])
 
 
 def measured(arguments: list[str], status: int, rounds: int) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """`store=live`: the language model that training, and later evaluation, reads from."""
 
-from contextlib import closing
 from typing import Any, cast
 
 import torch
@@ -16,25 +15,22 @@ from sae_dist.lm import LM, compile_layers, foresee, load_lm, resolve, truncate
 from sae_dist.text import documents, pin
 
 
-def open_live(
-    harvest: dict[str, Any], device: torch.device, num_steps: int | None = None
-) -> LiveActivations:
+def open_live(harvest: dict[str, Any], device: torch.device) -> LiveActivations:
     """Load the language model that `asked_harvest` names, without the layers that no site needs.
 
-    After `num_steps` nothing will be read. Raises UserError, before the weights are loaded, for
-    what their configuration and the text's first document tell.
+    Raises UserError, before the weights are loaded, for what their configuration and the text's
+    first document tell.
     """
     config = _config(harvest)
     check_live(config.sites, config.lm.tensor, config.writer)
     foresee(config.lm, config.sites, config.text.sequence_length, "harvest.")
-    with closing(documents(config.text)) as texts:
-        next(texts)
+    next(documents(config.text))
     lm = load_lm(config.lm, device, key="harvest.lm.name")
     sites = [resolve(lm.model, site) for site in config.sites]
     truncate(lm.model, sites)
     if lm.config.compile:
         compile_layers(lm.model, sites)
-    return _activations(config, lm, num_steps)
+    return _activations(config, lm)
 
 
 def open_trained_live(
@@ -58,7 +54,7 @@ def open_trained_live(
     return _activations(_config(trained.get("harvest")), lm)
 
 
-def _activations(config: HarvestConfig, lm: LM, num_steps: int | None = None) -> LiveActivations:
+def _activations(config: HarvestConfig, lm: LM) -> LiveActivations:
     return LiveActivations(
         lm,
         list(config.sites),
@@ -66,7 +62,6 @@ def _activations(config: HarvestConfig, lm: LM, num_steps: int | None = None) ->
         config.tokens,
         config.writer,
         config.harvest.batch_sequences,
-        num_steps,
     )
 
 

@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from sae_dist import __version__
 from sae_dist.apps import command
+from sae_dist.apps.terminal import show
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_json
 from sae_dist.common.log import say
@@ -89,7 +90,7 @@ def _conclude(folder: Path, results: list[Result], keep: bool) -> None:
             "results": [asdict(result) for result in results],
         },
     )
-    print(table(results), flush=True)
+    show(table(results))
     say(f"as JSON in {folder / _RECORD}")
 
 

@@ -55,8 +55,7 @@ def train_command(config: TrainConfig) -> None:
         ):
             source: ActivationSource
             if config.store == LIVE:
-                num_steps = None if config.tokens is None else config.tokens // config.batch_tokens
-                source = open_live(config.harvest, world.device, num_steps)
+                source = open_live(config.harvest, world.device)
             else:
                 source = open_source(config.store, config.max_shard_gib)
             check_alike(world, config, source)

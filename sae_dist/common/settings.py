@@ -130,8 +130,10 @@ def require(key: str, value: Any, kind: Any, allowed: Allowed, given: str | None
     shown = given or str(value)
     if kind in _NUMBERS:
         is_number = isinstance(value, _NUMBERS if kind is float else int)
-        if not is_number or isinstance(value, bool) or value not in allowed:
+        if not is_number or isinstance(value, bool) or value - value != 0:  # inf, nan
             raise UserError(f"{key}={shown}; expected {in_words(kind, allowed, is_optional)}")
+        if value not in allowed:
+            raise UserError(f"{key}={shown}; expected {allowed}{', or null' * is_optional}")
     elif get_origin(kind) is list and (item := get_args(kind)[0]) in (str, *_NUMBERS):
         if not isinstance(value, list) or not value or len(set(value)) < len(value):
             raise UserError(f"{key}={shown}; expected one or more different ones, as [a,b]")

@@ -172,7 +172,7 @@ def read(folder: Path) -> Published:
     beside = {key: found.pop(key) for key in known.beside & found.keys()}
     ours = {theirs: ours for ours, theirs in known.names.items()}
     with told_in_one_line(path):
-        ks = {settings.get("k"), int(beside["k"]) if "k" in beside else None} - {None}
+        ks = {int(k) for k in (settings.get("k"), beside.get("k")) if k is not None}
         threshold = float(found["threshold"]) if known.kind is Kind.batchtopk else 0.0
     if len(ks) != 1 and known.kind is not Kind.jumprelu:
         raise unusable(path, f"k = {' and '.join(map(str, ks)) or 'nothing'}")

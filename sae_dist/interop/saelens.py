@@ -175,9 +175,9 @@ def read(folder: Path) -> Published:
     """
     path = folder / SETTINGS
     settings = _understood(path, read_settings(path))
-    architecture, k = settings.get("architecture", "standard"), settings.get("k")
+    architecture = settings.get("architecture", "standard")
     form, is_topk = _FORMS[architecture], architecture == "topk"
-    if is_topk and k is None:
+    if is_topk and "k" not in settings:
         raise unusable(path, "a topk without k")
     pre_bias = settings.get("apply_b_dec_to_input", True)
     if pre_bias and form is not Form.autoencoder:
@@ -192,7 +192,7 @@ def read(folder: Path) -> Published:
         form=form,
         tensors=transposed(tensors, "W_enc"),
         widths=(settings.get("d_in"), settings.get("d_sae"), settings.get("d_out")),
-        k=k if is_topk else 1,
+        k=settings["k"] if is_topk else 1,
         pre_bias=pre_bias,
         is_relu=architecture in _RELU,
         scales_by_decoder=is_topk and settings.get("rescale_acts_by_decoder_norm", False),
@@ -209,7 +209,7 @@ def _understood(path: Path, found: dict[str, Any]) -> dict[str, Any]:
         require_understood(path, found, _UNDERSTOOD, _NO_BEARING)
         return found
     settings = {_RENAMED.get(key, key): value for key, value in found.items()}
-    require_understood(path, settings, _UNDERSTOOD | _BEFORE_6, _NO_BEARING)
+    require_understood(path, settings, {**_UNDERSTOOD, **_BEFORE_6}, _NO_BEARING)
     activation = settings.get("activation_fn", "relu")
     k = (settings.get("activation_fn_kwargs") or {}).get("k")
     if activation == "topk":

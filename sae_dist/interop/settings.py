@@ -10,7 +10,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.files import read_json
 from sae_dist.interop.published import told_in_one_line
 
-Understood = Mapping[str, tuple[Any, ...]]
+Understood = dict[str, tuple[Any, ...]]
 """What each key may be: values, types, patterns of text, or tables of what is inside it."""
 
 TEXT = re.compile(r"[ -~]{0,300}")
@@ -60,7 +60,7 @@ def require_understood(
                 "if it has no bearing on that"
             )
         for table in understood[key]:
-            if isinstance(table, Mapping) and isinstance(value, dict):
+            if isinstance(table, dict) and isinstance(value, dict):
                 require_understood(path, value, table, no_bearing, f"{inside}{key}.")
         if not any(_is(value, one) for one in understood[key]):
             raise UserError(

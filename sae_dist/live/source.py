@@ -41,7 +41,6 @@ class LiveActivations:
         num_tokens: of an epoch.
         writer: of it `dtype` and `held_out`.
         batch_sequences: of a forward pass.
-        num_steps: after which nothing is read: then nothing is passed for later ones.
 
     Raises:
         UserError: for what is not there, and for settings that only a store can follow.
@@ -55,10 +54,9 @@ class LiveActivations:
         num_tokens: int,
         writer: StoreConfig,
         batch_sequences: int,
-        num_steps: int | None = None,
     ) -> None:
         check_live(sites, lm.config.tensor, writer)
-        self.lm, self._dtype, self._num_steps = lm, writer.dtype, num_steps
+        self.lm, self._dtype = lm, writer.dtype
         self._units = TextUnits(lm.tokenizer, text, num_tokens, batch_sequences, writer.held_out)
         device = next(lm.model.parameters()).device
         capture = Capture(lm.model, [resolve(lm.model, site) for site in sites])
@@ -100,7 +98,7 @@ class LiveActivations:
         self._first = {}
         widths = {site: self.widths[site] for site in sites}
         passes = Passes(self.lm, sites, self._dtype)
-        return LiveStream(self._units, passes, widths, part, self._num_steps)
+        return LiveStream(self._units, passes, widths, part)
 
     def held_out(
         self,
@@ -110,8 +108,8 @@ class LiveActivations:
         max_sequences: int | None,
         batch_sequences: int,
     ) -> Iterator[HeldOutBatch]:
-        """One part of the held-out sequences, in order: of units that make up whole batches every
-        `parts`-th, since nobody knows how long the text is.
+        """One part of the held-out sequences, in order: every `parts`-th run of units that makes up
+        whole batches, since nobody knows how long the text is.
 
         Every call reads the text anew, and with `sites` runs the language model. Raises UserError
         when nothing is held out.

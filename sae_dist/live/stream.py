@@ -51,9 +51,8 @@ class LiveStream(Batches):
         passes: Passes,
         widths: dict[str, int],
         part: BatchPart,
-        last_step: int | None = None,
     ) -> None:
-        """A stream whose rounds end with that of `last_step`, or never.
+        """A stream whose rounds end with that of the part's last step, or never.
 
         Raises UserError for lanes that do not fit the world or the batch.
         """
@@ -72,7 +71,7 @@ class LiveStream(Batches):
         self._num_lanes = num_lanes
         self._lane_tokens = part.batch_tokens // num_lanes
         self._unit_tokens = unit_tokens
-        self._last_step = last_step
+        self._stop_step = part.stop_step
         self._sizes = _sizes(config, num_lanes, unit_tokens, part.batch_tokens)
         self._threads: ExitStack | None = None
 
@@ -108,7 +107,7 @@ class LiveStream(Batches):
             self._threads = None
 
     def _rounds(self) -> Iterator[Round]:
-        last = math.inf if self._last_step is None else self._last_step
+        last = math.inf if self._stop_step is None else self._stop_step
         found = rounds(self._units.training, self._sizes, self._lane_tokens, self._step)
         return takewhile(lambda one: one.first_step < last, found)
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -142,7 +142,7 @@ def _initialise(config: SmallLMConfig, tokenizer: PreTrainedTokenizerFast) -> Ll
     )
 
 
-def _load(folder: Path) -> tuple[PreTrainedTokenizerFast, LlamaForCausalLM]:
+def _load(folder: Path) -> tuple[Any, Any]:
     """The tokenizer and the model that `train_small_lm` saved."""
     if not (folder / _REPORT).is_file():
         raise UserError(
@@ -151,7 +151,7 @@ def _load(folder: Path) -> tuple[PreTrainedTokenizerFast, LlamaForCausalLM]:
         )
     lm = load_lm(LMConfig(name=str(folder)), key="finetune_from")
     lm.model.requires_grad_(True)
-    return lm.tokenizer, lm.model
+    return cast(PreTrainedTokenizerFast, lm.tokenizer), cast(LlamaForCausalLM, lm.model)
 
 
 def _of_shape(config: SmallLMConfig, found: LlamaConfig) -> SmallLMConfig:

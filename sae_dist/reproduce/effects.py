@@ -133,7 +133,7 @@ def novel_latents_are_missing(evaluation: Evaluation) -> Effects:
     effects = {}
     for pair in evaluation.get("pairs") or []:
         small, large = pair["mse"]["smaller"], pair["mse"]["larger"]
-        if small["active"] is not None and small["inactive"] is not None:
+        if small["active"] is not None and small["inactive"] is not None and small["all"]:
             gaps = [coder["active"] - coder["inactive"] for coder in (small, large)]
             effects[_pair(pair)] = 100 * (gaps[0] - gaps[1]) / small["all"]
     return effects
@@ -222,7 +222,8 @@ def _by_position(evaluation: Evaluation) -> Iterator[tuple[str, float, float, fl
             if num >= _LEAST_POSITIONS:
                 parts = (_FIRST, _PLATEAU, _last_quarter(num))
                 first, plateau, last = (_mean(curve, part) for part in parts)
-                yield name, first, plateau, last, num
+                if first and plateau and last is not None:
+                    yield name, first, plateau, last, num
 
 
 def _transferred(evaluation: Evaluation) -> Iterator[tuple[str, Rung, Rung]]:
@@ -231,7 +232,9 @@ def _transferred(evaluation: Evaluation) -> Iterator[tuple[str, Rung, Rung]]:
     base = {rung["rung"]: rung for rung in rungs if rung["trained_on"] == "base"}
     for own in rungs:
         if own["trained_on"] == "finetuned" and own["rung"] in base:
-            yield own["rung"], base[own["rung"]]["rollout"], own["rollout"]
+            pair = base[own["rung"]]["rollout"], own["rollout"]
+            if None not in (figures[key] for figures in pair for key in ("fvu", "delta_loss")):
+                yield own["rung"], *pair
 
 
 def _last_quarter(num: int) -> slice:
@@ -242,11 +245,11 @@ def _middle(part: slice) -> float:
     return (part.start + part.stop - 1) / 2
 
 
-def _mean(curve: dict[str, Any], part: slice) -> float:
-    """The mean FVU over the tokens at some positions."""
+def _mean(curve: dict[str, Any], part: slice) -> float | None:
+    """The mean FVU over the tokens at some positions; None where it is defined at none."""
     tokens, values = curve["tokens"][part], curve["fvu"][part]
     known = [(n, value) for n, value in zip(tokens, values, strict=True) if value is not None]
-    return sum(n * value for n, value in known) / sum(n for n, _ in known)
+    return sum(n * value for n, value in known) / sum(n for n, _ in known) if known else None
 
 
 def _pair(pair: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ class BatchPart:
         rank, world: which of how many parts, of which none has two rows more than another; all,
             side by side, are the same in every world.
         start_step: counted from the very first.
+        stop_step: of the first batch that nobody will take; None: there is none.
         with_index: whether batches tell each row's place in the text; a store reads it beside them.
     """
 
@@ -34,6 +35,7 @@ class BatchPart:
     rank: int = 0
     world: int = 1
     start_step: int = 0
+    stop_step: int | None = None
     with_index: bool = False
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from sae_dist.common.errors import UserError
+from sae_dist.common.hooks import site_of
 from sae_dist.common.log import say
 from sae_dist.common.names import require_plain
 from sae_dist.parallel import World, choose_mesh, make_mesh
@@ -64,8 +65,9 @@ def describe(configs: list[RungConfig]) -> dict[str, dict[str, Any]]:
 
 def _width(source: ActivationSource, site: str) -> int:
     if site not in source.widths:
+        meant = f"; that is {site_of(site)} here" if site_of(site) in source.widths else ""
         raise UserError(
             f"the store has no site {site!r}; it has {', '.join(sorted(source.widths))}: "
-            "set site=… (and target=… for a transcoder) to one of them"
+            f"set site=… (and target=… for a transcoder) to one of them{meant}"
         )
     return source.widths[site]

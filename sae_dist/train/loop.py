@@ -134,7 +134,13 @@ class TrainingRun:
     def _batches(self) -> Batches:
         config, world = self.config, self.world
         part = BatchPart(
-            config.batch_tokens, config.seed, config.stream, world.rank, world.size, self.step
+            config.batch_tokens,
+            config.seed,
+            config.stream,
+            world.rank,
+            world.size,
+            self.step,
+            self.num_steps,
         )
         return self.source.batches(sites_of(self._configs), part)
 

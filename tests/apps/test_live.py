@@ -68,12 +68,13 @@ def fvu_of_all(path: Path, run_folder: Path) -> float:
 
 
 def test_a_coder_is_as_good_as_from_a_store(run: Command, home: Path) -> None:  # noqa: F811
-    run(train.main, *LIVE, "run=live", *SETTINGS, "tokens=16K")
+    calm = ("tokens=16K", "optim.decay_share=0.8")  # or the last few batches decide
+    run(train.main, *LIVE, "run=live", *SETTINGS, *calm)
     run(harvest.main, *HARVEST, "store=store", "writer.chunk_mib=0.003", "writer.shard_mib=0.01")
-    run(train.main, "store=store", "run=stored", *SETTINGS, "tokens=16K")
+    run(train.main, "store=store", "run=stored", *SETTINGS, *calm)
     run(evaluate.main, "run=live")
     live, stored = (fvu_of_all(home / "store", home / "runs" / run) for run in ("live", "stored"))
-    assert live == pytest.approx(stored, rel=0.1) and live < 0.4
+    assert live == pytest.approx(stored, rel=0.15) and live < 0.2  # seeds: 0.088 to 0.103
     evaluated = figures(home / "runs/live")
     assert evaluated["fvu"] < 0.4 and "delta_loss" in evaluated
     results = json.loads((home / "runs/live/evaluation.json").read_text())

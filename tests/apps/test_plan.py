@@ -132,8 +132,8 @@ def test_what_cannot_be_live_is_refused_by_the_plan(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ((), "train.…: store=… must be given; see --help"),
-        (("train.store=s", "train.run=r", "harvest.tokenz=1M"), "harvest.…: .*did you mean tokens"),
+        ((), "harvest.sites=…, harvest.lm.name=… must be given; see --help"),
+        (("harvest.tokenz=1M",), "found key harvest.tokenz; .*did you mean harvest.tokens"),
     ],
 )
 def test_what_is_wrong_says_of_which_command_it_is(

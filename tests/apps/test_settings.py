@@ -69,7 +69,7 @@ def test_every_number_has_a_range_and_both_its_ends_are_taken(root: str) -> None
 def test_a_number_out_of_its_range_is_refused_with_its_key(root: str) -> None:
     for _, key, kind, allowed in (one for one in SETTINGS if one[0] == root):
         for _, outside in ends(number_of(kind), allowed):
-            with pytest.raises(UserError, match=rf"^{key}={outside}; expected a .*{allowed}"):
+            with pytest.raises(UserError, match=rf"^{key}={outside}; expected {allowed}"):
                 cli._sorted(root, [(key, Typed(repr(outside)))], "")
 
 
@@ -80,7 +80,7 @@ def test_there_are_settings_to_look_at() -> None:
 
 @pytest.mark.parametrize("root", console.COMMANDS)
 def test_help_shows_each_range(root: str) -> None:
-    shown = help_text(root, "", cli.compose_config(root, []))
+    shown = help_text(root)
     for _, key, _, allowed in (one for one in SETTINGS if one[0] == root):
         name = key.rpartition(".")[2]
         assert any(
@@ -105,11 +105,11 @@ class Outer:
 def test_a_configuration_made_in_python_is_checked_alike() -> None:
     validate(Outer(), "x.")
     for wrong, said in (
-        (Outer(count=5), "x.count=5; expected a whole number, 1 to 4"),
+        (Outer(count=5), "x.count=5; expected 1 to 4"),
         (Outer(count=True), "x.count=True; expected a whole number, 1 to 4"),
         (Outer(count=1.5), "x.count=1.5; expected a whole number, 1 to 4"),
         (Outer(count=None), "x.count=None; expected a whole number, 1 to 4"),
-        (Outer(least=-1), "x.least=-1; expected a number, at least 0, or null"),
+        (Outer(least=-1), "x.least=-1; expected at least 0, or null"),
         (Outer(least=math.inf), "x.least=inf; expected a number, at least 0, or null"),
         (
             Outer(inner=Inner(share=math.nan)),
@@ -136,7 +136,7 @@ PARTS = ["sweep.grids=[{coder.k:[4,0]}]", "sweep.grids=[{optim.lr:nan}]"]
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (PARTS[0], r"^sweep.grids\[0\].coder.k=0; expected a whole number, at least 1$"),
+        (PARTS[0], r"^sweep.grids\[0\].coder.k=0; expected at least 1$"),
         (PARTS[1], r"^sweep.grids\[0\].optim.lr=nan; expected a number, more than 0$"),
         ("sweep.grids=[{coder.k:4},{coder:[topk,relu]}]", r"^sweep.grids\[1\].coder=relu; exp"),
         ("sweep.grids=[{coder.width:4}]", r"^found key sweep.grids\[0\].coder.width; expected"),
@@ -150,7 +150,7 @@ def test_a_sweep_is_checked_before_anything_runs(given: str, said: str) -> None:
 
 @pytest.mark.parametrize("part", ["harvest", "train"])
 def test_another_command_s_part_is_checked_under_its_full_key(part: str) -> None:
-    with pytest.raises(UserError, match=rf"^{part}\..*tokens=0; expected a whole number, at least"):
+    with pytest.raises(UserError, match=rf"^{part}\..*tokens=0; expected at least 1"):
         cli.compose_part(part, [*GIVEN[part], "tokens=0"])
     with pytest.raises(UserError, match=rf"^found key {part}.tokenz; .*did you mean {part}.tokens"):
         cli.compose_part(part, [*GIVEN[part], "tokenz=0"])

@@ -10,7 +10,7 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
-from sae_dist.apps import cli, completion, console, experiment
+from sae_dist.apps import cli, completion, console, experiment, help
 from sae_dist.apps.rungs import chosen_rungs
 from sae_dist.common.errors import UserError
 from tests.apps.commands import ROOT

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_dist.apps import console
+from sae_dist.apps import console, help
 from tests.apps.commands import ROOT
 from tests.docs.shell import documents
 

@@ -227,7 +227,7 @@ def silent(lm: LM) -> LM:
     ("lm", "change", "said"),
     [
         (tiny_lm(), {"rollout_tokens": 10**6}, "found sequences of up to 1000009 tokens"),
-        (tiny_lm(), {"temperature": 0.0}, "transfer.temperature=0; expected more than 0"),
+        (tiny_lm(), {"temperature": 0.0}, "transfer.temperature=0.0; expected more than 0"),
         (tiny_lm(), {"sequences": 0}, "transfer.sequences=0; expected at least 1"),
         (silent(tiny_lm()), {}, "found 0 tokens of rollouts that are not special"),
     ],

@@ -119,8 +119,8 @@ def test_two_rounds_are_held_and_no_thread_is_left(text: Path) -> None:
 def test_no_more_is_passed_than_the_rounds_that_are_read(
     text: Path, num_steps: int, num_units: int
 ) -> None:
-    source = tiny_live(text, num_steps=num_steps)
-    stream = source.batches([SITE], BatchPart(BATCH, 7, STREAM))
+    part = BatchPart(BATCH, 7, STREAM, stop_step=num_steps)
+    stream = tiny_live(text).batches([SITE], part)
     passed: list[int] = []
     watch_passes(stream, passed.append)
     with stream as batches:

@@ -34,7 +34,6 @@ def tiny_live(
     folder: Path,
     family: str = "llama",
     num_tokens: int = 10**6,
-    num_steps: int | None = None,
     **writer: object,
 ) -> LiveActivations:
     """Activations of `family` reading the folder; of five units one is held out."""
@@ -42,4 +41,4 @@ def tiny_live(
     settings: dict = {"dtype": FloatDtype.float32, "held_out": 0.2, **writer}
     text = TextConfig(path=str(folder), sequence_length=POSITIONS)
     store = StoreConfig(**settings)
-    return LiveActivations(lm, [SITE], text, num_tokens, store, SEQUENCES, num_steps)
+    return LiveActivations(lm, [SITE], text, num_tokens, store, SEQUENCES)

@@ -13,9 +13,9 @@ from tests.lm.test_size import described
 from tests.lm.tiny import OPTIONS, WIDTH
 
 SITES = ["resid_post.1", "mlp_in.1", "mlp_out.1", "attn_z.1"]
-BERT = {"model_type": "bert", "hidden_size": 24, "num_hidden_layers": 1, "vocab_size": 64}
+BERT: dict = {"model_type": "bert", "hidden_size": 24, "num_hidden_layers": 1, "vocab_size": 64}
 BERT |= {"num_attention_heads": 2, "intermediate_size": 8}
-MOE = {"model_type": "mixtral", "num_local_experts": 2, **described("mistral")}
+MOE: dict = {"model_type": "mixtral", "num_local_experts": 2, **described("mistral")}
 MOE |= {"model_type": "mixtral"}
 
 
@@ -32,7 +32,7 @@ def config_alone(folder: Path, settings: dict, num_words: int = 2) -> LMConfig:
 @pytest.mark.parametrize("family", OPTIONS)
 def test_widths_are_known_without_weights(tmp_path: Path, family: str) -> None:
     widths = foresee(config_alone(tmp_path, described(family)), SITES, 8)
-    d_attention = 48 if OPTIONS[family].get("head_dim") else WIDTH
+    d_attention = WIDTH if family in ("gpt2", "gpt_neox", "qwen2") else 48
     assert widths == {**dict.fromkeys(SITES[:3], WIDTH), "attn_z.1": d_attention}
 
 
@@ -41,7 +41,7 @@ def test_experts_are_passed_without_values(tmp_path: Path) -> None:
     assert foresee(config_alone(tmp_path, MOE), [site], 8) == {site: WIDTH}
 
 
-ROPE = {"max_position_embeddings": 64, "rope_theta": 1e4}
+ROPE: dict = {"max_position_embeddings": 64, "rope_theta": 1e4}
 POSITIONS: list[tuple[dict, int]] = [
     ({**described("gpt2"), "n_positions": 64}, 64),
     ({**described("llama"), **ROPE}, 64),
@@ -70,7 +70,7 @@ def test_longer_sequences_than_the_model_knows_are_refused(
 
 
 def test_positions_that_adapt_or_are_none_have_no_end() -> None:
-    dynamic = {**ROPE, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}
+    dynamic: dict = {**ROPE, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}
     assert most_positions(AutoConfig.for_model(**described("llama"), **dynamic)) is None
     assert most_positions(AutoConfig.for_model("bloom")) is None
     assert most_positions(AutoConfig.for_model("gpt_oss")) == 131072  # 32 × 4,096 originally

@@ -66,8 +66,8 @@ def test_what_a_run_is_too_short_for_is_told_once() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lr": -1.0}, "optim.lr=-1.0; expected 0.0 to inf"),
-        ({"beta2": 1.0}, "optim.beta2=1.0; expected 0.0 to 1.0"),
+        ({"lr": -1.0}, "optim.lr=-1.0; expected more than 0"),
+        ({"beta2": 1.0}, "optim.beta2=1.0; expected at least 0 and below 1"),
         ({"decay_share": 2.0}, "optim.decay_share=2.0"),
         ({"warmup_steps": -1}, "optim.warmup_steps=-1"),
     ],

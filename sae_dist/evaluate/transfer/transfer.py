@@ -118,6 +118,11 @@ def _factors(
         mean_norm.update(capture(talk.ids_NS), talk.measured_NS)
     here = mean_norm.result(mesh)
     there = trained_norms(subjects, config, mesh, device)
+    for site in (site for site in sites if here[site] == 0):
+        raise UserError(
+            f"found activations of zeros at {site} of the finetune; expected some of another "
+            "length; set transfer.lm_name to a finetune of this language model"
+        )
     factors = {}
     for subject in subjects:
         names = subject.spliced.read.name, subject.spliced.write.name

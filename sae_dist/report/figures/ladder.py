@@ -73,7 +73,7 @@ def law_table(results: RunResults) -> list[Table]:
         ),
         plain_column("R²", "share of the variance of the log loss that the law explains", "r2"),
         Column("law", "which of the forms these rungs can tell apart", _words),
-        *(column for name in names for column in _coefficient(name)),
+        *map(_coefficient, names),
         Column[Item]("left out", "why there is no law", lambda law: law.get("left_out")),
     ]
     caption = (
@@ -83,12 +83,12 @@ def law_table(results: RunResults) -> list[Table]:
     return table("Coefficients", caption, columns, laws, f"{SCALING}, section 3.1.3")
 
 
-def _coefficient(name: str) -> list[Column[Item]]:
-    symbol = _SYMBOLS.get(name, name)
-    return [
-        plain_column(symbol, "", "coefficients", name),
-        plain_column(f"± {symbol}", f"standard error of {symbol}", "standard_errors", name),
-    ]
+def _coefficient(name: str) -> Column[Item]:
+    def text(law: Item) -> str | None:
+        value, error = (at(law, key, name) for key in ("coefficients", "standard_errors"))
+        return None if value is None else f"{number(value)} ± {number(error)}"
+
+    return Column(_SYMBOLS.get(name, name), "with its standard error", text)
 
 
 def _words(law: Item) -> str | None:

@@ -164,8 +164,14 @@ def _change_panels(pairs: list[Pair], looks: dict[str, Look]) -> list[Panel]:
             for pair in own:
                 look = looks[pair["larger"]]
                 colour = series_colour(look.colour)
-                style = {"color": colour, "linestyle": look.line, "marker": "o", "markersize": 4}
-                ax.plot(*curves[pair["larger"]], gid=look.gid, **style)
+                ax.plot(
+                    *curves[pair["larger"]],
+                    gid=look.gid,
+                    color=colour,
+                    linestyle=look.line,
+                    marker="o",
+                    markersize=4,
+                )
             shown = [curves[pair["larger"]] for pair in own]
             scale(ax, "x", [x for xs, _ in shown for x in xs], log=False)
             scale(ax, "y", [0.0, *(y for _, ys in shown for y in ys)], log=False)

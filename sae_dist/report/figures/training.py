@@ -15,7 +15,7 @@ _LOGGED = [
         "fvu",
         "FVU",
         "FVU (fraction of variance)",
-        "Of the training batch: what TopK and BatchTopK minimise, where their loss has no other part.",
+        "Of the training batch: what TopK and BatchTopK minimise, if their loss has no other part.",
     ),
     ("l0", "L0", "L0 (active latents a token)", "Mean over the training batch."),
     ("dead_share", "Dead latents", "share of latents", "Those training counts as dead."),
@@ -24,15 +24,17 @@ _LOGGED = [
 
 
 def training_figures(results: RunResults, looks: dict[str, Look]) -> list[Figure]:
-    """Measures and losses of every rung; a figure a measure, a panel a kind, a curve a rung. What
-    a rung has shown already, under another name, is not drawn again.
+    """Measures and losses of every rung; a figure a measure, a panel a kind, a curve a rung.
+
+    What a rung has shown already, under another name, is not drawn again.
     """
     parts = sorted({key for line in results.metrics for key in line if key.startswith("loss/")})
     logged = [
         *_LOGGED,
         *((key, f"Loss part: {key[5:]}", key, "As it enters the loss.") for key in parts),
     ]
-    figures, shown = [], {name: [] for name in looks}
+    figures: list[Figure] = []
+    shown: dict[str, list[Curve]] = {name: [] for name in looks}
     for key, title, label, caption in logged:
         curves = {name: results.curve(name, key) for name in looks}
         new = [name for name, curve in curves.items() if curve not in shown[name]]
