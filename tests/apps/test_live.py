@@ -27,11 +27,11 @@ HARVEST = (
     *("harvest.batch_sequences=4", "writer.held_out=0.2", "writer.dtype=float32"),
     "sites=[resid_post.1]",
 )
-LIVE = ("store=live", *(f"harvest.{setting}" for setting in HARVEST))
+LIVE = ("store=live", "stream.lanes=4", *(f"harvest.{setting}" for setting in HARVEST))
 SETTINGS = (
     *("coder=topk", "coder.num_latents=64", "coder.k=4", "coder.aux_k=8", "optim.lr=0.01"),
     *("optim.warmup_steps=10", "coder.dead_after_tokens=2000", "log.every_steps=1"),
-    *("batch_tokens=80", "stream.lanes=4", "stream.bucket_tokens=512", "log.wandb=disabled"),
+    *("batch_tokens=80", "stream.bucket_tokens=512", "log.wandb=disabled"),
     *("precision=float64", "checkpoint.every_steps=10"),
 )
 NAME = "topk-64-k4-resid_post.1"
@@ -134,7 +134,7 @@ def test_what_is_asked_for_is_composed_as_the_harvest_composes_it(
         asked_harvest("a", ["harvest.tokens=2M"])
     refused = {
         "harvest.lm.nam=x": "lm.name",
-        "harvest.sites=[]": "expected one or more different sites",
+        "harvest.sites=[]": "expected one or more different ones",
         "harvest.lm.tensor=2": "harvest.lm.tensor=2; expected 1 with store=live",
         "harvest.tokens=8": "harvest.tokens=8; expected at least 32",
     }
