@@ -58,11 +58,10 @@ def figures(run_folder: Path) -> dict:
 
 
 def fvu_of_all(path: Path, run_folder: Path) -> float:
-    """On all trainable tokens of a store: those held out are not the same."""
+    """On all training rows of a store: what is held out is not the same."""
     store = open_store(path)
-    everything = range(store.layout.num_sequences)
-    x_ND = torch.from_numpy(store.read_sequences("resid_post.1", everything))
-    x_ND = x_ND[torch.from_numpy(store.read_tokens(everything)[1])]
+    chunks = range(len(store.chunk_rows))
+    x_ND = torch.cat([torch.from_numpy(store.read_rows("resid_post.1", n)) for n in chunks])
     error_ND = x_ND - load_coder(run_folder / "coders" / NAME)(x_ND)
     return float(error_ND.square().sum() / (x_ND - x_ND.mean(0)).square().sum())
 
