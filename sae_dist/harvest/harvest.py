@@ -81,13 +81,15 @@ def _fill(
     free = [StagingBuffer(*sizes, processes.device) for _ in range(_SHARDS_HELD)]
     writing: deque[tuple[Future[bool], StagingBuffer]] = deque()
     with ThreadPoolExecutor(1, "writer") as thread, TokenBar(writer, units) as bar:
+        num_idle = 0
         while (taken := _take(units, processes, tokeniser)) is not None:
+            num_idle = 0 if taken else num_idle + 1
             if writing and (not taken or not free):
                 written, used = writing.popleft()
                 written.result()
                 free.append(used)
-            elif not taken:
-                time.sleep(_POLL_SECONDS)
+            elif not taken:  # the first tokens come soon, others' units late
+                time.sleep(_POLL_SECONDS * 2.0 ** min(num_idle - 6, 0))
             if taken:
                 this = round_of(taken, config.batch_sequences, processes.place)
                 buffer = free.pop() if this.unit is not None and processes.leads else None
