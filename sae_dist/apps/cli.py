@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sae_dist.apps import experiment
 from sae_dist.apps.keys import choices, declared_in, find, keys, meant
-from sae_dist.apps.overrides import Typed, read, structure_of
+from sae_dist.apps.overrides import Typed, read, shortened, structure_of
 from sae_dist.common.credentials import keys_with_credentials
 from sae_dist.common.errors import UserError
 from sae_dist.common.names import nearest
@@ -133,10 +133,10 @@ def _not_an_override(root: str, typed: str, following: list[str]) -> str:
     elif key in keys(root) or key in choices(root):
         if not value and typed.startswith("-") and following and "=" not in following[0]:
             value = following[0]
-        near = f"; did you mean {key}={value or 'VALUE'}?"
+        near = f"; did you mean {key}={shortened(value or 'VALUE')}?"
     else:
         near = meant(root, key, "")
-    return f"found {typed}; expected key=value, as --help lists them{near}"
+    return f"found {shortened(typed)}; expected key=value, as --help lists them{near}"
 
 
 def _sorted(
