@@ -80,7 +80,7 @@ def write_unit(
                 files.write_parts(spec.unpublished(unit, token), parts)
                 sums[spec.path] = parts.sums()
             statistics = counted.result()
-    except BaseException:
+    except Exception:
         discard(files, specs, unit, token)
         raise
     return UnitCommit(

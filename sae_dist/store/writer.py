@@ -255,11 +255,22 @@ class StoreWriter:
     ) -> bool:
         token, specs = uuid.uuid4().hex, self._of_unit(unit)
         commit = write_unit(self.files, self.settings, unit, token, arrays, ids, trainable)
-        if not self._create_commit(unit, commit):
-            discard(self.files, specs, unit, token)  # what the other one wrote stays as it is
+        try:
+            is_ours = self._create_commit(unit, commit)
+        except Exception:
+            with suppress(Exception):  # on a full disk the files go, unless the commit is there
+                settle = publish if self._is_committed_by(unit, token) else discard
+                settle(self.files, specs, unit, token)
+            raise
+        settle = publish if is_ours else discard  # what the other one wrote stays as it is
+        settle(self.files, specs, unit, token)
+        return is_ours
+
+    def _is_committed_by(self, unit: int, token: str) -> bool:
+        try:
+            return load_commit(self.files, unit).token == token
+        except FileNotFoundError:
             return False
-        publish(self.files, specs, unit, token)
-        return True
 
     def _create_commit(self, unit: int, commit: UnitCommit) -> bool:
         """Vouch for a unit; False if another writer did first, or the store is sealed by now."""
@@ -267,7 +278,7 @@ class StoreWriter:
         try:
             # of an answer that was lost on its way the second try says that there is one: ours
             is_ours = self.files.create(name, dump(commit))
-            is_ours = is_ours or load_commit(self.files, unit).token == commit.token
+            is_ours = is_ours or self._is_committed_by(unit, commit.token)
         except FileNotFoundError:
             if not self.sealed:
                 raise

@@ -109,8 +109,10 @@ class ActivationStream(Batches):
         while True:
             now = coming
             now.wait()
-            coming = Bucket(self._store, next(shares), next(places), readers)
-            for rows in now.share.rows:
+            batch = self._gather(now.place, now.share.rows[0], gatherers)  # not kept from it by
+            coming = Bucket(self._store, next(shares), next(places), readers)  # what is read now
+            yield batch
+            for rows in now.share.rows[1:]:
                 yield self._gather(now.place, rows, gatherers)
 
     def _place(self) -> Place:

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sae_dist.apps import pinned
@@ -69,7 +70,9 @@ def test_a_text_that_was_tokenised_may_be_gone(
     monkeypatch.setattr(pinned, "documents", gone)
     with pytest.raises(UserError, match="gone"):
         revisions(store)
-    (store / "commits" / "tokens.json").write_text("{}")
+    writer = StoreWriter.open(store)
+    writer.put_tokens(0, np.zeros((2, 8), np.int32), np.ones((2, 8), bool), None)
+    writer.end_tokens(2, {})
     assert revisions(store) == ("old lm", "old text")
 
 
