@@ -44,7 +44,7 @@ def compose_config(root: str, overrides: Sequence[Override], prefix: str = "") -
     try:
         given = experiment.for_command(root, list(_pairs(root, overrides)))
         chosen, values = _sorted(root, given, prefix)
-        return OmegaConf.merge(_of_files(root, tuple(chosen)), values)
+        return OmegaConf.merge(_of_files(str(conf_folder()), root, tuple(chosen)), values)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{prefix}{_first_line(error)}") from error
     except RecursionError as error:
@@ -52,9 +52,9 @@ def compose_config(root: str, overrides: Sequence[Override], prefix: str = "") -
 
 
 @cache
-def _of_files(root: str, chosen: tuple[str, ...]) -> Any:
-    """What the files of `conf/` say, of these choices; never changed."""
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+def _of_files(folder: str, root: str, chosen: tuple[str, ...]) -> Any:
+    """What the files of a folder like `conf/` say, of these choices; never changed."""
+    with initialize_config_dir(folder, version_base="1.3"):
         config = compose(root, list(chosen))
     OmegaConf.set_struct(config, False)  # maps take any key; others were looked up
     return config
@@ -248,4 +248,6 @@ def _swept(key: str, value: Any, place: str) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What an error says first, and what follows where that ends with a colon."""
+    first, *more = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{first} {more[0].strip()}" if first.endswith(":") and more else first
