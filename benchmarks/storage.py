@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.activations import BATCH, SITE, TOKENS, quickstart_store
@@ -38,16 +39,14 @@ _NEVER = 10**9
 _ROUNDS = 5
 
 
-def stored_as(dtype: FloatDtype, given: Store, num_sequences: int, path: Path) -> Store:
-    """The first sequences of a store in another format, a tenth of its shards held out."""
-    sequences = range(num_sequences)
-    x_NSD = from_storage(given.read_sequences(SITE, sequences), given.dtype)
-    ids, trainable = given.read_tokens(sequences)
+def stored_as(dtype: FloatDtype, given: Store, num_rows: int, path: Path) -> Store:
+    """The first rows of a store in another format, a tenth of its shards held out."""
+    num_chunks = int(np.searchsorted(given.chunk_rows.cumsum(), num_rows)) + 1
+    chunks = [given.read_rows(SITE, n) for n in range(min(num_chunks, len(given.chunk_rows)))]
+    x_ND = from_storage(np.concatenate(chunks), given.dtype)[:num_rows]
     size = dtype.disk.itemsize
     mib = {"chunk_mib": size / 2, "shard_mib": 8 * size}  # alike in tokens
-    return write_store(
-        path, {SITE: x_NSD}, input_ids=ids, trainable=trainable, dtype=dtype, held_out=0.1, **mib
-    )
+    return write_store(path, {SITE: x_ND}, dtype=dtype, held_out=0.1, **mib)
 
 
 def trained(world: World, store: Store, num_tokens: int, seed: int, folder: Path) -> Coder:
@@ -123,8 +122,8 @@ def bytes_per_token(store: Store) -> float:
 def measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Sizes, and a row for each format."""
     given = open_store(options.store or quickstart_store())
-    num_sequences = min(options.sequences, given.layout.num_sequences)
-    stores = {d: stored_as(d, given, num_sequences, folder / d) for d in FORMATS}
+    num_rows = min(options.sequences * given.layout.sequence_length, int(given.chunk_rows.sum()))
+    stores = {d: stored_as(d, given, num_rows, folder / d) for d in FORMATS}
     exact_ND, rates = held_out(stores[FloatDtype.bfloat16]), reading_rates(stores)
     rows = []
     with start_world() as world:

@@ -139,5 +139,6 @@ def test_a_language_model_sliced_over_two_processes_gives_the_same_activations(
     assert whole.layout == found.layout
     for site in found.sites:
         for chunk in range(len(found.chunk_rows)):
+            assert np.array_equal(found.read_index(chunk), whole.read_index(chunk))
             acts = [store.read_rows(site, chunk) for store in (found, whole)]
             np.testing.assert_allclose(*acts, rtol=1e-5, atol=2e-6)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from sae_dist.apps import compare, evaluate, report, train
@@ -130,7 +129,11 @@ def test_a_coder_that_has_diverged_is_told(
 ) -> None:
     trained(run, NORMAL)
     for path in Path("runs/r/coders").glob("*/*.safetensors"):
-        save_file(load_file(path) | {name: t.fill_(3e38) for name, t in load_file(path).items() if name.endswith("_dec")}, path)
+        save_file(
+            load_file(path)
+            | {name: t.fill_(3e38) for name, t in load_file(path).items() if name.endswith("_dec")},
+            path,
+        )
     capsys.readouterr()
     for figures in evaluated(run)["rungs"].values():
         assert figures["fvu"] is None and figures["l0"] >= 0
