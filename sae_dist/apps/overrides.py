@@ -221,8 +221,8 @@ def _is_interpolation(key: str, text: str) -> bool:
         OmegaConf.create([text])
     except OmegaConfBaseException as error:
         raise UserError(
-            f"{key}={shortened(text)}; expected ${{KEY}} for what another key says; put it in quotes "
-            "to keep it as it is"
+            f"{key}={shortened(text)}; expected ${{KEY}} for what another key says; put it in "
+            "quotes to keep it as it is"
         ) from error
     return True
 

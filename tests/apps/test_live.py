@@ -73,7 +73,7 @@ def test_a_coder_is_as_good_as_from_a_store(run: Command, home: Path) -> None:  
     run(train.main, "store=store", "run=stored", *SETTINGS, *calm)
     run(evaluate.main, "run=live")
     live, stored = (fvu_of_all(home / "store", home / "runs" / run) for run in ("live", "stored"))
-    assert live == pytest.approx(stored, rel=0.15) and live < 0.2  # seeds: 0.088 to 0.103
+    assert stored <= live < 1.4 * stored and live < 0.2  # which holds out other tokens than these
     evaluated = figures(home / "runs/live")
     assert evaluated["fvu"] < 0.4 and "delta_loss" in evaluated
     results = json.loads((home / "runs/live/evaluation.json").read_text())

@@ -61,7 +61,7 @@ def test_a_refused_harvest_leaves_nothing_that_refuses_the_next(
         assert said in capsys.readouterr().err.splitlines()[-1]
         assert contents(tmp_path) == before and not (tmp_path / "store").exists()
     run(harvest.main, *GIVEN)
-    assert open_store("store").manifest.widths == {"resid_post.1": 32}
+    assert open_store("store").sites == {"resid_post.1": 32}
 
 
 def test_imported_coders_are_a_run_that_every_command_reads(
