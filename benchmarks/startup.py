@@ -3,7 +3,7 @@
     python -m benchmarks.startup
 
 Each call is a process of its own: its processor seconds (user and system), medians over `--rounds`,
-the most memory it took, and the package whose import costs it most (`python -X importtime`). Writes
+the most memory it took, and the package whose import costs it most (by `-X importtime`). Writes
 `results/startup.json` and the README's table.
 """
 

@@ -174,7 +174,7 @@ def startup_cells(call: dict[str, Any]) -> list[str]:
     """One line of the table of answers that come before any work."""
     shown = " ".join(call["arguments"])
     memory = number(call["peak_bytes"] / 2**20)
-    return [f"`sae-dist {shown}`", number(call["seconds"], 2), memory, call["costliest_import"]]
+    return [f"`{shown}`", number(call["seconds"], 2), memory, call["costliest_import"]]
 
 
 def startup_section(results: dict[str, Any]) -> str:

@@ -153,8 +153,8 @@ class ImportConfig:
 
     path: str = MISSING
     to: str = MISSING
-    site: str | None = setting(None, check=require_site)
-    target: str | None = setting(None, check=require_site)
+    site: str | None = None
+    target: str | None = None
     form: Form | None = None
 
 

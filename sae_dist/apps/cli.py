@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sae_dist.apps import experiment
 from sae_dist.apps.keys import choices, declared_in, find, keys, meant
-from sae_dist.apps.overrides import Typed, read, structure_of
+from sae_dist.apps.overrides import Typed, read, shortened, structure_of
 from sae_dist.common.credentials import keys_with_credentials
 from sae_dist.common.errors import UserError
 from sae_dist.common.names import nearest
@@ -44,7 +44,7 @@ def compose_config(root: str, overrides: Sequence[Override], prefix: str = "") -
     try:
         given = experiment.for_command(root, list(_pairs(root, overrides)))
         chosen, values = _sorted(root, given, prefix)
-        return OmegaConf.merge(_of_files(root, tuple(chosen)), values)
+        return OmegaConf.merge(_of_files(str(conf_folder()), root, tuple(chosen)), values)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{prefix}{_first_line(error)}") from error
     except RecursionError as error:
@@ -52,9 +52,9 @@ def compose_config(root: str, overrides: Sequence[Override], prefix: str = "") -
 
 
 @cache
-def _of_files(root: str, chosen: tuple[str, ...]) -> Any:
-    """What the files of `conf/` say, of these choices; never changed."""
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+def _of_files(folder: str, root: str, chosen: tuple[str, ...]) -> Any:
+    """What the files of a folder like `conf/` say, of these choices; never changed."""
+    with initialize_config_dir(folder, version_base="1.3"):
         config = compose(root, list(chosen))
     OmegaConf.set_struct(config, False)  # maps take any key; others were looked up
     return config
@@ -133,10 +133,10 @@ def _not_an_override(root: str, typed: str, following: list[str]) -> str:
     elif key in keys(root) or key in choices(root):
         if not value and typed.startswith("-") and following and "=" not in following[0]:
             value = following[0]
-        near = f"; did you mean {key}={value or 'VALUE'}?"
+        near = f"; did you mean {key}={shortened(value or 'VALUE')}?"
     else:
         near = meant(root, key, "")
-    return f"found {typed}; expected key=value, as --help lists them{near}"
+    return f"found {shortened(typed)}; expected key=value, as --help lists them{near}"
 
 
 def _sorted(
@@ -248,4 +248,6 @@ def _swept(key: str, value: Any, place: str) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What an error says first, and what follows where that ends with a colon."""
+    first, *more = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{first} {more[0].strip()}" if first.endswith(":") and more else first

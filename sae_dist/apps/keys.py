@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any, get_origin
 
 from sae_dist.apps import foreign
+from sae_dist.apps.overrides import shortened
 from sae_dist.common.errors import UserError
 from sae_dist.common.settings import Allowed, allowed_in, kinds
 from sae_dist.config import conf_folder, schema
@@ -57,7 +58,8 @@ def find(root: str, key: str, prefix: str) -> tuple[Any, Allowed]:
             return Any, Allowed()
     if key not in declared:
         raise UserError(
-            f"found key {prefix}{key}; expected one that --help lists{meant(root, key, prefix)}"
+            f"found key {prefix}{shortened(key)}; expected one that --help lists"
+            f"{meant(root, key, prefix)}"
         )
     kind, allowed = declared[key]
     if is_dataclass(kind):

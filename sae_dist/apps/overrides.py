@@ -64,8 +64,10 @@ def read(key: str, given: Any, kind: Any, allowed: Allowed) -> Any:
         value = _compound(key, given, plain, allowed)
     if value is None:
         near = nearest(str(given), plain) if issubclass(plain, Enum) else ""
-        raise UserError(f"{key}={_shown(given)}; expected {_expected(plain, allowed, kind)}{near}")
-    require(key, value, kind, allowed, _shown(given))
+        raise UserError(
+            f"{key}={shortened(given)}; expected {_expected(plain, allowed, kind)}{near}"
+        )
+    require(key, value, kind, allowed, shortened(given))
     if allowed.binary and isinstance(value, int) and (meant := _power_meant(str(given), value)):
         raise UserError(
             f"{key}={given} would be {value:,}; expected {meant:,}, a power of two, or the whole "
@@ -78,7 +80,7 @@ def _compound(key: str, given: Any, plain: Any, allowed: Allowed) -> Any:
     """A list or a map. One value stands for a list of it, and commas alone make one, too."""
     found = structure_of(key, given)
     if get_origin(plain) is dict and not isinstance(found, dict):
-        raise UserError(f"{key}={_shown(given)}; expected a map, as {{key:value}}")
+        raise UserError(f"{key}={shortened(given)}; expected a map, as {{key:value}}")
     if get_origin(plain) is not list:
         return plainly(found)
     if isinstance(found, Typed):
@@ -88,7 +90,7 @@ def _compound(key: str, given: Any, plain: Any, allowed: Allowed) -> Any:
     if kind in _LEAVES:
         return [read(key, item, kind, allowed) for item in items]
     if not all(isinstance(item, dict) for item in items):
-        raise UserError(f"{key}={_shown(given)}; expected a list of maps, as [{{key:value}}]")
+        raise UserError(f"{key}={shortened(given)}; expected a list of maps, as [{{key:value}}]")
     return plainly(items)
 
 
@@ -143,7 +145,7 @@ def _text(key: str, given: Any) -> str:
         quoted = _unquoted(given)
         return str(given) if quoted is None else escaped(quoted)
     if isinstance(given, bool | float) or not isinstance(given, str | int):
-        raise UserError(f"{key}={_shown(given)}; expected a text; put it in quotes")
+        raise UserError(f"{key}={shortened(given)}; expected a text; put it in quotes")
     return escaped(str(given))
 
 
@@ -219,8 +221,8 @@ def _is_interpolation(key: str, text: str) -> bool:
         OmegaConf.create([text])
     except OmegaConfBaseException as error:
         raise UserError(
-            f"{key}={_shown(text)}; expected ${{KEY}} for what another key says; put it in quotes "
-            "to keep it as it is"
+            f"{key}={shortened(text)}; expected ${{KEY}} for what another key says; put it in "
+            "quotes to keep it as it is"
         ) from error
     return True
 
@@ -245,7 +247,8 @@ def escaped(text: str) -> str:
     return _INTERPOLATION.sub(lambda match: match[1] * 2 + "\\${", text)
 
 
-def _shown(given: Any) -> str:
+def shortened(given: Any) -> str:
+    """A value in a message, of which it is not to be most."""
     text = "null" if given is None else str(given)
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 

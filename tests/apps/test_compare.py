@@ -56,8 +56,8 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
     (write_run("none3", 0.2) / "evaluation.json").unlink()
     write_run("good4", 0.2)
     for names, said in {
-        "": "run=[]; expected the names of some runs, each once",
-        "good4,good4": "run=['good4', 'good4']; expected the names of some runs, each once",
+        "": "run=[]; expected one or more different ones",
+        "good4,good4": "run=[good4,good4]; expected one or more different ones",
         "good4,old1": f"old1/evaluation.json has version 1; expected {VERSION}",
         "bad2": "bad2/evaluation.json unreadable (JSONDecodeError); expected JSON",
         "none3": "found no runs/none3/evaluation.json; expected an evaluated run",

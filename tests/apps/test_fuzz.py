@@ -68,7 +68,12 @@ def outcome(of: Callable[[], object]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("root", console.COMMANDS)
 def test_whatever_is_typed_ends_in_a_configuration_or_in_one_line(root: str) -> None:
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(arguments(root))
     def typed(overrides: list[str]) -> None:
         given = [*GIVEN[root], *overrides]

@@ -73,12 +73,12 @@ def test_a_coder_is_as_good_as_from_a_store(run: Command, home: Path) -> None:  
     run(train.main, "store=store", "run=stored", *SETTINGS, *calm)
     run(evaluate.main, "run=live")
     live, stored = (fvu_of_all(home / "store", home / "runs" / run) for run in ("live", "stored"))
-    assert live == pytest.approx(stored, rel=0.15) and live < 0.2  # seeds: 0.088 to 0.103
+    assert stored <= live < 1.4 * stored and live < 0.2  # which holds out other tokens than these
     evaluated = figures(home / "runs/live")
     assert evaluated["fvu"] < 0.4 and "delta_loss" in evaluated
     results = json.loads((home / "runs/live/evaluation.json").read_text())
     assert results["store"]["path"] == "live" and results["lm"]["name"] == "./lm"
-    assert not [path for path in home.rglob("MANIFEST.json") if path.parent.name != "store"]
+    assert not [path for path in home.rglob("MANIFEST.json") if home / "store" not in path.parents]
 
 
 def test_a_run_goes_on_bitwise_but_not_on_another_text(

@@ -24,7 +24,7 @@ GIVEN = (
 )
 WRONG = {
     "text.path=./txet": "found no txet; expected a text file or folder",
-    "text.path=./half": "not in UTF-8",
+    "text.path=./half": "expected a whole .txt file in UTF-8",
     "text.path=./short": "expected enough for one sequence of 8 tokens",
     "text.sequence_length=4096": "needs 4096 positions; expected at most 2048, all that ./lm knows",
     "lm.name=./ml": "found no folder ml; expected a saved model; correct lm.name",
@@ -32,7 +32,7 @@ WRONG = {
     "lm.tensor=3": "lm.tensor=3 with",
     "sites=[resid_post.9]": "expected a layer from 0 to 2",
     "tokens=7": "expected at least one of each",
-    "writer.max_norm=0.5": "found max_norm=0.5; expected a multiple",
+    "writer.max_norm=0.5": "writer.max_norm=0.5; expected more than 1",
 }
 Disk = namedtuple("Disk", "free")
 
@@ -61,7 +61,7 @@ def test_a_refused_harvest_leaves_nothing_that_refuses_the_next(
         assert said in capsys.readouterr().err.splitlines()[-1]
         assert contents(tmp_path) == before and not (tmp_path / "store").exists()
     run(harvest.main, *GIVEN)
-    assert open_store("store").manifest.widths == {"resid_post.1": 32}
+    assert open_store("store").sites == {"resid_post.1": 32}
 
 
 def test_imported_coders_are_a_run_that_every_command_reads(

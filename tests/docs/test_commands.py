@@ -11,6 +11,7 @@ from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
 from sae_dist.apps import cli, completion, console, experiment, help
+from sae_dist.apps.asked import asked_plan
 from sae_dist.apps.rungs import chosen_rungs
 from sae_dist.common.errors import UserError
 from tests.apps.commands import ROOT
@@ -124,8 +125,7 @@ def _compose(root: str, words: tuple[str, ...], is_part: bool) -> None:
     ]
     is_part = is_part or len(kept) < len(words)
     if root == "plan" and not is_part:
-        for part in ("harvest", "train"):
-            _compose(part, tuple(experiment.for_part(part, kept)), False)
+        asked_plan(kept)
     composed = cli.compose_config(root, kept)
     if is_part:
         return

@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("run")
     rungs = [
         rung(Kind.jumprelu),
-        rung(Kind.topk, multi_topk=True, dead_after_tokens=BATCH),
+        rung(Kind.topk, k=1, multi_topk=True, dead_after_tokens=BATCH),
         rung(Kind.batchtopk),
     ]
     run = training_run(
