@@ -141,7 +141,8 @@ def test_any_number_of_processes_gives_the_same_bytes(
 
 
 def test_processes_in_step_run_equally_many_passes(path: Path, tmp_path: Path) -> None:
-    assert run_on(3, harvest_on, tmp_path / "store", True) == [6, 6, 6]
+    passes = run_on(3, harvest_on, tmp_path / "store", True)
+    assert passes == passes[:1] * 3 and passes[0] >= 6  # more where tokens come one by one
     assert contents(tmp_path / "store") == contents(path)
 
 
