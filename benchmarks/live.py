@@ -35,7 +35,7 @@ from sae_dist.train.config import LogConfig, WandbMode
 
 SITE, BATCH, BATCH_SEQUENCES = "resid_post.3", 1024, 2
 TEXT = TextConfig(sequence_length=256)
-STREAM = StreamConfig(lanes=16, bucket_tokens=2**13)
+STREAM = StreamConfig(bucket_tokens=2**13)
 STORE = StoreConfig(held_out=0.05, chunk_mib=0.25, shard_mib=4)
 LATENTS = {"one coder of 1,024": [1024], "three coders of 2,048": [2048] * 3}
 _LAYERS, _WIDTH = 4, 256
