@@ -5,7 +5,7 @@ The arrays' zarr.json are for other readers: where a chunk is follows from the m
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -164,12 +164,6 @@ class Store:
             self._read_sequences(path, sequences, out, partial(self._read_chunk, path))
             found.append(out)
         return found[0], found[1]
-
-    def scratch_bytes(self, sites: Iterable[str]) -> int:
-        """Bytes a row that are held beside a buffer while a chunk is read into it."""
-        if self.dtype is not FloatDtype.int8:
-            return 0
-        return max(self.sites[site] for site in sites) + np.dtype("float32").itemsize
 
     def _read_activations(self, site: str, is_of_rows: bool, chunk: int, out: np.ndarray) -> None:
         path = activations_path(site, is_of_rows)
