@@ -44,7 +44,7 @@ def make_rung(world: World, num_latents: int, x_BD: torch.Tensor) -> Rung:
     )
     mesh, width = make_mesh(world, 1, {}), x_BD.shape[1]
     rung = Rung(config, mesh, 1.0, width, width, Precision.float32, world.device)
-    rung.begin(0, x_BD, x_BD)
+    rung.initialise(0, x_BD, x_BD)
     return rung
 
 

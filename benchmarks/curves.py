@@ -21,7 +21,7 @@ from matplotlib.ticker import FixedLocator
 from benchmarks.cases import OURS, Case
 from benchmarks.run import output_of, run_json
 from benchmarks.table import FOLDER, update_readme
-from sae_dist.report.looks import palette, width_label
+from sae_dist.report.styles import palette, width_label
 from sae_dist.report.svg import QUIET, draw, scale, series_colour, set_ticks
 
 _D_IN = 768

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks.measure import DEVICE, L0, K, activations, synchronise, threshold_for
 from sae_dist.coders import Coder, CoderConfig, Kind, initialise
-from sae_dist.evaluate import EvaluationConfig, measures, see
+from sae_dist.evaluate import EvaluationConfig, measures, run_coder
 from sae_dist.parallel import Mesh, make_mesh, start_world
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations
@@ -34,7 +34,7 @@ _BATCH = EvaluationConfig().batch_tokens
 _HELD_OUT = 0.8
 _CHUNK_SEQUENCES = 21  # 4 MiB of bfloat16, as by default; each chunk is evaluated by itself
 _SAMPLE = 256  # rows by which thresholds are set
-Pass = Callable[[], float]
+Decoded = Callable[[], float]
 
 
 def make_source(path: Path, num_tokens: int) -> StoredActivations:
@@ -87,14 +87,14 @@ def evaluation(source: StoredActivations, coder: Coder, mesh: Mesh) -> float:
     """All measures; returns how many entries were active."""
     taken = measures(coder, source.sequence_length)
     for x_NSD, trainable_NS in parts(source):
-        seen = see(coder, x_NSD, x_NSD, trainable_NS)
+        seen = run_coder(coder, x_NSD, x_NSD, trainable_NS)
         for measure in taken:
             measure.update(seen)
     figures = [measure.result(mesh) for measure in taken]
     return round(figures[0]["l0"] * figures[0]["tokens"])
 
 
-def timed(run: Pass) -> tuple[float, float, float]:
+def timed(run: Decoded) -> tuple[float, float, float]:
     """(seconds, processor seconds, what it returns)."""
     synchronise()
     clock, processor = time.perf_counter(), time.process_time()
@@ -105,7 +105,7 @@ def timed(run: Pass) -> tuple[float, float, float]:
 
 def compared(source: StoredActivations, coder: Coder, mesh: Mesh, rounds: int) -> dict[str, Any]:
     """Medians of both passes and of their ratios, by the clock and in processor time."""
-    passes: dict[str, Pass] = {
+    passes: dict[str, Decoded] = {
         "bare": lambda: bare(source, coder),
         "evaluation": lambda: evaluation(source, coder, mesh),
     }

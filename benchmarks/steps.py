@@ -42,7 +42,7 @@ def make_rung(options: argparse.Namespace, world: World) -> Rung:
     precision = Precision(options.setting)
     rung = Rung(config, make_mesh(world, 1, {}), 1.0, d_in, d_in, precision, world.device)
     x_BD = options.clock.batches[0]
-    rung.begin(0, x_BD, x_BD)
+    rung.initialise(0, x_BD, x_BD)
     if rung.coder.threshold is not None:
         with torch.no_grad():
             z_BF = rung.coder.pre_activations(options.sample_BD)

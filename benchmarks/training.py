@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.run import run_json
 from sae_dist.coders import Coder, CoderConfig, Kind
-from sae_dist.evaluate import Fidelity, see
+from sae_dist.evaluate import Fidelity, run_coder
 from sae_dist.parallel import World, make_mesh
 
 _MODULES = {
@@ -74,7 +74,7 @@ class Trainer:
         for x_BD in self.held_out_MD.split(_BATCH):
             x_1BD = x_BD.to(self.world.device)[None]
             everything = torch.ones(x_1BD.shape[:2], dtype=torch.bool, device=x_1BD.device)
-            fidelity.update(see(coder, x_1BD, x_1BD, everything))
+            fidelity.update(run_coder(coder, x_1BD, x_1BD, everything))
         result = fidelity.result(make_mesh(self.world, 1, {}))
         return {"l0": result["l0"], "fvu": result["fvu"]}
 

@@ -57,7 +57,7 @@ def make_rung(task: Task, world: World) -> Rung:
     mesh = make_mesh(world, 1, {})
     rung = Rung(config, mesh, 1.0, task.d_in, task.d_in, Precision(task.setting), world.device)
     sample_ND = task.x_ND[:_SAMPLE_TOKENS].to(world.device)
-    rung.begin(task.seed, sample_ND, sample_ND)
+    rung.initialise(task.seed, sample_ND, sample_ND)
     return rung
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from sae_dist.apps import command
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_all
-from sae_dist.common.log import say
+from sae_dist.common.log import log_info
 from sae_dist.config import ChatCorpusConfig
 from sae_dist.reproduce.questions import conversations, split
 from sae_dist.text import texts
@@ -32,7 +32,7 @@ def chat_corpus_command(config: ChatCorpusConfig) -> None:
     folder = Path(config.folder)
     paths = train_path, prompts_path = folder / "train.jsonl", folder / "prompts.jsonl"
     if all(path.is_file() for path in paths):
-        say(f"{folder} holds a corpus already: nothing to do")
+        log_info(f"{folder} holds a corpus already: nothing to do")
         return
     template = config.text.template or ""
     if template.count("{document}") != 1 or config.held_out_every < 2:
@@ -50,7 +50,7 @@ def chat_corpus_command(config: ChatCorpusConfig) -> None:
     rows = ({"text": found.text(template)} for found in train)
     prompts = (asdict(found) for found in held_out)
     write_all([(train_path, [_lines(rows)]), (prompts_path, [_lines(prompts)])])
-    say(f"{len(train):,} conversations in {train_path}, {len(held_out):,} in {prompts_path}")
+    log_info(f"{len(train):,} conversations in {train_path}, {len(held_out):,} in {prompts_path}")
 
 
 def _lines(rows: Iterable[dict[str, Any]]) -> bytes:

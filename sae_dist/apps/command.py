@@ -9,7 +9,7 @@ from sae_dist.apps import checks, cli
 from sae_dist.apps.help import help_text
 from sae_dist.apps.terminal import one_line, show
 from sae_dist.common.credentials import without_credentials
-from sae_dist.common.disk import tell_unwritten
+from sae_dist.common.disk import explain_disk_errors
 
 
 def run(name: str) -> None:
@@ -34,7 +34,7 @@ def run(name: str) -> None:
             show(without_credentials(OmegaConf.to_yaml(composed)).rstrip())
             return
         config = cli.to_dataclass(composed)
-        with tell_unwritten():
+        with explain_disk_errors():
             checks.check(name, config)
             module = import_module(f"sae_dist.apps.{name}")
             getattr(module, f"{name}_command")(config)

@@ -14,7 +14,7 @@ from sae_dist.apps.runs import finished_run
 from sae_dist.common.errors import UserError
 from sae_dist.common.figures import shown
 from sae_dist.common.files import read_json, write_json
-from sae_dist.common.log import say
+from sae_dist.common.log import log_info
 from sae_dist.config import CompareConfig
 from sae_dist.evaluate import VERSION
 from sae_dist.evaluate.ladder import EvaluatedRun, compare_runs
@@ -33,8 +33,8 @@ def compare_command(config: CompareConfig) -> None:
     write_json(folder / "comparison.json", results)
     for name, rung in results["rungs"].items():
         l0, fvu = (_line(rung.get(key)) for key in ("l0", "fvu"))
-        say(f"  {name} ({len(rung['runs'])}): L0 {l0}, FVU {fvu}")
-    say(f"figures in {folder / 'comparison.json'}")
+        log_info(f"  {name} ({len(rung['runs'])}): L0 {l0}, FVU {fvu}")
+    log_info(f"figures in {folder / 'comparison.json'}")
 
 
 def _evaluated(runs: str, name: str) -> EvaluatedRun:

@@ -12,7 +12,7 @@ import wandb
 from sae_dist.apps import command
 from sae_dist.apps.runs import finished_run
 from sae_dist.common.errors import UserError
-from sae_dist.common.log import say
+from sae_dist.common.log import log_info
 from sae_dist.config import DashboardConfig
 from sae_dist.report import load
 from sae_dist.report.dashboard import workspace
@@ -40,4 +40,4 @@ def dashboard_command(config: DashboardConfig) -> None:
             f"W&B refused the dashboard ({error}); log in with `wandb login`, and upload the run "
             f"first: `wandb sync {folder / 'wandb'}`"
         ) from error
-    say(f"dashboard in {made.url}")
+    log_info(f"dashboard in {made.url}")

@@ -23,7 +23,7 @@ from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.common.errors import UserError
 from sae_dist.common.figures import shown
 from sae_dist.common.files import write_json
-from sae_dist.common.log import say
+from sae_dist.common.log import log_info
 from sae_dist.config import EvaluateConfig
 from sae_dist.evaluate import evaluate
 from sae_dist.evaluate.config import check
@@ -57,13 +57,13 @@ def evaluate_command(config: EvaluateConfig) -> None:
         results = evaluate(folder, source, lm, config, world) | {"transfer": transferred}
         on_first_rank(None, lambda: write_json(folder / "evaluation.json", results))
     for name, figures in results["rungs"].items():
-        say(f"  {name}: {_line(figures)}")
+        log_info(f"  {name}: {_line(figures)}")
     if transferred is not None:
         for name, figures in transferred["rungs"].items():
             here = figures["rollout"]
             fvu, delta = (shown(here[key], ".3f") for key in ("fvu", "delta_loss"))
-            say(f"  {name} on rollouts: FVU {fvu}, delta loss {delta}")
-    say(f"figures in {folder / 'evaluation.json'}")
+            log_info(f"  {name} on rollouts: FVU {fvu}, delta loss {delta}")
+    log_info(f"figures in {folder / 'evaluation.json'}")
 
 
 def _check_coders(config: EvaluateConfig, coders: dict[str, dict[str, Any]]) -> None:
@@ -84,7 +84,7 @@ def _check_source(config: EvaluateConfig, source: ActivationSource) -> None:
             source.about["lm"], config.lm_name, trust_remote_code=config.lm_trust_remote_code
         )
     if config.max_sequences is not None and config.max_sequences > source.num_held_out:
-        say(
+        log_info(
             f"max_sequences={config.max_sequences}: {source.num_held_out} are held out, and all "
             "of them are read"
         )

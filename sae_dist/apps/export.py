@@ -16,7 +16,7 @@ from sae_dist.apps.runs import coders_of, finished_run
 from sae_dist.coders import load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import read_json
-from sae_dist.common.log import say
+from sae_dist.common.log import log_info
 from sae_dist.config import ExportConfig
 from sae_dist.interop import (
     FORMATS,
@@ -47,12 +47,12 @@ def export_command(config: ExportConfig) -> None:
     for where, description in places.items():
         coder = load_coder(run / "coders" / description["rung"])
         module.write(folder / where, coder, description["about"])
-        say(f"  {description['rung']}: {folder / where}")
+        log_info(f"  {description['rung']}: {folder / where}")
     card = write_card(folder, config.to, run.name, config.push, places, figures)
     if config.push is not None:
         files = [card, *(folder / where / file for where in places for file in module.FILES)]
-        say(f"pushed to {push(folder, files, config.to, config.push, private=config.private)}")
-    say(f"coders for {module.TITLE} in {folder}")
+        log_info(f"pushed to {push(folder, files, config.to, config.push, private=config.private)}")
+    log_info(f"coders for {module.TITLE} in {folder}")
 
 
 def _described(run: Path, names: list[str] | None) -> dict[str, dict[str, Any]]:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from sae_dist.apps import command
 from sae_dist.common.errors import UserError
-from sae_dist.common.files import write_whole
-from sae_dist.common.log import say
+from sae_dist.common.files import atomic_path
+from sae_dist.common.log import log_info
 from sae_dist.config import FilesConfig, launch_folder
 
 _SHIPPED = ("accelerate", "slurm", "first_run.sh")  # what of `launch/` pyproject.toml packs
@@ -36,9 +36,9 @@ def files_command(config: FilesConfig) -> None:
             "move it away, or name another folder: to=…"
         )
     for path in paths:
-        with write_whole(to / path) as temporary:
+        with atomic_path(to / path) as temporary:
             shutil.copy(source / path, temporary)  # with its permissions: scripts can be run
-    say(f"{len(paths)} files in {to}")
+    log_info(f"{len(paths)} files in {to}")
 
 
 def _files(source: Path) -> Iterator[Path]:

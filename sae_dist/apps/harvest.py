@@ -23,7 +23,7 @@ from sae_dist.apps import command
 from sae_dist.apps.pinned import pinned_sources
 from sae_dist.common.disk import check_disk
 from sae_dist.common.errors import UserError
-from sae_dist.common.log import say, warn
+from sae_dist.common.log import log_info, warn
 from sae_dist.config import HarvestConfig
 from sae_dist.harvest import (
     Processes,
@@ -41,7 +41,7 @@ from sae_dist.lm import (
     foresee,
     load_lm,
     load_sliced_lm,
-    load_spread_lm,
+    load_zero3_lm,
     resolve,
     site_widths,
     sliced_sites,
@@ -77,7 +77,7 @@ def harvest_command(config: HarvestConfig) -> None:
     if team is not None:
         lm = load_sliced_lm(lm_config)
     else:
-        lm = load_spread_lm(lm_config) if is_zero3 else load_lm(lm_config, device)
+        lm = load_zero3_lm(lm_config) if is_zero3 else load_lm(lm_config, device)
     sites = [resolve(lm.model, name) for name in config.sites]
     join = dict.fromkeys(sliced_sites(lm.model, sites), join_slices) if team is not None else {}
     truncate(lm.model, sites)
@@ -90,11 +90,11 @@ def harvest_command(config: HarvestConfig) -> None:
     _check_store(config, widths)
     writer = _writer(config, text, lm, widths)
     if processes.decide(lambda: writer.sealed):  # another job may seal it now
-        say(f"{config.store} is sealed already: nothing to do")
+        log_info(f"{config.store} is sealed already: nothing to do")
     else:
         _fill(config, text, lm, writer, capture, processes)
         if processes.rank == 0:
-            say(f"sealed {config.store}{_dropped(writer)}")
+            log_info(f"sealed {config.store}{_dropped(writer)}")
     if dist.is_initialized():
         dist.destroy_process_group()
 

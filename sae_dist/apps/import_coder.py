@@ -12,9 +12,9 @@ Reads what SAELens, sparsify, Gemma Scope and dictionary_learning write; which o
 from pathlib import Path
 
 from sae_dist.apps import command
-from sae_dist.common.log import say
+from sae_dist.common.log import log_info
 from sae_dist.config import ImportConfig
-from sae_dist.interop import take_over
+from sae_dist.interop import import_foreign
 
 
 def main() -> None:
@@ -25,6 +25,6 @@ def main() -> None:
 def import_coder_command(config: ImportConfig) -> None:
     """Read the coder and write it, unless one is there."""
     to = Path(config.to)
-    found = take_over(config.path, to, config.site, config.target, config.form)
+    found = import_foreign(config.path, to, config.site, config.target, config.form)
     shape = f"{found['d_in']} → {found['config']['num_latents']} → {found['d_out']}"
-    say(f"{found['config']['kind']} {found['config']['form']}, {shape}, in {to}")
+    log_info(f"{found['config']['kind']} {found['config']['form']}, {shape}, in {to}")

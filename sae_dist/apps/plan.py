@@ -26,7 +26,7 @@ from sae_dist.apps.rungs import chosen_rungs
 from sae_dist.apps.terminal import show
 from sae_dist.common.disk import free_bytes
 from sae_dist.common.files import write_json
-from sae_dist.common.log import say
+from sae_dist.common.log import log_info
 from sae_dist.config import HarvestConfig, PlanConfig, TrainConfig
 from sae_dist.live import check_live
 from sae_dist.lm import LMSize, lm_size
@@ -62,7 +62,7 @@ def plan_command(config: PlanConfig) -> None:
         to = Path(config.to)
         to.parent.mkdir(parents=True, exist_ok=True)
         write_json(to, plain)
-        say(f"as JSON in {to}")
+        log_info(f"as JSON in {to}")
 
 
 def make_plan(overrides: list[str], machine: MachineConfig, measured: list[str]) -> Plan:

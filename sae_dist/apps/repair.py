@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from sae_dist.apps.harvest import read_text
 from sae_dist.apps.harvested import load_harvested
 from sae_dist.common.errors import UserError
-from sae_dist.common.log import say
+from sae_dist.common.log import log_info
 from sae_dist.config import VerifyConfig
 from sae_dist.harvest import StagingBuffer, round_of
 from sae_dist.lm import LM, Capture, compile_layers, resolve, truncate
@@ -30,14 +30,14 @@ def repair(config: VerifyConfig, audit: Audit) -> None:
     store = Repair(audit)
     if not store.is_sealed:
         store.withdraw()
-        say("the store is not sealed: start its harvest again to go on")
+        log_info("the store is not sealed: start its harvest again to go on")
         return
     lm = _load_lm(config, store.manifest.settings) if store.bad_units else None
     store.mend_records()
     if lm is not None:
         _harvest(config, store, lm)
     if not store.finish():
-        say(
+        log_info(
             "warning: the new activations differ from those of before (another device or library); "
             "the store is whole, but runs on it cannot be resumed"
         )
@@ -78,7 +78,7 @@ def _harvest(config: VerifyConfig, store: Repair, lm: LM) -> None:
     shape = (settings.shard_sequences, settings.sequence_length)
     buffer = StagingBuffer(settings.widths, shape, settings.dtype, device)
     for unit, ids_NS, trainable_NS in tokens:
-        say(f"harvesting unit {unit} again")
+        log_info(f"harvesting unit {unit} again")
         round_ = round_of({unit: len(ids_NS)}, settings.provenance["batch_sequences"], 0)
         for batch in round_.batches:
             buffer.put(

@@ -7,7 +7,7 @@ It draws what is there: without an evaluation, the training curves alone.
 
 from sae_dist.apps import command
 from sae_dist.apps.runs import finished_run
-from sae_dist.common.log import say
+from sae_dist.common.log import log_info
 from sae_dist.config import ReportConfig
 from sae_dist.report import load, write_report
 
@@ -20,4 +20,4 @@ def main() -> None:
 def report_command(config: ReportConfig) -> None:
     """Read a run's files and write its page."""
     folder, _ = finished_run(config.runs, config.run)
-    say(f"report in {write_report(load(folder), folder / 'report' / 'index.html')}")
+    log_info(f"report in {write_report(load(folder), folder / 'report' / 'index.html')}")

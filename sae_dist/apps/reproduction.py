@@ -22,7 +22,7 @@ from sae_dist.apps import command
 from sae_dist.apps.runs import run_folder
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import read_json, write_atomic
-from sae_dist.common.log import say
+from sae_dist.common.log import log_info
 from sae_dist.config import ReproductionConfig
 from sae_dist.reproduce.claims import CLAIMS
 from sae_dist.reproduce.document import Circumstances, render, replace_part
@@ -52,8 +52,8 @@ def reproduction_command(config: ReproductionConfig) -> None:
     part = render(CLAIMS, evaluations, circumstances)
     write_atomic(document, replace_part(document.read_text(), part).encode())
     for claim in CLAIMS:
-        say(f"  {claim.title}: {summarise(claim.over(evaluations))}")
-    say(f"tables in {document}")
+        log_info(f"  {claim.title}: {summarise(claim.over(evaluations))}")
+    log_info(f"tables in {document}")
 
 
 def _evaluation(runs: str, name: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from sae_dist.apps import command
 from sae_dist.apps.terminal import show
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_json
-from sae_dist.common.log import say
+from sae_dist.common.log import log_info
 from sae_dist.config import SelftestConfig
 from sae_dist.parallel import World, start_world
 from sae_dist.selftest import CHECKS, Job, Place, Result, perform, table
@@ -91,7 +91,7 @@ def _conclude(folder: Path, results: list[Result], keep: bool) -> None:
         },
     )
     show(table(results))
-    say(f"as JSON in {folder / _RECORD}")
+    log_info(f"as JSON in {folder / _RECORD}")
 
 
 if __name__ == "__main__":

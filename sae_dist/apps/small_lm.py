@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sae_dist.apps import command
 from sae_dist.common.errors import UserError
-from sae_dist.common.log import say
+from sae_dist.common.log import log_info
 from sae_dist.config import SmallLMRootConfig
 from sae_dist.lm import train_small_lm
 from sae_dist.text import texts
@@ -25,7 +25,7 @@ def small_lm_command(config: SmallLMRootConfig) -> None:
     """Train the model, unless the folder holds one."""
     folder = Path(config.folder)
     if (folder / "config.json").is_file():
-        say(f"{folder} holds a model already: nothing to do")
+        log_info(f"{folder} holds a model already: nothing to do")
         return
     if config.text.template is not None:
         raise UserError(

@@ -21,9 +21,9 @@ from sae_dist.apps.live import open_live
 from sae_dist.apps.rungs import chosen_rungs
 from sae_dist.apps.runs import run_folder
 from sae_dist.apps.sources import open_source
-from sae_dist.common.disk import tell_unwritten
+from sae_dist.common.disk import explain_disk_errors
 from sae_dist.common.files import write_atomic
-from sae_dist.common.log import say
+from sae_dist.common.log import log_info
 from sae_dist.config import TrainConfig
 from sae_dist.parallel import start_world
 from sae_dist.stream import ActivationSource
@@ -51,7 +51,7 @@ def train_command(config: TrainConfig) -> None:
             start_world() as world,
             ending_signals(),  # to the end: torchrun sends one to all when a process has failed
             Watch(world, config.watch) as watch,
-            tell_unwritten(folder),  # before the watch tells the others
+            explain_disk_errors(folder),  # before the watch tells the others
         ):
             source: ActivationSource
             if config.store == LIVE:
@@ -68,5 +68,5 @@ def train_command(config: TrainConfig) -> None:
                 write_atomic(written, OmegaConf.to_yaml(training.config).encode())
             training.run()
     except Preempted as ending:
-        say(str(ending))
+        log_info(str(ending))
         sys.exit(REQUEUE)

@@ -9,7 +9,7 @@ what is bad: from what is whole where that says it all, else by harvesting bad u
 from sae_dist.apps import command
 from sae_dist.apps.repair import repair
 from sae_dist.common.errors import UserError
-from sae_dist.common.log import say
+from sae_dist.common.log import log_info
 from sae_dist.config import VerifyConfig
 from sae_dist.store import Audit, audit
 
@@ -30,7 +30,7 @@ def verify_command(config: VerifyConfig) -> None:
             f"faults found in {config.store}: {len(found.faults)}; restore what is named above"
         )
     said = "is whole" if found.is_sealed else "is whole as far as it goes"
-    say(f"{config.store} {said}")
+    log_info(f"{config.store} {said}")
 
 
 def _audit(config: VerifyConfig, full: bool) -> Audit:
@@ -41,14 +41,18 @@ def _audit(config: VerifyConfig, full: bool) -> Audit:
         max_shard_bytes=int(config.max_shard_gib * 2**30),
     )
     for fault in found.faults:
-        say(str(fault))
+        log_info(str(fault))
     for leftover in found.leftovers:
-        say(f"warning: found {leftover}, which a killed writer left; delete it if none is running")
+        log_info(
+            f"warning: found {leftover}, which a killed writer left; delete it if none is running"
+        )
     rate = found.num_bytes / 1e9 / max(found.seconds, 1e-9)
     looked = f"{found.num_files} files looked at in {found.seconds:.1f} s"
     if full:
         looked += f": {found.num_bytes / 1e9:.3g} GB at {rate:.2f} GB/s"
-    say(looked)
+    log_info(looked)
     if not found.is_sealed:
-        say(f"not sealed: {found.num_committed} of {found.num_units or '?'} units are committed")
+        log_info(
+            f"not sealed: {found.num_committed} of {found.num_units or '?'} units are committed"
+        )
     return found

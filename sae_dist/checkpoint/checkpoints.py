@@ -33,7 +33,7 @@ from sae_dist.checkpoint.save import first_failure, remove, write_checkpoint
 from sae_dist.checkpoint.seal import RECORD, REMEDY, check_files, read_record
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_atomic
-from sae_dist.common.log import say
+from sae_dist.common.log import log_info
 from sae_dist.common.settings import validate
 
 LATEST = "latest"
@@ -85,7 +85,7 @@ class Checkpoints:
         began = time.perf_counter()
         self.finish()
         if (waited := time.perf_counter() - began) > _LONG_SECONDS:
-            say(
+            log_info(
                 f"step {step} waited {waited:.1f} s for the checkpoint before it to be written; "
                 "choose a larger checkpoint.every_steps"
             )
@@ -129,7 +129,7 @@ class Checkpoints:
         try:
             self.finish()
         except Exception as failure:  # what ended the training matters more
-            say(f"warning: {failure}")
+            log_info(f"warning: {failure}")
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint: the one `latest` names, or failing that the last."""
@@ -167,14 +167,14 @@ class Checkpoints:
 
     def _newest(self) -> Path | None:
         for path in self._unfinished():
-            say(f"warning: {path} did not finish; it is not read, and goes at the next save")
+            log_info(f"warning: {path} did not finish; it is not read, and goes at the next save")
         complete = self._complete()
         pointer = self.folder / LATEST
         if (pointer.exists() or pointer.is_symlink()) and complete:
             named = _named(pointer, complete)
             if named:
                 return named
-            say(f"warning: {pointer} names no complete checkpoint; using {complete[-1].name}")
+            log_info(f"warning: {pointer} names no complete checkpoint; using {complete[-1].name}")
         return complete[-1] if complete else None
 
     def _write(self, step: int, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:

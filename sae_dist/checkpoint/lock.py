@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from sae_dist.common.errors import UserError
-from sae_dist.common.log import say
+from sae_dist.common.log import log_info
 
 LOCK = "lock"
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
@@ -35,7 +35,7 @@ def hold(folder: Path) -> None:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _NO_LOCKS:
-            say(f"warning: {folder} has no file locks: take care that one job alone uses it")
+            log_info(f"warning: {folder} has no file locks: take care that one job alone uses it")
             return
         if error.errno not in _HELD_BY_OTHERS:
             raise

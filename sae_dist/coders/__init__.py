@@ -6,13 +6,13 @@ from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
     from sae_dist.coders.coder import Coder
+    from sae_dist.coders.collectives import Collectives, SingleProcess
     from sae_dist.coders.config import CoderConfig, Form, Kind
     from sae_dist.coders.files import config_of, describe_coder, load_coder, save_coder, slice_of
     from sae_dist.coders.fold import fold, unfold
     from sae_dist.coders.frequency import FREQUENCY_EDGES, frequency_histogram
     from sae_dist.coders.initialise import initialise
-    from sae_dist.coders.losses import ROUNDING, Forward, spread, training_forward
-    from sae_dist.coders.placement import Placement, Whole
+    from sae_dist.coders.losses import ROUNDING, LossTerms, total_variance, training_forward
 
 __all__ = [
     "FREQUENCY_EDGES",
@@ -20,10 +20,10 @@ __all__ = [
     "Coder",
     "CoderConfig",
     "Form",
-    "Forward",
+    "LossTerms",
     "Kind",
-    "Placement",
-    "Whole",
+    "Collectives",
+    "SingleProcess",
     "config_of",
     "describe_coder",
     "fold",
@@ -32,7 +32,7 @@ __all__ = [
     "load_coder",
     "save_coder",
     "slice_of",
-    "spread",
+    "total_variance",
     "training_forward",
     "unfold",
 ]

@@ -6,23 +6,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from sae_dist.coders.collectives import Collectives, SingleProcess
 from sae_dist.coders.config import CoderConfig, Form, Kind
-from sae_dist.coders.placement import Placement, Whole
 from sae_dist.coders.select import batch_top_k, batch_top_k_code, top_k, top_k_code
 from sae_dist.common.errors import UserError
 from sae_dist.common.settings import validate
 from sae_dist.kernels import (
-    Code,
     DensePass,
     Encoder,
     GradientForm,
-    above,
-    chosen_pass,
+    SparsePattern,
+    aux_pass,
     decode,
     dense_jumprelu,
     encode,
     jumprelu,
     search_dtype,
+    threshold_candidates,
 )
 
 _DENSE_SHARE = 8  # beyond one entry in so many, dense arithmetic is faster than sparse
@@ -77,7 +77,7 @@ class Coder(nn.Module):
         self.config, self.d_in, self.d_out = config, d_in, d_out
         self.latents = latents or range(config.num_latents)
         self.pre_bias = config.form is Form.autoencoder if pre_bias is None else pre_bias
-        self.placement: Placement = Whole()
+        self.collectives: Collectives = SingleProcess()
         self.is_exact, self.gradients, self.expected_threshold = True, GradientForm(), 0.0
         self._encoder: Encoder | None = None
         self._encoder_is_of: tuple[int, int] | None = None
@@ -101,9 +101,9 @@ class Coder(nn.Module):
 
     def centred(self, x_BD: Tensor) -> Tensor:
         """What the encoder reads [B, D]: x - b_dec with `pre_bias`, else x itself."""
-        return x_BD - self.placement.to_latents(self.b_dec) if self.pre_bias else x_BD
+        return x_BD - self.collectives.to_latents(self.b_dec) if self.pre_bias else x_BD
 
-    def candidates(self, x_BD: Tensor, k: int) -> tuple[Code, Tensor] | None:
+    def candidates(self, x_BD: Tensor, k: int) -> tuple[SparsePattern, Tensor] | None:
         """The entries that a training step can depend on, and their pre-activations [N].
 
         With TopK and BatchTopK those that fire, with JumpReLU also those in the kernel's window;
@@ -129,7 +129,7 @@ class Coder(nn.Module):
         weights = self.W_enc, self.b_enc, centre_D, self.threshold, self.W_dec
         return dense_jumprelu(x_BD, *weights, self.config.bandwidth)
 
-    def decode_chosen(
+    def decode_aux(
         self, x_BD: Tensor, chosen: Tensor, num_chosen: int, select: Callable[[Tensor], Tensor]
     ) -> Tensor:
         """What these latents of this slice alone decode to [B, E], in the search's dtype.
@@ -142,26 +142,26 @@ class Coder(nn.Module):
         """
         x_BD, centre_D = self._centred(x_BD)
         weights = self.W_enc, self.b_enc, centre_D, self.W_dec
-        return chosen_pass(x_BD, *weights, chosen, num_chosen, select, search_dtype(self.W_enc))
+        return aux_pass(x_BD, *weights, chosen, num_chosen, select, search_dtype(self.W_enc))
 
     def _centred(self, x_BD: Tensor) -> tuple[Tensor, Tensor]:
         """x - c without gradient, and c, which has it."""
         if not self.pre_bias:
             return x_BD, torch.zeros_like(x_BD[0])
-        centre_D = self.placement.to_latents(self.b_dec)
+        centre_D = self.collectives.to_latents(self.b_dec)
         return x_BD - centre_D.detach(), centre_D
 
     @torch.no_grad()
-    def _find(self, x_BD: Tensor, k: int) -> tuple[Code, Tensor] | None:
+    def _find(self, x_BD: Tensor, k: int) -> tuple[SparsePattern, Tensor] | None:
         if self.threshold is not None:
             limit = len(x_BD) * len(self.W_enc) // _DENSE_SHARE
             floor_F = self.threshold - self.config.bandwidth / 2
-            return above(x_BD, self.encoder(), floor_F, limit)
+            return threshold_candidates(x_BD, self.encoder(), floor_F, limit)
         if self.config.kind is Kind.topk:
-            return top_k_code(x_BD, self.encoder(), k, self.placement)
+            return top_k_code(x_BD, self.encoder(), k, self.collectives)
         assert self.inference_threshold is not None
         guess = self.expected_threshold if k == self.config.k else 0.0
-        return batch_top_k_code(x_BD, self.encoder(), k, guess, self.placement)
+        return batch_top_k_code(x_BD, self.encoder(), k, guess, self.collectives)
 
     def encoder(self) -> Encoder:
         """The encoder as the search for its entries reads it; made anew when W_enc has changed."""
@@ -185,9 +185,9 @@ class Coder(nn.Module):
         if self.threshold is not None:
             return jumprelu(z_BF, self.threshold, self.config.bandwidth)
         if self.config.kind is Kind.topk:
-            return torch.where(top_k(z_BF, self.config.k, self.placement), z_BF, 0.0)
+            return torch.where(top_k(z_BF, self.config.k, self.collectives), z_BF, 0.0)
         if self.training:
-            return torch.where(batch_top_k(z_BF, self.config.k, self.placement), z_BF, 0.0)
+            return torch.where(batch_top_k(z_BF, self.config.k, self.collectives), z_BF, 0.0)
         assert self.inference_threshold is not None
         return torch.where(z_BF > self.inference_threshold.to(z_BF.dtype), z_BF, 0.0)
 
@@ -197,33 +197,33 @@ class Coder(nn.Module):
 
     def decode(self, acts_BF: Tensor) -> Tensor:
         """W_decᵀ f + b_dec [B, E]; a skip transcoder adds W_skip x to it in `forward`."""
-        return self.placement.sum_latents(acts_BF @ self.W_dec) + self.b_dec
+        return self.collectives.sum_latents(acts_BF @ self.W_dec) + self.b_dec
 
     def reconstruct(self, acts_BF: Tensor, x_BD: Tensor) -> Tensor:
         """ŷ [B, E] from the latents' activations and the input."""
-        return self.assemble(self.placement.sum_latents(acts_BF @ self.W_dec), x_BD)
+        return self.assemble(self.collectives.sum_latents(acts_BF @ self.W_dec), x_BD)
 
     @torch.no_grad()
-    def encode_sparse(self, x_BD: Tensor) -> tuple[Code, Tensor]:
+    def encode_sparse(self, x_BD: Tensor) -> tuple[SparsePattern, Tensor]:
         """What `encode` gives at inference, without gradient: the pattern and the values [N]."""
         if self.pre_bias:
             x_BD = x_BD - self.b_dec
         if self.config.kind is Kind.topk:
-            return top_k_code(x_BD, self.encoder(), self.config.k, self.placement)
+            return top_k_code(x_BD, self.encoder(), self.config.k, self.collectives)
         threshold = self.inference_threshold if self.threshold is None else self.threshold
         assert threshold is not None
         floor_F = threshold.to(x_BD.dtype).expand(len(self.W_enc))
-        found = above(x_BD, self.encoder(), floor_F, limit=len(x_BD) * len(floor_F))
+        found = threshold_candidates(x_BD, self.encoder(), floor_F, limit=len(x_BD) * len(floor_F))
         assert found is not None
         return found
 
-    def decode_sparse(self, code: Code, acts_N: Tensor) -> Tensor:
+    def decode_sparse(self, code: SparsePattern, acts_N: Tensor) -> Tensor:
         """What this slice of the latents decodes to [B, E], from the entries of a pattern."""
         return decode(acts_N, self.W_dec, code, self.gradients)
 
-    def reconstruct_sparse(self, code: Code, acts_N: Tensor, x_BD: Tensor) -> Tensor:
+    def reconstruct_sparse(self, code: SparsePattern, acts_N: Tensor, x_BD: Tensor) -> Tensor:
         """ŷ [B, E] from the activations at the entries of a pattern, and the input."""
-        decoded_BE = self.placement.sum_latents(self.decode_sparse(code, acts_N))
+        decoded_BE = self.collectives.sum_latents(self.decode_sparse(code, acts_N))
         return self.assemble(decoded_BE, x_BD)
 
     def assemble(self, decoded_BE: Tensor, x_BD: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import CoderConfig, Form, Kind
 from sae_dist.common.errors import UserError, one_line
-from sae_dist.common.files import described_by, read_json, write_whole
+from sae_dist.common.files import atomic_path, described_by, read_json
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "coder.safetensors", "coder.json"
@@ -42,7 +42,7 @@ def save_coder(
     whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     with (
         described_by(folder / DESCRIPTION, description),
-        write_whole(folder / WEIGHTS) as temporary,
+        atomic_path(folder / WEIGHTS) as temporary,
     ):
         save_file(whole, temporary)
 

@@ -31,7 +31,7 @@ def fold(coder: Coder, scale: float) -> Coder:
         dtype=coder.W_enc.dtype,
         device=coder.W_enc.device,
     )
-    folded.placement = coder.placement
+    folded.collectives = coder.collectives
     folded.load_state_dict(coder.state_dict())
     if coder.pre_bias:
         folded.b_enc.sub_(coder.W_enc @ coder.b_dec)

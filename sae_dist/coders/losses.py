@@ -18,7 +18,7 @@ ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pass:
+class Decoded:
     """One batch through a coder.
 
     Attributes:
@@ -35,9 +35,9 @@ class Pass:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Forward:
+class LossTerms:
     """A batch's loss with its parts, its FVU (NaN: the target does not vary) and L0, and what fired
-    here (see `Pass`).
+    here (see `Decoded`).
     """
 
     loss: Tensor
@@ -56,7 +56,7 @@ def training_forward(
     sparsity_coefficient: float,
     dead_F: Tensor,
     num_dead: int,
-) -> Forward:
+) -> LossTerms:
     """Encode, decode and compute the loss of one (part of a) batch of normalised activations.
 
     The mean squared error takes the FVU's place in the loss of a batch whose target does not vary.
@@ -68,10 +68,10 @@ def training_forward(
         dead_F: bool, which of the coder's latents are dead; read by AuxK.
         num_dead: how many latents are dead in all slices together.
     """
-    num_rows = len(x_BD) * coder.placement.num_parts
+    num_rows = len(x_BD) * coder.collectives.num_parts
     here, sums = _sums(coder, x_BD, y_BE, dead_F, num_dead)
-    totals = coder.placement.sum_rows(sums)
-    variation = spread(totals["target"], num_rows)
+    totals = coder.collectives.sum_rows(sums)
+    variation = total_variance(totals["target"], num_rows)
     scale = torch.where(variation == 0, num_rows, variation)
     l0 = totals["active"] / num_rows
     if coder.config.kind is Kind.jumprelu:
@@ -82,11 +82,11 @@ def training_forward(
     if "multi_topk" in totals:  # Gao et al. 2024, section 4.3
         parts["multi_topk"] = totals["multi_topk"] / scale / 8
     if "aux_k" in totals:  # Gao et al. 2024, App. A.2
-        left = spread(totals["aux_k_target"], num_rows)
+        left = total_variance(totals["aux_k_target"], num_rows)
         aux = totals["aux_k"] / torch.where(left == 0, torch.inf, left)  # nothing to explain
         share = min(num_dead / coder.config.aux_k, 1.0)
         parts["aux_k"] = coder.config.aux_coefficient * share * aux
-    return Forward(
+    return LossTerms(
         loss=torch.stack(list(parts.values())).sum(),
         parts={name: part.detach() for name, part in parts.items()},
         fvu=torch.where(variation == 0, torch.nan, totals["error"] / variation).detach(),
@@ -98,22 +98,22 @@ def training_forward(
 
 def _sums(
     coder: Coder, x_BD: Tensor, y_BE: Tensor, dead_F: Tensor, num_dead: int
-) -> tuple[Pass, dict[str, Tensor]]:
+) -> tuple[Decoded, dict[str, Tensor]]:
     """The coder's pass, and all that its loss needs summed over the rows, by name in float64.
 
     What one pass decodes to is summed over the slices while the next ones are computed.
     """
-    config, placement = coder.config, coder.placement
+    config, collectives = coder.config, coder.collectives
     here, wide, guess = run(coder, x_BD, config.k), None, None
     if config.uses_multi_topk:
         wide = run(coder, x_BD, min(4 * config.k, config.num_latents))
     if config.uses_aux_k and num_dead:  # last: autograd adds to its few rows in place
-        guess = aux_k_guess(coder, x_BD, dead_F, num_dead)
+        guess = aux_k_reconstruction(coder, x_BD, dead_F, num_dead)
     sums = {"target": moments(y_BE)}
 
     error_BE = y_BE - coder.assemble(here.decoded(), x_BD)
     sums["error"] = square_sum(error_BE)
-    sums["active"] = placement.sum_latents(here.num_active.double())
+    sums["active"] = collectives.sum_latents(here.num_active.double())
     if wide is not None:
         sums["multi_topk"] = square_sum(y_BE - coder.assemble(wide.decoded(), x_BD))
     if guess is not None:
@@ -123,7 +123,7 @@ def _sums(
     return here, sums
 
 
-def run(coder: Coder, x_BD: Tensor, k: int) -> Pass:
+def run(coder: Coder, x_BD: Tensor, k: int) -> Decoded:
     """One batch through the coder, touching only what matters; densely while most does."""
     found = coder.candidates(x_BD, k)
     if found is None:
@@ -136,19 +136,19 @@ def run(coder: Coder, x_BD: Tensor, k: int) -> Pass:
         acts_N = jumprelu(z_N, threshold_N, coder.config.bandwidth)
         num_active = step(z_N, threshold_N, coder.config.bandwidth).sum()
     fires_N = acts_N.detach() > 0
-    return Pass(
-        decoded=coder.placement.sum_latents_later(coder.decode_sparse(code, acts_N)),
+    return Decoded(
+        decoded=coder.collectives.start_sum_latents(coder.decode_sparse(code, acts_N)),
         num_active=num_active,
         fired_F=torch.bincount(code.latents_N[fires_N], minlength=code.num_latents),
         least=_least(acts_N.detach()[fires_N]),
     )
 
 
-def _dense_pass(coder: Coder, x_BD: Tensor) -> Pass:
+def _dense_pass(coder: Coder, x_BD: Tensor) -> Decoded:
     """A JumpReLU's first steps: TopK and BatchTopK always find their few entries."""
     decoded_BE, num_active, fired_F, least = coder.decode_densely(x_BD)
-    return Pass(
-        decoded=coder.placement.sum_latents_later(decoded_BE),
+    return Decoded(
+        decoded=coder.collectives.start_sum_latents(decoded_BE),
         num_active=num_active,
         fired_F=fired_F,
         least=least,
@@ -189,7 +189,7 @@ def moments(y_BE: Tensor) -> Tensor:
     return torch.cat([len(y_BE) * mean_E.double(), squares[None]])
 
 
-def spread(moments: Tensor, num_rows: int | Tensor) -> Tensor:
+def total_variance(moments: Tensor, num_rows: int | Tensor) -> Tensor:
     """Σ‖y-ȳ‖² with ȳ the mean of all rows, from their moments: an FVU's denominator.
 
     0 where rounding alone could leave as much of rows that are all equal.
@@ -206,22 +206,24 @@ def l0_penalty(l0: Tensor, target: float | None) -> Tensor:
     return l0 if target is None else (2 / target) * (l0 - target) ** 2
 
 
-def aux_k_guess(coder: Coder, x_BD: Tensor, dead_F: Tensor, num_dead: int) -> Callable[[], Tensor]:
+def aux_k_reconstruction(
+    coder: Coder, x_BD: Tensor, dead_F: Tensor, num_dead: int
+) -> Callable[[], Tensor]:
     """What the strongest dead latents make of the error (Gao et al. 2024, App. A.2).
 
     `ê = W_decᵀ ReLU(TopK_aux of the dead latents' z)` [B, E], without b_dec; its sum over the
     slices is on its way. In the dtype of the search: this is a nudge for latents that do not fire,
     not what they give when they do.
     """
-    config, placement = coder.config, coder.placement
+    config, collectives = coder.config, coder.collectives
     dead = dead_F.nonzero().flatten()
     scale_d = _tie_breaking(dead + coder.latents.start, config.num_latents)
 
     def select(z_bd: Tensor) -> Tensor:
         is_rounded = z_bd.dtype is torch.bfloat16
-        return top_k(z_bd * scale_d if is_rounded else z_bd, config.aux_k, placement)
+        return top_k(z_bd * scale_d if is_rounded else z_bd, config.aux_k, collectives)
 
-    return placement.sum_latents_later(coder.decode_chosen(x_BD, dead, num_dead, select))
+    return collectives.start_sum_latents(coder.decode_aux(x_BD, dead, num_dead, select))
 
 
 def _tie_breaking(latents_d: Tensor, num_latents: int) -> Tensor:

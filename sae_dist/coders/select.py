@@ -8,8 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sae_dist.coders.placement import Placement
-from sae_dist.kernels import Code, Encoder, above, kth_largest, largest
+from sae_dist.coders.collectives import Collectives
+from sae_dist.kernels import (
+    Encoder,
+    SparsePattern,
+    kth_largest,
+    threshold_candidates,
+    topk_candidates,
+)
 
 _GUESSED_SHARE = 0.95  # of a guessed threshold: what lies below is not looked at
 _GUESSED_MOST = 16  # times k a row: more candidates than that cost more than another way
@@ -17,14 +23,14 @@ _FAILED = 2**48  # more than there can be candidates
 
 
 @torch.no_grad()
-def top_k(z_BF: Tensor, k: int, placement: Placement) -> Tensor:
+def top_k(z_BF: Tensor, k: int, collectives: Collectives) -> Tensor:
     """Mask [B, F] of the k largest positive pre-activations of each row, over all latents."""
     own_BK = z_BF.topk(min(k + 1, z_BF.shape[1]), dim=1, sorted=False).values
-    kth_B1, num_B1, room_B1 = _kth_of_rows(own_BK, k, placement)
+    kth_B1, num_B1, room_B1 = _kth_of_rows(own_BK, k, collectives)
     mask_BF = (z_BF >= kth_B1) & (z_BF > 0)
     if (num_B1 > k).any():
         ties_BF = mask_BF & (z_BF == kth_B1)
-        num_before_B1 = placement.before_latents(ties_BF.sum(1, keepdim=True))
+        num_before_B1 = collectives.exclusive_sum_latents(ties_BF.sum(1, keepdim=True))
         tied_T = (num_B1 > k).flatten().nonzero().flatten()
         places_TF = num_before_B1[tied_T] + ties_BF[tied_T].cumsum(1, dtype=torch.int32)
         mask_BF[tied_T] &= ~ties_BF[tied_T] | (places_TF <= room_B1[tied_T])
@@ -32,28 +38,30 @@ def top_k(z_BF: Tensor, k: int, placement: Placement) -> Tensor:
 
 
 @torch.no_grad()
-def top_k_code(x_BD: Tensor, encoder: Encoder, k: int, placement: Placement) -> tuple[Code, Tensor]:
+def top_k_code(
+    x_BD: Tensor, encoder: Encoder, k: int, collectives: Collectives
+) -> tuple[SparsePattern, Tensor]:
     """What `top_k` keeps of z = x Wᵀ + b, as a pattern and its values [N]; z is never whole."""
-    code, z_N = largest(x_BD, encoder, k)
-    kth_B1, num_B1, room_B1 = _kth_of_rows(code.row_lists(z_N, k + 1), k, placement)
+    code, z_N = topk_candidates(x_BD, encoder, k)
+    kth_B1, num_B1, room_B1 = _kth_of_rows(code.row_lists(z_N, k + 1), k, collectives)
     kth_N = kth_B1.flatten()[code.rows_N]
     kept_N = (z_N >= kth_N) & (z_N > 0)
     if (num_B1 > k).any():
         ties_N = kept_N & (z_N == kth_N)
         place_N, ties_B = _places(ties_N, code)
-        num_before_B = placement.before_latents(ties_B)
+        num_before_B = collectives.exclusive_sum_latents(ties_B)
         kept_N &= ~ties_N | (num_before_B[code.rows_N] + place_N <= room_B1.flatten()[code.rows_N])
     return code.keep(kept_N, z_N)
 
 
-def _kth_of_rows(own_BK: Tensor, k: int, placement: Placement) -> tuple[Tensor, Tensor, Tensor]:
+def _kth_of_rows(own_BK: Tensor, k: int, collectives: Collectives) -> tuple[Tensor, Tensor, Tensor]:
     """Of each row, from each slice's k + 1 largest: the k-th largest positive value (0 if there are
     fewer), how many reach it (more than k if there are ties), and the room left for those equal.
 
     One candidate more than k shows ties that reach beyond a slice's own k.
     """
     own_BK = pad(own_BK, (0, k + 1 - own_BK.shape[1]))
-    candidates_BK = placement.join_latents(own_BK)
+    candidates_BK = collectives.all_gather_latents(own_BK)
     # From below: most often there is but one candidate more than k.
     num_least = candidates_BK.shape[1] - k + 1
     least_BK = candidates_BK.topk(num_least, dim=1, largest=False, sorted=False).values
@@ -63,21 +71,21 @@ def _kth_of_rows(own_BK: Tensor, k: int, placement: Placement) -> tuple[Tensor, 
 
 
 @torch.no_grad()
-def batch_top_k(z_BF: Tensor, k: int, placement: Placement) -> Tensor:
+def batch_top_k(z_BF: Tensor, k: int, collectives: Collectives) -> Tensor:
     """Mask [B, F] of the k·B largest positive pre-activations of the global batch of B rows.
 
     Bussmann et al. 2024; every part of the batch must have equally many rows.
     """
-    num_kept = k * len(z_BF) * placement.num_parts
-    kth, num_greater, num_equal = kth_largest(z_BF, num_kept, placement.count)
+    num_kept = k * len(z_BF) * collectives.num_parts
+    kth, num_greater, num_equal = kth_largest(z_BF, num_kept, collectives.count)
     mask_BF = (z_BF >= kth) & (z_BF > 0)
     if num_greater + num_equal > num_kept:
         ties_BF = mask_BF & (z_BF == kth)
         ties_B = ties_BF.sum(1)
-        ties_everywhere_B = placement.sum_latents(ties_B)
+        ties_everywhere_B = collectives.sum_latents(ties_B)
         rows_before_B = ties_everywhere_B.cumsum(0) - ties_everywhere_B
-        parts_before = placement.before_rows(ties_everywhere_B.sum())
-        num_before_B = parts_before + rows_before_B + placement.before_latents(ties_B)
+        parts_before = collectives.exclusive_sum_rows(ties_everywhere_B.sum())
+        num_before_B = parts_before + rows_before_B + collectives.exclusive_sum_latents(ties_B)
         room = num_kept - num_greater
         mask_BF &= ~ties_BF | (num_before_B[:, None] + ties_BF.cumsum(1) <= room)
     return mask_BF
@@ -85,26 +93,26 @@ def batch_top_k(z_BF: Tensor, k: int, placement: Placement) -> Tensor:
 
 @torch.no_grad()
 def batch_top_k_code(
-    x_BD: Tensor, encoder: Encoder, k: int, guess: float, placement: Placement
-) -> tuple[Code, Tensor]:
+    x_BD: Tensor, encoder: Encoder, k: int, guess: float, collectives: Collectives
+) -> tuple[SparsePattern, Tensor]:
     """What `batch_top_k` keeps of z = x Wᵀ + b, as a pattern and its values [N].
 
     `guess` (equal everywhere; 0 for none) is about what the threshold will be: the values above a
     part of it are looked at first. It changes the time this takes, never the result.
     """
-    num_kept = k * len(x_BD) * placement.num_parts
-    code, z_N, edge = _batch_candidates(x_BD, encoder, k, guess, num_kept, placement)
+    num_kept = k * len(x_BD) * collectives.num_parts
+    code, z_N, edge = _batch_candidates(x_BD, encoder, k, guess, num_kept, collectives)
     kth, num_greater, num_equal = edge
     kept_N = (z_N >= kth) & (z_N > 0)
     if num_greater + num_equal > num_kept:
         room = num_kept - num_greater
-        kept_N &= (z_N > kth) | _is_first(z_N == kth, code, room, placement)
+        kept_N &= (z_N > kth) | _is_first(z_N == kth, code, room, collectives)
     return code.keep(kept_N, z_N)
 
 
 def _batch_candidates(
-    x_BD: Tensor, encoder: Encoder, k: int, guess: float, num_kept: int, placement: Placement
-) -> tuple[Code, Tensor, tuple[Tensor, int, int]]:
+    x_BD: Tensor, encoder: Encoder, k: int, guess: float, num_kept: int, collectives: Collectives
+) -> tuple[SparsePattern, Tensor, tuple[Tensor, int, int]]:
     """A pattern that has all of the global batch's `num_kept` largest values in it, its values,
     and what `kth_largest` says of them.
 
@@ -114,33 +122,35 @@ def _batch_candidates(
     num_rows, num_latents = len(x_BD), len(encoder.b_F)
     if guess > 0:
         floor_F = torch.full_like(encoder.b_F, _GUESSED_SHARE * guess)
-        found = above(x_BD, encoder, floor_F, limit=_GUESSED_MOST * k * num_rows)
+        found = threshold_candidates(x_BD, encoder, floor_F, limit=_GUESSED_MOST * k * num_rows)
         # One sum tells everyone whether all found some, and enough together.
         num_found = -_FAILED if found is None else len(found[1])
-        if int(placement.count(torch.tensor(num_found, device=x_BD.device))) >= num_kept:
+        if int(collectives.count(torch.tensor(num_found, device=x_BD.device))) >= num_kept:
             assert found is not None
-            return *found, kth_largest(found[1], num_kept, placement.count)
+            return *found, kth_largest(found[1], num_kept, collectives.count)
     num_sought = min(4 * k, num_latents)
     while True:
-        code, z_N = largest(x_BD, encoder, num_sought)
-        edge = kth_largest(z_N, num_kept, placement.count)
+        code, z_N = topk_candidates(x_BD, encoder, num_sought)
+        edge = kth_largest(z_N, num_kept, collectives.count)
         least_B = code.row_lists(z_N, num_sought).amin(1)
         holds_back = (least_B >= edge[0]).any() & (num_sought < num_latents)
-        if not int(placement.count(holds_back.long())):
+        if not int(collectives.count(holds_back.long())):
             return code, z_N, edge
         num_sought = min(4 * num_sought, num_latents)
 
 
-def _is_first(ties_N: Tensor, code: Code, room: int, placement: Placement) -> Tensor:
+def _is_first(ties_N: Tensor, code: SparsePattern, room: int, collectives: Collectives) -> Tensor:
     """Which of the entries marked as ties are among the first `room` of all, by row and latent."""
     place_N, ties_B = _places(ties_N, code)
-    everywhere_B = placement.sum_latents(ties_B)
-    before_B = placement.before_rows(everywhere_B.sum()) + placement.before_latents(ties_B)
+    everywhere_B = collectives.sum_latents(ties_B)
+    before_B = collectives.exclusive_sum_rows(
+        everywhere_B.sum()
+    ) + collectives.exclusive_sum_latents(ties_B)
     before_B = before_B + everywhere_B.cumsum(0) - everywhere_B
     return ties_N & (before_B[code.rows_N] + place_N <= room)
 
 
-def _places(marked_N: Tensor, code: Code) -> tuple[Tensor, Tensor]:
+def _places(marked_N: Tensor, code: SparsePattern) -> tuple[Tensor, Tensor]:
     """The how-manieth marked entry of its row each is, from 1 [N], and each row's number [B]."""
     num_before = pad(marked_N.cumsum(0), (1, 0))
     at_row_starts = num_before[code.offsets_B]

@@ -44,7 +44,7 @@ def _existing(path: str | Path) -> Path:
 
 
 @contextmanager
-def tell_unwritten(
+def explain_disk_errors(
     path: str | Path | None = None, bytes_needed: Callable[[], int] | None = None
 ) -> Iterator[None]:
     """Turn the error of a disk that is full, or may not be written, into one line for the user.

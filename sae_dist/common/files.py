@@ -66,7 +66,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def write_whole(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """Where a library may write a file, or a new folder, that becomes `path` when it is whole.
 
     The folder that holds it is made. Of one within another the inner gets its name first.
@@ -89,7 +89,7 @@ def described_by(path: Path, value: Any) -> Iterator[None]:
 
     Where the description is read first, its files are found all together, or those before.
     """
-    with write_whole(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_bytes(to_json(value))
         yield
 
@@ -146,7 +146,7 @@ def write_all(files: Iterable[tuple[Path, Iterable[bytes | memoryview]]]) -> Non
         raise
 
 
-def claim(path: Path, data: bytes) -> bool:
+def create_exclusive(path: Path, data: bytes) -> bool:
     """Create `path` with `data` unless it exists; of many claimants exactly one gets True."""
     temporary = stage(path, [data])
     try:
@@ -154,7 +154,7 @@ def claim(path: Path, data: bytes) -> bool:
     except FileExistsError:
         return False
     except FileNotFoundError:  # taken for a leftover and swept up by another process
-        return claim(path, data)
+        return create_exclusive(path, data)
     finally:
         temporary.unlink(missing_ok=True)
     fsync_path(path.parent)

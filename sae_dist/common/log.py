@@ -33,7 +33,7 @@ def quiet() -> Iterator[None]:
         _quiet.clear()
 
 
-def say(message: str) -> None:
+def log_info(message: str) -> None:
     """Print one line on rank 0, above any progress bar."""
     if rank() == 0 and not _quiet.is_set():
         tqdm.write(without_credentials(message), file=sys.stderr)

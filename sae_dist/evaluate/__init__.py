@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from sae_dist.evaluate.config import EvaluationConfig
     from sae_dist.evaluate.evaluator import VERSION, evaluate
     from sae_dist.evaluate.fidelity import Fidelity
-    from sae_dist.evaluate.seen import Seen, see
+    from sae_dist.evaluate.output import CoderOutput, run_coder
     from sae_dist.evaluate.subject import measures
     from sae_dist.evaluate.transfer import TransferConfig
 
@@ -16,11 +16,11 @@ __all__ = [
     "VERSION",
     "EvaluationConfig",
     "Fidelity",
-    "Seen",
+    "CoderOutput",
     "TransferConfig",
     "evaluate",
     "measures",
-    "see",
+    "run_coder",
 ]
 
 lazily(__name__)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from sae_dist.evaluate.seen import Seen
+from sae_dist.evaluate.output import CoderOutput
 from sae_dist.evaluate.summary import summary
 from sae_dist.parallel import Mesh
 
@@ -24,7 +24,7 @@ class ConsistentActivation:
         self._sequences_F = torch.zeros_like(self._fired_F)
         self._tokens = torch.zeros((), dtype=torch.int64, device=device)
 
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: CoderOutput) -> None:
         """Add the tokens of whole sequences."""
         code, acts_N = seen.active
         num_latents = code.num_latents
@@ -39,8 +39,10 @@ class ConsistentActivation:
     def result(self, mesh: Mesh) -> dict[str, Any]:
         """`consistent_activation_caption` and `consistent_activation_code`."""
         sums = self._sum_F, self._fired_F, self._sequences_F
-        sum_F, fired_F, sequences_F = (mesh.latent.join(mesh.data.sum(v)) for v in sums)
-        tokens = int(mesh.data.sum(self._tokens))
+        sum_F, fired_F, sequences_F = (
+            mesh.latent.all_gather(mesh.data.all_reduce(v)) for v in sums
+        )
+        tokens = int(mesh.data.all_reduce(self._tokens))
         alive_F = fired_F > 0
         return {
             "consistent_activation_caption": summary(sum_F[alive_F] / tokens),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.figures import not_finite, or_null
-from sae_dist.common.log import say
+from sae_dist.common.log import log_info
 from sae_dist.evaluate.batches import held_out_batches
 from sae_dist.evaluate.config import EvaluationConfig, check
 from sae_dist.evaluate.ladder import comparison, dead_by_width, scaling_laws
@@ -71,7 +71,7 @@ def evaluate(
         "run": folder.name,
         "store": {"path": source.about.get("store"), "manifest": source.identity},
         "lm": source.about.get("lm"),
-        "sequences": int(mesh.data.sum(torch.tensor(num_sequences))),
+        "sequences": int(mesh.data.all_reduce(torch.tensor(num_sequences))),
         "tokens": tokens,
         "clean_loss": or_null(clean),
         "rungs": rungs,
@@ -152,7 +152,7 @@ def _finite(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for name, own in figures.items():
         if places := list(not_finite(own)):
             more = f" and {len(places) - 3} others" if len(places) > 3 else ""
-            say(
+            log_info(
                 f"warning: {name}: {', '.join(places[:3])}{more} are not finite, and null in the "
                 "evaluation: a coder has diverged, or its activations have"
             )

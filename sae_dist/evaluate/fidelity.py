@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_dist.coders import ROUNDING, spread
-from sae_dist.evaluate.seen import Seen
+from sae_dist.coders import ROUNDING, total_variance
+from sae_dist.evaluate.output import CoderOutput
 from sae_dist.evaluate.summary import ratio
 from sae_dist.parallel import Mesh
 
@@ -36,7 +36,7 @@ class Fidelity:
         self._within, self._ratios, self._without = zeros(), zeros(), zeros()
         self._sum_E, self._error_sum_E = zeros(d_out), zeros(d_out)
 
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: CoderOutput) -> None:
         """Add some tokens; they count as one batch."""
         if not len(seen):
             return
@@ -54,11 +54,15 @@ class Fidelity:
 
     def result(self, mesh: Mesh) -> dict[str, Any]:
         """L0, FVU and its variants, and the number of tokens."""
-        tokens, error, square = map(mesh.data.sum, (self._tokens, self._error, self._square))
-        within, ratios, without = map(mesh.data.sum, (self._within, self._ratios, self._without))
-        sum_E, error_sum_E = mesh.data.sum(self._sum_E), mesh.data.sum(self._error_sum_E)
-        active = mesh.data.sum(mesh.latent.sum(self._active))
-        variation = spread(torch.cat([sum_E, square[None]]), tokens)
+        total = mesh.data.all_reduce
+        tokens, error, square = map(total, (self._tokens, self._error, self._square))
+        within, ratios, without = map(total, (self._within, self._ratios, self._without))
+        sum_E, error_sum_E = (
+            mesh.data.all_reduce(self._sum_E),
+            mesh.data.all_reduce(self._error_sum_E),
+        )
+        active = mesh.data.all_reduce(mesh.latent.all_reduce(self._active))
+        variation = total_variance(torch.cat([sum_E, square[None]]), tokens)
         varying_error = error - error_sum_E.square().sum() / tokens
         return {
             "tokens": int(tokens),

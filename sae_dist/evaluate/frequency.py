@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from sae_dist.coders import FREQUENCY_EDGES, frequency_histogram
-from sae_dist.evaluate.seen import Seen
+from sae_dist.evaluate.output import CoderOutput
 from sae_dist.parallel import Mesh
 
 _DENSE = {"above_1_percent": 0.01, "above_10_percent": 0.1}
@@ -18,7 +18,7 @@ class FiringFrequency:
         self._fired_F = torch.zeros(num_held, dtype=torch.int64, device=device)
         self._tokens = torch.zeros((), dtype=torch.int64, device=device)
 
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: CoderOutput) -> None:
         """Add some tokens."""
         code, _ = seen.active
         self._fired_F += code.count_by_latent()
@@ -28,12 +28,12 @@ class FiringFrequency:
         """The shares of latents that never fired, that fired on more than 1 and 10 % of tokens, and
         the histogram of log₁₀ frequencies over all latents.
         """
-        fired_F = mesh.data.sum(self._fired_F)
-        tokens = int(mesh.data.sum(self._tokens))
+        fired_F = mesh.data.all_reduce(self._fired_F)
+        tokens = int(mesh.data.all_reduce(self._tokens))
         histogram = frequency_histogram(fired_F, tokens)
         above = torch.stack([(fired_F > share * tokens).sum() for share in _DENSE.values()])
-        dense = mesh.latent.sum(above).tolist()
-        never, *counts = mesh.latent.sum(histogram).tolist()
+        dense = mesh.latent.all_reduce(above).tolist()
+        never, *counts = mesh.latent.all_reduce(histogram).tolist()
         num_latents = never + sum(counts)
         return {
             "dead_share": never / num_latents,

@@ -90,11 +90,11 @@ class LMLoss:
 
     def result(self, mesh: Mesh) -> tuple[float | None, dict[str, dict[str, Any]]]:
         """The clean loss, and each coder's figures by name."""
-        tokens_S = mesh.data.sum(self._tokens_S)
+        tokens_S = mesh.data.all_reduce(self._tokens_S)
         tokens = tokens_S.sum()
-        loss_S = {name: mesh.data.sum(sums_S) for name, sums_S in self._loss_S.items()}
+        loss_S = {name: mesh.data.all_reduce(sums_S) for name, sums_S in self._loss_S.items()}
         loss = {name: sums_S.sum() for name, sums_S in loss_S.items()}
-        kl = {name: mesh.data.sum(total) for name, total in self._kl.items()}
+        kl = {name: mesh.data.all_reduce(total) for name, total in self._kl.items()}
         clean, figures = loss["clean"], {}
         for name, spliced in self._coders.items():
             own, zeroed = f"coder/{name}", f"zero/{spliced.write.name}"

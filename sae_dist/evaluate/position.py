@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_dist.coders import spread
-from sae_dist.evaluate.seen import Seen
+from sae_dist.coders import total_variance
+from sae_dist.evaluate.output import CoderOutput
 from sae_dist.evaluate.summary import ratios
 from sae_dist.parallel import Mesh
 
@@ -26,7 +26,7 @@ class ReconstructionByPosition:
         self._tokens_S, self._error_S = zeros(num_positions), zeros(num_positions)
         self._square, self._sum_E = zeros(), zeros(d_out)
 
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: CoderOutput) -> None:
         """Add some tokens."""
         moments = seen.moments
         self._tokens_S.index_add_(0, seen.position_B, torch.ones_like(moments.error_B))
@@ -37,10 +37,11 @@ class ReconstructionByPosition:
     def result(self, mesh: Mesh) -> dict[str, Any]:
         """`by_position`: a list a figure, an entry a position."""
         tokens_S, error_S, square, sum_E = (
-            mesh.data.sum(v) for v in (self._tokens_S, self._error_S, self._square, self._sum_E)
+            mesh.data.all_reduce(v)
+            for v in (self._tokens_S, self._error_S, self._square, self._sum_E)
         )
         tokens = tokens_S.sum()
-        variance = spread(torch.cat([sum_E, square[None]]), tokens) / tokens
+        variance = total_variance(torch.cat([sum_E, square[None]]), tokens) / tokens
         return {
             "by_position": {
                 "tokens": tokens_S.long().tolist(),

@@ -2,7 +2,7 @@
 
 import torch
 
-from sae_dist.evaluate.seen import Seen
+from sae_dist.evaluate.output import CoderOutput
 from sae_dist.evaluate.summary import ratio
 from sae_dist.parallel import Mesh
 
@@ -23,7 +23,7 @@ class Similarity:
             torch.zeros(6, dtype=torch.float64, device=device)
         )
 
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: CoderOutput) -> None:
         """Add some tokens."""
         moments = seen.moments
         y_norm_B, ŷ_norm_B = moments.square_B.sqrt(), moments.reconstruction_square_B.sqrt()
@@ -38,7 +38,7 @@ class Similarity:
     def result(self, mesh: Mesh) -> dict[str, float | None]:
         """All three, over all tokens."""
         tokens, cosine, norms, zeros, square, product = map(
-            mesh.data.sum,
+            mesh.data.all_reduce,
             (self._tokens, self._cosine, self._ratio, self._zeros, self._square, self._product),
         )
         return {

@@ -11,11 +11,11 @@ from sae_dist.common.errors import UserError
 from sae_dist.evaluate.consistency import ConsistentActivation
 from sae_dist.evaluate.fidelity import Fidelity
 from sae_dist.evaluate.frequency import FiringFrequency
+from sae_dist.evaluate.output import Measure, run_coder
 from sae_dist.evaluate.position import ReconstructionByPosition
-from sae_dist.evaluate.seen import Measure, see
 from sae_dist.evaluate.similarity import Similarity
 from sae_dist.evaluate.thresholds import threshold_distribution
-from sae_dist.parallel import Mesh, World, distribute
+from sae_dist.parallel import Mesh, World, set_mesh
 from sae_dist.stream import ActivationSource, HeldOutBatch
 
 
@@ -35,7 +35,7 @@ class Subject:
 
     def update(self, batch: HeldOutBatch) -> None:
         """Pass a batch through the coder, into every measure."""
-        seen = see(self.coder, *self.part(batch))
+        seen = run_coder(self.coder, *self.part(batch))
         for measure in self.measures:
             measure.update(seen)
 
@@ -91,7 +91,7 @@ def _subject(path: Path, source: ActivationSource, mesh: Mesh, world: World) -> 
                 "evaluate with store=… set to the store it was trained on"
             )
     return Subject(
-        distribute(coder, mesh),
+        set_mesh(coder, mesh),
         about["site"],
         about["target"],
         measures(coder, source.sequence_length),

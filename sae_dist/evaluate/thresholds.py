@@ -17,5 +17,5 @@ def threshold_distribution(coder: Coder, mesh: Mesh) -> dict[str, Any]:
     if coder.threshold is None:
         single = coder.inference_threshold
         return {} if single is None else {"threshold": float(single)}
-    threshold_F = mesh.latent.join(coder.threshold.detach()).double()
+    threshold_F = mesh.latent.all_gather(coder.threshold.detach()).double()
     return {"thresholds": summary(threshold_F) | histogram(threshold_F, _NUM_BINS)}

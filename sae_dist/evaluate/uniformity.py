@@ -7,8 +7,8 @@ from torch import Tensor
 
 from sae_dist.coders import Coder
 from sae_dist.evaluate.lm_loss import Spliced
-from sae_dist.kernels import Code
-from sae_dist.kernels.dispatch import entry_dots
+from sae_dist.kernels import SparsePattern
+from sae_dist.kernels.dispatch import sddmm
 from sae_dist.lm import LM, splice
 from sae_dist.parallel import Mesh
 
@@ -87,7 +87,7 @@ class Uniformity:
         """Each coder's `uniformity`: r_L0, the tokens it is the mean of, and those left out."""
         figures = {}
         for name, sums in self._sums.items():
-            total, tokens, left_out = mesh.data.sum(sums).tolist()
+            total, tokens, left_out = mesh.data.all_reduce(sums).tolist()
             r_l0 = total / tokens if tokens else None
             figures[name] = {
                 "uniformity": {"r_l0": r_l0, "tokens": int(tokens), "left_out": int(left_out)}
@@ -100,13 +100,13 @@ def _uniformities(coder: Coder, x_MD: Tensor, grad_ME: Tensor, mesh: Mesh) -> Te
     """(Σ r_L0, tokens, tokens without an important latent)."""
     dtype = coder.W_enc.dtype
     code, acts_N = coder.encode_sparse(x_MD.to(dtype))
-    y_N = acts_N * entry_dots(grad_ME.to(dtype), coder.W_dec.detach(), code)
-    sums = mesh.latent.sum(importance_sums(y_N, code))
+    y_N = acts_N * sddmm(grad_ME.to(dtype), coder.W_dec.detach(), code)
+    sums = mesh.latent.all_reduce(importance_sums(y_N, code))
     r_M, counts_M = r_l0(sums)
     return torch.stack([r_M.sum(), (counts_M > 0).sum(), (counts_M == 0).sum()])
 
 
-def importance_sums(y_N: Tensor, code: Code) -> Tensor:
+def importance_sums(y_N: Tensor, code: SparsePattern) -> Tensor:
     """Of each token Σ|y|, Σ|y| ln|y| and ‖y‖₀ over the latents of a slice [M, 3] in float64."""
     size_N = y_N.double().abs()
     terms_N3 = torch.stack([size_N, torch.xlogy(size_N, size_N), (size_N > 0).double()], 1)

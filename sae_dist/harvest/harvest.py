@@ -8,9 +8,9 @@ from contextlib import ExitStack
 import numpy as np
 import torch
 
-from sae_dist.common.disk import check_disk, tell_unwritten
+from sae_dist.common.disk import check_disk, explain_disk_errors
 from sae_dist.common.errors import UserError
-from sae_dist.common.log import say
+from sae_dist.common.log import log_info
 from sae_dist.common.settings import validate
 from sae_dist.harvest.assign import Round, round_of
 from sae_dist.harvest.bar import TokenBar
@@ -48,7 +48,7 @@ def fill_store(
     """
     validate(config, "harvest.")
     leads_job = processes.leads and processes.rank == 0
-    with tell_unwritten(writer.path, writer.bytes_needed), ExitStack() as threads:
+    with explain_disk_errors(writer.path, writer.bytes_needed), ExitStack() as threads:
         processes.decide(lambda: _check_room(writer))
         tokeniser = threads.enter_context(Tokeniser(writer, tokens)) if leads_job else None
         units = Units(writer, processes.store)
@@ -63,7 +63,7 @@ def _check_room(writer: StoreWriter) -> None:
     """Say what is to be done, and refuse it if it does not fit on the disk."""
     layout = writer.settings.layout(writer.settings.num_sequences or 0)
     num_bytes, num_units = writer.bytes_needed(), layout.num_units - len(writer.committed())
-    say(f"{num_units} shards to harvest, {num_bytes / 1e9:.3g} GB")
+    log_info(f"{num_units} shards to harvest, {num_bytes / 1e9:.3g} GB")
     check_disk(writer.path, num_bytes)
 
 

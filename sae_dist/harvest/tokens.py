@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from sae_dist.common.disk import tell_unwritten
+from sae_dist.common.disk import explain_disk_errors
 from sae_dist.store import StoreWriter
 
 
@@ -66,7 +66,7 @@ class Tokeniser:
 
     def _run(self) -> None:
         try:
-            with tell_unwritten(self._writer.path, self._writer.bytes_needed):
+            with explain_disk_errors(self._writer.path, self._writer.bytes_needed):
                 self._write()
         except BaseException as error:
             if not self._writer.sealed:  # else what it needed has gone with the last commit

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from sae_dist.interop.config import FormatName
     from sae_dist.interop.formats import FORMATS, place, require_holds
     from sae_dist.interop.hub import push
-    from sae_dist.interop.load import load_coder, take_over
+    from sae_dist.interop.load import import_foreign, load_coder
 
 __all__ = [
     "FORMATS",
@@ -19,7 +19,7 @@ __all__ = [
     "public",
     "push",
     "require_holds",
-    "take_over",
+    "import_foreign",
     "write_card",
 ]
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import Coder, CoderConfig, Form, Kind
-from sae_dist.common.files import described_by, write_whole
+from sae_dist.common.files import atomic_path, described_by
 from sae_dist.common.hooks import layer_of, site_of
 from sae_dist.interop.published import (
-    Published,
+    ForeignCoder,
     floats,
     plain_tensors,
     told_in_one_line,
@@ -109,7 +109,9 @@ _NO_BEARING = frozenset(
 _UNSET = -1.0
 
 
-def why_not(config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]) -> str | None:
+def unsupported_reason(
+    config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]
+) -> str | None:
     """Why this format cannot hold such a coder; None if it can."""
     is_held = config.form is Form.autoencoder
     return None if is_held else "dictionary_learning has no transcoders"
@@ -132,7 +134,7 @@ def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
         state["decoder.weight"] = state["decoder.weight"].T.contiguous()
     with (
         described_by(folder / SETTINGS, _settings(coder, about)),
-        write_whole(folder / WEIGHTS) as temporary,
+        atomic_path(folder / WEIGHTS) as temporary,
         open(temporary, "wb") as file,  # by a name torch would not say why it cannot write
     ):
         torch.save(state, file)
@@ -156,7 +158,7 @@ def _settings(coder: Coder, about: dict[str, Any]) -> dict[str, Any]:
     return {"trainer": trainer, "buffer": {"ctx_len": text.get("sequence_length")}}
 
 
-def read(folder: Path) -> Published:
+def read(folder: Path) -> ForeignCoder:
     """Read an autoencoder with ReLU, JumpReLU, TopK or BatchTopK.
 
     Raises:
@@ -180,7 +182,7 @@ def read(folder: Path) -> Published:
         raise unusable(path, f"threshold {threshold:g}: it was never set")
     tensors = transposed(floats(path, found), "W_enc", "decoder.weight")
     site = site_of(settings.get("submodule_name") or "")
-    return Published(
+    return ForeignCoder(
         kind=known.kind,
         form=Form.autoencoder,
         tensors={ours[name]: tensor for name, tensor in tensors.items()},

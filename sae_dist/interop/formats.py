@@ -8,7 +8,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.hooks import layer_of
 from sae_dist.interop import dictionary_learning, gemma_scope, native, saelens, sparsify
 from sae_dist.interop.config import FormatName
-from sae_dist.interop.published import Published
+from sae_dist.interop.published import ForeignCoder
 
 
 class Format(Protocol):
@@ -28,7 +28,7 @@ class Format(Protocol):
     def FILES(self) -> tuple[str, ...]:
         """The names of the files of one coder."""
 
-    def why_not(
+    def unsupported_reason(
         self, config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]
     ) -> str | None:
         """Why this format cannot hold a coder of these sites; None if it can."""
@@ -40,7 +40,7 @@ class Format(Protocol):
 class Readable(Format, Protocol):
     """A format of others, which can be read as well."""
 
-    def read(self, folder: Path) -> Published:
+    def read(self, folder: Path) -> ForeignCoder:
         """Read one coder's folder; UserError where it is not of this format."""
 
 
@@ -65,9 +65,11 @@ def require_holds(name: FormatName, rung: str, description: dict[str, Any]) -> N
     """
     widths = description["d_in"], description["d_out"]
     shape = config_of(description["config"]), *widths, description["about"]
-    reason = FORMATS[name].why_not(*shape)
+    reason = FORMATS[name].unsupported_reason(*shape)
     if reason:
-        nearest = next(n for n, other in FORMATS.items() if other.why_not(*shape) is None)
+        nearest = next(
+            n for n, other in FORMATS.items() if other.unsupported_reason(*shape) is None
+        )
         raise UserError(
             f"{rung}: {reason}; export it with to={nearest}, or name the others with rungs=[…]"
         )

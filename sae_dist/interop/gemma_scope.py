@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from sae_dist.coders import Coder, CoderConfig, Form, Kind
-from sae_dist.common.files import write_whole
+from sae_dist.common.files import atomic_path
 from sae_dist.interop.published import (
-    Published,
+    ForeignCoder,
     floats,
     plain_tensors,
     told_in_one_line,
@@ -33,7 +33,9 @@ y = acts @ params["W_dec"] + params["b_dec"]
 """
 
 
-def why_not(config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]) -> str | None:
+def unsupported_reason(
+    config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]
+) -> str | None:
     """Why this format cannot hold such a coder; None if it can."""
     if config.kind is Kind.topk:
         return "Gemma Scope's files hold a threshold a latent, which a TopK lacks"
@@ -47,11 +49,11 @@ def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
     tensors = plain_tensors(coder)
     tensors["W_enc"] = tensors["W_enc"].T.contiguous()
     arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
-    with write_whole(folder / WEIGHTS) as temporary, open(temporary, "wb") as file:
+    with atomic_path(folder / WEIGHTS) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
 
 
-def read(folder: Path) -> Published:
+def read(folder: Path) -> ForeignCoder:
     """Read a coder; as an autoencoder's where inputs are as wide as outputs.
 
     Raises:
@@ -62,7 +64,7 @@ def read(folder: Path) -> Published:
         found = {name: torch.from_numpy(np.ascontiguousarray(file[name])) for name in file.files}
     tensors = transposed(floats(path, found), "W_enc")
     widths = {tensors[name].shape[-1:] for name in ("W_enc", "b_dec") if name in tensors}
-    return Published(
+    return ForeignCoder(
         kind=Kind.jumprelu,
         form=Form.autoencoder if len(widths) == 1 else Form.transcoder,
         tensors=tensors,

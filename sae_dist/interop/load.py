@@ -9,7 +9,7 @@ from sae_dist import coders
 from sae_dist.coders import Coder, Form, describe_coder, save_coder, slice_of
 from sae_dist.coders.files import DESCRIPTION, LATENT_TENSORS
 from sae_dist.common.errors import UserError
-from sae_dist.common.files import write_whole
+from sae_dist.common.files import atomic_path
 from sae_dist.interop.config import FormatName
 from sae_dist.interop.formats import FOREIGN
 from sae_dist.interop.hub import PREFIX, download
@@ -73,7 +73,7 @@ def format_of(folder: Path) -> FormatName:
     )
 
 
-def take_over(
+def import_foreign(
     where: str | Path, to: Path, site: str | None, target: str | None, form: Form | None
 ) -> dict[str, Any]:
     """Write a coder from anywhere as one of ours.
@@ -106,7 +106,7 @@ def take_over(
         raise UserError(f"a {published.form} needs target=… beside site={site}")
     coder = published.coder(folder)
     about = {"site": site, "target": target, "format": name.value, "from": _shown(where)}
-    with write_whole(to) as temporary:
+    with atomic_path(to) as temporary:
         save_coder(temporary, coder, coder.state_dict(), about)
     return describe_coder(to)
 

@@ -17,7 +17,9 @@ y = coder(x)
 """
 
 
-def why_not(config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]) -> str | None:
+def unsupported_reason(
+    config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]
+) -> str | None:
     """None: every coder is held."""
     return None
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from sae_dist.coders import Coder, CoderConfig, Form, Kind
 from sae_dist.common.errors import UserError, one_line
-from sae_dist.common.files import write_whole
+from sae_dist.common.files import atomic_path
 
 
 @dataclass(kw_only=True, slots=True)
-class Published:
+class ForeignCoder:
     """A coder on raw activations, as it was found.
 
     Attributes:
@@ -184,5 +184,5 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a safetensors file, whole or not at all; its folder is made."""
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with write_whole(path) as temporary:
+    with atomic_path(path) as temporary:
         save_file(whole, temporary)

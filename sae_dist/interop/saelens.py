@@ -13,7 +13,7 @@ from sae_dist.coders import Coder, CoderConfig, Form, Kind
 from sae_dist.common.files import described_by
 from sae_dist.common.hooks import hook_name, site_of
 from sae_dist.interop.published import (
-    Published,
+    ForeignCoder,
     plain_tensors,
     read_tensors,
     transposed,
@@ -104,7 +104,9 @@ _NO_BEARING = frozenset(
 )
 
 
-def why_not(config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]) -> str | None:
+def unsupported_reason(
+    config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]
+) -> str | None:
     """Why this format cannot hold such a coder; None if it can."""
     if config.kind is Kind.topk and config.form is not Form.autoencoder:
         return f"SAELens has no TopK {config.form.replace('_', ' ')}"
@@ -165,7 +167,7 @@ def _metadata(about: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def read(folder: Path) -> Published:
+def read(folder: Path) -> ForeignCoder:
     """Read a coder that runs without training: jumprelu, topk, standard, and transcoders.
 
     Files of SAELens before 6 are read as 6.54 reads them.
@@ -187,7 +189,7 @@ def read(folder: Path) -> Published:
         del tensors["scaling_factor"]  # SAELens wrote ones for a while, and drops them
     hooks = {**settings, **(settings.get("metadata") or {})}
     site = site_of(hooks.get("hook_name") or "")
-    return Published(
+    return ForeignCoder(
         kind=Kind.topk if is_topk else Kind.jumprelu,
         form=form,
         tensors=transposed(tensors, "W_enc"),

@@ -11,7 +11,7 @@ from typing import Any
 from sae_dist.coders import Coder, CoderConfig, Form, Kind
 from sae_dist.common.files import described_by
 from sae_dist.interop.published import (
-    Published,
+    ForeignCoder,
     plain_tensors,
     read_tensors,
     write_tensors,
@@ -42,7 +42,9 @@ _UNDERSTOOD: Understood = {
 _NO_BEARING = {"normalize_decoder", "multi_topk"}  # they tell how it was trained
 
 
-def why_not(config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]) -> str | None:
+def unsupported_reason(
+    config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]
+) -> str | None:
     """Why this format cannot hold such a coder; None if it can."""
     if config.kind is not Kind.topk:
         return f"sparsify has no {config.kind}, only TopK"
@@ -70,7 +72,7 @@ def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
         write_tensors(folder / WEIGHTS, {_NAMES[name]: t for name, t in tensors.items()})
 
 
-def read(folder: Path) -> Published:
+def read(folder: Path) -> ForeignCoder:
     """Read a coder with TopK.
 
     Raises:
@@ -87,7 +89,7 @@ def read(folder: Path) -> Published:
     if not num_latents and d_in is not None:
         num_latents = d_in * settings.get("expansion_factor", 32)
     ours = {theirs: name for name, theirs in _NAMES.items()}
-    return Published(
+    return ForeignCoder(
         kind=Kind.topk,
         form=form,
         tensors={ours.get(name, name): tensor for name, tensor in found.items()},

@@ -6,29 +6,29 @@ from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
     from sae_dist.kernels.adam import AdamRows, AdamStep
-    from sae_dist.kernels.chosen import chosen_pass
-    from sae_dist.kernels.code import Code
+    from sae_dist.kernels.aux import aux_pass
     from sae_dist.kernels.dense import DensePass, dense_jumprelu
     from sae_dist.kernels.dispatch import update_rows
+    from sae_dist.kernels.pattern import SparsePattern
     from sae_dist.kernels.reference import jumprelu, kth_largest, step
-    from sae_dist.kernels.search import Encoder, above, largest, search_dtype
+    from sae_dist.kernels.search import Encoder, search_dtype, threshold_candidates, topk_candidates
     from sae_dist.kernels.sparse import GradientForm, decode, encode
 
 __all__ = [
     "AdamRows",
     "AdamStep",
-    "Code",
+    "SparsePattern",
     "DensePass",
     "Encoder",
     "GradientForm",
-    "above",
-    "chosen_pass",
+    "threshold_candidates",
+    "aux_pass",
     "decode",
     "dense_jumprelu",
     "encode",
     "jumprelu",
     "kth_largest",
-    "largest",
+    "topk_candidates",
     "search_dtype",
     "step",
     "update_rows",

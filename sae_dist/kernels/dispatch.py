@@ -8,17 +8,17 @@ from torch import Tensor
 
 from sae_dist.kernels import vectorised
 from sae_dist.kernels.adam import AdamRows, AdamStep
-from sae_dist.kernels.code import Code
+from sae_dist.kernels.pattern import SparsePattern
 from sae_dist.kernels.vectorised import group_maxima, round_rows
 
 __all__ = [
     "entries",
-    "entry_dots",
+    "sddmm",
     "group_maxima",
-    "latent_sums",
+    "spmm_t",
     "product",
     "round_rows",
-    "row_sums",
+    "spmm",
     "update_rows",
 ]
 
@@ -36,31 +36,31 @@ def product(x_bD: Tensor, W_fD: Tensor, b_f: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def entries(
-    z_bf: Tensor, maxima_bg: Tensor, floor_b: Tensor, slack_bg: Tensor
+    z_bf: Tensor, maxima_bg: Tensor, floor_b: Tensor, error_bound_bg: Tensor
 ) -> tuple[Tensor, Tensor]:
     """See `reference.entries`."""
     if _on_triton(z_bf) and z_bf.dtype is torch.bfloat16:
         from sae_dist.kernels import triton_product
 
-        return triton_product.entries(z_bf, maxima_bg, floor_b, slack_bg)
-    return vectorised.entries(z_bf, maxima_bg, floor_b, slack_bg)
+        return triton_product.entries(z_bf, maxima_bg, floor_b, error_bound_bg)
+    return vectorised.entries(z_bf, maxima_bg, floor_b, error_bound_bg)
 
 
-def entry_dots(u_BD: Tensor, W_FD: Tensor, code: Code) -> Tensor:
-    """See `reference.entry_dots`."""
-    return _sparse(u_BD).entry_dots(u_BD, W_FD, code)
+def sddmm(u_BD: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
+    """See `reference.sddmm`."""
+    return _sparse(u_BD).sddmm(u_BD, W_FD, code)
 
 
-def row_sums(values_N: Tensor, W_FD: Tensor, code: Code) -> Tensor:
-    """See `reference.row_sums`."""
-    return _sparse(W_FD).row_sums(values_N, W_FD, code)
+def spmm(values_N: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
+    """See `reference.spmm`."""
+    return _sparse(W_FD).spmm(values_N, W_FD, code)
 
 
-def latent_sums(
-    values_N: Tensor, u_BD: Tensor, code: Code, *, present_only: bool = False
+def spmm_t(
+    values_N: Tensor, u_BD: Tensor, code: SparsePattern, *, present_only: bool = False
 ) -> Tensor:
-    """See `reference.latent_sums`."""
-    return _sparse(u_BD).latent_sums(values_N, u_BD, code, present_only=present_only)
+    """See `reference.spmm_t`."""
+    return _sparse(u_BD).spmm_t(values_N, u_BD, code, present_only=present_only)
 
 
 def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: AdamStep) -> None:

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from sae_dist.kernels.adam import AdamRows, AdamStep
-from sae_dist.kernels.code import Code
+from sae_dist.kernels.pattern import SparsePattern
 
 GROUP = 32  # latents that share a maximum
 _DIGIT_BITS = 16
@@ -110,32 +110,32 @@ def product(x_bD: Tensor, W_fD: Tensor, b_f: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def entries(
-    z_bf: Tensor, maxima_bg: Tensor, floor_b: Tensor, slack_bg: Tensor
+    z_bf: Tensor, maxima_bg: Tensor, floor_b: Tensor, error_bound_bg: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """All (row, latent) with z + slack[row, group] >= floor[row], by row, then by latent [N]."""
-    slack_bf = slack_bg.repeat_interleave(GROUP, 1)[:, : z_bf.shape[1]]
-    rows_N, latents_N = (z_bf.float() + slack_bf >= floor_b[:, None]).nonzero(as_tuple=True)
+    """All (row, latent) with z + bound[row, group] >= floor[row], by row, then by latent [N]."""
+    error_bound_bf = error_bound_bg.repeat_interleave(GROUP, 1)[:, : z_bf.shape[1]]
+    rows_N, latents_N = (z_bf.float() + error_bound_bf >= floor_b[:, None]).nonzero(as_tuple=True)
     return rows_N, latents_N
 
 
-def _dense(values_N: Tensor, code: Code) -> Tensor:
+def _dense(values_N: Tensor, code: SparsePattern) -> Tensor:
     dense_BF = values_N.new_zeros(len(code.offsets_B) - 1, code.num_latents)
     dense_BF[code.rows_N, code.latents_N] = values_N
     return dense_BF
 
 
-def row_sums(values_N: Tensor, W_FD: Tensor, code: Code) -> Tensor:
+def spmm(values_N: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
     """For each row the sum of its entries' value · W_f [B, D]."""
     return _dense(values_N, code) @ W_FD.to(values_N.dtype)
 
 
-def entry_dots(u_BD: Tensor, W_FD: Tensor, code: Code) -> Tensor:
+def sddmm(u_BD: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
     """For each entry (b, f) the product u_b · W_f [N]."""
     return (u_BD @ W_FD.to(u_BD.dtype).T)[code.rows_N, code.latents_N]
 
 
-def latent_sums(
-    values_N: Tensor, u_BD: Tensor, code: Code, *, present_only: bool = False
+def spmm_t(
+    values_N: Tensor, u_BD: Tensor, code: SparsePattern, *, present_only: bool = False
 ) -> Tensor:
     """For each latent the sum of its entries' value · u_b [F, D], or of those with any [R, D]."""
     sums_FD = _dense(values_N, code).T @ u_BD.to(values_N.dtype)
@@ -156,9 +156,9 @@ def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: Ad
     w_RD, v_RD, g_RD = W_FD[at_R], rows.exp_avg_sq_FD[at_R], grad_RD * adam.grad_scale
     if adam.unit_norm:
         g_RD = g_RD - torch.linalg.vecdot(g_RD, w_RD)[:, None] * w_RD
-    if rows.seen_F is not None:
-        v_RD *= (beta2 ** (step - 1 - rows.seen_F[at_R]).to(v_RD.dtype))[:, None]
-        rows.seen_F[at_R] = step
+    if rows.last_step_F is not None:
+        v_RD *= (beta2 ** (step - 1 - rows.last_step_F[at_R]).to(v_RD.dtype))[:, None]
+        rows.last_step_F[at_R] = step
     m_RD = g_RD
     if rows.exp_avg_FD is not None:
         m_RD = rows.exp_avg_FD[at_R] = rows.exp_avg_FD[at_R].lerp(g_RD, 1 - beta1)
@@ -170,7 +170,7 @@ def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: Ad
             torch.finfo(w_RD.dtype).tiny
         )
     W_FD[at_R] = w_RD
-    if rows.half_FD is not None and rows.error_F is not None and rows.norm_F is not None:
-        rows.half_FD[at_R] = w_RD.bfloat16()
-        rows.error_F[at_R] = torch.linalg.vector_norm(w_RD - rows.half_FD[at_R], dim=1)
+    if rows.bf16_FD is not None and rows.error_F is not None and rows.norm_F is not None:
+        rows.bf16_FD[at_R] = w_RD.bfloat16()
+        rows.error_F[at_R] = torch.linalg.vector_norm(w_RD - rows.bf16_FD[at_R], dim=1)
         rows.norm_F[at_R] = torch.linalg.vector_norm(w_RD, dim=1)

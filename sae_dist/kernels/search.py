@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from sae_dist.kernels import dispatch as kernels
-from sae_dist.kernels.code import Code
+from sae_dist.kernels.pattern import SparsePattern
 from sae_dist.kernels.reference import GROUP
 
 _BLOCK_LATENTS = {"cpu": 1 << 17, "cuda": 1 << 16}
@@ -32,14 +32,14 @@ class Encoder:
 
     Attributes:
         W_FD, b_F: the weights.
-        half_FD: W in the dtype of the search.
+        bf16_FD: W in the dtype of the search.
         error_F, norm_F: ‖w - ŵ‖ and ‖w‖ of each latent.
         is_exact: whether the bound is kept; without it, what ranks first in the search is taken.
     """
 
     W_FD: Tensor
     b_F: Tensor
-    half_FD: Tensor
+    bf16_FD: Tensor
     error_F: Tensor
     norm_F: Tensor
     is_exact: bool = True
@@ -49,14 +49,14 @@ class Encoder:
     def of(W_FD: Tensor, b_F: Tensor, *, is_exact: bool = True) -> "Encoder":
         """Round W, and note how far that is from it."""
         W_FD, b_F = W_FD.detach(), b_F.detach()
-        half_FD = torch.empty_like(W_FD, dtype=search_dtype(W_FD))
+        bf16_FD = torch.empty_like(W_FD, dtype=search_dtype(W_FD))
         error_F, norm_F = torch.empty_like(b_F), torch.empty_like(b_F)
-        kernels.round_rows(W_FD, half_FD, error_F, norm_F)
-        return Encoder(W_FD, b_F, half_FD, error_F, norm_F, is_exact)
+        kernels.round_rows(W_FD, bf16_FD, error_F, norm_F)
+        return Encoder(W_FD, b_F, bf16_FD, error_F, norm_F, is_exact)
 
-    def values(self, x_BD: Tensor, code: Code) -> Tensor:
+    def values(self, x_BD: Tensor, code: SparsePattern) -> Tensor:
         """z at the entries of a pattern [N]."""
-        return kernels.entry_dots(x_BD, self.W_FD, code) + self.b_F[code.latents_N]
+        return kernels.sddmm(x_BD, self.W_FD, code) + self.b_F[code.latents_N]
 
 
 def search_dtype(W_FD: Tensor) -> torch.dtype:
@@ -72,7 +72,7 @@ class _Block:
 
     Attributes:
         row, latent: where the block begins.
-        maxima_bg, slack_bg: of each group of latents the largest ẑ, and the bound without u |ẑ|.
+        maxima_bg, error_bound_bg: the largest ẑ of each group of latents, the bound but for u |ẑ|.
         rounding: u.
     """
 
@@ -80,18 +80,18 @@ class _Block:
     latent: int
     z_bf: Tensor
     maxima_bg: Tensor
-    slack_bg: Tensor
+    error_bound_bg: Tensor
     rounding: float
 
-    def surely(self) -> Tensor:
+    def lower_bound(self) -> Tensor:
         """What the largest entry of each group reaches at least [b, g]."""
-        return self.maxima_bg - self.slack_bg - self.rounding * self.maxima_bg.abs()
+        return self.maxima_bg - self.error_bound_bg - self.rounding * self.maxima_bg.abs()
 
-    def reaching(self, floor_b1: Tensor) -> tuple[Tensor, Tensor]:
+    def may_reach(self, floor_b1: Tensor) -> tuple[Tensor, Tensor]:
         """Rows and latents [N] of all entries that may reach their row's floor."""
-        lost_bg = self.rounding * (floor_b1 - self.slack_bg).abs()
+        lost_bg = self.rounding * (floor_b1 - self.error_bound_bg).abs()
         row_N, latent_N = kernels.entries(
-            self.z_bf, self.maxima_bg, floor_b1.flatten(), self.slack_bg + lost_bg
+            self.z_bf, self.maxima_bg, floor_b1.flatten(), self.error_bound_bg + lost_bg
         )
         return row_N + self.row, latent_N + self.latent
 
@@ -100,7 +100,7 @@ class _Search:
     """The blocks of one encoder's product with some rows, rows by rows."""
 
     def __init__(self, encoder: Encoder, x_BD: Tensor, b_F: Tensor) -> None:
-        W_FD = encoder.half_FD
+        W_FD = encoder.bf16_FD
         self.x_BD, self.W_FD, self.is_exact = x_BD.to(W_FD.dtype), W_FD, encoder.is_exact
         self.b_F = b_F
         self.rounding = torch.finfo(W_FD.dtype).eps / 2 if encoder.is_exact else 0.0
@@ -124,10 +124,10 @@ class _Search:
             z_bf, maxima_bg = kernels.product(
                 self.x_BD[rows], self.W_FD[latents], self.b_F[latents]
             )
-            slack_bg = self._slack(rows, latents)
-            yield _Block(rows.start, latent, z_bf, maxima_bg, slack_bg, self.rounding)
+            error_bound_bg = self._error_bound(rows, latents)
+            yield _Block(rows.start, latent, z_bf, maxima_bg, error_bound_bg, self.rounding)
 
-    def _slack(self, rows: slice, latents: slice) -> Tensor:
+    def _error_bound(self, rows: slice, latents: slice) -> Tensor:
         x_norm_b1, x_error_b1 = self.x_norm_B1[rows], self.x_error_B1[rows]
         W_error_g, W_norm_g, b_error_g = (
             kernels.group_maxima(v_F[latents])
@@ -139,7 +139,7 @@ class _Search:
 
 
 @torch.no_grad()
-def largest(x_BD: Tensor, encoder: Encoder, k: int) -> tuple[Code, Tensor]:
+def topk_candidates(x_BD: Tensor, encoder: Encoder, k: int) -> tuple[SparsePattern, Tensor]:
     """Of each row at least the positive entries that reach its k-th largest, ties and all.
 
     Returns:
@@ -149,29 +149,33 @@ def largest(x_BD: Tensor, encoder: Encoder, k: int) -> tuple[Code, Tensor]:
     for blocks in search.rows():
         surely_bk = x_BD.new_empty(0)
         for block in blocks:
-            surely_bg = block.surely()
-            if 2 * k > surely_bg.shape[1]:  # too few groups: k entries are in fewer than k of them
-                surely_bg = _every_entry(block)
+            lower_bound_bg = block.lower_bound()
+            if (
+                2 * k > lower_bound_bg.shape[1]
+            ):  # too few groups: k entries are in fewer than k of them
+                lower_bound_bg = _every_entry(block)
             if block.latent:
-                surely_bg = torch.cat([surely_bk, surely_bg], 1)
-            surely_bk = surely_bg.topk(min(k, surely_bg.shape[1]), dim=1, sorted=False).values
+                lower_bound_bg = torch.cat([surely_bk, lower_bound_bg], 1)
+            surely_bk = lower_bound_bg.topk(
+                min(k, lower_bound_bg.shape[1]), dim=1, sorted=False
+            ).values
             floor_b1 = surely_bk.amin(1, keepdim=True).clamp_min(0.0)
             if surely_bk.shape[1] < k:
                 floor_b1.zero_()
-            found.append(block.reaching(floor_b1))
+            found.append(block.may_reach(floor_b1))
     return _valued(found, x_BD, encoder)
 
 
 def _every_entry(block: _Block) -> Tensor:
     """What each entry of a block reaches at least [b, f]."""
-    slack_bf = block.slack_bg.repeat_interleave(GROUP, dim=1)[:, : block.z_bf.shape[1]]
-    return block.z_bf - slack_bf - block.rounding * block.z_bf.abs()
+    error_bound_bf = block.error_bound_bg.repeat_interleave(GROUP, dim=1)[:, : block.z_bf.shape[1]]
+    return block.z_bf - error_bound_bf - block.rounding * block.z_bf.abs()
 
 
 @torch.no_grad()
-def above(
+def threshold_candidates(
     x_BD: Tensor, encoder: Encoder, floor_F: Tensor, limit: int
-) -> tuple[Code, Tensor] | None:
+) -> tuple[SparsePattern, Tensor] | None:
     """All entries greater than their latent's floor, or None if they may be over `limit`.
 
     Returns:
@@ -181,7 +185,7 @@ def above(
     floor_B1 = x_BD.new_zeros(len(x_BD), 1)
     for blocks in search.rows():
         for block in blocks:
-            found.append(block.reaching(floor_B1[block.row : block.row + len(block.z_bf)]))
+            found.append(block.may_reach(floor_B1[block.row : block.row + len(block.z_bf)]))
             num_found += len(found[-1][0])
             if num_found > limit:
                 return None
@@ -191,11 +195,11 @@ def above(
 
 def _valued(
     found: list[tuple[Tensor, Tensor]], x_BD: Tensor, encoder: Encoder
-) -> tuple[Code, Tensor]:
+) -> tuple[SparsePattern, Tensor]:
     """The pattern of what was found in the blocks, and its values."""
     rows_N, latents_N = (torch.cat(parts) for parts in zip(*found, strict=True))
     if not bool((rows_N.diff() >= 0).all()):  # blocks of latents alternate within the same rows
         rows_N, order_N = rows_N.sort(stable=True)
         latents_N = latents_N[order_N]
-    code = Code.from_rows(rows_N, latents_N, len(x_BD), len(encoder.W_FD))
+    code = SparsePattern.from_rows(rows_N, latents_N, len(x_BD), len(encoder.W_FD))
     return code, encoder.values(x_BD, code)

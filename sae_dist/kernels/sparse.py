@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sae_dist.kernels.code import Code
-from sae_dist.kernels.dispatch import entry_dots, latent_sums, row_sums
+from sae_dist.kernels.dispatch import sddmm, spmm, spmm_t
+from sae_dist.kernels.pattern import SparsePattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +27,18 @@ class GradientForm:
 
 class _Decode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values_N: Tensor, W_FE: Tensor, code: Code, form: GradientForm) -> Tensor:
+    def forward(
+        ctx: Any, values_N: Tensor, W_FE: Tensor, code: SparsePattern, form: GradientForm
+    ) -> Tensor:
         ctx.code, ctx.form = code, form
         ctx.save_for_backward(values_N, W_FE)
-        return row_sums(values_N, W_FE, code)
+        return spmm(values_N, W_FE, code)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BE: Tensor) -> tuple[Tensor, Tensor, None, None]:
         values_N, W_FE = ctx.saved_tensors
-        grad_values_N = entry_dots(grad_BE, W_FE, ctx.code)
+        grad_values_N = sddmm(grad_BE, W_FE, ctx.code)
         grad_W_FE = _weight_gradient(values_N, grad_BE, ctx.code, ctx.form)
         return grad_values_N, grad_W_FE, None, None
 
@@ -50,7 +52,7 @@ class _Encode(torch.autograd.Function):
         W_FD: Tensor,
         b_F: Tensor,
         c_D: Tensor,
-        code: Code,
+        code: SparsePattern,
         form: GradientForm,
     ) -> Tensor:
         ctx.code, ctx.form = code, form
@@ -68,10 +70,12 @@ class _Encode(torch.autograd.Function):
         return None, None, grad_W_FD, grad_b_F, grad_c_D, None, None
 
 
-def _weight_gradient(values_N: Tensor, u_BD: Tensor, code: Code, form: GradientForm) -> Tensor:
+def _weight_gradient(
+    values_N: Tensor, u_BD: Tensor, code: SparsePattern, form: GradientForm
+) -> Tensor:
     dtype = form.sums or u_BD.dtype
     by_rows = form.by_rows and 2 * len(code.present_R) < code.num_latents
-    sums = latent_sums(values_N.to(dtype), u_BD.to(dtype), code, present_only=by_rows)
+    sums = spmm_t(values_N.to(dtype), u_BD.to(dtype), code, present_only=by_rows)
     sums = sums.to(u_BD.dtype)
     if not by_rows:
         return sums
@@ -79,7 +83,9 @@ def _weight_gradient(values_N: Tensor, u_BD: Tensor, code: Code, form: GradientF
     return torch.sparse_coo_tensor(code.present_R[None], sums, shape, is_coalesced=True)
 
 
-def decode(values_N: Tensor, W_FE: Tensor, code: Code, form: GradientForm | None = None) -> Tensor:
+def decode(
+    values_N: Tensor, W_FE: Tensor, code: SparsePattern, form: GradientForm | None = None
+) -> Tensor:
     """Σ value · W_f over each row's entries [B, E]; differentiable in values and W."""
     return _Decode.apply(values_N, W_FE, code, form or GradientForm())
 
@@ -90,7 +96,7 @@ def encode(
     W_FD: Tensor,
     b_F: Tensor,
     c_D: Tensor,
-    code: Code,
+    code: SparsePattern,
     form: GradientForm | None = None,
 ) -> Tensor:
     """Pre-activations z = W (x - c) + b that are known already [N], made differentiable.

@@ -128,22 +128,24 @@ def product(x_bD: Tensor, W_fD: Tensor, b_f: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @triton.jit
-def _may_hold(maxima_ptr, slack_ptr, floor, row, group_G, num_groups):
-    """Which groups may hold an entry, and their slack; NaN hides other values: such may."""
+def _may_hold(maxima_ptr, error_bound_ptr, floor, row, group_G, num_groups):
+    """Which groups may hold an entry, and their error_bound; NaN hides other values: such may."""
     is_group_G = group_G < num_groups
     here = row * num_groups + group_G
-    slack_G = tl.load(slack_ptr + here, mask=is_group_G, other=0.0)
-    reach_G = tl.load(maxima_ptr + here, mask=is_group_G, other=0.0) + slack_G
-    return is_group_G & ((reach_G >= floor) | (reach_G != reach_G)), slack_G
+    error_bound_G = tl.load(error_bound_ptr + here, mask=is_group_G, other=0.0)
+    reach_G = tl.load(maxima_ptr + here, mask=is_group_G, other=0.0) + error_bound_G
+    return is_group_G & ((reach_G >= floor) | (reach_G != reach_G)), error_bound_G
 
 
 @triton.jit
-def _reaching(z_ptr, slack_G, may_hold_G, floor, row, group_G, num_latents, GROUP: tl.constexpr):
+def _reaching(
+    z_ptr, error_bound_G, may_hold_G, floor, row, group_G, num_latents, GROUP: tl.constexpr
+):
     """Which latents of these groups are entries, and the latents, both [G · GROUP]."""
     latent_GI = group_G[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
     is_read_GI = may_hold_G[:, None] & (latent_GI < num_latents)
     z_GI = tl.load(z_ptr + row * num_latents + latent_GI, mask=is_read_GI, other=float("nan"))
-    reaches_GI = z_GI.to(tl.float32) + slack_G[:, None] >= floor
+    reaches_GI = z_GI.to(tl.float32) + error_bound_G[:, None] >= floor
     num: tl.constexpr = latent_GI.shape[0] * GROUP
     return tl.reshape(reaches_GI, [num]), tl.reshape(latent_GI, [num])
 
@@ -153,7 +155,7 @@ def _count(
     z_ptr,
     maxima_ptr,
     floor_ptr,
-    slack_ptr,
+    error_bound_ptr,
     counts_ptr,
     num_latents,
     num_groups,
@@ -166,15 +168,17 @@ def _count(
     begin = (tl.program_id(0) % spans) * SPAN
     floor = tl.load(floor_ptr + row)
     group_S = begin + tl.arange(0, SPAN)
-    may_hold_S = _may_hold(maxima_ptr, slack_ptr, floor, row, group_S, num_groups)[0]
+    may_hold_S = _may_hold(maxima_ptr, error_bound_ptr, floor, row, group_S, num_groups)[0]
     num = 0
     if tl.max(may_hold_S.to(tl.int32)) > 0:
         for tile in range(begin, tl.minimum(begin + SPAN, num_groups), TILE):
             group_G = tile + tl.arange(0, TILE)
-            may_hold_G, slack_G = _may_hold(maxima_ptr, slack_ptr, floor, row, group_G, num_groups)
+            may_hold_G, error_bound_G = _may_hold(
+                maxima_ptr, error_bound_ptr, floor, row, group_G, num_groups
+            )
             if tl.max(may_hold_G.to(tl.int32)) > 0:
                 reaches = _reaching(
-                    z_ptr, slack_G, may_hold_G, floor, row, group_G, num_latents, GROUP
+                    z_ptr, error_bound_G, may_hold_G, floor, row, group_G, num_latents, GROUP
                 )[0]
                 num += tl.sum(reaches.to(tl.int32))
     tl.store(counts_ptr + tl.program_id(0), num)
@@ -185,7 +189,7 @@ def _write(
     z_ptr,
     maxima_ptr,
     floor_ptr,
-    slack_ptr,
+    error_bound_ptr,
     offsets_ptr,
     rows_ptr,
     latents_ptr,
@@ -203,10 +207,12 @@ def _write(
     if place < tl.load(offsets_ptr + tl.program_id(0) + 1):
         for tile in range(begin, tl.minimum(begin + SPAN, num_groups), TILE):
             group_G = tile + tl.arange(0, TILE)
-            may_hold_G, slack_G = _may_hold(maxima_ptr, slack_ptr, floor, row, group_G, num_groups)
+            may_hold_G, error_bound_G = _may_hold(
+                maxima_ptr, error_bound_ptr, floor, row, group_G, num_groups
+            )
             if tl.max(may_hold_G.to(tl.int32)) > 0:
                 reaches, latent = _reaching(
-                    z_ptr, slack_G, may_hold_G, floor, row, group_G, num_latents, GROUP
+                    z_ptr, error_bound_G, may_hold_G, floor, row, group_G, num_latents, GROUP
                 )
                 nth = tl.cumsum(reaches.to(tl.int32), 0)
                 tl.store(rows_ptr + place + nth - 1, row, mask=reaches)
@@ -215,22 +221,22 @@ def _write(
 
 
 def entries(
-    z_bf: Tensor, maxima_bg: Tensor, floor_b: Tensor, slack_bg: Tensor
+    z_bf: Tensor, maxima_bg: Tensor, floor_b: Tensor, error_bound_bg: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """All (row, latent) with z + slack[row, group] >= floor[row], by row, then by latent.
+    """All (row, latent) with z + error_bound[row, group] >= floor[row], by row, then by latent.
 
     The maxima are `product`'s: groups that cannot hold an entry are not read. NaN is none. Waits
     for the device, as the number of entries shapes the result.
 
     Args:
         z_bf: bfloat16.
-        maxima_bg, floor_b, slack_bg: float32.
+        maxima_bg, floor_b, error_bound_bg: float32.
 
     Returns:
         rows and latents, int64 [N].
     """
     num_rows, num_groups = maxima_bg.shape
-    given = [t.contiguous() for t in (z_bf, maxima_bg, floor_b, slack_bg)]
+    given = [t.contiguous() for t in (z_bf, maxima_bg, floor_b, error_bound_bg)]
     spans = num_rows * triton.cdiv(num_groups, _SPAN)
     sizes = {"num_latents": z_bf.shape[1], "num_groups": num_groups}
     options = {"GROUP": GROUP, "SPAN": _SPAN, "TILE": _TILE, "enable_fp_fusion": True}

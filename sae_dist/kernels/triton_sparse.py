@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sae_dist.kernels.code import Code
+from sae_dist.kernels.pattern import SparsePattern
 
 _ENTRIES = 8  # at once: so many rows are on their way from memory together
 _PIECE = 512  # entries of a segment that one program adds
@@ -44,7 +44,7 @@ def _entry_dots(
     tl.store(out_ptr + entry_N, tl.sum(sum_ND, axis=1), mask=is_entry_N)
 
 
-def entry_dots(u_BD: Tensor, W_FD: Tensor, code: Code) -> Tensor:
+def sddmm(u_BD: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
     """For each entry (b, f) the product u_b · W_f, float32 [N]."""
     num_entries, width = len(code.latents_N), u_BD.shape[1]
     dots_N = torch.empty(num_entries, device=u_BD.device)
@@ -156,14 +156,14 @@ def _launch(
     return sums_SD
 
 
-def row_sums(values_N: Tensor, W_FD: Tensor, code: Code) -> Tensor:
+def spmm(values_N: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
     """For each row the sum of its entries' value · W_f, float32 [B, D], in a fixed order."""
     begins_B, ends_B = code.offsets_B[:-1], code.offsets_B[1:]
     return _sum_segments(values_N, code.latents_N, W_FD, begins_B, ends_B)
 
 
-def latent_sums(
-    values_N: Tensor, u_BD: Tensor, code: Code, *, present_only: bool = False
+def spmm_t(
+    values_N: Tensor, u_BD: Tensor, code: SparsePattern, *, present_only: bool = False
 ) -> Tensor:
     """For each latent the sum of its entries' value · u_b, float32, in a fixed order.
 

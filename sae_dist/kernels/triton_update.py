@@ -79,7 +79,7 @@ def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: Ad
     """See `reference.update_rows`; everything is float32 and contiguous."""
     is_first_kept, step = rows.exp_avg_FD is not None, adam.step
     assert is_first_kept or adam.beta1 == 0.0, "without a first moment beta1 must be 0"
-    assert not is_first_kept or rows.seen_F is None, "a first moment moves rows at every step"
+    assert not is_first_kept or rows.last_step_F is None, "a first moment moves rows at every step"
     num_rows, width = grad_RD.shape
     tile = triton.next_power_of_2(width)
     _update_rows[(num_rows,)](
@@ -88,8 +88,8 @@ def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: Ad
         rows_R,
         rows.exp_avg_FD,
         rows.exp_avg_sq_FD,
-        rows.seen_F,
-        rows.half_FD,
+        rows.last_step_F,
+        rows.bf16_FD,
         rows.error_F,
         rows.norm_F,
         adam.grad_scale,

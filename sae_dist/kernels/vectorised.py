@@ -9,7 +9,7 @@ from torch.linalg import vector_norm
 from torch.nn.functional import embedding_bag, pad
 
 from sae_dist.kernels.adam import AdamRows, AdamStep
-from sae_dist.kernels.code import Code
+from sae_dist.kernels.pattern import SparsePattern
 from sae_dist.kernels.reference import GROUP
 
 _BLOCK_ROWS = 512  # of weights, gradient and moments at once: a CPU's cache holds them
@@ -35,17 +35,17 @@ def group_maxima(v_f: Tensor) -> Tensor:
 
 
 def entries(
-    z_bf: Tensor, maxima_bg: Tensor, floor_b: Tensor, slack_bg: Tensor
+    z_bf: Tensor, maxima_bg: Tensor, floor_b: Tensor, error_bound_bg: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """All (row, latent) with z + slack[row, group] ≥ floor[row], by row, then by latent [N].
+    """All (row, latent) with z + error_bound[row, group] ≥ floor[row], by row, then by latent [N].
 
     Groups whose maximum does not reach the floor are not read. NaN never qualifies.
     """
-    lacks_bg = maxima_bg + slack_bg < floor_b[:, None]  # a maximum of NaN may hide an entry
+    lacks_bg = maxima_bg + error_bound_bg < floor_b[:, None]  # a maximum of NaN may hide an entry
     row_n, group_n = (~lacks_bg).nonzero(as_tuple=True)
     groups_ni = _grouped(z_bf, torch.nan).flatten(0, 1)
     reach_ni = groups_ni.index_select(0, row_n * lacks_bg.shape[1] + group_n)
-    reach_ni += slack_bg[row_n, group_n, None]
+    reach_ni += error_bound_bg[row_n, group_n, None]
     at_N, place_N = (reach_ni >= floor_b[row_n, None]).nonzero(as_tuple=True)
     return row_n[at_N], group_n[at_N] * GROUP + place_N
 
@@ -58,7 +58,7 @@ def _grouped(z_bf: Tensor, missing: float) -> Tensor:
     return z_bf.unflatten(1, (-1, GROUP))
 
 
-def entry_dots(u_BD: Tensor, W_FD: Tensor, code: Code) -> Tensor:
+def sddmm(u_BD: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
     """For each entry (b, f) the product u_b · W_f [N], without gathering rows.
 
     Latent by latent: W, which no cache holds, is read once, and u, which is smaller, many times.
@@ -73,13 +73,13 @@ def entry_dots(u_BD: Tensor, W_FD: Tensor, code: Code) -> Tensor:
     )
 
 
-def row_sums(values_N: Tensor, W_FD: Tensor, code: Code) -> Tensor:
+def spmm(values_N: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
     """For each row the sum of its entries' value · W_f [B, D]."""
     return _bags(values_N, W_FD, code.latents_N, code.offsets_B)
 
 
-def latent_sums(
-    values_N: Tensor, u_BD: Tensor, code: Code, *, present_only: bool = False
+def spmm_t(
+    values_N: Tensor, u_BD: Tensor, code: SparsePattern, *, present_only: bool = False
 ) -> Tensor:
     """For each latent the sum of its entries' value · u_b, in a fixed order.
 
@@ -104,10 +104,10 @@ def _bags(values_N: Tensor, table: Tensor, index_N: Tensor, offsets: Tensor) -> 
 
 
 @torch.no_grad()
-def round_rows(W_FD: Tensor, half_FD: Tensor, error_F: Tensor, norm_F: Tensor) -> None:
+def round_rows(W_FD: Tensor, bf16_FD: Tensor, error_F: Tensor, norm_F: Tensor) -> None:
     """Write ŵ, ‖w - ŵ‖ and ‖w‖ of each row."""
     for rows in _row_blocks(len(W_FD)):
-        _round(rows, W_FD[rows], half_FD, error_F, norm_F)
+        _round(rows, W_FD[rows], bf16_FD, error_F, norm_F)
 
 
 @torch.no_grad()
@@ -121,10 +121,10 @@ def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: Ad
         grad_rD, w_rD, exp_avg_sq_rD = grad_RD[block], W_FD[at], rows.exp_avg_sq_FD[at]
         if adam.unit_norm:
             grad_rD.addcmul_(torch.linalg.vecdot(grad_rD, w_rD)[:, None], w_rD, value=-1)
-        if rows.seen_F is not None:
-            missed_r = (adam.step - 1 - rows.seen_F[at]).to(W_FD.dtype)
+        if rows.last_step_F is not None:
+            missed_r = (adam.step - 1 - rows.last_step_F[at]).to(W_FD.dtype)
             exp_avg_sq_rD *= (adam.beta2**missed_r)[:, None]
-            rows.seen_F[at] = adam.step
+            rows.last_step_F[at] = adam.step
         torch._fused_adam_(
             [w_rD],
             [grad_rD],
@@ -145,15 +145,15 @@ def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: Ad
             w_rD /= vector_norm(w_rD, dim=1, keepdim=True).clamp_min(_tiny(W_FD))
         if rows_R is not None:
             W_FD[at], rows.exp_avg_sq_FD[at] = w_rD, exp_avg_sq_rD
-        if rows.half_FD is not None and rows.error_F is not None and rows.norm_F is not None:
-            _round(at, w_rD, rows.half_FD, rows.error_F, rows.norm_F)
+        if rows.bf16_FD is not None and rows.error_F is not None and rows.norm_F is not None:
+            _round(at, w_rD, rows.bf16_FD, rows.error_F, rows.norm_F)
 
 
 def _round(
-    rows: slice | Tensor, w_rD: Tensor, half_FD: Tensor, error_F: Tensor, norm_F: Tensor
+    rows: slice | Tensor, w_rD: Tensor, bf16_FD: Tensor, error_F: Tensor, norm_F: Tensor
 ) -> None:
-    half_rD = w_rD.to(half_FD.dtype)
-    half_FD[rows] = half_rD
+    half_rD = w_rD.to(bf16_FD.dtype)
+    bf16_FD[rows] = half_rD
     error_F[rows] = vector_norm(w_rD - half_rD, dim=1)
     norm_F[rows] = vector_norm(w_rD, dim=1)
 

@@ -46,8 +46,8 @@ class Round:
         An order of its trainable tokens that the seed and the round fix. What is left after the
         last step is dropped.
         """
-        dice = generator(seed, "live", self.epoch, self.number, lane)
-        order = dice.permutation(self.lanes[lane].trainable())[: self.num_steps * lane_tokens]
+        rng = generator(seed, "live", self.epoch, self.number, lane)
+        order = rng.permutation(self.lanes[lane].trainable())[: self.num_steps * lane_tokens]
         return order.reshape(self.num_steps, lane_tokens)
 
 

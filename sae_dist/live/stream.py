@@ -12,7 +12,7 @@ import torch
 
 from sae_dist.common.dtypes import from_storage
 from sae_dist.common.errors import UserError
-from sae_dist.common.log import progress, say
+from sae_dist.common.log import log_info, progress
 from sae_dist.harvest import StagingBuffer
 from sae_dist.live.lanes import choose_lanes
 from sae_dist.live.passes import Passes
@@ -25,11 +25,11 @@ _FIRST_PART = 16  # of a bucket's tokens in the first round, so that the first s
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Filling:
+class PendingRound:
     """A round on its way into a room: this rank's units, by number, in their places there."""
 
     round: Round
-    room: StagingBuffer
+    buffer: StagingBuffer
     places: dict[int, int]
     passes: list[Future[None]]
 
@@ -111,7 +111,7 @@ class LiveStream(Batches):
         found = rounds(self._units.training, self._sizes, self._lane_tokens, self._step)
         return takewhile(lambda one: one.first_step < last, found)
 
-    def _room(self) -> StagingBuffer:
+    def _buffer(self) -> StagingBuffer:
         num_units = len(self._lanes) * self._sizes.most // self._sizes.lanes
         num_sequences = num_units * self._units.unit_sequences
         shape = (num_sequences, self._units.sequence_length)
@@ -125,28 +125,28 @@ class LiveStream(Batches):
         self, text: Iterator[Round], model: ThreadPoolExecutor
     ) -> Iterator[tuple[Batch, StreamState]]:
         """Round by round, each while the next is filled in the room of the one before."""
-        rooms = cycle([self._room() for _ in range(_ROUNDS_HELD)])
+        buffers = cycle([self._buffer() for _ in range(_ROUNDS_HELD)])
         step, first = self._step, next(text, None)
         if first is None:
             return
-        now = self._fill(first, next(rooms), model)
+        now = self._fill(first, next(buffers), model)
         self._tell(now)
         self._await_first(now)
         while (following := next(text, None)) is not None:
-            coming = self._fill(following, next(rooms), model)
+            coming = self._fill(following, next(buffers), model)
             yield from self._batches(now, coming.passes, step - now.round.first_step)
             _wait(coming.passes)
             now, step = coming, coming.round.first_step
         yield from self._batches(now, [], step - now.round.first_step)
 
-    def _fill(self, this: Round, room: StagingBuffer, model: ThreadPoolExecutor) -> Filling:
+    def _fill(self, this: Round, buffer: StagingBuffer, model: ThreadPoolExecutor) -> PendingRound:
         """Send this rank's units of a round through the model; lane by lane into a room."""
         units = {u.number: u for lane in self._lanes for u in this.lanes[lane].units}
         places = {number: place for place, number in enumerate(units)}
-        passes = [model.submit(self._pass, units[n], place, room) for n, place in places.items()]
-        return Filling(this, room, places, passes)
+        passes = [model.submit(self._pass, units[n], place, buffer) for n, place in places.items()]
+        return PendingRound(this, buffer, places, passes)
 
-    def _await_first(self, first: Filling) -> None:
+    def _await_first(self, first: PendingRound) -> None:
         """Wait for the round before any step, and show what the language model has read of it."""
         total = len(first.passes) * self._unit_tokens
         with progress(
@@ -156,12 +156,12 @@ class LiveStream(Batches):
                 one.result()
                 bar.update(self._unit_tokens)
 
-    def _pass(self, unit: Unit, place: int, room: StagingBuffer) -> None:
+    def _pass(self, unit: Unit, place: int, buffer: StagingBuffer) -> None:
         size = self._units.unit_sequences
-        room.put(range(place * size, (place + 1) * size), self._passes(unit))
+        buffer.put(range(place * size, (place + 1) * size), self._passes(unit))
 
     def _batches(
-        self, now: Filling, coming: list[Future[None]], start: int
+        self, now: PendingRound, coming: list[Future[None]], start: int
     ) -> Iterator[tuple[Batch, StreamState]]:
         """The batches of a round in memory, not faster than the next one is filled.
 
@@ -171,7 +171,9 @@ class LiveStream(Batches):
         this, dtype = now.round, self._passes.dtype
         stored = {
             site: array.reshape(-1, array.shape[-1])
-            for site, array in now.room.arrays(len(now.passes) * self._units.unit_sequences).items()
+            for site, array in now.buffer.arrays(
+                len(now.passes) * self._units.unit_sequences
+            ).items()
         }
         rows, index = self._order(now)
         for step in range(start, this.num_steps):
@@ -181,7 +183,7 @@ class LiveStream(Batches):
             state = StreamState(step=this.first_step + step + 1, epoch=this.epoch + is_over)
             yield Batch(acts=acts, index=torch.from_numpy(index[step])), state
 
-    def _order(self, now: Filling) -> tuple[np.ndarray, np.ndarray]:
+    def _order(self, now: PendingRound) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the room, and sequence · S + position, int64 [num_steps, b] of this rank."""
         rows, index = [], []
         for lane in self._lanes:
@@ -193,16 +195,16 @@ class LiveStream(Batches):
             index.append(number_U[unit_TB] * self._unit_tokens + offset_TB)
         return np.concatenate(rows, axis=1), np.concatenate(index, axis=1)
 
-    def _tell(self, first: Filling) -> None:
+    def _tell(self, first: PendingRound) -> None:
         """What a round is, and what it takes to go on from a checkpoint."""
         numbers = {unit.number for lane in first.round.lanes for unit in lane.units}
-        say(
+        log_info(
             f"  rounds of {len(numbers) * self._unit_tokens} tokens, then more, up to "
             f"{self._sizes.most * self._unit_tokens}: at most {self.memory_bound / 2**30:.3g} GiB "
             "in memory on each process"
         )
         if self._step:
-            say(
+            log_info(
                 f"  going on in round {first.round.number} of epoch {first.round.epoch}: "
                 f"{min(numbers)} units of {self._unit_tokens} tokens were only tokenised again, "
                 f"{len(numbers)} pass the language model again"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sae_dist.lm.size import LMSize, lm_size
     from sae_dist.lm.splice import splice
     from sae_dist.lm.tensor import load_sliced_lm, sliced_sites
-    from sae_dist.lm.zero3 import load_spread_lm, spread_engine
+    from sae_dist.lm.zero3 import load_zero3_lm, spread_engine
 
 __all__ = [
     "LM",
@@ -37,7 +37,7 @@ __all__ = [
     "lm_size",
     "load_lm",
     "load_sliced_lm",
-    "load_spread_lm",
+    "load_zero3_lm",
     "load_tokenizer",
     "loss_of_logits_NS",
     "most_positions",

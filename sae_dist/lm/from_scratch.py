@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sae_dist.common.errors import UserError
-from sae_dist.common.files import fsync_path, write_json, write_whole
-from sae_dist.common.log import progress, say
+from sae_dist.common.files import atomic_path, fsync_path, write_json
+from sae_dist.common.log import log_info, progress
 from sae_dist.common.seeds import derive
 from sae_dist.common.settings import validate
 from sae_dist.lm.config import LMConfig, SmallLMConfig
@@ -70,7 +70,7 @@ def train_small_lm(
         "config": asdict(config),
     }
     _save(folder, model, tokenizer, report)
-    say(
+    log_info(
         "small LM: {held_out_loss:.3f} nats a held-out token (unigram {unigram_loss:.3f}, before "
         "training {loss_before:.3f}), {num_parameters:,} parameters, {seconds} s".format_map(report)
     )
@@ -241,7 +241,7 @@ def _save(
     report: dict[str, Any],
 ) -> None:
     """Write beside `folder`, then rename: an interrupted run leaves no folder that looks whole."""
-    with write_whole(folder) as temporary:
+    with atomic_path(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         write_json(temporary / _REPORT, report)

@@ -11,7 +11,7 @@ from sae_dist.lm.config import LMConfig, LMDtype
 from sae_dist.lm.load import LM, load_lm
 
 
-def load_spread_lm(config: LMConfig) -> LM:
+def load_zero3_lm(config: LMConfig) -> LM:
     """As `load_lm`, but each process reads and holds its part of every weight alone.
 
     torch.distributed must be initialised. Raises UserError for settings that ZeRO-3 cannot hold.

@@ -6,11 +6,11 @@ from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
     from sae_dist.parallel.axis import Axis
+    from sae_dist.parallel.collectives import MeshCollectives, gather_latents, gather_rows, set_mesh
     from sae_dist.parallel.config import MeshConfig
-    from sae_dist.parallel.cost import Message, Over, messages
+    from sae_dist.parallel.cost import MeshAxis, Message, messages
     from sae_dist.parallel.gradients import backward, gradient_norm
     from sae_dist.parallel.mesh import Mesh, choose_mesh, make_mesh
-    from sae_dist.parallel.placement import Sharded, distribute, gather_latents, gather_rows
     from sae_dist.parallel.world import World, local_device, start_world
 
 __all__ = [
@@ -18,12 +18,12 @@ __all__ = [
     "Mesh",
     "MeshConfig",
     "Message",
-    "Over",
-    "Sharded",
+    "MeshAxis",
+    "MeshCollectives",
     "World",
     "backward",
     "choose_mesh",
-    "distribute",
+    "set_mesh",
     "gather_latents",
     "gather_rows",
     "gradient_norm",

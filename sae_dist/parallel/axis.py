@@ -28,7 +28,7 @@ class Axis:
     bytes_sent: int = field(default=0, compare=False)
     num_messages: int = field(default=0, compare=False)
 
-    def sum(self, x: Tensor) -> Tensor:
+    def all_reduce(self, x: Tensor) -> Tensor:
         """Sum over the axis, as a new tensor (the same one where this process is alone)."""
         if self.size == 1:
             return x
@@ -37,7 +37,7 @@ class Axis:
         dist.all_reduce(total, group=self.group)
         return total
 
-    def sum_later(self, x: Tensor) -> dist.Work:
+    def start_all_reduce(self, x: Tensor) -> dist.Work:
         """Begin to sum a contiguous tensor over the axis, in place; there after `wait()`.
 
         For an axis of more than one process. On GPUs `wait()` holds up the stream, not the host.
@@ -47,31 +47,31 @@ class Axis:
         assert work is not None
         return work
 
-    def join(self, x: Tensor, dim: int = 0) -> Tensor:
+    def all_gather(self, x: Tensor, dim: int = 0) -> Tensor:
         """Every process' tensor (all of one shape), side by side along `dim` in the axis' order."""
         if self.size == 1:
             return x
         parts = self._gather(x)
         return parts.flatten(0, 1) if dim == 0 else torch.cat(list(parts), dim)
 
-    def join_later(self, x: Tensor) -> Callable[[], Tensor]:
-        """Begin to `join` along dim 0; calling what is returned waits for it, and counts it."""
+    def start_all_gather(self, x: Tensor) -> Callable[[], Tensor]:
+        """Begin to `all_gather` along dim 0; call what is returned to wait for it and count it."""
         if self.size == 1:
             return lambda: x
-        gathered = self._gather_later(x)
+        gathered = self._start_gather(x)
         return lambda: gathered().flatten(0, 1)
 
-    def join_uneven(self, x: Tensor) -> Tensor:
-        """As `join` along the first dim, of which each process may have more or fewer."""
+    def all_gather_uneven(self, x: Tensor) -> Tensor:
+        """As `all_gather` along the first dim, of which each process may have more or fewer."""
         if self.size == 1:
             return x
-        lengths = self.join(torch.tensor([len(x)], device=x.device)).tolist()
+        lengths = self.all_gather(torch.tensor([len(x)], device=x.device)).tolist()
         padded = x.new_zeros(max(lengths), *x.shape[1:])
         padded[: len(x)] = x.detach()
         parts = self._gather(padded)
         return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
-    def each(self, x: Tensor) -> Iterator[Tensor]:
+    def each_slice(self, x: Tensor) -> Iterator[Tensor]:
         """Every process' tensor (all of one shape) in the axis' order; only one is held at a time.
 
         All processes must use up the iterator.
@@ -85,8 +85,8 @@ class Axis:
                 dist.broadcast(part, group=self.group, group_src=index)
             yield part
 
-    def collect(self, x: Tensor, dim: int = 0) -> Tensor | None:
-        """As `join`, but only for the first process of the axis; the others get None."""
+    def gather(self, x: Tensor, dim: int = 0) -> Tensor | None:
+        """As `all_gather`, but only for the first process of the axis; the others get None."""
         if self.size == 1:
             return x
         x = x.detach().contiguous()
@@ -95,7 +95,7 @@ class Axis:
         dist.gather(x, parts, group=self.group, group_dst=0)
         return torch.cat(parts, dim) if parts else None
 
-    def least(self, x: Tensor) -> Tensor:
+    def all_min(self, x: Tensor) -> Tensor:
         """Elementwise minimum over the axis, as a new tensor."""
         least = x.detach().clone()
         if self.size > 1:
@@ -103,7 +103,7 @@ class Axis:
             dist.all_reduce(least, dist.ReduceOp.MIN, group=self.group)
         return least
 
-    def before(self, x: Tensor) -> Tensor:
+    def exclusive_sum(self, x: Tensor) -> Tensor:
         """Sum over the processes that come before this one on the axis."""
         if self.size == 1:
             return torch.zeros_like(x)
@@ -111,9 +111,9 @@ class Axis:
 
     def _gather(self, x: Tensor) -> Tensor:
         """Every process' tensor, stacked in the axis' order [size, …]."""
-        return self._gather_later(x)()
+        return self._start_gather(x)()
 
-    def _gather_later(self, x: Tensor) -> Callable[[], Tensor]:
+    def _start_gather(self, x: Tensor) -> Callable[[], Tensor]:
         """Begin to `_gather`; calling what is returned waits for it, and counts it."""
         x = x.detach().contiguous()
         parts = x.new_empty(self.size, *x.shape)

@@ -13,7 +13,7 @@ _SUM = 8  # bytes of a number that is summed in float64, or counted in int64
 _DIGITS = 2**16  # the bars of a radix select's histogram, which settles 16 bits
 
 
-class Over(StrEnum):
+class MeshAxis(StrEnum):
     """The axis of a mesh that a message goes over."""
 
     data = "data"
@@ -31,7 +31,7 @@ class Message:
     """
 
     what: str
-    over: Over
+    over: MeshAxis
     num_bytes: int
     is_gathered: bool = False
 
@@ -55,13 +55,13 @@ class _Step:
 
     def messages(self, *, has_dead: bool) -> Iterator[Message]:
         config, w = self.coder, self.w
-        yield Message("rows of x", Over.latent, self.b * self.D * self.s, True)
+        yield Message("rows of x", MeshAxis.latent, self.b * self.D * self.s, True)
         if config.form is not Form.autoencoder:
-            yield Message("rows of y", Over.latent, self.b * self.E * self.s, True)
+            yield Message("rows of y", MeshAxis.latent, self.b * self.E * self.s, True)
         if config.uses_aux_k:
-            yield Message("number of dead latents", Over.latent, _SUM)
+            yield Message("number of dead latents", MeshAxis.latent, _SUM)
         yield from self._pass(config.k)
-        yield Message("number of active entries", Over.latent, _SUM)
+        yield Message("number of active entries", MeshAxis.latent, _SUM)
         num_sums = 1 + 1 + (self.E + 1)  # active entries, squared error, the target's moments
         if config.uses_multi_topk:
             yield from self._pass(min(4 * config.k, config.num_latents))
@@ -70,39 +70,39 @@ class _Step:
             yield self._candidates(config.aux_k)
             yield from self._decoded()
             num_sums += 1 + (self.E + 1)
-        yield Message("sums of the loss", Over.data, num_sums * _SUM)
+        yield Message("sums of the loss", MeshAxis.data, num_sums * _SUM)
         yield from self._gradients()
-        yield Message("squared norm of the gradient", Over.latent, w)
-        yield Message("firings of each latent", Over.data, self.F * _SUM)
+        yield Message("squared norm of the gradient", MeshAxis.latent, w)
+        yield Message("firings of each latent", MeshAxis.data, self.F * _SUM)
         if config.kind is Kind.batchtopk:
-            yield Message("least activation", Over.world, w)
+            yield Message("least activation", MeshAxis.world, w)
 
     def _pass(self, k: int) -> Iterator[Message]:
         """Select, decode, and the gradients that come back."""
         if self.coder.kind is Kind.topk:
             yield self._candidates(k)
         if self.coder.kind is Kind.batchtopk:
-            yield Message("number of candidates", Over.world, _SUM)
+            yield Message("number of candidates", MeshAxis.world, _SUM)
             for _ in range(8 * self.w // 16):
-                yield Message("histogram", Over.world, _DIGITS * _SUM)
+                yield Message("histogram", MeshAxis.world, _DIGITS * _SUM)
         yield from self._decoded()
 
     def _candidates(self, k: int) -> Message:
-        return Message("candidates", Over.latent, self.B * (k + 1) * self.w, True)
+        return Message("candidates", MeshAxis.latent, self.B * (k + 1) * self.w, True)
 
     def _decoded(self) -> Iterator[Message]:
-        yield Message("reconstruction", Over.latent, self.B * self.E * self.w)
+        yield Message("reconstruction", MeshAxis.latent, self.B * self.E * self.w)
         if self.coder.form is Form.autoencoder:
-            yield Message("gradient of b_dec in the encoder", Over.latent, self.D * self.w)
+            yield Message("gradient of b_dec in the encoder", MeshAxis.latent, self.D * self.w)
 
     def _gradients(self) -> Iterator[Message]:
         if self.coder.form is Form.skip_transcoder:
-            yield Message("gradient of W_skip", Over.data, self.D * self.E * self.w)
-        yield Message("gradient of W_dec", Over.data, self.F * self.E * self.w)
-        yield Message("gradient of W_enc", Over.data, self.F * self.D * self.w)
+            yield Message("gradient of W_skip", MeshAxis.data, self.D * self.E * self.w)
+        yield Message("gradient of W_dec", MeshAxis.data, self.F * self.E * self.w)
+        yield Message("gradient of W_enc", MeshAxis.data, self.F * self.D * self.w)
         of_latents = 2 if self.coder.kind is Kind.jumprelu else 1  # b_enc, threshold
         vectors = of_latents * self.F + self.E
-        yield Message("gradients of the vectors", Over.data, vectors * self.w)
+        yield Message("gradients of the vectors", MeshAxis.data, vectors * self.w)
 
 
 def messages(
@@ -154,6 +154,6 @@ def wire_bytes(
     return sum(message.wire_bytes(sizes[message.over]) for message in step)
 
 
-def _sizes(mesh: tuple[int, int]) -> dict[Over, int]:
+def _sizes(mesh: tuple[int, int]) -> dict[MeshAxis, int]:
     data, latent = mesh
-    return {Over.data: data, Over.latent: latent, Over.world: data * latent}
+    return {MeshAxis.data: data, MeshAxis.latent: latent, MeshAxis.world: data * latent}

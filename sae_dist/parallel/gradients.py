@@ -27,7 +27,7 @@ def backward(loss: Tensor, coder: Coder, mesh: Mesh) -> None:
     def send(parameter: Tensor) -> None:
         ready.add(id(parameter))
         while waiting and id(waiting[0]) in ready:
-            sums.append(mesh.data.sum_later(_gradient(waiting.popleft())))
+            sums.append(mesh.data.start_all_reduce(_gradient(waiting.popleft())))
 
     hooks = [matrix.register_post_accumulate_grad_hook(send) for matrix in matrices]
     try:
@@ -36,7 +36,7 @@ def backward(loss: Tensor, coder: Coder, mesh: Mesh) -> None:
         for hook in hooks:
             hook.remove()
     joined = torch.cat([_gradient(vector) for vector in vectors])
-    sums.append(mesh.data.sum_later(joined))
+    sums.append(mesh.data.start_all_reduce(joined))
     for work in sums:
         work.wait()
     for vector, total in zip(vectors, joined.split([len(v) for v in vectors]), strict=True):
@@ -47,7 +47,7 @@ def gradient_norm(squares: dict[str, Tensor], mesh: Mesh) -> Tensor:
     """The norm of a whole gradient from the squares of its parts here, by parameter."""
     in_slices = sum(square for name, square in squares.items() if name in LATENT_TENSORS)
     shared = sum(square for name, square in squares.items() if name not in LATENT_TENSORS)
-    return (mesh.latent.sum(torch.as_tensor(in_slices)) + shared).sqrt()
+    return (mesh.latent.all_reduce(torch.as_tensor(in_slices)) + shared).sqrt()
 
 
 def _gradient(parameter: Tensor) -> Tensor:

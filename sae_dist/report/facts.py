@@ -4,9 +4,9 @@ import re
 from itertools import pairwise
 from typing import Any
 
-from sae_dist.report.looks import family_of, grouped, place_of, width_label
 from sae_dist.report.numbers import duration, number
 from sae_dist.report.results import RunResults
+from sae_dist.report.styles import family_of, grouped, place_of, width_label
 
 
 def headline(results: RunResults) -> str:

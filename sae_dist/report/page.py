@@ -7,9 +7,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sae_dist.common.files import write_atomic
 from sae_dist.report.facts import facts, headline
-from sae_dist.report.looks import assign_looks, grouped, palette
 from sae_dist.report.pages import rung_pages, topics
 from sae_dist.report.results import RunResults
+from sae_dist.report.styles import assign_looks, grouped, palette
 
 
 def write_report(results: RunResults, path: Path) -> Path:

@@ -21,14 +21,6 @@ from sae_dist.report.figures.transfer import (
     transfer_figures,
     transfer_table,
 )
-from sae_dist.report.looks import (
-    LegendEntry,
-    Look,
-    legend_of_colours,
-    legend_of_dashes,
-    legend_of_markers,
-    place_of,
-)
 from sae_dist.report.measures import (
     DELTA_LOSS,
     GROUPS,
@@ -38,6 +30,14 @@ from sae_dist.report.measures import (
     RECONSTRUCTION,
 )
 from sae_dist.report.results import RungResult, RunResults
+from sae_dist.report.styles import (
+    LegendEntry,
+    Style,
+    legend_of_colours,
+    legend_of_dashes,
+    legend_of_markers,
+    place_of,
+)
 from sae_dist.report.table import Cell, Table, rung_table
 
 
@@ -78,20 +78,20 @@ class RungPage:
     """All that is known of one coder."""
 
     name: str
-    look: Look
+    look: Style
     described: str
     readings: dict[str, list[Reading]]
     figures: list[Figure]
-    pairs: list[Look]
+    pairs: list[Style]
 
 
-def topics(results: RunResults, looks: dict[str, Look]) -> list[Page]:
+def topics(results: RunResults, looks: dict[str, Style]) -> list[Page]:
     """The parts that compare coders, without those in which there is nothing."""
     made = [_overview(results, looks), *_measured(results, looks), *_trained(results, looks)]
     return [page for page in made if not page.is_empty]
 
 
-def rung_pages(results: RunResults, looks: dict[str, Look]) -> list[RungPage]:
+def rung_pages(results: RunResults, looks: dict[str, Style]) -> list[RungPage]:
     """One of each coder that was evaluated."""
     return [
         RungPage(
@@ -110,7 +110,7 @@ def rung_pages(results: RunResults, looks: dict[str, Look]) -> list[RungPage]:
     ]
 
 
-def _overview(results: RunResults, looks: dict[str, Look]) -> Page:
+def _overview(results: RunResults, looks: dict[str, Style]) -> Page:
     rungs = results.rungs
     caption = "A rung is one coder of the ladder; its name leads to a page of its own."
     return Page(
@@ -121,7 +121,7 @@ def _overview(results: RunResults, looks: dict[str, Look]) -> Page:
     )
 
 
-def _measured(results: RunResults, looks: dict[str, Look]) -> Iterator[Page]:
+def _measured(results: RunResults, looks: dict[str, Style]) -> Iterator[Page]:
     rungs = results.rungs
     evaluated = [looks[rung.name] for rung in rungs]
     colours, markers = legend_of_colours(evaluated), legend_of_markers(evaluated)
@@ -188,7 +188,7 @@ def _measured(results: RunResults, looks: dict[str, Look]) -> Iterator[Page]:
     )
 
 
-def _trained(results: RunResults, looks: dict[str, Look]) -> list[Page]:
+def _trained(results: RunResults, looks: dict[str, Style]) -> list[Page]:
     return [
         Page(
             "training",
@@ -225,7 +225,7 @@ def _without_lm(results: RunResults) -> str:
     return ""
 
 
-def _described(rung: RungResult, look: Look) -> str:
+def _described(rung: RungResult, look: Style) -> str:
     parts = [f"{look.family} at {place_of(rung)}", f"{rung.num_latents:,} latents"]
     parts += [f"k = {rung.k:,}"] if rung.k is not None else []
     if rung.d_in is not None:
@@ -242,7 +242,7 @@ def _readings(rung: RungResult, group: str) -> Iterator[Reading]:
             yield Reading(measure.heading, measure.explained, cell)
 
 
-def _partners(rung: RungResult, results: RunResults, looks: dict[str, Look]) -> list[Look]:
+def _partners(rung: RungResult, results: RunResults, looks: dict[str, Style]) -> list[Style]:
     names = [
         other
         for pair in results.pairs

@@ -17,7 +17,7 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
-from sae_dist.report.looks import width_label
+from sae_dist.report.styles import width_label
 
 # Colours that stand for others until the SVG is written: text, lesser lines, grid, a lone curve.
 INK, QUIET, GRID, ACCENT = "#010203", "#040506", "#070809", "#0c0d0e"

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from sae_dist.report.looks import Look, place_of
 from sae_dist.report.measures import Measure
 from sae_dist.report.numbers import Value, Write, counts, numbers, texts
 from sae_dist.report.results import RungResult, at
+from sae_dist.report.styles import Style, place_of
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ class Cell:
     value: Value
     text: str
     key: str = ""
-    look: Look | None = None
+    look: Style | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Column(Generic[T]):
     explained: str
     of: Callable[[T], Value]
     write: Write = texts
-    look: Callable[[T], Look | None] = field(default=lambda _: None)
+    look: Callable[[T], Style | None] = field(default=lambda _: None)
     key: str = ""
     is_there: Callable[[T], bool] | None = None
 
@@ -92,7 +92,7 @@ def rung_table(
     caption: str,
     measures: list[Measure],
     rungs: list[RungResult],
-    looks: dict[str, Look],
+    looks: dict[str, Style],
     with_kind: bool = False,
 ) -> list[Table]:
     """These measures of each rung, which leads to its page."""
@@ -119,7 +119,7 @@ def plain_column(
 
 
 def linked_column(
-    heading: str, explained: str, key: str, looks: dict[str, Look]
+    heading: str, explained: str, key: str, looks: dict[str, Style]
 ) -> Column[dict[str, Any]]:
     """The name of a rung, which leads to its page where it has one."""
     return Column(heading, explained, lambda item: at(item, key), look=lambda i: looks.get(i[key]))

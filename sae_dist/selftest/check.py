@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch.distributed as dist
 
-from sae_dist.common.log import progress, quiet, say
+from sae_dist.common.log import log_info, progress, quiet
 from sae_dist.parallel import World
 
 _Value = TypeVar("_Value")
@@ -83,7 +83,7 @@ def perform(checks: Sequence[Check], place: Place) -> list[Result]:
         for number, check in enumerate(bar, 1):
             bar.set_postfix_str(check.name)
             if not is_terminal:
-                say(f"check {number} of {len(checks)}: {check.name}")
+                log_info(f"check {number} of {len(checks)}: {check.name}")
             start = time.monotonic()
             try:
                 with quiet():

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from sae_dist.common.files import claim, fsync_path, write_atomic
+from sae_dist.common.files import create_exclusive, fsync_path, write_atomic
 from sae_dist.selftest.check import Found, Place
 
 _THREADS, _RACES, _REWRITES, _FSYNCS = 4, 20, 100, 20
@@ -29,7 +29,7 @@ def claims(place: Place) -> Found:
 
     def claim_all(rival: int) -> list[int]:
         data = f"{place.world.rank}.{rival}".encode()
-        return [race for race in range(_RACES) if claim(folder / str(race), data)]
+        return [race for race in range(_RACES) if create_exclusive(folder / str(race), data)]
 
     won = place.together(_race, claim_all)
     owners = Counter(race for mine in won for rival in mine for race in rival)

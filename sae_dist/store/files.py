@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from sae_dist.common.errors import UserError
-from sae_dist.common.files import claim, fsync_path, write_atomic, write_new
+from sae_dist.common.files import create_exclusive, fsync_path, write_atomic, write_new
 from sae_dist.store.fault import Fault, FaultError
 
 _REMEDY = "copy the store with what its links point to (cp -rL)"
@@ -69,7 +69,7 @@ class Files:
 
     def create(self, name: str, data: bytes) -> bool:
         """Create a file unless it exists; of many that try exactly one gets True."""
-        return claim(self._root / name, data)
+        return create_exclusive(self._root / name, data)
 
     def write(self, name: str, data: bytes) -> None:
         """Create or replace a file; a crash leaves the old one or the new one."""

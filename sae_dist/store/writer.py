@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from sae_dist.common.disk import tell_unwritten
+from sae_dist.common.disk import explain_disk_errors
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.store.arrays import array_specs, bytes_on_disk, of_unit
@@ -70,7 +70,7 @@ class StoreWriter:
         files = files_at(path)
         settings = choose_settings(widths, sequence_length, config, provenance, num_sequences)
         data = dump(settings)
-        with tell_unwritten(files.path(), lambda: len(data)):
+        with explain_disk_errors(files.path(), lambda: len(data)):
             files.make_folders([""])
             names = [name for name in files.list("") if not name.startswith(".")]
             if names and not {SETTINGS_FILE, MANIFEST_FILE} & {*files.list("")}:

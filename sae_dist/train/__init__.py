@@ -6,7 +6,7 @@ from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
     from sae_dist.train.config import LoopConfig, OptimConfig, Resume, RungConfig, WatchConfig
-    from sae_dist.train.identity import check_alike
+    from sae_dist.train.fingerprint import check_alike
     from sae_dist.train.ladder import build_ladder
     from sae_dist.train.loop import TrainingRun
     from sae_dist.train.rows import SharedRows

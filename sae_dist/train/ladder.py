@@ -5,7 +5,7 @@ from typing import Any
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.hooks import site_of
-from sae_dist.common.log import say
+from sae_dist.common.log import log_info
 from sae_dist.common.names import require_plain
 from sae_dist.parallel import World, choose_mesh, make_mesh
 from sae_dist.stream import ActivationSource
@@ -41,16 +41,18 @@ def build_ladder(
         mesh = make_mesh(world, latent, meshes)
         mean_square = source.mean_square(config.site)
         rungs.append(Rung(config, mesh, mean_square, d_in, d_out, precision, world.device))
-        say(f"  {config.name}: {d_in} → {config.coder.num_latents} → {d_out} on {mesh} data×latent")
+        log_info(
+            f"  {config.name}: {d_in} → {config.coder.num_latents} → {d_out} on {mesh} data×latent"
+        )
     return rungs
 
 
-def begin(rungs: list[Rung], source: ActivationSource, seed: int) -> None:
+def initialise(rungs: list[Rung], source: ActivationSource, seed: int) -> None:
     """Give all rungs their first weights: from one sample of the source, or from other coders."""
     sample = source.sample(sites_of([rung.config for rung in rungs]), _SAMPLE_TOKENS, seed)
     for rung in rungs:
         x_ND, y_NE = sample[rung.config.site].float(), sample[rung.config.target].float()
-        rung.begin(seed, x_ND.to(rung.coder.b_dec.device), y_NE.to(rung.coder.b_dec.device))
+        rung.initialise(seed, x_ND.to(rung.coder.b_dec.device), y_NE.to(rung.coder.b_dec.device))
 
 
 def sites_of(configs: list[RungConfig]) -> list[str]:

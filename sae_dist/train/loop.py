@@ -10,16 +10,16 @@ import torch
 from sae_dist.checkpoint import Checkpoints
 from sae_dist.common.errors import UserError
 from sae_dist.common.figures import shown
-from sae_dist.common.log import progress, say
+from sae_dist.common.log import log_info, progress
 from sae_dist.common.settings import validate
 from sae_dist.parallel import Axis, World
 from sae_dist.stream import ActivationSource, Batches, BatchPart
 from sae_dist.train.config import LoopConfig, Precision, Resume, RungConfig
-from sae_dist.train.identity import check_unchanged, identity_of
-from sae_dist.train.journal import Journal
-from sae_dist.train.journal import check as check_log
-from sae_dist.train.ladder import begin, build_ladder, describe, sites_of
+from sae_dist.train.fingerprint import check_unchanged, fingerprint_of
+from sae_dist.train.ladder import build_ladder, describe, initialise, sites_of
 from sae_dist.train.measures import Throughput, firing_frequency, rung_measures
+from sae_dist.train.metrics_log import MetricsLog
+from sae_dist.train.metrics_log import check as check_log
 from sae_dist.train.replicas import check_replicas
 from sae_dist.train.rows import SharedRows
 from sae_dist.train.schedules import never_in_time
@@ -50,7 +50,9 @@ class TrainingRun:
         num_tokens = source.num_tokens if config.tokens is None else config.tokens
         _check(config, num_tokens, world)
         if config.tokens is None:
-            say(f"tokens={num_tokens}: all that {source.about['store']} has for training, once")
+            log_info(
+                f"tokens={num_tokens}: all that {source.about['store']} has for training, once"
+            )
         config = replace(config, tokens=num_tokens)
         self.config, self.source, self.world, self.folder = config, source, world, folder
         self.watch = watch or Watch(world, config.watch)
@@ -70,11 +72,11 @@ class TrainingRun:
         journal = None
         if self.world.rank == 0:
             rungs = describe(self._configs)
-            journal = Journal(self.folder, self.folder.name, rungs, self.config.log, self.step)
+            journal = MetricsLog(self.folder, self.folder.name, rungs, self.config.log, self.step)
         try:
             if self.step < self.num_steps:
                 for line in never_in_time(self.config, self._configs, self.num_steps):
-                    say(f"warning: {line}")
+                    log_info(f"warning: {line}")
                 with self.checkpoints:
                     self._take_steps(journal)
                     self.watch.pause("waiting for the last checkpoint")
@@ -83,7 +85,7 @@ class TrainingRun:
             coders = self.folder / "coders"
             for rung in self.rungs:
                 rung.export(coders, {"run": self.folder.name, "source": self.source.about})
-            say(f"coders in {coders}")
+            log_info(f"coders in {coders}")
         finally:
             if journal is not None:
                 journal.close(self.folder / "coders")
@@ -92,7 +94,7 @@ class TrainingRun:
     def _configs(self) -> list[RungConfig]:
         return [rung.config for rung in self.rungs]
 
-    def _take_steps(self, journal: Journal | None) -> None:
+    def _take_steps(self, journal: MetricsLog | None) -> None:
         """Step by step to the end: every rung on the batch, then log, save, end if asked to."""
         with (
             ending_signals() as asked_to_end,
@@ -106,7 +108,7 @@ class TrainingRun:
                 acts = {site: x.to(self.world.device) for site, x in batch.acts.items()}
                 rows = SharedRows(acts, self.dtype)
                 for rung in self.rungs:
-                    rung.send_for(rows)
+                    rung.start_gather(rows)
                 results = [
                     training_step(rung, rows, self.step, self.num_steps) for rung in self.rungs
                 ]
@@ -149,10 +151,10 @@ class TrainingRun:
 
     def _any_process(self, flag: bool) -> bool:
         everyone = Axis(torch.distributed.group.WORLD, self.world.rank, self.world.size)
-        return bool(everyone.sum(torch.tensor(float(flag), device=self.world.device)) > 0)
+        return bool(everyone.all_reduce(torch.tensor(float(flag), device=self.world.device)) > 0)
 
     def _log(
-        self, journal: Journal | None, results: list[StepResult], figures: dict[str, float]
+        self, journal: MetricsLog | None, results: list[StepResult], figures: dict[str, float]
     ) -> None:
         """Write the last step's figures; all processes take part in summing them."""
         last, tokens = self.step - 1, self.step * self.config.batch_tokens
@@ -175,7 +177,7 @@ class TrainingRun:
             "precision": config.precision.value,
             "stream": {"lanes": config.stream.lanes, "bucket_tokens": config.stream.bucket_tokens},
         }
-        return identity_of(about_loop, self._configs, self.source, self.num_steps)
+        return fingerprint_of(about_loop, self._configs, self.source, self.num_steps)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         return {name: tensor for rung in self.rungs for name, tensor in rung.tensors().items()}
@@ -205,7 +207,7 @@ class TrainingRun:
 
     def _begin(self) -> int:
         """Give all rungs their first weights; the first step."""
-        begin(self.rungs, self.source, self.config.seed)
+        initialise(self.rungs, self.source, self.config.seed)
         return 0
 
     def _resume(self, path: Path) -> int:
@@ -222,7 +224,7 @@ class TrainingRun:
         self.checkpoints.load(path, self._tensors())
         for rung in self.rungs:
             rung.set_numbers(about["rungs"][rung.name])
-        say(f"going on from {path}")
+        log_info(f"going on from {path}")
         return done
 
 

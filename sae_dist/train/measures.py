@@ -25,7 +25,7 @@ def rung_measures(rung: Rung, result: StepResult, step: int, num_steps: int) -> 
     }
     if rung.coder.threshold is not None:
         measures["sparsity_coefficient"] = sparsity_coefficient(config.coder, config.optim, step)
-        thresholds_F = rung.mesh.latent.join(rung.coder.threshold.detach()).double()
+        thresholds_F = rung.mesh.latent.all_gather(rung.coder.threshold.detach()).double()
         for percent in (10, 50, 90):
             measures[f"threshold/p{percent}"] = float(thresholds_F.quantile(percent / 100))
     if rung.coder.inference_threshold is not None:
@@ -37,7 +37,7 @@ def firing_frequency(rung: Rung) -> dict[str, Any]:
     """The firing-frequency histogram since the last call; called by all its processes together."""
     counters = rung.counters
     histogram = frequency_histogram(counters.fired_F, counters.window_tokens)
-    counts = rung.mesh.latent.sum(histogram).tolist()
+    counts = rung.mesh.latent.all_reduce(histogram).tolist()
     counters.restart_window()
     return {"edges_log10": FREQUENCY_EDGES, "never": counts[0], "counts": counts[1:]}
 

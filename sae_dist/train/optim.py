@@ -82,8 +82,8 @@ class Adam:
             W_FD=W_FD,
             exp_avg_sq_FD=self.exp_avg_sq[name],
             exp_avg_FD=self.exp_avg.get(name),
-            seen_F=self.seen.get(name),
-            half_FD=copy.half_FD if copy else None,
+            last_step_F=self.seen.get(name),
+            bf16_FD=copy.bf16_FD if copy else None,
             error_F=copy.error_F if copy else None,
             norm_F=copy.norm_F if copy else None,
         )

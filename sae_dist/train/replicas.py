@@ -25,7 +25,7 @@ def check_replicas(rungs: list[Rung], step: int) -> None:
             continue
         names, tensors, are_slices = zip(*rung.held(), strict=True)
         hashes_T = torch.stack([bit_hash(tensor) for tensor in tensors])
-        hashes_RT = world.join(hashes_T[None]).cpu()
+        hashes_RT = world.all_gather(hashes_T[None]).cpu()
         for name, is_slice, hashes_R in zip(names, are_slices, hashes_RT.T, strict=True):
             for ranks in _replicas(rung, is_slice):
                 _compare(rung.name, name, {rank: int(hashes_R[rank]) for rank in ranks}, step)

@@ -22,7 +22,7 @@ class SharedRows:
         self._coming: dict[tuple[str, int], Callable[[], Tensor]] = {}
         self._made: dict[tuple[str, float, int], Tensor] = {}
 
-    def send_for(self, site: str, mesh: Mesh) -> None:
+    def start_gather(self, site: str, mesh: Mesh) -> None:
         """Begin to gather what `normalised` will be asked for; called by all processes alike."""
         key = site, mesh.latent.size
         if key not in self._coming:
@@ -36,6 +36,6 @@ class SharedRows:
         """
         key = site, scale, mesh.latent.size
         if key not in self._made:
-            self.send_for(site, mesh)
+            self.start_gather(site, mesh)
             self._made[key] = self._coming.pop((site, mesh.latent.size))().to(self._dtype) / scale
         return self._made[key]

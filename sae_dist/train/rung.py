@@ -13,12 +13,12 @@ from sae_dist.coders import Coder, fold, initialise, save_coder, slice_of
 from sae_dist.coders.files import LATENT_TENSORS
 from sae_dist.common.errors import UserError
 from sae_dist.kernels import GradientForm
-from sae_dist.parallel import Mesh, distribute, gather_latents
-from sae_dist.train.begin import go_on_from
+from sae_dist.parallel import Mesh, gather_latents, set_mesh
 from sae_dist.train.config import Precision, RungConfig
 from sae_dist.train.latents import LatentCounters
 from sae_dist.train.optim import Adam
 from sae_dist.train.rows import SharedRows
+from sae_dist.train.warm_start import warm_start
 
 _EMA = 0.999
 
@@ -52,7 +52,7 @@ class Rung:
         coder = Coder(
             config.coder, d_in, d_out, latents=latents, dtype=precision.weights, device=device
         )
-        self.coder = distribute(coder, mesh)
+        self.coder = set_mesh(coder, mesh)
         self.coder.is_exact = precision is not Precision.bfloat16
         self.coder.gradients = GradientForm(
             by_rows=not config.optim.beta1 and mesh.data.size == 1,
@@ -62,7 +62,7 @@ class Rung:
         self.counters = LatentCounters(len(latents), device)
         self.num_updates = self.num_skipped = self.skipped_in_a_row = 0
 
-    def begin(self, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
+    def initialise(self, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
         """Give the coder its first weights, from a raw sample that is equal on every process.
 
         Raises:
@@ -71,12 +71,12 @@ class Rung:
         if self.config.init_from is None:
             initialise(self.coder, seed, x_ND / self.scale, y_NE / self.scale)
         else:
-            go_on_from(self.config.init_from, self.coder, self.scale, self.mesh)
+            warm_start(self.config.init_from, self.coder, self.scale, self.mesh)
 
-    def send_for(self, batch: SharedRows) -> None:
+    def start_gather(self, batch: SharedRows) -> None:
         """Begin to gather the rows, while other rungs take their step."""
         for site in (self.config.site, self.config.target):
-            batch.send_for(site, self.mesh)
+            batch.start_gather(site, self.mesh)
 
     def rows(self, batch: SharedRows) -> tuple[Tensor, Tensor]:
         """Input and target [B, D], [B, E] divided by C; one tensor where the sites agree."""
@@ -89,19 +89,19 @@ class Rung:
 
     def num_dead(self) -> int:
         """How many latents are dead in all slices together; called by all processes together."""
-        return int(self.mesh.latent.sum(self.dead().sum()))
+        return int(self.mesh.latent.all_reduce(self.dead().sum()))
 
     @torch.no_grad()
-    def remember(self, fired_F: Tensor, least: Tensor, num_tokens: int) -> None:
+    def update_statistics(self, fired_F: Tensor, least: Tensor, num_tokens: int) -> None:
         """Count what fired here in a batch, and follow BatchTopK's inference threshold.
 
         The threshold estimates E[least positive activation kept] (Bussmann et al. 2024, eq. 8): the
         plain mean of the first batches, then a running one with decay 0.999.
         """
         self.num_updates += 1
-        self.counters.update(self.mesh.data.sum(fired_F), num_tokens)
+        self.counters.update(self.mesh.data.all_reduce(fired_F), num_tokens)
         if self.coder.inference_threshold is not None:
-            least = self.mesh.world.least(least).double()
+            least = self.mesh.world.all_min(least).double()
             if least.isfinite():
                 weight = max(1 - _EMA, 1 / self.num_updates)
                 self.coder.inference_threshold.lerp_(least, weight)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sae_dist.coders import Forward, training_forward
+from sae_dist.coders import LossTerms, training_forward
 from sae_dist.common.errors import UserError
-from sae_dist.common.log import say
+from sae_dist.common.log import log_info
 from sae_dist.parallel import backward, gradient_norm
 from sae_dist.train.optim import gradient_squares
 from sae_dist.train.rows import SharedRows
@@ -21,7 +21,7 @@ class StepResult:
     bytes that this process handed to collectives for them.
     """
 
-    forward: Forward
+    forward: LossTerms
     gradient_norm: Tensor
     bytes_sent: int
 
@@ -70,7 +70,7 @@ def training_step(rung: Rung, batch: SharedRows, step: int, num_steps: int) -> S
     if coder.threshold is not None:
         coder.threshold.data.clamp_min_(0.0)
     rung.skipped_in_a_row = 0
-    rung.remember(forward.fired_F, forward.least, num_tokens=len(x_BD) * mesh.data.size)
+    rung.update_statistics(forward.fired_F, forward.least, num_tokens=len(x_BD) * mesh.data.size)
     return StepResult(forward, norm, mesh.bytes_sent - sent_before)
 
 
@@ -78,7 +78,9 @@ def _skip(rung: Rung, step: int) -> None:
     rung.num_skipped += 1
     rung.skipped_in_a_row += 1
     if rung.skipped_in_a_row == 1:
-        say(f"rung {rung.name}: loss or gradient is not finite at step {step}, which is skipped")
+        log_info(
+            f"rung {rung.name}: loss or gradient is not finite at step {step}, which is skipped"
+        )
     if rung.skipped_in_a_row >= _MAX_SKIPPED_IN_A_ROW:
         raise NonFiniteError(
             f"rung {rung.name}: loss or gradient was not finite {_MAX_SKIPPED_IN_A_ROW} steps in a "

@@ -27,7 +27,7 @@ from sae_dist.apps import (
 )
 from sae_dist.apps.rungs import expand
 from sae_dist.config import HarvestConfig, TrainConfig, conf_folder
-from sae_dist.report.looks import width_label
+from sae_dist.report.styles import width_label
 from tests.apps.commands import ROOT, TORCHRUN, command, launch
 
 COMMANDS = {

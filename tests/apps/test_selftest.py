@@ -12,7 +12,7 @@ import pytest
 import torch.distributed as dist
 
 from sae_dist.apps import selftest
-from sae_dist.common.log import progress, say, warn
+from sae_dist.common.log import log_info, progress, warn
 from sae_dist.parallel import World
 from sae_dist.selftest import (
     CHECKS,
@@ -62,7 +62,7 @@ def test_a_failure_on_one_rank_is_a_result_on_all(tmp_path: Path) -> None:
 
 
 def says_much(place: Place) -> Found:
-    say("said")
+    log_info("said")
     warn("warned of")
     for _ in progress(range(3), desc="inner"):
         pass
@@ -74,7 +74,7 @@ def test_a_log_file_has_a_line_for_each_check_and_nothing_from_within(
 ) -> None:
     checks = [Check("first", "", says_much), Check("second", "", says_much)]
     perform(checks, Place(tmp_path, alone()))
-    say("said again")
+    log_info("said again")
     lines = ["check 1 of 2: first", "check 2 of 2: second", "said again"]
     assert capsys.readouterr().err.splitlines() == lines
 

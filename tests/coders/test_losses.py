@@ -8,8 +8,8 @@ from torch import Tensor
 
 import sae_dist.coders.coder as coder_module
 from sae_dist.coders import Coder, CoderConfig, Form, Kind, initialise, training_forward
-from sae_dist.coders.losses import moments, spread
-from sae_dist.kernels import chosen
+from sae_dist.coders.losses import moments, total_variance
+from sae_dist.kernels import aux
 
 D, E, F, B, K, AUX_K = 12, 10, 40, 24, 4, 6
 EVERY = list(itertools.product(Kind, Form))
@@ -91,7 +91,7 @@ def forward(coder: Coder, x: Tensor, y: Tensor, lam: float, dead: Tensor):
 def test_loss_and_gradients_equal_the_dense_reference(
     kind: Kind, form: Form, num_dead: int, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chosen, "_BLOCK_VALUES", rows_at_once * num_dead)
+    monkeypatch.setattr(aux, "_BLOCK_VALUES", rows_at_once * num_dead)
     coder, x_BD, y_BE = make(kind, form, aux_coefficient=1 / 32, multi_topk=True)
     dead_F = torch.arange(F) >= F - num_dead
     names = [n for n, _ in coder.named_parameters() if n != "threshold"]
@@ -174,7 +174,7 @@ def test_a_target_far_from_zero_keeps_the_digits_of_its_spread() -> None:
     exact_BE = y_BE.double()
     expected = (exact_BE - exact_BE.mean(0)).pow(2).sum()
     parts = [moments(part_BE) for part_BE in y_BE.split([3, 5, B - 8])]
-    torch.testing.assert_close(spread(sum(parts), B), expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(total_variance(sum(parts), B), expected, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(("kind", "form"), EVERY)

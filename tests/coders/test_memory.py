@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sae_dist.coders import Coder, CoderConfig, Kind, initialise, training_forward
-from sae_dist.kernels import chosen, dense, search
+from sae_dist.kernels import aux, dense, search
 
 B, D, F, BLOCK = 128, 8, 4096, 1 << 13
 
@@ -34,7 +34,7 @@ def test_no_tensor_of_rows_times_latents(
     monkeypatch.setitem(search._BLOCK_VALUES, "cpu", BLOCK)
     monkeypatch.setitem(dense._BLOCK_VALUES, "cpu", BLOCK)
     monkeypatch.setitem(dense._BLOCK_LATENTS, "cpu", 1024)
-    monkeypatch.setattr(chosen, "_BLOCK_VALUES", BLOCK)
+    monkeypatch.setattr(aux, "_BLOCK_VALUES", BLOCK)
     x_BD = torch.randn(B, D, generator=torch.Generator().manual_seed(0))
     coder = Coder(
         CoderConfig(kind=Kind(kind), num_latents=F, k=4, aux_k=8, aux_coefficient=1 / 32), D, D

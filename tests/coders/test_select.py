@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_dist.coders.placement import Whole
+from sae_dist.coders.collectives import SingleProcess
 from sae_dist.coders.select import batch_top_k, top_k
 
 
@@ -41,8 +41,8 @@ def inputs() -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", inputs())
 def test_selection_equals_stable_sorting(name: str, k: int) -> None:
     z_BF = inputs()[name]
-    assert torch.equal(top_k(z_BF, k, Whole()), expected_top_k(z_BF, k))
-    assert torch.equal(batch_top_k(z_BF, k, Whole()), expected_batch_top_k(z_BF, k))
+    assert torch.equal(top_k(z_BF, k, SingleProcess()), expected_top_k(z_BF, k))
+    assert torch.equal(batch_top_k(z_BF, k, SingleProcess()), expected_batch_top_k(z_BF, k))
 
 
 def test_a_row_of_nan_selects_nothing_and_harms_no_other_row_of_top_k() -> None:
@@ -50,4 +50,4 @@ def test_a_row_of_nan_selects_nothing_and_harms_no_other_row_of_top_k() -> None:
     expected_BF = expected_top_k(z_BF, 4)
     z_BF[3] = torch.nan
     expected_BF[3] = False
-    assert torch.equal(top_k(z_BF, 4, Whole()), expected_BF)
+    assert torch.equal(top_k(z_BF, 4, SingleProcess()), expected_BF)

@@ -6,7 +6,7 @@ import sys
 import pytest
 from tqdm import std
 
-from sae_dist.common.log import progress, say, write_error
+from sae_dist.common.log import log_info, progress, write_error
 
 
 class Clock:
@@ -31,7 +31,7 @@ def test_a_file_has_a_line_every_half_minute_with_rate_and_time_left(
         for _ in range(100):  # two steps a second
             clock.now += 0.5
             bar.update()
-        say("a message")
+        log_info("a message")
         bar.set_postfix_str("FVU 0.1")
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition("|")[0] for line in lines] == [

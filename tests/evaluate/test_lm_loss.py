@@ -7,7 +7,7 @@ from torch import Tensor
 from sae_dist.coders import Coder, CoderConfig, Kind
 from sae_dist.evaluate.lm_loss import LMLoss, Spliced
 from sae_dist.evaluate.uniformity import Uniformity, importance_sums, r_l0
-from sae_dist.kernels import Code
+from sae_dist.kernels import SparsePattern
 from sae_dist.lm import LM, LMConfig, divergence_NS, next_token_loss_NS, resolve
 from tests.evaluate.test_measures import mesh
 from tests.lm.tiny import WIDTH, tiny_ids_NS, tiny_model
@@ -136,7 +136,7 @@ def test_divergence_and_positions_are_those_of_the_logits() -> None:
     ],
 )
 def test_uniformity_of_importances_known_by_hand(importances: list[float], expected: float) -> None:
-    code = Code.from_rows(torch.zeros(4, dtype=torch.int64), torch.arange(4), 1, 4)
+    code = SparsePattern.from_rows(torch.zeros(4, dtype=torch.int64), torch.arange(4), 1, 4)
     r_B, count_B = r_l0(importance_sums(torch.tensor(importances), code))
     assert float(r_B) == pytest.approx(expected)
     assert int(count_B) == sum(v != 0 for v in importances)

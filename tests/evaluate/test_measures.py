@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_dist.evaluate import Fidelity, Seen
+from sae_dist.evaluate import CoderOutput, Fidelity
 from sae_dist.evaluate.consistency import ConsistentActivation
 from sae_dist.evaluate.frequency import FiringFrequency
+from sae_dist.evaluate.output import Measure, moments
 from sae_dist.evaluate.position import ReconstructionByPosition
-from sae_dist.evaluate.seen import Measure, moments
 from sae_dist.evaluate.similarity import Similarity
 from sae_dist.evaluate.summary import histogram
-from sae_dist.kernels import Code
+from sae_dist.kernels import SparsePattern
 from sae_dist.parallel import Mesh, make_mesh
 from tests.processes import alone
 
@@ -33,14 +33,14 @@ def made_up() -> tuple[Tensor, Tensor, Tensor]:
     return acts_BF, y_BE, y_BE + 0.3 * torch.randn(NUM_TOKENS, D_OUT, generator=generator)
 
 
-def seen(acts_BF: Tensor, y_BE: Tensor, ŷ_BE: Tensor, first: int = 0) -> Seen:
+def seen(acts_BF: Tensor, y_BE: Tensor, ŷ_BE: Tensor, first: int = 0) -> CoderOutput:
     """Sequences of ten tokens, the first token being number `first` of all."""
     row_N, latent_N = acts_BF.nonzero(as_tuple=True)
     token_B = first + torch.arange(len(acts_BF))
-    return Seen(
+    return CoderOutput(
         y_BE=y_BE,
         reconstruction_BE=ŷ_BE,
-        code=Code.from_rows(row_N, latent_N, *acts_BF.shape),
+        code=SparsePattern.from_rows(row_N, latent_N, *acts_BF.shape),
         acts_N=acts_BF[row_N, latent_N],
         sequence_B=token_B // 10,
         position_B=token_B % 10,

@@ -6,12 +6,12 @@ from torch import Tensor
 
 from sae_dist.coders import Coder, CoderConfig, Kind, slice_of
 from sae_dist.coders.files import LATENT_TENSORS
+from sae_dist.evaluate.output import run_coder
 from sae_dist.evaluate.pairs import compare, cosine, neighbours
 from sae_dist.evaluate.pairs.cosine import alike, nearest
 from sae_dist.evaluate.pairs.insertion import Insertion, roc
 from sae_dist.evaluate.pairs.stitching import plan
-from sae_dist.evaluate.seen import see
-from sae_dist.parallel import Axis, Mesh, World, distribute, make_mesh
+from sae_dist.parallel import Axis, Mesh, World, make_mesh, set_mesh
 from tests.coders.test_memory import LargestTensor
 from tests.evaluate.test_evaluator import assert_same
 from tests.evaluate.test_measures import mesh
@@ -73,7 +73,7 @@ def test_what_a_latent_adds_is_what_inserting_it_changes() -> None:
     insertion = Insertion(small, large, nearest(large.W_dec, small.W_dec, Axis()), 0.7, mesh())
     x, y, mask = tokens()
     for rows in (slice(0, 2), slice(2, 6)):
-        both = [see(c, x[rows], y[rows], mask[rows]) for c in (small, large)]
+        both = [run_coder(c, x[rows], y[rows], mask[rows]) for c in (small, large)]
         insertion.update(*both)
     nothing, one = torch.zeros(6).bool(), torch.eye(10).bool()
     before = mse(small, nothing, large, torch.zeros(10).bool())
@@ -99,7 +99,7 @@ def test_similar_activations_are_correlated_as_by_hand() -> None:
     large.W_enc[1] *= 1.5
     x, y, mask = tokens()
     insertion = Insertion(small, large, nearest(large.W_dec, small.W_dec, Axis()), 0.7, mesh())
-    insertion.update(see(small, x, y, mask), see(large, x, y, mask))
+    insertion.update(run_coder(small, x, y, mask), run_coder(large, x, y, mask))
     f_BG, g_BF = large.encode(x[mask]).double(), small.encode(x[mask]).double()
     near = nearest(large.W_dec, small.W_dec, Axis())
     both = [
@@ -159,7 +159,7 @@ def sliced(coder: Coder, mesh: Mesh) -> Coder:
             for name, tensor in coder.state_dict().items()
         }
     )
-    return distribute(held, mesh)
+    return set_mesh(held, mesh)
 
 
 def compared(world: World, latent: int) -> dict[str, dict]:

@@ -180,7 +180,7 @@ def test_a_rescaled_coder_is_one_between_two_factors() -> None:
     x_NSD = torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(0))
     rescaled = Rescaled(Spliced(coder, place, place), a=0.5, b=0.25)
     torch.testing.assert_close(rescaled.replace(x_NSD, x_NSD), (0.5 * x_NSD + 1) / 0.25)
-    seen = rescaled.see({"embed": x_NSD}, torch.ones(2, 3, dtype=torch.bool))
+    seen = rescaled.run_coder({"embed": x_NSD}, torch.ones(2, 3, dtype=torch.bool))
     torch.testing.assert_close(seen.y_BE, 0.25 * x_NSD.flatten(0, 1))
     torch.testing.assert_close(seen.reconstruction_BE, 0.5 * x_NSD.flatten(0, 1) + 1)
 

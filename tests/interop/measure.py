@@ -80,7 +80,7 @@ def exports() -> list[tuple[FormatName, Kind, Form, str]]:
     for name, kind, form in itertools.product(FOREIGN, Kind, Form):
         coder = made(kind, form, width_out(name, form))
         about = {"site": "resid_post.3", "target": "mlp_out.3"}
-        if FOREIGN[name].why_not(coder.config, D, coder.d_out, about) is None:
+        if FOREIGN[name].unsupported_reason(coder.config, D, coder.d_out, about) is None:
             cases.append((name, kind, form, about["site"]))
     return [*cases, (FormatName.saelens, Kind.jumprelu, Form.autoencoder, "attn_z.3")]
 

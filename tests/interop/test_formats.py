@@ -11,7 +11,7 @@ import torch
 from sae_dist.coders import Coder, Form, Kind, fold, load_coder, save_coder
 from sae_dist.common.errors import UserError
 from sae_dist.common.hooks import hook_name, site_of
-from sae_dist.interop import FORMATS, FormatName, place, public, require_holds, take_over
+from sae_dist.interop import FORMATS, FormatName, import_foreign, place, public, require_holds
 from sae_dist.interop import load_coder as load_any
 from sae_dist.interop.formats import FOREIGN
 from tests.coders.test_coder import EVERY, trained
@@ -144,18 +144,18 @@ def test_a_folder_of_nobodys_is_refused(tmp_path: Path) -> None:
 def test_a_published_coder_becomes_one_of_ours(tmp_path: Path) -> None:
     coder, x_BD = folded(Kind.jumprelu, AE)
     FORMATS[FormatName.saelens].write(tmp_path / "lens", coder, ABOUT)
-    description = take_over(tmp_path / "lens", tmp_path / "ours", None, None, None)
+    description = import_foreign(tmp_path / "lens", tmp_path / "ours", None, None, None)
     assert description["about"]["site"] == description["about"]["target"] == "resid_post.3"
     assert torch.equal(load_coder(tmp_path / "ours")(x_BD), coder(x_BD))
     FORMATS[FormatName.gemma_scope].write(tmp_path / "scope", coder, ABOUT)
     with pytest.raises(UserError, match="does not say what it was trained on; give it with site="):
-        take_over(tmp_path / "scope", tmp_path / "a", None, None, None)
+        import_foreign(tmp_path / "scope", tmp_path / "a", None, None, None)
     with pytest.raises(UserError, match="a transcoder needs target="):
-        take_over(tmp_path / "scope", tmp_path / "a", "mlp_in.3", None, TC)
-    take_over(tmp_path / "scope", tmp_path / "a", "mlp_in.3", "mlp_out.3", TC)
+        import_foreign(tmp_path / "scope", tmp_path / "a", "mlp_in.3", None, TC)
+    import_foreign(tmp_path / "scope", tmp_path / "a", "mlp_in.3", "mlp_out.3", TC)
     assert load_coder(tmp_path / "a").config.form is TC
     with pytest.raises(UserError, match="is a coder of ours already"):
-        take_over(tmp_path / "a", tmp_path / "b", None, None, None)
+        import_foreign(tmp_path / "a", tmp_path / "b", None, None, None)
 
 
 def test_sites_have_the_names_of_hooks() -> None:

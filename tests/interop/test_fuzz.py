@@ -35,7 +35,7 @@ Harm = Callable[[Values, dict[str, Any]], None]  # to settings and tensors
 def cases() -> Iterator[tuple[FormatName, Kind, Form]]:
     for name, kind, form in itertools.product(FORMATS, Kind, Form):
         config = CoderConfig(kind=kind, form=form, num_latents=F, k=K)
-        if FORMATS[name].why_not(config, D, D, ABOUT) is None:
+        if FORMATS[name].unsupported_reason(config, D, D, ABOUT) is None:
             yield name, kind, form
 
 

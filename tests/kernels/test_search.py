@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_dist.kernels import Encoder, above, dispatch, largest, search
+from sae_dist.kernels import Encoder, dispatch, search, threshold_candidates, topk_candidates
 
 B, D, F = 13, 48, 101
 BLOCKS = [(1 << 23, 1 << 17), (64, 16), (500, 37)]
@@ -46,7 +46,7 @@ def exact(x_BD: Tensor, W_FD: Tensor, b_F: Tensor) -> Tensor:
     return x_BD.double() @ W_FD.double().T + b_F.double()
 
 
-def assert_valued(found: tuple[search.Code, Tensor], z_BF: Tensor) -> Tensor:
+def assert_valued(found: tuple[search.SparsePattern, Tensor], z_BF: Tensor) -> Tensor:
     """The values found are those of float32, row by row, each entry once; a mask of them."""
     code, z_N = found
     mask_BF = torch.zeros(B, F, dtype=torch.bool)
@@ -62,7 +62,7 @@ def assert_valued(found: tuple[search.Code, Tensor], z_BF: Tensor) -> Tensor:
 def test_no_entry_that_reaches_the_kth_largest_is_missed(name: str, k: int) -> None:
     x_BD, W_FD, b_F = inputs()[name]
     z_BF = exact(x_BD, W_FD, b_F)
-    mask_BF = assert_valued(largest(x_BD, Encoder.of(W_FD, b_F), k), z_BF)
+    mask_BF = assert_valued(topk_candidates(x_BD, Encoder.of(W_FD, b_F), k), z_BF)
     kth_B1 = z_BF.topk(k, dim=1).values[:, -1:].clamp_min(0)
     assert bool(mask_BF[(z_BF >= kth_B1) & (z_BF > 0)].all())
 
@@ -70,7 +70,7 @@ def test_no_entry_that_reaches_the_kth_largest_is_missed(name: str, k: int) -> N
 @pytest.mark.usefixtures("bfloat16")
 def test_the_search_leaves_most_entries_out() -> None:
     x_BD, W_FD, b_F = inputs()["random"]
-    code, _ = largest(x_BD, Encoder.of(W_FD, b_F), 2)
+    code, _ = topk_candidates(x_BD, Encoder.of(W_FD, b_F), 2)
     assert len(code.latents_N) < 5 * B
 
 
@@ -80,7 +80,7 @@ def test_all_above_a_floor_are_found(name: str) -> None:
     x_BD, W_FD, b_F = inputs()[name]
     floor_F = torch.linspace(-1, 30, F)
     z_BF = exact(x_BD, W_FD, b_F)
-    found = above(x_BD, Encoder.of(W_FD, b_F), floor_F, limit=B * F)
+    found = threshold_candidates(x_BD, Encoder.of(W_FD, b_F), floor_F, limit=B * F)
     assert found is not None
     mask_BF = assert_valued(found, z_BF)
     surely_BF = (z_BF - floor_F).abs() > 1e-3
@@ -92,26 +92,26 @@ def test_more_than_the_limit_is_none() -> None:
     x_BD, W_FD, b_F = (v.double() for v in inputs()["random"])
     floor_F = torch.zeros(F, dtype=torch.float64)
     num_above = int((exact(x_BD, W_FD, b_F) > 0).sum())
-    assert above(x_BD, Encoder.of(W_FD, b_F), floor_F, limit=num_above) is not None
-    assert above(x_BD, Encoder.of(W_FD, b_F), floor_F, limit=num_above - 1) is None
+    assert threshold_candidates(x_BD, Encoder.of(W_FD, b_F), floor_F, limit=num_above) is not None
+    assert threshold_candidates(x_BD, Encoder.of(W_FD, b_F), floor_F, limit=num_above - 1) is None
 
 
 @pytest.mark.usefixtures("bfloat16")
 def test_a_row_of_nan_finds_nothing_and_harms_no_other() -> None:
     x_BD, W_FD, b_F = inputs()["random"]
-    code, _ = largest(x_BD, Encoder.of(W_FD, b_F), 4)
+    code, _ = topk_candidates(x_BD, Encoder.of(W_FD, b_F), 4)
     expected_B = code.offsets_B.diff()
     expected_B[3] = 0
     x_BD[3, 0] = torch.nan
-    code, _ = largest(x_BD, Encoder.of(W_FD, b_F), 4)
+    code, _ = topk_candidates(x_BD, Encoder.of(W_FD, b_F), 4)
     assert torch.equal(code.offsets_B.diff(), expected_B)
 
 
 @pytest.mark.usefixtures("bfloat16")
 def test_values_do_not_depend_on_the_slice() -> None:
     x_BD, W_FD, b_F = inputs()["random"]
-    code, z_N = largest(x_BD, Encoder.of(W_FD, b_F), F)
-    part, part_z_N = largest(x_BD[4:], Encoder.of(W_FD[:50], b_F[:50]), 50)
+    code, z_N = topk_candidates(x_BD, Encoder.of(W_FD, b_F), F)
+    part, part_z_N = topk_candidates(x_BD[4:], Encoder.of(W_FD[:50], b_F[:50]), 50)
     whole_BF = torch.zeros(B, F).index_put((code.rows_N, code.latents_N), z_N)
     assert torch.equal(whole_BF[4:, :50][part.rows_N, part.latents_N], part_z_N)
 
@@ -125,14 +125,14 @@ def test_the_search_finds_the_same_through_triton(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x_BD, W_FD, b_F = inputs()[name]
     monkeypatch.setattr(dispatch, "_on_triton", lambda x: False)
-    expected, expected_z_N = largest(x_BD, Encoder.of(W_FD, b_F), 6)
-    expected_above = above(x_BD, Encoder.of(W_FD, b_F), b_F, B * F)
+    expected, expected_z_N = topk_candidates(x_BD, Encoder.of(W_FD, b_F), 6)
+    expected_above = threshold_candidates(x_BD, Encoder.of(W_FD, b_F), b_F, B * F)
     monkeypatch.setattr(dispatch, "_on_triton", lambda x: True)
     x_BD, W_FD, b_F = x_BD.to(device), W_FD.to(device), b_F.to(device)
-    found, z_N = largest(x_BD, Encoder.of(W_FD, b_F), 6)
+    found, z_N = topk_candidates(x_BD, Encoder.of(W_FD, b_F), 6)
     assert torch.equal(found.latents_N.cpu(), expected.latents_N)
     assert torch.equal(found.offsets_B.cpu(), expected.offsets_B)
     torch.testing.assert_close(z_N.cpu(), expected_z_N)
-    found_above = above(x_BD, Encoder.of(W_FD, b_F), b_F, B * F)
+    found_above = threshold_candidates(x_BD, Encoder.of(W_FD, b_F), b_F, B * F)
     assert expected_above is not None and found_above is not None
     assert torch.equal(found_above[0].latents_N.cpu(), expected_above[0].latents_N)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.kernels import sparse
-from sae_dist.kernels.code import Code
+from sae_dist.kernels.pattern import SparsePattern
 
 B, D, E, F = 13, 7, 5, 101
 
@@ -25,13 +25,13 @@ def tensors(seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-def pattern(density: float) -> tuple[Code, Tensor]:
+def pattern(density: float) -> tuple[SparsePattern, Tensor]:
     """A pattern with empty rows and latents, and its dense mask."""
     mask_BF = torch.rand(B, F, generator=torch.Generator().manual_seed(1)) < density
     mask_BF[[0, 5]] = False
     mask_BF[:, [0, 7, F - 1]] = False
     rows_N, latents_N = mask_BF.nonzero(as_tuple=True)
-    return Code.from_rows(rows_N, latents_N, B, F), mask_BF
+    return SparsePattern.from_rows(rows_N, latents_N, B, F), mask_BF
 
 
 @pytest.mark.parametrize("density", [0.0, 0.05, 0.9])

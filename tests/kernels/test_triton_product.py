@@ -66,12 +66,12 @@ def test_no_rows_have_no_product_and_no_entries() -> None:
     assert rows_N.shape == latents_N.shape == (0,)
 
 
-def check_entries(z_BF: Tensor, floor_B: Tensor, slack_BG: Tensor) -> tuple[Tensor, Tensor]:
+def check_entries(z_BF: Tensor, floor_B: Tensor, error_bound_BG: Tensor) -> tuple[Tensor, Tensor]:
     """What `entries` finds, which must be what the specification finds."""
     full_BF = torch.nn.functional.pad(z_BF.float(), (0, -z_BF.shape[1] % 32), value=-torch.inf)
     maxima_BG = full_BF.unflatten(1, (-1, 32)).amax(2)
-    found = triton_product.entries(z_BF, maxima_BG, floor_B, slack_BG)
-    expected = reference.entries(z_BF, maxima_BG, floor_B, slack_BG)
+    found = triton_product.entries(z_BF, maxima_BG, floor_B, error_bound_BG)
+    expected = reference.entries(z_BF, maxima_BG, floor_B, error_bound_BG)
     assert found[0].dtype == found[1].dtype == torch.int64
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
     return found
@@ -86,17 +86,17 @@ def test_entries_come_row_by_row_ties_included(
     generator = torch.Generator().manual_seed(1)
     num_rows, _, num_latents = shape
     z_BF = torch.randint(-4, 5, (num_rows, num_latents), generator=generator).bfloat16()
-    slack_BG = torch.randint(0, 3, (num_rows, -(-num_latents // 32)), generator=generator) / 2
+    error_bound_BG = torch.randint(0, 3, (num_rows, -(-num_latents // 32)), generator=generator) / 2
     floor_B = torch.randint(-5, 7, (num_rows,), generator=generator) / 2
-    check_entries(z_BF.to(DEVICE), floor_B.to(DEVICE), slack_BG.to(DEVICE))
+    check_entries(z_BF.to(DEVICE), floor_B.to(DEVICE), error_bound_BG.to(DEVICE))
 
 
 def test_a_floor_may_keep_all_or_none_and_nan_is_never_an_entry() -> None:
     z_BF = torch.linspace(-3, 3, 3 * 100).view(3, 100).bfloat16().to(DEVICE)
     z_BF[:, 5], z_BF[:, 40], z_BF[:, 70] = torch.nan, -torch.inf, torch.inf
-    slack_BG = torch.full((3, 4), 0.25, device=DEVICE)
+    error_bound_BG = torch.full((3, 4), 0.25, device=DEVICE)
     floor_B = torch.tensor([-torch.inf, torch.nan, 100.0], device=DEVICE)
-    rows_N, latents_N = check_entries(z_BF, floor_B, slack_BG)
+    rows_N, latents_N = check_entries(z_BF, floor_B, error_bound_BG)
     assert rows_N.tolist() == [0] * 99 + [2] and latents_N[-1] == 70 and 5 not in latents_N
 
 
@@ -104,8 +104,8 @@ def test_the_spans_and_tiles_of_wide_rows() -> None:
     num_latents = 32 * 1100 + 5  # more than one span of groups
     z_BF = torch.zeros(2, num_latents, dtype=torch.bfloat16, device=DEVICE)
     z_BF[0, [31, 32, 3000]], z_BF[1, [32 * 1024, num_latents - 1]] = 1.0, 1.0
-    slack_BG = torch.zeros(2, 1101, device=DEVICE)
-    rows_N, latents_N = check_entries(z_BF, torch.ones(2, device=DEVICE), slack_BG)
+    error_bound_BG = torch.zeros(2, 1101, device=DEVICE)
+    rows_N, latents_N = check_entries(z_BF, torch.ones(2, device=DEVICE), error_bound_BG)
     assert rows_N.tolist() == [0, 0, 0, 1, 1]
     assert latents_N.tolist() == [31, 32, 3000, 32 * 1024, num_latents - 1]
 

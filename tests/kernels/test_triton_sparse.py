@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.kernels import reference
-from sae_dist.kernels.code import Code
+from sae_dist.kernels.pattern import SparsePattern
 
 triton_sparse = pytest.importorskip(
     "sae_dist.kernels.triton_sparse", reason="needs triton", exc_type=ImportError
@@ -27,8 +27,8 @@ def drawn(num_rows: int, width: int, num_latents: int, density: float) -> tuple[
     return mask_BF.to(DEVICE), values_N.to(DEVICE), u_BD.to(DEVICE), W_FD.to(DEVICE)
 
 
-def coded(mask_BF: Tensor) -> Code:
-    return Code.from_rows(*mask_BF.nonzero(as_tuple=True), *mask_BF.shape)
+def coded(mask_BF: Tensor) -> SparsePattern:
+    return SparsePattern.from_rows(*mask_BF.nonzero(as_tuple=True), *mask_BF.shape)
 
 
 @pytest.mark.parametrize(
@@ -51,11 +51,11 @@ def test_sums_and_products_of_entries(
     W_FD, code = W_FD.to(dtype), coded(mask_BF)
     exact_N, exact_BD = values_N.double(), u_BD.double()
     for found, expected in [
-        (triton_sparse.row_sums(values_N, W_FD, code), reference.row_sums(exact_N, W_FD, code)),
-        (triton_sparse.entry_dots(u_BD, W_FD, code), reference.entry_dots(exact_BD, W_FD, code)),
+        (triton_sparse.spmm(values_N, W_FD, code), reference.spmm(exact_N, W_FD, code)),
+        (triton_sparse.sddmm(u_BD, W_FD, code), reference.sddmm(exact_BD, W_FD, code)),
         (
-            triton_sparse.latent_sums(values_N, u_BD, code),
-            reference.latent_sums(exact_N, u_BD, code),
+            triton_sparse.spmm_t(values_N, u_BD, code),
+            reference.spmm_t(exact_N, u_BD, code),
         ),
     ]:
         assert found.dtype == torch.float32
@@ -66,10 +66,10 @@ def test_the_sums_of_latents_with_entries_are_those_of_all() -> None:
     mask_BF, values_N, u_BD, _ = drawn(33, 24, 100, 0.05)
     code = coded(mask_BF)
     assert 0 < len(code.present_R) < 100
-    all_FD = triton_sparse.latent_sums(values_N, u_BD, code)
-    found_RD = triton_sparse.latent_sums(values_N, u_BD, code, present_only=True)
+    all_FD = triton_sparse.spmm_t(values_N, u_BD, code)
+    found_RD = triton_sparse.spmm_t(values_N, u_BD, code, present_only=True)
     assert torch.equal(found_RD, all_FD[code.present_R])
-    expected_RD = reference.latent_sums(values_N, u_BD, code, present_only=True)
+    expected_RD = reference.spmm_t(values_N, u_BD, code, present_only=True)
     torch.testing.assert_close(found_RD, expected_RD, **CLOSE)
 
 
@@ -84,13 +84,13 @@ def test_long_segments_are_added_piece_by_piece(
     values_N = torch.linspace(-1, 1, int(mask_BF.sum()), device=DEVICE)
     code = coded(mask_BF)
     torch.testing.assert_close(
-        triton_sparse.latent_sums(values_N, u_BD, code),
-        reference.latent_sums(values_N, u_BD, code),
+        triton_sparse.spmm_t(values_N, u_BD, code),
+        reference.spmm_t(values_N, u_BD, code),
         **CLOSE,
     )
     torch.testing.assert_close(
-        triton_sparse.row_sums(values_N, W_FD, code),
-        reference.row_sums(values_N, W_FD, code),
+        triton_sparse.spmm(values_N, W_FD, code),
+        reference.spmm(values_N, W_FD, code),
         **CLOSE,
     )
 
@@ -100,19 +100,19 @@ def test_a_latent_that_always_fires() -> None:
     mask_BF[:, 1], mask_BF[7, 2] = True, True
     _, values_N, u_BD, _ = drawn(1300, 7, 3, 1.0)
     values_N, code = values_N[: len(mask_BF) + 1], coded(mask_BF)
-    found_FD = triton_sparse.latent_sums(values_N, u_BD, code)
-    expected_FD = reference.latent_sums(values_N.double(), u_BD, code)
+    found_FD = triton_sparse.spmm_t(values_N, u_BD, code)
+    expected_FD = reference.spmm_t(values_N.double(), u_BD, code)
     torch.testing.assert_close(found_FD.double(), expected_FD, rtol=1e-5, atol=1e-4)
-    assert torch.equal(found_FD, triton_sparse.latent_sums(values_N, u_BD, code))
+    assert torch.equal(found_FD, triton_sparse.spmm_t(values_N, u_BD, code))
 
 
 def test_everything_is_the_same_again() -> None:
     mask_BF, values_N, u_BD, W_FD = drawn(5, 24, 33, 0.3)
     first, second = (
         (
-            triton_sparse.row_sums(values_N, W_FD, coded(mask_BF)),
-            triton_sparse.entry_dots(u_BD, W_FD, coded(mask_BF)),
-            triton_sparse.latent_sums(values_N, u_BD, coded(mask_BF)),
+            triton_sparse.spmm(values_N, W_FD, coded(mask_BF)),
+            triton_sparse.sddmm(u_BD, W_FD, coded(mask_BF)),
+            triton_sparse.spmm_t(values_N, u_BD, coded(mask_BF)),
         )
         for _ in range(2)
     )

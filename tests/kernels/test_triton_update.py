@@ -48,8 +48,8 @@ def test_rows_that_come_late_are_where_adam_would_have_them(beta2: float) -> Non
     """With beta1 = 0 a row without gradient stays, and only its second moment decays."""
     shape = (7, 24)
     W_FD, v_FD = matrix(*shape, seed=0), torch.zeros(shape, device=DEVICE)
-    seen_F = torch.zeros(7, dtype=torch.int64, device=DEVICE)
-    rows = AdamRows(W_FD=W_FD, exp_avg_sq_FD=v_FD, seen_F=seen_F)
+    last_step_F = torch.zeros(7, dtype=torch.int64, device=DEVICE)
+    rows = AdamRows(W_FD=W_FD, exp_avg_sq_FD=v_FD, last_step_F=last_step_F)
     expected_FD = torch.nn.Parameter(W_FD.clone())
     adam = torch.optim.Adam([expected_FD], lr=0.01, betas=(0.0, beta2))
     for step in range(1, 21):
@@ -58,9 +58,9 @@ def test_rows_that_come_late_are_where_adam_would_have_them(beta2: float) -> Non
         expected_FD.grad = torch.zeros_like(W_FD).index_copy(0, rows_R, grad_RD)
         adam.step()
         triton_update.update_rows(rows, grad_RD, rows_R, adam_step(step, beta2=beta2))
-    assert seen_F.tolist() == [20, 20, 18, 20, 20, 18, 0]
+    assert last_step_F.tolist() == [20, 20, 18, 20, 20, 18, 0]
     torch.testing.assert_close(W_FD, expected_FD.detach(), rtol=1e-6, atol=1e-6)
-    decayed_FD = v_FD * (beta2 ** (20 - seen_F))[:, None]
+    decayed_FD = v_FD * (beta2 ** (20 - last_step_F))[:, None]
     expected_v_FD = adam.state[expected_FD]["exp_avg_sq"]
     torch.testing.assert_close(decayed_FD, expected_v_FD, rtol=1e-5, atol=1e-9)
 
@@ -74,7 +74,7 @@ def state(shape: tuple[int, int], beta1: float) -> dict[str, Tensor]:
     return first | {
         "W_FD": W_FD,
         "exp_avg_sq_FD": matrix(*shape, seed=1).square(),
-        "half_FD": W_FD.bfloat16(),
+        "bf16_FD": W_FD.bfloat16(),
         "error_F": torch.full((num_rows,), torch.nan, device=DEVICE),
         "norm_F": torch.full((num_rows,), torch.nan, device=DEVICE),
     }
@@ -90,10 +90,10 @@ def test_every_row_in_one_pass(shape: tuple[int, int], beta1: float, unit_norm: 
     adam = adam_step(5, 0.25, beta1=beta1, unit_norm=unit_norm)
     triton_update.update_rows(AdamRows(**found), grad_FD, None, adam)
     reference.update_rows(AdamRows(**expected), grad_FD, None, adam)
-    for name in set(found) - {"half_FD", "error_F"}:
+    for name in set(found) - {"bf16_FD", "error_F"}:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-7, msg=name)
-    assert torch.equal(found["half_FD"], found["W_FD"].bfloat16())
-    error_F = (found["W_FD"] - found["half_FD"]).norm(dim=1)
+    assert torch.equal(found["bf16_FD"], found["W_FD"].bfloat16())
+    error_F = (found["W_FD"] - found["bf16_FD"]).norm(dim=1)
     torch.testing.assert_close(found["error_F"], error_F, rtol=1e-5, atol=1e-9)
     if unit_norm:
         norms = torch.ones(shape[0], device=DEVICE)
@@ -106,14 +106,14 @@ def test_only_the_given_rows_change() -> None:
     tensors = state((6, 24), 0.0)
     before = {name: tensor.clone() for name, tensor in tensors.items()}
     rows_R = torch.tensor([1, 4], device=DEVICE)
-    seen_F = torch.tensor([3, 2, 0, 0, 4, 1], device=DEVICE)
+    last_step_F = torch.tensor([3, 2, 0, 0, 4, 1], device=DEVICE)
     expected = {name: tensor.clone() for name, tensor in tensors.items()}
-    expected_seen_F = seen_F.clone()
+    expected_seen_F = last_step_F.clone()
     grad_RD = matrix(2, 24, seed=3)
     adam = adam_step(5, unit_norm=True, eps=0.0)  # 0 / 0 beyond the width must not reach the norm
-    triton_update.update_rows(AdamRows(**tensors, seen_F=seen_F), grad_RD, rows_R, adam)
-    reference.update_rows(AdamRows(**expected, seen_F=expected_seen_F), grad_RD, rows_R, adam)
-    assert seen_F.tolist() == expected_seen_F.tolist() == [3, 5, 0, 0, 5, 1]
+    triton_update.update_rows(AdamRows(**tensors, last_step_F=last_step_F), grad_RD, rows_R, adam)
+    reference.update_rows(AdamRows(**expected, last_step_F=expected_seen_F), grad_RD, rows_R, adam)
+    assert last_step_F.tolist() == expected_seen_F.tolist() == [3, 5, 0, 0, 5, 1]
     for name in ("W_FD", "exp_avg_sq_FD", "norm_F"):
         torch.testing.assert_close(tensors[name][rows_R], expected[name][rows_R])
     others = torch.tensor([0, 2, 3, 5], device=DEVICE)

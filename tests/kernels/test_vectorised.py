@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.kernels import reference, vectorised
-from sae_dist.kernels.code import Code
+from sae_dist.kernels.pattern import SparsePattern
 
 SHAPES = [(1, 7, 1), (5, 24, 31), (33, 100, 33), (1, 100, 257), (5, 7, 100)]
 
@@ -29,11 +29,11 @@ def test_product_and_entries(shape: tuple[int, int, int], dtype: torch.dtype) ->
     torch.testing.assert_close(z_BF.bfloat16(), expected_z, **exact)
     torch.testing.assert_close(maxima_BG.bfloat16().float(), expected_maxima, **exact)
 
-    slack_BG = eighths(generator, *maxima_BG.shape).abs()
+    error_bound_BG = eighths(generator, *maxima_BG.shape).abs()
     for floor in (-torch.inf, 0.0, 20.0, torch.inf):
         floor_B = torch.full((num_rows,), floor)
-        found = vectorised.entries(z_BF, maxima_BG, floor_B, slack_BG)
-        expected = reference.entries(z_BF, maxima_BG, floor_B, slack_BG)
+        found = vectorised.entries(z_BF, maxima_BG, floor_B, error_bound_BG)
+        expected = reference.entries(z_BF, maxima_BG, floor_B, error_bound_BG)
         assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
@@ -42,17 +42,17 @@ def test_product_and_entries(shape: tuple[int, int, int], dtype: torch.dtype) ->
 def test_sums_and_dots(shape: tuple[int, int, int], density: float) -> None:
     (num_rows, width, num_latents), generator = shape, torch.Generator().manual_seed(0)
     mask_BF = torch.rand(num_rows, num_latents, generator=generator) < density
-    code = Code.from_rows(*mask_BF.nonzero(as_tuple=True), num_rows, num_latents)
+    code = SparsePattern.from_rows(*mask_BF.nonzero(as_tuple=True), num_rows, num_latents)
     values_N = torch.randn(len(code.latents_N), generator=generator)
     u_BD = torch.randn(num_rows, width, generator=generator)
     W_FD = torch.randn(num_latents, width, generator=generator)
     for name, given in {
-        "row_sums": (values_N, W_FD),
-        "entry_dots": (u_BD, W_FD),
-        "latent_sums": (values_N, u_BD),
+        "spmm": (values_N, W_FD),
+        "sddmm": (u_BD, W_FD),
+        "spmm_t": (values_N, u_BD),
     }.items():
         found = getattr(vectorised, name)(*given, code)
         torch.testing.assert_close(found, getattr(reference, name)(*given, code))
-    found = vectorised.latent_sums(values_N, u_BD, code, present_only=True)
-    expected = reference.latent_sums(values_N, u_BD, code, present_only=True)
+    found = vectorised.spmm_t(values_N, u_BD, code, present_only=True)
+    expected = reference.spmm_t(values_N, u_BD, code, present_only=True)
     torch.testing.assert_close(found, expected)

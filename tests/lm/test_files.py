@@ -19,7 +19,7 @@ SAFE, BIN, INDEX = "model.safetensors", "pytorch_model.bin", "model.safetensors.
 Harm = Callable[[Path], object]
 
 
-class Code:
+class SparsePattern:
     """What a pickle runs when it is read."""
 
     def __reduce__(self) -> tuple:
@@ -47,7 +47,7 @@ def cut(name: str, num_bytes: int) -> Harm:
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:num_bytes])
 
 
-def say(**settings: object) -> Harm:
+def log_info(**settings: object) -> Harm:
     """Other words in config.json."""
 
     def harm(folder: Path) -> None:
@@ -64,13 +64,21 @@ DAMAGED: list[tuple[str, Harm, str]] = [
     (SAFE, cut(SAFE, 50), r"model\.safetensors is cut short"),
     (SAFE, cut(SAFE, 0), r"model\.safetensors is cut short"),
     (SAFE, lambda folder: (folder / SAFE).unlink(), r"no file named model\.safetensors"),
-    (SAFE, say(vocab_size=70), r"lm_head\.weight of shape \[64, 32\] .*; expected \[70, 32\]"),
-    (SAFE, say(num_hidden_layers=4), r"found no weights for model\.layers\.3\..* \(9 missing\)"),
-    (SAFE, say(num_attention_heads=0), r"as a configuration \(ZeroDivisionError"),
-    (SAFE, say(num_attention_heads="4"), r"as a configuration .*expected int, got str"),
-    (SAFE, say(hidden_act="none_such"), r"KeyError: 'none_such'"),
-    (SAFE, say(dtype="float33"), r"as a configuration .*no attribute 'float33'"),
-    (SAFE, say(auto_map={"AutoConfig": "a.B"}, model_type="own"), r"set lm\.trust_remote_code="),
+    (SAFE, log_info(vocab_size=70), r"lm_head\.weight of shape \[64, 32\] .*; expected \[70, 32\]"),
+    (
+        SAFE,
+        log_info(num_hidden_layers=4),
+        r"found no weights for model\.layers\.3\..* \(9 missing\)",
+    ),
+    (SAFE, log_info(num_attention_heads=0), r"as a configuration \(ZeroDivisionError"),
+    (SAFE, log_info(num_attention_heads="4"), r"as a configuration .*expected int, got str"),
+    (SAFE, log_info(hidden_act="none_such"), r"KeyError: 'none_such'"),
+    (SAFE, log_info(dtype="float33"), r"as a configuration .*no attribute 'float33'"),
+    (
+        SAFE,
+        log_info(auto_map={"AutoConfig": "a.B"}, model_type="own"),
+        r"set lm\.trust_remote_code=",
+    ),
     (SAFE, put("config.json", POINTER), r"config\.json is a Git LFS pointer"),
     (SAFE, put("config.json", b"\xff\xfe"), r"not a valid JSON file"),
     (SAFE, put("config.json", b"[1]"), r"as a configuration"),
@@ -81,8 +89,16 @@ DAMAGED: list[tuple[str, Harm, str]] = [
     (BIN, put(BIN, POINTER), r"pytorch_model\.bin is a Git LFS pointer"),
     (BIN, cut(BIN, -500), r"pytorch_model\.bin is cut short"),
     (BIN, cut(BIN, 0), r"pytorch_model\.bin is cut short"),
-    (BIN, put(BIN, pickle.dumps(Code())), r"pytorch_model\.bin is cut short, or no file of"),
-    (BIN, lambda folder: torch.save(Code(), folder / BIN), r"its \.bin holds more than tensors"),
+    (
+        BIN,
+        put(BIN, pickle.dumps(SparsePattern())),
+        r"pytorch_model\.bin is cut short, or no file of",
+    ),
+    (
+        BIN,
+        lambda folder: torch.save(SparsePattern(), folder / BIN),
+        r"its \.bin holds more than tensors",
+    ),
     (BIN, lambda folder: torch.save([1], folder / BIN), r"TypeError"),
     (INDEX, lambda folder: (folder / FIRST).unlink(), rf"No such file .*{FIRST}"),
     (INDEX, put(FIRST, POINTER), rf"{FIRST} is a Git LFS pointer"),

@@ -11,8 +11,8 @@ def joined(world: World, lengths: list[int]) -> tuple[list, list, int]:
     axis = Axis(torch.distributed.group.WORLD, world.rank, world.size)
     x = torch.arange(lengths[world.rank])[:, None] + 10 * world.rank
     alike = torch.full((2, 3), float(world.rank))
-    each = [part.tolist() for part in axis.each(alike)]
-    return axis.join_uneven(x).tolist(), each, axis.bytes_sent
+    each = [part.tolist() for part in axis.each_slice(alike)]
+    return axis.all_gather_uneven(x).tolist(), each, axis.bytes_sent
 
 
 @pytest.mark.parametrize("lengths", [[3, 0, 2], [0, 0, 0]])
@@ -26,6 +26,6 @@ def test_processes_join_what_they_have_and_see_each_others(lengths: list[int]) -
 
 def test_alone_everything_is_here_already() -> None:
     axis, x = Axis(), torch.arange(4.0)
-    assert torch.equal(axis.join_uneven(x), x)
-    assert [part.tolist() for part in axis.each(x)] == [x.tolist()]
+    assert torch.equal(axis.all_gather_uneven(x), x)
+    assert [part.tolist() for part in axis.each_slice(x)] == [x.tolist()]
     assert axis.bytes_sent == 0

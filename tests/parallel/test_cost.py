@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sae_dist.coders import CoderConfig, Form, Kind, slice_of
-from sae_dist.parallel import Mesh, Over, World, make_mesh, messages
+from sae_dist.parallel import Mesh, MeshAxis, World, make_mesh, messages
 from sae_dist.parallel.cost import wire_bytes
 from sae_dist.train import RungConfig, training_step
 from sae_dist.train.config import Precision
@@ -45,14 +45,14 @@ def target_of(config: CoderConfig) -> str:
     return "in" if config.form is Form.autoencoder else "out"
 
 
-def usage(mesh: Mesh) -> dict[Over, tuple[int, int]]:
-    axes = {over: getattr(mesh, over) for over in Over}
+def usage(mesh: Mesh) -> dict[MeshAxis, tuple[int, int]]:
+    axes = {over: getattr(mesh, over) for over in MeshAxis}
     return {over: (axis.bytes_sent, axis.num_messages) for over, axis in axes.items()}
 
 
 def third_step(
     world: World, latent: int, config: CoderConfig, has_dead: bool, precision: Precision
-) -> tuple[dict[Over, tuple[int, int]], int]:
+) -> tuple[dict[MeshAxis, tuple[int, int]], int]:
     """Bytes and messages over each axis, and the bytes that the step reports."""
     generator = torch.Generator().manual_seed(0)
     sample = {s: torch.randn(B, width, generator=generator) for s, width in WIDTHS.items()}
@@ -69,7 +69,7 @@ def third_step(
         precision=precision,
         device=world.device,
     )
-    rung.begin(0, sample["in"], sample[target])
+    rung.initialise(0, sample["in"], sample[target])
     for step in range(3):  # from the second on, BatchTopK has a threshold to begin with
         rung.counters.silent_F[-1] = config.dead_after_tokens if has_dead else 0
         before = usage(mesh)
@@ -77,7 +77,8 @@ def third_step(
         reported = training_step(rung, batch, step, 3).bytes_sent
     after = usage(mesh)
     return {
-        over: (after[over][0] - before[over][0], after[over][1] - before[over][1]) for over in Over
+        over: (after[over][0] - before[over][0], after[over][1] - before[over][1])
+        for over in MeshAxis
     }, reported
 
 
@@ -97,7 +98,7 @@ def steps_unlike_the_formula(world: World, latent: int) -> list[str]:
             has_dead=has_dead,
             bytes_per_value=precision.weights.itemsize,
         )
-        for over in Over:
+        for over in MeshAxis:
             sizes = [message.num_bytes for message in expected if message.over is over]
             if found[over] != (sum(sizes), len(sizes)):
                 wrong.append(f"{config} {has_dead} {precision} {over}: {found[over]}, {sizes}")

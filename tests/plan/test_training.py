@@ -48,7 +48,7 @@ def held(world: World, latent: int) -> list[str]:
         for name, tensor, _ in real.held():
             group = "counters" if name in ("silent", "fired") else "parameters"
             found["moments" if name.startswith("adam/") else group] += tensor.nbytes
-        extra = (encoder.half_FD, encoder.error_F, encoder.norm_F)
+        extra = (encoder.bf16_FD, encoder.error_F, encoder.norm_F)
         found["rounded"] = sum(tensor.nbytes for tensor in extra)
         found["gradients"] = sum(p.nbytes for p in real.coder.parameters())
         sizes = {

@@ -19,7 +19,7 @@ from sae_dist.apps.runs import finished_run, run_folder
 from sae_dist.coders import Coder, CoderConfig, Kind, load_coder, save_coder
 from sae_dist.common.credentials import keys_with_credentials, without_credentials
 from sae_dist.common.errors import UserError
-from sae_dist.common.log import say, warn, write_error
+from sae_dist.common.log import log_info, warn, write_error
 from sae_dist.store import StoreWriter, open_store, verify, write_store
 from sae_dist.store.repair import Repair
 from sae_dist.store.verify import audit
@@ -471,7 +471,7 @@ def test_secrets_of_queries_and_headers_are_not_repeated(
     given: str, left: str, capsys: pytest.CaptureFixture
 ) -> None:
     assert without_credentials(given) == left
-    for tell in (say, warn, write_error):
+    for tell in (log_info, warn, write_error):
         tell(given)
     assert all(line.endswith(left) for line in capsys.readouterr().err.splitlines())
     is_secret = list(keys_with_credentials({"a": [f"https://{given}"]})) == ["a.0"]

@@ -117,11 +117,11 @@ def test_the_encoders_copy_follows_its_weights(by_rows: bool) -> None:
         adam.step(LR, torch.ones(()))
     assert coder.encoder() is before
     fresh = Encoder.of(coder.W_enc, coder.b_enc)
-    for name in ("half_FD", "error_F", "norm_F"):
+    for name in ("bf16_FD", "error_F", "norm_F"):
         assert torch.equal(getattr(coder.encoder(), name), getattr(fresh, name))
     with torch.no_grad():
         coder.W_enc[0] += 1
-    assert torch.equal(coder.encoder().half_FD, Encoder.of(coder.W_enc, coder.b_enc).half_FD)
+    assert torch.equal(coder.encoder().bf16_FD, Encoder.of(coder.W_enc, coder.b_enc).bf16_FD)
 
 
 @pytest.mark.parametrize("by_rows", [True, False])

@@ -31,7 +31,7 @@ def train(kind: Kind, precision: Precision, world: World) -> tuple[float, float]
     x_BD = activations()
     mean_square = float(x_BD.square().sum(1).mean())
     rung = Rung(config, make_mesh(world, 1, {}), mean_square, D, D, precision, torch.device("cpu"))
-    rung.begin(0, x_BD, x_BD)
+    rung.initialise(0, x_BD, x_BD)
     for step in range(NUM_STEPS):
         batch = SharedRows({"x": x_BD}, torch.float32)
         forward = training_step(rung, batch, step, NUM_STEPS).forward

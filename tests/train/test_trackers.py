@@ -18,12 +18,12 @@ from sae_dist.coders import Kind
 from sae_dist.common.errors import UserError
 from sae_dist.train import tensorboard_tracker
 from sae_dist.train.config import LogConfig, LoopConfig, WandbMode
-from sae_dist.train.journal import Journal
+from sae_dist.train.metrics_log import MetricsLog
 from sae_dist.train.wandb_tracker import artifact_name, begun_as, chosen_mode, wandb_id
 from tests.apps.commands import ROOT
 from tests.processes import alone
 from tests.train.ladders import BATCH, make_store, rung, training_run
-from tests.train.test_journal import RUNGS, write
+from tests.train.test_metrics_log import RUNGS, write
 from tests.train.wandb_files import (
     config_of,
     expected_history,
@@ -112,10 +112,10 @@ def test_going_on_offline_leaves_one_whole_history(tmp_path: Path) -> None:
     folder = tmp_path / "ladder"
     folder.mkdir()
     offline = LogConfig(wandb=WandbMode.offline)
-    write(Journal(folder, "ladder", RUNGS, offline, 0), 0, 1, 2, 3)
+    write(MetricsLog(folder, "ladder", RUNGS, offline, 0), 0, 1, 2, 3)
     earlier = {rung: files(folder, rung) for rung in RUNGS}
     time.sleep(1.0)  # W&B names its folders by the second
-    going_on = Journal(folder, "ladder", RUNGS, offline, 2)
+    going_on = MetricsLog(folder, "ladder", RUNGS, offline, 2)
     assert all(path.exists() for paths in earlier.values() for path in paths)
     write(going_on, 2, 3, 4)
     for name in RUNGS:
@@ -141,10 +141,10 @@ def test_going_on_online_resumes_the_same_runs(tmp_path: Path, server: WandbServ
     folder = tmp_path / "ladder"
     folder.mkdir()
     online = LogConfig(wandb=WandbMode.online)
-    write(Journal(folder, "ladder", RUNGS, online, 0), 0, 1, 2, 3)
-    write(Journal(folder, "ladder", RUNGS, online, 2), 2, 3, 4)
-    write(Journal(folder, "ladder", RUNGS, LogConfig(wandb=WandbMode.disabled), 5), 5, 6)
-    write(Journal(folder, "ladder", RUNGS, online, 7), 7)
+    write(MetricsLog(folder, "ladder", RUNGS, online, 0), 0, 1, 2, 3)
+    write(MetricsLog(folder, "ladder", RUNGS, online, 2), 2, 3, 4)
+    write(MetricsLog(folder, "ladder", RUNGS, LogConfig(wandb=WandbMode.disabled), 5), 5, 6)
+    write(MetricsLog(folder, "ladder", RUNGS, online, 7), 7)
     assert set(server.runs) == {id_of(folder, name) for name in RUNGS}
     for name in RUNGS:
         rows = server.history(id_of(folder, name))
@@ -158,7 +158,7 @@ def test_a_run_begun_anew_under_an_old_name_is_another_one(
     folder, online = tmp_path / "ladder", LogConfig(wandb=WandbMode.online)
     for steps in ((0, 1, 2, 3), (0, 1)):
         folder.mkdir()
-        write(Journal(folder, "ladder", RUNGS, online, 0), *steps)
+        write(MetricsLog(folder, "ladder", RUNGS, online, 0), *steps)
         rows = server.history(id_of(folder, "narrow"))
         assert [row["_step"] for row in rows] == list(steps)
         shutil.rmtree(folder)
@@ -214,7 +214,7 @@ def test_offline_files_are_uploaded_by_wandb_sync(folder: Path, server: WandbSer
 def test_w_and_b_that_refuses_is_told_in_one_line(tmp_path: Path, server: WandbServer) -> None:
     server.refuses = True
     with pytest.raises(UserError, match="W&B refused the run .*; log in with .* log.wandb=offline"):
-        Journal(tmp_path, "ladder", RUNGS, LogConfig(wandb=WandbMode.online), 0)
+        MetricsLog(tmp_path, "ladder", RUNGS, LogConfig(wandb=WandbMode.online), 0)
 
 
 def test_without_the_package_tensorboard_is_refused_before_the_first_step(
@@ -240,10 +240,10 @@ def events(folder: Path) -> Any:
 def test_tensorboard_has_what_the_file_says_and_purges_what_is_taken_again(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     both = LogConfig(wandb=WandbMode.disabled, tensorboard=True)
-    write(Journal(tmp_path, "ladder", RUNGS, both, 0), 0, 1, 2, 3)
-    killed = Journal(tmp_path, "ladder", RUNGS, both, 2)
+    write(MetricsLog(tmp_path, "ladder", RUNGS, both, 0), 0, 1, 2, 3)
+    killed = MetricsLog(tmp_path, "ladder", RUNGS, both, 2)
     write(killed, 2, 3)
-    write(Journal(tmp_path, "ladder", RUNGS, both, 3), 3, 4)
+    write(MetricsLog(tmp_path, "ladder", RUNGS, both, 3), 3, 4)
     assert sorted(path.name for path in (tmp_path / "tensorboard").iterdir()) == list(RUNGS)
     for name in RUNGS:
         expected = expected_history(tmp_path / "metrics.jsonl", name)
@@ -260,9 +260,9 @@ def test_tensorboard_has_what_the_file_says_and_purges_what_is_taken_again(tmp_p
 
 def test_tensorboard_that_comes_later_is_told_what_was_before(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    write(Journal(tmp_path, "ladder", RUNGS, LogConfig(wandb=WandbMode.disabled), 0), 0, 1, 2)
+    write(MetricsLog(tmp_path, "ladder", RUNGS, LogConfig(wandb=WandbMode.disabled), 0), 0, 1, 2)
     both = LogConfig(wandb=WandbMode.disabled, tensorboard=True)
-    write(Journal(tmp_path, "ladder", RUNGS, both, 2), 2)
+    write(MetricsLog(tmp_path, "ladder", RUNGS, both, 2), 2)
     shown = events(tmp_path / "tensorboard" / "wide")
     assert [event.step for event in shown.Scalars("loss")] == [0, 1, 2]
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.coders import Coder, Kind
 from sae_dist.common.files import write_atomic
+from sae_dist.evaluate.output import run_coder
 from sae_dist.evaluate.pairs.cosine import alike, nearest
 from sae_dist.evaluate.pairs.insertion import Insertion
 from sae_dist.evaluate.pairs.stitching import Stitching, plan
-from sae_dist.evaluate.seen import see
 from sae_dist.parallel import Mesh
 
 Batches = Iterable[tuple[Tensor, Tensor, Tensor]]
@@ -42,11 +42,11 @@ def compare(
     insertion = Insertion(small, large, near, tau, mesh)
     edges_2N = alike(large.W_dec, small.W_dec, tau, axis)
     edges_2N[0] += large.latents.start
-    order = plan(axis.join(near.cosine_G), edges_2N, small.config.num_latents, tau, axis)
+    order = plan(axis.all_gather(near.cosine_G), edges_2N, small.config.num_latents, tau, axis)
     stitching = Stitching(small, large, order, mesh)
     for measure, parts in ((insertion, batches), (stitching, few)):
         for part in parts:
-            measure.update(see(small, *part), see(large, *part))
+            measure.update(run_coder(small, *part), run_coder(large, *part))
     if to is not None:
         by_latent = {name: v.cpu() for name, v in insertion.by_latent().items()}
         on_first_rank(None, lambda: _write(to, by_latent))

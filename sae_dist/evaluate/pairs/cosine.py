@@ -47,7 +47,7 @@ def alike(W_GE: Tensor, others_FE: Tensor, least: float, axis: Axis) -> Tensor:
 def _cosines(W_GE: Tensor, others_FE: Tensor, axis: Axis) -> Iterator[tuple[slice, int, Tensor]]:
     """Block by block: which rows of W, the number of the first of the others, and the cosines."""
     height = max(1, _BLOCK_VALUES // len(others_FE))
-    for number, slice_fE in enumerate(axis.each(normalize(others_FE.detach(), dim=1))):
+    for number, slice_fE in enumerate(axis.each_slice(normalize(others_FE.detach(), dim=1))):
         for top in range(0, len(W_GE), height):
             rows = slice(top, min(top + height, len(W_GE)))
             unit_gE = normalize(W_GE.detach()[rows], dim=1)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from sae_dist.coders import Coder
-from sae_dist.evaluate.seen import Seen
+from sae_dist.evaluate.output import CoderOutput
 from sae_dist.parallel import Axis
 
 
@@ -19,11 +19,11 @@ class Entries(NamedTuple):
     acts_N: Tensor
 
 
-def all_entries(coder: Coder, seen: Seen, axis: Axis) -> Entries:
+def all_entries(coder: Coder, seen: CoderOutput, axis: Axis) -> Entries:
     """The entries of all slices' codes; called by all processes of the latent axis together."""
     own = Entries(seen.code.rows_N, seen.code.latents_N + coder.latents.start, seen.acts_N)
     if axis.size == 1:
         return own
-    joined = Entries(*(axis.join_uneven(v) for v in own))
+    joined = Entries(*(axis.all_gather_uneven(v) for v in own))
     order_N = (joined.rows_N * coder.config.num_latents + joined.latents_N).argsort()
     return Entries(*(v[order_N] for v in joined))

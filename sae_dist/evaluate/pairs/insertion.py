@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import ROUNDING, Coder
+from sae_dist.evaluate.output import CoderOutput
 from sae_dist.evaluate.pairs.cosine import Nearest
 from sae_dist.evaluate.pairs.entries import all_entries
-from sae_dist.evaluate.seen import Seen
 from sae_dist.evaluate.summary import ratios
-from sae_dist.kernels.dispatch import entry_dots
+from sae_dist.kernels.dispatch import sddmm
 from sae_dist.parallel import Mesh
 
 _NUM_BINS, _CURVE_POINTS = 40, 101
@@ -47,11 +47,11 @@ class Insertion:
         self._sum_G, self._square_G, self._product_G = (zeros(num_large) for _ in range(3))
         self._sum_F, self._square_F = zeros(num_small), zeros(num_small)
 
-    def update(self, small: Seen, large: Seen) -> None:
+    def update(self, small: CoderOutput, large: CoderOutput) -> None:
         """Add the same tokens as both coders see them."""
         code, f_N = large.code, large.acts_N.double()
         error_BE = small.error_BE.to(self._large.W_dec.dtype)
-        dots_N = entry_dots(error_BE, self._large.W_dec.detach(), code).double()
+        dots_N = sddmm(error_BE, self._large.W_dec.detach(), code).double()
         change_N = f_N.square() * self._square_norm_G[code.latents_N] - 2 * f_N * dots_N
         errors_2B = torch.stack([small.moments.error_B, large.moments.error_B])
         self._tokens += len(small)
@@ -66,7 +66,7 @@ class Insertion:
         self._sum_F.index_add_(0, small.code.latents_N, g_N)
         self._square_F.index_add_(0, small.code.latents_N, g_N.square())
 
-    def _nearest_acts(self, small: Seen, large: Seen) -> Tensor:
+    def _nearest_acts(self, small: CoderOutput, large: CoderOutput) -> Tensor:
         """At each entry of the larger coder's code its nearest latent's activation [N]."""
         num_small = self._small.config.num_latents
         rows_M, latents_M, acts_M = all_entries(self._small, small, self._mesh.latent)
@@ -79,23 +79,25 @@ class Insertion:
 
     def _whole(self, sums: Tensor) -> Tensor:
         """Sums [..., F] or [..., G] over all tokens, of the latents of all slices."""
-        return self._mesh.latent.join(self._mesh.data.sum(sums), dim=sums.dim() - 1)
+        return self._mesh.latent.all_gather(self._mesh.data.all_reduce(sums), dim=sums.dim() - 1)
 
     def changes(self) -> Tensor:
         """ΔMSE of each latent [G]; NaN for those that never fire."""
         change_G, active_G = self._whole(self._change_G), self._whole(self._active_G)
-        return torch.where(active_G > 0, change_G / self._mesh.data.sum(self._tokens), torch.nan)
+        return torch.where(
+            active_G > 0, change_G / self._mesh.data.all_reduce(self._tokens), torch.nan
+        )
 
     def by_latent(self) -> dict[str, Tensor]:
         """Of every latent of the larger coder [G] the maximal cosine, the smaller coder's latent
         that it is with, and ΔMSE, NaN if it never fires; called by all processes together.
         """
-        cosine_G, nearest_G = (self._mesh.latent.join(v) for v in self._near)
+        cosine_G, nearest_G = (self._mesh.latent.all_gather(v) for v in self._near)
         return {"max_cosine": cosine_G, "nearest": nearest_G, "mse_change": self.changes()}
 
     def result(self) -> dict[str, Any]:
         """Everything but what `by_latent` gives; called by all processes together."""
-        near = Nearest(*(self._mesh.latent.join(v) for v in self._near))
+        near = Nearest(*(self._mesh.latent.all_gather(v) for v in self._near))
         cosine_G, change_G = near.cosine_G.double(), self.changes()
         fires_G = ~change_G.isnan()
         is_novel_G = change_G[fires_G] < 0
@@ -117,7 +119,7 @@ class Insertion:
 
     def _similarity(self, near: Nearest) -> dict[str, Any]:
         """R² of the decoder cosine with the correlation of activations, over cosines above 0.5."""
-        tokens, near_G = self._mesh.data.sum(self._tokens), near.latent_G
+        tokens, near_G = self._mesh.data.all_reduce(self._tokens), near.latent_G
         sums = self._sum_G, self._square_G, self._product_G, self._sum_F, self._square_F
         sum_G, square_G, product_G, sum_F, square_F = (self._whole(v) / tokens for v in sums)
         covariance_G = product_G - sum_G * sum_F[near_G]
@@ -133,7 +135,7 @@ class Insertion:
         """MSE of both coders where a novel latent (by τ) is active and where it is not: means over
         those latents, each with its own mean over tokens.
         """
-        tokens, total_2 = (self._mesh.data.sum(v) for v in (self._tokens, self._errors_2))
+        tokens, total_2 = (self._mesh.data.all_reduce(v) for v in (self._tokens, self._errors_2))
         active_G, active_2G = self._whole(self._active_G), self._whole(self._errors_2G)
         chosen_G = (cosine_G < self._tau) & (active_G > 0) & (active_G < tokens)
         num_chosen, everywhere_2 = chosen_G.sum(), tokens.expand(2)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import Coder
+from sae_dist.evaluate.output import CoderOutput
 from sae_dist.evaluate.pairs.entries import all_entries
-from sae_dist.evaluate.seen import Seen
 from sae_dist.evaluate.summary import ratios
 from sae_dist.parallel import Axis, Mesh
 
@@ -64,7 +64,7 @@ def _groups(edges_2N: Tensor, num_nodes: int, axis: Axis) -> Tensor:
     label_V = torch.arange(num_nodes, device=edges_2N.device)
     both = torch.cat([edges_2N, edges_2N.flip(0)], 1)
     while True:
-        least_V = axis.least(label_V.scatter_reduce(0, both[0], label_V[both[1]], "amin"))
+        least_V = axis.all_min(label_V.scatter_reduce(0, both[0], label_V[both[1]], "amin"))
         least_V = least_V[least_V]
         if torch.equal(least_V, label_V):
             return label_V
@@ -92,7 +92,9 @@ class Stitching:
         axis = mesh.latent
         bounds = [large.d_out * part // axis.size for part in (axis.index, axis.index + 1)]
         dims = self._dims = slice(*bounds)
-        both = [part_fE[:, dims].clone() for c in (large, small) for part_fE in axis.each(c.W_dec)]
+        both = [
+            part_fE[:, dims].clone() for c in (large, small) for part_fE in axis.each_slice(c.W_dec)
+        ]
         self._W_Ve = torch.cat(both)
         self._step_V = torch.cat([plan.in_G, plan.out_F])
         device = large.W_dec.device
@@ -100,7 +102,7 @@ class Stitching:
         self._errors_S = torch.zeros(plan.num_steps + 1, dtype=torch.float64, device=device)
         self._active_S = torch.zeros_like(self._errors_S)
 
-    def update(self, small: Seen, large: Seen) -> None:
+    def update(self, small: CoderOutput, large: CoderOutput) -> None:
         """Add the same tokens as both coders see them."""
         self._tokens += len(small)
         error_Be = small.error_BE[:, self._dims].clone()
@@ -123,7 +125,9 @@ class Stitching:
         last_Be = large.error_BE[:, self._dims]
         self._errors_S[-1] += last_Be.square().sum() - error_Be.square().sum()
 
-    def _changes(self, small: Seen, large: Seen) -> tuple[Tensor, Tensor, Tensor, Any]:
+    def _changes(
+        self, small: CoderOutput, large: CoderOutput
+    ) -> tuple[Tensor, Tensor, Tensor, Any]:
         """All entries of both codes by the step that moves them: step, row, ±1, and what a run of
         them adds to the reconstruction.
         """
@@ -146,9 +150,9 @@ class Stitching:
         """MSE and L0 after each step (at most 200 of them are listed; 0 is the smaller coder);
         called by all processes together.
         """
-        tokens = self._mesh.data.sum(self._tokens)
-        errors_S = self._mesh.world.sum(self._errors_S).cumsum(0)
-        active_S = self._mesh.data.sum(self._active_S).cumsum(0)
+        tokens = self._mesh.data.all_reduce(self._tokens)
+        errors_S = self._mesh.world.all_reduce(self._errors_S).cumsum(0)
+        active_S = self._mesh.data.all_reduce(self._active_S).cumsum(0)
         num = len(errors_S)
         every = max(1, num // _CURVE_POINTS)
         shown = sorted({*range(0, num, every), self._plan.num_inserted, num - 1})

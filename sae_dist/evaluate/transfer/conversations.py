@@ -70,7 +70,7 @@ def converse(
                 seeds = [derive(config.seed, "sequence", number) for number in which]
                 for row, pair in enumerate(_said(lm, chosen, seeds, special, config)):
                     both_2NS[:, row, : len(pair[0])] = torch.tensor(pair)
-            ids_NS, part_NS = mesh.latent.sum(both_2NS)
+            ids_NS, part_NS = mesh.latent.all_reduce(both_2NS)
             yield Conversations(ids_NS, part_NS)
             bar.update(min(len(which) * mesh.data.size, config.sequences - bar.n))
 

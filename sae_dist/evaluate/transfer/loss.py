@@ -45,9 +45,12 @@ class LossByPart:
 
     def result(self, mesh: Mesh) -> tuple[dict[str, float], dict[Variant, dict[str, float]]]:
         """By part the clean loss; by coder and part what it adds to that."""
-        tokens_P, clean_P = mesh.data.sum(self._tokens_P), mesh.data.sum(self._clean_P)
+        tokens_P, clean_P = (
+            mesh.data.all_reduce(self._tokens_P),
+            mesh.data.all_reduce(self._clean_P),
+        )
         deltas = {
-            name: _by_part((mesh.data.sum(sums_P) - clean_P) / tokens_P)
+            name: _by_part((mesh.data.all_reduce(sums_P) - clean_P) / tokens_P)
             for name, sums_P in self._spliced_P.items()
         }
         return _by_part(clean_P / tokens_P), deltas

@@ -24,5 +24,5 @@ class MeanNorm:
 
     def result(self, mesh: Mesh) -> dict[str, float]:
         """By site; called by all processes together."""
-        tokens = mesh.data.sum(self._tokens)
-        return {s: float(mesh.data.sum(norms) / tokens) for s, norms in self._norms.items()}
+        tokens = mesh.data.all_reduce(self._tokens)
+        return {s: float(mesh.data.all_reduce(norms) / tokens) for s, norms in self._norms.items()}

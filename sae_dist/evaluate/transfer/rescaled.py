@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sae_dist.evaluate.lm_loss import Spliced, replacement_by
-from sae_dist.evaluate.seen import Seen, see
+from sae_dist.evaluate.output import CoderOutput, run_coder
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Rescaled:
     a: float = 1.0
     b: float = 1.0
 
-    def see(self, acts: Mapping[str, Tensor], measured_NS: Tensor) -> Seen:
+    def run_coder(self, acts: Mapping[str, Tensor], measured_NS: Tensor) -> CoderOutput:
         """The code of a x and the reconstruction of b y: their L0 and FVU are those of ŷ and y.
 
         Args:
@@ -32,7 +32,7 @@ class Rescaled:
         dtype = self.spliced.coder.W_enc.dtype
         x_NSD, y_NSE = (acts[site.name] for site in (self.spliced.read, self.spliced.write))
         x_NSD, y_NSE = x_NSD.to(dtype) * self.a, y_NSE.to(dtype) * self.b
-        return see(self.spliced.coder, x_NSD, y_NSE, measured_NS)
+        return run_coder(self.spliced.coder, x_NSD, y_NSE, measured_NS)
 
     def replace(self, x_NSD: Tensor, y_NSE: Tensor) -> Tensor:
         """ŷ [N, S, E], as `lm.splice` asks for it."""

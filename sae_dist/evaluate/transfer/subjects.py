@@ -12,7 +12,7 @@ from sae_dist.evaluate.lm_loss import Spliced
 from sae_dist.evaluate.transfer.config import TransferConfig
 from sae_dist.evaluate.transfer.norms import MeanNorm
 from sae_dist.lm import LM, Capture, resolve, site_widths
-from sae_dist.parallel import Mesh, distribute
+from sae_dist.parallel import Mesh, set_mesh
 from sae_dist.stream import ActivationSource
 
 
@@ -68,7 +68,7 @@ def _of(run: Trained, lm: LM, mesh: Mesh, device: torch.device) -> Iterator[Subj
         about = describe_coder(folder)["about"]
         coder = load_coder(folder, device, part=mesh.latent.index, parts=mesh.latent.size)
         read, write = (resolve(lm.model, about[key]) for key in ("site", "target"))
-        yield Subject(run, folder.name, Spliced(distribute(coder, mesh), read, write))
+        yield Subject(run, folder.name, Spliced(set_mesh(coder, mesh), read, write))
 
 
 def trained_norms(

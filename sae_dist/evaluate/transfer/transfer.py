@@ -86,7 +86,7 @@ def _figures(
         acts, masks = capture(talk.ids_NS), dict(zip(PARTS, talk.masks_PNS, strict=True))
         for (key, part), sums in fidelity.items():
             if masks[part].any():  # a batch may be silent
-                sums.update(coders[key].see(acts, masks[part]))
+                sums.update(coders[key].run_coder(acts, masks[part]))
         loss.update(talk)
     clean, deltas = loss.result(mesh)
     found = {place: sums.result(mesh) for place, sums in fidelity.items()}
@@ -163,7 +163,7 @@ def _token_counts(
     counts_P = torch.zeros(len(PARTS), dtype=torch.int64, device=device)
     for talk in talks:
         counts_P += talk.masks_PNS[..., 1:].sum((1, 2))
-    counts = dict(zip(PARTS, mesh.data.sum(counts_P).tolist(), strict=True))
+    counts = dict(zip(PARTS, mesh.data.all_reduce(counts_P).tolist(), strict=True))
     for part, number in counts.items():
         if number < 2:
             raise UserError(

@@ -5,16 +5,16 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from sae_dist.report.figures.figure import TRANSCODERS, Figure, Panel, drawn, rows_panel
-from sae_dist.report.looks import Look, family_label, place_label, width_label
 from sae_dist.report.numbers import number, percents
 from sae_dist.report.results import RunResults, is_finite_number
+from sae_dist.report.styles import Style, family_label, place_label, width_label
 from sae_dist.report.svg import page_url, series_colour
 from sae_dist.report.table import Column, Table, linked_column, plain_column, table
 
 Row = dict[str, Any]
 
 
-def comparison_figures(results: RunResults, looks: dict[str, Look]) -> list[Figure]:
+def comparison_figures(results: RunResults, looks: dict[str, Style]) -> list[Figure]:
     """CE increase, a panel a group."""
     groups = [
         (_title(group), rows)
@@ -37,7 +37,7 @@ def comparison_figures(results: RunResults, looks: dict[str, Look]) -> list[Figu
     )
 
 
-def comparison_tables(results: RunResults, looks: dict[str, Look]) -> list[Table]:
+def comparison_tables(results: RunResults, looks: dict[str, Style]) -> list[Table]:
     """A table a group."""
     columns = [
         linked_column("rung", "", "rung", looks),
@@ -75,7 +75,7 @@ def _form(row: Row) -> str:
     return f"{family} autoencoder" if row["form"] == "autoencoder" else family
 
 
-def _draw(key: str, rows: list[Row], looks: dict[str, Look]) -> str:
+def _draw(key: str, rows: list[Row], looks: dict[str, Style]) -> str:
     values = [row["ce_increase_percent"] for row in rows]
 
     def paint(ax: Axes) -> None:

@@ -2,15 +2,15 @@
 
 from sae_dist.report.figures.figure import GEMMA_SCOPE, Figure, drawn
 from sae_dist.report.figures.scatter import L0_AXIS, WIDTH_AXIS, Axis, scatter_by_place
-from sae_dist.report.looks import Look
 from sae_dist.report.measures import DELTA_LOSS, FVU
 from sae_dist.report.results import RunResults
+from sae_dist.report.styles import Style
 
 _FVU = Axis("FVU (fraction of variance)", FVU)
 _DELTA_LOSS = Axis("Δ loss (nats a token)", DELTA_LOSS)
 
 
-def fidelity_figures(results: RunResults, looks: dict[str, Look]) -> list[Figure]:
+def fidelity_figures(results: RunResults, looks: dict[str, Style]) -> list[Figure]:
     """FVU and delta loss against L0, and FVU against width; a panel a site."""
 
     def panels(key: str, x: Axis, y: Axis) -> list:

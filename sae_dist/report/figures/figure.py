@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
-from sae_dist.report.looks import Look, grouped
+from sae_dist.report.styles import Style, grouped
 from sae_dist.report.svg import GRID, draw, page_url, scale, series_colour
 
 GEMMA_SCOPE = "Gemma Scope (Lieberum et al. 2024)"
@@ -40,7 +40,7 @@ def drawn(figures: list[Figure]) -> list[Figure]:
     return [figure for figure in figures if figure.panels]
 
 
-def mark(ax: Axes, look: Look, x: float, y: float, size: float = 6) -> None:
+def mark(ax: Axes, look: Style, x: float, y: float, size: float = 6) -> None:
     """A rung's mark, which leads to its page."""
     ax.plot(
         x,
@@ -56,7 +56,7 @@ def mark(ax: Axes, look: Look, x: float, y: float, size: float = 6) -> None:
 def curve_panels(
     key: str,
     curves: dict[str, Curve],
-    looks: dict[str, Look],
+    looks: dict[str, Style],
     labels: tuple[str, str],
     log: tuple[bool, bool] = (False, True),
 ) -> list[Panel]:
@@ -87,7 +87,7 @@ def curve_panels(
 def stairs_panel(
     key: str,
     histograms: dict[str, tuple[Sequence[float], Sequence[float]]],
-    looks: dict[str, Look],
+    looks: dict[str, Style],
     limits: tuple[Sequence[float], Sequence[float]],
     labels: tuple[str, str],
 ) -> str:

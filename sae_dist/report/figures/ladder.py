@@ -5,9 +5,9 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from sae_dist.report.figures.figure import SCALING, Figure, Panel, drawn, mark
-from sae_dist.report.looks import Look, family_label, grouped, place_label
 from sae_dist.report.numbers import number, percents
 from sae_dist.report.results import RunResults, at
+from sae_dist.report.styles import Style, family_label, grouped, place_label
 from sae_dist.report.svg import QUIET, draw, scale, series_colour, width_axis
 from sae_dist.report.table import Column, Table, plain_column, table
 
@@ -26,7 +26,7 @@ _SAME_L0 = 1.1  # L0s less than this factor apart say nothing about L0
 Item = dict[str, Any]
 
 
-def scaling_figures(results: RunResults, looks: dict[str, Look]) -> list[Figure]:
+def scaling_figures(results: RunResults, looks: dict[str, Style]) -> list[Figure]:
     """Each fitted law beside what was measured, and what it leaves over."""
     laws = [law for law in results.ladder.get("scaling_laws") or [] if law.get("coefficients")]
     return drawn(
@@ -104,7 +104,7 @@ def _title(law: Item) -> str:
     return f"{family_label(law['kind'], law['form'])} · {place} · {_name(law)}"
 
 
-def _draw_law(key: str, law: Item, looks: dict[str, Look]) -> str:
+def _draw_law(key: str, law: Item, looks: dict[str, Style]) -> str:
     which = _varied(law)
     points = sorted(law["points"], key=lambda point: point[which])
     lines = [points] if which == "num_latents" else grouped(points, _width).values()
@@ -124,7 +124,7 @@ def _draw_law(key: str, law: Item, looks: dict[str, Look]) -> str:
     return draw(key, paint, _tooltips(points, looks))
 
 
-def _draw_residuals(key: str, law: Item, looks: dict[str, Look]) -> str:
+def _draw_residuals(key: str, law: Item, looks: dict[str, Style]) -> str:
     which, points = _varied(law), law["points"]
 
     def paint(ax: Axes) -> None:
@@ -158,7 +158,7 @@ def _axis_below(ax: Axes, which: str, points: list[Item]) -> None:
         ax.set(xlabel="L0 (active latents a token)")
 
 
-def _tooltips(points: list[Item], looks: dict[str, Look]) -> dict[str, str]:
+def _tooltips(points: list[Item], looks: dict[str, Style]) -> dict[str, str]:
     return {
         looks[point["rung"]].gid: f"{point['rung']}: measured {number(point['loss'])}, "
         f"fitted {number(point['fitted'])}"
@@ -166,7 +166,7 @@ def _tooltips(points: list[Item], looks: dict[str, Look]) -> dict[str, str]:
     }
 
 
-def _dead_panels(results: RunResults, looks: dict[str, Look]) -> list[Panel]:
+def _dead_panels(results: RunResults, looks: dict[str, Style]) -> list[Panel]:
     groups = [group for group in results.ladder.get("dead_by_width") or [] if group.get("points")]
     places = grouped(groups, lambda group: place_label(group["site"], group["target"]))
     return [
@@ -175,7 +175,7 @@ def _dead_panels(results: RunResults, looks: dict[str, Look]) -> list[Panel]:
     ]
 
 
-def _draw_dead(key: str, groups: list[Item], looks: dict[str, Look]) -> str:
+def _draw_dead(key: str, groups: list[Item], looks: dict[str, Style]) -> str:
     points = [point for group in groups for point in group["points"]]
 
     def paint(ax: Axes) -> None:

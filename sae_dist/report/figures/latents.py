@@ -15,17 +15,17 @@ from sae_dist.report.figures.figure import (
     stairs_panel,
 )
 from sae_dist.report.figures.scatter import L0_AXIS, Axis, scatter_by_place
-from sae_dist.report.looks import Look, grouped, told_apart
 from sae_dist.report.measures import R_L0
 from sae_dist.report.numbers import number
 from sae_dist.report.results import RungResult, RunResults, at
+from sae_dist.report.styles import Style, grouped, told_apart
 from sae_dist.report.svg import INK, series_colour
 
 Histogram = tuple[Sequence[float], list[float]]
 _QUANTILES = ("0.1", "0.25", "0.5", "0.75", "0.9")
 
 
-def latent_figures(results: RunResults, looks: dict[str, Look]) -> list[Figure]:
+def latent_figures(results: RunResults, looks: dict[str, Style]) -> list[Figure]:
     """Of all rungs."""
     return drawn(
         [
@@ -54,13 +54,13 @@ def latent_figures(results: RunResults, looks: dict[str, Look]) -> list[Figure]:
     )
 
 
-def latent_figures_of(rung: RungResult, looks: dict[str, Look]) -> list[Figure]:
+def latent_figures_of(rung: RungResult, looks: dict[str, Style]) -> list[Figure]:
     """Of one rung alone."""
     prefix = f"{looks[rung.name].anchor}-"
     return drawn([_frequencies([rung], looks, prefix), _thresholds([rung], looks, prefix)])
 
 
-def _frequencies(rungs: list[RungResult], looks: dict[str, Look], prefix: str) -> Figure:
+def _frequencies(rungs: list[RungResult], looks: dict[str, Style], prefix: str) -> Figure:
     found = {
         r.name: r.figures["firing_frequency"] for r in rungs if at(r.figures, "firing_frequency")
     }
@@ -89,7 +89,7 @@ def _frequencies(rungs: list[RungResult], looks: dict[str, Look], prefix: str) -
     )
 
 
-def _thresholds(rungs: list[RungResult], looks: dict[str, Look], prefix: str) -> Figure:
+def _thresholds(rungs: list[RungResult], looks: dict[str, Style], prefix: str) -> Figure:
     found = {r.name: r.figures["thresholds"] for r in rungs if at(r.figures, "thresholds")}
     histograms = {
         name: (t["edges"], _percents(t["counts"], sum(t["counts"]))) for name, t in found.items()
@@ -106,7 +106,7 @@ def _thresholds(rungs: list[RungResult], looks: dict[str, Look], prefix: str) ->
 
 
 def _histogram_panels(
-    key: str, histograms: dict[str, Histogram], looks: dict[str, Look], label: str
+    key: str, histograms: dict[str, Histogram], looks: dict[str, Style], label: str
 ) -> list[tuple[tuple[str, list[str]], str]]:
     """A panel a kind and site, a curve a rung, all on the same axes: they can be compared."""
     groups = grouped(histograms, lambda name: looks[name].group)
@@ -128,7 +128,7 @@ def _histogram_panels(
 
 
 def _consistency(
-    rungs: list[RungResult], looks: dict[str, Look], which: str, label: str
+    rungs: list[RungResult], looks: dict[str, Style], which: str, label: str
 ) -> list[Panel]:
     key = f"consistent_activation_{which}"
     found = {r.name: s for r in rungs if _is_whole(s := at(r.figures, key))}

@@ -6,16 +6,16 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from sae_dist.report.figures.figure import STITCHING, Curve, Figure, Panel, drawn, stairs_panel
-from sae_dist.report.looks import Look, grouped, told_apart
 from sae_dist.report.numbers import counts, number, plainly
 from sae_dist.report.results import RunResults, at, is_finite_number
+from sae_dist.report.styles import Style, grouped, told_apart
 from sae_dist.report.svg import QUIET, draw, scale, series_colour
 from sae_dist.report.table import Column, Table, linked_column, plain_column, table
 
 Pair = dict[str, Any]
 
 
-def pair_figures(results: RunResults, looks: dict[str, Look]) -> list[Figure]:
+def pair_figures(results: RunResults, looks: dict[str, Style]) -> list[Figure]:
     """Of all pairs; colours are those of the larger coder."""
     stitched = [pair for pair in results.pairs if _is_stitched(pair)]
     return drawn(
@@ -59,7 +59,7 @@ def pair_figures(results: RunResults, looks: dict[str, Look]) -> list[Figure]:
     )
 
 
-def pair_tables(results: RunResults, looks: dict[str, Look]) -> list[Table]:
+def pair_tables(results: RunResults, looks: dict[str, Style]) -> list[Table]:
     """How many latents are novel, and what a novel latent is worth."""
     names = [
         linked_column("larger coder", "", "larger", looks),
@@ -127,15 +127,15 @@ def _is_stitched(pair: Pair) -> bool:
     return all(map(is_finite_number, values))
 
 
-def _name(pair: Pair, looks: dict[str, Look]) -> str:
+def _name(pair: Pair, looks: dict[str, Style]) -> str:
     return f"{looks[pair['smaller']].short} → {looks[pair['larger']].label}"
 
 
-def _by_group(pairs: list[Pair], looks: dict[str, Look]) -> dict[str, list[Pair]]:
+def _by_group(pairs: list[Pair], looks: dict[str, Style]) -> dict[str, list[Pair]]:
     return grouped(pairs, lambda pair: looks[pair["larger"]].group)
 
 
-def _cosine_panels(pairs: list[Pair], looks: dict[str, Look]) -> list[Panel]:
+def _cosine_panels(pairs: list[Pair], looks: dict[str, Style]) -> list[Panel]:
     histograms: dict[str, Curve] = {
         pair["larger"]: (found["edges"], _percents(found["counts"]))
         for pair in pairs
@@ -154,7 +154,7 @@ def _cosine_panels(pairs: list[Pair], looks: dict[str, Look]) -> list[Panel]:
     return panels
 
 
-def _change_panels(pairs: list[Pair], looks: dict[str, Look]) -> list[Panel]:
+def _change_panels(pairs: list[Pair], looks: dict[str, Style]) -> list[Panel]:
     pairs = [pair for pair in pairs if at(pair, "mse_change", "mean")]
     curves = {pair["larger"]: _change_curve(pair["mse_change"]) for pair in pairs}
 
@@ -192,20 +192,20 @@ def _change_curve(change: dict[str, Any]) -> Curve:
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _note(pairs: list[Pair], looks: dict[str, Look], *keys: str) -> str:
+def _note(pairs: list[Pair], looks: dict[str, Style], *keys: str) -> str:
     """The number at `keys` of each pair, under the name of its larger coder."""
     called = zip(pairs, told_apart([looks[pair["larger"]] for pair in pairs]), strict=True)
     found = [(label, at(pair, *keys)) for pair, label in called]
     return ", ".join(f"{label} {number(value)}" for label, value in found if value is not None)
 
 
-def _similarity_note(pairs: list[Pair], looks: dict[str, Look]) -> str:
+def _similarity_note(pairs: list[Pair], looks: dict[str, Style]) -> str:
     found = _note(pairs, looks, "activation_similarity", "r_squared")
     above = at(pairs[0], "activation_similarity", "above_cosine")
     return f"R² over cosines above {above}: {found}" if found else ""
 
 
-def _roc_panels(pairs: list[Pair], looks: dict[str, Look]) -> list[Panel]:
+def _roc_panels(pairs: list[Pair], looks: dict[str, Style]) -> list[Panel]:
     pairs = [pair for pair in pairs if at(pair, "roc", "true_positive")]
 
     def svg(key: str, own: list[Pair]) -> str:
@@ -234,7 +234,7 @@ def _roc_panels(pairs: list[Pair], looks: dict[str, Look]) -> list[Panel]:
     ]
 
 
-def _draw_stitching(key: str, pair: Pair, looks: dict[str, Look]) -> str:
+def _draw_stitching(key: str, pair: Pair, looks: dict[str, Style]) -> str:
     stitching, look = pair["stitching"], looks[pair["larger"]]
     l0, mse = stitching["l0"], stitching["mse"]
     turn = sum(step <= stitching["num_inserted"] for step in stitching["steps"])

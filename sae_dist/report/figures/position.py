@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from sae_dist.report.figures.figure import GEMMA_SCOPE, Curve, Figure, curve_panels, drawn
-from sae_dist.report.looks import Look
 from sae_dist.report.results import RungResult, RunResults, at, is_finite_number
+from sae_dist.report.styles import Style
 
 _MEASURES = [
     (
@@ -31,7 +31,7 @@ _MEASURES = [
 
 
 def position_figures(
-    results: RunResults, looks: dict[str, Look], of: RungResult | None = None
+    results: RunResults, looks: dict[str, Style], of: RungResult | None = None
 ) -> list[Figure]:
     """Of all rungs, or of one; positions on a logarithmic axis, as the first ones differ most."""
     rungs = [of] if of else results.rungs

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 
 from sae_dist.report.figures.figure import Panel, mark
-from sae_dist.report.looks import Look, family_of, grouped, place_of
 from sae_dist.report.measures import L0, Measure
 from sae_dist.report.numbers import number
 from sae_dist.report.results import RungResult, RunResults
+from sae_dist.report.styles import Style, family_of, grouped, place_of
 from sae_dist.report.svg import QUIET, draw, scale, series_colour, width_axis
 
 
@@ -29,7 +29,7 @@ WIDTH_AXIS = Axis("width (latents)")
 
 
 def scatter_by_place(
-    results: RunResults, looks: dict[str, Look], key: str, x: Axis, y: Axis
+    results: RunResults, looks: dict[str, Style], key: str, x: Axis, y: Axis
 ) -> list[Panel]:
     """Measures of different sites cannot be compared: each gets a panel."""
     rungs = [r for r in results.rungs if x.of(r) is not None and y.of(r) is not None]
@@ -40,7 +40,7 @@ def scatter_by_place(
     ]
 
 
-def _draw(key: str, rungs: list[RungResult], looks: dict[str, Look], x: Axis, y: Axis) -> str:
+def _draw(key: str, rungs: list[RungResult], looks: dict[str, Style], x: Axis, y: Axis) -> str:
     points = {rung.name: (x.of(rung) or 0.0, y.of(rung) or 0.0) for rung in rungs}
 
     def paint(ax: Axes) -> None:

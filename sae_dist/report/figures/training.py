@@ -5,8 +5,8 @@ import re
 from matplotlib.axes import Axes
 
 from sae_dist.report.figures.figure import Curve, Figure, Panel, curve_panels, drawn
-from sae_dist.report.looks import Look
 from sae_dist.report.results import RunResults
+from sae_dist.report.styles import Style
 from sae_dist.report.svg import ACCENT, draw, scale
 
 _MAX_POINTS = 240
@@ -23,7 +23,7 @@ _LOGGED = [
 ]
 
 
-def training_figures(results: RunResults, looks: dict[str, Look]) -> list[Figure]:
+def training_figures(results: RunResults, looks: dict[str, Style]) -> list[Figure]:
     """Measures and losses of every rung; a figure a measure, a panel a kind, a curve a rung.
 
     What a rung has shown already, under another name, is not drawn again.
@@ -46,7 +46,7 @@ def training_figures(results: RunResults, looks: dict[str, Look]) -> list[Figure
     return drawn(figures)
 
 
-def training_figures_of(name: str, results: RunResults, looks: dict[str, Look]) -> list[Figure]:
+def training_figures_of(name: str, results: RunResults, looks: dict[str, Style]) -> list[Figure]:
     """How one rung's FVU and L0 went."""
     prefix = f"{looks[name].anchor}-training-"
     return drawn(
@@ -91,7 +91,7 @@ def thin(steps: list[int], values: list[float]) -> Curve:
 
 def _panels(
     results: RunResults,
-    looks: dict[str, Look],
+    looks: dict[str, Style],
     prefix: str,
     key: str,
     label: str,

@@ -6,9 +6,9 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from sae_dist.report.figures.figure import GEMMA_SCOPE, Figure, Panel, drawn, rows_panel
-from sae_dist.report.looks import LegendEntry, Look, family_label, width_label
 from sae_dist.report.numbers import number
 from sae_dist.report.results import RunResults, at
+from sae_dist.report.styles import LegendEntry, Style, family_label, width_label
 from sae_dist.report.svg import ACCENT, draw, scale, series_colour
 from sae_dist.report.table import Column, Table, linked_column, plain_column, table
 
@@ -50,7 +50,7 @@ class _Coder:
     figures: Row
 
 
-def transfer_figures(results: RunResults, looks: dict[str, Look]) -> list[Figure]:
+def transfer_figures(results: RunResults, looks: dict[str, Style]) -> list[Figure]:
     """Bars of each coder; and what rescaling the finetune's activations does."""
     coders = _coders(results, looks)
     figures = [
@@ -84,7 +84,7 @@ def transfer_facts(results: RunResults) -> str:
     return f"{', '.join(said)}.{ending}"
 
 
-def transfer_table(results: RunResults, looks: dict[str, Look]) -> list[Table]:
+def transfer_table(results: RunResults, looks: dict[str, Style]) -> list[Table]:
     """Every figure of every coder, prompt and rollout in rows of their own."""
     rows = [
         coder.figures | {"name": coder.name, "part": part} | coder.figures[part]
@@ -110,7 +110,7 @@ def _words(heading: str, key: str) -> Column[Row]:
     return Column(heading, "", lambda row: row.get(key), key=key)
 
 
-def _coders(results: RunResults, looks: dict[str, Look]) -> list[_Coder]:
+def _coders(results: RunResults, looks: dict[str, Style]) -> list[_Coder]:
     """Those that are alike but for where they were trained stand beside each other."""
     rungs: dict[str, Row] = dict(results.transfer.get("rungs") or {})
     colours = {look.label: series_colour(look.colour) for look in looks.values()}

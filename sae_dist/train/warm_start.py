@@ -10,7 +10,7 @@ from sae_dist.parallel import Mesh
 _TOLERANCE = 1e-3  # of norms that are to be 1: publishers round
 
 
-def go_on_from(where: str, coder: Coder, scale: float, mesh: Mesh) -> None:
+def warm_start(where: str, coder: Coder, scale: float, mesh: Mesh) -> None:
     """Give a coder, or its slice on a mesh, the weights of a finished one.
 
     Args:

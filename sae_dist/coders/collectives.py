@@ -6,7 +6,7 @@ from typing import Protocol
 from torch import Tensor
 
 
-class Placement(Protocol):
+class Collectives(Protocol):
     """Where the other latents and the other rows of the global batch are.
 
     A coder may hold a slice of the latents (an axis called latent), and see a part of the batch's
@@ -23,7 +23,7 @@ class Placement(Protocol):
     def sum_latents(self, y: Tensor) -> Tensor:
         """Sum over the slices of the latents; its gradient is passed on as it is."""
 
-    def sum_latents_later(self, y: Tensor) -> Callable[[], Tensor]:
+    def start_sum_latents(self, y: Tensor) -> Callable[[], Tensor]:
         """As `sum_latents`, but only begun: call what this gives, once, where the sum is needed."""
 
     def sum_rows(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -36,17 +36,17 @@ class Placement(Protocol):
     def count(self, counts: Tensor) -> Tensor:
         """Sum over both axes, without gradient."""
 
-    def join_latents(self, v_BK: Tensor) -> Tensor:
+    def all_gather_latents(self, v_BK: Tensor) -> Tensor:
         """The slices' columns side by side, without gradient."""
 
-    def before_latents(self, v: Tensor) -> Tensor:
+    def exclusive_sum_latents(self, v: Tensor) -> Tensor:
         """Sum over the slices that come before this one, without gradient."""
 
-    def before_rows(self, v: Tensor) -> Tensor:
+    def exclusive_sum_rows(self, v: Tensor) -> Tensor:
         """Sum over the parts of the batch that come before this one, without gradient."""
 
 
-class Whole:
+class SingleProcess:
     """All latents and all rows are here."""
 
     num_parts = 1
@@ -57,7 +57,7 @@ class Whole:
     def sum_latents(self, y: Tensor) -> Tensor:
         return y
 
-    def sum_latents_later(self, y: Tensor) -> Callable[[], Tensor]:
+    def start_sum_latents(self, y: Tensor) -> Callable[[], Tensor]:
         return lambda: y
 
     def sum_rows(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -66,11 +66,11 @@ class Whole:
     def count(self, counts: Tensor) -> Tensor:
         return counts
 
-    def join_latents(self, v_BK: Tensor) -> Tensor:
+    def all_gather_latents(self, v_BK: Tensor) -> Tensor:
         return v_BK
 
-    def before_latents(self, v: Tensor) -> Tensor:
+    def exclusive_sum_latents(self, v: Tensor) -> Tensor:
         return v.new_zeros(v.shape)
 
-    def before_rows(self, v: Tensor) -> Tensor:
+    def exclusive_sum_rows(self, v: Tensor) -> Tensor:
         return v.new_zeros(v.shape)

@@ -35,7 +35,7 @@ class Tracker(Protocol):
         """End; with a folder of finished coders, keep these too where that is done."""
 
 
-class Journal:
+class MetricsLog:
     """The log of one run: each call of `write` is a line of JSON, and is passed to all trackers."""
 
     def __init__(

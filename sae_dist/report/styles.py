@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Style:
     """How a rung is drawn and called.
 
     `gid` marks it in a drawing, `anchor` is its page's, `family` its kind and form, `place` what it
@@ -94,7 +94,7 @@ def width_label(num_latents: int) -> str:
     return f"{num_latents:,}"
 
 
-def assign_looks(results: RunResults) -> dict[str, Look]:
+def assign_looks(results: RunResults) -> dict[str, Style]:
     """The look of each rung by name. Rungs without an evaluation get a colour of their own."""
     rungs = sorted(results.rungs, key=lambda rung: rung.num_latents)
     unknown = [name for name in results.trained_rungs() if name not in {r.name for r in rungs}]
@@ -105,10 +105,10 @@ def assign_looks(results: RunResults) -> dict[str, Look]:
     dashes = _dashes(results.rungs, variants)
     shorts = _short_labels(results.rungs, variants)
 
-    looks: dict[str, Look] = {}
+    looks: dict[str, Style] = {}
     for rung in results.rungs:
         family, label, place = family_of(rung), width_label(rung.num_latents), place_of(rung)
-        looks[rung.name] = Look(
+        looks[rung.name] = Style(
             gid=f"rung-{len(looks)}",
             anchor=_anchor(rung.name),
             family=family,
@@ -123,7 +123,7 @@ def assign_looks(results: RunResults) -> dict[str, Look]:
             marker=_MARKERS[families.index(family) % len(_MARKERS)][0],
         )
     for name in unknown:
-        looks[name] = Look(
+        looks[name] = Style(
             gid=f"rung-{len(looks)}",
             anchor="",
             family=_UNKNOWN,
@@ -140,7 +140,7 @@ def assign_looks(results: RunResults) -> dict[str, Look]:
     return looks
 
 
-def told_apart(looks: list[Look]) -> list[str]:
+def told_apart(looks: list[Style]) -> list[str]:
     """Rungs of one group by their widths, where these differ, otherwise by their tags."""
     labels = [look.label for look in looks]
     return labels if len(set(labels)) == len(labels) else [look.tag for look in looks]
@@ -154,13 +154,13 @@ def grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
     return groups
 
 
-def legend_of_colours(looks: Iterable[Look]) -> list[LegendEntry]:
+def legend_of_colours(looks: Iterable[Style]) -> list[LegendEntry]:
     """One entry a width (or rung without an evaluation), narrow ones first."""
     by_colour = {look.colour: look.label for look in looks}
     return [LegendEntry("━", colour, by_colour[colour]) for colour in sorted(by_colour)]
 
 
-def legend_of_dashes(looks: Iterable[Look]) -> list[LegendEntry]:
+def legend_of_dashes(looks: Iterable[Style]) -> list[LegendEntry]:
     """One entry a kind of line, if there are several: which variants it stands for."""
     several = [own for own in grouped(looks, lambda k: f"{k.group} {k.label}").values() if own[1:]]
     by_dash = grouped((look for own in several for look in own), lambda look: str(look.dash))
@@ -175,7 +175,7 @@ def legend_of_dashes(looks: Iterable[Look]) -> list[LegendEntry]:
     ]
 
 
-def legend_of_markers(looks: Iterable[Look]) -> list[LegendEntry]:
+def legend_of_markers(looks: Iterable[Style]) -> list[LegendEntry]:
     """One entry a kind of coder."""
     symbols = dict(_MARKERS)
     by_family = {look.family: look.marker for look in looks if look.family != _UNKNOWN}

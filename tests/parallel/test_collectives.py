@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 import sae_dist.coders.coder as coder_module
-from sae_dist.coders import Coder, CoderConfig, Form, Forward, Kind, slice_of, training_forward
+from sae_dist.coders import Coder, CoderConfig, Form, Kind, LossTerms, slice_of, training_forward
+from sae_dist.coders.collectives import SingleProcess
 from sae_dist.coders.files import LATENT_TENSORS
-from sae_dist.coders.placement import Whole
 from sae_dist.coders.select import batch_top_k, batch_top_k_code, top_k, top_k_code
 from sae_dist.kernels import Encoder, chosen
 from sae_dist.parallel import (
-    Sharded,
+    MeshCollectives,
     World,
     backward,
-    distribute,
     gather_latents,
     gradient_norm,
     make_mesh,
+    set_mesh,
 )
 from tests.processes import run_on
 
@@ -53,7 +53,7 @@ def slice_here(mesh: Any) -> tuple[slice, slice]:
 
 
 def as_code(
-    select: Callable[..., Tensor], z_BF: Tensor, k: int, guess: float, sharded: Sharded
+    select: Callable[..., Tensor], z_BF: Tensor, k: int, guess: float, sharded: MeshCollectives
 ) -> Tensor:
     """The mask that the sparse selection gives, with z as a product: of the identity and z."""
     x_BB, b_F = torch.eye(len(z_BF)), torch.zeros(z_BF.shape[1])
@@ -74,12 +74,14 @@ def select_on(world: World, latent: int) -> list[tuple[str, int, str]]:
     wrong = []
     for (name, z_BF), k in itertools.product(selection_inputs().items(), (1, K, F)):
         for select in (top_k, batch_top_k):
-            expected = select(z_BF, k, Whole())[rows, latents]
+            expected = select(z_BF, k, SingleProcess())[rows, latents]
             z_here_BF = z_BF[rows, latents].contiguous()
-            if not torch.equal(select(z_here_BF, k, Sharded(mesh)), expected):
+            if not torch.equal(select(z_here_BF, k, MeshCollectives(mesh)), expected):
                 wrong.append((name, k, select.__name__))
             for guess in (0.0, 0.5, 2.0, 1e6):  # none, too low, about right, too high
-                if not torch.equal(as_code(select, z_here_BF, k, guess, Sharded(mesh)), expected):
+                if not torch.equal(
+                    as_code(select, z_here_BF, k, guess, MeshCollectives(mesh)), expected
+                ):
                     wrong.append((name, k, f"{select.__name__} as code"))
     return wrong
 
@@ -122,7 +124,7 @@ def whole_coder(kind: Kind, form: Form) -> tuple[Coder, Tensor, Tensor]:
     return coder, x_BD, x_BD if form is Form.autoencoder else random(B, E)
 
 
-def loss_of(coder: Coder, x_BD: Tensor, y_BE: Tensor, dead_F: Tensor, num_dead: int) -> Forward:
+def loss_of(coder: Coder, x_BD: Tensor, y_BE: Tensor, dead_F: Tensor, num_dead: int) -> LossTerms:
     return training_forward(
         coder, x_BD, y_BE, sparsity_coefficient=0.1, dead_F=dead_F, num_dead=num_dead
     )
@@ -131,7 +133,7 @@ def loss_of(coder: Coder, x_BD: Tensor, y_BE: Tensor, dead_F: Tensor, num_dead: 
 def train_on(world: World, latent: int, dense_share: int) -> list[str]:
     mesh, wrong = make_mesh(world, latent, {}), []
     coder_module._DENSE_SHARE = dense_share
-    chosen._BLOCK_VALUES = 2 * F  # a few rows at once of what AuxK asks
+    aux._BLOCK_VALUES = 2 * F  # a few rows at once of what AuxK asks
     rows, latents = slice_here(mesh)
     for kind, form, (where, dead_F) in itertools.product(Kind, Form, DEAD.items()):
         whole, x_BD, y_BE = whole_coder(kind, form)
@@ -143,7 +145,7 @@ def train_on(world: World, latent: int, dense_share: int) -> list[str]:
         coder.load_state_dict(
             {n: t[latents] if n in LATENT_TENSORS else t for n, t in whole.state_dict().items()}
         )
-        distribute(coder, mesh)
+        set_mesh(coder, mesh)
         found = loss_of(coder, x_BD[rows], y_BE[rows], dead_F[latents], num_dead)
         backward(found.loss, coder, mesh)
 
@@ -186,9 +188,9 @@ def test_losses_and_gradients_equal_one_process(world: int, latent: int, dense_s
 
 def count_bytes(world: World) -> list[int]:
     mesh = make_mesh(world, 2, {})
-    mesh.latent.sum(torch.zeros(100))
-    mesh.data.join(torch.zeros(10, dtype=torch.float64))
-    mesh.world.least(torch.zeros(()))
+    mesh.latent.all_reduce(torch.zeros(100))
+    mesh.data.all_gather(torch.zeros(10, dtype=torch.float64))
+    mesh.world.all_min(torch.zeros(()))
     return [mesh.latent.bytes_sent, mesh.data.bytes_sent, mesh.world.bytes_sent, mesh.bytes_sent]
 
 

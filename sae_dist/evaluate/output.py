@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.linalg import vecdot
 
 from sae_dist.coders import Coder
-from sae_dist.kernels import Code
+from sae_dist.kernels import SparsePattern
 from sae_dist.parallel import Mesh
 
 _BLOCK_ROWS = {"cpu": 1 << 7, "cuda": 1 << 16}  # in float64 at once: a CPU's cache holds them
@@ -52,7 +52,7 @@ def moments(y_BE: Tensor, ŷ_BE: Tensor) -> Moments:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Seen:
+class CoderOutput:
     """The trainable tokens of whole sequences, with one coder's code and reconstruction of them.
 
     Attributes:
@@ -63,7 +63,7 @@ class Seen:
 
     y_BE: Tensor
     reconstruction_BE: Tensor
-    code: Code
+    code: SparsePattern
     acts_N: Tensor
     sequence_B: Tensor
     position_B: Tensor
@@ -82,7 +82,7 @@ class Seen:
         return moments(self.y_BE, self.reconstruction_BE)
 
     @cached_property
-    def active(self) -> tuple[Code, Tensor]:
+    def active(self) -> tuple[SparsePattern, Tensor]:
         """The entries that are not zero: pattern and values."""
         return self.code.keep(self.acts_N != 0, self.acts_N)
 
@@ -90,7 +90,7 @@ class Seen:
 class Measure(Protocol):
     """Sums over tokens. What parts of the tokens or slices of the latents give can be added up."""
 
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: CoderOutput) -> None:
         """Add some tokens."""
 
     def result(self, mesh: Mesh) -> dict[str, Any]:
@@ -98,14 +98,14 @@ class Measure(Protocol):
 
 
 @torch.no_grad()
-def see(coder: Coder, x_NSD: Tensor, y_NSE: Tensor, trainable_NS: Tensor) -> Seen:
+def run_coder(coder: Coder, x_NSD: Tensor, y_NSE: Tensor, trainable_NS: Tensor) -> CoderOutput:
     """Pass the trainable tokens of some sequences [N, S] through a coder, in its dtype."""
     device, dtype = coder.b_dec.device, coder.W_enc.dtype
     x_BD = x_NSD[trainable_NS].to(device, dtype)
     y_BE = x_BD if y_NSE is x_NSD else y_NSE[trainable_NS].to(device, dtype)
     sequence_B, position_B = trainable_NS.to(device).nonzero(as_tuple=True)
     code, acts_N = coder.encode_sparse(x_BD)
-    return Seen(
+    return CoderOutput(
         y_BE=y_BE,
         reconstruction_BE=coder.reconstruct_sparse(code, acts_N, x_BD),
         code=code,

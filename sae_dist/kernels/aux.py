@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 _BLOCK_VALUES = 1 << 26  # pre-activations at once, of all slices together
 
 
-def chosen_pass(
+def aux_pass(
     x_BD: Tensor,
     W_enc: Tensor,
     b_enc: Tensor,

@@ -20,7 +20,7 @@ class _SumForward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, axis: Axis) -> Tensor:
-        return axis.sum(x)
+        return axis.all_reduce(x)
 
     @staticmethod
     @once_differentiable
@@ -53,12 +53,12 @@ class _SumBackward(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.axis.sum(grad), None
+        return ctx.axis.all_reduce(grad), None
 
 
 @dataclass(frozen=True, slots=True)
-class Sharded:
-    """`coders.Placement` on a mesh: latents over one axis, rows over the other."""
+class MeshCollectives:
+    """`coders.Collectives` on a mesh: latents over one axis, rows over the other."""
 
     mesh: Mesh
 
@@ -72,11 +72,11 @@ class Sharded:
     def sum_latents(self, y: Tensor) -> Tensor:
         return _SumForward.apply(y, self.mesh.latent)
 
-    def sum_latents_later(self, y: Tensor) -> Callable[[], Tensor]:
+    def start_sum_latents(self, y: Tensor) -> Callable[[], Tensor]:
         if self.mesh.latent.size == 1:
             return lambda: y
         total = y.detach().clone(memory_format=torch.contiguous_format)
-        work = self.mesh.latent.sum_later(total)
+        work = self.mesh.latent.start_all_reduce(total)
         return lambda: _Arrival.apply(y, total, work)
 
     def sum_rows(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -87,21 +87,21 @@ class Sharded:
         return {name: t.view_as(v) for (name, v), t in zip(sums.items(), totals, strict=True)}
 
     def count(self, counts: Tensor) -> Tensor:
-        return self.mesh.world.sum(counts)
+        return self.mesh.world.all_reduce(counts)
 
-    def join_latents(self, v_BK: Tensor) -> Tensor:
-        return self.mesh.latent.join(v_BK, dim=1)
+    def all_gather_latents(self, v_BK: Tensor) -> Tensor:
+        return self.mesh.latent.all_gather(v_BK, dim=1)
 
-    def before_latents(self, v: Tensor) -> Tensor:
-        return self.mesh.latent.before(v)
+    def exclusive_sum_latents(self, v: Tensor) -> Tensor:
+        return self.mesh.latent.exclusive_sum(v)
 
-    def before_rows(self, v: Tensor) -> Tensor:
-        return self.mesh.data.before(v)
+    def exclusive_sum_rows(self, v: Tensor) -> Tensor:
+        return self.mesh.data.exclusive_sum(v)
 
 
-def distribute(coder: Coder, mesh: Mesh) -> Coder:
+def set_mesh(coder: Coder, mesh: Mesh) -> Coder:
     """Tell a coder that holds its slice of the latents where the others are."""
-    coder.placement = Sharded(mesh)
+    coder.collectives = MeshCollectives(mesh)
     return coder
 
 
@@ -110,14 +110,14 @@ def gather_rows(x_BD: Tensor, mesh: Mesh) -> Callable[[], Tensor]:
 
     They come in the global batch's order [B·latent, D].
     """
-    return mesh.latent.join_later(x_BD)
+    return mesh.latent.start_all_gather(x_BD)
 
 
 def gather_latents(coder: Coder, mesh: Mesh) -> dict[str, Tensor] | None:
     """All latents' weights, on the CPU of the first process of the latent axis; None elsewhere."""
     tensors = {}
     for name, tensor in coder.state_dict().items():
-        whole = mesh.latent.collect(tensor) if name in LATENT_TENSORS else tensor
+        whole = mesh.latent.gather(tensor) if name in LATENT_TENSORS else tensor
         if whole is not None:
             tensors[name] = whole.cpu()
     return tensors if mesh.latent.index == 0 else None

@@ -14,7 +14,7 @@ from sae_dist.parallel import World
 from sae_dist.store import open_store
 from sae_dist.stream import StoredActivations
 from sae_dist.train import LoopConfig, Resume, check_alike
-from sae_dist.train.identity import changes
+from sae_dist.train.fingerprint import changes
 from tests.processes import alone, run_on
 from tests.train.ladders import BATCH, make_store, rung, training_run
 

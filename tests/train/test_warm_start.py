@@ -9,7 +9,7 @@ import pytest
 
 from sae_dist.coders import Coder, Form, Kind, load_coder, save_coder
 from sae_dist.coders.files import LATENT_TENSORS
-from sae_dist.coders.losses import moments, spread, square_sum
+from sae_dist.coders.losses import moments, square_sum, total_variance
 from sae_dist.common.errors import UserError
 from sae_dist.interop import FORMATS, FormatName
 from sae_dist.parallel import World
@@ -63,7 +63,7 @@ def first_batch(home: Path, coder: Coder, target: str) -> tuple[float, float]:
     x_BD, y_BE = acts["in"], acts[target]
     fired_BF = coder.encode(x_BD)
     error = square_sum(y_BE - coder.reconstruct(fired_BF, x_BD))
-    return float(error / spread(moments(y_BE), BATCH)), float((fired_BF > 0).sum() / BATCH)
+    return float(error / total_variance(moments(y_BE), BATCH)), float((fired_BF > 0).sum() / BATCH)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sae_dist.train.config import LogConfig, WandbMode
-from sae_dist.train.journal import Journal
+from sae_dist.train.metrics_log import MetricsLog
 from sae_dist.train.wandb_tracker import WandbTracker, begun_as, wandb_id
 
 KEY, TOKEN = "0123456789abcdef" * 2 + "01234567", "hf_canaryCanaryCanary"
@@ -22,15 +22,15 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
 
 
-def journal(folder: Path, step: int = 0, mode: WandbMode = WandbMode.disabled) -> Journal:
-    return Journal(folder, "ladder", RUNGS, LogConfig(wandb=mode), step)
+def journal(folder: Path, step: int = 0, mode: WandbMode = WandbMode.disabled) -> MetricsLog:
+    return MetricsLog(folder, "ladder", RUNGS, LogConfig(wandb=mode), step)
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def write(opened: Journal, *steps: int) -> None:
+def write(opened: MetricsLog, *steps: int) -> None:
     """Three lines a step: one a rung, and one of the ladder."""
     histogram = {"edges_log10": [-2.0, -1.0, 0.0], "never": 3, "counts": [5, 8]}
     for step in steps:

@@ -19,7 +19,7 @@ from sae_dist.train.config import RungConfig
 _OF_RUNG = ("name", "site", "target", "coder", "optim", "init_from")  # its mesh may change
 
 
-def identity_of(
+def fingerprint_of(
     about_loop: dict[str, Any], rungs: list[RungConfig], source: ActivationSource, num_steps: int
 ) -> dict[str, Any]:
     """All that a run's result depends on, JSON-able: with it unchanged a checkpoint goes on.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Code:
+class SparsePattern:
     """The pattern of N entries of a [B, F] matrix, row by row (CSR without the values).
 
     Attributes:
@@ -22,10 +22,12 @@ class Code:
     num_latents: int
 
     @staticmethod
-    def from_rows(rows_N: Tensor, latents_N: Tensor, num_rows: int, num_latents: int) -> "Code":
+    def from_rows(
+        rows_N: Tensor, latents_N: Tensor, num_rows: int, num_latents: int
+    ) -> "SparsePattern":
         """The pattern of entries whose rows never fall."""
         counts_B = torch.bincount(rows_N, minlength=num_rows)
-        return Code(_offsets(counts_B), latents_N, num_latents)
+        return SparsePattern(_offsets(counts_B), latents_N, num_latents)
 
     def row_lists(self, values_N: Tensor, num_each: int) -> Tensor:
         """The largest values of each row, in no order [B, num_each]; -∞ where it has fewer."""
@@ -36,12 +38,14 @@ class Code:
         lists[self.rows_N, place_N] = values_N
         return lists.topk(num_each, dim=1, sorted=False).values
 
-    def keep(self, kept_N: Tensor, values_N: Tensor) -> "tuple[Code, Tensor]":
+    def keep(self, kept_N: Tensor, values_N: Tensor) -> "tuple[SparsePattern, Tensor]":
         """The pattern of the entries that are marked [n], and their values [n]."""
         place_n = kept_N.nonzero().flatten()  # once: to index by a mask looks for them each time
         rows_n, latents_n = self.rows_N[place_n], self.latents_N[place_n]
         num_rows = len(self.offsets_B) - 1
-        return Code.from_rows(rows_n, latents_n, num_rows, self.num_latents), values_N[place_n]
+        return SparsePattern.from_rows(rows_n, latents_n, num_rows, self.num_latents), values_N[
+            place_n
+        ]
 
     @cached_property
     def rows_N(self) -> Tensor:

@@ -5,7 +5,7 @@ import pytest
 
 from sae_dist.report import RungResult, RunResults
 from sae_dist.report.figures.training import thin
-from sae_dist.report.looks import assign_looks, legend_of_dashes, palette, width_label
+from sae_dist.report.styles import assign_looks, legend_of_dashes, palette, width_label
 
 
 def _rung(name: str, kind: str, num_latents: int, site: str = "a") -> RungResult:
