@@ -23,18 +23,19 @@ def ending_signals() -> Iterator[Callable[[], bool]]:
     left, gives the signals their meaning back.
     """
     handlers = {**dict.fromkeys(_ENDING, _ask), signal.SIGALRM: _end}
+    is_outermost = signal.getsignal(signal.SIGTERM) is not _ask
+    if is_outermost:  # a run before it in this process had begun
+        _begun.clear()
     previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield _asked.is_set
     finally:
-        is_outermost = _ask not in previous.values()
         if is_outermost:
             begun()  # nothing is to be ended any more
         for number, handler in previous.items():
             signal.signal(number, handler)
         if is_outermost:
             _asked.clear()
-            _begun.clear()
 
 
 def begun() -> None:
