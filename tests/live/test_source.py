@@ -18,6 +18,7 @@ from sae_dist.live.units import Unit
 from sae_dist.lm import Capture, resolve
 from sae_dist.stream import BatchPart, StreamConfig
 from sae_dist.train import Preempted, ending_signals
+from sae_dist.train.signals import begun
 from tests.live.tiny import (
     BATCH,
     POSITIONS,
