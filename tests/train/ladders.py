@@ -55,6 +55,11 @@ def rung(kind: Kind, form: Form = Form.autoencoder, latent: int | None = 1, **co
     )
 
 
+def every_rung(latent: int) -> list[RungConfig]:
+    """A rung of each kind and form."""
+    return [rung(kind, form, latent) for kind in Kind for form in Form]
+
+
 def training_run(
     world: World, store: Path, folder: Path, rungs: list[RungConfig], steps: int, **loop
 ) -> TrainingRun:

@@ -13,16 +13,12 @@ from sae_dist.common.errors import UserError
 from sae_dist.parallel import World
 from sae_dist.train import NonFiniteError, Preempted, SharedRows, training_step
 from tests.processes import alone, run_on
-from tests.train.ladders import BATCH, make_store, rung, training_run
+from tests.train.ladders import BATCH, every_rung, make_store, rung, training_run
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_store(tmp_path_factory.mktemp("store") / "store")
-
-
-def ladder(latent: int) -> list:
-    return [rung(kind, form, latent) for kind in Kind for form in Form]
 
 
 def losses(folder: Path) -> dict[str, list[float]]:
@@ -32,7 +28,7 @@ def losses(folder: Path) -> dict[str, list[float]]:
 
 
 def train(world: World, store: Path, folder: Path, latent: int, steps: int, **loop) -> None:
-    training_run(world, store, folder, ladder(latent), steps, **loop).run()
+    training_run(world, store, folder, every_rung(latent), steps, **loop).run()
 
 
 def test_fifty_steps_give_the_same_losses_on_every_mesh(store: Path, tmp_path: Path) -> None:
@@ -53,7 +49,7 @@ def test_fifty_steps_give_the_same_losses_on_every_mesh(store: Path, tmp_path: P
 
 def state(world: World, store: Path, folder: Path, latent: int, steps: int) -> dict:
     """Everything a run holds after `steps`, gathered from the mesh."""
-    run = training_run(world, store, folder, ladder(latent), steps)
+    run = training_run(world, store, folder, every_rung(latent), steps)
     if run.step < steps:
         run.run()
     return {name: tensor.full_tensor().numpy() for name, tensor in run._tensors().items()}
@@ -89,7 +85,7 @@ def resume_until(
     import os
     import signal
 
-    run = training_run(world, store, folder, ladder(latent), steps, every_steps=1000)
+    run = training_run(world, store, folder, every_rung(latent), steps, every_steps=1000)
     if stop == steps:
         return run.run()
     real_is_due = run._is_due
