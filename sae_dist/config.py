@@ -9,7 +9,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 import sae_dist
-from sae_dist.coders import CoderConfig, Form
+from sae_dist.coders import CoderConfig, Form, kind_named
+from sae_dist.coders.kinds import OURS
 from sae_dist.common.hooks import require_site
 from sae_dist.common.names import require_plain, require_repo
 from sae_dist.common.settings import setting
@@ -72,7 +73,7 @@ class TrainConfig(LoopConfig):
     target: str | None = None
     init_from: str | None = None
     max_shard_gib: float = setting(1.0, above=0)
-    coder: CoderConfig = field(default_factory=CoderConfig)
+    coder: CoderConfig = field(default_factory=CoderConfig)  # its kind is a file's to say
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: MeshConfig = field(default_factory=MeshConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
@@ -269,6 +270,27 @@ def register() -> None:
     """Tell Hydra of the root dataclasses, against which every file of `conf/` is checked."""
     for name, root in _ROOTS.items():
         ConfigStore.instance().store(name=name, node=root)
+    for name in OURS:
+        register_kind(name)
+
+
+@cache
+def register_kind(name: str) -> None:
+    """Tell Hydra of a kind of coder, which a file of `conf/coder/` names as `/kind@coder`.
+
+    A kind without such a file has the recipe of the kind that it extends, if it extends one.
+    """
+    kind, store = kind_named(name), ConfigStore.instance()
+    store.store(group="kind", name=name, node=kind)
+    recipes = {path.stem for path in (conf_folder() / "coder").glob("*.yaml")}
+    if name in recipes:
+        return
+    extended = (getattr(base, "kind", None) for base in kind.__mro__[1:])
+    recipe = next((base for base in extended if base in recipes), None)
+    defaults = [recipe, {"override /kind@coder": name}] if recipe else [{"/kind@coder": name}]
+    if recipe:
+        register_kind(recipe)
+    store.store(group="coder", name=name, node={"defaults": defaults}, package="_global_")
 
 
 def schema(root: str) -> type:

@@ -5,12 +5,13 @@ from pathlib import Path
 import torch
 
 from sae_dist.checkpoint import CheckpointConfig
-from sae_dist.coders import CoderConfig, Form, Kind
+from sae_dist.coders import Form, kind_names
 from sae_dist.parallel import MeshConfig, World
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations, StreamConfig
 from sae_dist.train import LoopConfig, OptimConfig, RungConfig, TrainingRun
 from sae_dist.train.config import LogConfig, Precision, WandbMode
+from tests.coders.kinds import made
 
 D, E, BATCH = 16, 12, 64
 
@@ -27,7 +28,7 @@ def make_store(path: Path, num_tokens: int = 8192) -> Path:
     return path
 
 
-def rung(kind: Kind, form: Form = Form.autoencoder, latent: int | None = 1, **coder) -> RungConfig:
+def rung(kind: str, form: Form = Form.autoencoder, latent: int | None = 1, **coder) -> RungConfig:
     """A rung of 32 latents, with AuxK and all schedules in play."""
     settings = {
         "k": 4,
@@ -42,10 +43,10 @@ def rung(kind: Kind, form: Form = Form.autoencoder, latent: int | None = 1, **co
         name=f"{kind}-{form}",
         site="in",
         target="in" if form is Form.autoencoder else "out",
-        coder=CoderConfig(kind=kind, form=form, num_latents=32, **(settings | coder)),
+        coder=made(kind, form=form, num_latents=32, **(settings | coder)),
         optim=OptimConfig(
             lr=3e-3,
-            beta1=0.0 if kind is Kind.jumprelu else 0.9,
+            beta1=0.0 if kind == "jumprelu" else 0.9,
             warmup_steps=10,
             sparsity_warmup_steps=20,
             decay_share=0.2,
@@ -57,7 +58,7 @@ def rung(kind: Kind, form: Form = Form.autoencoder, latent: int | None = 1, **co
 
 def every_rung(latent: int) -> list[RungConfig]:
     """A rung of each kind and form."""
-    return [rung(kind, form, latent) for kind in Kind for form in Form]
+    return [rung(kind, form, latent) for kind in kind_names() for form in Form]
 
 
 def training_run(

@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from sae_dist.coders import Kind
 from sae_dist.parallel import World
 from tests.processes import alone
 from tests.train.ladders import every_rung, make_store, rung, training_run
@@ -25,9 +24,9 @@ GOLDEN = Path(__file__).with_suffix(".json")
 def losses(world: World, folder: Path) -> dict[str, list[float]]:
     """Each rung's loss at each step, in float64."""
     more = {
-        "multi_topk": rung(Kind.topk, multi_topk=True),
-        "multi_batchtopk": rung(Kind.batchtopk, multi_topk=True),
-        "target_l0": rung(Kind.jumprelu, target_l0=3.0),
+        "multi_topk": rung("topk", multi_topk=True),
+        "multi_batchtopk": rung("batchtopk", multi_topk=True),
+        "target_l0": rung("jumprelu", target_l0=3.0),
     }
     rungs = [*every_rung(latent=1), *(replace(one, name=name) for name, one in more.items())]
     training_run(world, make_store(folder / "store"), folder / "run", rungs, STEPS).run()
