@@ -6,7 +6,7 @@ from typing import Any
 from sae_dist.coders import CoderConfig, kind_named
 
 
-def made(kind: str, **settings: Any) -> CoderConfig:
+def config_of_kind(kind: str, **settings: Any) -> CoderConfig:
     """A configuration of a kind, with those of the settings that it has."""
     chosen = kind_named(kind)
     names = {field.name for field in fields(chosen)}

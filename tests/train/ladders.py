@@ -11,7 +11,7 @@ from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations, StreamConfig
 from sae_dist.train import LoopConfig, OptimConfig, RungConfig, TrainingRun
 from sae_dist.train.config import LogConfig, Precision, WandbMode
-from tests.coders.kinds import made
+from tests.coders.kinds import config_of_kind
 
 D, E, BATCH = 16, 12, 64
 
@@ -43,7 +43,7 @@ def rung(kind: str, form: Form = Form.autoencoder, latent: int | None = 1, **cod
         name=f"{kind}-{form}",
         site="in",
         target="in" if form is Form.autoencoder else "out",
-        coder=made(kind, form=form, num_latents=32, **(settings | coder)),
+        coder=config_of_kind(kind, form=form, num_latents=32, **(settings | coder)),
         optim=OptimConfig(
             lr=3e-3,
             beta1=0.0 if kind == "jumprelu" else 0.9,
