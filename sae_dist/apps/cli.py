@@ -24,7 +24,13 @@ from sae_dist.common.credentials import keys_with_credentials
 from sae_dist.common.errors import UserError
 from sae_dist.common.names import nearest
 from sae_dist.common.settings import Allowed, split_optional, validate
-from sae_dist.config import TrainConfig, conf_folder, register, register_kind
+from sae_dist.config import (
+    TrainConfig,
+    coder_choices,
+    conf_folder,
+    register,
+    register_kind,
+)
 
 Override = str | tuple[str, Any]
 """`key=value` as typed, or a key and the value itself."""
@@ -159,8 +165,8 @@ def _sorted(
     for key, value in _leaves(root, given):
         if key in groups:
             chosen[key] = _choice(key, value, groups[key], prefix)
-            if key == "coder" and chosen[key] in kind_names():
-                register_kind(chosen[key])
+            if key == "coder" and (kind := coder_choices().get(chosen[key])) in kind_names():
+                register_kind(kind)
         elif key != _SEARCHED:
             typed.append((key, value))
     added = {written.lstrip("+"): written for written in choices(root)}

@@ -10,7 +10,7 @@ from sae_dist.apps.overrides import shortened
 from sae_dist.coders import CoderConfig, kind_named, kind_names
 from sae_dist.common.errors import UserError
 from sae_dist.common.settings import Allowed, allowed_in, kinds
-from sae_dist.config import conf_folder, schema
+from sae_dist.config import coder_choices, conf_folder, schema
 
 _PREFIX = {"sweep": "+", "experiment": "+", "chat": "+"}  # groups without a default are added
 _HOLDS_A_TEMPLATE = {"text", "transfer"}  # where a file of `chat` may go
@@ -60,7 +60,7 @@ def choices(root: str) -> dict[str, list[str]]:
         if folder.is_dir()
     }
     if "coder" in found:
-        found["coder"] = sorted({*found["coder"], *kind_names()})
+        found["coder"] = sorted(coder_choices())
     return found
 
 

@@ -8,10 +8,17 @@ from typing import Any
 from sae_dist.apps import cli
 from sae_dist.coders.config import Form
 from sae_dist.common.errors import UserError
-from sae_dist.config import SweepConfig, TrainConfig
+from sae_dist.config import SweepConfig, TrainConfig, coder_choice
 from sae_dist.train.config import RungConfig
 
-_SHOWN = {"coder", "coder.num_latents", "site", "target", "init_from"}  # by every rung's name
+_SHOWN = {
+    "coder",
+    "coder.form",
+    "coder.num_latents",
+    "site",
+    "target",
+    "init_from",
+}  # by every rung's name
 _HELD = {field.name for field in fields(RungConfig)} - {"name"}
 
 
@@ -139,7 +146,7 @@ def _rung(config: TrainConfig, swept: dict[str, Any], sites: list[str]) -> RungC
 
 def _name(config: TrainConfig, swept: dict[str, Any], site: str) -> str:
     coder = config.coder
-    kind = coder.kind if coder.form is Form.autoencoder else f"{coder.kind}_{coder.form}"
+    kind = coder_choice(coder.kind, coder.form)
     others = [f"{key.rpartition('.')[2]}{value}" for key, value in swept.items()]
     return "-".join(filter(None, [kind, str(coder.num_latents), coder.label, site, *others]))
 

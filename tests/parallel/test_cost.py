@@ -114,7 +114,7 @@ def test_a_step_hands_over_exactly_what_the_formula_says(data: int, latent: int)
     assert run_on(world, steps_unlike_the_formula, latent) == [[]] * world
 
 
-@pytest.mark.parametrize("config", coders(), ids=lambda c: f"{c.kind}-{c.form}-{c.multi_topk}")
+@pytest.mark.parametrize("config", coders(), ids=lambda c: f"{c.kind}-{c.form}-{c.work[0]}")
 def test_one_process_sends_nothing(config: CoderConfig) -> None:
     assert messages(config, D, E, B, (1, 1)) == []
     assert wire_bytes(config, D, E, B, (1, 1)) == 0
