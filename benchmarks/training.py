@@ -1,7 +1,6 @@
 """Runs of programs that train, and the one evaluation of what they wrote."""
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 

@@ -120,7 +120,7 @@ def _differing(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> 
     for key in one.keys() - {"name"}:
         if isinstance(one[key], dict):
             yield from _differing(one[key], other[key], f"{prefix}{key}.")
-        elif one[key] != other[key]:
+        elif one[key] != other.get(key):
             yield prefix + key
 
 
