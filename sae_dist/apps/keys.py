@@ -95,9 +95,9 @@ def _of_other_kinds(key: str, coder: type[CoderConfig] | None) -> str:
     having = [
         name for name in kind_names() if coder and key in declared_in(kind_named(name), "coder.")
     ]
-    return (
-        f" of coder={coder.kind}, which only {', '.join(having)} have" if having and coder else ""
-    )
+    if coder is None or not having:
+        return ""
+    return f", which coder={coder.kind} has not, but {' and '.join(having)}"
 
 
 def meant(root: str, unknown: str, prefix: str, coder: type[CoderConfig] | None = None) -> str:
@@ -106,7 +106,7 @@ def meant(root: str, unknown: str, prefix: str, coder: type[CoderConfig] | None 
     last = unknown.rpartition(".")[2]
     foreigners = foreign.ours(unknown)
     for ours in foreigners:
-        if ours in known or ours in choices(root):
+        if ours in keys(root) or ours in choices(root):
             return f"; {last} of other libraries is {prefix}{ours} here"
     near = [key for key in known if key.rpartition(".")[2] == last and key != unknown]
     near += difflib.get_close_matches(unknown, known, n=2, cutoff=0.7)

@@ -76,15 +76,16 @@ def test_rungs_picks_by_number() -> None:
         (["sweep.grids=[{stream.lanes:[2,4]}]"], ("a",), "found stream.lanes in sweep.grids"),
         (["sweep.grids=[{name:[b,c]}]"], ("a",), r"found key sweep.grids\[0\].name; expected"),
         (
-            ["sweep.grids=[{coder:jumprelu,coder.k:[8,16]}]"],
+            ["sweep.grids=[{coder:topk,coder.aux_coefficient:0,coder.aux_k:[8,16]}]"],
             ("a",),
-            r"lambda0.0006-a and .*equal in all.*\(coder.k changes nothing of a jumprelu's",
+            r"aux_k16-a of.*equal in all.*\(coder.aux_k changes nothing of a topk's",
         ),
         (
             ["sweep.grids=[{coder:topk,parallel.latent:[1,2]}]"],
             ("a",),
             r"latent1 and .*-latent2.*\(parallel.latent changes nothing",
         ),
+        (["sweep.grids=[{coder:jumprelu,coder.k:8}]"], ("a",), "which coder=jumprelu has not, but"),
         (["sweep.grids=[{coder:topk,coder.k:[8,8]}]"], ("a",), "equal in all that is trained;"),
         (
             ["sweep.grids=[{coder:topk,optim.lr:0.1},{coder:topk,optim.lr:0.2}]"],

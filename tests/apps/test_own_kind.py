@@ -66,10 +66,9 @@ def rung(*more: str) -> RungConfig:
 
 
 def trained(world: World, store: Path, folder: Path, *steps: int) -> None:
+    rungs = [rung(f"parallel.latent={world.size}")]
     for num in steps:
-        training_run(
-            world, store, folder, [rung(f"parallel.latent={world.size}")], num, every_steps=10
-        ).run()
+        training_run(world, store, folder, rungs, num, every_steps=10).run()
 
 
 def measured(world: World, store: Path, folder: Path) -> dict:
