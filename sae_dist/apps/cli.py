@@ -30,11 +30,13 @@ from sae_dist.config import (
     conf_folder,
     register,
     register_kind,
+    schema,
 )
 
 Override = str | tuple[str, Any]
 """`key=value` as typed, or a key and the value itself."""
 _SEARCHED = "hydra.searchpath"
+_GRID = "sweep.grids[{}]."
 _OTHERWISE = {"lm": "lm.name", "text": "text.path"}  # where no file of a group fits
 
 
@@ -113,12 +115,7 @@ def to_dataclass(config: Any, prefix: str = "") -> Any:
     if isinstance(made, TrainConfig):
         _require_kind(made.coder)
         made.sweep.grids = [
-            {
-                key: _swept(
-                    key, value, f"sweep.grids[{number}].", _kinds_of(grid) or [type(made.coder)]
-                )
-                for key, value in grid.items()
-            }
+            _swept(grid, _GRID.format(number), type(made.coder))
             for number, grid in enumerate(made.sweep.grids)
         ]
     validate(made, prefix)
@@ -204,16 +201,16 @@ def _kinds(root: str, config: Any, typed: Sequence[tuple[str, Any]]) -> list[typ
     swept = [structure_of(key, value) for key, value in typed if key == "sweep.grids"]
     grids = swept[-1] if swept else OmegaConf.to_container(config.sweep.grids)
     found = [OmegaConf.get_type(config, "coder")]
-    for grid in grids if isinstance(grids, list) else []:
-        found += _kinds_of(grid) if isinstance(grid, dict) else []
+    for number, grid in enumerate(grids if isinstance(grids, list) else []):
+        found += _kinds_of(grid, _GRID.format(number)) if isinstance(grid, dict) else []
     return found
 
 
-def _kinds_of(grid: dict[str, Any]) -> list[type[CoderConfig]]:
+def _kinds_of(grid: dict[str, Any], place: str) -> list[type[CoderConfig]]:
     """The kinds of the coders that a grid chooses."""
     names = grid.get("coder", [])
     names = names if isinstance(names, list) else [names]
-    chosen = [_sorted("train", [("coder", name)], "")[0] for name in map(str, names)]
+    chosen = [_sorted("train", [("coder", name)], place)[0] for name in map(str, names)]
     files = (_of_files(str(conf_folder()), "train", one) for one in chosen)
     return [OmegaConf.get_type(one, "coder") for one in files]
 
@@ -250,7 +247,7 @@ def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
 def _leaves(root: str, given: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """The same, with a map for a group of keys taken apart."""
     for key, value in given:
-        kind, _ = keys(root).get(key, (None, None))
+        kind, _ = declared_in(schema(root)).get(key, (None, None))
         found = structure_of(key, value) if str(value)[:1] == "{" else value
         if is_dataclass(kind) and isinstance(found, dict):
             yield from _leaves(root, [(f"{key}.{name}", one) for name, one in found.items()])
@@ -293,17 +290,24 @@ def _require_kind(coder: CoderConfig) -> None:
         )
 
 
-def _swept(key: str, value: Any, place: str, kinds: list[type[CoderConfig]]) -> Any:
-    """The values of a key of a grid, each read as that key's of these kinds of coders."""
+def _swept(grid: dict[str, Any], place: str, coder: type[CoderConfig]) -> dict[str, Any]:
+    """A grid, each value read as its key's, of a kind that the grid chooses or else of `coder`."""
+    kinds = _kinds_of(grid, place) or [coder]
+    return {
+        key: _swept_key(key, value, place, [k for k in kinds if key in keys("train", k)] or kinds)
+        for key, value in grid.items()
+    }
+
+
+def _swept_key(key: str, value: Any, place: str, kinds: list[type[CoderConfig]]) -> Any:
+    """The values of a key of a grid, each read as that key's."""
     values = value if isinstance(value, list) else [value]
     if not values:
         raise UserError(f"{place}{key}=[]; expected one value or more; give some")
     found = []
     for one in values:
         _, typed = _sorted("train", [(key, one)], place)
-        said: Any = _values(
-            "train", typed, place, [k for k in kinds if key in keys("train", k)] or kinds
-        )
+        said: Any = _values("train", typed, place, kinds)
         for name in key.split(".") if said else ():
             said = said[name]
         is_text = isinstance(one, str) and isinstance(said, str | dict)  # or a file's name

@@ -57,16 +57,6 @@ class _Class:
     pre_bias: bool = True
     is_relu: bool = False
 
-    @property
-    def has_k(self) -> bool:
-        """Whether its settings must say k."""
-        return self.kind.fires_by is not FiresBy.thresholds
-
-    @property
-    def has_one_threshold(self) -> bool:
-        """Whether one threshold is that of all latents."""
-        return self.kind.fires_by is FiresBy.threshold
-
     def is_of(self, found: Set[str]) -> bool:
         """Whether these are its tensors."""
         every = {*self.names.values(), *self.beside}
@@ -187,8 +177,8 @@ def read(folder: Path) -> ForeignCoder:
     ours = {theirs: ours for ours, theirs in known.names.items()}
     with told_in_one_line(path):
         ks = {int(k) for k in (settings.get("k"), beside.get("k")) if k is not None}
-        threshold = float(found["threshold"]) if known.has_one_threshold else 0.0
-    if len(ks) != 1 and known.has_k:
+        threshold = float(found["threshold"]) if known.kind is BatchTopK else 0.0
+    if len(ks) != 1 and known.kind is not JumpReLU:
         raise unusable(path, f"k = {' and '.join(map(str, ks)) or 'nothing'}")
     if threshold < 0:
         raise unusable(path, f"threshold {threshold:g}: it was never set")
@@ -199,7 +189,7 @@ def read(folder: Path) -> ForeignCoder:
         form=Form.autoencoder,
         tensors={ours[name]: tensor for name, tensor in tensors.items()},
         widths=(settings.get("activation_dim"), settings.get("dict_size"), None),
-        settings={"k": ks.pop()} if known.has_k else {},
+        settings={"k": ks.pop()} if known.kind is not JumpReLU else {},
         pre_bias=known.pre_bias,
         is_relu=known.is_relu,
         scales_by_decoder=known.is_relu,

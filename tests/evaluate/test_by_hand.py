@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sae_dist.coders import Coder, kind_names
+from sae_dist.coders import Coder
 from sae_dist.evaluate import Fidelity
 from sae_dist.evaluate.lm_loss import LMLoss, Spliced
 from sae_dist.evaluate.pairs import compare
@@ -126,7 +126,7 @@ def test_thresholds() -> None:
     assert threshold_distribution(coder("topk", torch.ones(4, 2)), mesh()) == {}
 
 
-@pytest.mark.parametrize("kind", kind_names())
+@pytest.mark.parametrize("kind", ["jumprelu", "topk", "batchtopk"])
 def test_a_coder_beside_one_that_knows_more(kind: str, tmp_path: Path) -> None:
     """The smaller one keeps x₀, the larger one all of x; the tokens are (2, 0), (0, 3), (1, 1)."""
     x_NSD = torch.tensor([[[2.0, 0.0], [0.0, 3.0], [1.0, 1.0]]])

@@ -143,7 +143,7 @@ def test_every_stitched_coder_is_what_its_latents_make(kind: str) -> None:
     whole = float((x[mask] - large(x[mask])).square().sum(1).mean())
     assert figures["mse"][-1] == pytest.approx(whole, rel=1e-5)  # with all of its latents: equal
     assert figures["l0"][-1] == pytest.approx(
-        float((large.encode(x[mask]) > 0).sum(1).float().mean())
+        float((large.encode(x[mask]) != 0).sum(1).float().mean())
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from sae_dist.checkpoint import CheckpointConfig
-from sae_dist.coders import Form, kind_names
+from sae_dist.coders import Form
 from sae_dist.parallel import MeshConfig, World
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations, StreamConfig
@@ -14,6 +14,7 @@ from sae_dist.train.config import LogConfig, Precision, WandbMode
 from tests.coders.kinds import config_of_kind
 
 D, E, BATCH = 16, 12, 64
+KINDS = ("jumprelu", "topk", "batchtopk")
 
 
 def make_store(path: Path, num_tokens: int = 8192) -> Path:
@@ -57,8 +58,9 @@ def rung(kind: str, form: Form = Form.autoencoder, latent: int | None = 1, **cod
 
 
 def every_rung(latent: int) -> list[RungConfig]:
-    """A rung of each kind and form."""
-    return [rung(kind, form, latent) for kind in kind_names() for form in Form]
+    """A rung of each kind and form; of AbsTopK, whose forms are TopK's, an autoencoder."""
+    every = [rung(kind, form, latent) for kind in KINDS for form in Form]
+    return [*every, rung("abstopk", latent=latent)]
 
 
 def training_run(
