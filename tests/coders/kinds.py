@@ -5,6 +5,8 @@ from typing import Any
 
 from sae_dist.coders import CoderConfig, kind_named
 
+KINDS = ("jumprelu", "topk", "batchtopk")  # those that formats of others can hold
+
 
 def config_of_kind(kind: str, **settings: Any) -> CoderConfig:
     """A configuration of a kind, with those of the settings that it has."""

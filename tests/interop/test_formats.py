@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from sae_dist.coders import Coder, Form, fold, kind_names, load_coder, save_coder
+from sae_dist.coders import Coder, Form, fold, load_coder, save_coder
 from sae_dist.common.errors import UserError
 from sae_dist.common.hooks import hook_name, site_of
 from sae_dist.interop import FORMATS, FormatName, import_foreign, place, public, require_holds
 from sae_dist.interop import load_coder as load_any
 from sae_dist.interop.formats import FOREIGN
+from tests.coders.kinds import KINDS
 from tests.coders.test_coder import EVERY, trained
 
 AE, TC, SKIP = Form
@@ -25,7 +26,7 @@ HELD = {
     },
     FormatName.sparsify: {("topk", AE)},  # `trained` transcoders are not square
     FormatName.gemma_scope: set(itertools.product(("jumprelu", "batchtopk"), (AE, TC))),
-    FormatName.dictionary_learning: set(itertools.product(kind_names(), (AE,))),
+    FormatName.dictionary_learning: set(itertools.product(KINDS, (AE,))),
     FormatName.sae_dist: set(EVERY),
 }
 WRITTEN = [(name, *case) for name, cases in HELD.items() for case in sorted(cases)]

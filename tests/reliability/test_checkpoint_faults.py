@@ -15,10 +15,10 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from sae_dist.checkpoint import CheckpointConfig, Checkpoints
-from sae_dist.coders import kind_names
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import World
 from sae_dist.train import TrainingRun
+from tests.coders.kinds import KINDS
 from tests.processes import CONTEXT, alone, as_rank, run_on
 from tests.reliability.saved import load, save, tensors
 from tests.train.ladders import make_store, rung, training_run
@@ -153,9 +153,7 @@ def held(run: TrainingRun) -> dict[str, np.ndarray]:
 
 def save_made_up(world: World, store: Path, folder: Path, latent: int) -> dict[str, np.ndarray]:
     """Save a run in which no tensor and no number is zero, or like another."""
-    run = training_run(
-        world, store, folder, [rung(kind, latent=latent) for kind in kind_names()], 20
-    )
+    run = training_run(world, store, folder, [rung(kind, latent=latent) for kind in KINDS], 20)
     for name, tensor in run._tensors().items():
         is_slice = tensor.placements[1].is_shard()
         part = tensor.device_mesh.get_local_rank("latent") if is_slice else 0
@@ -171,9 +169,7 @@ def save_made_up(world: World, store: Path, folder: Path, latent: int) -> dict[s
 
 
 def load_made_up(world: World, store: Path, folder: Path, latent: int) -> dict[str, np.ndarray]:
-    run = training_run(
-        world, store, folder, [rung(kind, latent=latent) for kind in kind_names()], 20
-    )
+    run = training_run(world, store, folder, [rung(kind, latent=latent) for kind in KINDS], 20)
     assert run.step == 7
     return held(run)
 

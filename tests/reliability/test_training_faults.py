@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from sae_dist.coders import kind_names, load_coder
+from sae_dist.coders import load_coder
 from sae_dist.parallel import World
 from sae_dist.train import Preempted, SharedRows, training_step
 from tests.apps.commands import ROOT, TORCHRUN, launch
+from tests.coders.kinds import KINDS
 from tests.processes import run_on
 from tests.train.ladders import BATCH, D, make_store, rung, training_run
 
@@ -38,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_to(world: World, store: Path, folder: Path, latent: int, stops: list[int]) -> dict:
     """Every rung's tensors and numbers at the end, after stops by SIGTERM or SIGUSR1."""
-    rungs = [rung(kind, latent=latent) for kind in kind_names()]
+    rungs = [rung(kind, latent=latent) for kind in KINDS]
     for stop in [*stops, STEPS]:
         run = training_run(world, store, folder, rungs, STEPS, every_steps=1000)
         if stop < STEPS:
@@ -88,7 +89,7 @@ def bad_rows_on_one_process(world: World, store: Path, folder: Path, value: floa
     and then the steps of a good batch."""
     other = rung("topk", latent=2)
     other.name, other.site, other.target = "other-site", "out", "out"
-    rungs = [*(rung(kind, latent=2) for kind in kind_names()), other]
+    rungs = [*(rung(kind, latent=2) for kind in KINDS), other]
     run = training_run(world, store, folder, rungs, 8)
     run.run()
     before = [[t.clone() for _, t, _ in rung.held()] for rung in run.rungs]

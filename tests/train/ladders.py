@@ -11,10 +11,9 @@ from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations, StreamConfig
 from sae_dist.train import LoopConfig, OptimConfig, RungConfig, TrainingRun
 from sae_dist.train.config import LogConfig, Precision, WandbMode
-from tests.coders.kinds import config_of_kind
+from tests.coders.kinds import KINDS, config_of_kind
 
 D, E, BATCH = 16, 12, 64
-KINDS = ("jumprelu", "topk", "batchtopk")
 
 
 def make_store(path: Path, num_tokens: int = 8192) -> Path:
