@@ -67,6 +67,8 @@ def describe_coder(folder: Path) -> dict[str, Any]:
         if found == FORMAT:
             config_of(description["config"])
             _require_sorts(description)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise _not_a_coder(path, f"{type(error).__name__}: {error}") from error
     if found != FORMAT:

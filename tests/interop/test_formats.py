@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_what_a_format_cannot_hold_is_refused_with_the_nearest_that_can(
     kind: str, form: Form
 ) -> None:
     coder, _ = folded(kind, form)
-    description = {"config": {"kind": kind, "form": form, "num_latents": 24, "k": 3}}
+    description = {"config": asdict(coder.config)}
     description |= {"d_in": coder.d_in, "d_out": coder.d_out, "about": ABOUT}
     for name in FORMATS:
         if (kind, form) in HELD[name]:
