@@ -260,7 +260,7 @@ def test_settings_of_another_shape_are_refused(tmp_path: Path) -> None:
     ("change", "told"),
     [
         ({"config": {"kind": "topk", "num_latents": 24, "k": 3, "new": 1}}, "new=1, which no"),
-        ({"config": {"kind": "topk", "num_latents": 24, "k": 3.0}}, "k=3.0, which no topk coder has"),
+        ({"config": {"kind": "topk", "num_latents": 24, "k": 3.0}}, "k=3.0, which no topk"),
         ({"about": {"site": 3}}, "site=3"),
         ({"about": {**ABOUT, "source": {"lm": "gpt2"}}}, "source.lm='gpt2'"),
         ({"pre_bias": "no"}, "pre_bias='no'"),

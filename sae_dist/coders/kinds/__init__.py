@@ -48,7 +48,7 @@ def kind_named(name: str) -> type[CoderConfig]:
     """
     if name not in kind_names():
         raise UserError(
-            f"found no kind of coder called {name!r}; expected one of {', '.join(kind_names())}"
+            f"found no kind of coder called {name!r:.60}; expected one of {', '.join(kind_names())}"
             f"{nearest(name, kind_names())}; install the package that brings it"
         )
     home = _homes()[name]
