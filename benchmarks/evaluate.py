@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import DEVICE, L0, K, activations, synchronise, threshold_for
-from sae_dist.coders import Coder, CoderConfig, Kind, initialise
+from sae_dist.coders import Coder, initialise, kind_named
 from sae_dist.evaluate import EvaluationConfig, measures, run_coder
 from sae_dist.parallel import Mesh, make_mesh, start_world
 from sae_dist.store import open_store, write_store
@@ -52,17 +52,16 @@ def make_source(path: Path, num_tokens: int) -> StoredActivations:
 
 
 @torch.no_grad()
-def make_coder(kind: Kind, num_latents: int) -> Coder:
+def make_coder(kind: str, num_latents: int) -> Coder:
     """A coder of which as many latents fire on a token as in the other benchmarks."""
-    config = CoderConfig(kind=kind, num_latents=num_latents, k=K)
+    is_jumprelu = kind == "jumprelu"
+    config = kind_named(kind)(num_latents=num_latents, **({} if is_jumprelu else {"k": K}))
     coder = Coder(config, D, D, device=DEVICE).eval().requires_grad_(False)
     x_BD = activations(D, _SAMPLE)[0]
     initialise(coder, 0, x_BD, x_BD)
-    if kind is not Kind.topk:
-        threshold = threshold_for(coder.pre_activations(x_BD), L0 if kind is Kind.jumprelu else K)
-        held = coder.threshold if kind is Kind.jumprelu else coder.inference_threshold
-        assert held is not None
-        held.fill_(threshold)
+    if "threshold" in config.tensors():
+        z_BF = coder.pre_activations(x_BD)
+        coder.threshold.fill_(threshold_for(z_BF, L0 if is_jumprelu else K))
     coder.encoder()
     return coder
 
@@ -130,7 +129,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the store is written for the while")
     parser.add_argument("--tokens", type=int, default=65_536, help="held out, about so many")
     parser.add_argument("--num-latents", type=int, default=65_536)
-    parser.add_argument("--kinds", nargs="+", default=[kind.value for kind in Kind])
+    parser.add_argument("--kinds", nargs="+", default=["jumprelu", "topk", "batchtopk"])
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     results: dict[str, Any] = {
@@ -145,7 +144,7 @@ def main() -> None:
         source = make_source(Path(folder) / "store", options.tokens)
         results["tokens"] = source.num_held_out * SEQUENCE
         for kind in options.kinds:
-            coder = make_coder(Kind(kind), options.num_latents)
+            coder = make_coder(kind, options.num_latents)
             results[kind] = compared(source, coder, mesh, options.rounds)
     print(json.dumps(results))
 

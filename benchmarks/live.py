@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sae_dist.apps.harvest import read_text
 from sae_dist.checkpoint import CheckpointConfig
-from sae_dist.coders import CoderConfig, Kind
+from sae_dist.coders import TopK
 from sae_dist.harvest import HarvestLoopConfig, Processes, Text, fill_store
 from sae_dist.live import LiveActivations
 from sae_dist.lm import LM, Capture, LMConfig, SmallLMConfig, resolve, train_small_lm
@@ -86,7 +86,7 @@ def train(world: World, source: ActivationSource, folder: Path, widths: list[int
             name=f"rung-{number}",
             site=SITE,
             target=SITE,
-            coder=CoderConfig(kind=Kind.topk, num_latents=width, k=16),
+            coder=TopK(num_latents=width, k=16),
             optim=OptimConfig(lr=1e-3),
         )
         for number, width in enumerate(widths)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import DEVICE, arguments, peak_bytes, show, synchronise, threshold_for
-from sae_dist.coders import CoderConfig, Kind
+from sae_dist.coders import kind_named
 from sae_dist.parallel import World, make_mesh, start_world
 from sae_dist.train import OptimConfig, Rung, RungConfig, SharedRows, training_step
 from sae_dist.train.config import Precision
@@ -24,17 +24,14 @@ _TOUCHED_BYTES = 8  # a float32 number, read and written once
 def make_rung(options: argparse.Namespace, world: World) -> Rung:
     """A rung of the recipes' settings on a 1×1 mesh, with its first weights."""
     kind, d_in = options.kind, options.d_in
-    is_jumprelu = kind == Kind.jumprelu
+    is_jumprelu = kind == "jumprelu"
+    own = {"k": options.l0, "aux_coefficient": 1 / 32 if kind == AUX_K else 0.0}
+    chosen = kind_named("topk" if kind == AUX_K else kind)
     config = RungConfig(
         name=kind,
         site="x",
         target="x",
-        coder=CoderConfig(
-            kind=Kind.topk if kind == AUX_K else Kind(kind),
-            num_latents=options.num_latents,
-            k=options.l0,
-            aux_coefficient=1 / 32 if kind == AUX_K else 0.0,
-        ),
+        coder=chosen(num_latents=options.num_latents, **({} if is_jumprelu else own)),
         optim=OptimConfig(
             beta1=0.0 if is_jumprelu else 0.9, clip_norm=None if is_jumprelu else 1.0
         ),
@@ -43,7 +40,7 @@ def make_rung(options: argparse.Namespace, world: World) -> Rung:
     rung = Rung(config, make_mesh(world, 1, {}), 1.0, d_in, d_in, precision, world.device)
     x_BD = options.clock.batches[0]
     rung.initialise(0, x_BD, x_BD)
-    if rung.coder.threshold is not None:
+    if is_jumprelu:
         with torch.no_grad():
             z_BF = rung.coder.pre_activations(options.sample_BD)
             rung.coder.threshold.fill_(threshold_for(z_BF, options.l0))

@@ -25,7 +25,7 @@ from benchmarks.run import output_of
 from benchmarks.stream import forget
 from benchmarks.table import FOLDER, update_readme
 from sae_dist.checkpoint import CheckpointConfig
-from sae_dist.coders import Coder, CoderConfig, Kind, load_coder
+from sae_dist.coders import Coder, TopK, load_coder
 from sae_dist.common.dtypes import FloatDtype, from_storage
 from sae_dist.parallel import World, start_world
 from sae_dist.store import Store, open_store, write_store
@@ -56,9 +56,7 @@ def trained(world: World, store: Store, num_tokens: int, seed: int, folder: Path
         name="topk",
         site=SITE,
         target=SITE,
-        coder=CoderConfig(
-            kind=Kind.topk, num_latents=512, k=8, aux_k=64, dead_after_tokens=100_000
-        ),
+        coder=TopK(num_latents=512, k=8, aux_k=64, dead_after_tokens=100_000),
         optim=OptimConfig(lr=0.008, scale_lr_by_width=False, warmup_steps=100, decay_share=0.5),
     )
     config = LoopConfig(

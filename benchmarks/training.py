@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.run import run_json
-from sae_dist.coders import Coder, CoderConfig, Kind
+from sae_dist.coders import Coder, JumpReLU, TopK
 from sae_dist.evaluate import Fidelity, run_coder
 from sae_dist.parallel import World, make_mesh
 
@@ -82,8 +82,10 @@ class Trainer:
 def as_coder(weights: dict[str, Tensor], k: int) -> Coder:
     """The coder of some weights: by their threshold a JumpReLU, without one a TopK."""
     num_latents, d_in = weights["W_enc"].shape
-    kind = Kind.jumprelu if "threshold" in weights else Kind.topk
-    config = CoderConfig(kind=kind, num_latents=num_latents, k=k)
+    is_jumprelu = "threshold" in weights
+    config = (
+        JumpReLU(num_latents=num_latents) if is_jumprelu else TopK(num_latents=num_latents, k=k)
+    )
     coder = Coder(config, d_in, d_in, pre_bias=False).eval()
     coder.load_state_dict(weights)
     return coder

@@ -9,7 +9,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 import sae_dist
-from sae_dist.coders import CoderConfig, Form
+from sae_dist.coders import CoderConfig, Form, kind_named, kind_names
+from sae_dist.coders.kinds import OURS
 from sae_dist.common.hooks import require_site
 from sae_dist.common.names import require_plain, require_repo
 from sae_dist.common.settings import setting
@@ -72,7 +73,7 @@ class TrainConfig(LoopConfig):
     target: str | None = None
     init_from: str | None = None
     max_shard_gib: float = setting(1.0, above=0)
-    coder: CoderConfig = field(default_factory=CoderConfig)
+    coder: CoderConfig = field(default_factory=CoderConfig)  # its kind is a file's to say
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: MeshConfig = field(default_factory=MeshConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
@@ -269,6 +270,52 @@ def register() -> None:
     """Tell Hydra of the root dataclasses, against which every file of `conf/` is checked."""
     for name, root in _ROOTS.items():
         ConfigStore.instance().store(name=name, node=root)
+    for name in OURS:
+        register_kind(name)
+
+
+@cache
+def register_kind(name: str) -> None:
+    """Tell Hydra of a kind of coder: of `/kind@coder`, and of `coder=NAME` and `coder=NAME_FORM`.
+
+    What has no file in `conf/coder/` takes the recipe of the nearest that has: a skip transcoder a
+    transcoder's, any form the autoencoder's, and a kind that of the kind it extends.
+    """
+    store, stems = ConfigStore.instance(), {path.stem for path in _recipes()}
+    store.store(group="kind", name=name, node=kind_named(name))
+    for form in Form:
+        choice = coder_choice(name, form)
+        if choice in stems:
+            continue
+        bases = (getattr(base, "kind", "") for base in kind_named(name).__mro__)
+        forms = [
+            form,
+            *([Form.transcoder] if form is Form.skip_transcoder else []),
+            Form.autoencoder,
+        ]
+        known = ((base, coder_choice(base, one)) for base in bases for one in forms)
+        base, recipe = next((pair for pair in known if pair[1] in stems), (name, None))
+        defaults: list[Any] = [recipe] if recipe else [{"/kind@coder": name}]
+        if base != name:
+            register_kind(base)
+            defaults += [{"override /kind@coder": name}]
+        node = {"defaults": defaults, "coder": {"form": form.value}}
+        store.store(group="coder", name=choice, node=node, package="_global_")
+
+
+def coder_choice(kind: str, form: Form) -> str:
+    """What stands behind `coder=` for a kind and a form."""
+    return kind if form is Form.autoencoder else f"{kind}_{form}"
+
+
+def coder_choices() -> dict[str, str]:
+    """All that may stand behind `coder=`, with its kind; of files of others' the name."""
+    found = {path.stem: path.stem for path in _recipes()}
+    return found | {coder_choice(kind, form): kind for kind in kind_names() for form in Form}
+
+
+def _recipes() -> list[Path]:
+    return sorted((conf_folder() / "coder").glob("*.yaml"))
 
 
 def schema(root: str) -> type:

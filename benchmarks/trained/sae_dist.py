@@ -19,7 +19,7 @@ from benchmarks.trained.task import (
     finish,
     read_task,
 )
-from sae_dist.coders import CoderConfig, Kind, fold
+from sae_dist.coders import fold, kind_named
 from sae_dist.parallel import World, make_mesh, start_world
 from sae_dist.train import OptimConfig, Rung, RungConfig, SharedRows, training_step
 from sae_dist.train.config import Precision
@@ -29,25 +29,26 @@ _SAMPLE_TOKENS = 8192
 
 def make_rung(task: Task, world: World) -> Rung:
     """The quickstart's rung of that kind, on a 1×1 mesh, with its first weights."""
-    is_jumprelu = task.kind == Kind.jumprelu
-    coder = CoderConfig(
-        kind=Kind(task.kind),
+    is_jumprelu = task.kind == "jumprelu"
+    own = {
+        "bandwidth": BANDWIDTH,
+        "initial_threshold": THRESHOLD,
+        "sparsity_coefficient": SPARSITY,
+        "target_l0": task.aim,
+    }
+    if not is_jumprelu:
+        own = {"k": int(task.aim), "aux_k": AUX_K, "aux_coefficient": AUX_COEFFICIENT}
+    coder = kind_named(task.kind)(
         num_latents=NUM_LATENTS,
         initial_encoder_norm=ENCODER_NORM[task.kind],
-        k=int(task.aim),
-        aux_k=AUX_K,
-        aux_coefficient=AUX_COEFFICIENT,
         dead_after_tokens=DEAD_AFTER,
-        bandwidth=BANDWIDTH,
-        initial_threshold=THRESHOLD,
-        sparsity_coefficient=SPARSITY,
-        target_l0=task.aim,
+        **own,
     )
     optim = OptimConfig(
         lr=LR[task.kind],
         beta1=0.0 if is_jumprelu else 0.9,
         beta2=BETA2[task.kind],
-        eps=6.25e-10 if task.kind == Kind.topk else 1e-8,
+        eps=6.25e-10 if task.kind == "topk" else 1e-8,
         warmup_steps=task.warmup_steps,
         decay_share=task.decay_share,
         sparsity_warmup_steps=task.sparsity_warmup_steps,
@@ -71,9 +72,9 @@ def main() -> None:
             training_step(rung, SharedRows({"x": x_BD}, torch.float32), step, task.num_steps)
         torch.set_float32_matmul_precision("highest")
         coder = fold(rung.coder, 1.0)
-        threshold = coder.threshold
-        if coder.inference_threshold is not None:
-            threshold = coder.inference_threshold.float().expand(NUM_LATENTS)
+        threshold = coder.state_dict().get("threshold")
+        if threshold is not None:
+            threshold = threshold.float().expand(NUM_LATENTS)
         weights = Weights(coder.W_enc, coder.b_enc, coder.W_dec, coder.b_dec, threshold)
         finish(task, weights, coder, 1.0)
 

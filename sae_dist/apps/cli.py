@@ -19,15 +19,24 @@ from omegaconf.errors import OmegaConfBaseException
 from sae_dist.apps import experiment
 from sae_dist.apps.keys import choices, declared_in, find, keys, meant
 from sae_dist.apps.overrides import Typed, read, shortened, structure_of
+from sae_dist.coders import CoderConfig, kind_names
 from sae_dist.common.credentials import keys_with_credentials
 from sae_dist.common.errors import UserError
 from sae_dist.common.names import nearest
 from sae_dist.common.settings import Allowed, split_optional, validate
-from sae_dist.config import TrainConfig, conf_folder, register
+from sae_dist.config import (
+    TrainConfig,
+    coder_choices,
+    conf_folder,
+    register,
+    register_kind,
+    schema,
+)
 
 Override = str | tuple[str, Any]
 """`key=value` as typed, or a key and the value itself."""
 _SEARCHED = "hydra.searchpath"
+_GRID = "sweep.grids[{}]."
 _OTHERWISE = {"lm": "lm.name", "text": "text.path"}  # where no file of a group fits
 
 
@@ -43,8 +52,9 @@ def compose_config(root: str, overrides: Sequence[Override], prefix: str = "") -
     register()
     try:
         given = experiment.for_command(root, list(_pairs(root, overrides)))
-        chosen, values = _sorted(root, given, prefix)
-        return OmegaConf.merge(_of_files(str(conf_folder()), root, tuple(chosen)), values)
+        chosen, typed = _sorted(root, given, prefix)
+        config = _of_files(str(conf_folder()), root, chosen)
+        return OmegaConf.merge(config, _values(root, typed, prefix, _kinds(root, config, typed)))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{prefix}{_first_line(error)}") from error
     except RecursionError as error:
@@ -103,8 +113,9 @@ def to_dataclass(config: Any, prefix: str = "") -> Any:
     except RecursionError as error:
         raise UserError("found an interpolation that leads back to itself; end it") from error
     if isinstance(made, TrainConfig):
+        _require_kind(made.coder)
         made.sweep.grids = [
-            {key: _swept(key, value, f"sweep.grids[{number}].") for key, value in grid.items()}
+            _swept(grid, _GRID.format(number), type(made.coder))
             for number, grid in enumerate(made.sweep.grids)
         ]
     validate(made, prefix)
@@ -141,28 +152,67 @@ def _not_an_override(root: str, typed: str, following: list[str]) -> str:
 
 def _sorted(
     root: str, given: Sequence[tuple[str, Any]], prefix: str
-) -> tuple[list[str], dict[str, Any]]:
-    """Choices of files, for Hydra, and a tree of what was said key by key."""
+) -> tuple[tuple[str, ...], list[tuple[str, Any]]]:
+    """Choices of files, for Hydra, and what was said key by key."""
     folders = _folders_of_one_s_own(given)
     groups = {written.lstrip("+"): names for written, names in choices(root).items()}
     groups = {group: [*names, *_own(group, folders)] for group, names in groups.items()}
     chosen: dict[str, str] = {}
-    tree: dict[str, Any] = {}
+    typed: list[tuple[str, Any]] = []
     for key, value in _leaves(root, given):
-        if key == _SEARCHED:
-            continue
         if key in groups:
             chosen[key] = _choice(key, value, groups[key], prefix)
-            continue
-        kind, allowed = find(root, key, prefix)
-        if root == "train":
-            _require_single(f"{prefix}{key}", key, value, kind)
-        _put(tree, key.split("."), read(f"{prefix}{key}", value, kind, allowed))
+            if key == "coder" and (kind := coder_choices().get(chosen[key])) in kind_names():
+                register_kind(kind)
+        elif key != _SEARCHED:
+            typed.append((key, value))
     added = {written.lstrip("+"): written for written in choices(root)}
     told = [f"{added[key]}={name}" for key, name in chosen.items()]
     quoted = [QuotedString(folder, Quote.single).with_quotes() for folder in folders]
     told += [f"{_SEARCHED}=[{','.join(quoted)}]"] if folders else []
-    return told, tree
+    return tuple(told), typed
+
+
+def _values(
+    root: str, typed: Sequence[tuple[str, Any]], prefix: str, kinds: Sequence[type[CoderConfig]]
+) -> dict[str, Any]:
+    """A tree of what was said key by key.
+
+    Args:
+        kinds: of the coder, first, and those that a sweep chooses: a key that only these have is
+            left to their rungs.
+    """
+    tree: dict[str, Any] = {}
+    for key, value in typed:
+        having = [kind for kind in kinds if key in keys(root, kind)]
+        kind, allowed = find(root, key, prefix, having[0] if having else next(iter(kinds), None))
+        if root == "train":
+            _require_single(f"{prefix}{key}", key, value, kind)
+        read_value = read(f"{prefix}{key}", value, kind, allowed)
+        if not having or having[0] is kinds[0]:
+            _put(tree, key.split("."), read_value)
+    return tree
+
+
+def _kinds(root: str, config: Any, typed: Sequence[tuple[str, Any]]) -> list[type[CoderConfig]]:
+    """The kind of coder that files chose, and those that a sweep's grids choose."""
+    if root != "train":
+        return []
+    swept = [structure_of(key, value) for key, value in typed if key == "sweep.grids"]
+    grids = swept[-1] if swept else OmegaConf.to_container(config.sweep.grids)
+    found = [OmegaConf.get_type(config, "coder")]
+    for number, grid in enumerate(grids if isinstance(grids, list) else []):
+        found += _kinds_of(grid, _GRID.format(number)) if isinstance(grid, dict) else []
+    return found
+
+
+def _kinds_of(grid: dict[str, Any], place: str) -> list[type[CoderConfig]]:
+    """The kinds of the coders that a grid chooses."""
+    names = grid.get("coder", [])
+    names = names if isinstance(names, list) else [names]
+    chosen = [_sorted("train", [("coder", name)], place)[0] for name in map(str, names)]
+    files = (_of_files(str(conf_folder()), "train", one) for one in chosen)
+    return [OmegaConf.get_type(one, "coder") for one in files]
 
 
 def _folders_of_one_s_own(given: Sequence[tuple[str, Any]]) -> list[str]:
@@ -197,7 +247,7 @@ def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
 def _leaves(root: str, given: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """The same, with a map for a group of keys taken apart."""
     for key, value in given:
-        kind, _ = keys(root).get(key, (None, None))
+        kind, _ = declared_in(schema(root)).get(key, (None, None))
         found = structure_of(key, value) if str(value)[:1] == "{" else value
         if is_dataclass(kind) and isinstance(found, dict):
             yield from _leaves(root, [(f"{key}.{name}", one) for name, one in found.items()])
@@ -232,14 +282,32 @@ def _ladder(key: str) -> str:
     return f"; a ladder of several is 'sweep.grids=[{{{key}:[A,B]}}]'"
 
 
-def _swept(key: str, value: Any, place: str) -> Any:
+def _require_kind(coder: CoderConfig) -> None:
+    if not coder.kind or coder.kind != type(coder).kind:
+        raise UserError(
+            f"found a coder called {coder.kind!r} of kind {type(coder).kind!r}; expected one kind: "
+            "a file for coder=… chooses it with `defaults: [/kind@coder: KIND]`"
+        )
+
+
+def _swept(grid: dict[str, Any], place: str, coder: type[CoderConfig]) -> dict[str, Any]:
+    """A grid, each value read as its key's, of a kind that the grid chooses or else of `coder`."""
+    kinds = _kinds_of(grid, place) or [coder]
+    return {
+        key: _swept_key(key, value, place, [k for k in kinds if key in keys("train", k)] or kinds)
+        for key, value in grid.items()
+    }
+
+
+def _swept_key(key: str, value: Any, place: str, kinds: list[type[CoderConfig]]) -> Any:
     """The values of a key of a grid, each read as that key's."""
     values = value if isinstance(value, list) else [value]
     if not values:
         raise UserError(f"{place}{key}=[]; expected one value or more; give some")
     found = []
     for one in values:
-        said: Any = _sorted("train", [(key, one)], place)[1]
+        _, typed = _sorted("train", [(key, one)], place)
+        said: Any = _values("train", typed, place, kinds)
         for name in key.split(".") if said else ():
             said = said[name]
         is_text = isinstance(one, str) and isinstance(said, str | dict)  # or a file's name

@@ -26,7 +26,7 @@ def run(name: str) -> None:
     arguments = sys.argv[1:]
     with one_line():
         if "--help" in arguments or "-h" in arguments:
-            show(help_text(name))
+            show(help_text(name, arguments))
             return
         shows_config = "--cfg" in arguments
         composed = cli.compose_config(name, [a for a in arguments if a != "--cfg"])

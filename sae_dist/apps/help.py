@@ -1,7 +1,7 @@
 """What a command says of itself: `--help`, and the words that shells complete."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from inspect import cleandoc
@@ -11,18 +11,23 @@ from omegaconf import OmegaConf
 
 from sae_dist.apps.cli import compose_config
 from sae_dist.apps.console import description
-from sae_dist.apps.keys import choices, keys
+from sae_dist.apps.keys import Declared, choices, keys
+from sae_dist.coders import CoderConfig
 from sae_dist.common.settings import Allowed, split_optional
 from sae_dist.config import schema
 
 
-def help_text(root: str) -> str:
-    """Purpose, the choices of each group, and every key with its default, range and meaning."""
-    config = compose_config(root, [])
+def help_text(root: str, arguments: Sequence[str] = ()) -> str:
+    """Purpose, the choices of each group, and every key with its default, range and meaning.
+
+    A `coder=…` among the arguments says whose keys stand behind `coder.`.
+    """
+    config = compose_config(root, [told for told in arguments if told.startswith("coder=")])
+    coder = OmegaConf.get_type(config, "coder") if root == "train" else None
     groups = [f"  {group}={'|'.join(names)}" for group, names in choices(root).items()]
     lines = [description(root), "", "Choices:", *groups, "", "Keys and defaults (key=value):"]
-    lines += [*_defaults(root, OmegaConf.to_yaml(config)), "", "What they mean:"]
-    return "\n".join([*lines, *_meanings(schema(root))])
+    lines += [*_defaults(keys(root, coder), OmegaConf.to_yaml(config)), "", "What they mean:"]
+    return "\n".join([*lines, *_meanings(schema(root), coder)])
 
 
 def words(root: str) -> list[str]:
@@ -34,7 +39,7 @@ def words(root: str) -> list[str]:
     ]
 
 
-def _defaults(root: str, yaml: str) -> Iterator[str]:
+def _defaults(declared: Declared, yaml: str) -> Iterator[str]:
     """The lines of a configuration, each with what its key may be."""
     above: list[str] = []
     for line in yaml.splitlines():
@@ -42,7 +47,7 @@ def _defaults(root: str, yaml: str) -> Iterator[str]:
         note = ""
         if match:
             above = [*above[: len(match[1]) // 2], match[2]]
-            note = _note(*keys(root).get(".".join(above), (None, Allowed())))
+            note = _note(*declared.get(".".join(above), (None, Allowed())))
         yield f"  {line}  # {note}" if note else f"  {line}".rstrip()
 
 
@@ -56,7 +61,7 @@ def _note(kind: Any, allowed: Allowed) -> str:
     return ""
 
 
-def _meanings(kind: Any, place: str = "") -> Iterator[str]:
+def _meanings(kind: Any, coder: Any, place: str = "") -> Iterator[str]:
     """What a configuration's dataclasses say of their keys, group by group."""
     bases = [base for base in kind.__mro__ if "__dataclass_fields__" in vars(base)]
     told = {base.__name__: cleandoc(base.__doc__ or "") for base in bases}
@@ -65,7 +70,8 @@ def _meanings(kind: Any, place: str = "") -> Iterator[str]:
         yield "\n".join([*([f"  {place}.…:"] if place else []), _indent("\n\n".join(written)), ""])
     for key in fields(kind):
         if isinstance(key.type, type) and is_dataclass(key.type):
-            yield from _meanings(key.type, f"{place}.{key.name}" if place else key.name)
+            inside = coder if key.type is CoderConfig else key.type
+            yield from _meanings(inside, coder, f"{place}.{key.name}" if place else key.name)
 
 
 def _indent(text: str) -> str:

@@ -7,25 +7,38 @@ from typing import Any, get_origin
 
 from sae_dist.apps import foreign
 from sae_dist.apps.overrides import shortened
+from sae_dist.coders import CoderConfig, kind_named, kind_names
 from sae_dist.common.errors import UserError
 from sae_dist.common.settings import Allowed, allowed_in, kinds
-from sae_dist.config import conf_folder, schema
+from sae_dist.config import coder_choices, conf_folder, schema
 
 _PREFIX = {"sweep": "+", "experiment": "+", "chat": "+"}  # groups without a default are added
 _HOLDS_A_TEMPLATE = {"text", "transfer"}  # where a file of `chat` may go
 _EXPERIMENTS = ("plan", "harvest", "train")  # the commands that an experiment speaks to
 
 
-def keys(root: str) -> dict[str, tuple[Any, Allowed]]:
-    """Every key of a command, groups of them included: its annotated type and what it may be."""
-    return declared_in(schema(root))
+Declared = dict[str, tuple[Any, Allowed]]
+
+
+@cache
+def keys(root: str, coder: type[CoderConfig] | None = None) -> Declared:
+    """Every key of a command, groups of them included: its annotated type and what it may be.
+
+    Args:
+        coder: the kind whose keys stand behind `coder.`; without one those of all kinds do.
+    """
+    found = declared_in(schema(root))
+    if found.get("coder", (None,))[0] is CoderConfig:
+        for kind in map(kind_named, kind_names()) if coder is None else (coder,):
+            found = {**declared_in(kind, "coder."), **found}
+    return found
 
 
 @cache
 def declared_in(kind: Any, place: str = "") -> dict[str, tuple[Any, Allowed]]:
     """The same of any configuration's dataclass, behind `place`."""
     found: dict[str, tuple[Any, Allowed]] = {}
-    for declared in fields(kind):
+    for declared in (one for one in fields(kind) if one.init):
         key, inner = f"{place}{declared.name}", kinds(kind)[declared.name]
         found[key] = inner, allowed_in(declared)
         if hasattr(inner, "__dataclass_fields__"):
@@ -41,16 +54,23 @@ def choices(root: str) -> dict[str, list[str]]:
     if root in _EXPERIMENTS:
         groups["experiment"] = conf_folder() / "experiment"
     groups |= {f"chat@{key}": conf_folder() / "chat" for key in sorted(_HOLDS_A_TEMPLATE & known)}
-    return {
+    found = {
         _PREFIX.get(folder.name, "") + group: sorted(path.stem for path in folder.glob("*.yaml"))
         for group, folder in groups.items()
         if folder.is_dir()
     }
+    if "coder" in found:
+        found["coder"] = sorted(coder_choices())
+    return found
 
 
-def find(root: str, key: str, prefix: str) -> tuple[Any, Allowed]:
-    """What is declared of a key, or of the map that it is in."""
-    declared = keys(root)
+def find(
+    root: str, key: str, prefix: str, coder: type[CoderConfig] | None = None
+) -> tuple[Any, Allowed]:
+    """What is declared of a key, or of the map that it is in; `coder` as for `keys`."""
+    declared = keys(root, coder)
+    if key == "coder.kind":
+        raise UserError(f"found {prefix}coder.kind=…; expected {prefix}coder=KIND; write that")
     parts = key.split(".")
     for depth in range(1, len(parts)):
         kind, _ = declared.get(".".join(parts[:depth]), (None, None))
@@ -58,8 +78,8 @@ def find(root: str, key: str, prefix: str) -> tuple[Any, Allowed]:
             return Any, Allowed()
     if key not in declared:
         raise UserError(
-            f"found key {prefix}{shortened(key)}; expected one that --help lists"
-            f"{meant(root, key, prefix)}"
+            f"found key {prefix}{shortened(key)}{_of_other_kinds(key, coder)}; expected one that "
+            f"--help lists{meant(root, key, prefix, coder)}"
         )
     kind, allowed = declared[key]
     if is_dataclass(kind):
@@ -70,13 +90,23 @@ def find(root: str, key: str, prefix: str) -> tuple[Any, Allowed]:
     return kind, allowed
 
 
-def meant(root: str, unknown: str, prefix: str) -> str:
+def _of_other_kinds(key: str, coder: type[CoderConfig] | None) -> str:
+    """Which kinds have a key that the chosen one has not."""
+    having = [
+        name for name in kind_names() if coder and key in declared_in(kind_named(name), "coder.")
+    ]
+    if coder is None or not having:
+        return ""
+    return f", which coder={coder.kind} has not, but {' and '.join(having)}"
+
+
+def meant(root: str, unknown: str, prefix: str, coder: type[CoderConfig] | None = None) -> str:
     """The end of a line that says what an unknown key may be here; nothing if nobody knows."""
-    known = [key for key, (kind, _) in keys(root).items() if not is_dataclass(kind)]
+    known = [key for key, (kind, _) in keys(root, coder).items() if not is_dataclass(kind)]
     last = unknown.rpartition(".")[2]
     foreigners = foreign.ours(unknown)
     for ours in foreigners:
-        if ours in known or ours in choices(root):
+        if ours in keys(root) or ours in choices(root):
             return f"; {last} of other libraries is {prefix}{ours} here"
     near = [key for key in known if key.rpartition(".")[2] == last and key != unknown]
     near += difflib.get_close_matches(unknown, known, n=2, cutoff=0.7)

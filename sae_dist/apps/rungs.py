@@ -6,17 +6,19 @@ from dataclasses import asdict, fields, replace
 from typing import Any
 
 from sae_dist.apps import cli
-from sae_dist.coders.config import Form, Kind
+from sae_dist.coders.config import Form
 from sae_dist.common.errors import UserError
-from sae_dist.config import SweepConfig, TrainConfig
+from sae_dist.config import SweepConfig, TrainConfig, coder_choice
 from sae_dist.train.config import RungConfig
 
-_SHOWN = (  # by every rung's name
-    *("coder", "coder.num_latents", "coder.k", "coder.sparsity_coefficient", "coder.target_l0"),
-    *("site", "target", "init_from"),
-)
-
-
+_SHOWN = {
+    "coder",
+    "coder.form",
+    "coder.num_latents",
+    "site",
+    "target",
+    "init_from",
+}  # by every rung's name
 _HELD = {field.name for field in fields(RungConfig)} - {"name"}
 
 
@@ -66,10 +68,12 @@ def expand(
             places = {key: choice[key] for key in ("site", "target") if key in choice}
             own = [(key, choice[key]) for key in choice if key not in places]
             if str(own) not in composed:  # where a rung reads and writes changes nothing else of it
-                told = cli.compose_config("train", [*overrides, *own])
-                composed[str(own)] = cli.to_dataclass(told)
+                composed[str(own)] = cli.to_dataclass(
+                    cli.compose_config("train", [*overrides, *own])
+                )
             rung = replace(composed[str(own)], **places)
-            rungs.append(_rung(rung, {key: choice[key] for key in swept}, sites))
+            told = {f"coder.{name}" for name in rung.coder.told_by_name}
+            rungs.append(_rung(rung, {k: choice[k] for k in swept if k not in told}, sites))
     _require_different(rungs)
     return rungs
 
@@ -96,16 +100,13 @@ def _require_different(rungs: list[RungConfig]) -> None:
 
 
 def _trained(rung: RungConfig) -> dict[str, Any]:
-    """What a rung's training depends on: neither its name, nor its mesh, nor what it never reads.
-
-    A coder's configuration has fields for all kinds.
-    """
+    """What a rung's training depends on: not its name, its mesh, or what it never reads."""
     found = asdict(rung)
     for key in ("name", "parallel"):
         del found[key]
     for key in rung.coder.unread:
         del found["coder"][key]
-    if rung.coder.kind is not Kind.jumprelu:
+    if rung.coder.penalty is None:
         del found["optim"]["sparsity_warmup_steps"]
     return found
 
@@ -119,7 +120,7 @@ def _differing(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> 
     for key in one.keys() - {"name"}:
         if isinstance(one[key], dict):
             yield from _differing(one[key], other[key], f"{prefix}{key}.")
-        elif one[key] != other[key]:
+        elif one[key] != other.get(key):
             yield prefix + key
 
 
@@ -145,15 +146,9 @@ def _rung(config: TrainConfig, swept: dict[str, Any], sites: list[str]) -> RungC
 
 def _name(config: TrainConfig, swept: dict[str, Any], site: str) -> str:
     coder = config.coder
-    kind = coder.kind if coder.form is Form.autoencoder else f"{coder.kind}_{coder.form}"
-    if coder.kind is not Kind.jumprelu:
-        sparsity = f"k{coder.k}"
-    elif coder.target_l0 is not None:
-        sparsity = f"l0_{coder.target_l0:g}"
-    else:
-        sparsity = f"lambda{coder.sparsity_coefficient:g}"
+    kind = coder_choice(coder.kind, coder.form)
     others = [f"{key.rpartition('.')[2]}{value}" for key, value in swept.items()]
-    return "-".join([kind, str(coder.num_latents), sparsity, site, *others])
+    return "-".join(filter(None, [kind, str(coder.num_latents), coder.label, site, *others]))
 
 
 def _pick(rungs: list[RungConfig], numbers: list[int] | None) -> list[RungConfig]:

@@ -1,43 +1,25 @@
 """The sparse coder: encoder → selection → decoder."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from sae_dist.coders.collectives import Collectives, SingleProcess
-from sae_dist.coders.config import CoderConfig, Form, Kind
-from sae_dist.coders.select import batch_top_k, batch_top_k_code, top_k, top_k_code
-from sae_dist.common.errors import UserError
+from sae_dist.coders.config import CoderConfig, Form
 from sae_dist.common.settings import validate
-from sae_dist.kernels import (
-    DensePass,
-    Encoder,
-    GradientForm,
-    SparsePattern,
-    aux_pass,
-    decode,
-    dense_jumprelu,
-    encode,
-    jumprelu,
-    search_dtype,
-    threshold_candidates,
-)
-
-_DENSE_SHARE = 8  # beyond one entry in so many, dense arithmetic is faster than sparse
+from sae_dist.kernels import Encoder, GradientForm, SparsePattern, decode
 
 
 class Coder(nn.Module):
     """A sparse autoencoder, transcoder or skip transcoder, or a slice of its latents.
 
         z = W_enc (x - b_dec) + b_enc        (b_dec is subtracted only with `pre_bias`)
-        f = select(z)                        JumpReLU, TopK or BatchTopK
+        f = select(z)                        as its kind does, see `coders/kinds/`
         ŷ = W_decᵀ f + b_dec + W_skip x      (W_skip only in a skip transcoder)
 
-    Rows are latents: `W_enc [F, D]`, `W_dec [F, E]`, `b_enc [F]`, `b_dec [E]`, `threshold [F]`,
-    `W_skip [E, D]`. While `training`, BatchTopK selects over the global batch; otherwise it uses
-    `inference_threshold`, as a JumpReLU does its `threshold`.
+    Rows are latents: `W_enc [F, D]`, `W_dec [F, E]`, `b_enc [F]`, `b_dec [E]`, `W_skip [E, D]`, and
+    what its kind adds: `threshold [F]` of a JumpReLU. While `training`, a BatchTopK selects over
+    the global batch; otherwise by its one `threshold []`.
 
     Args:
         config: kind, form and width.
@@ -50,16 +32,13 @@ class Coder(nn.Module):
     Attributes:
         is_exact: whether selection is exact to the weights' dtype, or to bfloat16 products.
         gradients: the form of W_enc's and W_dec's.
-        expected_threshold: about what BatchTopK's threshold in the next batch will be; a good
-            guess saves time.
+        hints: what a kind keeps from step to step to save time; it changes no result.
 
     Raises:
-        UserError: no latents, or a `k` that is not among their number.
+        UserError: a setting out of its range, or several that do not go together.
     """
 
-    threshold: nn.Parameter | None
     W_skip: nn.Parameter | None
-    inference_threshold: Tensor | None
 
     def __init__(
         self,
@@ -73,12 +52,14 @@ class Coder(nn.Module):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
-        _check(config)
+        validate(config, "coder.")
+        config.check()
         self.config, self.d_in, self.d_out = config, d_in, d_out
         self.latents = latents or range(config.num_latents)
         self.pre_bias = config.form is Form.autoencoder if pre_bias is None else pre_bias
         self.collectives: Collectives = SingleProcess()
-        self.is_exact, self.gradients, self.expected_threshold = True, GradientForm(), 0.0
+        self.is_exact, self.gradients = True, GradientForm()
+        self.hints: dict[str, float] = {}
         self._encoder: Encoder | None = None
         self._encoder_is_of: tuple[int, int] | None = None
 
@@ -88,12 +69,21 @@ class Coder(nn.Module):
         num_held = len(self.latents)
         self.W_enc, self.b_enc = parameter(num_held, d_in), parameter(num_held)
         self.W_dec, self.b_dec = parameter(num_held, d_out), parameter(d_out)
-        is_skip, is_jumprelu = config.form is Form.skip_transcoder, config.kind is Kind.jumprelu
+        is_skip = config.form is Form.skip_transcoder
         self.register_parameter("W_skip", parameter(d_out, d_in) if is_skip else None)
-        self.register_parameter("threshold", parameter(num_held) if is_jumprelu else None)
-        estimate = torch.zeros((), dtype=torch.float64, device=device)
-        is_batchtopk = config.kind is Kind.batchtopk
-        self.register_buffer("inference_threshold", estimate if is_batchtopk else None)
+        for name, spec in config.tensors().items():
+            shape = (num_held,) if spec.has_latents else ()
+            if spec.is_trained:
+                self.register_parameter(name, parameter(*shape))
+            else:
+                zeros = torch.zeros(shape, dtype=torch.float64, device=device)
+                self.register_buffer(name, zeros)
+
+    @property
+    def latent_tensors(self) -> frozenset[str]:
+        """The names of the weights that have a row a latent; others are equal in every slice."""
+        own = (name for name, spec in self.config.tensors().items() if spec.has_latents)
+        return frozenset(("W_enc", "b_enc", "W_dec", *own))
 
     def pre_activations(self, x_BD: Tensor) -> Tensor:
         """z [B, F], before selection."""
@@ -103,65 +93,12 @@ class Coder(nn.Module):
         """What the encoder reads [B, D]: x - b_dec with `pre_bias`, else x itself."""
         return x_BD - self.collectives.to_latents(self.b_dec) if self.pre_bias else x_BD
 
-    def candidates(self, x_BD: Tensor, k: int) -> tuple[SparsePattern, Tensor] | None:
-        """The entries that a training step can depend on, and their pre-activations [N].
-
-        With TopK and BatchTopK those that fire, with JumpReLU also those in the kernel's window;
-        differentiable in the encoder and b_dec. None while most entries matter: a JumpReLU's
-        first steps are dense.
-
-        Args:
-            x_BD: the input.
-            k: what TopK and BatchTopK keep a row.
-        """
-        x_BD, centre_D = self._centred(x_BD)
-        found = self._find(x_BD, k)
-        if found is None:
-            return None
-        code, z_N = found
-        weights = self.W_enc, self.b_enc, centre_D
-        return code, encode(z_N, x_BD, *weights, code, self.gradients)
-
-    def decode_densely(self, x_BD: Tensor) -> DensePass:
-        """What this slice of a JumpReLU's latents decodes to while most of them fire."""
-        assert self.threshold is not None
-        x_BD, centre_D = self._centred(x_BD)
-        weights = self.W_enc, self.b_enc, centre_D, self.threshold, self.W_dec
-        return dense_jumprelu(x_BD, *weights, self.config.bandwidth)
-
-    def decode_aux(
-        self, x_BD: Tensor, chosen: Tensor, num_chosen: int, select: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        """What these latents of this slice alone decode to [B, E], in the search's dtype.
-
-        Args:
-            x_BD: the input.
-            chosen: their numbers in the slice, rising.
-            num_chosen: how many they are in all slices together.
-            select: from their pre-activations [b, d] at some rows to the mask of what fires.
-        """
-        x_BD, centre_D = self._centred(x_BD)
-        weights = self.W_enc, self.b_enc, centre_D, self.W_dec
-        return aux_pass(x_BD, *weights, chosen, num_chosen, select, search_dtype(self.W_enc))
-
-    def _centred(self, x_BD: Tensor) -> tuple[Tensor, Tensor]:
-        """x - c without gradient, and c, which has it."""
+    def centring(self, x_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """What the encoder reads without gradient [B, D], and what was subtracted, with it [D]."""
         if not self.pre_bias:
             return x_BD, torch.zeros_like(x_BD[0])
         centre_D = self.collectives.to_latents(self.b_dec)
         return x_BD - centre_D.detach(), centre_D
-
-    @torch.no_grad()
-    def _find(self, x_BD: Tensor, k: int) -> tuple[SparsePattern, Tensor] | None:
-        if self.threshold is not None:
-            limit = len(x_BD) * len(self.W_enc) // _DENSE_SHARE
-            floor_F = self.threshold - self.config.bandwidth / 2
-            return threshold_candidates(x_BD, self.encoder(), floor_F, limit)
-        if self.config.kind is Kind.topk:
-            return top_k_code(x_BD, self.encoder(), k, self.collectives)
-        assert self.inference_threshold is not None
-        guess = self.expected_threshold if k == self.config.k else 0.0
-        return batch_top_k_code(x_BD, self.encoder(), k, guess, self.collectives)
 
     def encoder(self) -> Encoder:
         """The encoder as the search for its entries reads it; made anew when W_enc has changed."""
@@ -182,14 +119,7 @@ class Coder(nn.Module):
 
         In training, BatchTopK's batch is the global one: every part must have as many rows.
         """
-        if self.threshold is not None:
-            return jumprelu(z_BF, self.threshold, self.config.bandwidth)
-        if self.config.kind is Kind.topk:
-            return torch.where(top_k(z_BF, self.config.k, self.collectives), z_BF, 0.0)
-        if self.training:
-            return torch.where(batch_top_k(z_BF, self.config.k, self.collectives), z_BF, 0.0)
-        assert self.inference_threshold is not None
-        return torch.where(z_BF > self.inference_threshold.to(z_BF.dtype), z_BF, 0.0)
+        return self.config.select(self, z_BF)
 
     def encode(self, x_BD: Tensor) -> Tensor:
         """f [B, F], the latents' activations."""
@@ -206,16 +136,7 @@ class Coder(nn.Module):
     @torch.no_grad()
     def encode_sparse(self, x_BD: Tensor) -> tuple[SparsePattern, Tensor]:
         """What `encode` gives at inference, without gradient: the pattern and the values [N]."""
-        if self.pre_bias:
-            x_BD = x_BD - self.b_dec
-        if self.config.kind is Kind.topk:
-            return top_k_code(x_BD, self.encoder(), self.config.k, self.collectives)
-        threshold = self.inference_threshold if self.threshold is None else self.threshold
-        assert threshold is not None
-        floor_F = threshold.to(x_BD.dtype).expand(len(self.W_enc))
-        found = threshold_candidates(x_BD, self.encoder(), floor_F, limit=len(x_BD) * len(floor_F))
-        assert found is not None
-        return found
+        return self.config.infer(self, self.centring(x_BD)[0])
 
     def decode_sparse(self, code: SparsePattern, acts_N: Tensor) -> Tensor:
         """What this slice of the latents decodes to [B, E], from the entries of a pattern."""
@@ -237,11 +158,7 @@ class Coder(nn.Module):
 
     def extra_repr(self) -> str:
         """What `print(coder)` shows."""
-        kind, form = self.config.kind, self.config.form
-        return f"{kind} {form}, {self.d_in} → {self.config.num_latents} → {self.d_out}"
-
-
-def _check(config: CoderConfig) -> None:
-    validate(config, "coder.")
-    if config.kind is not Kind.jumprelu and config.k > config.num_latents:
-        raise UserError(f"coder.k={config.k}; expected 1 to coder.num_latents={config.num_latents}")
+        config = self.config
+        return (
+            f"{config.kind} {config.form}, {self.d_in} → {self.config.num_latents} → {self.d_out}"
+        )

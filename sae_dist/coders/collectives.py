@@ -36,6 +36,9 @@ class Collectives(Protocol):
     def count(self, counts: Tensor) -> Tensor:
         """Sum over both axes, without gradient."""
 
+    def all_min(self, v: Tensor) -> Tensor:
+        """Minimum over both axes, without gradient."""
+
     def all_gather_latents(self, v_BK: Tensor) -> Tensor:
         """The slices' columns side by side, without gradient."""
 
@@ -65,6 +68,9 @@ class SingleProcess:
 
     def count(self, counts: Tensor) -> Tensor:
         return counts
+
+    def all_min(self, v: Tensor) -> Tensor:
+        return v
 
     def all_gather_latents(self, v_BK: Tensor) -> Tensor:
         return v_BK

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae_dist.coders.coder import Coder
-from sae_dist.coders.config import CoderConfig, Form, Kind
+from sae_dist.coders.config import CoderConfig, Form
+from sae_dist.coders.kinds import kind_named
 from sae_dist.common.errors import UserError, one_line
 from sae_dist.common.files import atomic_path, described_by, read_json
 
@@ -66,6 +67,8 @@ def describe_coder(folder: Path) -> dict[str, Any]:
         if found == FORMAT:
             config_of(description["config"])
             _require_sorts(description)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise _not_a_coder(path, f"{type(error).__name__}: {error}") from error
     if found != FORMAT:
@@ -105,7 +108,7 @@ def load_coder(
             _require_shapes(folder / WEIGHTS, whole, slices)
             tensors = {
                 name: file.get_slice(name)[held]
-                if name in LATENT_TENSORS
+                if name in whole.latent_tensors
                 else file.get_tensor(name)
                 for name in slices
             }
@@ -165,10 +168,6 @@ def _not_a_coder(path: Path, found: str) -> UserError:
     )
 
 
-LATENT_TENSORS = ("W_enc", "b_enc", "W_dec", "threshold")
-"""The tensors of a coder that have a row a latent; the others are the same in every slice."""
-
-
 def slice_of(num_latents: int, part: int, parts: int) -> range:
     """The latents that slice `part` of `parts` holds.
 
@@ -188,14 +187,17 @@ def config_of(values: dict[str, Any]) -> CoderConfig:
     """The configuration in a description's `config`.
 
     Raises:
-        TypeError, ValueError: a setting that this version does not know, or of another sort.
+        UserError: of a kind that is not installed.
+        TypeError, ValueError, LookupError: a setting that this version does not know, or of another
+            sort.
     """
-    usual = asdict(CoderConfig())
+    kind = kind_named(str(values["kind"]))
+    usual = asdict(kind())
     for name, value in values.items():
         if name not in usual or type(value) not in _SORTS[type(usual[name])]:
-            raise TypeError(f"{name}={value!r}, which no coder has")
-    config = CoderConfig(**values)
-    config.kind, config.form = Kind(config.kind), Form(config.form)
+            raise TypeError(f"{name}={value!r}, which no {kind.kind} coder has")
+    config = kind(**{name: value for name, value in values.items() if name != "kind"})
+    config.form = Form(config.form)
     return config
 
 
@@ -203,8 +205,8 @@ _SORTS: dict[type, tuple[type, ...]] = {
     bool: (bool,),
     int: (int,),
     float: (float, int),
+    str: (str,),
     type(None): (float, int, type(None)),
-    Kind: (str, Kind),
     Form: (str, Form),
 }
 """What JSON may have for a setting, by the sort of its default."""

@@ -35,10 +35,9 @@ def fold(coder: Coder, scale: float) -> Coder:
     folded.load_state_dict(coder.state_dict())
     if coder.pre_bias:
         folded.b_enc.sub_(coder.W_enc @ coder.b_dec)
-    scaled = (folded.b_enc, folded.b_dec, folded.threshold, folded.inference_threshold)
-    for tensor in scaled:
-        if tensor is not None:
-            tensor.mul_(scale)
+    tensors = folded.state_dict()
+    for name in _scaled(coder):
+        tensors[name].mul_(scale)
     return folded.eval().requires_grad_(False)
 
 
@@ -52,9 +51,14 @@ def unfold(folded: Coder, scale: float, coder: Coder) -> None:
         coder: of the same kind, form, widths and latents; changed in place.
     """
     tensors = {name: tensor.to(coder.W_enc.dtype) for name, tensor in folded.state_dict().items()}
-    for name in ("b_enc", "b_dec", "threshold", "inference_threshold"):
-        if name in tensors:
-            tensors[name] = tensors[name] / scale
+    for name in _scaled(coder):
+        tensors[name] = tensors[name] / scale
     shift_F = tensors["W_enc"] @ tensors["b_dec"] if folded.pre_bias != coder.pre_bias else 0.0
     tensors["b_enc"] = tensors["b_enc"] + (shift_F if coder.pre_bias else -shift_F)
     coder.load_state_dict(tensors)
+
+
+def _scaled(coder: Coder) -> list[str]:
+    """The names of the weights that are in units of activations."""
+    own = (name for name, spec in coder.config.tensors().items() if spec.scales)
+    return ["b_enc", "b_dec", *own]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders.coder import Coder
-from sae_dist.coders.config import Form, Kind
+from sae_dist.coders.config import Form
 from sae_dist.common.seeds import derive
 
 _BLOCK_LATENTS = 1024
@@ -52,8 +52,8 @@ def initialise(coder: Coder, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
     Autoencoders begin with `W_enc = W_dec` (a copy), but for the norm of the encoder's rows, which
     is `initial_encoder_norm`; transcoders draw the two apart (Lieberum et al. 2024, App. B), or,
     without a unit-norm decoder, begin with `W_dec = 0`, `b_dec = mean(y)`, `b_enc = -W_enc
-    mean(x)`: as a constant (Paulo et al. 2025, section 2). A TopK autoencoder's b_dec is the
-    sample's geometric median (Gao et al. 2024, App. A); a JumpReLU's is 0.
+    mean(x)`: as a constant (Paulo et al. 2025, section 2). An autoencoder's b_dec is the sample's
+    geometric median (Gao et al. 2024, App. A), or 0 where its kind does not begin at the data.
     """
     config, latents = coder.config, coder.latents
     coder.b_enc.zero_()
@@ -61,7 +61,7 @@ def initialise(coder: Coder, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
     if config.form is Form.autoencoder:
         coder.W_dec.copy_(unit_rows(seed, "W_dec", latents, coder.d_out))
         coder.W_enc.copy_(config.initial_encoder_norm * coder.W_dec)
-        if config.kind is not Kind.jumprelu:
+        if config.begins_at_data:
             coder.b_dec.copy_(geometric_median(x_ND))
     else:
         rows_FD = unit_rows(seed, "W_enc", latents, coder.d_in)
@@ -70,10 +70,9 @@ def initialise(coder: Coder, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
             coder.W_dec.copy_(unit_rows(seed, "W_dec", latents, coder.d_out))
         else:
             coder.W_dec.zero_()
-        if config.kind is not Kind.jumprelu:
+        if config.begins_at_data:
             coder.b_dec.copy_(y_NE.mean(0))
             coder.b_enc.copy_(-(coder.W_enc @ x_ND.mean(0).to(coder.W_enc.dtype)))
-    if coder.threshold is not None:
-        coder.threshold.fill_(config.initial_threshold)
+    config.initialise(coder)
     if coder.W_skip is not None:
         coder.W_skip.zero_()

@@ -1,6 +1,5 @@
-"""What each kind of coder minimises. All figures are of the global batch."""
+"""What is minimised, from sums over the global batch. All figures are of the global batch."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,29 +8,31 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sae_dist.coders.coder import Coder
-from sae_dist.coders.config import Kind
-from sae_dist.coders.select import top_k
-from sae_dist.kernels import jumprelu, step
+from sae_dist.coders.passes import Decoded, sparse_pass
 
 ROUNDING = 1e-12
 """Of Σ‖y‖²: what float32 may leave of a variance of 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decoded:
-    """One batch through a coder.
+class Totals:
+    """Sums over the rows of the global batch, by name, and what follows from them.
 
     Attributes:
-        decoded: gives W_decᵀ f [B, E] of all latents, whose sum over the slices is on its way.
-        num_active: active entries of this slice and part; JumpReLU's has θ's pseudo-gradient.
-        fired_F: on how many rows each latent of this slice fired, int64.
-        least: the least positive activation here, infinite if there is none.
+        sums: `error` Σ‖y-ŷ‖², `active` entries, `target` (see `moments`), and the kind's own.
+        variation: Σ‖y-ȳ‖², 0 if the target does not vary; `scale` is then the number of rows.
+        l0: active entries a row.
     """
 
-    decoded: Callable[[], Tensor]
-    num_active: Tensor
-    fired_F: Tensor
-    least: Tensor
+    sums: dict[str, Tensor]
+    num_rows: int
+    variation: Tensor
+    l0: Tensor
+
+    @property
+    def scale(self) -> Tensor:
+        """What an error is divided by for an FVU, or where that is none for a mean square."""
+        return torch.where(self.variation == 0, self.num_rows, self.variation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,35 +65,28 @@ def training_forward(
     Args:
         coder: in training mode.
         x_BD, y_BE: input and target; the same tensor for an autoencoder.
-        sparsity_coefficient: λ at this step, read by JumpReLU.
+        sparsity_coefficient: λ at this step, of kinds with a penalty.
         dead_F: bool, which of the coder's latents are dead; read by AuxK.
         num_dead: how many latents are dead in all slices together.
     """
     num_rows = len(x_BD) * coder.collectives.num_parts
-    here, sums = _sums(coder, x_BD, y_BE, dead_F, num_dead)
-    totals = coder.collectives.sum_rows(sums)
-    variation = total_variance(totals["target"], num_rows)
-    scale = torch.where(variation == 0, num_rows, variation)
-    l0 = totals["active"] / num_rows
-    if coder.config.kind is Kind.jumprelu:
-        penalty = sparsity_coefficient * l0_penalty(l0, coder.config.target_l0)
-        parts = {"reconstruction": totals["error"] / num_rows, "sparsity": penalty}
-    else:
-        parts = {"reconstruction": totals["error"] / scale}
-    if "multi_topk" in totals:  # Gao et al. 2024, section 4.3
-        parts["multi_topk"] = totals["multi_topk"] / scale / 8
-    if "aux_k" in totals:  # Gao et al. 2024, App. A.2
-        left = total_variance(totals["aux_k_target"], num_rows)
-        aux = totals["aux_k"] / torch.where(left == 0, torch.inf, left)  # nothing to explain
-        share = min(num_dead / coder.config.aux_k, 1.0)
-        parts["aux_k"] = coder.config.aux_coefficient * share * aux
+    decoded, own = _sums(coder, x_BD, y_BE, dead_F, num_dead)
+    sums = coder.collectives.sum_rows(own)
+    totals = Totals(
+        sums=sums,
+        num_rows=num_rows,
+        variation=total_variance(sums["target"], num_rows),
+        l0=sums["active"] / num_rows,
+    )
+    parts = coder.config.loss_parts(totals, sparsity_coefficient, num_dead)
+    fvu = sums["error"] / totals.variation
     return LossTerms(
         loss=torch.stack(list(parts.values())).sum(),
         parts={name: part.detach() for name, part in parts.items()},
-        fvu=torch.where(variation == 0, torch.nan, totals["error"] / variation).detach(),
-        l0=l0.detach(),
-        fired_F=here.fired_F,
-        least=here.least,
+        fvu=torch.where(totals.variation == 0, torch.nan, fvu).detach(),
+        l0=totals.l0.detach(),
+        fired_F=decoded.fired_F,
+        least=decoded.least,
     )
 
 
@@ -103,60 +97,13 @@ def _sums(
 
     What one pass decodes to is summed over the slices while the next ones are computed.
     """
-    config, collectives = coder.config, coder.collectives
-    here, wide, guess = run(coder, x_BD, config.k), None, None
-    if config.uses_multi_topk:
-        wide = run(coder, x_BD, min(4 * config.k, config.num_latents))
-    if config.uses_aux_k and num_dead:  # last: autograd adds to its few rows in place
-        guess = aux_k_reconstruction(coder, x_BD, dead_F, num_dead)
+    decoded = sparse_pass(coder, x_BD)
+    further = coder.config.further_sums(coder, x_BD, dead_F, num_dead)
     sums = {"target": moments(y_BE)}
-
-    error_BE = y_BE - coder.assemble(here.decoded(), x_BD)
+    error_BE = y_BE - coder.assemble(decoded.decoded(), x_BD)
     sums["error"] = square_sum(error_BE)
-    sums["active"] = collectives.sum_latents(here.num_active.double())
-    if wide is not None:
-        sums["multi_topk"] = square_sum(y_BE - coder.assemble(wide.decoded(), x_BD))
-    if guess is not None:
-        left_BE = error_BE.detach()
-        sums["aux_k"] = square_sum(left_BE - guess())
-        sums["aux_k_target"] = moments(left_BE)
-    return here, sums
-
-
-def run(coder: Coder, x_BD: Tensor, k: int) -> Decoded:
-    """One batch through the coder, touching only what matters; densely while most does."""
-    found = coder.candidates(x_BD, k)
-    if found is None:
-        return _dense_pass(coder, x_BD)
-    code, z_N = found
-    if coder.threshold is None:
-        acts_N, num_active = z_N, torch.tensor(float(len(z_N)), device=z_N.device)
-    else:
-        threshold_N = coder.threshold[code.latents_N]
-        acts_N = jumprelu(z_N, threshold_N, coder.config.bandwidth)
-        num_active = step(z_N, threshold_N, coder.config.bandwidth).sum()
-    fires_N = acts_N.detach() > 0
-    return Decoded(
-        decoded=coder.collectives.start_sum_latents(coder.decode_sparse(code, acts_N)),
-        num_active=num_active,
-        fired_F=torch.bincount(code.latents_N[fires_N], minlength=code.num_latents),
-        least=_least(acts_N.detach()[fires_N]),
-    )
-
-
-def _dense_pass(coder: Coder, x_BD: Tensor) -> Decoded:
-    """A JumpReLU's first steps: TopK and BatchTopK always find their few entries."""
-    decoded_BE, num_active, fired_F, least = coder.decode_densely(x_BD)
-    return Decoded(
-        decoded=coder.collectives.start_sum_latents(decoded_BE),
-        num_active=num_active,
-        fired_F=fired_F,
-        least=least,
-    )
-
-
-def _least(values: Tensor) -> Tensor:
-    return values.min() if len(values) else values.new_full((), torch.inf)
+    sums["active"] = coder.collectives.sum_latents(decoded.num_active.double())
+    return decoded, sums | further(y_BE, error_BE)
 
 
 class _SquareSum(torch.autograd.Function):
@@ -196,41 +143,3 @@ def total_variance(moments: Tensor, num_rows: int | Tensor) -> Tensor:
     """
     left = moments[-1] - square_sum(moments[:-1]) / num_rows
     return torch.where(left <= ROUNDING * moments[-1], 0.0, left)
-
-
-def l0_penalty(l0: Tensor, target: float | None) -> Tensor:
-    """mean ‖f‖₀ (Rajamanoharan et al. 2024b, eq. 9), or (2/L0*) (mean ‖f‖₀ - L0*)² with a target.
-
-    The second form is Gemma Scope 2's, here on the batch's mean L0.
-    """
-    return l0 if target is None else (2 / target) * (l0 - target) ** 2
-
-
-def aux_k_reconstruction(
-    coder: Coder, x_BD: Tensor, dead_F: Tensor, num_dead: int
-) -> Callable[[], Tensor]:
-    """What the strongest dead latents make of the error (Gao et al. 2024, App. A.2).
-
-    `ê = W_decᵀ ReLU(TopK_aux of the dead latents' z)` [B, E], without b_dec; its sum over the
-    slices is on its way. In the dtype of the search: this is a nudge for latents that do not fire,
-    not what they give when they do.
-    """
-    config, collectives = coder.config, coder.collectives
-    dead = dead_F.nonzero().flatten()
-    scale_d = _tie_breaking(dead + coder.latents.start, config.num_latents)
-
-    def select(z_bd: Tensor) -> Tensor:
-        is_rounded = z_bd.dtype is torch.bfloat16
-        return top_k(z_bd * scale_d if is_rounded else z_bd, config.aux_k, collectives)
-
-    return collectives.start_sum_latents(coder.decode_aux(x_BD, dead, num_dead, select))
-
-
-def _tie_breaking(latents_d: Tensor, num_latents: int) -> Tensor:
-    """Factors [d] in [1, 1 + 2⁻⁸), larger for lower numbers.
-
-    bfloat16 pre-activations often tie. Times these, as float32, they keep their order and hardly
-    ever do: `top_k` then need not look for the first among equals, which would be chosen alike.
-    """
-    shift = max(0, (num_latents - 1).bit_length() - 15)
-    return 1 + (2**15 - 1 - (latents_d >> shift)).float() * 2**-23

@@ -38,11 +38,8 @@ def top_k(z_BF: Tensor, k: int, collectives: Collectives) -> Tensor:
 
 
 @torch.no_grad()
-def top_k_code(
-    x_BD: Tensor, encoder: Encoder, k: int, collectives: Collectives
-) -> tuple[SparsePattern, Tensor]:
-    """What `top_k` keeps of z = x Wᵀ + b, as a pattern and its values [N]; z is never whole."""
-    code, z_N = topk_candidates(x_BD, encoder, k)
+def top_k_entries(code: SparsePattern, z_N: Tensor, k: int, collectives: Collectives) -> Tensor:
+    """The same mask [N] of entries, among which are at least those that `top_k` marks."""
     kth_B1, num_B1, room_B1 = _kth_of_rows(code.row_lists(z_N, k + 1), k, collectives)
     kth_N = kth_B1.flatten()[code.rows_N]
     kept_N = (z_N >= kth_N) & (z_N > 0)
@@ -51,7 +48,7 @@ def top_k_code(
         place_N, ties_B = _places(ties_N, code)
         num_before_B = collectives.exclusive_sum_latents(ties_B)
         kept_N &= ~ties_N | (num_before_B[code.rows_N] + place_N <= room_B1.flatten()[code.rows_N])
-    return code.keep(kept_N, z_N)
+    return kept_N
 
 
 def _kth_of_rows(own_BK: Tensor, k: int, collectives: Collectives) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,7 +148,7 @@ def _is_first(ties_N: Tensor, code: SparsePattern, room: int, collectives: Colle
 
 
 def _places(marked_N: Tensor, code: SparsePattern) -> tuple[Tensor, Tensor]:
-    """The how-manieth marked entry of its row each is, from 1 [N], and each row's number [B]."""
+    """Each marked entry's place among those of its row, from 1 [N], and their number [B]."""
     num_before = pad(marked_N.cumsum(0), (1, 0))
     at_row_starts = num_before[code.offsets_B]
     return num_before[1:] - at_row_starts[code.rows_N], at_row_starts.diff()

@@ -53,13 +53,14 @@ class Subject:
     def _about(self) -> dict[str, Any]:
         config = self.coder.config
         return {
-            "kind": config.kind.value,
+            "kind": config.kind,
             "form": config.form.value,
             "site": self.site,
             "target": self.target,
             "num_latents": config.num_latents,
-            "k": None if self.coder.threshold is not None else config.k,
-            "target_l0": config.target_l0 if self.coder.threshold is not None else None,
+            "k": None,
+            "target_l0": None,
+            **config.aim,
             "d_in": self.coder.d_in,
             "d_out": self.coder.d_out,
         }

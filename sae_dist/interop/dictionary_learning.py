@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_dist.coders import Coder, CoderConfig, Form, Kind
+from sae_dist.coders import BatchTopK, Coder, CoderConfig, FiresBy, Form, JumpReLU, TopK
 from sae_dist.common.files import atomic_path, described_by
 from sae_dist.common.hooks import layer_of, site_of
 from sae_dist.interop.published import (
     ForeignCoder,
     floats,
+    misfit,
     plain_tensors,
     told_in_one_line,
     transposed,
@@ -49,7 +50,7 @@ class _Class:
     as if decoder rows had unit norm, as `load_dictionary` and `output_features` do.
     """
 
-    kind: Kind
+    kind: type[CoderConfig]
     names: dict[str, str]
     beside: Set[str] = frozenset()
     may_lack: Set[str] = frozenset()
@@ -63,30 +64,28 @@ class _Class:
 
 
 _CLASSES = {
-    "AutoEncoder": _Class(kind=Kind.jumprelu, names={**_LINEAR, "b_dec": "bias"}, is_relu=True),
+    "AutoEncoder": _Class(kind=JumpReLU, names={**_LINEAR, "b_dec": "bias"}, is_relu=True),
     "AutoEncoderNew": _Class(
-        kind=Kind.jumprelu, names={**_LINEAR, "b_dec": "decoder.bias"}, pre_bias=False, is_relu=True
+        kind=JumpReLU, names={**_LINEAR, "b_dec": "decoder.bias"}, pre_bias=False, is_relu=True
     ),
-    "JumpReluAutoEncoder": _Class(kind=Kind.jumprelu, names=_MATRICES, pre_bias=False),
+    "JumpReluAutoEncoder": _Class(kind=JumpReLU, names=_MATRICES, pre_bias=False),
     "AutoEncoderTopK": _Class(
-        kind=Kind.topk,
+        kind=TopK,
         names={**_LINEAR, "b_dec": "b_dec"},
         beside={"k", "threshold"},
         may_lack={"k", "threshold"},  # as older ones do
     ),
     "BatchTopKSAE": _Class(
-        kind=Kind.batchtopk,
+        kind=BatchTopK,
         names={**_LINEAR, "b_dec": "b_dec", "threshold": "threshold"},
         beside={"k"},
     ),
-    "MatryoshkaBatchTopKSAE": _Class(
-        kind=Kind.batchtopk, names=_MATRICES, beside={"k", "group_sizes"}
-    ),
+    "MatryoshkaBatchTopKSAE": _Class(kind=BatchTopK, names=_MATRICES, beside={"k", "group_sizes"}),
 }
 _WRITTEN = {
-    Kind.jumprelu: ("JumpReluAutoEncoder", "JumpReluTrainer"),
-    Kind.topk: ("AutoEncoderTopK", "TopKTrainer"),
-    Kind.batchtopk: ("BatchTopKSAE", "BatchTopKTrainer"),
+    FiresBy.thresholds: ("JumpReluAutoEncoder", "JumpReluTrainer"),
+    FiresBy.rank: ("AutoEncoderTopK", "TopKTrainer"),
+    FiresBy.threshold: ("BatchTopKSAE", "BatchTopKTrainer"),
 }
 _UNDERSTOOD: Understood = {
     "trainer": (
@@ -113,22 +112,25 @@ def unsupported_reason(
     config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]
 ) -> str | None:
     """Why this format cannot hold such a coder; None if it can."""
-    is_held = config.form is Form.autoencoder
-    return None if is_held else "dictionary_learning has no transcoders"
+    if config.form is not Form.autoencoder:
+        return "dictionary_learning has no transcoders"
+    if config.fires_by is FiresBy.threshold and "k" not in config.aim:
+        return "dictionary_learning wants the k of one threshold for all latents"
+    return misfit(config, TITLE, *_WRITTEN)
 
 
 def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
     """Write an autoencoder."""
-    kind, k = coder.config.kind, coder.config.k
-    tensors = plain_tensors(coder, pre_bias=kind is not Kind.jumprelu)
-    if kind is Kind.jumprelu:
+    has_thresholds = coder.config.fires_by is FiresBy.thresholds
+    tensors = plain_tensors(coder, pre_bias=not has_thresholds)
+    if has_thresholds:
         state = {**tensors, "W_enc": tensors["W_enc"].T.contiguous()}
     else:
         threshold_F = tensors.get("threshold", torch.tensor([_UNSET]))
         state = {
             **{theirs: tensors[ours] for ours, theirs in _LINEAR.items()},
             "b_dec": tensors["b_dec"],
-            "k": torch.tensor(k, dtype=torch.int32),
+            "k": torch.tensor(coder.config.aim["k"], dtype=torch.int32),
             "threshold": threshold_F[0].clone(),
         }
         state["decoder.weight"] = state["decoder.weight"].T.contiguous()
@@ -143,7 +145,7 @@ def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
 def _settings(coder: Coder, about: dict[str, Any]) -> dict[str, Any]:
     source = about.get("source") or {}
     lm, text = source.get("lm") or {}, source.get("text") or {}
-    dict_class, trainer_class = _WRITTEN[coder.config.kind]
+    dict_class, trainer_class = _WRITTEN[coder.config.fires_by]
     trainer: dict[str, Any] = {
         "dict_class": dict_class,
         "trainer_class": trainer_class,
@@ -153,8 +155,8 @@ def _settings(coder: Coder, about: dict[str, Any]) -> dict[str, Any]:
         "layer": layer_of(about["site"]),
         "submodule_name": about["site"],
     }
-    if coder.config.kind is not Kind.jumprelu:
-        trainer["k"] = coder.config.k
+    if coder.config.fires_by is not FiresBy.thresholds:
+        trainer |= coder.config.aim
     return {"trainer": trainer, "buffer": {"ctx_len": text.get("sequence_length")}}
 
 
@@ -175,8 +177,8 @@ def read(folder: Path) -> ForeignCoder:
     ours = {theirs: ours for ours, theirs in known.names.items()}
     with told_in_one_line(path):
         ks = {int(k) for k in (settings.get("k"), beside.get("k")) if k is not None}
-        threshold = float(found["threshold"]) if known.kind is Kind.batchtopk else 0.0
-    if len(ks) != 1 and known.kind is not Kind.jumprelu:
+        threshold = float(found["threshold"]) if known.kind is BatchTopK else 0.0
+    if len(ks) != 1 and known.kind is not JumpReLU:
         raise unusable(path, f"k = {' and '.join(map(str, ks)) or 'nothing'}")
     if threshold < 0:
         raise unusable(path, f"threshold {threshold:g}: it was never set")
@@ -187,7 +189,7 @@ def read(folder: Path) -> ForeignCoder:
         form=Form.autoencoder,
         tensors={ours[name]: tensor for name, tensor in tensors.items()},
         widths=(settings.get("activation_dim"), settings.get("dict_size"), None),
-        k=ks.pop() if ks else 1,
+        settings={"k": ks.pop()} if known.kind is not JumpReLU else {},
         pre_bias=known.pre_bias,
         is_relu=known.is_relu,
         scales_by_decoder=known.is_relu,

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from sae_dist.coders import Coder, CoderConfig, Form, Kind
+from sae_dist.coders import Coder, CoderConfig, FiresBy, Form, JumpReLU
 from sae_dist.common.files import atomic_path
 from sae_dist.interop.published import (
     ForeignCoder,
     floats,
+    misfit,
     plain_tensors,
     told_in_one_line,
     transposed,
@@ -37,15 +38,15 @@ def unsupported_reason(
     config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]
 ) -> str | None:
     """Why this format cannot hold such a coder; None if it can."""
-    if config.kind is Kind.topk:
-        return "Gemma Scope's files hold a threshold a latent, which a TopK lacks"
+    if reason := misfit(config, TITLE, FiresBy.thresholds, FiresBy.threshold):
+        return reason
     if config.form is Form.skip_transcoder:
         return "Gemma Scope's files hold no skip connection"
     return None
 
 
 def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
-    """Write a coder; a BatchTopK as a JumpReLU with its one threshold."""
+    """Write a coder; one threshold of all latents becomes a JumpReLU's."""
     tensors = plain_tensors(coder)
     tensors["W_enc"] = tensors["W_enc"].T.contiguous()
     arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
@@ -65,7 +66,7 @@ def read(folder: Path) -> ForeignCoder:
     tensors = transposed(floats(path, found), "W_enc")
     widths = {tensors[name].shape[-1:] for name in ("W_enc", "b_dec") if name in tensors}
     return ForeignCoder(
-        kind=Kind.jumprelu,
+        kind=JumpReLU,
         form=Form.autoencoder if len(widths) == 1 else Form.transcoder,
         tensors=tensors,
     )

@@ -7,7 +7,7 @@ import torch
 
 from sae_dist import coders
 from sae_dist.coders import Coder, Form, describe_coder, save_coder, slice_of
-from sae_dist.coders.files import DESCRIPTION, LATENT_TENSORS
+from sae_dist.coders.files import DESCRIPTION
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import atomic_path
 from sae_dist.interop.config import FormatName
@@ -123,5 +123,5 @@ def _slice(coder: Coder, part: int, parts: int) -> Coder:
     held = Coder(coder.config, coder.d_in, coder.d_out, latents=latents, pre_bias=coder.pre_bias)
     rows = slice(latents.start, latents.stop)
     state = coder.state_dict()
-    held.load_state_dict({n: t[rows] if n in LATENT_TENSORS else t for n, t in state.items()})
+    held.load_state_dict({n: t[rows] if n in coder.latent_tensors else t for n, t in state.items()})
     return held.eval().requires_grad_(False)

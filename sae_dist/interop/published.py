@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sae_dist.coders import Coder, CoderConfig, Form, Kind
+from sae_dist.coders import Coder, CoderConfig, FiresBy, Form
 from sae_dist.common.errors import UserError, one_line
 from sae_dist.common.files import atomic_path
 
@@ -20,9 +20,9 @@ class ForeignCoder:
     """A coder on raw activations, as it was found.
 
     Attributes:
-        tensors: floats, named and shaped as a `Coder`'s; a BatchTopK's is called `threshold`, too.
+        kind: its class; `settings` are what it must be told besides form and width, as k.
+        tensors: floats, named and shaped as a `Coder`'s.
         widths: input, latents and output as its settings say them, None where they do not.
-        k: of TopK and BatchTopK.
         pre_bias: whether b_dec is subtracted from the input.
         is_relu: whether it has no thresholds: a JumpReLU's are 0 then.
         scales_by_decoder: whether activations are selected, and given, as if decoder rows had
@@ -30,11 +30,11 @@ class ForeignCoder:
         about: `site` and `target`, where the file tells them.
     """
 
-    kind: Kind
+    kind: type[CoderConfig]
     form: Form
     tensors: dict[str, Tensor]
+    settings: dict[str, Any] = field(default_factory=dict)
     widths: tuple[int | None, int | None, int | None] = (None, None, None)
-    k: int = 1
     pre_bias: bool = False
     is_relu: bool = False
     scales_by_decoder: bool = False
@@ -51,8 +51,6 @@ class ForeignCoder:
                 or not finite.
         """
         tensors = dict(self.tensors)
-        if self.kind is Kind.batchtopk and "threshold" in tensors:
-            tensors["inference_threshold"] = tensors.pop("threshold")
         coder = self._empty(path, tensors)
         expected = {name: tensor.shape for name, tensor in coder.state_dict().items()}
         if self.is_relu:
@@ -63,15 +61,14 @@ class ForeignCoder:
         for name, tensor in coder.state_dict().items():
             if not tensor.isfinite().all():
                 raise unusable(path, f"{name} is not finite")
-        for threshold in (coder.threshold, coder.inference_threshold):
-            if threshold is not None:
-                threshold.clamp_min_(0.0)
         return coder.eval().requires_grad_(False)
 
     def _folded(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same function without its own ways: no pre-bias, thresholds, plain decoder rows."""
         if self.is_relu:
             tensors["threshold"] = torch.zeros_like(tensors["b_enc"])
+        if "threshold" in tensors:
+            tensors["threshold"] = tensors["threshold"].clamp_min(0.0)
         if self.pre_bias:
             shift_F = tensors["W_enc"].double() @ tensors["b_dec"].double()
             tensors["b_enc"] = tensors["b_enc"].double() - shift_F
@@ -95,10 +92,11 @@ class ForeignCoder:
                 raise unusable(path, told)
         if self.form is Form.autoencoder and d_in != d_out:
             raise unusable(path, f"an autoencoder of {d_in} → {num_latents} → {d_out}")
-        if self.kind is not Kind.jumprelu and not 1 <= self.k <= num_latents:
-            raise unusable(path, f"k={self.k} of {num_latents} latents")
-        config = CoderConfig(kind=self.kind, form=self.form, num_latents=num_latents, k=self.k)
-        return Coder(config, d_in, d_out, pre_bias=False)
+        config = self.kind(form=self.form, num_latents=num_latents, **self.settings)
+        try:
+            return Coder(config, d_in, d_out, pre_bias=False)
+        except UserError as error:  # a k out of range
+            raise unusable(path, str(error)) from error
 
 
 def _require_shapes(
@@ -129,16 +127,32 @@ def plain_tensors(coder: Coder, *, pre_bias: bool = False) -> dict[str, Tensor]:
 
     Returns:
         `W_enc [F, D]`, `b_enc [F]`, `W_dec [F, E]`, `b_dec [E]`, `W_skip [E, D]` of a skip
-        transcoder, and `threshold [F]`, for a BatchTopK the same everywhere.
+        transcoder, and `threshold [F]` of a kind that has one, a single one the same everywhere.
     """
     tensors = coder.state_dict()
     if coder.pre_bias != pre_bias:
         shift_F = coder.W_enc.double() @ coder.b_dec.double()
         tensors["b_enc"] = coder.b_enc.double() + (shift_F if pre_bias else -shift_F)
-    if coder.config.kind is Kind.batchtopk:
-        threshold = tensors.pop("inference_threshold")
-        tensors["threshold"] = threshold.expand(coder.config.num_latents)
+    if coder.config.fires_by is FiresBy.threshold:
+        tensors["threshold"] = tensors["threshold"].expand(coder.config.num_latents)
     return {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def misfit(config: CoderConfig, format: str, *held: FiresBy) -> str | None:
+    """Why a format, which decides what fires in these ways, cannot hold a kind; None if it can."""
+    if config.signed:
+        return f"{format} has no negative activations, as {config.title} gives"
+    if config.fires_by not in held:
+        known = " or ".join(_IN_WORDS[way] for way in held)
+        return f"{format} wants {known}, which {config.title} has not"
+    return None
+
+
+_IN_WORDS = {
+    FiresBy.rank: "the k largest of each row",
+    FiresBy.threshold: "a threshold",
+    FiresBy.thresholds: "a threshold a latent",
+}
 
 
 def unusable(path: Path, found: str) -> UserError:

@@ -74,7 +74,7 @@ class SAEBenchCoder(nn.Module):
             hook_layer=layer_of(hook) or 0,
             d_in=coder.d_in,
             d_sae=coder.config.num_latents,
-            architecture=coder.config.kind.value + ("" if is_autoencoder else f"_{form.value}"),
+            architecture=coder.config.kind + ("" if is_autoencoder else f"_{form.value}"),
             dtype=str(self.dtype).removeprefix("torch."),
             device=str(self.device),
         )

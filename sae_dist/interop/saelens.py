@@ -9,11 +9,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sae_dist.coders import Coder, CoderConfig, Form, Kind
+from sae_dist.coders import Coder, CoderConfig, FiresBy, Form, JumpReLU, TopK
 from sae_dist.common.files import described_by
 from sae_dist.common.hooks import hook_name, site_of
 from sae_dist.interop.published import (
     ForeignCoder,
+    misfit,
     plain_tensors,
     read_tensors,
     transposed,
@@ -108,19 +109,21 @@ def unsupported_reason(
     config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]
 ) -> str | None:
     """Why this format cannot hold such a coder; None if it can."""
-    if config.kind is Kind.topk and config.form is not Form.autoencoder:
-        return f"SAELens has no TopK {config.form.replace('_', ' ')}"
+    if reason := misfit(config, TITLE, FiresBy.rank, FiresBy.thresholds, FiresBy.threshold):
+        return reason
+    if config.fires_by is FiresBy.rank and config.form is not Form.autoencoder:
+        return f"SAELens has no {config.title} {config.form.replace('_', ' ')}"
     if config.form is not Form.autoencoder and _joins_heads(about["site"], about["target"]):
         return "SAELens joins the heads of attn_z for autoencoders alone"
     return None
 
 
 def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
-    """Write a coder; a BatchTopK as a JumpReLU with its one threshold."""
+    """Write a coder; one threshold of all latents becomes a JumpReLU's."""
     tensors = plain_tensors(coder)
     tensors["W_enc"] = tensors["W_enc"].T
     config = coder.config
-    is_topk = config.kind is Kind.topk
+    is_topk = config.fires_by is FiresBy.rank
     settings: dict[str, Any] = {
         "architecture": "topk" if is_topk else _JUMPRELU[config.form],
         "d_in": coder.d_in,
@@ -133,7 +136,7 @@ def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
         "metadata": _metadata(about),
     }
     if is_topk:
-        settings |= {"k": config.k, "rescale_acts_by_decoder_norm": False}
+        settings |= {**config.aim, "rescale_acts_by_decoder_norm": False}
     if config.form is not Form.autoencoder:
         settings["d_out"] = coder.d_out
     with described_by(folder / SETTINGS, settings):
@@ -190,11 +193,11 @@ def read(folder: Path) -> ForeignCoder:
     hooks = {**settings, **(settings.get("metadata") or {})}
     site = site_of(hooks.get("hook_name") or "")
     return ForeignCoder(
-        kind=Kind.topk if is_topk else Kind.jumprelu,
+        kind=TopK if is_topk else JumpReLU,
+        settings={"k": settings["k"]} if is_topk else {},
         form=form,
         tensors=transposed(tensors, "W_enc"),
         widths=(settings.get("d_in"), settings.get("d_sae"), settings.get("d_out")),
-        k=settings["k"] if is_topk else 1,
         pre_bias=pre_bias,
         is_relu=architecture in _RELU,
         scales_by_decoder=is_topk and settings.get("rescale_acts_by_decoder_norm", False),

@@ -8,10 +8,11 @@ It subtracts b_dec from the input unless it transcodes, and takes TopK after ReL
 from pathlib import Path
 from typing import Any
 
-from sae_dist.coders import Coder, CoderConfig, Form, Kind
+from sae_dist.coders import Coder, CoderConfig, FiresBy, Form, TopK
 from sae_dist.common.files import described_by
 from sae_dist.interop.published import (
     ForeignCoder,
+    misfit,
     plain_tensors,
     read_tensors,
     write_tensors,
@@ -46,8 +47,8 @@ def unsupported_reason(
     config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]
 ) -> str | None:
     """Why this format cannot hold such a coder; None if it can."""
-    if config.kind is not Kind.topk:
-        return f"sparsify has no {config.kind}, only TopK"
+    if reason := misfit(config, TITLE, FiresBy.rank):
+        return reason
     if d_in != d_out:
         return f"sparsify wants outputs as wide as inputs, not {d_in} → {d_out}"
     return None
@@ -62,8 +63,7 @@ def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
         "expansion_factor": max(1, config.num_latents // coder.d_in),
         "normalize_decoder": config.unit_norm_decoder,
         "num_latents": config.num_latents,
-        "k": config.k,
-        "multi_topk": config.multi_topk,
+        **config.aim,
         "skip_connection": config.form is Form.skip_transcoder,
         "transcode": not is_autoencoder,
         "d_in": coder.d_in,
@@ -90,10 +90,10 @@ def read(folder: Path) -> ForeignCoder:
         num_latents = d_in * settings.get("expansion_factor", 32)
     ours = {theirs: name for name, theirs in _NAMES.items()}
     return ForeignCoder(
-        kind=Kind.topk,
+        kind=TopK,
+        settings={"k": settings.get("k", 32)},
         form=form,
         tensors={ours.get(name, name): tensor for name, tensor in found.items()},
         widths=(d_in, num_latents or None, d_in),
-        k=settings.get("k", 32),
         pre_bias=not transcodes,
     )

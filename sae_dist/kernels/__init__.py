@@ -9,9 +9,15 @@ if TYPE_CHECKING:
     from sae_dist.kernels.aux import aux_pass
     from sae_dist.kernels.dense import DensePass, dense_jumprelu
     from sae_dist.kernels.dispatch import update_rows
-    from sae_dist.kernels.pattern import SparsePattern
+    from sae_dist.kernels.pattern import SparsePattern, join
     from sae_dist.kernels.reference import jumprelu, kth_largest, step
-    from sae_dist.kernels.search import Encoder, search_dtype, threshold_candidates, topk_candidates
+    from sae_dist.kernels.search import (
+        Encoder,
+        all_above,
+        search_dtype,
+        threshold_candidates,
+        topk_candidates,
+    )
     from sae_dist.kernels.sparse import GradientForm, decode, encode
 
 __all__ = [
@@ -21,11 +27,13 @@ __all__ = [
     "DensePass",
     "Encoder",
     "GradientForm",
+    "all_above",
     "threshold_candidates",
     "aux_pass",
     "decode",
     "dense_jumprelu",
     "encode",
+    "join",
     "jumprelu",
     "kth_largest",
     "topk_candidates",

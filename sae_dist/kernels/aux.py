@@ -32,7 +32,7 @@ def aux_pass(
             sparse tensors of the chosen rows.
         chosen_d: which latents, rising.
         num_chosen: latents chosen in all slices together.
-        select: from z [b, d] to the mask of what fires, all of it positive; called for the same
+        select: from z [b, d] to the mask of what fires, none of it 0; called for the same
             blocks of rows on every slice.
         dtype: of the products.
     """
@@ -79,7 +79,7 @@ class _ChosenPass(torch.autograd.Function):
         for f_bd, x_bD, grad_bE in rows:
             f_bd, grad_bE = f_bd.to_dense(), grad_bE.to(x_BD.dtype)
             grad_dec_dE += f_bd.T @ grad_bE
-            grad_bd = (grad_bE @ W_dec_dE.T).mul_(f_bd.sign())
+            grad_bd = (grad_bE @ W_dec_dE.T).mul_(f_bd.sign().abs_())
             grad_enc_dD += grad_bd.T @ x_bD
             grad_b_d += grad_bd.sum(0, dtype=grad_b_d.dtype)
         grad_W_enc, grad_W_dec = (

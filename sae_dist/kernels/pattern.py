@@ -73,5 +73,20 @@ class SparsePattern:
         return order_N, _offsets(self.count_by_latent())
 
 
+def join(
+    one: tuple[SparsePattern, Tensor], other: tuple[SparsePattern, Tensor]
+) -> tuple[SparsePattern, Tensor]:
+    """The entries of two patterns of one shape that share none, and their values [N + M]."""
+    rows, latents, values = (
+        torch.cat(parts)
+        for parts in zip(*((c.rows_N, c.latents_N, v) for c, v in (one, other)), strict=True)
+    )
+    num_latents = one[0].num_latents
+    order = (rows * num_latents + latents).argsort()
+    num_rows = len(one[0].offsets_B) - 1
+    code = SparsePattern.from_rows(rows[order], latents[order], num_rows, num_latents)
+    return code, values[order]
+
+
 def _offsets(counts: Tensor) -> Tensor:
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0))

@@ -193,6 +193,13 @@ def threshold_candidates(
     return code.keep(z_N > floor_F[code.latents_N], z_N)
 
 
+def all_above(x_BD: Tensor, encoder: Encoder, floor_F: Tensor) -> tuple[SparsePattern, Tensor]:
+    """All entries greater than their latent's floor, however many they are."""
+    found = threshold_candidates(x_BD, encoder, floor_F, limit=len(x_BD) * len(floor_F))
+    assert found is not None
+    return found
+
+
 def _valued(
     found: list[tuple[Tensor, Tensor]], x_BD: Tensor, encoder: Encoder
 ) -> tuple[SparsePattern, Tensor]:

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sae_dist.coders import Coder
-from sae_dist.coders.files import LATENT_TENSORS
 from sae_dist.parallel.axis import Axis
 from sae_dist.parallel.mesh import Mesh
 
@@ -89,6 +88,9 @@ class MeshCollectives:
     def count(self, counts: Tensor) -> Tensor:
         return self.mesh.world.all_reduce(counts)
 
+    def all_min(self, v: Tensor) -> Tensor:
+        return self.mesh.world.all_min(v)
+
     def all_gather_latents(self, v_BK: Tensor) -> Tensor:
         return self.mesh.latent.all_gather(v_BK, dim=1)
 
@@ -117,7 +119,7 @@ def gather_latents(coder: Coder, mesh: Mesh) -> dict[str, Tensor] | None:
     """All latents' weights, on the CPU of the first process of the latent axis; None elsewhere."""
     tensors = {}
     for name, tensor in coder.state_dict().items():
-        whole = mesh.latent.gather(tensor) if name in LATENT_TENSORS else tensor
+        whole = mesh.latent.gather(tensor) if name in coder.latent_tensors else tensor
         if whole is not None:
             tensors[name] = whole.cpu()
     return tensors if mesh.latent.index == 0 else None

@@ -4,105 +4,35 @@
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 
-from sae_dist.coders import CoderConfig, Form, Kind
-
-_SUM = 8  # bytes of a number that is summed in float64, or counted in int64
-_DIGITS = 2**16  # the bars of a radix select's histogram, which settles 16 bits
+from sae_dist.coders import CoderConfig, Form
+from sae_dist.coders.messages import SUM_BYTES, MeshAxis, Message, StepShape
 
 
-class MeshAxis(StrEnum):
-    """The axis of a mesh that a message goes over."""
-
-    data = "data"
-    latent = "latent"
-    world = "world"
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What each process of an axis hands to one collective.
-
-    Attributes:
-        num_bytes: size of what one process hands over.
-        is_gathered: everyone gets everyone's; else all get the sum (or minimum).
-    """
-
-    what: str
-    over: MeshAxis
-    num_bytes: int
-    is_gathered: bool = False
-
-    def wire_bytes(self, size: int) -> float:
-        """What a process sends for it around a ring of `size` processes."""
-        return self.num_bytes * (size - 1) * (1 if self.is_gathered else 2 / size)
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """A step; b rows a process, B rows a part of the batch, values of w bytes, stored ones of s."""
-
-    coder: CoderConfig
-    D: int
-    E: int
-    b: int
-    B: int
-    F: int
-    w: int
-    s: int
-
-    def messages(self, *, has_dead: bool) -> Iterator[Message]:
-        config, w = self.coder, self.w
-        yield Message("rows of x", MeshAxis.latent, self.b * self.D * self.s, True)
-        if config.form is not Form.autoencoder:
-            yield Message("rows of y", MeshAxis.latent, self.b * self.E * self.s, True)
-        if config.uses_aux_k:
-            yield Message("number of dead latents", MeshAxis.latent, _SUM)
-        yield from self._pass(config.k)
-        yield Message("number of active entries", MeshAxis.latent, _SUM)
-        num_sums = 1 + 1 + (self.E + 1)  # active entries, squared error, the target's moments
-        if config.uses_multi_topk:
-            yield from self._pass(min(4 * config.k, config.num_latents))
-            num_sums += 1
-        if config.uses_aux_k and has_dead:
-            yield self._candidates(config.aux_k)
-            yield from self._decoded()
-            num_sums += 1 + (self.E + 1)
-        yield Message("sums of the loss", MeshAxis.data, num_sums * _SUM)
-        yield from self._gradients()
-        yield Message("squared norm of the gradient", MeshAxis.latent, w)
-        yield Message("firings of each latent", MeshAxis.data, self.F * _SUM)
-        if config.kind is Kind.batchtopk:
-            yield Message("least activation", MeshAxis.world, w)
-
-    def _pass(self, k: int) -> Iterator[Message]:
-        """Select, decode, and the gradients that come back."""
-        if self.coder.kind is Kind.topk:
-            yield self._candidates(k)
-        if self.coder.kind is Kind.batchtopk:
-            yield Message("number of candidates", MeshAxis.world, _SUM)
-            for _ in range(8 * self.w // 16):
-                yield Message("histogram", MeshAxis.world, _DIGITS * _SUM)
-        yield from self._decoded()
-
-    def _candidates(self, k: int) -> Message:
-        return Message("candidates", MeshAxis.latent, self.B * (k + 1) * self.w, True)
-
-    def _decoded(self) -> Iterator[Message]:
-        yield Message("reconstruction", MeshAxis.latent, self.B * self.E * self.w)
-        if self.coder.form is Form.autoencoder:
-            yield Message("gradient of b_dec in the encoder", MeshAxis.latent, self.D * self.w)
-
-    def _gradients(self) -> Iterator[Message]:
-        if self.coder.form is Form.skip_transcoder:
-            yield Message("gradient of W_skip", MeshAxis.data, self.D * self.E * self.w)
-        yield Message("gradient of W_dec", MeshAxis.data, self.F * self.E * self.w)
-        yield Message("gradient of W_enc", MeshAxis.data, self.F * self.D * self.w)
-        of_latents = 2 if self.coder.kind is Kind.jumprelu else 1  # b_enc, threshold
-        vectors = of_latents * self.F + self.E
-        yield Message("gradients of the vectors", MeshAxis.data, vectors * self.w)
+def _messages(config: CoderConfig, step: StepShape, *, has_dead: bool) -> Iterator[Message]:
+    """A step's messages, those over axes of one process too."""
+    data, latent, w = MeshAxis.data, MeshAxis.latent, step.w
+    yield Message("rows of x", latent, step.b * step.D * step.s, True)
+    if config.form is not Form.autoencoder:
+        yield Message("rows of y", latent, step.b * step.E * step.s, True)
+    if config.num_aux:
+        yield Message("number of dead latents", latent, SUM_BYTES)
+    yield from config.messages(step)
+    yield from step.decoded()
+    yield Message("number of active entries", latent, SUM_BYTES)
+    yield from config.further_messages(step, has_dead=has_dead)
+    num_sums = 1 + 1 + (step.E + 1)  # active entries, squared error, the target's moments
+    num_sums += config.num_further_sums(step, has_dead=has_dead)
+    yield Message("sums of the loss", data, num_sums * SUM_BYTES)
+    if config.form is Form.skip_transcoder:
+        yield Message("gradient of W_skip", data, step.D * step.E * w)
+    yield Message("gradient of W_dec", data, step.F * step.E * w)
+    yield Message("gradient of W_enc", data, step.F * step.D * w)
+    own = sum(spec.size(step.F) for spec in config.tensors().values() if spec.is_trained)
+    yield Message("gradients of the vectors", data, (step.F + step.E + own) * w)
+    yield Message("squared norm of the gradient", latent, w)
+    yield Message("firings of each latent", data, step.F * SUM_BYTES)
+    yield from config.messages_after_step(step)
 
 
 def messages(
@@ -131,8 +61,8 @@ def messages(
         bytes_per_stored: of activations as they come from the store, in which form rows cross.
     """
     data, latent = mesh
-    step = _Step(
-        coder,
+    step = StepShape(
+        form=coder.form,
         D=d_in,
         E=d_out,
         b=batch_tokens // (data * latent),
@@ -142,7 +72,7 @@ def messages(
         s=bytes_per_stored,
     )
     sizes = _sizes(mesh)
-    return [m for m in step.messages(has_dead=has_dead) if sizes[m.over] > 1]
+    return [m for m in _messages(coder, step, has_dead=has_dead) if sizes[m.over] > 1]
 
 
 def wire_bytes(

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import Coder
-from sae_dist.coders.files import LATENT_TENSORS
 from sae_dist.parallel.mesh import Mesh
 
 
@@ -43,10 +42,11 @@ def backward(loss: Tensor, coder: Coder, mesh: Mesh) -> None:
         vector.grad = total
 
 
-def gradient_norm(squares: dict[str, Tensor], mesh: Mesh) -> Tensor:
+def gradient_norm(squares: dict[str, Tensor], coder: Coder, mesh: Mesh) -> Tensor:
     """The norm of a whole gradient from the squares of its parts here, by parameter."""
-    in_slices = sum(square for name, square in squares.items() if name in LATENT_TENSORS)
-    shared = sum(square for name, square in squares.items() if name not in LATENT_TENSORS)
+    sliced = coder.latent_tensors
+    in_slices = sum(square for name, square in squares.items() if name in sliced)
+    shared = sum(square for name, square in squares.items() if name not in sliced)
     return (mesh.latent.all_reduce(torch.as_tensor(in_slices)) + shared).sqrt()
 
 

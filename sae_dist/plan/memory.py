@@ -1,6 +1,6 @@
 """The tensors that one process of a mesh holds of a rung, counted in bytes."""
 
-from sae_dist.coders import CoderConfig, Form, Kind
+from sae_dist.coders import CoderConfig, Form
 from sae_dist.train import OptimConfig
 
 _INT64, _FLOAT64, _STEP = 8, 8, 4
@@ -12,7 +12,6 @@ _DEAD_ENTRY_BYTES = 10  # of one that is chosen
 ROUNDED_BYTES = 2  # bfloat16
 _ENTRY_BYTES = 64  # of what is known of an entry: numbers, values, gradients, orders; about
 CANDIDATES = 1.6  # entries that the search keeps for one that is active (docs/architecture.md)
-L0_UNKNOWN = 50.0  # Gemma Scope's at λ = 6e-4 (Lieberum et al. 2024, figure 5)
 
 
 def rung_memory(
@@ -37,15 +36,14 @@ def rung_memory(
     """
     F, D, E, w = coder.num_latents // latent, d_in, d_out, bytes_per_value
     matrices = F * (D + E)
-    vectors = [F, E]  # b_enc, b_dec
-    if coder.kind is Kind.jumprelu:
-        vectors.append(F)
+    own = coder.tensors().values()
+    vectors = [F, E, *(spec.size(F) for spec in own if spec.is_trained)]  # b_enc, b_dec first
     if coder.form is Form.skip_transcoder:
         vectors.append(E * D)
     of_rows = 2 * matrices * w if optim.beta1 else matrices * w + 2 * F * _INT64
-    threshold = _FLOAT64 if coder.kind is Kind.batchtopk else 0
+    buffers = sum(spec.size(F) for spec in own if not spec.is_trained) * _FLOAT64
     return {
-        "parameters": (matrices + sum(vectors)) * w + threshold,
+        "parameters": (matrices + sum(vectors)) * w + buffers,
         "moments": of_rows + 2 * sum(vectors) * w + len(vectors) * _STEP,
         "counters": 2 * F * _INT64,
         "rounded": F * D * bytes_per_searched + 2 * F * w,
@@ -58,13 +56,6 @@ def checkpoint_bytes(memory: dict[str, int]) -> int:
     return memory["parameters"] + memory["moments"] + memory["counters"]
 
 
-def active_a_row(coder: CoderConfig) -> float:
-    """L0: k, or the target; with λ alone it is not known before, and 50 is assumed."""
-    if coder.kind is not Kind.jumprelu:
-        return float(coder.k)
-    return L0_UNKNOWN if coder.target_l0 is None else coder.target_l0
-
-
 def working_memory(
     coder: CoderConfig, d_in: int, d_out: int, rows: int, latent: int, bytes_per_value: int = 4
 ) -> int:
@@ -73,9 +64,9 @@ def working_memory(
     """
     F = coder.num_latents // latent
     block = 2 * min(rows * min(F, _BLOCK_LATENTS), _BLOCK_VALUES)
-    entries = int(rows * CANDIDATES * active_a_row(coder)) * _ENTRY_BYTES
-    if coder.uses_aux_k:
+    entries = int(rows * CANDIDATES * coder.expected_l0) * _ENTRY_BYTES
+    if coder.num_aux:
         block = max(block, _DEAD_BYTES * min(rows * F, _DEAD_VALUES))
         block += ROUNDED_BYTES * F * (d_in + d_out + max(d_in, d_out))
-        entries += rows * min(coder.aux_k, F) * _DEAD_ENTRY_BYTES
+        entries += rows * min(coder.num_aux, F) * _DEAD_ENTRY_BYTES
     return _ROWS_AT_ONCE * rows * (d_in + d_out) * bytes_per_value + block + entries

@@ -9,7 +9,6 @@ from sae_dist.plan.machine import MachineConfig
 from sae_dist.plan.memory import (
     CANDIDATES,
     ROUNDED_BYTES,
-    active_a_row,
     checkpoint_bytes,
     rung_memory,
     working_memory,
@@ -86,9 +85,8 @@ def step_flops(coder: CoderConfig, D: int, E: int, batch_tokens: int) -> tuple[f
     computed again, and N decoded; three gradients cost as much each. A skip is one product, and
     one for its gradient. Beyond it: AuxK's dead latents, and a JumpReLU's first, dense steps.
     """
-    num, times = batch_tokens * active_a_row(coder), 1
-    if coder.uses_multi_topk:
-        num, times = 5 * num, 2
+    times, active = coder.work
+    num = batch_tokens * active
     product = 2.0 * times * batch_tokens * coder.num_latents * D
     if coder.form is Form.skip_transcoder:
         product += 4.0 * batch_tokens * D * E
@@ -112,7 +110,7 @@ def moved_bytes(
     """
     (data, latent), w = mesh, bytes_per_value
     F = coder.num_latents // latent
-    num = rows * active_a_row(coder) / latent
+    num = rows * coder.expected_l0 / latent
     search = ROUNDED_BYTES * (F * D + _OF_OUTPUT * rows * F)
     entries = num * w * (CANDIDATES * D + 3 * E + D)
     share = 1.0 if optim.beta1 or data > 1 else min(1.0, num / F)

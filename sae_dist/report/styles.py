@@ -8,11 +8,11 @@ from typing import TypeVar
 
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 
+from sae_dist.coders import kind_named, kind_names
 from sae_dist.report.results import RungResult, RunResults
 
 # matplotlib's marker, and the character that stands for it in a legend
 _MARKERS = [("o", "●"), ("^", "▲"), ("s", "■"), ("D", "◆"), ("v", "▼"), ("P", "✚"), ("*", "★")]
-_KINDS = {"jumprelu": "JumpReLU", "topk": "TopK", "batchtopk": "BatchTopK"}
 _FORMS = {"transcoder": "transcoder", "skip_transcoder": "skip transcoder"}
 _UNKNOWN = "not evaluated"
 # Narrow to wide. Hue and lightness both change, so that neighbours differ without colour vision,
@@ -73,7 +73,8 @@ def family_of(rung: RungResult) -> str:
 
 def family_label(kind: str, form: str) -> str:
     """Kind and form in words, an autoencoder's by its kind alone."""
-    return " ".join(filter(None, (_KINDS.get(kind, kind), _FORMS.get(form))))
+    title = kind_named(kind).title if kind in kind_names() else kind  # of a package not here
+    return " ".join(filter(None, (title, _FORMS.get(form))))
 
 
 def place_of(rung: RungResult) -> str:

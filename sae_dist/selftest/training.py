@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from sae_dist.checkpoint import CheckpointConfig
-from sae_dist.coders import CoderConfig, Kind
+from sae_dist.coders import TopK
 from sae_dist.common.files import read_json
 from sae_dist.parallel import MeshConfig
 from sae_dist.selftest.check import Found, Place
@@ -178,7 +178,7 @@ def _train_poisoned(place: Place) -> int:
         name="made_up",
         site="made_up",
         target="made_up",
-        coder=CoderConfig(kind=Kind.topk, num_latents=128, k=8),
+        coder=TopK(num_latents=128, k=8),
         optim=OptimConfig(lr=1e-3, beta1=0.9, warmup_steps=5),
         parallel=MeshConfig(latent=1),
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sae_dist.checkpoint.config import CheckpointConfig
 from sae_dist.coders.config import CoderConfig
+from sae_dist.coders.kinds.jumprelu import JumpReLU
 from sae_dist.common.names import require_project
 from sae_dist.common.settings import setting
 from sae_dist.parallel.config import MeshConfig
@@ -48,7 +49,7 @@ class RungConfig:
     site: str = ""
     target: str = ""
     init_from: str | None = None
-    coder: CoderConfig = field(default_factory=CoderConfig)
+    coder: CoderConfig = field(default_factory=JumpReLU)
     optim: OptimConfig = field(default_factory=OptimConfig)
     parallel: MeshConfig = field(default_factory=MeshConfig)
 

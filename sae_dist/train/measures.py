@@ -23,14 +23,9 @@ def rung_measures(rung: Rung, result: StepResult, step: int, num_steps: int) -> 
         "skipped_steps": rung.num_skipped,
         "bytes_per_step": result.bytes_sent,
     }
-    if rung.coder.threshold is not None:
+    if config.coder.penalty is not None:
         measures["sparsity_coefficient"] = sparsity_coefficient(config.coder, config.optim, step)
-        thresholds_F = rung.mesh.latent.all_gather(rung.coder.threshold.detach()).double()
-        for percent in (10, 50, 90):
-            measures[f"threshold/p{percent}"] = float(thresholds_F.quantile(percent / 100))
-    if rung.coder.inference_threshold is not None:
-        measures["threshold/inference"] = float(rung.coder.inference_threshold)
-    return measures
+    return measures | config.coder.logged(rung.coder)
 
 
 def firing_frequency(rung: Rung) -> dict[str, Any]:

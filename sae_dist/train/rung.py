@@ -10,7 +10,6 @@ from torch import Tensor
 
 from sae_dist.checkpoint import on_mesh
 from sae_dist.coders import Coder, fold, initialise, save_coder, slice_of
-from sae_dist.coders.files import LATENT_TENSORS
 from sae_dist.common.errors import UserError
 from sae_dist.kernels import GradientForm
 from sae_dist.parallel import Mesh, gather_latents, set_mesh
@@ -19,8 +18,6 @@ from sae_dist.train.latents import LatentCounters
 from sae_dist.train.optim import Adam
 from sae_dist.train.rows import SharedRows
 from sae_dist.train.warm_start import warm_start
-
-_EMA = 0.999
 
 
 class Rung:
@@ -93,19 +90,10 @@ class Rung:
 
     @torch.no_grad()
     def update_statistics(self, fired_F: Tensor, least: Tensor, num_tokens: int) -> None:
-        """Count what fired here in a batch, and follow BatchTopK's inference threshold.
-
-        The threshold estimates E[least positive activation kept] (Bussmann et al. 2024, eq. 8): the
-        plain mean of the first batches, then a running one with decay 0.999.
-        """
+        """Count what fired here in a batch, and let the kind follow it; see `after_step`."""
         self.num_updates += 1
         self.counters.update(self.mesh.data.all_reduce(fired_F), num_tokens)
-        if self.coder.inference_threshold is not None:
-            least = self.mesh.world.all_min(least).double()
-            if least.isfinite():
-                weight = max(1 - _EMA, 1 / self.num_updates)
-                self.coder.inference_threshold.lerp_(least, weight)
-                self.coder.expected_threshold = float(least)
+        self.config.coder.after_step(self.coder, least, self.num_updates)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything of tensor form that a checkpoint holds, as parts of wholes on the mesh."""
@@ -116,10 +104,11 @@ class Rung:
 
     def held(self) -> Iterator[tuple[str, Tensor, bool]]:
         """The same as this process holds it: name, tensor, and whether it is a slice."""
+        sliced = self.coder.latent_tensors
         for name, tensor in self.coder.state_dict().items():
-            yield name, tensor, name in LATENT_TENSORS
+            yield name, tensor, name in sliced
         for name, key, state in self.adam.tensors():
-            yield f"adam/{name}/{key}", state, name in LATENT_TENSORS and key != "step"
+            yield f"adam/{name}/{key}", state, name in sliced and key != "step"
         yield "silent", self.counters.silent_F, True
         yield "fired", self.counters.fired_F, True
 

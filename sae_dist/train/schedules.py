@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
-from sae_dist.coders.config import CoderConfig, Kind
+from sae_dist.coders.config import CoderConfig
 from sae_dist.train.config import LoopConfig, OptimConfig, RungConfig
 
 _REFERENCE_WIDTH = 2**14
@@ -25,9 +25,9 @@ def learning_rate(config: OptimConfig, num_latents: int, step: int, num_steps: i
 
 
 def sparsity_coefficient(coder: CoderConfig, optim: OptimConfig, step: int) -> float:
-    """λ of step `step` (from 0)."""
+    """λ of step `step` (from 0); 0 of a kind without a penalty."""
     warm = optim.sparsity_warmup_steps
-    return coder.sparsity_coefficient * (min(1.0, step / warm) if warm else 1.0)
+    return (coder.penalty or 0.0) * (min(1.0, step / warm) if warm else 1.0)
 
 
 def never_in_time(config: LoopConfig, rungs: Sequence[RungConfig], num_steps: int) -> Iterator[str]:
@@ -57,12 +57,12 @@ def _never_in_time(rung: RungConfig, num_steps: int, num_tokens: int) -> Iterato
             f"should fall before it has risen, and drops to {reached(rise)}"
         )
     warm = optim.sparsity_warmup_steps
-    if coder.kind is Kind.jumprelu and warm >= num_steps:
+    if coder.penalty is not None and warm >= num_steps:
         yield (
             f"optim.sparsity_warmup_steps={warm} {run}: λ ends at {(num_steps - 1) / warm:.2%} of "
-            f"coder.sparsity_coefficient={coder.sparsity_coefficient:g}"
+            f"coder.sparsity_coefficient={coder.penalty:g}"
         )
-    if coder.uses_aux_k and coder.dead_after_tokens >= num_tokens:
+    if coder.num_aux and coder.dead_after_tokens >= num_tokens:
         yield (
             f"coder.dead_after_tokens={coder.dead_after_tokens} of a run of {num_tokens}: no "
             "latent counts as dead, so that AuxK does nothing"

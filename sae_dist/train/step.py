@@ -54,11 +54,11 @@ def training_step(rung: Rung, batch: SharedRows, step: int, num_steps: int) -> S
         y_BE,
         sparsity_coefficient=sparsity_coefficient(rung.config.coder, optim, step),
         dead_F=rung.dead(),
-        num_dead=rung.num_dead() if rung.config.coder.uses_aux_k else 0,
+        num_dead=rung.num_dead() if rung.config.coder.num_aux else 0,
     )
     coder.zero_grad()
     backward(forward.loss, coder, mesh)
-    norm = gradient_norm(gradient_squares(coder), mesh)
+    norm = gradient_norm(gradient_squares(coder), coder, mesh)
 
     # Both were summed over all processes, so that every one of them decides alike.
     if not bool(torch.isfinite(forward.loss.detach() + norm)):
@@ -67,8 +67,6 @@ def training_step(rung: Rung, batch: SharedRows, step: int, num_steps: int) -> S
     lr = learning_rate(optim, rung.config.coder.num_latents, step, num_steps)
     clip = torch.ones_like(norm) if optim.clip_norm is None else optim.clip_norm / norm
     rung.adam.step(lr, clip.clamp_max(1.0))
-    if coder.threshold is not None:
-        coder.threshold.data.clamp_min_(0.0)
     rung.skipped_in_a_row = 0
     rung.update_statistics(forward.fired_F, forward.least, num_tokens=len(x_BD) * mesh.data.size)
     return StepResult(forward, norm, mesh.bytes_sent - sent_before)

@@ -47,7 +47,7 @@ def _shape(coder: Coder) -> dict[str, Any]:
     """What must agree, by the names that a user sets. k may be another."""
     config = coder.config
     return {
-        "coder.kind": config.kind.value,
+        "coder.kind": config.kind,
         "coder.form": config.form.value,
         "coder.num_latents": config.num_latents,
         "input width": coder.d_in,

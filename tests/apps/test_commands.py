@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 
 from sae_dist.apps import evaluate, export, import_coder, report, train, verify
-from sae_dist.coders import Coder, CoderConfig, Kind
+from sae_dist.coders import Coder
 from sae_dist.interop import FORMATS, FormatName
 from sae_dist.interop.formats import FOREIGN
+from tests.coders.kinds import config_of_kind
 from tests.harvest.tiny import contents, tiny_harvest, tokenizer
 from tests.lm.tiny import tiny_model
 from tests.train.ladders import D, make_store
@@ -165,8 +166,8 @@ def test_coders_go_out_come_back_are_measured_and_trained_on(
 
 def publish(to: FormatName, num_latents: int, folder: Path) -> None:
     """A coder as another library publishes it: random weights, few latents active."""
-    kind = Kind.topk if to is FormatName.sparsify else Kind.jumprelu
-    coder = Coder(CoderConfig(kind=kind, num_latents=num_latents, k=4), D, D, pre_bias=False)
+    kind = "topk" if to is FormatName.sparsify else "jumprelu"
+    coder = Coder(config_of_kind(kind, num_latents=num_latents, k=4), D, D, pre_bias=False)
     generator = torch.Generator().manual_seed(num_latents)
     for name, tensor in coder.state_dict().items():
         tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))

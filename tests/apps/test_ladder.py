@@ -6,7 +6,7 @@ import pytest
 from sae_dist.apps import cli
 from sae_dist.apps.rungs import chosen_rungs
 from sae_dist.apps.runs import finished_run, run_folder
-from sae_dist.coders import Form, Kind
+from sae_dist.coders import Form
 from sae_dist.common.errors import UserError
 from sae_dist.train import RungConfig
 
@@ -24,7 +24,7 @@ def test_one_coder_is_a_ladder_of_one_rung() -> None:
     (only,) = rungs("coder=topk", "coder.k=64")
     assert only.name == "topk-16384-k64-resid_post.3"
     assert (only.site, only.target) == ("resid_post.3", "resid_post.3")
-    assert (only.coder.kind, only.coder.form, only.coder.k) == (Kind.topk, Form.autoencoder, 64)
+    assert (only.coder.kind, only.coder.form, only.coder.k) == ("topk", Form.autoencoder, 64)
     assert only.optim.lr == 2e-4
 
 
@@ -40,7 +40,7 @@ def test_a_grid_is_every_combination_and_names_tell_them_apart() -> None:
     ladder = rungs(
         "sweep.grids=[{coder:topk,coder.k:[4,8],optim.lr:[0.1,0.2]},{coder:batchtopk,coder.k:4}]"
     )
-    assert [(r.coder.kind.value, r.coder.k, r.optim.lr) for r in ladder] == [
+    assert [(r.coder.kind, r.coder.k, r.optim.lr) for r in ladder] == [
         *[("topk", k, lr) for k in (4, 8) for lr in (0.1, 0.2)],
         ("batchtopk", 4, 3e-4),
     ]
@@ -76,15 +76,16 @@ def test_rungs_picks_by_number() -> None:
         (["sweep.grids=[{stream.lanes:[2,4]}]"], ("a",), "found stream.lanes in sweep.grids"),
         (["sweep.grids=[{name:[b,c]}]"], ("a",), r"found key sweep.grids\[0\].name; expected"),
         (
-            ["sweep.grids=[{coder:jumprelu,coder.k:[8,16]}]"],
+            ["sweep.grids=[{coder:topk,coder.aux_coefficient:0,coder.aux_k:[8,16]}]"],
             ("a",),
-            r"lambda0.0006-a and .*equal in all.*\(coder.k changes nothing of a jumprelu's",
+            r"aux_k8 and .*aux_k16 of.*equal in all.*\(coder.aux_k changes nothing of a topk's",
         ),
         (
             ["sweep.grids=[{coder:topk,parallel.latent:[1,2]}]"],
             ("a",),
             r"latent1 and .*-latent2.*\(parallel.latent changes nothing",
         ),
+        (["sweep.grids=[{coder:jumprelu,coder.k:8}]"], ("a",), "which coder=jumprelu has not, but"),
         (["sweep.grids=[{coder:topk,coder.k:[8,8]}]"], ("a",), "equal in all that is trained;"),
         (
             ["sweep.grids=[{coder:topk,optim.lr:0.1},{coder:topk,optim.lr:0.2}]"],

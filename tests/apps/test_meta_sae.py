@@ -10,12 +10,13 @@ from torch.nn.functional import normalize
 from sae_dist.apps import cli, evaluate, train
 from sae_dist.apps.rungs import expand
 from sae_dist.apps.sources import decoder_rows, open_source
-from sae_dist.coders import Coder, CoderConfig, Kind, load_coder, save_coder
+from sae_dist.coders import Coder, load_coder, save_coder
 from sae_dist.common.errors import UserError
 from sae_dist.evaluate import EvaluationConfig
 from sae_dist.evaluate import evaluate as evaluate_run
 from sae_dist.parallel import World
 from tests.apps.test_commands import Command, run  # noqa: F401 - a fixture
+from tests.coders.kinds import config_of_kind
 from tests.processes import alone, run_on
 from tests.train.test_training import losses
 
@@ -42,7 +43,7 @@ def save_base(folder: Path, seed: int = 0) -> Path:
     share_F2 = 0.5 + torch.rand(NUM_LATENTS, 2, generator=generator)
     W_FD = (share_F2[:, :, None] * directions(seed)[pair_F2]).sum(1)
     W_FD[7] = 0
-    config = CoderConfig(kind=Kind.topk, num_latents=NUM_LATENTS, k=4)
+    config = config_of_kind("topk", num_latents=NUM_LATENTS, k=4)
     coder = Coder(config, D, D)
     tensors = {name: torch.zeros_like(tensor) for name, tensor in coder.state_dict().items()}
     save_coder(folder / "coders" / "a", coder, tensors | {"W_dec": W_FD}, {"site": "resid_post.1"})

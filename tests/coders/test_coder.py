@@ -6,29 +6,37 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_dist.coders import Coder, CoderConfig, Form, Kind, fold, initialise, load_coder, save_coder
+from sae_dist.coders import (
+    Coder,
+    Form,
+    fold,
+    initialise,
+    kind_names,
+    load_coder,
+    save_coder,
+)
 from sae_dist.coders.initialise import geometric_median, unit_rows
 from sae_dist.common.errors import UserError
+from tests.coders.kinds import config_of_kind
 
-EVERY = list(itertools.product(Kind, Form))
+EVERY = list(itertools.product(kind_names(), Form))
 
 
-def trained(kind: Kind, form: Form) -> tuple[Coder, torch.Tensor]:
+def trained(kind: str, form: Form) -> tuple[Coder, torch.Tensor]:
     """A coder whose every tensor is generic, in evaluation mode, and normalised inputs."""
     generator = torch.Generator().manual_seed(0)
     d_out = 6 if form is Form.autoencoder else 5
-    coder = Coder(CoderConfig(kind=kind, form=form, num_latents=24, k=3), 6, d_out)
+    coder = Coder(config_of_kind(kind, form=form, num_latents=24, k=3), 6, d_out)
     with torch.no_grad():
         for tensor in (*coder.parameters(), *coder.buffers()):
             tensor.copy_(torch.rand(tensor.shape, generator=generator) - 0.4)
-        for threshold in (coder.threshold, coder.inference_threshold):
-            if threshold is not None:
-                threshold.abs_()
+        if "threshold" in coder.config.tensors():
+            coder.threshold.abs_()
     return coder.eval(), torch.randn(50, 6, generator=generator)
 
 
 @pytest.mark.parametrize(("kind", "form"), EVERY)
-def test_folding_leaves_outputs_equal_on_raw_activations(kind: Kind, form: Form) -> None:
+def test_folding_leaves_outputs_equal_on_raw_activations(kind: str, form: Form) -> None:
     coder, x_BD = trained(kind, form)
     folded = fold(coder, scale=7.0)
     assert not folded.pre_bias
@@ -38,7 +46,7 @@ def test_folding_leaves_outputs_equal_on_raw_activations(kind: Kind, form: Form)
 
 @pytest.mark.parametrize(("kind", "form"), EVERY)
 @pytest.mark.parametrize("folded", [False, True])
-def test_sparse_inference_equals_the_dense_one(kind: Kind, form: Form, folded: bool) -> None:
+def test_sparse_inference_equals_the_dense_one(kind: str, form: Form, folded: bool) -> None:
     coder, x_BD = trained(kind, form)
     coder = fold(coder, 2.0) if folded else coder
     code, acts_N = coder.encode_sparse(x_BD)
@@ -51,7 +59,7 @@ def test_sparse_inference_equals_the_dense_one(kind: Kind, form: Form, folded: b
 
 @pytest.mark.parametrize(("kind", "form"), EVERY)
 def test_a_coder_saved_and_loaded_is_the_same_whole_or_in_slices(
-    kind: Kind, form: Form, tmp_path: Path
+    kind: str, form: Form, tmp_path: Path
 ) -> None:
     coder, x_BD = trained(kind, form)
     folded = fold(coder, scale=2.0)
@@ -76,9 +84,9 @@ def test_a_missing_or_foreign_coder_is_refused_in_one_line(tmp_path: Path) -> No
 
 
 def test_batchtopk_at_inference_uses_its_threshold_and_not_the_batch() -> None:
-    coder, x_BD = trained(Kind.batchtopk, Form.autoencoder)
+    coder, x_BD = trained("batchtopk", Form.autoencoder)
     z_BF = coder.pre_activations(x_BD)
-    expected = torch.where(z_BF > coder.inference_threshold.float(), z_BF, 0.0)
+    expected = torch.where(z_BF > coder.threshold.float(), z_BF, 0.0)
     assert torch.equal(coder.encode(x_BD), expected)
     torch.testing.assert_close(coder.encode(x_BD[:1]), coder.encode(x_BD)[:1])
 
@@ -99,7 +107,7 @@ def test_geometric_median_is_not_moved_by_an_outlier() -> None:
 
 
 def test_an_autoencoder_topk_begins_at_the_geometric_median() -> None:
-    coder, x_BD = trained(Kind.topk, Form.autoencoder)
+    coder, x_BD = trained("topk", Form.autoencoder)
     initialise(coder, 0, x_BD, x_BD)
     torch.testing.assert_close(coder.b_dec.detach(), geometric_median(x_BD))
 
@@ -109,7 +117,7 @@ def test_the_encoders_rows_begin_with_the_norm_that_is_asked_for(form: Form) -> 
     x_BD = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
     coders = []
     for norm in (1.0, 0.1):
-        config = CoderConfig(kind=Kind.topk, form=form, num_latents=8, k=2)
+        config = config_of_kind("topk", form=form, num_latents=8, k=2)
         config.initial_encoder_norm = norm
         coders.append(Coder(config, 6, 6))
         initialise(coders[-1], 0, x_BD, x_BD)
@@ -122,13 +130,16 @@ def test_the_encoders_rows_begin_with_the_norm_that_is_asked_for(form: Form) -> 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_latents": 0}, "coder.num_latents=0; expected at least 1"),
-        ({"kind": Kind.topk, "num_latents": 8, "k": 9}, "coder.k=9; expected 1 to .*=8"),
-        ({"kind": Kind.batchtopk, "k": 0}, "coder.k=0; expected at least 1"),
-        ({"bandwidth": 0.0}, "coder.bandwidth=0.0; expected more than 0"),
-        ({"initial_encoder_norm": 0.0}, "coder.initial_encoder_norm=0.0; expected more than 0"),
+        ({"kind": "topk", "num_latents": 0}, "coder.num_latents=0; expected at least 1"),
+        ({"kind": "topk", "num_latents": 8, "k": 9}, "coder.k=9; expected 1 to .*=8"),
+        ({"kind": "batchtopk", "k": 0}, "coder.k=0; expected at least 1"),
+        ({"kind": "jumprelu", "bandwidth": 0.0}, "coder.bandwidth=0.0; expected more than 0"),
+        (
+            {"kind": "topk", "initial_encoder_norm": 0.0},
+            "coder.initial_encoder_norm=0.0; expected more than 0",
+        ),
     ],
 )
 def test_impossible_coders_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Coder(CoderConfig(**settings), 6, 6)
+        Coder(config_of_kind(**settings), 6, 6)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from sae_dist.coders import Form, Kind, fold, save_coder
+from sae_dist.coders import Form, fold, save_coder
 from tests.apps.commands import ROOT, command
 from tests.coders.test_coder import trained
 from tests.docs.shell import documents
@@ -30,7 +30,7 @@ def snippets(document: Path) -> str:
 
 
 def a_coder(folder: Path) -> None:
-    coder = fold(trained(Kind.topk, Form.autoencoder)[0], 2.0)
+    coder = fold(trained("topk", Form.autoencoder)[0], 2.0)
     save_coder(folder, coder, coder.state_dict(), {"site": "in", "target": "in"})
 
 

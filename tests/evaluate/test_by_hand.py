@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sae_dist.coders import Coder, CoderConfig, Kind
+from sae_dist.coders import Coder
 from sae_dist.evaluate import Fidelity
 from sae_dist.evaluate.lm_loss import LMLoss, Spliced
 from sae_dist.evaluate.pairs import compare
@@ -16,6 +16,7 @@ from sae_dist.evaluate.position import ReconstructionByPosition
 from sae_dist.evaluate.similarity import Similarity
 from sae_dist.evaluate.thresholds import threshold_distribution
 from sae_dist.lm import resolve
+from tests.coders.kinds import config_of_kind
 from tests.evaluate.test_lm_loss import copying_coder, tiny_lm
 from tests.evaluate.test_measures import measured, mesh
 
@@ -101,9 +102,9 @@ def test_nothing_is_recovered_where_zeros_cost_nothing() -> None:
     assert figures["a"]["loss_recovered"] is None and figures["a"]["kl_score"] is None
 
 
-def coder(kind: Kind, W_FD: Tensor) -> Coder:
+def coder(kind: str, W_FD: Tensor) -> Coder:
     """f = the positive ones of W x, ŷ = Wᵀ f."""
-    config = CoderConfig(kind=kind, num_latents=len(W_FD), k=len(W_FD))
+    config = config_of_kind(kind, num_latents=len(W_FD), k=len(W_FD))
     made = Coder(config, 2, 2, pre_bias=False).eval().requires_grad_(False)
     for tensor in made.state_dict().values():
         tensor.zero_()
@@ -113,20 +114,20 @@ def coder(kind: Kind, W_FD: Tensor) -> Coder:
 
 
 def test_thresholds() -> None:
-    made = coder(Kind.jumprelu, torch.ones(4, 2))
+    made = coder("jumprelu", torch.ones(4, 2))
     made.threshold.copy_(torch.tensor([4.0, 0.0, 1.0, 2.0]))
     found = threshold_distribution(made, mesh())["thresholds"]
     assert (found["mean"], found["quantiles"]["0.1"], found["quantiles"]["0.9"]) == (1.75, 0.0, 4.0)
     held = [found["edges"][i] for i, count in enumerate(found["counts"]) if count]
     assert held == pytest.approx([0.0, 1.0, 2.0, 3.9]) and sum(found["counts"]) == 4
-    made = coder(Kind.batchtopk, torch.ones(4, 2))
-    made.inference_threshold.fill_(0.25)
+    made = coder("batchtopk", torch.ones(4, 2))
+    made.threshold.fill_(0.25)
     assert threshold_distribution(made, mesh()) == {"threshold": 0.25}
-    assert threshold_distribution(coder(Kind.topk, torch.ones(4, 2)), mesh()) == {}
+    assert threshold_distribution(coder("topk", torch.ones(4, 2)), mesh()) == {}
 
 
-@pytest.mark.parametrize("kind", Kind)
-def test_a_coder_beside_one_that_knows_more(kind: Kind, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["jumprelu", "topk", "batchtopk"])
+def test_a_coder_beside_one_that_knows_more(kind: str, tmp_path: Path) -> None:
     """The smaller one keeps x₀, the larger one all of x; the tokens are (2, 0), (0, 3), (1, 1)."""
     x_NSD = torch.tensor([[[2.0, 0.0], [0.0, 3.0], [1.0, 1.0]]])
     tokens = [(x_NSD, x_NSD, torch.ones(1, 3, dtype=torch.bool))]
@@ -150,7 +151,7 @@ def test_a_coder_beside_one_that_knows_more(kind: Kind, tmp_path: Path) -> None:
     # the second latent is active on the last two tokens, where the smaller coder's error is 9 and 1
     assert found["mse"]["smaller"] == pytest.approx({"all": 10 / 3, "active": 5.0, "inactive": 0.0})
     assert found["mse"]["larger"] == {"all": 0.0, "active": 0.0, "inactive": 0.0}
-    assert found["selection"] == ("own_top_k" if kind is Kind.topk else "threshold")
+    assert found["selection"] == ("own_top_k" if kind == "topk" else "threshold")
     stitching = found["stitching"]
     assert (stitching["num_inserted"], stitching["num_steps"]) == (1, 3)
     assert stitching["mse"] == pytest.approx([10 / 3, 0, 0, 0])

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sae_dist.coders import Coder, CoderConfig, Form, Kind, load_coder, save_coder
+from sae_dist.coders import Coder, Form, load_coder, save_coder
 from sae_dist.common.errors import UserError
 from sae_dist.evaluate import EvaluationConfig, evaluate
 from sae_dist.evaluate.pairs import PairConfig
@@ -16,6 +16,7 @@ from sae_dist.lm import LM, LMConfig
 from sae_dist.parallel import World
 from sae_dist.store import Store, open_store, write_store
 from sae_dist.stream import StoredActivations
+from tests.coders.kinds import config_of_kind
 from tests.harvest.tiny import tiny_harvest
 from tests.lm.tiny import WIDTH, tiny_model
 from tests.processes import alone, run_on
@@ -23,10 +24,10 @@ from tests.processes import alone, run_on
 NUM_LATENTS = {"jumprelu": 48, "topk-skip": 48, "batchtopk": 48, "jumprelu-wide": 64}
 LOSSES = ("fvu", "delta_loss")
 CODERS = {
-    "jumprelu": (Kind.jumprelu, Form.autoencoder, "resid_post.1", "resid_post.1"),
-    "jumprelu-wide": (Kind.jumprelu, Form.autoencoder, "resid_post.1", "resid_post.1"),
-    "topk-skip": (Kind.topk, Form.skip_transcoder, "mlp_in.1", "mlp_out.1"),
-    "batchtopk": (Kind.batchtopk, Form.transcoder, "mlp_in.1", "mlp_out.1"),
+    "jumprelu": ("jumprelu", Form.autoencoder, "resid_post.1", "resid_post.1"),
+    "jumprelu-wide": ("jumprelu", Form.autoencoder, "resid_post.1", "resid_post.1"),
+    "topk-skip": ("topk", Form.skip_transcoder, "mlp_in.1", "mlp_out.1"),
+    "batchtopk": ("batchtopk", Form.transcoder, "mlp_in.1", "mlp_out.1"),
 }
 
 
@@ -34,7 +35,7 @@ def save_random_coders(folder: Path, width: int = WIDTH) -> Path:
     """A run's folder with coders that nobody trained."""
     generator = torch.Generator().manual_seed(0)
     for coder_name, (kind, form, site, target) in CODERS.items():
-        config = CoderConfig(kind=kind, form=form, num_latents=NUM_LATENTS[coder_name], k=5)
+        config = config_of_kind(kind, form=form, num_latents=NUM_LATENTS[coder_name], k=5)
         coder = Coder(config, width, width, pre_bias=False)
         tensors = {
             name: torch.randn(tensor.shape, generator=generator).abs() * 0.2 + 0.3

@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_dist.coders import Coder, CoderConfig, Kind
+from sae_dist.coders import Coder
 from sae_dist.evaluate.lm_loss import LMLoss, Spliced
 from sae_dist.evaluate.uniformity import Uniformity, importance_sums, r_l0
 from sae_dist.kernels import SparsePattern
 from sae_dist.lm import LM, LMConfig, divergence_NS, next_token_loss_NS, resolve
+from tests.coders.kinds import config_of_kind
 from tests.evaluate.test_measures import mesh
 from tests.lm.tiny import WIDTH, tiny_ids_NS, tiny_model
 
@@ -19,7 +20,7 @@ def tiny_lm() -> LM:
 
 def copying_coder(width: int = WIDTH) -> Coder:
     """x = relu(x) - relu(-x): a JumpReLU coder of 2 D latents that changes nothing."""
-    config = CoderConfig(kind=Kind.jumprelu, num_latents=2 * width)
+    config = config_of_kind("jumprelu", num_latents=2 * width)
     coder = Coder(config, width, width, pre_bias=False).eval().requires_grad_(False)
     both_signs = torch.cat([torch.eye(width), -torch.eye(width)])
     zeros = {name: torch.zeros_like(value) for name, value in coder.state_dict().items()}

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae_dist.coders import Coder, CoderConfig, Form, Kind, fold
+from sae_dist.coders import Coder, FiresBy, Form, fold, kind_names
 from sae_dist.interop import FORMATS, FormatName, load_coder
 from sae_dist.interop.formats import FOREIGN
 from tests.interop.hub import Hub, serving
@@ -59,30 +59,31 @@ def activations() -> Tensor:
     return SCALE * (torch.randn(ROWS, D, generator=generator) + 0.5)
 
 
-def made(kind: Kind, form: Form, d_out: int) -> Coder:
+def made(kind: str, form: Form, d_out: int) -> Coder:
     """A coder with generic weights, folded to raw activations."""
     generator = torch.Generator().manual_seed(1)
-    coder = Coder(CoderConfig(kind=kind, form=form, num_latents=F, k=K), D, d_out)
+    coder = Coder(made(kind, form=form, num_latents=F, k=K), D, d_out)
     with torch.no_grad():
         for tensor in coder.parameters():
             scale = 0.3 if tensor.dim() == 1 else tensor.shape[1] ** -0.5
             tensor.copy_(scale * torch.randn(tensor.shape, generator=generator))
         coder.W_dec /= coder.W_dec.norm(dim=1, keepdim=True)
-        for threshold in (coder.threshold, coder.inference_threshold):
-            if threshold is not None:
-                threshold.copy_(1.5 + 0.3 * torch.rand(threshold.shape, generator=generator))
+        if "threshold" in (own := coder.state_dict()):
+            own["threshold"].copy_(
+                1.5 + 0.3 * torch.rand(own["threshold"].shape, generator=generator)
+            )
     return fold(coder.eval(), SCALE)
 
 
-def exports() -> list[tuple[FormatName, Kind, Form, str]]:
+def exports() -> list[tuple[FormatName, str, Form, str]]:
     """Every format with every kind and form that it can hold, and sites for them."""
     cases = []
-    for name, kind, form in itertools.product(FOREIGN, Kind, Form):
+    for name, kind, form in itertools.product(FOREIGN, kind_names(), Form):
         coder = made(kind, form, width_out(name, form))
         about = {"site": "resid_post.3", "target": "mlp_out.3"}
         if FOREIGN[name].unsupported_reason(coder.config, D, coder.d_out, about) is None:
             cases.append((name, kind, form, about["site"]))
-    return [*cases, (FormatName.saelens, Kind.jumprelu, Form.autoencoder, "attn_z.3")]
+    return [*cases, (FormatName.saelens, "jumprelu", Form.autoencoder, "attn_z.3")]
 
 
 def width_out(name: FormatName, form: Form) -> int:
@@ -171,7 +172,7 @@ def measure(folder: Path) -> tuple[list[Difference], dict[str, str]]:
     return found, versions
 
 
-def _written(folder: Path, name: FormatName, kind: Kind, form: Form, site: str) -> dict[str, Any]:
+def _written(folder: Path, name: FormatName, kind: str, form: Form, site: str) -> dict[str, Any]:
     """One of our coders in a format, and the job to read it."""
     coder = made(kind, form, width_out(name, form))
     is_transcoder = form is not Form.autoencoder
@@ -182,7 +183,7 @@ def _written(folder: Path, name: FormatName, kind: Kind, form: Form, site: str) 
     is_gemma_scope = name is FormatName.gemma_scope
     return {
         "folder": str(folder),
-        "ours": [kind.value, form.value],
+        "ours": [kind, form.value],
         "coder": f"{kind} {form.replace('_', ' ')}{heads}",
         "repo": REPOS[is_transcoder] if is_gemma_scope else f"me/{name}",
         "path": f"layer_3/width_16k/{folder.name}" if is_gemma_scope else folder.name,
@@ -219,7 +220,7 @@ def _run(client: str, jobs: list[dict[str, Any]], folder: Path, hub: Hub) -> dic
 def _difference(client: str, job: dict[str, Any], x_BD: Tensor) -> Difference:
     """What the client made of it beside what the coder does: ours as made, or as we read theirs."""
     if "ours" in job:
-        kind, form = Kind(job["ours"][0]), Form(job["ours"][1])
+        kind, form = job["ours"][0], Form(job["ours"][1])
         coder = made(kind, form, width_out(FormatName(client), form))
     else:
         coder = load_coder(job["folder"])
@@ -243,11 +244,9 @@ def _difference(client: str, job: dict[str, Any], x_BD: Tensor) -> Difference:
 
 def _edge(coder: Coder, z_BF: Tensor) -> Tensor:
     """Where a pre-activation begins to count: its threshold, or the k-th largest of its row."""
-    if coder.config.kind is Kind.topk:
+    if coder.config.fires_by is FiresBy.rank:
         return z_BF.topk(coder.config.k, dim=1).values[:, -1:]
-    threshold = coder.inference_threshold if coder.threshold is None else coder.threshold
-    assert threshold is not None
-    return threshold.to(z_BF.dtype)
+    return coder.threshold.to(z_BF.dtype)
 
 
 def _relative(theirs: Tensor, ours: Tensor) -> float:

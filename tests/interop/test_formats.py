@@ -2,36 +2,38 @@
 
 import itertools
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from sae_dist.coders import Coder, Form, Kind, fold, load_coder, save_coder
+from sae_dist.coders import Coder, Form, fold, load_coder, save_coder
 from sae_dist.common.errors import UserError
 from sae_dist.common.hooks import hook_name, site_of
 from sae_dist.interop import FORMATS, FormatName, import_foreign, place, public, require_holds
 from sae_dist.interop import load_coder as load_any
 from sae_dist.interop.formats import FOREIGN
+from tests.coders.kinds import KINDS
 from tests.coders.test_coder import EVERY, trained
 
 AE, TC, SKIP = Form
 ABOUT = {"site": "resid_post.3", "target": "resid_post.3"}
 HELD = {
     FormatName.saelens: {
-        *itertools.product((Kind.jumprelu, Kind.batchtopk), Form),
-        (Kind.topk, AE),
+        *itertools.product(("jumprelu", "batchtopk"), Form),
+        ("topk", AE),
     },
-    FormatName.sparsify: {(Kind.topk, AE)},  # `trained` transcoders are not square
-    FormatName.gemma_scope: set(itertools.product((Kind.jumprelu, Kind.batchtopk), (AE, TC))),
-    FormatName.dictionary_learning: set(itertools.product(Kind, (AE,))),
+    FormatName.sparsify: {("topk", AE)},  # `trained` transcoders are not square
+    FormatName.gemma_scope: set(itertools.product(("jumprelu", "batchtopk"), (AE, TC))),
+    FormatName.dictionary_learning: set(itertools.product(KINDS, (AE,))),
     FormatName.sae_dist: set(EVERY),
 }
 WRITTEN = [(name, *case) for name, cases in HELD.items() for case in sorted(cases)]
 
 
-def folded(kind: Kind, form: Form) -> tuple[Coder, torch.Tensor]:
+def folded(kind: str, form: Form) -> tuple[Coder, torch.Tensor]:
     """A generic coder on raw activations, and such activations."""
     coder, x_BD = trained(kind, form)
     return fold(coder, 7.0), 7.0 * x_BD
@@ -39,7 +41,7 @@ def folded(kind: Kind, form: Form) -> tuple[Coder, torch.Tensor]:
 
 @pytest.mark.parametrize(("name", "kind", "form"), WRITTEN)
 def test_what_is_written_is_read_back(
-    name: FormatName, kind: Kind, form: Form, tmp_path: Path
+    name: FormatName, kind: str, form: Form, tmp_path: Path
 ) -> None:
     coder, x_BD = folded(kind, form)
     FORMATS[name].write(tmp_path / "coder", coder, {**ABOUT, "target": "mlp_out.3"})
@@ -55,10 +57,10 @@ def test_what_is_written_is_read_back(
 
 @pytest.mark.parametrize(("kind", "form"), EVERY)
 def test_what_a_format_cannot_hold_is_refused_with_the_nearest_that_can(
-    kind: Kind, form: Form
+    kind: str, form: Form
 ) -> None:
     coder, _ = folded(kind, form)
-    description = {"config": {"kind": kind, "form": form, "num_latents": 24, "k": 3}}
+    description = {"config": asdict(coder.config)}
     description |= {"d_in": coder.d_in, "d_out": coder.d_out, "about": ABOUT}
     for name in FORMATS:
         if (kind, form) in HELD[name]:
@@ -71,7 +73,7 @@ def test_what_a_format_cannot_hold_is_refused_with_the_nearest_that_can(
 
 
 def test_heads_are_joined_for_autoencoders_alone() -> None:
-    coder, _ = folded(Kind.jumprelu, TC)
+    coder, _ = folded("jumprelu", TC)
     description = {"config": {"kind": "jumprelu", "form": TC, "num_latents": 24}}
     description |= {"d_in": coder.d_in, "d_out": coder.d_out}
     for about in ({**ABOUT, "site": "attn_z.3"}, {**ABOUT, "target": "attn_z.3"}):
@@ -102,12 +104,12 @@ def test_nothing_that_a_pickle_asks_for_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    coder, _ = folded(Kind.topk, AE)
+    coder, _ = folded("topk", AE)
     FORMATS[FormatName.dictionary_learning].write(tmp_path / "dl", coder, ABOUT)
     torch.save({"encoder.weight": Bomb()}, tmp_path / "dl" / "ae.pt")
     with pytest.raises(UserError, match="ae.pt unusable .UnpicklingError"):
         load_any(tmp_path / "dl")
-    coder, _ = folded(Kind.jumprelu, AE)
+    coder, _ = folded("jumprelu", AE)
     FORMATS[FormatName.gemma_scope].write(tmp_path / "gs", coder, ABOUT)
     with np.load(tmp_path / "gs/params.npz") as file:
         arrays = dict(file) | {"threshold": np.array([Bomb()], dtype=object)}
@@ -122,7 +124,7 @@ def test_nothing_that_a_pickle_asks_for_is_done(
 def test_unusable_files_are_refused_in_one_line(
     name: FormatName, harm: str, tmp_path: Path
 ) -> None:
-    coder, _ = folded(Kind.topk if name is FormatName.sparsify else Kind.jumprelu, AE)
+    coder, _ = folded("topk" if name is FormatName.sparsify else "jumprelu", AE)
     if harm == "not finite":
         coder.W_dec[3, 2] = torch.nan
     FORMATS[name].write(tmp_path / "c", coder, ABOUT)
@@ -142,7 +144,7 @@ def test_a_folder_of_nobodys_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_published_coder_becomes_one_of_ours(tmp_path: Path) -> None:
-    coder, x_BD = folded(Kind.jumprelu, AE)
+    coder, x_BD = folded("jumprelu", AE)
     FORMATS[FormatName.saelens].write(tmp_path / "lens", coder, ABOUT)
     description = import_foreign(tmp_path / "lens", tmp_path / "ours", None, None, None)
     assert description["about"]["site"] == description["about"]["target"] == "resid_post.3"
@@ -194,6 +196,6 @@ def test_nothing_of_this_machine_is_published(tmp_path: Path) -> None:
 
 
 def test_ours_is_loaded_as_it_is(tmp_path: Path) -> None:
-    coder, x_BD = folded(Kind.topk, SKIP)
+    coder, x_BD = folded("topk", SKIP)
     save_coder(tmp_path, coder, coder.state_dict(), ABOUT)
     assert torch.equal(load_any(tmp_path)(x_BD), load_coder(tmp_path)(x_BD))

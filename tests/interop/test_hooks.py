@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_dist.coders import Coder, CoderConfig, Form, Kind
+from sae_dist.coders import Coder, Form
 from sae_dist.interop import FORMATS, FormatName
 from sae_dist.interop.saelens import FILES
 from sae_dist.lm import Capture, LMConfig, load_lm, resolve
+from tests.coders.kinds import config_of_kind
 from tests.harvest.tiny import tokenizer
 from tests.interop.measure import python
 from tests.lm.tiny import tiny_ids_NS, tiny_model
@@ -23,7 +24,7 @@ SITES = ["embed", "resid_pre.1", "resid_post.1", "mlp_in.1", "mlp_out.1", "attn_
 
 def export(folder: Path, site: str, width: int, lm: LMConfig) -> str:
     """Write a coder of a site for SAELens; the hook that its settings name."""
-    config = CoderConfig(kind=Kind.topk, form=Form.autoencoder, num_latents=8, k=2)
+    config = config_of_kind("topk", form=Form.autoencoder, num_latents=8, k=2)
     coder = Coder(config, width, width)
     about = {"site": site, "target": site, "source": {"lm": asdict(lm)}}
     FORMATS[FormatName.saelens].write(folder, coder.eval(), about)

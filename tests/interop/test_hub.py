@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_dist.coders import Form, Kind, fold, load_coder, save_coder
+from sae_dist.coders import Form, fold, load_coder, save_coder
 from sae_dist.coders.files import WEIGHTS
 from sae_dist.interop import FORMATS, FormatName
 from tests.coders.test_coder import trained
@@ -21,7 +21,7 @@ SOURCE = {
     "store": "/home/me/store",
 }
 Run = Callable[..., Done]
-KINDS = {"topk-24": Kind.topk, "jumprelu-24": Kind.jumprelu}
+KINDS = {"topk-24": "topk", "jumprelu-24": "jumprelu"}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_a_pushed_coder_is_loaded_from_the_hub_and_pinned_to_a_revision(
 def test_gemma_scopes_file_is_loaded_and_nothing_beside_it(
     hub: Hub, run: Run, tmp_path: Path
 ) -> None:
-    coder = fold(trained(Kind.jumprelu, Form.autoencoder)[0], 2.0)
+    coder = fold(trained("jumprelu", Form.autoencoder)[0], 2.0)
     FORMATS[FormatName.gemma_scope].write(tmp_path, coder, {})
     found = (tmp_path / "params.npz").read_bytes()
     folder = "layer_3/width_16k/average_l0_3"

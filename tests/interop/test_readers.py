@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import relu
 
-from sae_dist.coders import Form, Kind, save_coder
+from sae_dist.coders import Form, save_coder
 from sae_dist.common.errors import UserError
 from sae_dist.interop import FORMATS, FormatName, load_coder
 from tests.interop.test_formats import ABOUT, folded
@@ -176,7 +176,7 @@ def test_tensors_without_a_meaning_here_are_refused(
 def test_settings_of_sparsify_without_a_meaning_here_are_refused(
     change: dict, told: str, tmp_path: Path
 ) -> None:
-    coder, _ = folded(Kind.topk, Form.autoencoder)
+    coder, _ = folded("topk", Form.autoencoder)
     FORMATS[FormatName.sparsify].write(tmp_path / "c", coder, ABOUT)
     path = tmp_path / "c/cfg.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
@@ -260,7 +260,7 @@ def test_settings_of_another_shape_are_refused(tmp_path: Path) -> None:
     ("change", "told"),
     [
         ({"config": {"kind": "topk", "num_latents": 24, "k": 3, "new": 1}}, "new=1, which no"),
-        ({"config": {"kind": "topk", "num_latents": 24, "k": 3.0}}, "k=3.0, which no coder has"),
+        ({"config": {"kind": "topk", "num_latents": 24, "k": 3.0}}, "k=3.0, which no topk"),
         ({"about": {"site": 3}}, "site=3"),
         ({"about": {**ABOUT, "source": {"lm": "gpt2"}}}, "source.lm='gpt2'"),
         ({"pre_bias": "no"}, "pre_bias='no'"),
@@ -269,7 +269,7 @@ def test_settings_of_another_shape_are_refused(tmp_path: Path) -> None:
 def test_a_description_of_ours_with_more_than_is_known_is_refused(
     change: dict, told: str, tmp_path: Path
 ) -> None:
-    coder, _ = folded(Kind.topk, Form.autoencoder)
+    coder, _ = folded("topk", Form.autoencoder)
     save_coder(tmp_path, coder, coder.state_dict(), ABOUT)
     path = tmp_path / "coder.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
@@ -277,7 +277,7 @@ def test_a_description_of_ours_with_more_than_is_known_is_refused(
 
 
 def test_weights_of_ours_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    coder, _ = folded(Kind.topk, Form.autoencoder)
+    coder, _ = folded("topk", Form.autoencoder)
     save_coder(tmp_path, coder, coder.state_dict(), ABOUT)
     tensors = load_file(tmp_path / "coder.safetensors")
     tensors["b_enc"][3] = torch.inf

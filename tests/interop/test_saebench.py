@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from sae_dist.coders import Form, Kind, save_coder
+from sae_dist.coders import Form, save_coder
 from sae_dist.common.errors import UserError
 from sae_dist.interop.saebench import SAEBenchCoder, load_for_saebench
 from tests.coders.test_coder import EVERY
@@ -26,7 +26,7 @@ with_saebench = pytest.mark.skipif(python() is None, reason="no SAEBench: run `m
 
 
 @pytest.mark.parametrize(("kind", "form"), EVERY)
-def test_it_encodes_and_decodes_whatever_comes_before_the_width(kind: Kind, form: Form) -> None:
+def test_it_encodes_and_decodes_whatever_comes_before_the_width(kind: str, form: Form) -> None:
     coder, x_BD = folded(kind, form)
     wrapped = SAEBenchCoder(coder, "some/lm", HOOK)
     assert wrapped.W_enc.shape == (wrapped.cfg.d_in, wrapped.cfg.d_sae)
@@ -43,7 +43,7 @@ def test_it_encodes_and_decodes_whatever_comes_before_the_width(kind: Kind, form
 
 
 def test_settings_are_json_and_follow_the_weights() -> None:
-    coder, _ = folded(Kind.jumprelu, Form.skip_transcoder)
+    coder, _ = folded("jumprelu", Form.skip_transcoder)
     wrapped = SAEBenchCoder(coder, "some/lm", HOOK)
     assert wrapped.to(device="cpu", dtype=torch.bfloat16) is wrapped
     told = json.loads(json.dumps(wrapped.cfg.to_dict()))
@@ -53,7 +53,7 @@ def test_settings_are_json_and_follow_the_weights() -> None:
 
 
 def saved(folder: Path, site: str, lm: dict[str, Any] | None) -> Path:
-    coder, _ = folded(Kind.topk, Form.autoencoder)
+    coder, _ = folded("topk", Form.autoencoder)
     about = {**ABOUT, "site": site, "source": {"lm": lm}}
     save_coder(folder, coder, coder.state_dict(), about)
     return folder

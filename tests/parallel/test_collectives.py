@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import sae_dist.coders.coder as coder_module
-from sae_dist.coders import Coder, CoderConfig, Form, Kind, LossTerms, slice_of, training_forward
+import sae_dist.coders.kinds.jumprelu as jumprelu_module
+from sae_dist.coders import Coder, Form, LossTerms, kind_names, slice_of, training_forward
 from sae_dist.coders.collectives import SingleProcess
-from sae_dist.coders.files import LATENT_TENSORS
-from sae_dist.coders.select import batch_top_k, batch_top_k_code, top_k, top_k_code
-from sae_dist.kernels import Encoder, aux
+from sae_dist.coders.select import batch_top_k, batch_top_k_code, top_k, top_k_entries
+from sae_dist.kernels import Encoder, aux, topk_candidates
 from sae_dist.parallel import (
     MeshCollectives,
     World,
@@ -23,6 +22,7 @@ from sae_dist.parallel import (
     make_mesh,
     set_mesh,
 )
+from tests.coders.kinds import config_of_kind
 from tests.processes import run_on
 
 D, E, F, B, K = 10, 7, 48, 24, 5
@@ -59,7 +59,8 @@ def as_code(
     x_BB, b_F = torch.eye(len(z_BF)), torch.zeros(z_BF.shape[1])
     encoder = Encoder.of(z_BF.T.contiguous(), b_F)
     if select is top_k:
-        code, z_N = top_k_code(x_BB, encoder, k, sharded)
+        code, z_N = topk_candidates(x_BB, encoder, k)
+        code, z_N = code.keep(top_k_entries(code, z_N, k, sharded), z_N)
     else:
         code, z_N = batch_top_k_code(x_BB, encoder, k, guess, sharded)
     assert torch.equal(z_N, z_BF[code.rows_N, code.latents_N])
@@ -97,14 +98,14 @@ DEAD = {
 }
 
 
-def whole_coder(kind: Kind, form: Form) -> tuple[Coder, Tensor, Tensor]:
+def whole_coder(kind: str, form: Form) -> tuple[Coder, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(2)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    config = CoderConfig(
-        kind=kind,
+    config = config_of_kind(
+        kind,
         form=form,
         num_latents=F,
         k=K,
@@ -132,10 +133,10 @@ def loss_of(coder: Coder, x_BD: Tensor, y_BE: Tensor, dead_F: Tensor, num_dead: 
 
 def train_on(world: World, latent: int, dense_share: int) -> list[str]:
     mesh, wrong = make_mesh(world, latent, {}), []
-    coder_module._DENSE_SHARE = dense_share
+    jumprelu_module._DENSE_SHARE = dense_share
     aux._BLOCK_VALUES = 2 * F  # a few rows at once of what AuxK asks
     rows, latents = slice_here(mesh)
-    for kind, form, (where, dead_F) in itertools.product(Kind, Form, DEAD.items()):
+    for kind, form, (where, dead_F) in itertools.product(kind_names(), Form, DEAD.items()):
         whole, x_BD, y_BE = whole_coder(kind, form)
         num_dead = int(dead_F.sum())
         expected = loss_of(whole, x_BD, y_BE, dead_F, num_dead)
@@ -143,7 +144,10 @@ def train_on(world: World, latent: int, dense_share: int) -> list[str]:
         held = range(latents.start, latents.stop)
         coder = Coder(whole.config, D, whole.d_out, latents=held, dtype=torch.float64)
         coder.load_state_dict(
-            {n: t[latents] if n in LATENT_TENSORS else t for n, t in whole.state_dict().items()}
+            {
+                n: t[latents] if n in whole.latent_tensors else t
+                for n, t in whole.state_dict().items()
+            }
         )
         set_mesh(coder, mesh)
         found = loss_of(coder, x_BD[rows], y_BE[rows], dead_F[latents], num_dead)
@@ -154,7 +158,7 @@ def train_on(world: World, latent: int, dense_share: int) -> list[str]:
 
         for name, parameter in coder.named_parameters():
             reference = whole.get_parameter(name).grad
-            reference = reference[latents] if name in LATENT_TENSORS else reference
+            reference = reference[latents] if name in whole.latent_tensors else reference
             if differs(parameter.grad, reference):
                 wrong.append(f"{kind} {form} dead {where}: gradient of {name}")
         norm = torch.cat([p.grad.flatten() for p in whole.parameters()]).norm()
@@ -163,7 +167,7 @@ def train_on(world: World, latent: int, dense_share: int) -> list[str]:
             "loss": (found.loss, expected.loss),
             "fvu": (found.fvu, expected.fvu),
             "l0": (found.l0.double(), expected.l0.double()),
-            "norm": (gradient_norm(squares, mesh), norm),
+            "norm": (gradient_norm(squares, coder, mesh), norm),
             **{part: (found.parts[part], expected.parts[part]) for part in expected.parts},
         }
         wrong += [

@@ -5,13 +5,14 @@ import itertools
 import pytest
 import torch
 
-from sae_dist.coders import CoderConfig, Form, Kind, slice_of
+from sae_dist.coders import CoderConfig, Form, kind_names, slice_of
 from sae_dist.parallel import Mesh, MeshAxis, World, make_mesh, messages
 from sae_dist.parallel.cost import wire_bytes
 from sae_dist.train import RungConfig, training_step
 from sae_dist.train.config import Precision
 from sae_dist.train.rows import SharedRows
 from sae_dist.train.rung import Rung
+from tests.coders.kinds import config_of_kind
 from tests.processes import run_on
 
 D, E, F, B, K, AUX_K = 10, 7, 48, 24, 3, 5
@@ -22,13 +23,13 @@ def coders() -> list[CoderConfig]:
     """Every kind and form, with what that kind reads switched off and on."""
     switches = [
         (kind, form, aux, multi)
-        for kind, form in itertools.product(Kind, Form)
-        for aux, multi in ([(0.0, False)] if kind is Kind.jumprelu else [(0.1, False), (0.1, True)])
+        for kind, form in itertools.product(kind_names(), Form)
+        for aux, multi in ([(0.0, False)] if kind == "jumprelu" else [(0.1, False), (0.1, True)])
     ]
-    switches.append((Kind.topk, Form.autoencoder, 0.0, False))
+    switches.append(("topk", Form.autoencoder, 0.0, False))
     return [
-        CoderConfig(
-            kind=kind,
+        config_of_kind(
+            kind,
             form=form,
             num_latents=F,
             k=K,
@@ -113,14 +114,14 @@ def test_a_step_hands_over_exactly_what_the_formula_says(data: int, latent: int)
     assert run_on(world, steps_unlike_the_formula, latent) == [[]] * world
 
 
-@pytest.mark.parametrize("config", coders(), ids=lambda c: f"{c.kind}-{c.form}-{c.multi_topk}")
+@pytest.mark.parametrize("config", coders(), ids=lambda c: f"{c.kind}-{c.form}-{c.work[0]}")
 def test_one_process_sends_nothing(config: CoderConfig) -> None:
     assert messages(config, D, E, B, (1, 1)) == []
     assert wire_bytes(config, D, E, B, (1, 1)) == 0
 
 
 def test_an_autoencoder_gathers_its_rows_once_and_large_messages_are_those_of_the_issue() -> None:
-    config = CoderConfig(kind=Kind.jumprelu, num_latents=2**20)
+    config = config_of_kind("jumprelu", num_latents=2**20)
     D, B = 2304, 65536
     latent = sum(m.num_bytes for m in messages(config, D, D, B, (1, 8)))
     assert latent == pytest.approx(2 * B / 8 * D + 4 * B * D, rel=1e-4)

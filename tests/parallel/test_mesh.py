@@ -2,14 +2,15 @@
 
 import pytest
 
-from sae_dist.coders import CoderConfig, Kind
+from sae_dist.coders import CoderConfig
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import MeshConfig, choose_mesh
 from sae_dist.parallel.cost import wire_bytes
+from tests.coders.kinds import config_of_kind
 
 
 def topk(num_latents: int) -> CoderConfig:
-    return CoderConfig(kind=Kind.topk, num_latents=num_latents, k=32)
+    return config_of_kind("topk", num_latents=num_latents, k=32)
 
 
 def test_narrow_coders_are_all_data_and_wide_ones_all_latent() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_dist.coders import CoderConfig, Form, Kind
+from sae_dist.coders import Form, kind_names
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.kernels.search import search_dtype
@@ -20,10 +20,11 @@ from sae_dist.stream import ActivationStream, BatchPart, StreamConfig
 from sae_dist.train import LoopConfig, OptimConfig, RungConfig
 from sae_dist.train.config import Precision
 from sae_dist.train.rung import Rung
+from tests.coders.kinds import config_of_kind
 from tests.processes import run_on
 from tests.train.ladders import BATCH, D, E, make_store, rung, training_run
 
-CASES = list(itertools.product(Kind, Form, (0.0, 0.9), Precision))
+CASES = list(itertools.product(kind_names(), Form, (0.0, 0.9), Precision))
 LAYOUT = Layout(
     num_sequences=1000,
     sequence_length=100,
@@ -68,7 +69,7 @@ def test_a_process_holds_exactly_the_planned_tensors(latent: int) -> None:
 
 def widened(num_latents: int) -> RungConfig:
     """A rung of that width, on a mesh that is chosen for it."""
-    config = rung(Kind.topk, latent=None)
+    config = rung("topk", latent=None)
     config.coder.num_latents = num_latents
     return config
 
@@ -101,7 +102,7 @@ def planned(
     config = LoopConfig(**(settings | loop))
     return plan_training(
         config,
-        [rung(Kind.jumprelu, latent=None)] if rungs is None else rungs,
+        [rung("jumprelu", latent=None)] if rungs is None else rungs,
         WIDTHS,
         LAYOUT,
         dtype,
@@ -116,7 +117,7 @@ def test_the_stream_holds_what_is_planned(tmp_path: Path) -> None:
         stream = ActivationStream(store, ["in"], BatchPart(BATCH, 0, config, 0, world))
         plan = plan_training(
             LoopConfig(tokens=10 * BATCH, batch_tokens=BATCH, stream=config),
-            [rung(Kind.topk)],
+            [rung("topk")],
             WIDTHS,
             store.layout,
             store.dtype,
@@ -126,7 +127,7 @@ def test_the_stream_holds_what_is_planned(tmp_path: Path) -> None:
 
 
 def test_a_step_is_arithmetic() -> None:
-    coder, B = CoderConfig(kind=Kind.topk, num_latents=64, k=4), 100
+    coder, B = config_of_kind("topk", num_latents=64, k=4), 100
     product, sparse = step_flops(coder, D, E, B)
     assert product == 2 * B * 64 * D
     assert sparse == pytest.approx(B * 4 * (2 * 1.6 * D + 6 * E + 2 * D))
@@ -146,7 +147,7 @@ def test_a_step_is_arithmetic() -> None:
 
 
 def test_a_ladder_is_the_sum_of_its_rungs_and_reads_once() -> None:
-    one, two = rung(Kind.topk), rung(Kind.jumprelu, Form.transcoder)
+    one, two = rung("topk"), rung("jumprelu", Form.transcoder)
     plan = planned([one, two], {"disk_gbps": 1e-6})
     assert plan.num_steps == 100 and plan.num_tokens == 100_000
     assert plan.read_bytes == 100_000 * (D + E) * 2
@@ -166,7 +167,7 @@ def test_a_ladder_is_the_sum_of_its_rungs_and_reads_once() -> None:
 
 def test_meshes_are_those_that_training_takes() -> None:
     wide, narrow = widened(2**20), widened(8)
-    chosen = rung(Kind.topk, latent=2)
+    chosen = rung("topk", latent=2)
     plan = planned([wide, narrow, chosen], {"devices": 4}, batch_tokens=4096)
     assert [each.mesh for each in plan.rungs] == [(1, 4), (4, 1), (2, 2)]
     assert all(each.sent_bytes > 0 for each in plan.rungs)
@@ -190,23 +191,23 @@ def test_what_will_not_fit_is_said_in_a_line(machine: dict, loop: dict, said: st
 
 
 def test_a_rung_that_fits_no_mesh_is_told_and_left_out() -> None:
-    small = rung(Kind.topk)
+    small = rung("topk")
     small.parallel = MeshConfig(latent=None, memory_gib=1e-9)
-    plan = planned([small, rung(Kind.jumprelu)])
+    plan = planned([small, rung("jumprelu")])
     assert [each.name for each in plan.rungs] == ["jumprelu-autoencoder"]
     assert plan.warnings[0].startswith("mesh: topk-autoencoder: 32 latents need")
 
 
 def test_sites_that_are_not_harvested_are_told() -> None:
     with pytest.raises(UserError, match="found rungs that read other; expected sites of the"):
-        planned([replace(rung(Kind.topk), site="other")])
+        planned([replace(rung("topk"), site="other")])
 
 
 @pytest.mark.parametrize(("kind", "beta1", "most_gib"), [("jumprelu", 0.0, 60), ("topk", 0.9, 92)])
 def test_a_million_latents_fit_one_gpu_of_141_gb(kind: str, beta1: float, most_gib: float) -> None:
     """2,304 wide, 4,096 rows a step; AuxK on, all latents dead."""
     million = widened(2**20)
-    million.coder.kind, million.coder.aux_k = Kind(kind), 512
+    million.coder = config_of_kind(kind, num_latents=2**20, aux_k=512, aux_coefficient=1 / 32)
     million.optim.beta1, million.parallel = beta1, MeshConfig(latent=1)
     rung = plan_rung(million, 2304, 2304, 4096, 4, MachineConfig(devices=1))
     assert sum(rung.device_bytes.values()) < most_gib * 2**30 < 0.95 * 141e9

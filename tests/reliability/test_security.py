@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from sae_dist.apps import cli, evaluate, harvest, harvested, report, train
 from sae_dist.apps.runs import finished_run, run_folder
-from sae_dist.coders import Coder, CoderConfig, Kind, load_coder, save_coder
+from sae_dist.coders import Coder, load_coder, save_coder
 from sae_dist.common.credentials import keys_with_credentials, without_credentials
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import log_info, warn, write_error
@@ -25,6 +25,7 @@ from sae_dist.store.repair import Repair
 from sae_dist.store.verify import audit
 from sae_dist.train.wandb_tracker import wandb_id
 from tests.apps.commands import ROOT, command, launch
+from tests.coders.kinds import config_of_kind
 from tests.harvest.tiny import tokenizer
 from tests.lm.tiny import tiny_model
 from tests.train.ladders import make_store
@@ -340,7 +341,7 @@ class Called:
 
 @pytest.fixture
 def coder_folder(tmp_path: Path) -> Path:
-    coder = Coder(CoderConfig(kind=Kind.topk, num_latents=8, k=2), 4, 4)
+    coder = Coder(config_of_kind("topk", num_latents=8, k=2), 4, 4)
     tensors = {name: torch.zeros_like(tensor) for name, tensor in coder.state_dict().items()}
     save_coder(tmp_path / "coder", coder, tensors, {})
     assert load_coder(tmp_path / "coder").d_in == 4

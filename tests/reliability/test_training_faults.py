@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from sae_dist.coders import Kind, load_coder
+from sae_dist.coders import load_coder
 from sae_dist.parallel import World
 from sae_dist.train import Preempted, SharedRows, training_step
 from tests.apps.commands import ROOT, TORCHRUN, launch
+from tests.coders.kinds import KINDS
 from tests.processes import run_on
 from tests.train.ladders import BATCH, D, make_store, rung, training_run
 
@@ -38,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_to(world: World, store: Path, folder: Path, latent: int, stops: list[int]) -> dict:
     """Every rung's tensors and numbers at the end, after stops by SIGTERM or SIGUSR1."""
-    rungs = [rung(kind, latent=latent) for kind in Kind]
+    rungs = [rung(kind, latent=latent) for kind in KINDS]
     for stop in [*stops, STEPS]:
         run = training_run(world, store, folder, rungs, STEPS, every_steps=1000)
         if stop < STEPS:
@@ -86,9 +87,9 @@ def figures(folder: Path) -> list[tuple[int, str, float]]:
 def bad_rows_on_one_process(world: World, store: Path, folder: Path, value: float) -> list:
     """Skipped steps and whether anything changed, of a rung that read them and of one that did not;
     and then the steps of a good batch."""
-    other = rung(Kind.topk, latent=2)
+    other = rung("topk", latent=2)
     other.name, other.site, other.target = "other-site", "out", "out"
-    rungs = [*(rung(kind, latent=2) for kind in Kind), other]
+    rungs = [*(rung(kind, latent=2) for kind in KINDS), other]
     run = training_run(world, store, folder, rungs, 8)
     run.run()
     before = [[t.clone() for _, t, _ in rung.held()] for rung in run.rungs]

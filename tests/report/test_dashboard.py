@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from sae_dist.apps import dashboard as command
-from sae_dist.coders import Kind
 from sae_dist.common.errors import UserError
 from sae_dist.report import dashboard, load
 from tests.processes import alone
@@ -22,8 +21,8 @@ from tests.train.wandb_server import KEY, WandbServer, wandb_server
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of every kind of coder, with all parts of their losses."""
     root = tmp_path_factory.mktemp("runs")
-    topk = rung(Kind.topk, multi_topk=True, dead_after_tokens=BATCH)
-    rungs = [rung(Kind.jumprelu), topk, rung(Kind.batchtopk)]
+    topk = rung("topk", multi_topk=True, dead_after_tokens=BATCH)
+    rungs = [rung("jumprelu"), topk, rung("batchtopk")]
     store = make_store(root / "store", num_tokens=2048)
     training_run(alone(), store, root / "ladder", rungs, 12).run()
     (root / "ladder" / "config.yaml").write_text("store: store\nlog: {project: p, entity: e}\n")

@@ -5,12 +5,13 @@ from pathlib import Path
 import torch
 
 from sae_dist.checkpoint import CheckpointConfig
-from sae_dist.coders import CoderConfig, Form, Kind
+from sae_dist.coders import Form
 from sae_dist.parallel import MeshConfig, World
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations, StreamConfig
 from sae_dist.train import LoopConfig, OptimConfig, RungConfig, TrainingRun
 from sae_dist.train.config import LogConfig, Precision, WandbMode
+from tests.coders.kinds import KINDS, config_of_kind
 
 D, E, BATCH = 16, 12, 64
 
@@ -27,7 +28,7 @@ def make_store(path: Path, num_tokens: int = 8192) -> Path:
     return path
 
 
-def rung(kind: Kind, form: Form = Form.autoencoder, latent: int | None = 1, **coder) -> RungConfig:
+def rung(kind: str, form: Form = Form.autoencoder, latent: int | None = 1, **coder) -> RungConfig:
     """A rung of 32 latents, with AuxK and all schedules in play."""
     settings = {
         "k": 4,
@@ -42,10 +43,10 @@ def rung(kind: Kind, form: Form = Form.autoencoder, latent: int | None = 1, **co
         name=f"{kind}-{form}",
         site="in",
         target="in" if form is Form.autoencoder else "out",
-        coder=CoderConfig(kind=kind, form=form, num_latents=32, **(settings | coder)),
+        coder=config_of_kind(kind, form=form, num_latents=32, **(settings | coder)),
         optim=OptimConfig(
             lr=3e-3,
-            beta1=0.0 if kind is Kind.jumprelu else 0.9,
+            beta1=0.0 if kind == "jumprelu" else 0.9,
             warmup_steps=10,
             sparsity_warmup_steps=20,
             decay_share=0.2,
@@ -53,6 +54,12 @@ def rung(kind: Kind, form: Form = Form.autoencoder, latent: int | None = 1, **co
         ),
         parallel=MeshConfig(latent=latent),
     )
+
+
+def every_rung(latent: int) -> list[RungConfig]:
+    """A rung of each kind and form; of AbsTopK, whose forms are TopK's, an autoencoder."""
+    every = [rung(kind, form, latent) for kind in KINDS for form in Form]
+    return [*every, rung("abstopk", latent=latent)]
 
 
 def training_run(

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sae_dist.coders import Kind
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import World
 from sae_dist.store import open_store
@@ -61,7 +60,7 @@ def test_each_change_is_told_once(change: dict, said: str) -> None:
 
 
 def start(store: Path, folder: Path, *, steps: int = 2, decay: float = 0.2, **loop: Any) -> None:
-    only = rung(Kind.topk)
+    only = rung("topk")
     only.optim.decay_share = decay
     training_run(alone(), store, folder, [only], steps, **loop).run()
 
@@ -96,7 +95,7 @@ def test_without_a_number_all_tokens_are_trained_on_once(
     source = StoredActivations(open_store(store))
     rows = sum(len(acts) for acts in trainable_rows(store))
     assert source.num_tokens == rows < 8192
-    run = training_run(alone(), store, tmp_path, [rung(Kind.topk)], 1, tokens=None)
+    run = training_run(alone(), store, tmp_path, [rung("topk")], 1, tokens=None)
     assert (run.config.tokens, run.num_steps) == (rows, rows // BATCH)
     assert f"tokens={rows}: all that {store} has for training, once" in capsys.readouterr().err
 

@@ -5,18 +5,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sae_dist.coders import Coder, CoderConfig, Form, Kind
+from sae_dist.coders import Coder, Form
 from sae_dist.kernels import Encoder
 from sae_dist.train.config import OptimConfig
 from sae_dist.train.optim import Adam, gradient_squares
+from tests.coders.kinds import config_of_kind
 
 F, D = 1100, 6  # more rows than a block of the update has
 LR = 1e-2
 
 
 def make(unit_norm: bool, dtype: torch.dtype = torch.float64) -> Coder:
-    config = CoderConfig(
-        kind=Kind.topk,
+    config = config_of_kind(
+        "topk",
         form=Form.skip_transcoder,
         num_latents=F,
         k=2,

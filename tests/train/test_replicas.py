@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_dist.coders import Kind
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import World
 from sae_dist.train.replicas import bit_hash
+from tests.coders.kinds import KINDS
 from tests.processes import run_on
 from tests.train.ladders import make_store, rung, training_run
 
@@ -36,7 +36,7 @@ def test_the_hash_sees_order_and_is_that_of_its_blocks(monkeypatch: pytest.Monke
 
 def flip_one_bit(world: World, store: Path, folder: Path) -> tuple[int, str]:
     """Rank 2 loses a bit of a weight at step 3; the step and line with which all end."""
-    run = training_run(world, store, folder, [rung(kind, latent=2) for kind in Kind], 9)
+    run = training_run(world, store, folder, [rung(kind, latent=2) for kind in KINDS], 9)
     run.config.watch.replicas_every_steps, run.config.checkpoint.every_steps = 4, 6
     real_step = run.watch.step
 

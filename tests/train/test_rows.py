@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_dist.coders import Form, Kind
+from sae_dist.coders import Form
 from sae_dist.parallel import World, make_mesh
 from sae_dist.train import RungConfig, SharedRows
 from tests.processes import run_on
 from tests.train.ladders import BATCH, D, E, make_store, rung, training_run
 
 STEPS = 4
-AUTOENCODER, TRANSCODER = rung(Kind.topk, latent=2), rung(Kind.topk, Form.transcoder, latent=2)
-LADDER = [rung(Kind.jumprelu, latent=2), AUTOENCODER, TRANSCODER, rung(Kind.batchtopk, latent=1)]
+AUTOENCODER, TRANSCODER = rung("topk", latent=2), rung("topk", Form.transcoder, latent=2)
+LADDER = [rung("jumprelu", latent=2), AUTOENCODER, TRANSCODER, rung("batchtopk", latent=1)]
 
 
 @pytest.fixture(scope="module")

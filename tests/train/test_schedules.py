@@ -2,11 +2,12 @@
 
 import pytest
 
-from sae_dist.coders import Coder, CoderConfig, Kind
+from sae_dist.coders import Coder, CoderConfig
 from sae_dist.common.errors import UserError
 from sae_dist.train.config import LoopConfig, OptimConfig, RungConfig
 from sae_dist.train.optim import Adam
 from sae_dist.train.schedules import learning_rate, never_in_time, sparsity_coefficient
+from tests.coders.kinds import config_of_kind
 
 
 def test_the_rate_rises_along_a_cosine_stays_and_falls_linearly() -> None:
@@ -36,8 +37,8 @@ def test_lambda_rises_linearly_from_nothing() -> None:
 
 def missed(num_steps: int, **optim: float) -> list[str]:
     rungs = [
-        RungConfig(coder=CoderConfig(kind=kind, aux_coefficient=1.0), optim=OptimConfig(**optim))
-        for kind in (Kind.jumprelu, Kind.topk, Kind.topk)
+        RungConfig(coder=config_of_kind(kind, aux_coefficient=1.0), optim=OptimConfig(**optim))
+        for kind in ("jumprelu", "topk", "topk")
     ]
     return list(never_in_time(LoopConfig(batch_tokens=1000), rungs, num_steps))
 

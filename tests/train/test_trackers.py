@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import wandb
 
-from sae_dist.coders import Kind
 from sae_dist.common.errors import UserError
 from sae_dist.train import tensorboard_tracker
 from sae_dist.train.config import LogConfig, LoopConfig, WandbMode
@@ -50,9 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of every kind of coder, with all parts of their losses, that wrote W&B files."""
     root = tmp_path_factory.mktemp("run")
     rungs = [
-        rung(Kind.jumprelu),
-        rung(Kind.topk, k=1, multi_topk=True, dead_after_tokens=BATCH),
-        rung(Kind.batchtopk),
+        rung("jumprelu"),
+        rung("topk", k=1, multi_topk=True, dead_after_tokens=BATCH),
+        rung("batchtopk"),
     ]
     run = training_run(
         alone(),
@@ -223,9 +222,7 @@ def test_without_the_package_tensorboard_is_refused_before_the_first_step(
     monkeypatch.setattr(tensorboard_tracker, "find_spec", lambda _: None)
     store = make_store(tmp_path / "store", num_tokens=2048)
     with pytest.raises(UserError, match=r"pip install 'sae-dist\[tensorboard\]'"):
-        training_run(
-            alone(), store, tmp_path / "r", [rung(Kind.topk)], 2, log={"tensorboard": True}
-        )
+        training_run(alone(), store, tmp_path / "r", [rung("topk")], 2, log={"tensorboard": True})
     assert not LoopConfig().log.tensorboard
     assert list((tmp_path / "r").iterdir()) == []
 

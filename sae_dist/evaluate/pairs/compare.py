@@ -8,7 +8,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sae_dist.checkpoint.ranks import on_first_rank
-from sae_dist.coders import Coder, Kind
+from sae_dist.coders import Coder, FiresBy
 from sae_dist.common.files import write_atomic
 from sae_dist.evaluate.output import run_coder
 from sae_dist.evaluate.pairs.cosine import alike, nearest
@@ -32,8 +32,8 @@ def compare(
     trainable_NS): on the first ones for insertion, on those of `few` for stitching. No coder is
     ever gathered.
 
-    TopK latents fire as each coder by itself selects them; the other kinds have thresholds, and
-    their latents fire whatever else is in the coder. `selection` says which.
+    Latents that fire by rank do so as each coder by itself selects them; where there are
+    thresholds, they fire whatever else is in the coder. `selection` says which.
 
     What is known latent by latent is written `to` a file, if one is given.
     """
@@ -50,7 +50,7 @@ def compare(
     if to is not None:
         by_latent = {name: v.cpu() for name, v in insertion.by_latent().items()}
         on_first_rank(None, lambda: _write(to, by_latent))
-    selection = "own_top_k" if large.config.kind is Kind.topk else "threshold"
+    selection = "own_top_k" if large.config.fires_by is FiresBy.rank else "threshold"
     return {**insertion.result(), "selection": selection, "stitching": stitching.result()}
 
 

@@ -132,17 +132,17 @@ def _factors(
 
 
 def _about(subject: Subject, a: float, b: float) -> dict[str, Any]:
-    coder, config = subject.spliced.coder, subject.spliced.coder.config
+    config = subject.spliced.coder.config
     return {
         "trained_on": subject.run.on,
         "run": subject.run.folder.name,
         "rung": subject.rung,
-        "kind": config.kind.value,
+        "kind": config.kind,
         "form": config.form.value,
         "site": subject.spliced.read.name,
         "target": subject.spliced.write.name,
         "num_latents": config.num_latents,
-        "k": None if coder.threshold is not None else config.k,
+        "k": config.aim.get("k"),
         "rescaled_by": {"input": a, "target": b},
     }
 

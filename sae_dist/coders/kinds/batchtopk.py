@@ -1,0 +1,70 @@
+"""BatchTopK: the k·B largest pre-activations of a batch of B rows fire (Bussmann et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sae_dist import coders, kernels
+from sae_dist.coders.config import FiresBy, TensorSpec
+from sae_dist.coders.kinds.k_sparse import KSparse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_dist.coders.coder import Coder
+    from sae_dist.coders.config import Entries
+    from sae_dist.coders.messages import Message, StepShape
+
+_EMA = 0.999
+
+
+@dataclass(kw_only=True)
+class BatchTopK(KSparse):
+    """The `k` a row largest positive pre-activations of the global batch fire, however they are
+    spread over its rows; at inference all above one threshold.
+    """
+
+    title = "BatchTopK"
+    fires_by = FiresBy.threshold
+
+    kind: str = field(default="batchtopk", init=False)
+
+    def tensors(self) -> dict[str, TensorSpec]:
+        return {"threshold": TensorSpec(has_latents=False, is_trained=False)}
+
+    def find(self, coder: Coder, x_BD: Tensor) -> Entries:
+        guess = coder.hints.get("threshold", 0.0) if self is coder.config else 0.0
+        return coders.batch_top_k_code(x_BD, coder.encoder(), self.k, guess, coder.collectives)
+
+    def infer(self, coder: Coder, x_BD: Tensor) -> Entries:
+        floor_F = self._threshold(coder, x_BD).expand(len(coder.W_enc))
+        return kernels.all_above(x_BD, coder.encoder(), floor_F)
+
+    def select(self, coder: Coder, z_BF: Tensor) -> Tensor:
+        if coder.training:
+            return z_BF.where(coders.batch_top_k(z_BF, self.k, coder.collectives), 0.0)
+        return z_BF.where(z_BF > self._threshold(coder, z_BF), 0.0)
+
+    def _threshold(self, coder: Coder, like: Tensor) -> Tensor:
+        return coder.get_buffer("threshold").to(like.dtype)
+
+    def after_step(self, coder: Coder, least: Tensor, num_updates: int) -> None:
+        """Follow E[least activation that is kept] (Bussmann et al. 2024, eq. 8).
+
+        The plain mean of the first batches, then a running one with decay 0.999.
+        """
+        least = coder.collectives.all_min(least).double()
+        if least.isfinite():
+            coder.get_buffer("threshold").lerp_(least, max(1 - _EMA, 1 / num_updates))
+            coder.hints["threshold"] = float(least)
+
+    def logged(self, coder: Coder) -> dict[str, float]:
+        return {"threshold/inference": float(coder.get_buffer("threshold"))}
+
+    def messages(self, step: StepShape) -> Iterator[Message]:
+        return step.batch_selection()
+
+    def messages_after_step(self, step: StepShape) -> Iterator[Message]:
+        yield step.least_activation()

@@ -1,0 +1,119 @@
+"""What kinds have in common that are told k: AuxK and a second pass with more latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
+
+from sae_dist import coders
+from sae_dist.coders.config import CoderConfig
+from sae_dist.common.errors import UserError
+from sae_dist.common.settings import setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_dist.coders.coder import Coder
+    from sae_dist.coders.config import Sums
+    from sae_dist.coders.losses import Totals
+    from sae_dist.coders.messages import Message, StepShape
+
+
+@dataclass(kw_only=True)
+class KSparse(CoderConfig):
+    """`k` latents fire a row. The loss is the FVU, with `multi_topk` also FVU(4k)/8.
+
+    `aux_coefficient` weighs AuxK over the `aux_k` strongest latents that are dead (Gao et al. 2024,
+    section 4.3 and appendix A.2).
+    """
+
+    told_by_name = ("k",)
+
+    k: int = setting(32, min=1)
+    aux_k: int = setting(512, min=1)
+    aux_coefficient: float = setting(0.0, min=0)
+    multi_topk: bool = False
+
+    def check(self) -> None:
+        if self.k > self.num_latents:
+            raise UserError(
+                f"coder.k={self.k}; expected 1 to coder.num_latents={self.num_latents}; lower it"
+            )
+
+    @property
+    def label(self) -> str:
+        return f"k{self.k}"
+
+    @property
+    def aim(self) -> dict[str, float]:
+        return {"k": self.k}
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        return () if self.num_aux else ("aux_k",)
+
+    @property
+    def num_aux(self) -> int:
+        return self.aux_k if self.aux_coefficient else 0
+
+    def widened(self) -> Self:
+        """The same with 4k, of which `multi_topk` makes its second pass."""
+        return replace(self, k=min(4 * self.k, self.num_latents))
+
+    def strength(self, z: Tensor) -> Tensor:
+        """By what latents are ranked, positive where they may fire."""
+        return z
+
+    def further_sums(self, coder: Coder, x_BD: Tensor, dead_F: Tensor, num_dead: int) -> Sums:
+        wide = coders.sparse_pass(coder, x_BD, self.widened()) if self.multi_topk else None
+        dead = None
+        if self.num_aux and num_dead:  # last: autograd adds to its few rows in place
+            dead = coders.dead_pass(coder, x_BD, dead_F, num_dead, self.aux_k, self.strength)
+
+        def sums(y_BE: Tensor, error_BE: Tensor) -> dict[str, Tensor]:
+            found = {}
+            if wide is not None:
+                wide_BE = coder.assemble(wide.decoded(), x_BD)
+                found["multi_topk"] = coders.square_sum(y_BE - wide_BE)
+            if dead is not None:
+                left_BE = error_BE.detach()
+                found["aux_k"] = coders.square_sum(left_BE - dead())
+                found["aux_k_target"] = coders.moments(left_BE)
+            return found
+
+        return sums
+
+    def loss_parts(
+        self, totals: Totals, sparsity_coefficient: float, num_dead: int
+    ) -> dict[str, Tensor]:
+        sums, scale = totals.sums, totals.scale
+        parts = {"reconstruction": sums["error"] / scale}
+        if "multi_topk" in sums:
+            parts["multi_topk"] = sums["multi_topk"] / scale / 8
+        if "aux_k" in sums:
+            left = coders.total_variance(sums["aux_k_target"], totals.num_rows)
+            aux = sums["aux_k"] / left.masked_fill(left == 0, float("inf"))  # nothing to explain
+            share = min(num_dead / self.aux_k, 1.0)
+            parts["aux_k"] = self.aux_coefficient * share * aux
+        return parts
+
+    @property
+    def expected_l0(self) -> float:
+        return float(self.k)
+
+    @property
+    def work(self) -> tuple[int, float]:
+        return (2, 5.0 * self.k) if self.multi_topk else (1, float(self.k))
+
+    def further_messages(self, step: StepShape, *, has_dead: bool) -> Iterator[Message]:
+        if self.multi_topk:
+            yield from self.widened().messages(step)
+            yield from step.decoded()
+        if self.num_aux and has_dead:
+            yield step.candidates(self.aux_k)
+            yield from step.decoded()
+
+    def num_further_sums(self, step: StepShape, *, has_dead: bool) -> int:
+        aux = 1 + (step.E + 1)  # squared error, and the moments of what is to be explained
+        return self.multi_topk + (aux if self.num_aux and has_dead else 0)

@@ -1,0 +1,96 @@
+"""A training step's passes through a coder, in which only what matters is touched."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sae_dist.coders.coder import Coder
+from sae_dist.coders.config import CoderConfig
+from sae_dist.coders.select import top_k
+from sae_dist.kernels import aux_pass, encode, search_dtype
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """One batch through a coder.
+
+    Attributes:
+        decoded: gives W_decᵀ f [B, E] of all latents, whose sum over the slices is on its way.
+        num_active: active entries of this slice and part, with a gradient where the kind has one.
+        fired_F: on how many rows each latent of this slice fired, int64.
+        least: the smallest activation's size here, infinite if there is none.
+    """
+
+    decoded: Callable[[], Tensor]
+    num_active: Tensor
+    fired_F: Tensor
+    least: Tensor
+
+
+def sparse_pass(coder: Coder, x_BD: Tensor, config: CoderConfig | None = None) -> Decoded:
+    """One batch through the coder, or as if `config` were its own; densely where the kind says."""
+    config = config or coder.config
+    x_BD, centre_D = coder.centring(x_BD)
+    with torch.no_grad():
+        found = config.find(coder, x_BD)
+    if found is None:
+        decoded_BE, num_active, fired_F, least = config.dense_pass(coder, x_BD, centre_D)
+    else:
+        code, z_N = found
+        z_N = encode(z_N, x_BD, coder.W_enc, coder.b_enc, centre_D, code, coder.gradients)
+        acts_N, num_active = config.activate(coder, code, z_N)
+        fires_N = acts_N.detach() != 0
+        sizes_N = acts_N.detach()[fires_N].abs()
+        decoded_BE = coder.decode_sparse(code, acts_N)
+        fired_F = torch.bincount(code.latents_N[fires_N], minlength=code.num_latents)
+        least = sizes_N.min() if len(sizes_N) else sizes_N.new_full((), torch.inf)
+    return Decoded(
+        decoded=coder.collectives.start_sum_latents(decoded_BE),
+        num_active=num_active,
+        fired_F=fired_F,
+        least=least,
+    )
+
+
+def dead_pass(
+    coder: Coder,
+    x_BD: Tensor,
+    dead_F: Tensor,
+    num_dead: int,
+    k: int,
+    strength: Callable[[Tensor], Tensor],
+) -> Callable[[], Tensor]:
+    """What the k strongest dead latents of each row make of its error (Gao et al. 2024, App. A.2).
+
+    `ê = W_decᵀ TopK_k of the dead latents' z` [B, E], without b_dec; its sum over the slices is on
+    its way. In the dtype of the search: this is a nudge for latents that do not fire, not what they
+    give when they do.
+
+    Args:
+        dead_F: bool, which latents of this slice are dead; `num_dead` of them in all slices.
+        strength: by what they are ranked, positive where they may fire.
+    """
+    collectives, x_BD, centre_D = coder.collectives, *coder.centring(x_BD)
+    dead = dead_F.nonzero().flatten()
+    scale_d = _tie_breaking(dead + coder.latents.start, coder.config.num_latents)
+
+    def select(z_bd: Tensor) -> Tensor:
+        is_rounded = z_bd.dtype is torch.bfloat16
+        ranked_bd = strength(z_bd)
+        return top_k(ranked_bd * scale_d if is_rounded else ranked_bd, k, collectives)
+
+    weights = coder.W_enc, coder.b_enc, centre_D, coder.W_dec
+    dtype = search_dtype(coder.W_enc)
+    return collectives.start_sum_latents(aux_pass(x_BD, *weights, dead, num_dead, select, dtype))
+
+
+def _tie_breaking(latents_d: Tensor, num_latents: int) -> Tensor:
+    """Factors [d] in [1, 1 + 2⁻⁸), larger for lower numbers.
+
+    bfloat16 pre-activations often tie. Times these, as float32, they keep their order and hardly
+    ever do: `top_k` then need not look for the first among equals, which would be chosen alike.
+    """
+    shift = max(0, (num_latents - 1).bit_length() - 15)
+    return 1 + (2**15 - 1 - (latents_d >> shift)).float() * 2**-23
