@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 import sae_dist
 from sae_dist.coders import CoderConfig, Form
 from sae_dist.common.hooks import require_site
 from sae_dist.common.names import require_plain, require_repo
-from sae_dist.common.settings import setting
+from sae_dist.common.settings import kinds, setting
 from sae_dist.evaluate import EvaluationConfig, TransferConfig
 from sae_dist.harvest import HarvestLoopConfig
 from sae_dist.interop import FormatName
@@ -21,7 +21,8 @@ from sae_dist.parallel import MeshConfig
 from sae_dist.plan import MachineConfig
 from sae_dist.store import StoreConfig
 from sae_dist.text import TextConfig
-from sae_dist.train import LoopConfig, OptimConfig
+from sae_dist.train import AdamConfig, LoopConfig, OptimConfig
+from sae_dist.train.optimizers import OPTIMIZERS
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,7 +74,7 @@ class TrainConfig(LoopConfig):
     init_from: str | None = None
     max_shard_gib: float = setting(1.0, above=0)
     coder: CoderConfig = field(default_factory=CoderConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
+    optim: OptimConfig = field(default_factory=AdamConfig)
     parallel: MeshConfig = field(default_factory=MeshConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     rungs: list[int] | None = setting(None, min=0)
@@ -264,11 +265,21 @@ _ROOTS = {
 }
 
 
+VARIANTS: dict[type, dict[str, type]] = {OptimConfig: OPTIMIZERS}
+"""What the files of a group make of a dataclass."""
+
+
 @cache
 def register() -> None:
     """Tell Hydra of the root dataclasses, against which every file of `conf/` is checked."""
+    store = ConfigStore.instance()
     for name, root in _ROOTS.items():
-        ConfigStore.instance().store(name=name, node=root)
+        node = OmegaConf.structured(root)
+        for key, kind in kinds(root).items():
+            for variant, config in VARIANTS.get(kind, {}).items():
+                node[key] = kind()  # a file of the group says which
+                store.store(group=key, name=f"{variant}_schema", node=config)
+        store.store(name=name, node=node)
 
 
 def schema(root: str) -> type:

@@ -9,7 +9,7 @@ from sae_dist.apps import foreign
 from sae_dist.apps.overrides import shortened
 from sae_dist.common.errors import UserError
 from sae_dist.common.settings import Allowed, allowed_in, kinds
-from sae_dist.config import conf_folder, schema
+from sae_dist.config import VARIANTS, conf_folder, schema
 
 _PREFIX = {"sweep": "+", "experiment": "+", "chat": "+"}  # groups without a default are added
 _HOLDS_A_TEMPLATE = {"text", "transfer"}  # where a file of `chat` may go
@@ -23,13 +23,14 @@ def keys(root: str) -> dict[str, tuple[Any, Allowed]]:
 
 @cache
 def declared_in(kind: Any, place: str = "") -> dict[str, tuple[Any, Allowed]]:
-    """The same of any configuration's dataclass, behind `place`."""
+    """The same of any configuration's dataclass, behind `place`; of all variants together."""
     found: dict[str, tuple[Any, Allowed]] = {}
     for declared in fields(kind):
         key, inner = f"{place}{declared.name}", kinds(kind)[declared.name]
         found[key] = inner, allowed_in(declared)
         if hasattr(inner, "__dataclass_fields__"):
-            found |= declared_in(inner, f"{key}.")
+            for one in (*VARIANTS.get(inner, {}).values(), inner):
+                found |= declared_in(one, f"{key}.")
     return found
 
 

@@ -152,7 +152,7 @@ def _name(config: TrainConfig, swept: dict[str, Any], site: str) -> str:
         sparsity = f"l0_{coder.target_l0:g}"
     else:
         sparsity = f"lambda{coder.sparsity_coefficient:g}"
-    others = [f"{key.rpartition('.')[2]}{value}" for key, value in swept.items()]
+    others = [f"{key.rpartition('.')[2] * ('.' in key)}{value}" for key, value in swept.items()]
     return "-".join([kind, str(coder.num_latents), sparsity, site, *others])
 
 
