@@ -129,6 +129,17 @@ def resume_until(
         run.run()
 
 
+def test_the_coder_that_is_written_is_the_average(store: Path, tmp_path: Path) -> None:
+    config = replace(rung(Kind.topk), optim=AdamConfig(lr=3e-2, warmup_steps=1, ema_decay=0.5))
+    run = training_run(alone(), store, tmp_path, [config], 5)
+    run.run()
+    mean, written = run.rungs[0].average.weights, load_coder(tmp_path / "coders" / config.name)
+    torch.testing.assert_close(written.W_enc.double(), mean["W_enc"])
+    unit_FD = torch.nn.functional.normalize(mean["W_dec"], dim=1)
+    torch.testing.assert_close(written.W_dec.double(), unit_FD)
+    assert not torch.allclose(run.rungs[0].coder.W_enc, mean["W_enc"], rtol=0.01)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
