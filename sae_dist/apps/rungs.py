@@ -26,8 +26,8 @@ def check_sweep(sweep: SweepConfig) -> None:
         if key.partition(".")[0] not in _HELD:
             raise UserError(
                 f"found {key} in sweep.grids; expected what a rung has of its own: coder, coder.…, "
-                "optim, optim.…, parallel.…, site, target or init_from; all rungs share the rest: take it "
-                f"out, and start a run for each {key} (launch/compare.py puts runs side by side)"
+                "optim, optim.…, parallel.…, site, target or init_from; all rungs share the rest: "
+                f"take it out, and start a run for each {key} (launch/compare.py puts runs side by side)"
             )
 
 

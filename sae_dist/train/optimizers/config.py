@@ -80,13 +80,12 @@ class AdamConfig(OptimConfig):
 class SignumConfig(OptimConfig):
     """Signum: every weight moves by `lr`, against the sign of its gradient's running mean.
 
-    Bernstein et al. 2018, algorithm 2. `lr` is a quarter of Adam's 2e-4 / √(F / 2¹⁴), as signs move
-    further (Chen et al. 2023 on Lion: 3 to 10 times less than Adam's); no published coder was
-    trained with it. sparsify's signum is schedule-free, with another rate.
+    Bernstein et al. 2018, algorithm 2. `lr` is Adam's (2e-4 / √(F / 2¹⁴)), as no published coder was
+    trained with it: sparsify's signum is schedule-free, with another rate.
     """
 
     name: str = setting("signum", check=_only("signum"))
-    lr: float = setting(5e-5, above=0)
+    lr: float = setting(2e-4, above=0)
     scale_lr_by_width: bool = True
     momentum: float = setting(0.9, min=0, below=1)
 
