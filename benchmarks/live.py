@@ -30,7 +30,7 @@ from sae_dist.parallel import World, start_world
 from sae_dist.store import StoreConfig, StoreWriter, open_store
 from sae_dist.stream import ActivationSource, StoredActivations, StreamConfig
 from sae_dist.text import TextConfig, documents
-from sae_dist.train import LoopConfig, OptimConfig, RungConfig, TrainingRun
+from sae_dist.train import AdamConfig, LoopConfig, RungConfig, TrainingRun
 from sae_dist.train.config import LogConfig, WandbMode
 
 SITE, BATCH, BATCH_SEQUENCES = "resid_post.3", 1024, 2
@@ -87,7 +87,7 @@ def train(world: World, source: ActivationSource, folder: Path, widths: list[int
             site=SITE,
             target=SITE,
             coder=TopK(num_latents=width, k=16),
-            optim=OptimConfig(lr=1e-3),
+            optim=AdamConfig(lr=1e-3),
         )
         for number, width in enumerate(widths)
     ]

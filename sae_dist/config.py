@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 import sae_dist
 from sae_dist.coders import CoderConfig, Form, kind_named, kind_names
 from sae_dist.coders.kinds import OURS
 from sae_dist.common.hooks import require_site
 from sae_dist.common.names import require_plain, require_repo
-from sae_dist.common.settings import setting
+from sae_dist.common.settings import kinds, setting
 from sae_dist.evaluate import EvaluationConfig, TransferConfig
 from sae_dist.harvest import HarvestLoopConfig
 from sae_dist.interop import FormatName
@@ -22,7 +22,8 @@ from sae_dist.parallel import MeshConfig
 from sae_dist.plan import MachineConfig
 from sae_dist.store import StoreConfig
 from sae_dist.text import TextConfig
-from sae_dist.train import LoopConfig, OptimConfig
+from sae_dist.train import AdamConfig, LoopConfig, OptimConfig
+from sae_dist.train.optimizers import OPTIMIZERS
 
 
 @dataclass(kw_only=True, slots=True)
@@ -74,7 +75,7 @@ class TrainConfig(LoopConfig):
     init_from: str | None = None
     max_shard_gib: float = setting(1.0, above=0)
     coder: CoderConfig = field(default_factory=CoderConfig)  # its kind is a file's to say
-    optim: OptimConfig = field(default_factory=OptimConfig)
+    optim: OptimConfig = field(default_factory=AdamConfig)
     parallel: MeshConfig = field(default_factory=MeshConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     rungs: list[int] | None = setting(None, min=0)
@@ -265,11 +266,21 @@ _ROOTS = {
 }
 
 
+VARIANTS: dict[type, dict[str, type]] = {OptimConfig: OPTIMIZERS}
+"""What the files of a group make of a dataclass."""
+
+
 @cache
 def register() -> None:
     """Tell Hydra of the root dataclasses, against which every file of `conf/` is checked."""
+    store = ConfigStore.instance()
     for name, root in _ROOTS.items():
-        ConfigStore.instance().store(name=name, node=root)
+        node = OmegaConf.structured(root)
+        for key, kind in kinds(root).items():
+            for variant, config in VARIANTS.get(kind, {}).items():
+                node[key] = kind()  # a file of the group says which
+                store.store(group=key, name=f"{variant}_schema", node=config)
+        store.store(name=name, node=node)
     for name in OURS:
         register_kind(name)
 
@@ -281,26 +292,39 @@ def register_kind(name: str) -> None:
     What has no file in `conf/coder/` takes the recipe of the nearest that has: a skip transcoder a
     transcoder's, any form the autoencoder's, and a kind that of the kind it extends.
     """
-    store, stems = ConfigStore.instance(), {path.stem for path in _recipes()}
+    store = ConfigStore.instance()
     store.store(group="kind", name=name, node=kind_named(name))
     for form in Form:
         choice = coder_choice(name, form)
-        if choice in stems:
+        for optimizer in OPTIMIZERS:
+            _inherit("optim/recipe", f"{optimizer}_", name, form)
+        if choice in _stems("coder"):
             continue
-        bases = (getattr(base, "kind", "") for base in kind_named(name).__mro__)
-        forms = [
-            form,
-            *([Form.transcoder] if form is Form.skip_transcoder else []),
-            Form.autoencoder,
-        ]
-        known = ((base, coder_choice(base, one)) for base in bases for one in forms)
-        base, recipe = next((pair for pair in known if pair[1] in stems), (name, None))
+        base, recipe = _nearest("coder", "", name, form) or (name, "")
         defaults: list[Any] = [recipe] if recipe else [{"/kind@coder": name}]
         if base != name:
             register_kind(base)
             defaults += [{"override /kind@coder": name}]
         node = {"defaults": defaults, "coder": {"form": form.value}}
         store.store(group="coder", name=choice, node=node, package="_global_")
+
+
+def _inherit(group: str, prefix: str, kind: str, form: Form) -> None:
+    """Where a group has no file for a kind and a form, the nearest one stands for it."""
+    choice = prefix + coder_choice(kind, form)
+    if choice not in _stems(group) and (near := _nearest(group, prefix, kind, form)):
+        ConfigStore.instance().store(group=group, name=choice, node={"defaults": [near[1]]})
+
+
+def _nearest(group: str, prefix: str, kind: str, form: Form) -> tuple[str, str] | None:
+    """The kind and the file whose recipe a kind and a form take."""
+    forms = [form, *([Form.transcoder] if form is Form.skip_transcoder else []), Form.autoencoder]
+    for base in kind_named(kind).__mro__:
+        for one in forms:
+            name = getattr(base, "kind", "")
+            if prefix + coder_choice(name, one) in _stems(group):
+                return name, prefix + coder_choice(name, one)
+    return None
 
 
 def coder_choice(kind: str, form: Form) -> str:
@@ -310,12 +334,13 @@ def coder_choice(kind: str, form: Form) -> str:
 
 def coder_choices() -> dict[str, str]:
     """All that may stand behind `coder=`, with its kind; of files of others' the name."""
-    found = {path.stem: path.stem for path in _recipes()}
+    found = {stem: stem for stem in _stems("coder")}
     return found | {coder_choice(kind, form): kind for kind in kind_names() for form in Form}
 
 
-def _recipes() -> list[Path]:
-    return sorted((conf_folder() / "coder").glob("*.yaml"))
+@cache
+def _stems(group: str) -> list[str]:
+    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
 
 
 def schema(root: str) -> type:

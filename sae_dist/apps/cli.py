@@ -5,7 +5,7 @@ Hydra composes the files of `conf/` that a line chooses; what it says key by key
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from sae_dist.apps import experiment
 from sae_dist.apps.keys import choices, declared_in, find, keys, meant
@@ -25,6 +25,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.names import nearest
 from sae_dist.common.settings import Allowed, split_optional, validate
 from sae_dist.config import (
+    VARIANTS,
     TrainConfig,
     coder_choices,
     conf_folder,
@@ -55,6 +56,14 @@ def compose_config(root: str, overrides: Sequence[Override], prefix: str = "") -
         chosen, typed = _sorted(root, given, prefix)
         config = _of_files(str(conf_folder()), root, chosen)
         return OmegaConf.merge(config, _values(root, typed, prefix, _kinds(root, config, typed)))
+    except ConfigKeyError as error:  # of another variant than the chosen one
+        variant: Any = error.object_type
+        names = {kind: name for named in VARIANTS.values() for name, kind in named.items()}
+        group, known = str(error.full_key).rpartition(".")[0], fields(variant)
+        raise UserError(
+            f"found {prefix}{error.full_key}; expected one of {group}={names.get(variant)}: "
+            f"{', '.join(declared.name for declared in known)}"
+        ) from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{prefix}{_first_line(error)}") from error
     except RecursionError as error:

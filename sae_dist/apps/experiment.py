@@ -26,7 +26,7 @@ from sae_dist.config import conf_folder
 
 _ASKED = "experiment"
 _PARTS = {"plan": ("harvest.", "train."), "train": ("harvest.",)}  # overrides of other commands
-_REPLACED = {"sweep", "chat@text", "chat@transfer"}  # whole, by a choice that is typed
+_REPLACED = {"optim", "sweep", "chat@text", "chat@transfer"}  # whole, by a choice that is typed
 
 
 def for_command(root: str, given: list[tuple[str, Any]]) -> list[tuple[str, Any]]:

@@ -33,6 +33,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "dead_feature_threshold": ("coder.dead_after_tokens",),
     # its training
     "learning_rate": ("optim.lr",),
+    "optimizer": ("optim",),
     "adam_beta1": ("optim.beta1",),
     "adam_beta2": ("optim.beta2",),
     "lr_warm_up_steps": ("optim.warmup_steps",),

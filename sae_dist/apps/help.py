@@ -14,7 +14,7 @@ from sae_dist.apps.console import description
 from sae_dist.apps.keys import Declared, choices, keys
 from sae_dist.coders import CoderConfig
 from sae_dist.common.settings import Allowed, split_optional
-from sae_dist.config import schema
+from sae_dist.config import VARIANTS, schema
 
 
 def help_text(root: str, arguments: Sequence[str] = ()) -> str:
@@ -70,8 +70,10 @@ def _meanings(kind: Any, coder: Any, place: str = "") -> Iterator[str]:
         yield "\n".join([*([f"  {place}.…:"] if place else []), _indent("\n\n".join(written)), ""])
     for key in fields(kind):
         if isinstance(key.type, type) and is_dataclass(key.type):
-            inside = coder if key.type is CoderConfig else key.type
-            yield from _meanings(inside, coder, f"{place}.{key.name}" if place else key.name)
+            inner = f"{place}.{key.name}" if place else key.name
+            yield from _meanings(coder if key.type is CoderConfig else key.type, coder, inner)
+            for name, variant in VARIANTS.get(key.type, {}).items():
+                yield f"  {inner}={name}:\n{_indent(cleandoc(variant.__doc__ or ''))}\n"
 
 
 def _indent(text: str) -> str:

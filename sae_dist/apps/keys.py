@@ -10,7 +10,7 @@ from sae_dist.apps.overrides import shortened
 from sae_dist.coders import CoderConfig, kind_named, kind_names
 from sae_dist.common.errors import UserError
 from sae_dist.common.settings import Allowed, allowed_in, kinds
-from sae_dist.config import coder_choices, conf_folder, schema
+from sae_dist.config import VARIANTS, coder_choices, conf_folder, schema
 
 _PREFIX = {"sweep": "+", "experiment": "+", "chat": "+"}  # groups without a default are added
 _HOLDS_A_TEMPLATE = {"text", "transfer"}  # where a file of `chat` may go
@@ -36,13 +36,14 @@ def keys(root: str, coder: type[CoderConfig] | None = None) -> Declared:
 
 @cache
 def declared_in(kind: Any, place: str = "") -> dict[str, tuple[Any, Allowed]]:
-    """The same of any configuration's dataclass, behind `place`."""
+    """The same of any configuration's dataclass, behind `place`; of all variants together."""
     found: dict[str, tuple[Any, Allowed]] = {}
     for declared in (one for one in fields(kind) if one.init):
         key, inner = f"{place}{declared.name}", kinds(kind)[declared.name]
         found[key] = inner, allowed_in(declared)
         if hasattr(inner, "__dataclass_fields__"):
-            found |= declared_in(inner, f"{key}.")
+            for one in (*VARIANTS.get(inner, {}).values(), inner):
+                found |= declared_in(one, f"{key}.")
     return found
 
 

@@ -28,8 +28,8 @@ def check_sweep(sweep: SweepConfig) -> None:
         if key.partition(".")[0] not in _HELD:
             raise UserError(
                 f"found {key} in sweep.grids; expected what a rung has of its own: coder, coder.…, "
-                "optim.…, parallel.…, site, target or init_from; all rungs share the rest: take it "
-                f"out, and start a run for each {key} (launch/compare.py puts runs side by side)"
+                "optim, optim.…, parallel.…, site, target or init_from; all rungs share the rest: "
+                f"take it out, and start a run for each {key} (sae-dist compare puts runs side by side)"
             )
 
 
@@ -147,7 +147,7 @@ def _rung(config: TrainConfig, swept: dict[str, Any], sites: list[str]) -> RungC
 def _name(config: TrainConfig, swept: dict[str, Any], site: str) -> str:
     coder = config.coder
     kind = coder_choice(coder.kind, coder.form)
-    others = [f"{key.rpartition('.')[2]}{value}" for key, value in swept.items()]
+    others = [f"{key.rpartition('.')[2] * ('.' in key)}{value}" for key, value in swept.items()]
     return "-".join(filter(None, [kind, str(coder.num_latents), coder.label, site, *others]))
 
 

@@ -1,12 +1,15 @@
 """From the normalised activations of training to the raw ones of the language model."""
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 from sae_dist.coders.coder import Coder
 
 
 @torch.no_grad()
-def fold(coder: Coder, scale: float) -> Coder:
+def fold(coder: Coder, scale: float, weights: Mapping[str, Tensor] | None = None) -> Coder:
     """The same coder on raw activations (Gemma Scope, App. A, eqs. 5-11).
 
     In training `x = x_raw / C` and `y = y_raw / C`, so that with
@@ -18,6 +21,7 @@ def fold(coder: Coder, scale: float) -> Coder:
     Args:
         coder: as trained, whole or a slice; left as it is.
         scale: C.
+        weights: to take in place of the coder's own, by name.
 
     Returns:
         a coder of the same dtype in evaluation mode, with `pre_bias` off.
@@ -32,9 +36,9 @@ def fold(coder: Coder, scale: float) -> Coder:
         device=coder.W_enc.device,
     )
     folded.collectives = coder.collectives
-    folded.load_state_dict(coder.state_dict())
+    folded.load_state_dict(coder.state_dict() | dict(weights or {}))
     if coder.pre_bias:
-        folded.b_enc.sub_(coder.W_enc @ coder.b_dec)
+        folded.b_enc.sub_(folded.W_enc @ folded.b_dec)
     tensors = folded.state_dict()
     for name in _scaled(coder):
         tensors[name].mul_(scale)

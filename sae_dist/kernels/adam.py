@@ -13,7 +13,7 @@ class AdamRows:
         W_FD: the weights.
         exp_avg_sq_FD: the second moment.
         exp_avg_FD: the first moment; None with beta1 = 0, which needs none.
-        seen_F: with beta1 = 0, the last step in which each row was visited, or 0, int64. A row
+        last_step_F: with beta1 = 0, the last step in which each row was visited, or 0, int64. A row
             whose gradient is zero keeps its weights, and the decay of its second moment is made up
             for when it is visited again: exactly what visiting all rows gives. None if every row
             is visited at every step.

@@ -65,7 +65,8 @@ def spmm_t(
 
 def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: AdamStep) -> None:
     """See `reference.update_rows`."""
-    if _on_triton(rows.W_FD) and rows.W_FD.dtype is torch.float32:
+    is_matrix = len(rows.W_FD) > 1  # a vector is one row, wider than a tile holds
+    if _on_triton(rows.W_FD) and rows.W_FD.dtype is torch.float32 and is_matrix:
         from sae_dist.kernels import triton_update
 
         triton_update.update_rows(rows, grad_RD, rows_R, adam)

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from sae_dist.parallel.axis import Axis
     from sae_dist.parallel.collectives import MeshCollectives, gather_latents, gather_rows, set_mesh
     from sae_dist.parallel.config import MeshConfig
-    from sae_dist.parallel.cost import MeshAxis, Message, messages
+    from sae_dist.parallel.cost import MeshAxis, Message, UpdateCost, messages
     from sae_dist.parallel.gradients import backward, gradient_norm
     from sae_dist.parallel.mesh import Mesh, choose_mesh, make_mesh
     from sae_dist.parallel.world import World, local_device, start_world
@@ -20,6 +20,7 @@ __all__ = [
     "Message",
     "MeshAxis",
     "MeshCollectives",
+    "UpdateCost",
     "World",
     "backward",
     "choose_mesh",

@@ -4,9 +4,28 @@
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from sae_dist.coders import CoderConfig, Form
 from sae_dist.coders.messages import SUM_BYTES, MeshAxis, Message, StepShape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateCost:
+    """What an optimizer takes; the default is Adam's, with both moments.
+
+    Attributes:
+        num_kept: numbers that it remembers of each weight of a matrix.
+        sums: numbers that it sums over the latent axis at a step, message by message.
+        flops: operations of its products.
+    """
+
+    num_kept: int = 2
+    sums: tuple[int, ...] = ()
+    flops: float = 0.0
+
+
+ADAM = UpdateCost()
 
 
 def _messages(config: CoderConfig, step: StepShape, *, has_dead: bool) -> Iterator[Message]:
@@ -45,6 +64,7 @@ def messages(
     has_dead: bool = True,
     bytes_per_value: int = 4,
     bytes_per_stored: int = 2,
+    update: UpdateCost = ADAM,
 ) -> list[Message]:
     """All that one process of a `data × latent` mesh hands to collectives in a step, once each.
 
@@ -59,6 +79,7 @@ def messages(
         has_dead: whether any latent is dead, so that AuxK has work to do.
         bytes_per_value: of weights and sums.
         bytes_per_stored: of activations as they come from the store, in which form rows cross.
+        update: the optimizer's.
     """
     data, latent = mesh
     step = StepShape(
@@ -72,15 +93,24 @@ def messages(
         s=bytes_per_stored,
     )
     sizes = _sizes(mesh)
-    return [m for m in _messages(coder, step, has_dead=has_dead) if sizes[m.over] > 1]
+    sums = [
+        Message("Gram matrix of the update", MeshAxis.latent, num * bytes_per_value)
+        for num in update.sums
+    ]
+    return [m for m in (*_messages(coder, step, has_dead=has_dead), *sums) if sizes[m.over] > 1]
 
 
 def wire_bytes(
-    coder: CoderConfig, d_in: int, d_out: int, batch_tokens: int, mesh: tuple[int, int]
+    coder: CoderConfig,
+    d_in: int,
+    d_out: int,
+    batch_tokens: int,
+    mesh: tuple[int, int],
+    update: UpdateCost = ADAM,
 ) -> float:
     """Bytes that a process sends in a float32 step with dead latents, with ring collectives."""
     sizes = _sizes(mesh)
-    step = messages(coder, d_in, d_out, batch_tokens, mesh)
+    step = messages(coder, d_in, d_out, batch_tokens, mesh, update=update)
     return sum(message.wire_bytes(sizes[message.over]) for message in step)
 
 

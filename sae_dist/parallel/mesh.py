@@ -9,10 +9,10 @@ from sae_dist.coders import CoderConfig
 from sae_dist.common.errors import UserError
 from sae_dist.parallel.axis import Axis
 from sae_dist.parallel.config import MeshConfig
-from sae_dist.parallel.cost import wire_bytes
+from sae_dist.parallel.cost import ADAM, UpdateCost, wire_bytes
 from sae_dist.parallel.world import World
 
-_BYTES_PER_PARAMETER = 16  # float32 weight, gradient and Adam's two moments
+_FLOAT32 = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,13 @@ class Mesh:
 
 
 def choose_mesh(
-    config: MeshConfig, world: int, coder: CoderConfig, d_in: int, d_out: int, batch_tokens: int
+    config: MeshConfig,
+    world: int,
+    coder: CoderConfig,
+    d_in: int,
+    d_out: int,
+    batch_tokens: int,
+    update: UpdateCost = ADAM,
 ) -> int:
     """The length of the latent axis for a coder, as `config` states it.
 
@@ -55,7 +61,8 @@ def choose_mesh(
                 f"the latents ({num_latents}): choose one of {fitting}"
             )
         return config.latent
-    memory = num_latents * (d_in + d_out) * _BYTES_PER_PARAMETER
+    values = num_latents * (d_in + d_out) * (2 + update.num_kept)  # weights, gradients, and kept
+    memory = values * _FLOAT32
     roomy = [n for n in fitting if memory / n <= config.memory_gib * 2**30]
     if not roomy:
         least = memory / max(fitting) / 2**30
@@ -64,7 +71,8 @@ def choose_mesh(
             f"parallel.memory_gib={config.memory_gib:g}: start more processes, or raise it where "
             "devices hold more"
         )
-    return min(roomy, key=lambda n: wire_bytes(coder, d_in, d_out, batch_tokens, (world // n, n)))
+    sizes = d_in, d_out, batch_tokens
+    return min(roomy, key=lambda n: wire_bytes(coder, *sizes, (world // n, n), update))
 
 
 def make_mesh(world: World, latent: int, known: dict[int, DeviceMesh]) -> Mesh:

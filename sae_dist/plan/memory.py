@@ -1,9 +1,12 @@
 """The tensors that one process of a mesh holds of a rung, counted in bytes."""
 
-from sae_dist.coders import CoderConfig, Form
-from sae_dist.train import OptimConfig
+import torch
 
-_INT64, _FLOAT64, _STEP = 8, 8, 4
+from sae_dist.coders import Coder, CoderConfig
+from sae_dist.train import OptimConfig
+from sae_dist.train.optimizers import build_optimizer
+
+_INT64 = 8
 _BLOCK_LATENTS, _BLOCK_VALUES = 1 << 16, 1 << 28  # of a product at once, on GPUs
 _ROWS_AT_ONCE = 5  # tensors of B × D or B × E that live at once in a step, about
 _DEAD_VALUES = 1 << 26  # of the dead latents at once
@@ -26,34 +29,33 @@ def rung_memory(
 ) -> dict[str, int]:
     """Bytes that a process holds between steps, and of gradients in one, by what they are.
 
-    `parameters`, `moments` and `counters` are what a checkpoint holds, `rounded` the encoder's copy
-    for the search and its errors. `gradients` are at most that: sparse ones have fewer rows.
+    `parameters`, `moments` (of the optimizer), `average` (with `ema_decay`) and `counters` are what
+    a checkpoint holds, `rounded` the encoder's copy for the search and its errors. `gradients` are
+    at most that: sparse ones have fewer rows. All are those of a coder without memory of its own.
 
     Args:
         latent: processes that share the latents.
         bytes_per_value: of weights and moments.
         bytes_per_searched: of a value of the rounded copy.
     """
-    F, D, E, w = coder.num_latents // latent, d_in, d_out, bytes_per_value
-    matrices = F * (D + E)
-    own = coder.tensors().values()
-    vectors = [F, E, *(spec.size(F) for spec in own if spec.is_trained)]  # b_enc, b_dec first
-    if coder.form is Form.skip_transcoder:
-        vectors.append(E * D)
-    of_rows = 2 * matrices * w if optim.beta1 else matrices * w + 2 * F * _INT64
-    buffers = sum(spec.size(F) for spec in own if not spec.is_trained) * _FLOAT64
+    F, w = coder.num_latents // latent, bytes_per_value
+    dtype = torch.float64 if w == torch.float64.itemsize else torch.float32
+    held = Coder(coder, d_in, d_out, latents=range(F), dtype=dtype, device="meta")
+    gradients = sum(parameter.nbytes for parameter in held.parameters())
+    states = build_optimizer(held, optim).tensors()
     return {
-        "parameters": (matrices + sum(vectors)) * w + buffers,
-        "moments": of_rows + 2 * sum(vectors) * w + len(vectors) * _STEP,
+        "parameters": sum(tensor.nbytes for tensor in held.state_dict().values()),
+        "moments": sum(state.nbytes for *_, state in states),
+        **({"average": gradients} if optim.ema_decay else {}),
         "counters": 2 * F * _INT64,
-        "rounded": F * D * bytes_per_searched + 2 * F * w,
-        "gradients": (matrices + sum(vectors)) * w,
+        "rounded": F * d_in * bytes_per_searched + 2 * F * w,
+        "gradients": gradients,
     }
 
 
 def checkpoint_bytes(memory: dict[str, int]) -> int:
     """Of one checkpoint of a rung, from what one process would hold of it alone."""
-    return memory["parameters"] + memory["moments"] + memory["counters"]
+    return sum(memory.get(name, 0) for name in ("parameters", "moments", "average", "counters"))
 
 
 def working_memory(

@@ -16,7 +16,8 @@ from sae_dist.plan.memory import (
 from sae_dist.train import OptimConfig, RungConfig
 
 _OF_OUTPUT = 2  # times that the product's output is moved: written, and looked through
-_OF_WEIGHTS = 6  # a gradient is written and read; a weight and its second moment read and written
+_OF_WEIGHTS, _OF_KEPT = 4, 2  # a gradient and a weight, and a moment: written and read
+_OF_AVERAGE = 3  # it is read and written, and the weight read
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +54,8 @@ def plan_rung(
 ) -> RungPlan:
     """One rung's cost. Raises UserError if it fits no mesh of the machine's devices."""
     coder, D, E, w = rung.coder, d_in, d_out, bytes_per_value
-    latent = choose_mesh(rung.parallel, machine.devices, coder, D, E, batch_tokens)
+    update = rung.optim.cost(coder.num_latents, D, E)
+    latent = choose_mesh(rung.parallel, machine.devices, coder, D, E, batch_tokens, update)
     mesh = machine.devices // latent, latent
     rows = batch_tokens // mesh[0]
     sizes = {"bytes_per_value": w, "bytes_per_searched": ROUNDED_BYTES if w == 4 else w}
@@ -61,8 +63,9 @@ def plan_rung(
     memory["working"] = working_memory(coder, D, E, rows, latent, w)
     whole = rung_memory(coder, rung.optim, D, E, **sizes)
     product, sparse = step_flops(coder, D, E, batch_tokens)
+    product += update.flops * mesh[0]  # each part of the batch has it to do
     moved = moved_bytes(coder, rung.optim, D, E, rows, mesh, w)
-    sent = wire_bytes(coder, D, E, batch_tokens, mesh)
+    sent = wire_bytes(coder, D, E, batch_tokens, mesh, update)
     return RungPlan(
         name=rung.name,
         mesh=mesh,
@@ -105,14 +108,17 @@ def moved_bytes(
     """Bytes that one device reads and writes in a step, as if no cache held any of them.
 
     The product reads the rounded encoder and moves its output twice; an entry reads rows of the
-    matrices and of the batch; the update passes over the rows: all of them, or with β₁ = 0 and
-    one part of the batch those that can have fired.
+    matrices and of the batch; the update passes over the rows: all of them, or where the optimizer
+    lets others be and with one part of the batch those that can have fired.
     """
     (data, latent), w = mesh, bytes_per_value
     F = coder.num_latents // latent
     num = rows * coder.expected_l0 / latent
     search = ROUNDED_BYTES * (F * D + _OF_OUTPUT * rows * F)
     entries = num * w * (CANDIDATES * D + 3 * E + D)
-    share = 1.0 if optim.beta1 or data > 1 else min(1.0, num / F)
-    times = _OF_WEIGHTS + (2 if optim.beta1 else 0)
-    return search + entries + share * F * (times * (D + E) * w + ROUNDED_BYTES * D)
+    fired_alone = optim.moves_fired_rows_alone and data == 1
+    share = min(1.0, num / F) if fired_alone else 1.0
+    times = _OF_WEIGHTS + _OF_KEPT * optim.num_moments
+    update = share * F * (times * (D + E) * w + ROUNDED_BYTES * D)
+    average = _OF_AVERAGE * F * (D + E) * w if optim.ema_decay else 0.0
+    return search + entries + update + average

@@ -9,13 +9,13 @@ import numpy as np
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.plan.machine import MachineConfig
+from sae_dist.plan.memory import checkpoint_bytes
 from sae_dist.plan.rung import RungPlan, plan_rung
 from sae_dist.store.layout import Layout
 from sae_dist.stream import BatchPart, memory_bound
 from sae_dist.train import LoopConfig, RungConfig
 from sae_dist.train.ladder import sites_of
 
-_KEPT = ("parameters", "moments", "counters")  # what a checkpoint holds
 _PASSING = ("gradients", "working")  # rungs take their steps one after the other
 
 
@@ -114,7 +114,7 @@ def plan_steps(
         read_bytes=0,
         disk_hours=0.0,
         device_bytes=_device_bytes(plans, config.batch_tokens // machine.devices * row_bytes),
-        host_bytes={"checkpoint": sum(one.device_bytes[name] for one in plans for name in _KEPT)},
+        host_bytes={"checkpoint": sum(checkpoint_bytes(one.device_bytes) for one in plans)},
         checkpoint_bytes=_num_kept(config, num_steps) * sum(one.checkpoint_bytes for one in plans),
         coder_bytes=sum(one.coder_bytes for one in plans),
         warnings=warnings,

@@ -21,7 +21,7 @@ from sae_dist.selftest.check import Found, Place
 from sae_dist.selftest.jobs import Job
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import Batch, StoredActivations, StreamConfig, StreamState
-from sae_dist.train import LoopConfig, OptimConfig, RungConfig, TrainingRun
+from sae_dist.train import AdamConfig, LoopConfig, RungConfig, TrainingRun
 from sae_dist.train.config import LogConfig, WandbMode
 
 _RANKS, _REQUEUE, _BOUND_SECONDS = 2, 75, 60.0
@@ -179,7 +179,7 @@ def _train_poisoned(place: Place) -> int:
         site="made_up",
         target="made_up",
         coder=TopK(num_latents=128, k=8),
-        optim=OptimConfig(lr=1e-3, beta1=0.9, warmup_steps=5),
+        optim=AdamConfig(lr=1e-3, beta1=0.9, warmup_steps=5),
         parallel=MeshConfig(latent=1),
     )
     config = LoopConfig(

@@ -5,10 +5,18 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
-    from sae_dist.train.config import LoopConfig, OptimConfig, Resume, RungConfig, WatchConfig
+    from sae_dist.train.config import LoopConfig, Resume, RungConfig, WatchConfig
     from sae_dist.train.fingerprint import check_alike
     from sae_dist.train.ladder import build_ladder
     from sae_dist.train.loop import TrainingRun
+    from sae_dist.train.optimizers import (
+        AdamConfig,
+        MuonConfig,
+        OptimConfig,
+        Optimizer,
+        SignumConfig,
+        WeightAverage,
+    )
     from sae_dist.train.rows import SharedRows
     from sae_dist.train.rung import Rung
     from sae_dist.train.signals import ending_signals
@@ -16,19 +24,24 @@ if TYPE_CHECKING:
     from sae_dist.train.watch import REQUEUE, Preempted, Watch
 
 __all__ = [
+    "AdamConfig",
     "LoopConfig",
+    "MuonConfig",
     "NonFiniteError",
     "OptimConfig",
+    "Optimizer",
     "Preempted",
     "REQUEUE",
     "Resume",
     "Rung",
     "RungConfig",
     "SharedRows",
+    "SignumConfig",
     "StepResult",
     "TrainingRun",
     "Watch",
     "WatchConfig",
+    "WeightAverage",
     "build_ladder",
     "check_alike",
     "ending_signals",

@@ -11,31 +11,10 @@ from sae_dist.common.names import require_project
 from sae_dist.common.settings import setting
 from sae_dist.parallel.config import MeshConfig
 from sae_dist.stream.config import StreamConfig
+from sae_dist.train.optimizers.config import AdamConfig, OptimConfig
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(kw_only=True, slots=True)
-class OptimConfig:
-    """Adam and its schedules; the defaults are Gemma Scope's (Lieberum et al. 2024, section 3.2).
-
-    `scale_lr_by_width` divides `lr` by √(F / 2¹⁴). The rate rises along a cosine from
-    `warmup_start · lr` over `warmup_steps`, stays, and falls linearly to 0 over the last
-    `decay_share` of the run. λ rises linearly from 0 over `sparsity_warmup_steps`.
-    `clip_norm` bounds the norm of the whole coder's gradient.
-    """
-
-    lr: float = setting(7e-5, above=0)
-    scale_lr_by_width: bool = False
-    beta1: float = setting(0.0, min=0, below=1)
-    beta2: float = setting(0.999, min=0, below=1)
-    eps: float = setting(1e-8, above=0)
-    warmup_steps: int = setting(1000, min=0)
-    warmup_start: float = setting(0.1, min=0, max=1)
-    decay_share: float = setting(0.0, min=0, max=1)
-    sparsity_warmup_steps: int = setting(10_000, min=0)
-    clip_norm: float | None = setting(None, above=0)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -50,7 +29,7 @@ class RungConfig:
     target: str = ""
     init_from: str | None = None
     coder: CoderConfig = field(default_factory=JumpReLU)
-    optim: OptimConfig = field(default_factory=OptimConfig)
+    optim: OptimConfig = field(default_factory=AdamConfig)
     parallel: MeshConfig = field(default_factory=MeshConfig)
 
 

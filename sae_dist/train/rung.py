@@ -15,7 +15,7 @@ from sae_dist.kernels import GradientForm
 from sae_dist.parallel import Mesh, gather_latents, set_mesh
 from sae_dist.train.config import Precision, RungConfig
 from sae_dist.train.latents import LatentCounters
-from sae_dist.train.optim import Adam
+from sae_dist.train.optimizers import WeightAverage, build_optimizer
 from sae_dist.train.rows import SharedRows
 from sae_dist.train.warm_start import warm_start
 
@@ -52,10 +52,12 @@ class Rung:
         self.coder = set_mesh(coder, mesh)
         self.coder.is_exact = precision is not Precision.bfloat16
         self.coder.gradients = GradientForm(
-            by_rows=not config.optim.beta1 and mesh.data.size == 1,
+            by_rows=config.optim.moves_fired_rows_alone and mesh.data.size == 1,
             sums=None if self.coder.is_exact else torch.bfloat16,
         )
-        self.adam = Adam(self.coder, config.optim)
+        self.optimizer = build_optimizer(self.coder, config.optim)
+        decay = config.optim.ema_decay
+        self.average = WeightAverage(self.coder, decay) if decay else None
         self.counters = LatentCounters(len(latents), device)
         self.num_updates = self.num_skipped = self.skipped_in_a_row = 0
 
@@ -90,8 +92,10 @@ class Rung:
 
     @torch.no_grad()
     def update_statistics(self, fired_F: Tensor, least: Tensor, num_tokens: int) -> None:
-        """Count what fired here in a batch, and let the kind follow it; see `after_step`."""
+        """Count what fired here in a batch, let the kind follow it (`after_step`), and average."""
         self.num_updates += 1
+        if self.average:
+            self.average.update(self.num_updates)
         self.counters.update(self.mesh.data.all_reduce(fired_F), num_tokens)
         self.config.coder.after_step(self.coder, least, self.num_updates)
 
@@ -107,8 +111,10 @@ class Rung:
         sliced = self.coder.latent_tensors
         for name, tensor in self.coder.state_dict().items():
             yield name, tensor, name in sliced
-        for name, key, state in self.adam.tensors():
-            yield f"adam/{name}/{key}", state, name in sliced and key != "step"
+        for name, key, state in self.optimizer.tensors():
+            yield f"optimizer/{name}/{key}", state, name in sliced
+        for name, mean in self.average.weights.items() if self.average else ():
+            yield f"average/{name}", mean, name in sliced
         yield "silent", self.counters.silent_F, True
         yield "fired", self.counters.fired_F, True
 
@@ -119,7 +125,6 @@ class Rung:
             "num_skipped": self.num_skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
             "window_tokens": self.counters.window_tokens,
-            "adam_steps": self.adam.num_steps,
         }
 
     def set_numbers(self, numbers: dict[str, int]) -> None:
@@ -128,11 +133,14 @@ class Rung:
         self.num_skipped = numbers["num_skipped"]
         self.skipped_in_a_row = numbers["skipped_in_a_row"]
         self.counters.window_tokens = numbers["window_tokens"]
-        self.adam.num_steps = numbers["adam_steps"]
 
     def export(self, folder: Path, about: dict[str, Any]) -> None:
-        """Write the coder, folded to raw activations, from the mesh's first process."""
-        folded = fold(self.coder, self.scale)
+        """Write the coder, folded to raw activations, from the mesh's first process.
+
+        With `optim.ema_decay` it is the average one.
+        """
+        averages = self.average.rows_at_unit_norm() if self.average and self.num_updates else {}
+        folded = fold(self.coder, self.scale, averages)
         tensors = gather_latents(folded, self.mesh) if self.mesh.data.index == 0 else None
         if tensors is not None:
             about = {**about, "site": self.config.site, "target": self.config.target}

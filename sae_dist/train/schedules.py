@@ -6,7 +6,8 @@ from dataclasses import replace
 from operator import attrgetter
 
 from sae_dist.coders.config import CoderConfig
-from sae_dist.train.config import LoopConfig, OptimConfig, RungConfig
+from sae_dist.train.config import LoopConfig, RungConfig
+from sae_dist.train.optimizers.config import OptimConfig
 
 _REFERENCE_WIDTH = 2**14
 _INTERVALS = ("log.every_steps", "checkpoint.every_steps", "watch.replicas_every_steps")

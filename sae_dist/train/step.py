@@ -9,7 +9,7 @@ from sae_dist.coders import LossTerms, training_forward
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import log_info
 from sae_dist.parallel import backward, gradient_norm
-from sae_dist.train.optim import gradient_squares
+from sae_dist.train.optimizers import gradient_squares
 from sae_dist.train.rows import SharedRows
 from sae_dist.train.rung import Rung
 from sae_dist.train.schedules import learning_rate, sparsity_coefficient
@@ -66,7 +66,7 @@ def training_step(rung: Rung, batch: SharedRows, step: int, num_steps: int) -> S
         return StepResult(forward, norm, mesh.bytes_sent - sent_before)
     lr = learning_rate(optim, rung.config.coder.num_latents, step, num_steps)
     clip = torch.ones_like(norm) if optim.clip_norm is None else optim.clip_norm / norm
-    rung.adam.step(lr, clip.clamp_max(1.0))
+    rung.optimizer.step(rung.num_updates + 1, lr, clip.clamp_max(1.0))
     rung.skipped_in_a_row = 0
     rung.update_statistics(forward.fired_F, forward.least, num_tokens=len(x_BD) * mesh.data.size)
     return StepResult(forward, norm, mesh.bytes_sent - sent_before)

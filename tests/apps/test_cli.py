@@ -2,10 +2,12 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from sae_dist.apps import (
     chat_corpus,
@@ -64,7 +66,7 @@ GIVEN = {
     "train": ["store=s", "run=name"],
     "verify": ["store=s"],
 }
-ROOT_OF = {"coder": "train", "sweep": "train", "lm": "harvest", "machine": "plan"}
+ROOT_OF = {"coder": "train", "optim": "train", "sweep": "train", "lm": "harvest", "machine": "plan"}
 CHAT_OF = (
     *(("harvest", "text"), ("small_lm", "text"), ("chat_corpus", "text")),
     ("evaluate", "transfer"),
@@ -94,6 +96,14 @@ def test_every_file_of_conf_composes(path: Path) -> None:
         for root, place in CHAT_OF:
             config = compose(root, f"+chat@{place}={path.stem}")
             assert getattr(config, place).template.count("{document}") == 1
+        return
+    if group == "recipe":  # of an optimizer and a coder together
+        optim, _, coder = path.stem.partition("_")
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = asdict(compose("train", f"optim={optim}", f"coder={coder}").optim)
+        assert {key: value for key, value in found.items() if key in said} == {
+            key: float(value) for key, value in said.items() if key != "defaults"
+        }
         return
     roots = ("harvest", "small_lm") if group == "text" else (ROOT_OF[group],)
     for root in roots:
@@ -136,7 +146,9 @@ def test_every_command_has_a_root_and_a_script() -> None:
         ("train", ["+_target_=torch.hub.load"], "found key _target_; expected one that"),
         ("train", ["+coder._target_=torch.hub.load"], "found key coder._target_; expected one"),
         ("train", ["coder.x.y=3"], "found key coder.x.y; expected one"),
-        ("train", ["optim=3"], "found optim=…, a group of keys; expected one of optim.lr, "),
+        ("train", ["optim=3"], "optim=3; expected one of adam, muon, signum"),
+        ("train", ["optim=muon", "optim.beta1=0"], "found optim.beta1; .*one of optim=muon: .*lr"),
+        ("train", ["optim.name=muon"], "optim.name=muon; expected adam; .* optim=…"),
         ("train", ["harvest={lm:gpt2}"], "found harvest=…; expected harvest.KEY=VALUE"),
         ("train", ["--store", "s1"], "found --store; .*did you mean store=s1[?]$"),
         ("train", ["--store=s1"], "found --store=s1; .*did you mean store=s1[?]$"),

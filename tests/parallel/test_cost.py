@@ -8,7 +8,7 @@ import torch
 from sae_dist.coders import CoderConfig, Form, kind_names, slice_of
 from sae_dist.parallel import Mesh, MeshAxis, World, make_mesh, messages
 from sae_dist.parallel.cost import wire_bytes
-from sae_dist.train import RungConfig, training_step
+from sae_dist.train import AdamConfig, MuonConfig, OptimConfig, RungConfig, training_step
 from sae_dist.train.config import Precision
 from sae_dist.train.rows import SharedRows
 from sae_dist.train.rung import Rung
@@ -52,7 +52,12 @@ def usage(mesh: Mesh) -> dict[MeshAxis, tuple[int, int]]:
 
 
 def third_step(
-    world: World, latent: int, config: CoderConfig, has_dead: bool, precision: Precision
+    world: World,
+    latent: int,
+    config: CoderConfig,
+    optim: OptimConfig,
+    has_dead: bool,
+    precision: Precision,
 ) -> tuple[dict[MeshAxis, tuple[int, int]], int]:
     """Bytes and messages over each axis, and the bytes that the step reports."""
     generator = torch.Generator().manual_seed(0)
@@ -62,7 +67,7 @@ def third_step(
     target = target_of(config)
     mesh = make_mesh(world, latent, {})
     rung = Rung(
-        RungConfig(site="in", target=target, coder=config),
+        RungConfig(site="in", target=target, coder=config, optim=optim),
         mesh,
         mean_square=float(D),
         d_in=D,
@@ -86,23 +91,29 @@ def third_step(
 def steps_unlike_the_formula(world: World, latent: int) -> list[str]:
     wrong = []
     mesh = (world.size // latent, latent)
-    for config, (has_dead, precision) in itertools.product(
-        coders(), [(False, Precision.float64), (True, Precision.float32)]
+    muon_of = CoderConfig(form=Form.skip_transcoder, num_latents=F)
+    pairs = [*((config, AdamConfig()) for config in coders()), (muon_of, MuonConfig())]
+    for (config, optim), (has_dead, precision) in itertools.product(
+        pairs, [(False, Precision.float64), (True, Precision.float32)]
     ):
-        found, reported = third_step(world, latent, config, has_dead, precision)
+        target = target_of(config)
+        found, reported = third_step(world, latent, config, optim, has_dead, precision)
         expected = messages(
             config,
             D,
-            WIDTHS[target_of(config)],
+            WIDTHS[target],
             B,
             mesh,
             has_dead=has_dead,
             bytes_per_value=precision.weights.itemsize,
+            update=optim.cost(F, D, WIDTHS[target]),
         )
         for over in MeshAxis:
             sizes = [message.num_bytes for message in expected if message.over is over]
             if found[over] != (sum(sizes), len(sizes)):
-                wrong.append(f"{config} {has_dead} {precision} {over}: {found[over]}, {sizes}")
+                wrong.append(
+                    f"{config} {optim.name} {has_dead} {precision} {over}: {found[over]}, {sizes}"
+                )
         if reported != sum(message.num_bytes for message in expected):
             wrong.append(f"{config} {has_dead} {precision}: reported {reported}")
     return wrong

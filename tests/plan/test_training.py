@@ -17,14 +17,24 @@ from sae_dist.plan.rung import moved_bytes, plan_rung, step_flops
 from sae_dist.store import open_store
 from sae_dist.store.layout import Layout
 from sae_dist.stream import ActivationStream, BatchPart, StreamConfig
-from sae_dist.train import LoopConfig, OptimConfig, RungConfig
+from sae_dist.train import AdamConfig, LoopConfig, MuonConfig, RungConfig, SignumConfig
 from sae_dist.train.config import Precision
 from sae_dist.train.rung import Rung
 from tests.coders.kinds import config_of_kind
 from tests.processes import run_on
 from tests.train.ladders import BATCH, D, E, make_store, rung, training_run
 
-CASES = list(itertools.product(kind_names(), Form, (0.0, 0.9), Precision))
+OPTIMS = [
+    AdamConfig(beta1=0.0),
+    AdamConfig(beta1=0.9, ema_decay=0.99),
+    SignumConfig(),
+    SignumConfig(momentum=0.0),
+    MuonConfig(ema_decay=0.99),
+]
+CASES = [
+    *itertools.product(kind_names(), Form, OPTIMS[:2], Precision),
+    *itertools.product(["jumprelu"], [Form.skip_transcoder], OPTIMS, [Precision.float32]),
+]
 LAYOUT = Layout(
     num_sequences=1000,
     sequence_length=100,
@@ -35,20 +45,27 @@ LAYOUT = Layout(
 WIDTHS = {"in": D, "out": E}
 
 
+GROUPS = {
+    "silent": "counters",
+    "fired": "counters",
+    "optimizer": "moments",
+    "average": "average",
+}
+
+
 def held(world: World, latent: int) -> list[str]:
     """Where what a process holds is not what was planned."""
     wrong = []
     mesh = make_mesh(world, latent, {})
-    for kind, form, beta1, precision in CASES:
-        config = rung(kind, form)
-        config.optim.beta1 = beta1
+    for kind, form, optim, precision in CASES:
+        config = replace(rung(kind, form), optim=optim)
         d_out = WIDTHS[config.target]
         real = Rung(config, mesh, 1.0, D, d_out, precision, world.device)
         encoder = real.coder.encoder()
-        found = {"parameters": 0, "moments": 0, "counters": 0}
+        found = dict.fromkeys(("parameters", "moments", "counters"), 0)
         for name, tensor, _ in real.held():
-            group = "counters" if name in ("silent", "fired") else "parameters"
-            found["moments" if name.startswith("adam/") else group] += tensor.nbytes
+            group = GROUPS.get(name.partition("/")[0], "parameters")
+            found[group] = found.get(group, 0) + tensor.nbytes
         extra = (encoder.bf16_FD, encoder.error_F, encoder.norm_F)
         found["rounded"] = sum(tensor.nbytes for tensor in extra)
         found["gradients"] = sum(p.nbytes for p in real.coder.parameters())
@@ -58,7 +75,7 @@ def held(world: World, latent: int) -> list[str]:
         }
         planned = rung_memory(config.coder, config.optim, D, d_out, latent, **sizes)
         if found != planned:
-            wrong.append(f"{kind} {form} {beta1} {precision}: held {found}, planned {planned}")
+            wrong.append(f"{kind} {form} {optim} {precision}: held {found}, planned {planned}")
     return wrong
 
 
@@ -135,12 +152,12 @@ def test_a_step_is_arithmetic() -> None:
     assert step_flops(skip, D, E, B)[0] == product + 4 * B * D * E
     twice = step_flops(replace(coder, multi_topk=True), D, E, B)
     assert twice == pytest.approx((2 * product, 5 * sparse))
-    dense = moved_bytes(coder, OptimConfig(beta1=0.9), D, E, B, (1, 1), 4)
+    dense = moved_bytes(coder, AdamConfig(beta1=0.9), D, E, B, (1, 1), 4)
     search, entries = 2 * (64 * D + 2 * B * 64), B * 4 * 4 * (1.6 * D + 3 * E + D)
     assert dense == pytest.approx(search + entries + 64 * (8 * (D + E) * 4 + 2 * D))
     few = replace(coder, num_latents=4000, k=1)
     rows = 100 / 4000  # of the latents can have fired
-    sparse_update = moved_bytes(few, OptimConfig(beta1=0.0), D, E, B, (1, 1), 4)
+    sparse_update = moved_bytes(few, AdamConfig(beta1=0.0), D, E, B, (1, 1), 4)
     search, entries = 2 * (4000 * D + 2 * B * 4000), B * 4 * (1.6 * D + 3 * E + D)
     update = rows * 4000 * (6 * (D + E) * 4 + 2 * D)
     assert sparse_update == pytest.approx(search + entries + update)

@@ -1,6 +1,7 @@
 """Training on meshes, resuming, and what happens when a batch is not finite."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,10 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from sae_dist.coders import kind_names, load_coder
+from sae_dist.coders import Form, load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import World
-from sae_dist.train import NonFiniteError, Preempted, SharedRows, training_step
+from sae_dist.train import (
+    AdamConfig,
+    MuonConfig,
+    NonFiniteError,
+    Preempted,
+    SharedRows,
+    SignumConfig,
+    training_step,
+)
 from tests.processes import alone, run_on
 from tests.train.ladders import BATCH, every_rung, make_store, rung, training_run
 
@@ -21,6 +30,24 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_store(tmp_path_factory.mktemp("store") / "store")
 
 
+SCHEDULE = {"warmup_steps": 10, "decay_share": 0.2, "clip_norm": 1.0, "sparsity_warmup_steps": 20}
+OPTIMIZERS = [
+    ("topk", Form.autoencoder, AdamConfig(lr=3e-3, ema_decay=0.9, **SCHEDULE)),
+    ("batchtopk", Form.transcoder, SignumConfig(lr=1e-3, **SCHEDULE)),
+    ("topk", Form.autoencoder, MuonConfig(lr=1e-2, ema_decay=0.9, **SCHEDULE)),
+    ("jumprelu", Form.skip_transcoder, MuonConfig(lr=1e-2, **SCHEDULE)),
+]
+
+
+def ladder(latent: int) -> list:
+    """Every kind and form, and every optimizer."""
+    others = [
+        replace(rung(kind, form, latent), name=f"{kind}-{form}-{optim.name}", optim=optim)
+        for kind, form, optim in OPTIMIZERS
+    ]
+    return every_rung(latent) + others
+
+
 def losses(folder: Path) -> dict[str, list[float]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     names = {line["rung"] for line in lines if line["rung"]}
@@ -28,7 +55,7 @@ def losses(folder: Path) -> dict[str, list[float]]:
 
 
 def train(world: World, store: Path, folder: Path, latent: int, steps: int, **loop) -> None:
-    training_run(world, store, folder, every_rung(latent), steps, **loop).run()
+    training_run(world, store, folder, ladder(latent), steps, **loop).run()
 
 
 def test_fifty_steps_give_the_same_losses_on_every_mesh(store: Path, tmp_path: Path) -> None:
@@ -37,7 +64,7 @@ def test_fifty_steps_give_the_same_losses_on_every_mesh(store: Path, tmp_path: P
         folders[world, latent] = tmp_path / f"{world}-{latent}"
         run_on(world, train, store, folders[world, latent], latent, 50)
     expected = losses(folders[1, 1])
-    assert len(expected) == 10
+    assert len(expected) == 10 + len(OPTIMIZERS)
     assert all(len(values) == 50 for values in expected.values())
     assert all(
         values[-1] < values[0] for name, values in expected.items() if "jumprelu" not in name
@@ -49,7 +76,7 @@ def test_fifty_steps_give_the_same_losses_on_every_mesh(store: Path, tmp_path: P
 
 def state(world: World, store: Path, folder: Path, latent: int, steps: int) -> dict:
     """Everything a run holds after `steps`, gathered from the mesh."""
-    run = training_run(world, store, folder, every_rung(latent), steps)
+    run = training_run(world, store, folder, ladder(latent), steps)
     if run.step < steps:
         run.run()
     return {name: tensor.full_tensor().numpy() for name, tensor in run._tensors().items()}
@@ -57,7 +84,7 @@ def state(world: World, store: Path, folder: Path, latent: int, steps: int) -> d
 
 def test_a_checkpoint_loads_bitwise_on_any_mesh(store: Path, tmp_path: Path) -> None:
     saved = run_on(4, state, store, tmp_path, 2, 20)[0]
-    assert saved["jumprelu-autoencoder/adam/W_enc/exp_avg_sq"].sum() > 0
+    assert saved["jumprelu-autoencoder/optimizer/W_enc/exp_avg_sq"].sum() > 0
     for world, latent in ((1, 1), (4, 4), (4, 1)):
         for loaded in run_on(world, state, store, tmp_path, latent, 20):
             assert saved.keys() == loaded.keys()
@@ -72,6 +99,8 @@ def test_resuming_on_the_same_mesh_is_bitwise_as_if_never_stopped(
     for steps in (25, 40, 60):  # the schedules must not depend on where it stops
         run_on(2, resume_until, store, tmp_path / "stopped", 2, steps, 60)
     assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
+    rows_F = load_coder(tmp_path / "whole/coders/topk-autoencoder-muon").W_dec.norm(dim=1)
+    torch.testing.assert_close(rows_F, torch.ones_like(rows_F))
     for folder in sorted((tmp_path / "whole" / "coders").iterdir()):
         whole = load_coder(folder).state_dict()
         stopped = load_coder(tmp_path / "stopped" / "coders" / folder.name).state_dict()
@@ -85,7 +114,7 @@ def resume_until(
     import os
     import signal
 
-    run = training_run(world, store, folder, every_rung(latent), steps, every_steps=1000)
+    run = training_run(world, store, folder, ladder(latent), steps, every_steps=1000)
     if stop == steps:
         return run.run()
     real_is_due = run._is_due
@@ -98,6 +127,17 @@ def resume_until(
     run._is_due = is_due
     with pytest.raises(Preempted, match=f"saved at step {stop}"):
         run.run()
+
+
+def test_the_coder_that_is_written_is_the_average(store: Path, tmp_path: Path) -> None:
+    config = replace(rung("topk"), optim=AdamConfig(lr=3e-2, warmup_steps=1, ema_decay=0.5))
+    run = training_run(alone(), store, tmp_path, [config], 5)
+    run.run()
+    mean, written = run.rungs[0].average.weights, load_coder(tmp_path / "coders" / config.name)
+    torch.testing.assert_close(written.W_enc.double(), mean["W_enc"])
+    unit_FD = torch.nn.functional.normalize(mean["W_dec"], dim=1)
+    torch.testing.assert_close(written.W_dec.double(), unit_FD)
+    assert not torch.allclose(run.rungs[0].coder.W_enc, mean["W_enc"], rtol=0.01)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,38 @@
+"""An exponential average of a coder's weights."""
+
+import torch
+from torch import Tensor
+
+from sae_dist.coders import Coder
+from sae_dist.train.optimizers.optimizer import row_blocks, scale_to_unit_norm
+
+
+class WeightAverage:
+    """The mean of a coder's weights after each step, of which step n - i weighs decayⁱ.
+
+    Gao et al. 2024's code has it: an exponential moving average, corrected for that it begins with
+    zeros. Here the weight of each step is corrected instead, which is the same at every step.
+
+    Attributes:
+        weights: the mean, by parameter.
+    """
+
+    def __init__(self, coder: Coder, decay: float) -> None:
+        self.coder, self.decay = coder, decay
+        self.weights = {name: torch.zeros_like(p) for name, p in coder.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, number: int) -> None:
+        """Add the weights after step `number`, from 1."""
+        weight = (1 - self.decay) / (1 - self.decay**number)
+        torch._foreach_lerp_(list(self.weights.values()), list(self.coder.parameters()), weight)
+
+    @torch.no_grad()
+    def rows_at_unit_norm(self) -> dict[str, Tensor]:
+        """The mean, with the decoder's rows at unit norm where the coder's are."""
+        weights = dict(self.weights)
+        if self.coder.config.unit_norm_decoder:
+            weights["W_dec"] = weights["W_dec"].clone()
+            for (w_rD,) in row_blocks(weights["W_dec"]):
+                scale_to_unit_norm(w_rD)
+        return weights
