@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sae_dist.coders import Coder, CoderConfig, Form, Kind
+from sae_dist.coders import Coder, Form
+from sae_dist.coders.kinds.topk import TopK
 from sae_dist.kernels import Encoder
 from sae_dist.train.optimizers import (
     AdamConfig,
@@ -27,8 +28,7 @@ LR = 1e-2
 
 
 def make(unit_norm: bool, dtype: torch.dtype = torch.float64) -> Coder:
-    config = CoderConfig(
-        kind=Kind.topk,
+    config = TopK(
         form=Form.skip_transcoder,
         num_latents=F,
         k=2,

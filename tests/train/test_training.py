@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae_dist.coders import Form, load_coder
+from sae_dist.coders import Form, kind_names, load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import World
 from sae_dist.train import (
