@@ -78,9 +78,10 @@ def find(
         if get_origin(kind) is dict and all(parts):
             return Any, Allowed()
     if key not in declared:
+        _refuse_other_kind(key, prefix, coder)
         raise UserError(
-            f"found key {prefix}{shortened(key)}{_of_other_kinds(key, coder)}; expected one that "
-            f"--help lists{meant(root, key, prefix, coder)}"
+            f"found key {prefix}{shortened(key)}; expected one that --help lists"
+            f"{meant(root, key, prefix, coder)}"
         )
     kind, allowed = declared[key]
     if is_dataclass(kind):
@@ -91,14 +92,20 @@ def find(
     return kind, allowed
 
 
-def _of_other_kinds(key: str, coder: type[CoderConfig] | None) -> str:
-    """Which kinds have a key that the chosen one has not."""
-    having = [
-        name for name in kind_names() if coder and key in declared_in(kind_named(name), "coder.")
-    ]
-    if coder is None or not having:
-        return ""
-    return f", which coder={coder.kind} has not, but {' and '.join(having)}"
+def _refuse_other_kind(key: str, prefix: str, coder: type[CoderConfig] | None) -> None:
+    """Raise UserError for a key that only other kinds of coders have."""
+    of = {name: declared_in(kind_named(name), "coder.") for name in kind_names() if coder}
+    having = [name for name, declared in of.items() if key in declared]
+    if having and coder:
+        own = ", ".join(
+            prefix + one
+            for one in declared_in(coder, "coder.")
+            if one not in declared_in(CoderConfig, "coder.")
+        )
+        raise UserError(
+            f"found key {prefix}{key}, which coder={coder.kind} has not, but "
+            f"{' and '.join(having)}; expected one of {own}; take it out, or choose another coder"
+        )
 
 
 def meant(root: str, unknown: str, prefix: str, coder: type[CoderConfig] | None = None) -> str:
