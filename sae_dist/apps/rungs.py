@@ -29,7 +29,7 @@ def check_sweep(sweep: SweepConfig) -> None:
             raise UserError(
                 f"found {key} in sweep.grids; expected what a rung has of its own: coder, coder.…, "
                 "optim, optim.…, parallel.…, site, target or init_from; all rungs share the rest: "
-                f"take it out; start a run for each {key} (sae-dist compare puts runs side by side)"
+                f"take it out, and start a run for each {key} (compare puts runs side by side)"
             )
 
 

@@ -80,7 +80,7 @@ class AdamConfig(OptimConfig):
 class SignumConfig(OptimConfig):
     """Signum: every weight moves by `lr`, against the sign of its gradient's running mean.
 
-    Bernstein et al. 2018, algorithm 2. `lr` is Adam's (2e-4 / √(F / 2¹⁴)): no published coder was
+    Bernstein et al. 2018, algorithm 2. `lr` is Adam's 2e-4 / √(F / 2¹⁴), as no published coder was
     trained with it: sparsify's signum is schedule-free, with another rate.
     """
 
