@@ -4,6 +4,8 @@ import torch
 
 from sae_dist.coders.coder import Coder
 
+_SCALED = {"b_enc", "b_dec", "threshold", "inference_threshold"}
+
 
 @torch.no_grad()
 def fold(coder: Coder, scale: float) -> Coder:
@@ -20,25 +22,18 @@ def fold(coder: Coder, scale: float) -> Coder:
         scale: C.
 
     Returns:
-        a coder of the same dtype in evaluation mode, with `pre_bias` off.
+        a coder of the same dtype in evaluation mode, with `pre_bias` off. Its W_enc, W_dec and
+        W_skip lie where those of `coder` do: it is to be read before that one is trained on.
     """
-    folded = Coder(
-        coder.config,
-        coder.d_in,
-        coder.d_out,
-        latents=coder.latents,
-        pre_bias=False,
-        dtype=coder.W_enc.dtype,
-        device=coder.W_enc.device,
-    )
-    folded.collectives = coder.collectives
-    folded.load_state_dict(coder.state_dict())
+    tensors = {name: tensor.detach() for name, tensor in coder.state_dict().items()}
     if coder.pre_bias:
-        folded.b_enc.sub_(coder.W_enc @ coder.b_dec)
-    scaled = (folded.b_enc, folded.b_dec, folded.threshold, folded.inference_threshold)
-    for tensor in scaled:
-        if tensor is not None:
-            tensor.mul_(scale)
+        tensors["b_enc"] = coder.b_enc - coder.W_enc @ coder.b_dec
+    for name in _SCALED & tensors.keys():
+        tensors[name] = tensors[name] * scale
+    widths = coder.d_in, coder.d_out
+    folded = Coder(coder.config, *widths, latents=coder.latents, pre_bias=False, device="meta")
+    folded.load_state_dict(tensors, assign=True)
+    folded.collectives = coder.collectives
     return folded.eval().requires_grad_(False)
 
 
@@ -52,9 +47,8 @@ def unfold(folded: Coder, scale: float, coder: Coder) -> None:
         coder: of the same kind, form, widths and latents; changed in place.
     """
     tensors = {name: tensor.to(coder.W_enc.dtype) for name, tensor in folded.state_dict().items()}
-    for name in ("b_enc", "b_dec", "threshold", "inference_threshold"):
-        if name in tensors:
-            tensors[name] = tensors[name] / scale
+    for name in _SCALED & tensors.keys():
+        tensors[name] = tensors[name] / scale
     shift_F = tensors["W_enc"] @ tensors["b_dec"] if folded.pre_bias != coder.pre_bias else 0.0
     tensors["b_enc"] = tensors["b_enc"] + (shift_F if coder.pre_bias else -shift_F)
     coder.load_state_dict(tensors)
