@@ -1,6 +1,7 @@
 """The tensors that one process of a mesh holds of a rung, counted in bytes."""
 
 from sae_dist.coders import CoderConfig, Form, Kind
+from sae_dist.coders.flops import CANDIDATES, active_a_row
 from sae_dist.train import OptimConfig
 
 _INT64, _FLOAT64, _STEP = 8, 8, 4
@@ -11,8 +12,6 @@ _DEAD_BYTES = 12  # of a dead latent's value: itself, what it is chosen by, mask
 _DEAD_ENTRY_BYTES = 10  # of one that is chosen
 ROUNDED_BYTES = 2  # bfloat16
 _ENTRY_BYTES = 64  # of what is known of an entry: numbers, values, gradients, orders; about
-CANDIDATES = 1.6  # entries that the search keeps for one that is active (docs/architecture.md)
-L0_UNKNOWN = 50.0  # Gemma Scope's at λ = 6e-4 (Lieberum et al. 2024, figure 5)
 
 
 def rung_memory(
@@ -56,13 +55,6 @@ def rung_memory(
 def checkpoint_bytes(memory: dict[str, int]) -> int:
     """Of one checkpoint of a rung, from what one process would hold of it alone."""
     return memory["parameters"] + memory["moments"] + memory["counters"]
-
-
-def active_a_row(coder: CoderConfig) -> float:
-    """L0: k, or the target; with λ alone it is not known before, and 50 is assumed."""
-    if coder.kind is not Kind.jumprelu:
-        return float(coder.k)
-    return L0_UNKNOWN if coder.target_l0 is None else coder.target_l0
 
 
 def working_memory(

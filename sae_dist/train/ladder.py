@@ -37,7 +37,8 @@ def build_ladder(
     rungs = []
     for config in configs:
         d_in, d_out = (_width(source, site) for site in (config.site, config.target))
-        latent = choose_mesh(config.parallel, world.size, config.coder, d_in, d_out, batch_tokens)
+        sizes = config.coder, d_in, d_out, batch_tokens
+        latent = choose_mesh(config.parallel, world.size, *sizes, world.per_node)
         mesh = make_mesh(world, latent, meshes)
         mean_square = source.mean_square(config.site)
         rungs.append(Rung(config, mesh, mean_square, d_in, d_out, precision, world.device))
