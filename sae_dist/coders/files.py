@@ -19,6 +19,7 @@ from sae_dist.common.files import atomic_path, described_by, read_json
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "coder.safetensors", "coder.json"
 _MOST_DESCRIPTION_BYTES = 2**24
+_BLOCK_BYTES = 2**24  # of a tensor's rows at once
 _FLOATS = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -56,11 +57,8 @@ def save_coder(
         "config": asdict(coder.config),
         "about": about,
     }
-    with (
-        described_by(folder / DESCRIPTION, description),
-        atomic_path(folder / WEIGHTS) as temporary,
-    ):
-        _write_weights(temporary, tensors)
+    with described_by(folder / DESCRIPTION, description):
+        write_tensors(folder / WEIGHTS, tensors)
 
 
 def in_file_order(tensors: Mapping[str, Tensor | Rows]) -> list[str]:
@@ -68,8 +66,12 @@ def in_file_order(tensors: Mapping[str, Tensor | Rows]) -> list[str]:
     return sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
 
 
-def _write_weights(path: Path, tensors: Mapping[str, Tensor | Rows]) -> None:
-    """Byte for byte what safetensors' own writer gives, which wants all tensors in memory."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor | Rows]) -> None:
+    """Write a safetensors file, whole or not at all; its folder is made.
+
+    Byte for byte what safetensors' own writer gives, which wants all tensors contiguous and in
+    memory: here one block of rows is.
+    """
     header, end = {}, 0
     for name in in_file_order(tensors):
         tensor, start = tensors[name], end
@@ -78,14 +80,24 @@ def _write_weights(path: Path, tensors: Mapping[str, Tensor | Rows]) -> None:
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in header:
-            tensor = tensors[name]
-            for block in tensor.blocks if isinstance(tensor, Rows) else [tensor]:
+            for block in _blocks(tensors[name]):
                 values = block.detach().cpu().contiguous().view(-1)
                 file.write(values.view(torch.uint8).numpy())
         assert file.tell() == 8 + len(text) + end
+
+
+def _blocks(tensor: Tensor | Rows) -> Iterable[Tensor]:
+    if isinstance(tensor, Rows):
+        return tensor.blocks
+    return tensor.split(rows_at_once(tensor)) if tensor.dim() else [tensor]
+
+
+def rows_at_once(tensor: Tensor) -> int:
+    """How many of its rows are a block."""
+    return max(1, _BLOCK_BYTES // tensor[0].nbytes)
 
 
 def describe_coder(folder: Path) -> dict[str, Any]:

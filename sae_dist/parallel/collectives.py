@@ -11,11 +11,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sae_dist.coders import Coder
-from sae_dist.coders.files import LATENT_TENSORS, Rows, in_file_order
+from sae_dist.coders.files import LATENT_TENSORS, Rows, in_file_order, rows_at_once
 from sae_dist.parallel.axis import Axis
 from sae_dist.parallel.mesh import Mesh
-
-_BLOCK_BYTES = 2**24  # of the weights that another process holds, at once
 
 
 class _SumForward(torch.autograd.Function):
@@ -126,8 +124,7 @@ def gather_latents(coder: Coder, mesh: Mesh) -> dict[str, Tensor | Rows] | None:
         if name not in LATENT_TENSORS:
             continue
         own = coder.state_dict()[name]
-        num_rows = max(1, _BLOCK_BYTES // own[0].nbytes)
-        blocks = mesh.latent.gather_blocks(own, num_rows)
+        blocks = mesh.latent.gather_blocks(own, rows_at_once(own))
         if mesh.latent.index == 0:
             shape = coder.config.num_latents, *own.shape[1:]
             tensors[name] = Rows(shape, own.dtype, blocks)

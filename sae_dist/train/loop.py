@@ -23,7 +23,7 @@ from sae_dist.train.metrics_log import MetricsLog
 from sae_dist.train.metrics_log import check as check_log
 from sae_dist.train.profiling import traced
 from sae_dist.train.replicas import check_replicas
-from sae_dist.train.resume import checkpoint_to_resume
+from sae_dist.train.resume import checkpoint_to_resume, steps_done
 from sae_dist.train.rows import SharedRows
 from sae_dist.train.rung import Rung
 from sae_dist.train.schedules import never_in_time
@@ -213,20 +213,12 @@ class TrainingRun:
         self.checkpoints.save(self.step, self._tensors(), about)
 
     def _resume(self, path: Path) -> None:
-        """Load a checkpoint."""
         about = self.checkpoints.about(path)
         check_unchanged(about["identity"], self._fingerprint(), path)
-        if (done := int(about["step"])) > self.num_steps:
-            size = self.config.batch_tokens
-            raise UserError(
-                f"found tokens={self.config.tokens}, {self.num_steps} steps, but {path} is at step "
-                f"{done}; expected at least tokens={done * size}, which are trained on already; "
-                "raise it, or choose another run=NAME"
-            )
+        self.step = steps_done(about, self.num_steps, self.config, path)
         self.checkpoints.load(path, self._tensors())
         for rung in self.rungs:
             rung.set_numbers(about["rungs"][rung.name])
-        self.step = done
         log_info(f"going on from {path}")
 
 

@@ -1,10 +1,11 @@
 """Which checkpoint a run goes on from."""
 
 from pathlib import Path
+from typing import Any
 
 from sae_dist.checkpoint import Checkpoints
 from sae_dist.common.errors import UserError
-from sae_dist.train.config import Resume
+from sae_dist.train.config import LoopConfig, Resume
 
 
 def checkpoint_to_resume(checkpoints: Checkpoints, resume: Resume) -> Path | None:
@@ -25,3 +26,15 @@ def checkpoint_to_resume(checkpoints: Checkpoints, resume: Resume) -> Path | Non
             "look after run=NAME and runs=PATH, or begin with resume=auto"
         )
     return path
+
+
+def steps_done(about: dict[str, Any], num_steps: int, config: LoopConfig, path: Path) -> int:
+    """The steps that a checkpoint has behind it, which must be no more than the run's."""
+    done = int(about["step"])
+    if done > num_steps:
+        raise UserError(
+            f"found tokens={config.tokens}, {num_steps} steps, but {path} is at step {done}; "
+            f"expected at least tokens={done * config.batch_tokens}, which are trained on already; "
+            "raise it, or choose another run=NAME"
+        )
+    return done

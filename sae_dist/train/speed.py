@@ -1,5 +1,6 @@
 """How fast a run goes, and what it makes of its devices."""
 
+import re
 import resource
 import time
 from collections.abc import Sequence
@@ -10,8 +11,9 @@ from sae_dist.coders.flops import step_flops
 from sae_dist.parallel import World
 from sae_dist.train.rung import Rung
 
-_PEAK_FLOPS = {  # dense bfloat16 with float32 sums, from the vendors' data sheets; longest first
+_PEAK_FLOPS = {  # dense bfloat16 with float32 sums, from the vendors' data sheets
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "H200": 989e12,
     "GH200": 989e12,
@@ -22,13 +24,13 @@ _PEAK_FLOPS = {  # dense bfloat16 with float32 sums, from the vendors' data shee
     "L4": 121e12,
     "RTX 4090": 165.2e12,
     "MI300X": 1307e12,
-    "V100": 125e12,
 }
 
 
 def peak_flops(device: str) -> float | None:
     """What a GPU of this name can do in a second at most; None where that is not known."""
-    return next((flops for name, flops in _PEAK_FLOPS.items() if name in device), None)
+    names = (name for name in _PEAK_FLOPS if re.search(rf"\b{name}\b", device))
+    return _PEAK_FLOPS.get(next(names, ""))
 
 
 class Speed:

@@ -11,9 +11,19 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sae_dist.coders import Coder, CoderConfig, Form, Kind, fold, initialise, save_coder, slice_of
+from sae_dist.coders import (
+    Coder,
+    CoderConfig,
+    Form,
+    Kind,
+    files,
+    fold,
+    initialise,
+    save_coder,
+    slice_of,
+)
 from sae_dist.coders.files import WEIGHTS
-from sae_dist.parallel import World, collectives, gather_latents, make_mesh, set_mesh
+from sae_dist.parallel import World, gather_latents, make_mesh, set_mesh
 from tests.processes import run_on
 
 D, F, SCALE = 64, 2048, 3.0
@@ -52,7 +62,7 @@ def coder_of(kind: Kind, latents: range | None = None) -> Coder:
 
 def export(world: World, folder: Path, kind: Kind) -> int:
     mesh = make_mesh(world, world.size, {})
-    collectives._BLOCK_BYTES = BLOCK
+    files._BLOCK_BYTES = BLOCK
     coder = set_mesh(coder_of(kind, slice_of(F, world.rank, world.size)), mesh)
     with Held(coder) as held:
         folded = fold(coder, SCALE)
