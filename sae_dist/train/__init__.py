@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from sae_dist.train.config import LoopConfig, OptimConfig, Resume, RungConfig, WatchConfig
     from sae_dist.train.fingerprint import check_alike
     from sae_dist.train.ladder import build_ladder
-    from sae_dist.train.loop import TrainingRun
+    from sae_dist.train.loop import Evaluate, TrainingRun
     from sae_dist.train.rows import SharedRows
     from sae_dist.train.rung import Rung
     from sae_dist.train.signals import ending_signals
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sae_dist.train.watch import REQUEUE, Preempted, Watch
 
 __all__ = [
+    "Evaluate",
     "LoopConfig",
     "NonFiniteError",
     "OptimConfig",
