@@ -185,8 +185,8 @@ class CoderConfig:
             num_updates: steps that changed the weights, this one among them.
         """
 
-    def logged(self, coder: Coder) -> dict[str, float]:
-        """What is logged beside every kind's measures; called by all processes together."""
+    def logged(self, coder: Coder) -> dict[str, Tensor]:
+        """Numbers on the device, logged beside every kind's; called by all processes together."""
         return {}
 
     # What it costs.

@@ -1,12 +1,14 @@
 """A finished coder on disk: `coder.safetensors` and `coder.json`, on raw activations."""
 
-from dataclasses import asdict
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sae_dist.coders.coder import Coder
@@ -18,18 +20,34 @@ from sae_dist.common.files import atomic_path, described_by, read_json
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "coder.safetensors", "coder.json"
 _MOST_DESCRIPTION_BYTES = 2**24
-_FLOATS = ("F64", "F32", "F16", "BF16")
+_BLOCK_BYTES = 2**24  # of a tensor's rows at once
+_FLOATS = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A tensor that is nowhere whole: its shape and dtype, and blocks of its rows, in order."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    blocks: Iterable[Tensor]
 
 
 def save_coder(
-    folder: Path, coder: Coder, tensors: dict[str, Tensor], about: dict[str, Any]
+    folder: Path, coder: Coder, tensors: Mapping[str, Tensor | Rows], about: dict[str, Any]
 ) -> None:
-    """Write a folded coder, whole or gathered.
+    """Write a folded coder; in memory, beside what is there, one block of it.
 
     Args:
         folder: made if absent; files in it are replaced, the description last.
         coder: tells the kind, form and widths; its own weights are not read.
-        tensors: all latents' weights, named as the coder's.
+        tensors: all latents' weights, named as the coder's; of rows the blocks are asked for in
+            the order of `in_file_order`.
         about: what it was trained on (site, target, run, …), JSON-able.
     """
     description = {
@@ -40,12 +58,47 @@ def save_coder(
         "config": asdict(coder.config),
         "about": about,
     }
-    whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    with (
-        described_by(folder / DESCRIPTION, description),
-        atomic_path(folder / WEIGHTS) as temporary,
-    ):
-        save_file(whole, temporary)
+    with described_by(folder / DESCRIPTION, description):
+        write_tensors(folder / WEIGHTS, tensors)
+
+
+def in_file_order(tensors: Mapping[str, Tensor | Rows]) -> list[str]:
+    """Names in the order in which safetensors writes them: wide dtypes first, which aligns all."""
+    return sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor | Rows]) -> None:
+    """Write a safetensors file, whole or not at all; its folder is made.
+
+    Byte for byte what safetensors' own writer gives, which wants all tensors contiguous and in
+    memory: here one block of rows is.
+    """
+    header, end = {}, 0
+    for name in in_file_order(tensors):
+        tensor, start = tensors[name], end
+        end += prod(tensor.shape) * tensor.dtype.itemsize
+        dtype, shape = _FLOATS[tensor.dtype], list(tensor.shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in header:
+            for block in _blocks(tensors[name]):
+                values = block.detach().cpu().contiguous().view(-1)
+                file.write(values.view(torch.uint8).numpy())
+        assert file.tell() == 8 + len(text) + end
+
+
+def _blocks(tensor: Tensor | Rows) -> Iterable[Tensor]:
+    if isinstance(tensor, Rows):
+        return tensor.blocks
+    return tensor.split(rows_at_once(tensor)) if tensor.dim() else [tensor]
+
+
+def rows_at_once(tensor: Tensor) -> int:
+    """How many of its rows are a block."""
+    return max(1, _BLOCK_BYTES // tensor[0].nbytes)
 
 
 def describe_coder(folder: Path) -> dict[str, Any]:
@@ -157,7 +210,7 @@ def _require_shapes(path: Path, coder: Coder, slices: dict[str, Any]) -> None:
         names = sorted(n for n in found.keys() | expected if found.get(n) != expected.get(n))
         wrong = ", ".join(f"{n} {found.get(n)} instead of {expected.get(n)}" for n in names)
         raise _not_a_coder(path, wrong)
-    if odd := [name for name, part in slices.items() if part.get_dtype() not in _FLOATS]:
+    if odd := [name for name, part in slices.items() if part.get_dtype() not in _FLOATS.values()]:
         raise _not_a_coder(path, f"{odd[0]} of {slices[odd[0]].get_dtype()} instead of floats")
 
 

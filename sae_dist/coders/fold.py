@@ -24,24 +24,19 @@ def fold(coder: Coder, scale: float, weights: Mapping[str, Tensor] | None = None
         weights: to take in place of the coder's own, by name.
 
     Returns:
-        a coder of the same dtype in evaluation mode, with `pre_bias` off.
+        a coder of the same dtype in evaluation mode, with `pre_bias` off. Its W_enc, W_dec and
+        W_skip lie where those of `coder` do: it is to be read before that one is trained on.
     """
-    folded = Coder(
-        coder.config,
-        coder.d_in,
-        coder.d_out,
-        latents=coder.latents,
-        pre_bias=False,
-        dtype=coder.W_enc.dtype,
-        device=coder.W_enc.device,
-    )
-    folded.collectives = coder.collectives
-    folded.load_state_dict(coder.state_dict() | dict(weights or {}))
+    given = coder.state_dict() | dict(weights or {})
+    tensors = {name: tensor.detach().to(coder.W_enc.dtype) for name, tensor in given.items()}
     if coder.pre_bias:
-        folded.b_enc.sub_(folded.W_enc @ folded.b_dec)
-    tensors = folded.state_dict()
+        tensors["b_enc"] = tensors["b_enc"] - tensors["W_enc"] @ tensors["b_dec"]
     for name in _scaled(coder):
-        tensors[name].mul_(scale)
+        tensors[name] = tensors[name] * scale
+    widths = coder.d_in, coder.d_out
+    folded = Coder(coder.config, *widths, latents=coder.latents, pre_bias=False, device="meta")
+    folded.load_state_dict(tensors, assign=True)
+    folded.collectives = coder.collectives
     return folded.eval().requires_grad_(False)
 
 

@@ -1,7 +1,11 @@
-"""How the C library hands out memory on CPUs."""
+"""When the C library and Python give memory back."""
 
 import ctypes
+import gc
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MOST = 2**31 - 1
@@ -19,3 +23,26 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _MOST)
         mallopt(_M_TRIM_THRESHOLD, _MOST)
+
+
+@contextmanager
+def collected_every(num_steps: int) -> Iterator[Callable[[], None]]:
+    """While inside, Python's garbage is collected once in so many calls of what is yielded.
+
+    By itself it would be at any time, and on each process at another: all wait for who collects.
+    What is there already is never looked through again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    calls = count(1)
+
+    def called() -> None:
+        if next(calls) % num_steps == 0:
+            gc.collect()
+
+    try:
+        yield called
+    finally:
+        gc.enable()
+        gc.unfreeze()

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from sae_dist.coders import Coder, CoderConfig, FiresBy, Form
 from sae_dist.common.errors import UserError, one_line
-from sae_dist.common.files import atomic_path
 
 
 @dataclass(kw_only=True, slots=True)
@@ -193,10 +192,3 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     with told_in_one_line(path):
         found = load_file(path)
     return floats(path, found)
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file, whole or not at all; its folder is made."""
-    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(whole, temporary)

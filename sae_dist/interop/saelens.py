@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_dist.coders import Coder, CoderConfig, FiresBy, Form, JumpReLU, TopK
+from sae_dist.coders.files import write_tensors
 from sae_dist.common.files import described_by
 from sae_dist.common.hooks import hook_name, site_of
 from sae_dist.interop.published import (
@@ -19,7 +20,6 @@ from sae_dist.interop.published import (
     read_tensors,
     transposed,
     unusable,
-    write_tensors,
 )
 from sae_dist.interop.settings import TEXT, Understood, read_settings, require_understood
 

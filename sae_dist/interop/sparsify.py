@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from sae_dist.coders import Coder, CoderConfig, FiresBy, Form, TopK
+from sae_dist.coders.files import write_tensors
 from sae_dist.common.files import described_by
 from sae_dist.interop.published import (
     ForeignCoder,
     misfit,
     plain_tensors,
     read_tensors,
-    write_tensors,
 )
 from sae_dist.interop.settings import Understood, read_settings, require_understood
 

@@ -1,5 +1,7 @@
 """One unit through the language model, as a store would hold it."""
 
+import threading
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,9 +11,12 @@ from sae_dist.common.errors import UserError
 from sae_dist.live.units import Unit
 from sae_dist.lm import LM, Capture, resolve
 
+_PASSING = threading.Lock()
+"""Of all passes of a process: another one's hooks would see this one's activations."""
+
 
 class Passes:
-    """Runs units through a language model up to the last of `sites`.
+    """Runs units through a language model up to the last of `sites`, one pass at a time.
 
     A unit is always one forward pass, whoever runs it, so that all who run it on equal processors
     get the same activations.
@@ -29,7 +34,9 @@ class Passes:
         """
         ids_NS = torch.from_numpy(unit.ids_NS).to(self.device)
         trainable_NS = torch.from_numpy(unit.trainable_NS).to(self.device)
-        acts = {site: x.to(self.dtype.compute) for site, x in self._capture(ids_NS).items()}
+        with _PASSING:
+            captured = self._capture(ids_NS)
+        acts = {site: x.to(self.dtype.compute) for site, x in captured.items()}
         for site, acts_NSD in acts.items():
             bad_NS = trainable_NS & ~torch.isfinite(acts_NSD).all(2)
             if bad_NS.any():

@@ -85,15 +85,21 @@ class Axis:
                 dist.broadcast(part, group=self.group, group_src=index)
             yield part
 
-    def gather(self, x: Tensor, dim: int = 0) -> Tensor | None:
-        """As `all_gather`, but only for the first process of the axis; the others get None."""
-        if self.size == 1:
-            return x
-        x = x.detach().contiguous()
-        self._count(x)
-        parts = [torch.empty_like(x) for _ in range(self.size)] if self.index == 0 else None
-        dist.gather(x, parts, group=self.group, group_dst=0)
-        return torch.cat(parts, dim) if parts else None
+    def gather_blocks(self, x: Tensor, num_rows: int) -> Iterator[Tensor]:
+        """Every process' rows (equally many) in the axis' order, `num_rows` at once, for the first.
+
+        The others send theirs as they use up the iterator, which gives them nothing.
+        """
+        for index in range(self.size):
+            for block in x.detach().contiguous().split(num_rows):
+                if self.index == index != 0:
+                    self._count(block)
+                    dist.send(block, group=self.group, group_dst=0)
+                elif self.index == 0:
+                    if index != 0:
+                        block = torch.empty_like(block)
+                        dist.recv(block, group=self.group, group_src=index)
+                    yield block
 
     def all_min(self, x: Tensor) -> Tensor:
         """Elementwise minimum over the axis, as a new tensor."""

@@ -1,5 +1,6 @@
 """A coder's latents and rows on a mesh: the one file that applies parallelism to a coder."""
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sae_dist.coders import Coder
+from sae_dist.coders.files import Rows, in_file_order, rows_at_once
 from sae_dist.parallel.axis import Axis
 from sae_dist.parallel.mesh import Mesh
 
@@ -115,11 +117,20 @@ def gather_rows(x_BD: Tensor, mesh: Mesh) -> Callable[[], Tensor]:
     return mesh.latent.start_all_gather(x_BD)
 
 
-def gather_latents(coder: Coder, mesh: Mesh) -> dict[str, Tensor] | None:
-    """All latents' weights, on the CPU of the first process of the latent axis; None elsewhere."""
-    tensors = {}
-    for name, tensor in coder.state_dict().items():
-        whole = mesh.latent.gather(tensor) if name in coder.latent_tensors else tensor
-        if whole is not None:
-            tensors[name] = whole.cpu()
+def gather_latents(coder: Coder, mesh: Mesh) -> dict[str, Tensor | Rows] | None:
+    """All latents' weights, for `save_coder` at the first process of the latent axis.
+
+    Its rows come block by block from the others, for whom this returns None when all are sent.
+    """
+    tensors: dict[str, Tensor | Rows] = dict(coder.state_dict())
+    for name in in_file_order(tensors):
+        if name not in coder.latent_tensors:
+            continue
+        own = coder.state_dict()[name]
+        blocks = mesh.latent.gather_blocks(own, rows_at_once(own))
+        if mesh.latent.index == 0:
+            shape = coder.config.num_latents, *own.shape[1:]
+            tensors[name] = Rows(shape, own.dtype, blocks)
+        else:
+            deque(blocks, maxlen=0)
     return tensors if mesh.latent.index == 0 else None

@@ -9,7 +9,7 @@ from sae_dist.common.settings import setting
 class MeshConfig:
     """The mesh of a rung. `latent` processes share its latents; the rest of the world is `data`.
 
-    `latent: null` chooses the mesh that sends the fewest bytes a step among those on which the
+    `latent: null` chooses the mesh whose messages take the shortest time among those on which the
     parameters, gradients and moments of a process fit into `memory_gib`.
     """
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from sae_dist.coders import CoderConfig, Form
 from sae_dist.coders.messages import SUM_BYTES, MeshAxis, Message, StepShape
 
+_LATENCY = 20e-6  # seconds that a message takes however small it is
+_IN_NODE, _BETWEEN_NODES = 225e9, 25e9  # bytes/s of a GPU: half of NVLink's 450e9, of 400 Gbit/s
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateCost:
@@ -112,6 +115,29 @@ def wire_bytes(
     sizes = _sizes(mesh)
     step = messages(coder, d_in, d_out, batch_tokens, mesh, update=update)
     return sum(message.wire_bytes(sizes[message.over]) for message in step)
+
+
+def message_seconds(
+    coder: CoderConfig,
+    d_in: int,
+    d_out: int,
+    batch_tokens: int,
+    mesh: tuple[int, int],
+    per_node: int,
+    update: UpdateCost = ADAM,
+) -> float:
+    """What the messages of that step take, one after the other, on GPUs with `per_node` a node.
+
+    Each has its latency, and its bytes go at the speed of the slowest link of its axis.
+    """
+    sizes, seconds = _sizes(mesh), 0.0
+    world = sizes[MeshAxis.world]
+    per_node = min(per_node, world)
+    for message in messages(coder, d_in, d_out, batch_tokens, mesh, update=update):
+        span = mesh[1] if message.over is MeshAxis.latent else world  # ranks from first to last
+        bandwidth = _IN_NODE if per_node % span == 0 else _BETWEEN_NODES
+        seconds += _LATENCY + message.wire_bytes(sizes[message.over]) / bandwidth
+    return seconds
 
 
 def _sizes(mesh: tuple[int, int]) -> dict[MeshAxis, int]:

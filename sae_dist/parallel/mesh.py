@@ -9,7 +9,7 @@ from sae_dist.coders import CoderConfig
 from sae_dist.common.errors import UserError
 from sae_dist.parallel.axis import Axis
 from sae_dist.parallel.config import MeshConfig
-from sae_dist.parallel.cost import ADAM, UpdateCost, wire_bytes
+from sae_dist.parallel.cost import ADAM, UpdateCost, message_seconds
 from sae_dist.parallel.world import World
 
 _FLOAT32 = 4
@@ -44,10 +44,12 @@ def choose_mesh(
     d_out: int,
     batch_tokens: int,
     update: UpdateCost = ADAM,
+    per_node: int | None = None,
 ) -> int:
     """The length of the latent axis for a coder, as `config` states it.
 
-    Without a length: the one whose step puts the fewest bytes on the wire (see `cost.wire_bytes`).
+    Without a length: the one whose messages take the shortest time (see `cost.message_seconds`) on
+    nodes of `per_node` processes; by default all are on one.
 
     Raises:
         UserError: the given axis fits neither world nor latents, or the coder fits no mesh.
@@ -71,8 +73,8 @@ def choose_mesh(
             f"parallel.memory_gib={config.memory_gib:g}: start more processes, or raise it where "
             "devices hold more"
         )
-    sizes = d_in, d_out, batch_tokens
-    return min(roomy, key=lambda n: wire_bytes(coder, *sizes, (world // n, n), update))
+    sizes, nodes = (coder, d_in, d_out, batch_tokens), per_node or world
+    return min(roomy, key=lambda n: message_seconds(*sizes, (world // n, n), nodes, update))
 
 
 def make_mesh(world: World, latent: int, known: dict[int, DeviceMesh]) -> Mesh:

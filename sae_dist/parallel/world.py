@@ -1,7 +1,7 @@
 """The processes of a run, as the launcher started them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,13 +18,32 @@ _TIMEOUT = timedelta(minutes=10)
 class World:
     """This process among all: its rank, how many there are, and the device it computes on.
 
-    `store` is the launcher's key-value store, where there is a launcher.
+    `store` is the launcher's key-value store, where there is a launcher, and `per_node` the number
+    of processes on this host, if that says it.
     """
 
     rank: int
     size: int
     device: torch.device
     store: dist.Store | None = field(default=None, compare=False)
+    per_node: int | None = None
+
+    def start_any(self, flag: bool) -> Callable[[], bool]:
+        """Begin to ask whether any process says so; call what is returned for the answer.
+
+        The hosts talk, whatever their devices are at. All processes ask alike.
+        """
+        if self.size == 1:
+            return lambda: flag
+        total = torch.tensor(int(flag))
+        asked = dist.all_reduce(total, async_op=True)
+        assert asked is not None
+
+        def answer() -> bool:
+            asked.wait()
+            return bool(total)
+
+        return answer
 
 
 def local_device() -> torch.device:
@@ -62,6 +81,8 @@ def start_world() -> Iterator[World]:
     try:
         # Who ended at once, of a mistake, would cut off the ranks that still connect.
         dist.all_reduce(torch.zeros(1))
-        yield World(dist.get_rank(), dist.get_world_size(), device, store)
+        per_node = os.environ.get("LOCAL_WORLD_SIZE")
+        size = dist.get_world_size()
+        yield World(dist.get_rank(), size, device, store, int(per_node) if per_node else None)
     finally:
         dist.destroy_process_group()

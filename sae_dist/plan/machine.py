@@ -18,6 +18,7 @@ class MachineConfig:
     """
 
     devices: int = setting(8, min=1)
+    devices_per_node: int = setting(8, min=1)
     memory_gib: float = setting(74.5, above=0)
     flops: float = setting(989.4e12, above=0)
     flops_float32: float = setting(66.9e12, above=0)

@@ -3,6 +3,7 @@
 import torch
 
 from sae_dist.coders import Coder, CoderConfig
+from sae_dist.coders.flops import CANDIDATES
 from sae_dist.train import OptimConfig
 from sae_dist.train.optimizers import build_optimizer
 
@@ -14,7 +15,6 @@ _DEAD_BYTES = 12  # of a dead latent's value: itself, what it is chosen by, mask
 _DEAD_ENTRY_BYTES = 10  # of one that is chosen
 ROUNDED_BYTES = 2  # bfloat16
 _ENTRY_BYTES = 64  # of what is known of an entry: numbers, values, gradients, orders; about
-CANDIDATES = 1.6  # entries that the search keeps for one that is active (docs/architecture.md)
 
 
 def rung_memory(

@@ -2,17 +2,12 @@
 
 from dataclasses import dataclass
 
-from sae_dist.coders import CoderConfig, Form
+from sae_dist.coders import CoderConfig
+from sae_dist.coders.flops import CANDIDATES, step_flops
 from sae_dist.parallel import choose_mesh
 from sae_dist.parallel.cost import wire_bytes
 from sae_dist.plan.machine import MachineConfig
-from sae_dist.plan.memory import (
-    CANDIDATES,
-    ROUNDED_BYTES,
-    checkpoint_bytes,
-    rung_memory,
-    working_memory,
-)
+from sae_dist.plan.memory import ROUNDED_BYTES, checkpoint_bytes, rung_memory, working_memory
 from sae_dist.train import OptimConfig, RungConfig
 
 _OF_OUTPUT = 2  # times that the product's output is moved: written, and looked through
@@ -54,8 +49,9 @@ def plan_rung(
 ) -> RungPlan:
     """One rung's cost. Raises UserError if it fits no mesh of the machine's devices."""
     coder, D, E, w = rung.coder, d_in, d_out, bytes_per_value
-    update = rung.optim.cost(coder.num_latents, D, E)
-    latent = choose_mesh(rung.parallel, machine.devices, coder, D, E, batch_tokens, update)
+    sizes = coder, D, E, batch_tokens
+    update, per_node = rung.optim.cost(coder.num_latents, D, E), machine.devices_per_node
+    latent = choose_mesh(rung.parallel, machine.devices, *sizes, update, per_node)
     mesh = machine.devices // latent, latent
     rows = batch_tokens // mesh[0]
     sizes = {"bytes_per_value": w, "bytes_per_searched": ROUNDED_BYTES if w == 4 else w}
@@ -79,21 +75,6 @@ def plan_rung(
         checkpoint_bytes=checkpoint_bytes(whole),
         coder_bytes=whole["parameters"],
     )
-
-
-def step_flops(coder: CoderConfig, D: int, E: int, batch_tokens: int) -> tuple[float, float]:
-    """Operations of dense products in a step, and of what touches only entries.
-
-    The search multiplies every row with every latent: 2·B·F·D. Of N active entries, 1.6·N are
-    computed again, and N decoded; three gradients cost as much each. A skip is one product, and
-    one for its gradient. Beyond it: AuxK's dead latents, and a JumpReLU's first, dense steps.
-    """
-    times, active = coder.work
-    num = batch_tokens * active
-    product = 2.0 * times * batch_tokens * coder.num_latents * D
-    if coder.form is Form.skip_transcoder:
-        product += 4.0 * batch_tokens * D * E
-    return product, num * (2 * CANDIDATES * D + 6 * E + 2 * D)
 
 
 def moved_bytes(

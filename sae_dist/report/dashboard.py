@@ -30,6 +30,7 @@ _SECTIONS = {
         _Lines("FVU", "fvu"),
         _Lines("L0", "l0"),
         _Lines("Share of dead latents", "dead_share"),
+        _Lines("Held out: {name}", "validation/*"),
     ],
     "Loss": [_Lines("Loss", "loss"), _Lines("Loss: {name}", "loss/*")],
     "Latents": [
@@ -48,6 +49,9 @@ _SECTIONS = {
         _Lines("Share of time waiting for data", "stall_share"),
         _Lines("Bytes sent a step", "bytes_per_step"),
         _Lines("Seconds", "seconds"),
+        _Lines("FLOP/s", "flops_per_second"),
+        _Lines("Share of the devices' FLOP/s", "mfu"),
+        _Lines("Peak memory (GiB)", "peak_memory_gib"),
     ],
 }
 

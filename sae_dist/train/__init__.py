@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from sae_dist.train.config import LoopConfig, Resume, RungConfig, WatchConfig
     from sae_dist.train.fingerprint import check_alike
     from sae_dist.train.ladder import build_ladder
-    from sae_dist.train.loop import TrainingRun
+    from sae_dist.train.loop import Evaluate, TrainingRun
     from sae_dist.train.optimizers import (
         AdamConfig,
         MuonConfig,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdamConfig",
+    "Evaluate",
     "LoopConfig",
     "MuonConfig",
     "NonFiniteError",

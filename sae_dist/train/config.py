@@ -77,6 +77,8 @@ class WandbMode(StrEnum):
 class LogConfig:
     """How often figures are logged, and to what beside `metrics.jsonl`.
 
+    Every `evaluate_every_steps` steps (null: never) the rungs are measured on `evaluate_tokens`
+    tokens that are held out: on whole sequences, always the same.
     In W&B a rung is a run and a ladder a group, in `project` (of `entity`, a user or a team).
     Weights are uploaded (as artifacts, at the end) only with `upload_coders`. `tensorboard` writes
     event files to `runs/NAME/tensorboard/<rung>`.
@@ -84,6 +86,8 @@ class LogConfig:
 
     every_steps: int = setting(50, min=1)
     histogram_every_steps: int = setting(500, min=1)
+    evaluate_every_steps: int | None = setting(None, min=1)
+    evaluate_tokens: int = setting(2**16, min=1)
     wandb: WandbMode = WandbMode.auto
     project: str = setting("sae_dist", check=require_project)
     entity: str | None = setting(None, check=require_project)
@@ -111,6 +115,7 @@ class LoopConfig:
     """How long a ladder is trained on what stream.
 
     `tokens` counts those of all steps; null stands for all that the store has for training, once.
+    With `profile` each process writes a trace of a few early steps to `runs/NAME/profile`.
     """
 
     resume: Resume = Resume.auto
@@ -118,6 +123,7 @@ class LoopConfig:
     tokens: int | None = setting(None, min=1)
     batch_tokens: int = setting(4096, min=1)
     precision: Precision = Precision.float32
+    profile: bool = False
     stream: StreamConfig = field(default_factory=StreamConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)

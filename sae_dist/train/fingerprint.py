@@ -14,13 +14,13 @@ import sae_dist
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import World
 from sae_dist.stream import ActivationSource
-from sae_dist.train.config import RungConfig
+from sae_dist.train.config import LoopConfig, RungConfig
 
 _OF_RUNG = ("name", "site", "target", "coder", "optim", "init_from")  # its mesh may change
 
 
 def fingerprint_of(
-    about_loop: dict[str, Any], rungs: list[RungConfig], source: ActivationSource, num_steps: int
+    config: LoopConfig, rungs: list[RungConfig], source: ActivationSource, num_steps: int
 ) -> dict[str, Any]:
     """All that a run's result depends on, JSON-able: with it unchanged a checkpoint goes on.
 
@@ -28,7 +28,7 @@ def fingerprint_of(
     the number of steps, unless a learning rate falls towards the end.
 
     Args:
-        about_loop: what the loop adds: seed, batch, precision, order of the stream.
+        config: of the loop; its seed, batch, precision and order of the stream.
         rungs: their configurations.
         source: of activations; its scale is what they are normalised by.
         num_steps: of the whole run.
@@ -36,7 +36,10 @@ def fingerprint_of(
     sites = sorted({site for rung in rungs for site in (rung.site, rung.target)})
     decays = any(rung.optim.decay_share for rung in rungs)
     return {
-        **about_loop,
+        "seed": config.seed,
+        "batch_tokens": config.batch_tokens,
+        "precision": config.precision.value,
+        "stream": {"lanes": config.stream.lanes, "bucket_tokens": config.stream.bucket_tokens},
         "source": source.identity,
         "mean_square": {site: source.mean_square(site) for site in sites},
         **({"steps (optim.decay_share counts from the end)": num_steps} if decays else {}),

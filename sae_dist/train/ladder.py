@@ -37,9 +37,9 @@ def build_ladder(
     rungs = []
     for config in configs:
         d_in, d_out = (_width(source, site) for site in (config.site, config.target))
-        sizes = d_in, d_out, batch_tokens
+        sizes = config.coder, d_in, d_out, batch_tokens
         update = config.optim.cost(config.coder.num_latents, d_in, d_out)
-        latent = choose_mesh(config.parallel, world.size, config.coder, *sizes, update)
+        latent = choose_mesh(config.parallel, world.size, *sizes, update, world.per_node)
         mesh = make_mesh(world, latent, meshes)
         mean_square = source.mean_square(config.site)
         rungs.append(Rung(config, mesh, mean_square, d_in, d_out, precision, world.device))

@@ -1,9 +1,14 @@
-"""The figures that training logs: of one rung, and of the whole ladder."""
+"""The figures that training logs of a rung, as tensors on its device, and how they are read."""
 
-import time
+import math
+from collections.abc import Iterator
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from sae_dist.coders import FREQUENCY_EDGES, frequency_histogram
+from sae_dist.common.figures import shown
 from sae_dist.train.rung import Rung
 from sae_dist.train.schedules import learning_rate, sparsity_coefficient
 from sae_dist.train.step import StepResult
@@ -13,13 +18,13 @@ def rung_measures(rung: Rung, result: StepResult, step: int, num_steps: int) -> 
     """What is logged of a rung after a step; called by all its processes together."""
     config, forward = rung.config, result.forward
     measures: dict[str, Any] = {
-        "loss": float(forward.loss.detach()),
-        **{f"loss/{name}": float(part) for name, part in forward.parts.items()},
-        "fvu": float(forward.fvu),
-        "l0": float(forward.l0),
-        "dead_share": rung.num_dead() / config.coder.num_latents,
+        "loss": forward.loss,
+        **{f"loss/{name}": part for name, part in forward.parts.items()},
+        "fvu": forward.fvu,
+        "l0": forward.l0,
+        "dead_share": rung.count_dead() / config.coder.num_latents,
         "lr": learning_rate(config.optim, config.coder.num_latents, step, num_steps),
-        "grad_norm": float(result.gradient_norm),
+        "grad_norm": result.gradient_norm,
         "skipped_steps": rung.num_skipped,
         "bytes_per_step": result.bytes_sent,
     }
@@ -32,27 +37,45 @@ def firing_frequency(rung: Rung) -> dict[str, Any]:
     """The firing-frequency histogram since the last call; called by all its processes together."""
     counters = rung.counters
     histogram = frequency_histogram(counters.fired_F, counters.window_tokens)
-    counts = rung.mesh.latent.all_reduce(histogram).tolist()
+    counts = rung.mesh.latent.all_reduce(histogram)
     counters.restart_window()
     return {"edges_log10": FREQUENCY_EDGES, "never": counts[0], "counts": counts[1:]}
 
 
-class Throughput:
-    """Tokens a second and the share of time spent waiting for data, since the last reading."""
+def postfix(figures: dict[str | None, dict[str, Any]]) -> str:
+    """What a progress bar shows of the figures by rung, and of the ladder's, which are None's."""
+    fvus = [measures["fvu"] for name, measures in figures.items() if name is not None]
+    fvus = [fvu for fvu in fvus if math.isfinite(fvu)]
+    spread = f"FVU {shown(min(fvus, default=None), '.3f')}"
+    spread += f"–{max(fvus):.3f}" if len(fvus) > 1 else ""
+    speed, stall = figures[None]["tokens_per_second"], figures[None]["stall_share"]
+    return f"{spread}, {speed:,.0f} tokens/s, {stall:.0%} waiting"
 
-    def __init__(self, tokens: int) -> None:
-        self._start = self._last = time.perf_counter()
-        self._tokens = tokens
-        self._waited = 0.0
 
-    def read(self, tokens: int, waited: float) -> dict[str, float]:
-        """The figures since the last call, from the running totals of tokens and seconds waited."""
-        now = time.perf_counter()
-        seconds = now - self._last
-        measures = {
-            "tokens_per_second": (tokens - self._tokens) / seconds,
-            "stall_share": (waited - self._waited) / seconds,
-            "seconds": now - self._start,
-        }
-        self._last, self._tokens, self._waited = now, tokens, waited
-        return measures
+def to_host(figures: dict[str, Any]) -> dict[str, Any]:
+    """The same, at any depth of dicts, with numbers and lists for tensors, in one copy."""
+    tensors = list(_tensors(figures))
+    if not tensors:
+        return figures
+    joined = torch.cat([x.detach().flatten().double() for x in tensors]).cpu()
+    return _with_numbers(figures, iter(joined.split([x.numel() for x in tensors])))
+
+
+def _tensors(figures: dict[str, Any]) -> Iterator[Tensor]:
+    for value in figures.values():
+        if isinstance(value, dict):
+            yield from _tensors(value)
+        elif isinstance(value, Tensor):
+            yield value
+
+
+def _with_numbers(figures: dict[str, Any], values: Iterator[Tensor]) -> dict[str, Any]:
+    read = {}
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            read[name] = _with_numbers(value, values)
+        elif isinstance(value, Tensor):
+            read[name] = next(values).to(value.dtype).view(value.shape).tolist()
+        else:
+            read[name] = value
+    return read

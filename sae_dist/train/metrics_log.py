@@ -7,6 +7,7 @@ told when a run goes on.
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,7 +37,11 @@ class Tracker(Protocol):
 
 
 class MetricsLog:
-    """The log of one run: each call of `write` is a line of JSON, and is passed to all trackers."""
+    """The log of one run: each rung's figures of a step are a line of JSON.
+
+    A thread reads the lines and passes them to the trackers, from the file's first one on, so that
+    nobody waits for a tracker's server before the log is closed.
+    """
 
     def __init__(
         self,
@@ -46,7 +51,7 @@ class MetricsLog:
         config: LogConfig,
         step: int,
     ) -> None:
-        """Open the journal at a step; what an interrupted run wrote beyond it is cut off.
+        """Open the log at a step; what an interrupted run wrote beyond it is cut off.
 
         Args:
             folder: the run's.
@@ -55,8 +60,9 @@ class MetricsLog:
             step: the first step that will be written.
         """
         self._rungs, self._uploads = list(rungs), config.upload_coders
-        _cut(folder / METRICS, step)
-        self._file = open(folder / METRICS, "a")  # noqa: SIM115 - open as long as the run
+        self._path, self._told_bytes = folder / METRICS, 0
+        _cut(self._path, step)
+        self._file = open(self._path, "a")  # noqa: SIM115 - open as long as the run
         self._trackers: list[Tracker] = []
         if (mode := chosen_mode(config.wandb)) != "disabled":
             self._trackers.append(
@@ -64,35 +70,49 @@ class MetricsLog:
             )
         if config.tensorboard:
             self._trackers.append(TensorBoardTracker(folder / "tensorboard", self._rungs, step))
-        if self._trackers:
-            for line in _lines(folder / METRICS):
-                self._tell(line)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sae-trackers")
+        self._telling = self._thread.submit(self._tell)
 
-    def write(self, step: int, tokens: int, rung: str | None, measures: dict[str, Any]) -> None:
-        """Log figures of one rung, or with None of the ladder; these end a step.
+    def write(self, step: int, tokens: int, figures: dict[str | None, dict[str, Any]]) -> None:
+        """Log a step's figures by rung, the last ones the ladder's, whose name is None.
 
         What is not finite is null, and trackers are not told of it: undefined, or of a step that
-        was skipped. Trackers are given the ladder's figures for every rung.
-        """
-        line = or_null({"step": step, "tokens": tokens, "rung": rung, **measures})
-        self._file.write(_to_line(line))
-        self._tell(line)
+        was skipped. Trackers are given the ladder's figures for every rung. All is on disk when
+        this returns, so that no checkpoint is ahead of its figures.
 
-    def keep(self) -> None:
-        """Force to disk what was written, so that no checkpoint is ahead of its figures."""
+        Raises:
+            UserError: a tracker has failed.
+        """
+        for rung, measures in figures.items():
+            line = or_null({"step": step, "tokens": tokens, "rung": rung, **measures})
+            self._file.write(_to_line(line))
         self._file.flush()
         os.fsync(self._file.fileno())
-        for tracker in self._trackers:
-            tracker.flush()
+        if self._telling.done():
+            self._telling.result()
+            self._telling = self._thread.submit(self._tell)
 
     def close(self, coders: Path | None = None) -> None:
         """End the log; with `upload_coders`, upload the finished coders from that folder."""
-        for tracker in self._trackers:
-            tracker.close(coders if self._uploads else None)
-        self._file.close()
+        with self._thread, self._file:
+            self._file.flush()
+            self._thread.submit(self._tell).result()
+            for tracker in self._trackers:
+                tracker.close(coders if self._uploads else None)
 
-    def _tell(self, line: dict[str, Any]) -> None:
-        """Pass a line on to the trackers of its rungs that lack it."""
+    def _tell(self) -> None:
+        """Pass the lines that were written since to the trackers of their rungs that lack them."""
+        with open(self._path, "rb") as file:
+            file.seek(self._told_bytes)
+            for text in file if self._trackers else ():
+                if not text.endswith(b"\n"):  # it is being written
+                    break
+                self._tell_line(json.loads(text))
+                self._told_bytes += len(text)
+        for tracker in self._trackers:
+            tracker.flush()
+
+    def _tell_line(self, line: dict[str, Any]) -> None:
         step, ends_step = line["step"], line["rung"] is None
         known = {"step", "rung", "tokens"} if ends_step else {"step", "rung"}
         measures = {k: value for k, value in line.items() if k not in known and value is not None}

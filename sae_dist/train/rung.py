@@ -86,9 +86,9 @@ class Rung:
         """Which latents held here are dead [F]."""
         return self.counters.dead(self.config.coder.dead_after_tokens)
 
-    def num_dead(self) -> int:
-        """How many latents are dead in all slices together; called by all processes together."""
-        return int(self.mesh.latent.all_reduce(self.dead().sum()))
+    def count_dead(self) -> Tensor:
+        """How many latents are dead in all slices (0-dim); called by all processes together."""
+        return self.mesh.latent.all_reduce(self.dead().sum())
 
     @torch.no_grad()
     def update_statistics(self, fired_F: Tensor, least: Tensor, num_tokens: int) -> None:

@@ -10,7 +10,10 @@ from sae_dist.train.config import LoopConfig, RungConfig
 from sae_dist.train.optimizers.config import OptimConfig
 
 _REFERENCE_WIDTH = 2**14
-_INTERVALS = ("log.every_steps", "checkpoint.every_steps", "watch.replicas_every_steps")
+_INTERVALS = (
+    *("log.every_steps", "log.evaluate_every_steps"),
+    *("checkpoint.every_steps", "watch.replicas_every_steps"),
+)
 
 
 def learning_rate(config: OptimConfig, num_latents: int, step: int, num_steps: int) -> float:
@@ -37,7 +40,7 @@ def never_in_time(config: LoopConfig, rungs: Sequence[RungConfig], num_steps: in
     lines = (line for rung in rungs for line in _never_in_time(rung, num_steps, num_tokens))
     yield from dict.fromkeys(lines)
     late = {key: attrgetter(key)(config) for key in _INTERVALS}
-    if told := [f"{key}={steps}" for key, steps in late.items() if steps > num_steps]:
+    if told := [f"{key}={steps}" for key, steps in late.items() if steps and steps > num_steps]:
         yield f"of a run of {num_steps} steps, {', '.join(told)}: at its end alone"
 
 

@@ -54,7 +54,7 @@ def training_step(rung: Rung, batch: SharedRows, step: int, num_steps: int) -> S
         y_BE,
         sparsity_coefficient=sparsity_coefficient(rung.config.coder, optim, step),
         dead_F=rung.dead(),
-        num_dead=rung.num_dead() if rung.config.coder.num_aux else 0,
+        num_dead=int(rung.count_dead()) if rung.config.coder.num_aux else 0,
     )
     coder.zero_grad()
     backward(forward.loss, coder, mesh)

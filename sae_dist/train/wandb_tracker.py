@@ -35,42 +35,51 @@ class WandbTracker:
         project: str,
         entity: str | None,
     ) -> None:
-        """Begin or resume a W&B run for each of `rungs` (configurations by name), below `folder`.
+        """Begin or resume the W&B run of the first of `rungs` (configurations by name).
+
+        That of another begins with its first figures: each takes seconds.
 
         Raises:
             UserError: W&B cannot be reached, or does not let us in.
         """
-        self._is_offline, begun = mode == "offline", begun_as(folder)
+        self._folder, self._group, self._begun = folder, group, begun_as(folder)
+        self._rungs, self._mode = rungs, mode
+        self._project, self._entity = project, entity
+        self._runs: dict[str, wandb.Run] = {}
+        self._run(next(iter(rungs)))
+
+    def _run(self, rung: str) -> wandb.Run:
+        if rung not in self._runs:
+            self._runs[rung] = self._init(rung)
+        return self._runs[rung]
+
+    def _init(self, rung: str) -> wandb.Run:
         try:
-            self._runs = {
-                rung: wandb.init(
-                    project=project,
-                    entity=entity,
-                    group=group,
-                    name=rung,
-                    id=wandb_id(group, rung, begun),
-                    resume=None if self._is_offline else "allow",
-                    dir=folder,
-                    mode=mode,  # type: ignore[arg-type]
-                    config=settings,
-                    reinit="create_new",
-                    save_code=False,
-                    settings=wandb.Settings(
-                        console="off", silent=True, disable_git=True, disable_job_creation=True
-                    ),
-                )
-                for rung, settings in rungs.items()
-            }
+            return wandb.init(
+                project=self._project,
+                entity=self._entity,
+                group=self._group,
+                name=rung,
+                id=wandb_id(self._group, rung, self._begun),
+                resume=None if self._mode == "offline" else "allow",
+                dir=self._folder,
+                mode=self._mode,  # type: ignore[arg-type]
+                config=self._rungs[rung],
+                reinit="create_new",
+                save_code=False,
+                settings=wandb.Settings(
+                    console="off", silent=True, disable_git=True, disable_job_creation=True
+                ),
+            )
         except wandb.Error as error:
             raise UserError(
                 f"W&B refused the run ({error}); log in with `wandb login`, or set "
-                f"log.wandb=offline and upload later with `wandb sync {folder / 'wandb'}`"
+                f"log.wandb=offline and upload later with `wandb sync {self._folder / 'wandb'}`"
             ) from error
-        self._first_missing = {rung: run.starting_step for rung, run in self._runs.items()}
 
     def first_missing(self, rung: str) -> int:
         """The first step of which W&B has no figures."""
-        return self._first_missing[rung]
+        return self._run(rung).starting_step
 
     def write(self, rung: str, step: int, measures: dict[str, Any], ends_step: bool) -> None:
         """Add figures to a rung's row of a step; the one that ends the step sends it."""
@@ -82,7 +91,7 @@ class WandbTracker:
                 shown[f"{name}/never"] = value["never"]
             else:
                 shown[name] = value
-        self._runs[rung].log(shown, step=step, commit=ends_step)
+        self._run(rung).log(shown, step=step, commit=ends_step)
 
     def flush(self) -> None:
         """Nothing can be done: W&B's own process writes when it likes, and dies with this one.
@@ -92,13 +101,14 @@ class WandbTracker:
 
     def close(self, coders: Path | None) -> None:
         """End the runs; upload the coders in that folder, if there is one, as artifacts."""
-        for rung, run in self._runs.items():
+        for rung in self._rungs:
+            run = self._run(rung)
             if coders is not None:
                 artifact = wandb.Artifact(artifact_name(run.id), type="model")
                 artifact.add_dir(str(coders / rung))
                 run.log_artifact(artifact)
             run.finish()
-            if self._is_offline:
+            if self._mode == "offline":
                 _remove_earlier(Path(run.dir).parent, run.id)
 
 

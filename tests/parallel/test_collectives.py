@@ -11,6 +11,7 @@ from torch import Tensor
 import sae_dist.coders.kinds.jumprelu as jumprelu_module
 from sae_dist.coders import Coder, Form, LossTerms, kind_names, slice_of, training_forward
 from sae_dist.coders.collectives import SingleProcess
+from sae_dist.coders.files import Rows, in_file_order
 from sae_dist.coders.select import batch_top_k, batch_top_k_code, top_k, top_k_entries
 from sae_dist.kernels import Encoder, aux, topk_candidates
 from sae_dist.parallel import (
@@ -178,7 +179,9 @@ def train_on(world: World, latent: int, dense_share: int) -> list[str]:
         gathered = gather_latents(coder, mesh)
         if (gathered is None) != (mesh.latent.index > 0):
             wrong.append("gathered on the wrong process")
-        for name, tensor in (gathered or {}).items():
+        for name in in_file_order(gathered or {}):
+            tensor = gathered[name]
+            tensor = torch.cat(list(tensor.blocks)) if isinstance(tensor, Rows) else tensor
             if not torch.equal(tensor, whole.state_dict()[name]):
                 wrong.append(f"{kind} {form} gathered {name}")
     return wrong

@@ -5,7 +5,7 @@ import pytest
 from sae_dist.coders import CoderConfig
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import MeshConfig, choose_mesh
-from sae_dist.parallel.cost import wire_bytes
+from sae_dist.parallel.cost import message_seconds, wire_bytes
 from tests.coders.kinds import config_of_kind
 
 
@@ -23,11 +23,22 @@ def test_narrow_coders_are_all_data_and_wide_ones_all_latent() -> None:
     assert chosen == sorted(chosen)
 
 
-def test_the_chosen_mesh_sends_the_fewest_bytes() -> None:
-    for width in (2**11, 2**14, 2**17):
-        chosen = choose_mesh(MeshConfig(), 8, topk(width), 512, 512, 4096)
-        sent = {n: wire_bytes(topk(width), 512, 512, 4096, (8 // n, n)) for n in (1, 2, 4, 8)}
-        assert sent[chosen] == min(sent.values())
+def test_the_batch_decides_and_tiny_messages_are_not_worth_their_latency() -> None:
+    def latent(width: int, batch_tokens: int) -> int:
+        return choose_mesh(MeshConfig(), 8, topk(width), 2304, 2304, batch_tokens)
+
+    assert [latent(2**14, batch) for batch in (4096, 16384, 65536)] == [8, 4, 2]
+    sizes = topk(256), 64, 64, 512
+    sent = {n: wire_bytes(*sizes, (8 // n, n)) for n in (1, 2, 4, 8)}
+    assert min(sent, key=lambda n: sent[n]) > 1
+    assert choose_mesh(MeshConfig(), 8, *sizes) == 1
+
+
+def test_latents_are_shared_within_a_node_before_they_cross_the_network() -> None:
+    sizes = topk(2**14), 2304, 2304, 16384
+    assert choose_mesh(MeshConfig(), 64, *sizes, 8) == 8
+    slow, fast = (message_seconds(*sizes, (8, 8), per_node) for per_node in (4, 64))
+    assert slow > 2 * fast
 
 
 def test_a_coder_too_large_for_a_process_is_shared_even_if_that_costs_bytes() -> None:

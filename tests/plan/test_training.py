@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from sae_dist.coders import Form, kind_names
+from sae_dist.coders.flops import step_flops
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.kernels.search import search_dtype
 from sae_dist.parallel import MeshConfig, World, make_mesh
 from sae_dist.plan import MachineConfig, TrainingPlan, plan_training, rung_memory
 from sae_dist.plan.memory import checkpoint_bytes
-from sae_dist.plan.rung import moved_bytes, plan_rung, step_flops
+from sae_dist.plan.rung import moved_bytes, plan_rung
 from sae_dist.store import open_store
 from sae_dist.store.layout import Layout
 from sae_dist.stream import ActivationStream, BatchPart, StreamConfig

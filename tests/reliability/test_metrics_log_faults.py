@@ -20,7 +20,10 @@ TRAIN = (
     "sweep.grids=[{coder:[topk,batchtopk],coder.dead_after_tokens:128,coder.aux_k:8}]",
 )
 RUNGS = ("topk-32-k4-in", "batchtopk-32-k4-in")
-TIMINGS = {"tokens_per_second", "stall_share", "seconds"}
+TIMINGS = {
+    *("tokens_per_second", "stall_share", "seconds"),
+    *("flops_per_second", "peak_memory_gib"),
+}
 KILLED_AT = """
 import os, signal, sys
 sys.path.insert(0, {root!r})

@@ -68,6 +68,7 @@ def training_run(
     """A run of `steps` steps in float64, logging each and saving every 20."""
     folder.mkdir(parents=True, exist_ok=True)
     log = {"wandb": WandbMode.disabled} | loop.pop("log", {})
+    evaluate = loop.pop("evaluate", None)
     config = LoopConfig(
         tokens=loop.pop("tokens", steps * BATCH),
         batch_tokens=BATCH,
@@ -77,4 +78,5 @@ def training_run(
         log=LogConfig(every_steps=1, histogram_every_steps=10, **log),
         **loop,
     )
-    return TrainingRun(config, rungs, StoredActivations(open_store(store)), world, folder)
+    source = StoredActivations(open_store(store))
+    return TrainingRun(config, rungs, source, world, folder, evaluate=evaluate)

@@ -1,11 +1,13 @@
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sae_dist.common.errors import UserError
 from sae_dist.train.config import LogConfig, WandbMode
 from sae_dist.train.metrics_log import MetricsLog
 from sae_dist.train.wandb_tracker import WandbTracker, begun_as, wandb_id
@@ -34,10 +36,9 @@ def write(opened: MetricsLog, *steps: int) -> None:
     """Three lines a step: one a rung, and one of the ladder."""
     histogram = {"edges_log10": [-2.0, -1.0, 0.0], "never": 3, "counts": [5, 8]}
     for step in steps:
-        for rung in RUNGS:
-            measures = {"loss": 1 / (step + 1), "firing_frequency": histogram}
-            opened.write(step, step * 64, rung, measures)
-        opened.write(step, step * 64, None, {"tokens_per_second": 9.0})
+        measures = {"loss": 1 / (step + 1), "firing_frequency": histogram}
+        figures: dict[str | None, Any] = dict.fromkeys(RUNGS, measures)
+        opened.write(step, step * 64, figures | {None: {"tokens_per_second": 9.0}})
     opened.close()
 
 
@@ -76,6 +77,45 @@ def test_disabled_writes_nothing_but_the_figures(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["metrics.jsonl"]
 
 
+class SlowTracker:
+    """Tells nothing before it may; then it fails, if it shall."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.may_go_on, self.error = threading.Event(), error
+        self.told: list[tuple[str, int]] = []
+
+    def first_missing(self, rung: str) -> int:
+        assert self.may_go_on.wait(60)
+        if self.error is not None:
+            raise self.error
+        return 1
+
+    def write(self, rung: str, step: int, measures: dict[str, Any], ends_step: bool) -> None:
+        self.told.append((rung, step))
+
+    def flush(self) -> None: ...
+
+    def close(self, coders: Path | None) -> None: ...
+
+
+def test_nobody_waits_for_a_tracker(tmp_path: Path) -> None:
+    opened, tracker = journal(tmp_path), SlowTracker()
+    opened._trackers.append(tracker)
+    threading.Timer(0.5, tracker.may_go_on.set).start()
+    write(opened, 0, 1, 2)  # and closes
+    assert sorted(set(tracker.told)) == [(rung, step) for rung in RUNGS for step in (1, 2)]
+    assert len(tracker.told) == 2 * 2 * len(RUNGS)  # a rung's own figures, and the ladder's
+
+
+def test_a_tracker_that_fails_ends_the_run(tmp_path: Path) -> None:
+    opened, tracker = journal(tmp_path), SlowTracker(UserError("no room"))
+    opened._trackers.append(tracker)
+    tracker.may_go_on.set()
+    with pytest.raises(UserError, match="no room"):
+        write(opened, *range(1000))
+    assert lines(tmp_path)[0]["step"] == 0
+
+
 @pytest.mark.parametrize("mode", [WandbMode.offline, WandbMode.auto])
 def test_offline_gives_one_run_a_rung_without_weights_or_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: WandbMode
@@ -85,6 +125,8 @@ def test_offline_gives_one_run_a_rung_without_weights_or_secrets(
     coders.mkdir(parents=True)
     (coders / "coder.safetensors").write_bytes(b"canary of weights")
     opened = journal(tmp_path, mode=mode)
+    opened.write(0, 64, {"narrow": {"loss": 1.0}, None: {"tokens_per_second": 9.0}})
+    opened.close(tmp_path / "coders")
     (tracker,) = opened._trackers
     assert isinstance(tracker, WandbTracker)
     runs = tracker._runs
@@ -94,9 +136,6 @@ def test_offline_gives_one_run_a_rung_without_weights_or_secrets(
     ids = {wandb_id("ladder", rung, begun_as(tmp_path)) for rung in ("narrow", "wide")}
     assert {run.id for run in runs.values()} == ids
     assert {run.config["coder"]["num_latents"] for run in runs.values()} == {16, 32}
-    opened.write(0, 64, "narrow", {"loss": 1.0})
-    opened.write(0, 64, None, {"tokens_per_second": 9.0})
-    opened.close(tmp_path / "coders")
     logs = list(tmp_path.rglob("*.wandb"))
     for _ in range(600):  # wandb's own process may still be writing
         if all(b"tokens_per_second" in log.read_bytes() for log in logs):

@@ -59,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         root / "ladder",
         rungs,
         STEPS,
-        log={"wandb": WandbMode.offline},
+        log={"wandb": WandbMode.offline, "evaluate_every_steps": 5},
     )
     run.run()
     for path in (root / "ladder").glob("wandb/offline-run-*/*.wandb"):
@@ -104,7 +104,7 @@ def test_every_name_that_is_logged_is_documented_and_no_other(folder: Path) -> N
     table = (ROOT / "docs" / "metrics.md").read_text().split("\n## ")[0]
     documented = re.findall(r"^\| `([\w/]+)` \|", table, re.MULTILINE)
     assert len(documented) == len(set(documented))
-    assert set(documented) == logged
+    assert set(documented) - {"mfu"} == logged  # of known GPUs alone
 
 
 def test_going_on_offline_leaves_one_whole_history(tmp_path: Path) -> None:

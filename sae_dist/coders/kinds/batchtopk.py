@@ -60,8 +60,8 @@ class BatchTopK(KSparse):
             coder.get_buffer("threshold").lerp_(least, max(1 - _EMA, 1 / num_updates))
             coder.hints["threshold"] = float(least)
 
-    def logged(self, coder: Coder) -> dict[str, float]:
-        return {"threshold/inference": float(coder.get_buffer("threshold"))}
+    def logged(self, coder: Coder) -> dict[str, Tensor]:
+        return {"threshold/inference": coder.get_buffer("threshold")}
 
     def messages(self, step: StepShape) -> Iterator[Message]:
         return step.batch_selection()

@@ -100,10 +100,10 @@ class JumpReLU(CoderConfig):
     def after_step(self, coder: Coder, least: Tensor, num_updates: int) -> None:
         _threshold(coder).data.clamp_min_(0.0)
 
-    def logged(self, coder: Coder) -> dict[str, float]:
+    def logged(self, coder: Coder) -> dict[str, Tensor]:
         own_1F = _threshold(coder).detach()[None]
         thresholds_F = coder.collectives.all_gather_latents(own_1F)[0].double()
-        return {f"threshold/p{p}": float(thresholds_F.quantile(p / 100)) for p in (10, 50, 90)}
+        return {f"threshold/p{p}": thresholds_F.quantile(p / 100) for p in (10, 50, 90)}
 
     @property
     def expected_l0(self) -> float:
