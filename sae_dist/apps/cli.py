@@ -171,8 +171,8 @@ def _sorted(
     for key, value in _leaves(root, given):
         if key in groups:
             chosen[key] = _choice(key, value, groups[key], prefix)
-            if key == "coder" and (kind := coder_choices().get(chosen[key])) in kind_names():
-                register_kind(kind)
+            if key == "coder":
+                _register(chosen[key])
         elif key != _SEARCHED:
             typed.append((key, value))
     added = {written.lstrip("+"): written for written in choices(root)}
@@ -180,6 +180,14 @@ def _sorted(
     quoted = [QuotedString(folder, Quote.single).with_quotes() for folder in folders]
     told += [f"{_SEARCHED}=[{','.join(quoted)}]"] if folders else []
     return tuple(told), typed
+
+
+def _register(coder: str) -> None:
+    """Tell Hydra of the kind that is chosen, or of all where a file of the user's may name any."""
+    kind = coder_choices().get(coder)
+    for name in kind_names():
+        if kind in (None, name):
+            register_kind(name)
 
 
 def _values(

@@ -57,7 +57,7 @@ def kind_named(name: str) -> type[CoderConfig]:
     except Exception as error:  # whatever a package of others does when it is imported
         raise UserError(
             f"found kind {name} unusable: {home.value} cannot be imported "
-            f"({type(error).__name__}: {one_line(error)}); mend or uninstall its package"
+            f"({type(error).__name__}: {one_line(str(error))}); mend or uninstall its package"
         ) from error
     if not (isinstance(kind, type) and issubclass(kind, CoderConfig) and kind.kind == name):
         raise UserError(
