@@ -54,10 +54,10 @@ def plan_rung(
     latent = choose_mesh(rung.parallel, machine.devices, *sizes, update, per_node)
     mesh = machine.devices // latent, latent
     rows = batch_tokens // mesh[0]
-    sizes = {"bytes_per_value": w, "bytes_per_searched": ROUNDED_BYTES if w == 4 else w}
-    memory = rung_memory(coder, rung.optim, D, E, latent, **sizes)
+    dtypes = {"bytes_per_value": w, "bytes_per_searched": ROUNDED_BYTES if w == 4 else w}
+    memory = rung_memory(coder, rung.optim, D, E, latent, **dtypes)
     memory["working"] = working_memory(coder, D, E, rows, latent, w)
-    whole = rung_memory(coder, rung.optim, D, E, **sizes)
+    whole = rung_memory(coder, rung.optim, D, E, **dtypes)
     product, sparse = step_flops(coder, D, E, batch_tokens)
     product += update.flops * mesh[0]  # each part of the batch has it to do
     moved = moved_bytes(coder, rung.optim, D, E, rows, mesh, w)

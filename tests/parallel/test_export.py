@@ -13,9 +13,6 @@ from torch.utils._pytree import tree_leaves
 
 from sae_dist.coders import (
     Coder,
-    CoderConfig,
-    Form,
-    Kind,
     files,
     fold,
     initialise,
@@ -24,6 +21,7 @@ from sae_dist.coders import (
 )
 from sae_dist.coders.files import WEIGHTS
 from sae_dist.parallel import World, gather_latents, make_mesh, set_mesh
+from tests.coders.kinds import config_of_kind
 from tests.processes import run_on
 
 D, F, SCALE = 64, 2048, 3.0
@@ -52,15 +50,15 @@ class Held(TorchDispatchMode):
         return result
 
 
-def coder_of(kind: Kind, latents: range | None = None) -> Coder:
-    config = CoderConfig(kind=kind, form=Form.autoencoder, num_latents=F, k=4)
+def coder_of(kind: str, latents: range | None = None) -> Coder:
+    config = config_of_kind(kind, num_latents=F, k=4)
     coder = Coder(config, D, D, latents=latents, dtype=torch.float64)
     x_ND = torch.randn(100, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     initialise(coder, 0, x_ND, x_ND)
     return coder
 
 
-def export(world: World, folder: Path, kind: Kind) -> int:
+def export(world: World, folder: Path, kind: str) -> int:
     mesh = make_mesh(world, world.size, {})
     files._BLOCK_BYTES = BLOCK
     coder = set_mesh(coder_of(kind, slice_of(F, world.rank, world.size)), mesh)
@@ -72,9 +70,9 @@ def export(world: World, folder: Path, kind: Kind) -> int:
     return held.most
 
 
-@pytest.mark.parametrize(("world", "kind"), [(1, Kind.jumprelu), (2, Kind.batchtopk)])
+@pytest.mark.parametrize(("world", "kind"), [(1, "jumprelu"), (2, "batchtopk")])
 def test_no_process_holds_more_than_its_slice_and_a_block(
-    tmp_path: Path, world: int, kind: Kind
+    tmp_path: Path, world: int, kind: str
 ) -> None:
     held = run_on(world, export, tmp_path, kind)
     vectors = 8 * 3 * (F + D)  # b_enc, θ and b_dec on raw activations, and what they are made of

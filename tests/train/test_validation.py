@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_dist.coders import Coder, Form, Kind, load_coder
+from sae_dist.coders import Coder, Form, kind_names, load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import World
 from sae_dist.store import open_store, write_store
@@ -32,7 +32,9 @@ def count_latents(rungs: Sequence[Rung], step: int) -> dict[str, dict[str, objec
 
 def train(world: World, store: Path, folder: Path, latent: int) -> None:
     rungs = [
-        rung(kind, form, latent) for kind in Kind for form in (Form.autoencoder, Form.transcoder)
+        rung(kind, form, latent)
+        for kind in kind_names()
+        for form in (Form.autoencoder, Form.transcoder)
     ]
     log = {"evaluate_every_steps": 5, "evaluate_tokens": TOKENS}
     settings = {"log": log, "evaluate": count_latents, "profile": True}
@@ -84,4 +86,4 @@ def test_nothing_held_out_is_refused(tmp_path: Path) -> None:
     write_store(tmp_path / "store", {"in": [x_ND]}, dtype="float32", held_out=0.0)
     log = {"evaluate_every_steps": 5}
     with pytest.raises(UserError, match="evaluate_every_steps=5, but found no held-out"):
-        training_run(alone(), tmp_path / "store", tmp_path, [rung(Kind.topk)], 2, log=log)
+        training_run(alone(), tmp_path / "store", tmp_path, [rung("topk")], 2, log=log)
