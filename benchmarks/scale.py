@@ -23,12 +23,20 @@ import torch.distributed as dist
 from sae_dist.harvest import Units
 from sae_dist.store import StoreConfig, StoreWriter, open_store
 from sae_dist.store.contents import Contents
-from sae_dist.store.files import Files, files_at
+from sae_dist.store.files import Files
 from sae_dist.store.layout import Layout
-from sae_dist.store.records import SETTINGS_FILE, Manifest, Settings, commit_file, dump, tokens_file
+from sae_dist.store.location import files_at
+from sae_dist.store.records import (
+    SETTINGS_FILE,
+    Manifest,
+    Settings,
+    choose_settings,
+    commit_file,
+    dump,
+    tokens_file,
+)
 from sae_dist.store.seal import with_sums, write_manifest
-from sae_dist.store.settings import choose_settings
-from sae_dist.store.statistics import Statistics
+from sae_dist.store.values import Statistics
 from sae_dist.stream import ActivationStream, BatchPart, StreamConfig, TokenOrder
 
 SITE, WIDTH, POSITIONS, WORLD, BATCH = "x", 2304, 1024, 64, 4096

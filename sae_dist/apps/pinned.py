@@ -62,7 +62,7 @@ def _pinned(config: HarvestConfig) -> tuple[LMConfig, TextConfig]:
 def _is_read(store: str) -> bool:
     """Whether a started store has all its tokens."""
     writer = StoreWriter.open(store)
-    return writer.sealed or writer.num_units == writer.tokens_written().num_units
+    return writer.sealed or writer.num_units == writer.tokens_written()[0]
 
 
 def _commit(asked: dict[str, Any], started: dict[str, Any], key: str) -> str | None:

@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from sae_dist.store.layout import Layout
     from sae_dist.store.reader import Store, open_store, read_settings
     from sae_dist.store.records import Manifest, Settings
-    from sae_dist.store.statistics import Statistics
-    from sae_dist.store.tokens import TokensWritten
+    from sae_dist.store.values import Statistics
     from sae_dist.store.verify import Audit, audit, verify
     from sae_dist.store.writer import StoreWriter
 
@@ -25,7 +24,6 @@ __all__ = [
     "Store",
     "StoreConfig",
     "StoreWriter",
-    "TokensWritten",
     "audit",
     "open_store",
     "read_settings",

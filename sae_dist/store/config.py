@@ -19,7 +19,7 @@ class StoreConfig:
     """How to store activations: sizes are of all sites together, `held_out` a share of shards.
 
     `dtype` int8 stores bfloat16 in half the bytes, off by up to 1/254 of a token's largest value
-    (`store/eight_bits.py`).
+    (`store/values.py`).
 
     Trainable tokens that are not finite end the harvest, or are dropped; so are those longer than
     `max_norm` times the median norm of a shard's trainable tokens at a site (None: any length).

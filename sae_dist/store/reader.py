@@ -4,7 +4,6 @@ Files are opened when they are read: one that is missing or cut short is told th
 The arrays' zarr.json are for other readers: where a chunk is follows from the manifest.
 """
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,21 +13,29 @@ import numpy as np
 
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
-from sae_dist.store.arrays import (
+from sae_dist.common.files import crc32c
+from sae_dist.store.contents import (
+    Contents,
+    assemble,
+    check_manifest,
+    list_units,
+    load_commit,
+    load_end,
+    load_settings,
+    load_sums,
+)
+from sae_dist.store.files import Fault, FaultError, Files, TooShortError
+from sae_dist.store.layout import (
     CRC_BYTES,
     INDEX,
     INPUT_IDS,
     MARKS,
     TOKEN_ARRAYS,
+    Layout,
     activations_path,
-    crc32c,
     scales_path,
 )
-from sae_dist.store.contents import Contents, check_manifest
-from sae_dist.store.eight_bits import restore_into
-from sae_dist.store.fault import Fault, FaultError
-from sae_dist.store.files import Files, TooShortError, files_at
-from sae_dist.store.layout import Layout
+from sae_dist.store.location import files_at
 from sae_dist.store.records import (
     MANIFEST_FILE,
     SETTINGS_FILE,
@@ -36,15 +43,12 @@ from sae_dist.store.records import (
     UNIT_COMMITS,
     Manifest,
     Settings,
-    TokensEnd,
     digest,
     load,
     parse,
 )
-from sae_dist.store.seal import assemble, load_commit, load_settings
-from sae_dist.store.statistics import Statistics
-from sae_dist.store.tokens import Tokens
 from sae_dist.store.unit import TRAINABLE
+from sae_dist.store.values import Statistics, restore_into
 
 MAX_SHARD_BYTES = 2**30
 
@@ -62,9 +66,9 @@ class Store:
         unit_of_chunk: which unit each of them is of, int64 [chunks].
     """
 
-    def __init__(self, files: Files, manifest: Manifest, digest: str, contents: Contents) -> None:
+    def __init__(self, files: Files, digest: str, contents: Contents) -> None:
         self.path = files.path()
-        self.manifest = manifest
+        self.manifest = manifest = contents.manifest
         self.hash = digest
         self._files, self._contents = files, contents
         items, first = contents.items[INDEX], contents.first_chunk[INDEX]
@@ -289,40 +293,17 @@ def _open_sealed(files: Files, max_shard_bytes: int) -> Store:
     contents = Contents(manifest)
     files.check_folders(contents.specs)
     contents.take_sums(load_sums(files, SUMS_FILE, contents))
-    return Store(files, manifest, digest(data), contents)
-
-
-def load_sums(files: Files, name: str, contents: Contents) -> bytes:
-    """The checksums of all chunks. Raises FaultError when they are not the manifest's."""
-    path = files.path(name)
-    try:
-        sums = files.read(name)
-    except FileNotFoundError as error:
-        raise FaultError(Fault(path=path, found="missing", expected="checksums")) from error
-    is_right = hashlib.sha256(sums).hexdigest() == contents.manifest.sums
-    if not is_right or len(sums) != 4 * contents.num_sums:
-        expected = "those of the manifest's chunks"
-        raise FaultError(Fault(path=path, found="with other checksums", expected=expected))
-    return sums
+    return Store(files, digest(data), contents)
 
 
 def _open_unsealed(files: Files, max_shard_bytes: int) -> Store:
     settings = load(files, SETTINGS_FILE, Settings)
-    units = sorted(int(n[:-5]) for n in files.list(UNIT_COMMITS) if n[:-5].isdigit())
-    commits = {unit: load_commit(files, unit) for unit in units}
-    end = Tokens(files, settings).load_end()
-    if end is None:
-        if not commits:
-            raise UserError(
-                f"found nothing in {files.path()} yet; expected a unit that is harvested; wait for "
-                "one"
-            )
-        last = commits[units[-1]]
-        num_sequences = last.unit * settings.shard_sequences + last.num_sequences
-        end = TokensEnd(num_sequences=num_sequences, fingerprint={})
-    manifest, sums = assemble(settings, end, commits)
-    check_manifest(files, SETTINGS_FILE, manifest, max_shard_bytes)
-    contents = Contents(manifest, commits)
+    commits = {unit: load_commit(files, unit) for unit in list_units(files, UNIT_COMMITS)}
+    contents = assemble(settings, load_end(files), commits)
+    if contents is None:
+        raise UserError(
+            f"found nothing in {files.path()} yet; expected a unit that is harvested; wait for one"
+        )
+    check_manifest(files, SETTINGS_FILE, contents.manifest, max_shard_bytes)
     files.check_folders(contents.specs)
-    contents.take_sums(sums)
-    return Store(files, manifest, "", contents)
+    return Store(files, "", contents)
