@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
-    from sae_dist.store.config import NonFinite, StoreConfig
+    from sae_dist.store.config import CacheConfig, NonFinite, StoreConfig
     from sae_dist.store.from_arrays import write_store
     from sae_dist.store.layout import Layout
     from sae_dist.store.reader import Store, open_store, read_settings
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Audit",
+    "CacheConfig",
     "Layout",
     "Manifest",
     "NonFinite",

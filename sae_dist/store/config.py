@@ -31,3 +31,14 @@ class StoreConfig:
     held_out: float = setting(0.05, min=0, below=1)
     non_finite: NonFinite = NonFinite.fail
     max_norm: float | None = setting(None, above=1)
+
+
+@dataclass(kw_only=True, slots=True)
+class CacheConfig:
+    """A folder on this node's own disk that keeps chunks of stores far away; None: nothing is kept.
+
+    All processes of a node share it, and runs one after the other; it takes `gib` GiB at most.
+    """
+
+    folder: str | None = None
+    gib: float = setting(100.0, above=0)

@@ -14,6 +14,8 @@ import numpy as np
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import crc32c
+from sae_dist.store.cache import ChunkCache
+from sae_dist.store.config import CacheConfig
 from sae_dist.store.contents import (
     Contents,
     assemble,
@@ -31,6 +33,7 @@ from sae_dist.store.layout import (
     INPUT_IDS,
     MARKS,
     TOKEN_ARRAYS,
+    ArraySpec,
     Layout,
     activations_path,
     scales_path,
@@ -66,11 +69,13 @@ class Store:
         unit_of_chunk: which unit each of them is of, int64 [chunks].
     """
 
-    def __init__(self, files: Files, digest: str, contents: Contents) -> None:
+    def __init__(
+        self, files: Files, digest: str, contents: Contents, cache: ChunkCache | None = None
+    ) -> None:
         self.path = files.path()
         self.manifest = manifest = contents.manifest
         self.hash = digest
-        self._files, self._contents = files, contents
+        self._files, self._contents, self._cache = files, contents, cache
         items, first = contents.items[INDEX], contents.first_chunk[INDEX]
         size = manifest.settings.chunk_rows
         self.chunk_rows = np.full(int(first[-1]), size, np.int64)
@@ -230,24 +235,36 @@ class Store:
         data = items = out.reshape(-1).view(np.uint8)
         if items.nbytes < spec.chunk_bytes - CRC_BYTES:  # fill values follow in the file
             data = np.empty(spec.chunk_bytes - CRC_BYTES, np.uint8)
-        try:
-            contents.read(spec, unit, lambda name: self._files.read_into(name, offset, data))
-            found, expected = crc32c(data), int(contents.sums[path][chunk])
-            said = "" if found == expected else f"crc32c {found:08x} instead of {expected:08x}"
-        except (TooShortError, OSError) as error:
-            said = str(error)
-        if said:
-            raise FaultError(
-                Fault(
-                    path=self._files.path(spec.file(unit)),
-                    found=f"with chunk {chunk} damaged ({said})",
-                    expected="the bytes that were committed",
-                    remedy="run launch/verify.py, with repair=true to mend it",
-                    unit=unit,
+        expected = int(contents.sums[path][chunk])
+        name = f"{path.replace('/', '+')}+{chunk}"
+        if self._cache is None or not self._cache.read_into(name, data, expected):
+            said = self._read_stored(spec, unit, offset, data, expected)
+            if said:
+                raise FaultError(
+                    Fault(
+                        path=self._files.path(spec.file(unit)),
+                        found=f"with chunk {chunk} damaged ({said})",
+                        expected="the bytes that were committed",
+                        remedy="run launch/verify.py, with repair=true to mend it",
+                        unit=unit,
+                    )
                 )
-            )
+            if self._cache is not None:
+                self._cache.put(name, data)
         if data is not items:
             items[:] = data[: items.nbytes]
+
+    def _read_stored(
+        self, spec: ArraySpec, unit: int, offset: int, out: np.ndarray, expected: int
+    ) -> str:
+        """Fill `out` from the store's own file; what is wrong with it, if anything."""
+        try:
+            read = partial(self._files.read_into, offset=offset, out=out)
+            self._contents.read(spec, unit, read)
+        except (TooShortError, OSError) as error:
+            return str(error)
+        found = crc32c(out)
+        return "" if found == expected else f"crc32c {found:08x} instead of {expected:08x}"
 
     def _require(self, site: str) -> None:
         if site not in self.manifest.settings.widths:
@@ -258,16 +275,21 @@ class Store:
 
 
 def open_store(
-    path: str | Path, *, unsealed: bool = False, max_shard_bytes: int = MAX_SHARD_BYTES
+    path: str | Path,
+    *,
+    unsealed: bool = False,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    cache: CacheConfig | None = None,
 ) -> Store:
     """Open a sealed store after checking its manifest, with as few requests as that takes.
 
-    With `unsealed`, a store still being written opens with the units committed so far. Raises
-    UserError naming what is wrong, and for shards larger than `max_shard_bytes`.
+    With `unsealed`, a store still being written opens with the units committed so far. `cache` keeps
+    a sealed store's chunks nearby. Raises UserError naming what is wrong, and for shards larger than
+    `max_shard_bytes`.
     """
     files = files_at(path)
     if files.exists(MANIFEST_FILE):
-        return _open_sealed(files, max_shard_bytes)
+        return _open_sealed(files, max_shard_bytes, cache)
     if not files.exists(SETTINGS_FILE):
         raise UserError(f"found no store at {path}; expected {MANIFEST_FILE}; check the path")
     if not unsealed:
@@ -286,14 +308,17 @@ def read_settings(path: str | Path) -> Settings | None:
         return None
 
 
-def _open_sealed(files: Files, max_shard_bytes: int) -> Store:
+def _open_sealed(files: Files, max_shard_bytes: int, cache: CacheConfig | None) -> Store:
     data = files.read(MANIFEST_FILE)
     manifest = parse(data, files.path(MANIFEST_FILE), Manifest)
     check_manifest(files, MANIFEST_FILE, manifest, max_shard_bytes)
     contents = Contents(manifest)
     files.check_folders(contents.specs)
     contents.take_sums(load_sums(files, SUMS_FILE, contents))
-    return Store(files, digest(data), contents)
+    hash, chunks = digest(data), None
+    if cache is not None and cache.folder is not None:
+        chunks = ChunkCache(Path(cache.folder), int(cache.gib * 2**30), hash)
+    return Store(files, hash, contents, chunks)
 
 
 def _open_unsealed(files: Files, max_shard_bytes: int) -> Store:
