@@ -55,7 +55,7 @@ def train_command(config: TrainConfig) -> None:
         ):
             source: ActivationSource
             if config.store == LIVE:
-                source = open_live(config.harvest, world.device)
+                source = open_live(config.harvest, world.device, folder)
             else:
                 source = open_source(config.store, config.max_shard_gib, config.cache)
             check_alike(world, config, source)

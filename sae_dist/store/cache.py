@@ -43,7 +43,7 @@ class ChunkCache:
             self._root.mkdir(parents=True, exist_ok=True)
             with self._locked():
                 self._folder.mkdir(exist_ok=True)
-                self._in_use = open(self._folder / _IN_USE, "wb")  # noqa: SIM115: until this goes
+                self._in_use = open(self._folder / _IN_USE, "wb")  # noqa: SIM115 - until this goes
                 fcntl.flock(self._in_use, fcntl.LOCK_SH)
                 os.utime(self._folder / _IN_USE)
 

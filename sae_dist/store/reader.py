@@ -283,9 +283,9 @@ def open_store(
 ) -> Store:
     """Open a sealed store after checking its manifest, with as few requests as that takes.
 
-    With `unsealed`, a store still being written opens with the units committed so far. `cache` keeps
-    a sealed store's chunks nearby. Raises UserError naming what is wrong, and for shards larger than
-    `max_shard_bytes`.
+    With `unsealed`, a store still being written opens with the units committed so far. `cache`
+    keeps a sealed store's chunks nearby. Raises UserError naming what is wrong, and for shards
+    larger than `max_shard_bytes`.
     """
     files = files_at(path)
     if files.exists(MANIFEST_FILE):
