@@ -59,10 +59,10 @@ class TrainConfig(LoopConfig):
     `store` is a folder, or `coder:FOLDER` for the unit decoder rows of a coder (a meta-SAE), or
     `live`: then `harvest.…` says as for `launch/harvest.py` what is read, and nothing is stored.
     `site` is what is read and `target` what is reconstructed; by default the store's only site,
-    and the same. A store with shards of more than `max_shard_gib` is refused; `cache` keeps one that
-    is far away, chunk by chunk, on this node's disk. `rungs` picks some rungs of a sweep by their
-    number (a Slurm array index, say). `init_from` is a coder to go on
-    from: a folder of ours or of another library, or `hub:USER/REPO/FOLDER`.
+    and the same. A store with shards of more than `max_shard_gib` is refused; `cache` keeps what is
+    read of one far away on this node's disk. `rungs` picks some rungs of a sweep by their number (a
+    Slurm array index, say). `init_from` is a coder to go on from: a folder of ours or of another
+    library, or `hub:USER/REPO/FOLDER`.
     """
 
     store: str = MISSING

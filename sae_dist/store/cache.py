@@ -1,9 +1,9 @@
 """Chunks of a store that lies far away, kept on a disk of this node for all of its processes.
 
 An epoch reads every chunk once, so that dropping the one read longest ago would drop what is next:
-a store that has filled its room keeps what it has. What goes is other stores, the one opened longest
-ago first, and none that a process has open. Nothing here needs to be whole: what is read is compared
-with the store's checksums.
+a store that has filled its room keeps what it has. What goes is other stores, the one opened
+longest ago first, and none that a process has open. Nothing here needs to be whole: what is read is
+compared with the store's checksums.
 """
 
 import fcntl
