@@ -14,7 +14,7 @@ from sae_dist.store.contents import Contents
 from sae_dist.store.layout import TOKEN_ARRAYS, of_unit
 from sae_dist.store.reader import Store
 from sae_dist.store.records import MANIFEST_FILE, SETTINGS_FILE, Manifest, UnitCommit, commit_file
-from sae_dist.store.seal import clear_commits, write_manifest
+from sae_dist.store.seal import clear_up, write_manifest
 from sae_dist.store.unit import UNTRAINABLE, discard, publish, unit_statistics, write_unit
 from sae_dist.store.values import Statistics
 from sae_dist.store.verify import FOLDERS, Audit
@@ -73,7 +73,7 @@ class Repair:
             if not self._files.exists(name) or self._files.read(name) != expected:
                 self._files.make_folders([spec.path])
                 self._files.write(name, expected)
-        clear_commits(self._files)
+        clear_up(self._files, self.contents.specs)
 
     def withdraw(self) -> None:
         """Have the bad units of a store that is not sealed count as not harvested."""

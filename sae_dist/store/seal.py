@@ -1,5 +1,6 @@
 """The seal of a store: the manifest is written, and what it replaces goes."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 
 from sae_dist.common.errors import UserError
@@ -28,7 +29,7 @@ def seal(files: Files, contents: Contents) -> Manifest:
     if contents.manifest.settings.held_out > 0 and not contents.is_held_out.any():
         warn(f"{files.path()} has one unit only: nothing is held out for evaluation")
     write_manifest(files, contents)
-    clear_commits(files)
+    clear_up(files, contents.specs)
     return contents.manifest
 
 
@@ -40,8 +41,11 @@ def write_manifest(files: Files, contents: Contents) -> None:
         files.write(folder + MANIFEST_FILE, dump(contents.manifest))
 
 
-def clear_commits(files: Files) -> None:
-    """Remove what a sealed store no longer needs."""
+def clear_up(files: Files, arrays: Iterable[str]) -> None:
+    """Remove what a sealed store does not need: its commits, and what killed writers left.
+
+    What another process is writing goes, too: it finds the store sealed then.
+    """
     for folder in (UNIT_COMMITS, TOKENS):
         for name in files.list(folder):
             files.remove(f"{folder}/{name}")
@@ -49,10 +53,21 @@ def clear_commits(files: Files) -> None:
         with suppress(OSError):
             files.remove(folder)
     files.remove(SETTINGS_FILE)
+    left = [
+        f"{folder}/{name}" if folder else name
+        for folder in ("", COPIES, *arrays)
+        for name in files.list(folder)
+        if is_leftover(name)
+    ]
+    for name in left:
+        files.remove(name)
+    if left:
+        told = files.path(left[0])
+        warn(f"{len(left)} leftover files of killed writers removed (first: {told})")
 
 
 def _publish_all(files: Files, contents: Contents) -> None:
-    """Give files their names that were killed before it, remove what others left, and tell."""
+    """Give files their names whose writers were killed before it."""
     there = {path: set(files.list(path)) for path in contents.specs}
     for spec, unit in contents.files():
         folder, _, name = spec.file(unit).rpartition("/")
@@ -66,18 +81,6 @@ def _publish_all(files: Files, contents: Contents) -> None:
                         f"found {files.path(spec.file(unit))} missing; expected what was "
                         "committed; let launch/verify.py mend it with repair=true"
                     ) from error
-            there[folder].discard(source.rpartition("/")[2])
-    left = [
-        f"{path}/{name}"
-        for path in there
-        for name in sorted(there[path])
-        if is_leftover(name) and "zarr.json" not in name  # which another may be writing now
-    ]
-    for name in left:
-        files.remove(name)
-    if left:
-        told = files.path(left[0])
-        warn(f"{len(left)} leftover files of killed writers removed (first: {told})")
 
 
 def is_leftover(name: str) -> bool:

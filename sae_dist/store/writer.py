@@ -44,7 +44,7 @@ from sae_dist.store.records import (
     require_same,
     tokens_file,
 )
-from sae_dist.store.seal import clear_commits, seal
+from sae_dist.store.seal import clear_up, seal
 from sae_dist.store.unit import discard, publish, require_tokens, write_unit
 
 
@@ -248,7 +248,7 @@ class StoreWriter:
                 if not self.sealed:  # by another meanwhile, which removed the commits
                     raise
         manifest = load(self.files, MANIFEST_FILE, Manifest)
-        clear_commits(self.files)  # of a process that was killed at it
+        clear_up(self.files, self._specs)  # after a process that was killed at it
         return manifest
 
     def abandon(self) -> None:
