@@ -113,12 +113,12 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 # SAEBench with its own pins, which are older than ours (numpy < 2, datasets < 4), so that it has an
-# environment to itself, of Python 3.11 or 3.12; google-crc32c is all that sae_dist needs there besides.
+# environment to itself, of Python 3.11 or 3.12; crc32c is all that sae_dist needs there besides.
 .venv-saebench/.ready: benchmarks/constraints.txt | $(READY)
 	@echo "making .venv-saebench for SAEBench, once"
 	@"$(PYTHON)" -m venv .venv-saebench
 	@.venv-saebench/bin/python -m pip install --quiet --disable-pip-version-check \
-		-c benchmarks/constraints.txt torch sae-bench google-crc32c
+		-c benchmarks/constraints.txt torch sae-bench crc32c
 	@.venv-saebench/bin/python -m pip uninstall --quiet --yes torchvision
 	@touch $@
 

@@ -25,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from benchmarks.measure import DEVICE, machine, synchronise
 from sae_dist.harvest import HarvestLoopConfig, Processes, Text, UnitTokens, fill_store
 from sae_dist.harvest.staging import StagingBuffer
-from sae_dist.lm import Capture, resolve, truncate
+from sae_dist.lm import Capture, compile_layers, resolve, truncate
 from sae_dist.store import StoreConfig, StoreWriter
 
 _IS_CUDA = DEVICE == "cuda"
@@ -153,11 +153,22 @@ def capture_speed(model: PreTrainedModel) -> dict[str, Any]:
         size = (_BATCH, _POSITIONS)
         room = StagingBuffer(widths, size, StoreConfig().dtype, torch.device(DEVICE))
         actions[name] = lambda c=capture, r=room: r.put(range(_BATCH), c(ids_NS))
+    compiled = (
+        language_model()
+    )  # the same, by `lm.compile`; its first turn, which compiles, is none
+    sites = [resolve(compiled, site) for site in _SITES["one_site"]]
+    actions["compiled"] = partial(Capture(compiled, sites), ids_NS)
+    actions["not_compiled"] = partial(
+        Capture(model, [resolve(model, s.name) for s in sites]), ids_NS
+    )
+    if compile_layers(compiled, sites) == 0:
+        raise RuntimeError("no layer is compiled")
     times = in_turns(actions, _NUM_TURNS)
     medians = {name: statistics.median(values) for name, values in times.items()}
     return {
         "capture_overhead": medians["one_site"] / medians["bare"] - 1,
         "capture_overhead_layer_sites": medians["layer_sites"] / medians["bare"] - 1,
+        "compiled_speedup": medians["not_compiled"] / medians["compiled"],
         "bare_tokens_per_second": ids_NS.numel() / medians["bare"],
     }
 

@@ -8,7 +8,7 @@ import numpy as np
 import zarr
 
 from sae_dist.store import Store
-from sae_dist.store.arrays import activations_path, array_specs
+from sae_dist.store.layout import activations_path, array_specs
 
 SITE = "x"
 Read = Callable[[int, np.ndarray], object]

@@ -13,7 +13,7 @@ import numpy as np
 
 from sae_dist.store import StoreConfig
 from sae_dist.store.layout import Layout
-from sae_dist.store.settings import choose_settings
+from sae_dist.store.records import choose_settings
 from sae_dist.stream import BatchPart, StreamConfig, TokenOrder
 from sae_dist.stream.shuffling import Rows, distinct_share
 

@@ -20,7 +20,7 @@ from sae_dist.interop import FormatName
 from sae_dist.lm import LMConfig, SmallLMConfig
 from sae_dist.parallel import MeshConfig
 from sae_dist.plan import MachineConfig
-from sae_dist.store import StoreConfig
+from sae_dist.store import CacheConfig, StoreConfig
 from sae_dist.text import TextConfig
 from sae_dist.train import AdamConfig, LoopConfig, OptimConfig
 from sae_dist.train.optimizers import OPTIMIZERS
@@ -61,9 +61,10 @@ class TrainConfig(LoopConfig):
     `store` is a folder, or `coder:FOLDER` for the unit decoder rows of a coder (a meta-SAE), or
     `live`: then `harvest.…` says as for `launch/harvest.py` what is read, and nothing is stored.
     `site` is what is read and `target` what is reconstructed; by default the store's only site,
-    and the same. A store with shards of more than `max_shard_gib` is refused. `rungs` picks some
-    rungs of a sweep by their number (a Slurm array index, say). `init_from` is a coder to go on
-    from: a folder of ours or of another library, or `hub:USER/REPO/FOLDER`.
+    and the same. A store with shards of more than `max_shard_gib` is refused; `cache` keeps what is
+    read of one far away on this node's disk. `rungs` picks some rungs of a sweep by their number (a
+    Slurm array index, say). `init_from` is a coder to go on from: a folder of ours or of another
+    library, or `hub:USER/REPO/FOLDER`.
     """
 
     store: str = MISSING
@@ -74,6 +75,7 @@ class TrainConfig(LoopConfig):
     target: str | None = None
     init_from: str | None = None
     max_shard_gib: float = setting(1.0, above=0)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     coder: CoderConfig = field(default_factory=CoderConfig)  # its kind is a file's to say
     optim: OptimConfig = field(default_factory=AdamConfig)
     parallel: MeshConfig = field(default_factory=MeshConfig)
@@ -96,6 +98,7 @@ class EvaluateConfig(EvaluationConfig):
     store: str | None = None
     lm_name: str | None = None
     max_shard_gib: float = setting(1.0, above=0)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     lm_trust_remote_code: bool = False
     transfer: TransferConfig = field(default_factory=TransferConfig)
 

@@ -18,7 +18,10 @@ from sae_dist.parallel import World
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["torch.distributed.checkpoint", "sae_dist.train", "sae_dist.evaluate", "sae_dist.harvest"]
+    [
+        *("torch.distributed.checkpoint", "sae_dist.train", "sae_dist.evaluate"),
+        "tests.reliability.jobs",  # harvests, which are killed and started hundreds of times
+    ]
 )
 _TIMEOUT = timedelta(seconds=120)
 _PATIENCE = 3 * _TIMEOUT.total_seconds()

@@ -9,6 +9,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -16,18 +17,18 @@ PYTHON = os.environ.get("SAE_DIST_S3", "")
 needs_server = pytest.mark.skipif(not PYTHON, reason="no S3 server: run `make test-slow`")
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
+@contextmanager
+def s3_server() -> Iterator[dict[str, str]]:
+    """Start a server with a bucket; gives what a user would have in the environment for it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
     server = subprocess.Popen(
-        [PYTHON, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        [PYTHON, "-m", "moto.server", "-H", "127.0.0.1", "-p", url.rpartition(":")[2]],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
     )
-    url = f"http://127.0.0.1:{port}"
     try:
         for _ in range(600):
             try:
@@ -35,20 +36,26 @@ def endpoint() -> Iterator[str]:
                 break
             except OSError:
                 time.sleep(0.1)
-        yield url
+        yield {
+            "AWS_ENDPOINT_URL": url,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": "nobody",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1",
+        }
     finally:
         server.terminate()
         server.wait()
 
 
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[dict[str, str]]:
+    with s3_server() as environment:
+        yield environment
+
+
 @pytest.fixture
-def credentials(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def credentials(endpoint: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """As a user gives them: in the environment."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "us-east-1",
-    }.items():
+    for name, value in endpoint.items():
         monkeypatch.setenv(name, value)

@@ -50,7 +50,7 @@ def evaluate_command(config: EvaluateConfig) -> None:
         if store == LIVE:
             source = open_trained_live(coders, trained, config, world.device)
         else:
-            source = open_source(store, config.max_shard_gib)
+            source = open_source(store, config.max_shard_gib, config.cache)
         _check_source(config, source)
         transferred = measure_transfer(config, folder, source, world)
         lm = _lm(config, source, world)

@@ -50,10 +50,8 @@ from sae_dist.lm import (
 )
 from sae_dist.parallel import local_device
 from sae_dist.store import StoreWriter
-from sae_dist.store.arrays import bytes_by_array
-from sae_dist.store.files import files_at
-from sae_dist.store.records import MANIFEST_FILE, SETTINGS_FILE
-from sae_dist.store.settings import choose_settings
+from sae_dist.store.location import files_at
+from sae_dist.store.records import MANIFEST_FILE, SETTINGS_FILE, choose_settings
 from sae_dist.text import Fingerprint, Position, TextConfig, documents, pack_blocks
 
 _START = Position()
@@ -113,7 +111,7 @@ def _check_store(config: HarvestConfig, widths: dict[str, int]) -> None:
         widths, config.text.sequence_length, config.writer, {}, num_sequences
     )
     if not _is_begun(config):
-        check_disk(config.store, sum(bytes_by_array(settings, num_sequences).values()))
+        check_disk(config.store, sum(settings.bytes_by_array(num_sequences).values()))
 
 
 def _is_begun(config: HarvestConfig) -> bool:

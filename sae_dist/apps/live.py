@@ -1,5 +1,7 @@
 """`store=live`: the language model that training, and later evaluation, reads from."""
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -7,21 +9,28 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sae_dist.apps.harvested import load_harvested
+from sae_dist.apps.pinned import on_one, pinned_text
+from sae_dist.apps.runs import finished_run
 from sae_dist.common.errors import UserError
 from sae_dist.common.settings import validate
 from sae_dist.config import EvaluateConfig, HarvestConfig
 from sae_dist.live import LiveActivations, check_live
 from sae_dist.lm import LM, compile_layers, foresee, load_lm, resolve, truncate
-from sae_dist.text import documents, pin
+from sae_dist.text import documents
 
 
-def open_live(harvest: dict[str, Any], device: torch.device) -> LiveActivations:
+def open_live(
+    harvest: dict[str, Any], device: torch.device, run: Path | None = None
+) -> LiveActivations:
     """Load the language model that `asked_harvest` names, without the layers that no site needs.
 
-    Raises UserError, before the weights are loaded, for what their configuration and the text's
-    first document tell.
+    The text's commit on the Hub, which is written into `harvest`, is that with which the `run` (its
+    folder) was started, if it was. Raises UserError, before the weights are loaded, for what their
+    configuration and the text's first document tell.
     """
     config = _config(harvest)
+    config.text = on_one(lambda: pinned_text(config.text, _started_text(run)))
+    harvest["text"] = {**harvest.get("text", {}), "commit": config.text.commit}
     check_live(config.sites, config.lm.tensor, config.writer)
     foresee(config.lm, config.sites, config.text.sequence_length, "harvest.")
     next(documents(config.text))
@@ -31,6 +40,14 @@ def open_live(harvest: dict[str, Any], device: torch.device) -> LiveActivations:
     if lm.config.compile:
         compile_layers(lm.model, sites)
     return _activations(config, lm)
+
+
+def _started_text(run: Path | None) -> dict[str, Any]:
+    """How a run's text was asked for, and its commit."""
+    if run is None or not (run / "config.yaml").is_file():
+        return {}
+    harvest = finished_run(str(run.parent), run.name)[1].get("harvest")
+    return asdict(_config(harvest).text) if harvest else {}
 
 
 def open_trained_live(
@@ -58,7 +75,7 @@ def _activations(config: HarvestConfig, lm: LM) -> LiveActivations:
     return LiveActivations(
         lm,
         list(config.sites),
-        pin(config.text),
+        config.text,
         config.tokens,
         config.writer,
         config.harvest.batch_sequences,

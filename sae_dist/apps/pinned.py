@@ -19,9 +19,9 @@ _Value = TypeVar("_Value")
 def pinned_sources(config: HarvestConfig) -> tuple[LMConfig, TextConfig]:
     """The language model and the text as they are to be read, after a look at the text.
 
-    What the Hub has under a name may change while a store is being filled. Without a revision in
-    `config`, that of the store is taken, where it was started with the same settings; else a text's
-    is what it means today. One process asks, and all that were started with it do alike. Raises
+    What the Hub has under a name may change while a store is being filled. The commits of the store
+    are taken, where it was started with the same settings; else a text's is what its revision means
+    today. One process asks, and all that were started with it do alike. Raises
     UserError on all of them where text that is still to be read is not there, or is none for this
     language model.
     """
@@ -48,26 +48,27 @@ def _pinned(config: HarvestConfig) -> tuple[LMConfig, TextConfig]:
     settings = read_settings(config.store)
     started = {} if settings is None else settings.provenance
     lm, text = config.lm, config.text
-    if commit := _commit(asdict(lm), started.get("lm", {}), "commit"):
+    if commit := _commit(asdict(lm), started.get("lm", {})):
         lm = lm if Path(lm.name).expanduser().exists() else replace(lm, revision=commit)
-    if commit := _commit(asdict(text), started.get("text", {}), "revision"):
-        text = replace(text, revision=commit)
-    else:
-        text = pin(text)
+    text = pinned_text(text, started.get("text", {}))
     if settings is None or not _is_read(config.store):  # else the text may be gone
         look(documents(text), load_tokenizer(lm), text)
     return lm, text
 
 
+def pinned_text(text: TextConfig, started: dict[str, Any]) -> TextConfig:
+    """The text at the commit of one that was `started` alike, or else at what it means today."""
+    return pin(replace(text, commit=text.commit or _commit(asdict(text), started)))
+
+
 def _is_read(store: str) -> bool:
     """Whether a started store has all its tokens."""
     writer = StoreWriter.open(store)
-    return writer.sealed or writer.num_units == writer.tokens_written().num_units
+    return writer.sealed or writer.num_units == writer.tokens_written()[0]
 
 
-def _commit(asked: dict[str, Any], started: dict[str, Any], key: str) -> str | None:
-    """The commit under `key`, if nothing else differs and no revision is asked for."""
-    same = {**started, "revision": None}
-    if key != "revision":
-        same.pop(key, None)
-    return started.get(key) if same == asked else None
+def _commit(asked: dict[str, Any], started: dict[str, Any]) -> str | None:
+    """The commit of what was started, if nothing else differs."""
+    return (
+        started.get("commit") if {**started, "commit": None} == {**asked, "commit": None} else None
+    )

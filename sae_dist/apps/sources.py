@@ -7,11 +7,11 @@ from sae_dist.apps.checks import CODER
 from sae_dist.coders import describe_coder, load_coder
 from sae_dist.coders.files import WEIGHTS
 from sae_dist.common.errors import UserError
-from sae_dist.store import open_store
+from sae_dist.store import CacheConfig, open_store
 from sae_dist.stream import ActivationsInMemory, ActivationSource, StoredActivations
 
 
-def open_source(store: str, max_shard_gib: float) -> ActivationSource:
+def open_source(store: str, max_shard_gib: float, cache: CacheConfig) -> ActivationSource:
     """The activations of the store at a path, or of `coder:FOLDER` the unit decoder rows.
 
     Raises:
@@ -19,7 +19,8 @@ def open_source(store: str, max_shard_gib: float) -> ActivationSource:
     """
     if store.startswith(CODER):
         return decoder_rows(Path(store.removeprefix(CODER)))
-    return StoredActivations(open_store(store, max_shard_bytes=int(max_shard_gib * 2**30)))
+    max_shard_bytes = int(max_shard_gib * 2**30)
+    return StoredActivations(open_store(store, max_shard_bytes=max_shard_bytes, cache=cache))
 
 
 def decoder_rows(folder: Path) -> ActivationsInMemory:

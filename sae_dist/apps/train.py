@@ -55,9 +55,9 @@ def train_command(config: TrainConfig) -> None:
         ):
             source: ActivationSource
             if config.store == LIVE:
-                source = open_live(config.harvest, world.device)
+                source = open_live(config.harvest, world.device, folder)
             else:
-                source = open_source(config.store, config.max_shard_gib)
+                source = open_source(config.store, config.max_shard_gib, config.cache)
             check_alike(world, config, source)
             rungs = chosen_rungs(config, sys.argv[1:], list(source.widths))
             training = TrainingRun(config, rungs, source, world, folder, watch)

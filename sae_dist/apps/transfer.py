@@ -90,7 +90,7 @@ def _finetuned(config: EvaluateConfig, device: torch.device) -> list[Trained]:
         same = replace(config, lm_name=asked.lm_name, lm_trust_remote_code=leave)
         source = open_trained_live(coders_of(folder), trained, same, device)
     else:
-        source = open_source(store, config.max_shard_gib)
+        source = open_source(store, config.max_shard_gib, config.cache)
     return [Trained("finetuned", folder, source)]
 
 

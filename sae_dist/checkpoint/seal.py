@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_dist.common.errors import UserError
-from sae_dist.common.files import crc32c, read_json, to_json, write_json
+from sae_dist.common.files import file_crc32c, read_json, to_json, write_json
 
 RECORD = "CHECKPOINT.json"
 REMEDY = "remove that checkpoint to go on from an earlier one"
@@ -19,7 +19,9 @@ Sums = dict[str, dict[str, Any]]
 
 def sums(paths: Iterable[Path]) -> Sums:
     """Of each file its bytes and CRC-32C, by name."""
-    return {path.name: {"bytes": path.stat().st_size, "crc32c": crc32c(path)} for path in paths}
+    return {
+        path.name: {"bytes": path.stat().st_size, "crc32c": file_crc32c(path)} for path in paths
+    }
 
 
 def write_record(folder: Path, files: Sums, about: dict[str, Any]) -> None:
@@ -62,6 +64,6 @@ def _fault(path: Path, record: dict[str, Any]) -> str | None:
         return f"{path} is missing"
     if path.stat().st_size != record["bytes"]:
         return f"{path} has {path.stat().st_size} bytes, expected {record['bytes']}"
-    if (found := crc32c(path)) != record["crc32c"]:
+    if (found := file_crc32c(path)) != record["crc32c"]:
         return f"{path} has CRC-32C {found}, expected {record['crc32c']}"
     return None

@@ -11,7 +11,8 @@ from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
+import crc32c as _crc32c
+from typing_extensions import Buffer
 
 _BLOCK_BYTES = 1 << 22
 _DISK_BYTES = 1 << 24
@@ -176,10 +177,18 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_bytes())
 
 
-def crc32c(path: Path) -> str:
+def crc32c(data: Buffer, start: int = 0) -> int:
+    """The CRC-32C of `data`, which follows bytes whose own is `start`.
+
+    Several threads do so at once: the library lets others run meanwhile.
+    """
+    return _crc32c.crc32c(data, start)
+
+
+def file_crc32c(path: Path) -> str:
     """CRC-32C of a whole file, as eight hexadecimal digits."""
     value = 0
     with open(path, "rb", buffering=0) as file:
         while block := file.read(_BLOCK_BYTES):
-            value = google_crc32c.extend(value, block)
+            value = crc32c(block, value)
     return f"{value:08x}"

@@ -113,10 +113,14 @@ def _take(units: Units, processes: Processes, tokeniser: Tokeniser | None) -> di
         if units.all_done:
             return None
         taken: dict[int, int] = {}
-        for _ in range(processes.world if processes.in_step else 1):
-            if (unit := units.take()) is None:
+        while len(taken) < (processes.world if processes.in_step else 1):
+            if (unit := units.take()) is not None:
+                taken[unit] = units.length(unit)
+            elif taken and units.awaits_text and not units.all_done:
+                time.sleep(_POLL_SECONDS)  # a round of fewer units takes as long
+                _check_text(tokeniser, processes)
+            else:
                 break
-            taken[unit] = units.length(unit)
         return taken
 
     return processes.decide(take)

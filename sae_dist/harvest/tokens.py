@@ -73,11 +73,11 @@ class Tokeniser:
                 self._error = error
 
     def _write(self) -> None:
-        written = self._writer.tokens_written()
-        if written.ended and written.num_units == self._writer.num_units:
+        num_written, cursor = self._writer.tokens_written()
+        if num_written == self._writer.num_units:
             return
-        first = max(0, written.num_units - 1)  # the newest is made again: so one is always left
-        text = self._tokens(first, written.cursor)
+        first = max(0, num_written - 1)  # the newest is made again: so one is always left
+        text = self._tokens(first, cursor)
         num_sequences, last = first * self._writer.settings.shard_sequences, None
         for unit, tokens in enumerate(text.units, first):
             if self._ending.is_set():

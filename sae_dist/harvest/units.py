@@ -48,6 +48,11 @@ class Units:
         """Whether there is nothing left to harvest."""
         return len(self.done) == self.num_units or self._writer.sealed
 
+    @property
+    def awaits_text(self) -> bool:
+        """Whether there will be units whose tokens are not there yet."""
+        return self._num_ready != self.num_units
+
     def length(self, unit: int) -> int:
         """Sequences of a unit whose tokens are there."""
         settings = self._writer.settings

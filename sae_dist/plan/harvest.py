@@ -7,9 +7,8 @@ from sae_dist.common.dtypes import FloatDtype
 from sae_dist.lm import LMSize
 from sae_dist.plan.machine import MachineConfig
 from sae_dist.store import StoreConfig
-from sae_dist.store.arrays import array_specs, bytes_by_array
 from sae_dist.store.layout import Layout
-from sae_dist.store.settings import choose_settings
+from sae_dist.store.records import choose_settings
 
 _SHARDS_HELD = 2  # by a process, in host memory: one is filled while the other is written
 _RESIDUALS, _INNER = 4, 3  # tensors of d_model and d_mlp that live at once in a layer, about
@@ -88,9 +87,9 @@ def plan_harvest(
     num_sequences = tokens.num_tokens // tokens.sequence_length
     settings = choose_settings(size.widths, tokens.sequence_length, store, {}, num_sequences)
     layout = settings.layout(num_sequences)
-    specs = array_specs(size.widths, layout, store.dtype)
+    specs = settings.specs()
     by_array: Counter[str] = Counter()
-    for path, num_bytes in bytes_by_array(settings, num_sequences).items():
+    for path, num_bytes in settings.bytes_by_array(num_sequences).items():
         by_array[path.partition("/")[2].removeprefix("activations/")] += num_bytes
     flops = num_sequences * tokens.sequence_length * size.flops_per_token(tokens.sequence_length)
     seconds = machine.seconds_of_products(float(flops), is_float32=size.bytes_per_value == 4)

@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
-    from sae_dist.store.config import NonFinite, StoreConfig
+    from sae_dist.store.config import CacheConfig, NonFinite, StoreConfig
     from sae_dist.store.from_arrays import write_store
     from sae_dist.store.layout import Layout
     from sae_dist.store.reader import Store, open_store, read_settings
     from sae_dist.store.records import Manifest, Settings
-    from sae_dist.store.statistics import Statistics
-    from sae_dist.store.tokens import TokensWritten
+    from sae_dist.store.values import Statistics
     from sae_dist.store.verify import Audit, audit, verify
     from sae_dist.store.writer import StoreWriter
 
 __all__ = [
     "Audit",
+    "CacheConfig",
     "Layout",
     "Manifest",
     "NonFinite",
@@ -25,7 +25,6 @@ __all__ = [
     "Store",
     "StoreConfig",
     "StoreWriter",
-    "TokensWritten",
     "audit",
     "open_store",
     "read_settings",

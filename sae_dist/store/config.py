@@ -19,7 +19,7 @@ class StoreConfig:
     """How to store activations: sizes are of all sites together, `held_out` a share of shards.
 
     `dtype` int8 stores bfloat16 in half the bytes, off by up to 1/254 of a token's largest value
-    (`store/eight_bits.py`).
+    (`store/values.py`).
 
     Trainable tokens that are not finite end the harvest, or are dropped; so are those longer than
     `max_norm` times the median norm of a shard's trainable tokens at a site (None: any length).
@@ -31,3 +31,14 @@ class StoreConfig:
     held_out: float = setting(0.05, min=0, below=1)
     non_finite: NonFinite = NonFinite.fail
     max_norm: float | None = setting(None, above=1)
+
+
+@dataclass(kw_only=True, slots=True)
+class CacheConfig:
+    """A folder on this node's own disk that keeps chunks of stores far away; None: nothing is kept.
+
+    All processes of a node share it, and runs one after the other; it takes `gib` GiB at most.
+    """
+
+    folder: str | None = None
+    gib: float = setting(100.0, above=0)

@@ -8,13 +8,41 @@ import os
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import create_exclusive, fsync_path, write_atomic, write_new
-from sae_dist.store.fault import Fault, FaultError
+
+REMEDY = "restore it, or let launch/verify.py mend it with repair=true"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fault:
+    """A file that is not what it should be: what was found, what was expected, what to do.
+
+    `unit` is the one whose activations or tokens it holds, if it holds any.
+    """
+
+    path: Path | str
+    found: str
+    expected: str
+    remedy: str = REMEDY
+    unit: int | None = None
+
+    def __str__(self) -> str:
+        return f"found {self.path} {self.found}; expected {self.expected}; {self.remedy}"
+
+
+class FaultError(UserError):
+    """A fault that keeps the reader from going on."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+
 
 _REMEDY = "copy the store with what its links point to (cp -rL)"
 _NO_FOLLOW = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would keep its opener waiting
@@ -136,20 +164,6 @@ class Files:
             os.close(descriptor)
             raise FaultError(_odd(path, "to be no plain file"))
         return descriptor
-
-
-def files_at(path: str | Path) -> Files:
-    """What reaches the files of the store at `path`, a folder or the URL of an object store."""
-    if "://" not in str(path):
-        return Files(Path(path))
-    try:
-        from sae_dist.store.objects import ObjectFiles
-    except ImportError as error:
-        raise UserError(
-            f"found {path} and no obstore; expected it for object stores; install it "
-            "(pip install 'sae-dist[objects]')"
-        ) from error
-    return ObjectFiles(str(path))
 
 
 def _odd(path: Path, found: str) -> Fault:

@@ -4,7 +4,6 @@ Files are opened when they are read: one that is missing or cut short is told th
 The arrays' zarr.json are for other readers: where a chunk is follows from the manifest.
 """
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,21 +13,32 @@ import numpy as np
 
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
-from sae_dist.store.arrays import (
+from sae_dist.common.files import crc32c
+from sae_dist.store.cache import ChunkCache
+from sae_dist.store.config import CacheConfig
+from sae_dist.store.contents import (
+    Contents,
+    assemble,
+    check_manifest,
+    list_units,
+    load_commit,
+    load_end,
+    load_settings,
+    load_sums,
+)
+from sae_dist.store.files import Fault, FaultError, Files, TooShortError
+from sae_dist.store.layout import (
     CRC_BYTES,
     INDEX,
     INPUT_IDS,
     MARKS,
     TOKEN_ARRAYS,
+    ArraySpec,
+    Layout,
     activations_path,
-    crc32c,
     scales_path,
 )
-from sae_dist.store.contents import Contents, check_manifest
-from sae_dist.store.eight_bits import restore_into
-from sae_dist.store.fault import Fault, FaultError
-from sae_dist.store.files import Files, TooShortError, files_at
-from sae_dist.store.layout import Layout
+from sae_dist.store.location import files_at
 from sae_dist.store.records import (
     MANIFEST_FILE,
     SETTINGS_FILE,
@@ -36,15 +46,12 @@ from sae_dist.store.records import (
     UNIT_COMMITS,
     Manifest,
     Settings,
-    TokensEnd,
     digest,
     load,
     parse,
 )
-from sae_dist.store.seal import assemble, load_commit, load_settings
-from sae_dist.store.statistics import Statistics
-from sae_dist.store.tokens import Tokens
 from sae_dist.store.unit import TRAINABLE
+from sae_dist.store.values import Statistics, restore_into
 
 MAX_SHARD_BYTES = 2**30
 
@@ -62,11 +69,13 @@ class Store:
         unit_of_chunk: which unit each of them is of, int64 [chunks].
     """
 
-    def __init__(self, files: Files, manifest: Manifest, digest: str, contents: Contents) -> None:
+    def __init__(
+        self, files: Files, digest: str, contents: Contents, cache: ChunkCache | None = None
+    ) -> None:
         self.path = files.path()
-        self.manifest = manifest
+        self.manifest = manifest = contents.manifest
         self.hash = digest
-        self._files, self._contents = files, contents
+        self._files, self._contents, self._cache = files, contents, cache
         items, first = contents.items[INDEX], contents.first_chunk[INDEX]
         size = manifest.settings.chunk_rows
         self.chunk_rows = np.full(int(first[-1]), size, np.int64)
@@ -226,24 +235,36 @@ class Store:
         data = items = out.reshape(-1).view(np.uint8)
         if items.nbytes < spec.chunk_bytes - CRC_BYTES:  # fill values follow in the file
             data = np.empty(spec.chunk_bytes - CRC_BYTES, np.uint8)
-        try:
-            contents.read(spec, unit, lambda name: self._files.read_into(name, offset, data))
-            found, expected = crc32c(data), int(contents.sums[path][chunk])
-            said = "" if found == expected else f"crc32c {found:08x} instead of {expected:08x}"
-        except (TooShortError, OSError) as error:
-            said = str(error)
-        if said:
-            raise FaultError(
-                Fault(
-                    path=self._files.path(spec.file(unit)),
-                    found=f"with chunk {chunk} damaged ({said})",
-                    expected="the bytes that were committed",
-                    remedy="run launch/verify.py, with repair=true to mend it",
-                    unit=unit,
+        expected = int(contents.sums[path][chunk])
+        name = f"{path.replace('/', '+')}+{chunk}"
+        if self._cache is None or not self._cache.read_into(name, data, expected):
+            said = self._read_stored(spec, unit, offset, data, expected)
+            if said:
+                raise FaultError(
+                    Fault(
+                        path=self._files.path(spec.file(unit)),
+                        found=f"with chunk {chunk} damaged ({said})",
+                        expected="the bytes that were committed",
+                        remedy="run launch/verify.py, with repair=true to mend it",
+                        unit=unit,
+                    )
                 )
-            )
+            if self._cache is not None:
+                self._cache.put(name, data)
         if data is not items:
             items[:] = data[: items.nbytes]
+
+    def _read_stored(
+        self, spec: ArraySpec, unit: int, offset: int, out: np.ndarray, expected: int
+    ) -> str:
+        """Fill `out` from the store's own file; what is wrong with it, if anything."""
+        try:
+            read = partial(self._files.read_into, offset=offset, out=out)
+            self._contents.read(spec, unit, read)
+        except (TooShortError, OSError) as error:
+            return str(error)
+        found = crc32c(out)
+        return "" if found == expected else f"crc32c {found:08x} instead of {expected:08x}"
 
     def _require(self, site: str) -> None:
         if site not in self.manifest.settings.widths:
@@ -254,16 +275,21 @@ class Store:
 
 
 def open_store(
-    path: str | Path, *, unsealed: bool = False, max_shard_bytes: int = MAX_SHARD_BYTES
+    path: str | Path,
+    *,
+    unsealed: bool = False,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    cache: CacheConfig | None = None,
 ) -> Store:
     """Open a sealed store after checking its manifest, with as few requests as that takes.
 
-    With `unsealed`, a store still being written opens with the units committed so far. Raises
-    UserError naming what is wrong, and for shards larger than `max_shard_bytes`.
+    With `unsealed`, a store still being written opens with the units committed so far. `cache`
+    keeps a sealed store's chunks nearby. Raises UserError naming what is wrong, and for shards
+    larger than `max_shard_bytes`.
     """
     files = files_at(path)
     if files.exists(MANIFEST_FILE):
-        return _open_sealed(files, max_shard_bytes)
+        return _open_sealed(files, max_shard_bytes, cache)
     if not files.exists(SETTINGS_FILE):
         raise UserError(f"found no store at {path}; expected {MANIFEST_FILE}; check the path")
     if not unsealed:
@@ -282,47 +308,27 @@ def read_settings(path: str | Path) -> Settings | None:
         return None
 
 
-def _open_sealed(files: Files, max_shard_bytes: int) -> Store:
+def _open_sealed(files: Files, max_shard_bytes: int, cache: CacheConfig | None) -> Store:
     data = files.read(MANIFEST_FILE)
     manifest = parse(data, files.path(MANIFEST_FILE), Manifest)
     check_manifest(files, MANIFEST_FILE, manifest, max_shard_bytes)
     contents = Contents(manifest)
     files.check_folders(contents.specs)
     contents.take_sums(load_sums(files, SUMS_FILE, contents))
-    return Store(files, manifest, digest(data), contents)
-
-
-def load_sums(files: Files, name: str, contents: Contents) -> bytes:
-    """The checksums of all chunks. Raises FaultError when they are not the manifest's."""
-    path = files.path(name)
-    try:
-        sums = files.read(name)
-    except FileNotFoundError as error:
-        raise FaultError(Fault(path=path, found="missing", expected="checksums")) from error
-    is_right = hashlib.sha256(sums).hexdigest() == contents.manifest.sums
-    if not is_right or len(sums) != 4 * contents.num_sums:
-        expected = "those of the manifest's chunks"
-        raise FaultError(Fault(path=path, found="with other checksums", expected=expected))
-    return sums
+    hash, chunks = digest(data), None
+    if cache is not None and cache.folder is not None:
+        chunks = ChunkCache(Path(cache.folder), int(cache.gib * 2**30), hash)
+    return Store(files, hash, contents, chunks)
 
 
 def _open_unsealed(files: Files, max_shard_bytes: int) -> Store:
     settings = load(files, SETTINGS_FILE, Settings)
-    units = sorted(int(n[:-5]) for n in files.list(UNIT_COMMITS) if n[:-5].isdigit())
-    commits = {unit: load_commit(files, unit) for unit in units}
-    end = Tokens(files, settings).load_end()
-    if end is None:
-        if not commits:
-            raise UserError(
-                f"found nothing in {files.path()} yet; expected a unit that is harvested; wait for "
-                "one"
-            )
-        last = commits[units[-1]]
-        num_sequences = last.unit * settings.shard_sequences + last.num_sequences
-        end = TokensEnd(num_sequences=num_sequences, fingerprint={})
-    manifest, sums = assemble(settings, end, commits)
-    check_manifest(files, SETTINGS_FILE, manifest, max_shard_bytes)
-    contents = Contents(manifest, commits)
+    commits = {unit: load_commit(files, unit) for unit in list_units(files, UNIT_COMMITS)}
+    contents = assemble(settings, load_end(files), commits)
+    if contents is None:
+        raise UserError(
+            f"found nothing in {files.path()} yet; expected a unit that is harvested; wait for one"
+        )
+    check_manifest(files, SETTINGS_FILE, contents.manifest, max_shard_bytes)
     files.check_folders(contents.specs)
-    contents.take_sums(sums)
-    return Store(files, manifest, "", contents)
+    return Store(files, "", contents)

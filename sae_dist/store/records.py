@@ -6,17 +6,30 @@ Each carries the sha256 of its own contents, so that a flipped bit is found in t
 
 import base64
 import hashlib
-from typing import Annotated, Any, TypeVar
+import json
+import re
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
 
 import msgspec
 import numpy as np
 
 from sae_dist.common.dtypes import FloatDtype
-from sae_dist.store.config import NonFinite
-from sae_dist.store.fault import Fault, FaultError
-from sae_dist.store.files import Files
-from sae_dist.store.layout import Layout
-from sae_dist.store.statistics import Statistics
+from sae_dist.common.errors import UserError
+from sae_dist.common.settings import validate
+from sae_dist.store.config import NonFinite, StoreConfig
+from sae_dist.store.files import Fault, FaultError, Files
+from sae_dist.store.layout import (
+    ArraySpec,
+    Layout,
+    array_specs,
+    choose_layout,
+    is_held_out,
+    of_unit,
+)
+from sae_dist.store.values import Statistics
 
 FORMAT = 4
 SETTINGS_FILE = "SETTINGS.json"
@@ -26,6 +39,7 @@ COPIES = "copy"  # of the manifest and the sums: the only records of a store tha
 UNIT_COMMITS = "commits/units"
 TOKENS = "commits/tokens"
 TOKENS_END = f"{TOKENS}/end.json"
+_DIGEST_BYTES = 32
 _END = b"\n}"
 _SEAL = b',\n  "sha256": "%s"' + _END  # at the end of each file
 
@@ -75,12 +89,63 @@ class Settings(Record, frozen=True):
             chunk_rows=self.chunk_rows,
         )
 
+    def specs(self) -> dict[str, ArraySpec]:
+        """All arrays by path."""
+        return array_specs(self.widths, self.layout(0), self.dtype)
+
+    def specs_of(self, unit: int) -> list[ArraySpec]:
+        """The arrays of which a unit has a file."""
+        return of_unit(self.specs(), is_held_out(unit, self.held_out))
+
+    def bytes_by_array(self, num_sequences: int, without: Collection[int] = ()) -> dict[str, int]:
+        """What each array takes on disk, by path, if all tokens are trained on: never more.
+
+        Checksums and indices are counted, and so are all units but those in `without`.
+        """
+        layout = self.layout(num_sequences)
+        units = Counter(
+            (is_held_out(unit, self.held_out), len(layout.sequences_of(unit)))
+            for unit in range(layout.num_units)
+            if unit not in without
+        )
+        result: Counter[str] = Counter()
+        for (held, num), count in units.items():
+            for spec in of_unit(self.specs(), held):
+                num_items = num * layout.sequence_length if spec.is_of_rows else num
+                result[spec.path] += count * spec.file_bytes(num_items)
+        return dict(result)
+
 
 class TokensEnd(Record, frozen=True):
     """All tokens are there: how many sequences, of which corpus."""
 
     num_sequences: Positive
     fingerprint: dict[str, Any]
+
+
+class UnitTokens(msgspec.Struct, frozen=True):
+    """A unit's tokens before its commit: `ids` are little-endian int32, `trainable` a byte each.
+
+    `cursor` (JSON) is where the text goes on after them. A file ends in the sha256 of the rest.
+    """
+
+    num_sequences: Positive
+    ids: bytes
+    trainable: bytes
+    cursor: Any
+
+    def encode(self) -> bytes:
+        """The bytes of its file."""
+        data = msgspec.msgpack.encode(self)
+        return data + hashlib.sha256(data).digest()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """What `encode` gave; ValueError for other bytes."""
+        content, found = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+        if found != hashlib.sha256(content).digest():
+            raise ValueError("altered")
+        return msgspec.msgpack.decode(content, type=cls)
 
 
 class UnitCommit(Record, frozen=True):
@@ -116,7 +181,7 @@ class Manifest(Record, frozen=True):
         statistics: by site, over the training units.
         dropped, num_dropped: as in a commit, over all units.
         fingerprint: of the text.
-        sums: sha256 of SUMS.bin (`store.sums`).
+        sums: sha256 of SUMS.bin (`Contents.all_sums`).
     """
 
     settings: Settings
@@ -189,3 +254,74 @@ def _rich(kind: type, value: Any) -> Any:
     if kind is np.ndarray:
         return np.frombuffer(base64.b64decode(value, validate=True), "<f8").astype(np.float64)
     raise NotImplementedError(kind)
+
+
+def choose_settings(
+    widths: dict[str, int],
+    sequence_length: int,
+    config: StoreConfig,
+    provenance: dict[str, Any],
+    num_sequences: int | None,
+) -> Settings:
+    """Check what the user asks for, and choose the grid. Raises UserError."""
+    validate(config, "writer.")
+    _check_sites(widths)
+    if sequence_length < 1 or (num_sequences is not None and num_sequences < 1):
+        raise UserError(
+            f"found {num_sequences} sequences of {sequence_length} positions; expected at least "
+            "one of each; change them"
+        )
+    layout = choose_layout(
+        num_sequences=num_sequences,
+        sequence_length=sequence_length,
+        bytes_per_position=sum(widths.values()) * config.dtype.disk.itemsize,
+        chunk_mib=config.chunk_mib,
+        shard_mib=config.shard_mib,
+        held_out=config.held_out,
+    )
+    return Settings(
+        num_sequences=num_sequences,
+        sequence_length=sequence_length,
+        shard_sequences=layout.shard_sequences,
+        chunk_sequences=layout.chunk_sequences,
+        chunk_rows=layout.chunk_rows,
+        dtype=config.dtype,
+        held_out=config.held_out,
+        widths=dict(sorted(widths.items())),
+        provenance=provenance,
+        non_finite=config.non_finite,
+        max_norm=config.max_norm,
+    )
+
+
+def _check_sites(widths: dict[str, int]) -> None:
+    """Raise UserError for a site whose name cannot be a folder's, or whose width is none."""
+    if not widths:
+        raise UserError("found no site; expected at least one; name one")
+    for site, width in widths.items():
+        if not re.fullmatch(SITE_PATTERN, site):
+            raise UserError(
+                f"found site {site[:130]!r}; expected letters, digits, '_', '-' and inner dots, at "
+                "most 128 of them; rename it"
+            )
+        if type(width) is not int or width < 1:
+            raise UserError(
+                f"found width {width!r} at site {site!r}; expected a positive number; mend it"
+            )
+
+
+def require_same(path: Path | str, found: Settings, wanted: Settings) -> None:
+    """Raise UserError with the entries of a store's settings that are not the wanted ones."""
+    there, asked = (msgspec.to_builtins(settings) for settings in (found, wanted))
+    keys = sorted(key for key in there if there[key] != asked[key])
+    if keys:
+        differences = ", ".join(f"{key}={_json(there[key])}" for key in keys)
+        expected = ", ".join(f"{key}={_json(asked[key])}" for key in keys)
+        raise UserError(
+            f"found {path} started with {differences}; expected {expected}; use the same settings "
+            "or another path"
+        )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

@@ -10,13 +10,13 @@ import numpy as np
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import to_json
-from sae_dist.store.arrays import TOKEN_ARRAYS, of_unit
 from sae_dist.store.contents import Contents
+from sae_dist.store.layout import TOKEN_ARRAYS, of_unit
 from sae_dist.store.reader import Store
 from sae_dist.store.records import MANIFEST_FILE, SETTINGS_FILE, Manifest, UnitCommit, commit_file
-from sae_dist.store.seal import clear_commits, with_sums, write_manifest
-from sae_dist.store.statistics import Statistics
+from sae_dist.store.seal import clear_up, write_manifest
 from sae_dist.store.unit import UNTRAINABLE, discard, publish, unit_statistics, write_unit
+from sae_dist.store.values import Statistics
 from sae_dist.store.verify import FOLDERS, Audit
 
 
@@ -24,7 +24,6 @@ class Repair:
     """What an audit calls for.
 
     Attributes:
-        manifest: what vouches for the store's units.
         is_sealed: if not, `withdraw` is all there is to do, and the harvest goes on.
         bad_units: those whose activations are to be harvested again.
         bad_tokens: those of them whose tokens come from the text.
@@ -50,32 +49,31 @@ class Repair:
         self.bad_units = sorted(audit.bad_units)
         self.bad_tokens = sorted(audit.bad_tokens)
         self._bad_records = audit.bad_records
-        self._manifest, self._contents = audit.manifest, audit.contents
+        self._contents = audit.contents
         self._changed: dict[int, UnitCommit] = {}
 
     @property
-    def manifest(self) -> Manifest:
-        """What vouches for the store's units; of one that is not sealed, for those committed."""
-        assert self._manifest is not None
-        return self._manifest
-
-    @property
     def contents(self) -> Contents:
-        """What its files hold."""
+        """What a sealed store's files hold."""
         assert self._contents is not None
         return self._contents
+
+    @property
+    def manifest(self) -> Manifest:
+        """What vouches for a sealed store's units."""
+        return self.contents.manifest
 
     def mend_records(self) -> None:
         """Write the seal, its copies and the arrays' metadata again where they differ."""
         if self._bad_records:
-            write_manifest(self._files, self.manifest, self._sums())
+            write_manifest(self._files, self.contents)
         for spec in self.contents.specs.values():
             expected = to_json(spec.metadata(self.contents.layout))
             name = spec.metadata_file
             if not self._files.exists(name) or self._files.read(name) != expected:
                 self._files.make_folders([spec.path])
                 self._files.write(name, expected)
-        clear_commits(self._files)
+        clear_up(self._files, self.contents.specs)
 
     def withdraw(self) -> None:
         """Have the bad units of a store that is not sealed count as not harvested."""
@@ -122,18 +120,17 @@ class Repair:
                 changed = self.contents.sums[path] = self.contents.sums[path].copy()
                 first = self.contents.first_chunk[path]
                 changed[first[unit] : first[unit + 1]] = np.frombuffer(sums, "<u4")
-        statistics = self.manifest.statistics
+        self.contents.take_sums(self.contents.all_sums())
         if not all(self.contents.is_held_out[unit] for unit in self._changed):
-            statistics = {site: self._statistics(site) for site in self.manifest.settings.widths}
-        manifest = msgspec.structs.replace(self.manifest, statistics=statistics)
-        write_manifest(self._files, with_sums(manifest, self._sums()), self._sums())
+            self.contents.manifest = msgspec.structs.replace(
+                self.manifest,
+                statistics={site: self._statistics(site) for site in self.manifest.settings.widths},
+            )
+        write_manifest(self._files, self.contents)
         return False
 
-    def _sums(self) -> bytes:
-        return b"".join(sums.tobytes() for sums in self.contents.sums.values())
-
     def _store(self) -> Store:
-        return Store(self._files, self.manifest, "", self.contents)
+        return Store(self._files, "", self.contents)
 
     def _statistics(self, site: str) -> Statistics:
         """Of all training units, as sealing added them up."""

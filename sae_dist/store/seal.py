@@ -1,20 +1,13 @@
-"""From settings and commits to the manifest."""
+"""The seal of a store: the manifest is written, and what it replaces goes."""
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable
 from contextlib import suppress
-from functools import reduce
-from operator import add
-
-import msgspec
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import to_json
 from sae_dist.common.log import warn
 from sae_dist.store.contents import Contents
-from sae_dist.store.fault import Fault, FaultError
 from sae_dist.store.files import Files
-from sae_dist.store.layout import is_held_out
 from sae_dist.store.records import (
     COPIES,
     MANIFEST_FILE,
@@ -23,96 +16,36 @@ from sae_dist.store.records import (
     TOKENS,
     UNIT_COMMITS,
     Manifest,
-    Settings,
-    TokensEnd,
-    UnitCommit,
-    commit_file,
     dump,
-    load,
 )
-from sae_dist.store.statistics import Statistics
 
 
-def load_settings(files: Files) -> tuple[str, Settings]:
-    """(file, settings) of a started or sealed store. Raises FileNotFoundError if there is none."""
-    try:
-        return SETTINGS_FILE, load(files, SETTINGS_FILE, Settings)
-    except FileNotFoundError:  # sealing writes the manifest before it removes the settings
-        return MANIFEST_FILE, load(files, MANIFEST_FILE, Manifest).settings
-
-
-def load_commit(files: Files, unit: int) -> UnitCommit:
-    """The commit of one unit. Raises FaultError when it is damaged, or another unit's."""
-    commit, name = load(files, commit_file(unit), UnitCommit), commit_file(unit)
-    if commit.unit != unit:
-        found = f"to be of unit {commit.unit}"
-        raise FaultError(Fault(path=files.path(name), found=found, expected="its own", unit=unit))
-    return commit
-
-
-def assemble(
-    settings: Settings, end: TokensEnd, commits: Mapping[int, UnitCommit]
-) -> tuple[Manifest, bytes]:
-    """The manifest of these units and the sums of their chunks; statistics are added in order."""
-    layout = settings.layout(end.num_sequences)
-    in_order = [commits[unit] for unit in sorted(commits)]
-    training = [c for c in in_order if not is_held_out(c.unit, settings.held_out)]
-    manifest = Manifest(
-        settings=settings,
-        num_sequences=end.num_sequences,
-        rows=[commits[u].rows if u in commits else 0 for u in range(layout.num_units)],
-        statistics={
-            site: reduce(add, (c.statistics[site] for c in training), Statistics.zero(width))
-            for site, width in settings.widths.items()
-        },
-        dropped={
-            site: num
-            for site in settings.widths
-            if (num := sum(commit.dropped.get(site, 0) for commit in in_order))
-        },
-        num_dropped=sum(commit.num_dropped for commit in in_order),
-        fingerprint=end.fingerprint,
-        sums="",
-    )
-    files = Contents(manifest, commits).files()
-    sums = b"".join(commits[unit].sums[spec.path] for spec, unit in files)
-    return with_sums(manifest, sums), sums
-
-
-def with_sums(manifest: Manifest, sums: bytes) -> Manifest:
-    """The manifest of other sums."""
-    return msgspec.structs.replace(manifest, sums=hashlib.sha256(sums).hexdigest())
-
-
-def seal(files: Files, settings: Settings, end: TokensEnd) -> Manifest:
+def seal(files: Files, contents: Contents) -> Manifest:
     """Write the manifest of a store whose units are all committed; then remove the commits."""
-    num_units = settings.layout(end.num_sequences).num_units
-    commits = {unit: load_commit(files, unit) for unit in range(num_units)}
-    manifest, sums = assemble(settings, end, commits)
-    contents = Contents(manifest)
-    _publish_all(files, contents, commits)
+    _publish_all(files, contents)
     for spec in contents.specs.values():
         files.write(spec.metadata_file, to_json(spec.metadata(contents.layout)))
         files.sync(spec.path)
-    if settings.held_out > 0 and not contents.is_held_out.any():
+    if contents.manifest.settings.held_out > 0 and not contents.is_held_out.any():
         warn(f"{files.path()} has one unit only: nothing is held out for evaluation")
-    write_manifest(files, manifest, sums)
-    clear_commits(files)
-    return manifest
+    write_manifest(files, contents)
+    clear_up(files, contents.specs)
+    return contents.manifest
 
 
-def write_manifest(files: Files, manifest: Manifest, sums: bytes) -> None:
+def write_manifest(files: Files, contents: Contents) -> None:
     """Write the seal, the copies first: a reader trusts what is under the first name."""
-    data = dump(manifest)
     files.make_folders([COPIES])
-    for name, content in ((SUMS_FILE, sums), (MANIFEST_FILE, data)):
-        files.write(f"{COPIES}/{name}", content)
-    for name, content in ((SUMS_FILE, sums), (MANIFEST_FILE, data)):
-        files.write(name, content)
+    for folder in (f"{COPIES}/", ""):
+        files.write(folder + SUMS_FILE, contents.all_sums())
+        files.write(folder + MANIFEST_FILE, dump(contents.manifest))
 
 
-def clear_commits(files: Files) -> None:
-    """Remove what a sealed store no longer needs."""
+def clear_up(files: Files, arrays: Iterable[str]) -> None:
+    """Remove what a sealed store does not need: its commits, and what killed writers left.
+
+    What another process is writing goes, too: it finds the store sealed then.
+    """
     for folder in (UNIT_COMMITS, TOKENS):
         for name in files.list(folder):
             files.remove(f"{folder}/{name}")
@@ -120,15 +53,26 @@ def clear_commits(files: Files) -> None:
         with suppress(OSError):
             files.remove(folder)
     files.remove(SETTINGS_FILE)
+    left = [
+        f"{folder}/{name}" if folder else name
+        for folder in ("", COPIES, *arrays)
+        for name in files.list(folder)
+        if is_leftover(name)
+    ]
+    for name in left:
+        files.remove(name)
+    if left:
+        told = files.path(left[0])
+        warn(f"{len(left)} leftover files of killed writers removed (first: {told})")
 
 
-def _publish_all(files: Files, contents: Contents, commits: Mapping[int, UnitCommit]) -> None:
-    """Give files their names that were killed before it, remove what others left, and tell."""
+def _publish_all(files: Files, contents: Contents) -> None:
+    """Give files their names whose writers were killed before it."""
     there = {path: set(files.list(path)) for path in contents.specs}
     for spec, unit in contents.files():
         folder, _, name = spec.file(unit).rpartition("/")
         if name not in there[folder]:
-            source = spec.unpublished(unit, commits[unit].token)
+            source = spec.unpublished(unit, contents.tokens[unit])
             try:
                 files.rename(source, spec.file(unit))
             except FileNotFoundError as error:
@@ -137,18 +81,6 @@ def _publish_all(files: Files, contents: Contents, commits: Mapping[int, UnitCom
                         f"found {files.path(spec.file(unit))} missing; expected what was "
                         "committed; let launch/verify.py mend it with repair=true"
                     ) from error
-            there[folder].discard(source.rpartition("/")[2])
-    left = [
-        f"{path}/{name}"
-        for path in there
-        for name in sorted(there[path])
-        if is_leftover(name) and "zarr.json" not in name  # which another may be writing now
-    ]
-    for name in left:
-        files.remove(name)
-    if left:
-        told = files.path(left[0])
-        warn(f"{len(left)} leftover files of killed writers removed (first: {told})")
 
 
 def is_leftover(name: str) -> bool:

@@ -14,24 +14,26 @@ import torch
 from sae_dist.common.dtypes import FloatDtype, from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import generator
-from sae_dist.store.arrays import (
+from sae_dist.store.config import NonFinite
+from sae_dist.store.files import Files
+from sae_dist.store.layout import (
     INDEX,
     INPUT_IDS,
     MARKS,
     ArraySpec,
     activations_path,
-    array_specs,
     crc32c,
-    of_unit,
     scales_path,
 )
-from sae_dist.store.config import NonFinite
-from sae_dist.store.eight_bits import quantise, restored
-from sae_dist.store.files import Files
-from sae_dist.store.layout import is_held_out
-from sae_dist.store.outliers import find_outliers
 from sae_dist.store.records import Settings, UnitCommit
-from sae_dist.store.statistics import Statistics, norms_of, statistics_of
+from sae_dist.store.values import (
+    Statistics,
+    find_outliers,
+    norms_of,
+    quantise,
+    restored,
+    statistics_of,
+)
 
 UNTRAINABLE, TRAINABLE, DROPPED = range(3)  # what `sequences/marks` says of a token
 
@@ -67,10 +69,7 @@ def write_unit(
     marks = np.where(kept_NS, TRAINABLE, np.where(trainable, DROPPED, UNTRAINABLE)).astype(np.uint8)
     order = row_order(unit, kept_NS)
     contents = _contents(settings, unit, stored, ids, marks, order)
-    specs = of_unit(
-        array_specs(settings.widths, settings.layout(0), settings.dtype),
-        is_held_out(unit, settings.held_out),
-    )
+    specs = settings.specs_of(unit)
     sums: dict[str, bytes] = {}
     try:
         with ThreadPoolExecutor(1, "sums") as thread:

@@ -5,20 +5,29 @@ compared: of each file its size, its chunks, the sum after each, and the index a
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from sae_dist.common.files import to_json
+from sae_dist.common.files import crc32c, to_json
 from sae_dist.common.log import progress
-from sae_dist.store.arrays import CRC_BYTES, ArraySpec, crc32c
-from sae_dist.store.contents import Contents, check_manifest
-from sae_dist.store.fault import Fault, FaultError
-from sae_dist.store.files import Files, TooShortError, files_at
-from sae_dist.store.reader import MAX_SHARD_BYTES, load_sums
+from sae_dist.store.contents import (
+    Contents,
+    assemble,
+    check_manifest,
+    list_units,
+    load_commit,
+    load_sums,
+    load_tokens,
+)
+from sae_dist.store.files import Fault, FaultError, Files, TooShortError
+from sae_dist.store.layout import CRC_BYTES, ArraySpec
+from sae_dist.store.location import files_at
+from sae_dist.store.reader import MAX_SHARD_BYTES
 from sae_dist.store.records import (
     COPIES,
     MANIFEST_FILE,
@@ -31,13 +40,13 @@ from sae_dist.store.records import (
     Manifest,
     Settings,
     TokensEnd,
-    UnitCommit,
+    commit_file,
     load,
     tokens_file,
 )
-from sae_dist.store.seal import assemble, is_leftover, load_commit
-from sae_dist.store.tokens import Tokens
+from sae_dist.store.seal import is_leftover
 
+Value = TypeVar("Value")
 FOLDERS = ("commits", UNIT_COMMITS, TOKENS, COPIES)
 
 
@@ -86,6 +95,23 @@ class Audit:
             if name.startswith(("sequences/input_ids", "sequences/marks")):
                 self.bad_tokens.add(unit)
 
+    def load(self, name: str, kind: type[AnyRecord]) -> AnyRecord | None:
+        """A file's record; None, and a fault, if it is damaged or missing."""
+        return self.attempt(name, lambda: load(self.files, name, kind))
+
+    def attempt(self, name: str, read: Callable[[], Value]) -> Value | None:
+        """What `read` gives of a record; None, and a fault, if it is damaged or missing."""
+        try:
+            return read()
+        except FileNotFoundError:
+            self.blame(name, "missing", "the bytes that were committed")
+        except FaultError as error:
+            self.faults.append(error.fault)
+        except OSError as error:
+            self.blame(name, f"unreadable ({error.strerror})", "a file that can be read")
+        self.bad_records.append(name)
+        return None
+
 
 def verify(path: str | Path, full: bool = False, workers: int = 4) -> list[Fault]:
     """Everything wrong with a store, one fault a file; an empty list when it is whole.
@@ -131,22 +157,17 @@ def audit(
 
 def _look_at_seal(found: Audit, max_shard_bytes: int) -> None:
     """Both copies of the manifest and of the sums; the first that is whole counts."""
-    manifests = [_load(found, name, Manifest) for name in (MANIFEST_FILE, _copy(MANIFEST_FILE))]
+    manifests = [found.load(name, Manifest) for name in (MANIFEST_FILE, _copy(MANIFEST_FILE))]
     whole = [manifest for manifest in manifests if manifest is not None]
     if not whole:
         return
     check_manifest(found.files, MANIFEST_FILE, whole[0], max_shard_bytes)
     found.manifest, contents = whole[0], Contents(whole[0])
     found.num_committed = found.num_units
-    sums = []
-    for name in (SUMS_FILE, _copy(SUMS_FILE)):
-        try:
-            sums.append(load_sums(found.files, name, contents))
-        except FaultError as error:
-            found.faults.append(error.fault)
-            found.bad_records.append(name)
-    if sums:
-        contents.take_sums(sums[0])
+    names = (SUMS_FILE, _copy(SUMS_FILE))
+    sums = [found.attempt(n, lambda n=n: load_sums(found.files, n, contents)) for n in names]
+    if (whole_sums := next((s for s in sums if s is not None), None)) is not None:
+        contents.take_sums(whole_sums)
         found.contents = contents
         _look_at_metadata(found, contents)
     if found.files.exists(SETTINGS_FILE):
@@ -159,35 +180,22 @@ def _copy(name: str) -> str:
 
 def _look_at_commits(found: Audit, max_shard_bytes: int) -> None:
     """Settings, tokens and commits; a store that is not sealed has no metadata yet."""
-    files, settings = found.files, _load(found, SETTINGS_FILE, Settings)
+    files, settings = found.files, found.load(SETTINGS_FILE, Settings)
     if settings is None:
         return
-    tokens = Tokens(files, settings)
-    for unit in sorted(tokens.units()):
-        try:
-            tokens.get(unit)
-        except FaultError as error:
-            found.faults.append(error.fault)
-            found.bad_records.append(tokens_file(unit))
-    commits: dict[int, UnitCommit] = {}
-    for name in files.list(UNIT_COMMITS):
-        if name[:-5].isdigit():
-            try:
-                commits[int(name[:-5])] = load_commit(files, int(name[:-5]))
-            except FaultError as error:
-                found.faults.append(error.fault)
-                found.bad_records.append(f"{UNIT_COMMITS}/{name}")
-    end = _load(found, TOKENS_END, TokensEnd) if files.exists(TOKENS_END) else None
+    for unit in sorted(list_units(files, TOKENS)):
+        found.attempt(tokens_file(unit), lambda unit=unit: load_tokens(files, unit))
+    commits = {
+        unit: commit
+        for unit in sorted(list_units(files, UNIT_COMMITS))
+        if (commit := found.attempt(commit_file(unit), lambda u=unit: load_commit(files, u)))
+    }
     found.num_committed = len(commits)
-    if end is None and commits:
-        last = commits[max(commits)]
-        num_sequences = last.unit * settings.shard_sequences + last.num_sequences
-        end = TokensEnd(num_sequences=num_sequences, fingerprint={})
-    if end is not None:
-        found.manifest, sums = assemble(settings, end, commits)
-        check_manifest(files, SETTINGS_FILE, found.manifest, max_shard_bytes)
-        found.contents = Contents(found.manifest, commits)
-        found.contents.take_sums(sums)
+    end = found.load(TOKENS_END, TokensEnd) if files.exists(TOKENS_END) else None
+    if contents := assemble(settings, end, commits):
+        found.manifest = contents.manifest
+        check_manifest(files, SETTINGS_FILE, contents.manifest, max_shard_bytes)
+        found.contents = contents
 
 
 def _look_at_metadata(found: Audit, contents: Contents) -> None:
@@ -268,17 +276,3 @@ def _chunk_faults(
     files.read_into(name, len(sums) * spec.chunk_bytes, index)
     if index.tobytes() != spec.index(num_items):
         yield "with its index altered; expected that of its chunks"
-
-
-def _load(found: Audit, name: str, kind: type[AnyRecord]) -> AnyRecord | None:
-    """A file's record; None, and a fault, if it is damaged or missing."""
-    try:
-        return load(found.files, name, kind)
-    except FileNotFoundError:
-        found.blame(name, "missing", "the bytes that were committed")
-    except FaultError as error:
-        found.faults.append(error.fault)
-    except OSError as error:
-        found.blame(name, f"unreadable ({error.strerror})", "a file that can be read")
-    found.bad_records.append(name)
-    return None

@@ -14,27 +14,38 @@ import numpy as np
 from sae_dist.common.disk import explain_disk_errors
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
-from sae_dist.store.arrays import array_specs, bytes_on_disk, of_unit
 from sae_dist.store.config import StoreConfig
-from sae_dist.store.files import Files, files_at
-from sae_dist.store.layout import Layout, is_held_out
+from sae_dist.store.contents import (
+    assemble,
+    list_units,
+    load_commit,
+    load_end,
+    load_settings,
+    load_tokens,
+)
+from sae_dist.store.files import Files
+from sae_dist.store.layout import Layout
+from sae_dist.store.location import files_at
 from sae_dist.store.records import (
     MANIFEST_FILE,
     SETTINGS_FILE,
     TOKENS,
+    TOKENS_END,
     UNIT_COMMITS,
     Manifest,
     Settings,
+    TokensEnd,
     UnitCommit,
+    UnitTokens,
+    choose_settings,
     commit_file,
     dump,
     load,
+    require_same,
     tokens_file,
 )
-from sae_dist.store.seal import clear_commits, load_commit, load_settings, seal
-from sae_dist.store.settings import choose_settings, require_same
-from sae_dist.store.tokens import Tokens, TokensWritten
-from sae_dist.store.unit import discard, publish, write_unit
+from sae_dist.store.seal import clear_up, seal
+from sae_dist.store.unit import discard, publish, require_tokens, write_unit
 
 
 class StoreWriter:
@@ -48,8 +59,8 @@ class StoreWriter:
         self.path = files.path()
         self.files = files
         self.settings = settings
-        self._tokens = Tokens(files, settings)
-        self._specs = array_specs(settings.widths, settings.layout(0), settings.dtype)
+        self._specs = settings.specs()
+        self._end: TokensEnd | None = None
         files.make_folders([*self._specs, *(() if self.sealed else (UNIT_COMMITS, TOKENS))])
 
     @classmethod
@@ -109,13 +120,13 @@ class StoreWriter:
     @property
     def num_units(self) -> int | None:
         """How many there are in all; None while the end of the tokens is not known."""
-        end = self._tokens.load_end()
+        end = self._load_end()
         return None if end is None else self.settings.layout(end.num_sequences).num_units
 
     @property
     def layout(self) -> Layout:
         """The grid, with its final length. Raises UserError before that is known."""
-        if (end := self._tokens.load_end()) is None:
+        if (end := self._load_end()) is None:
             raise UserError(
                 f"found no end of the tokens of {self.path}; expected them first; write them"
             )
@@ -129,27 +140,48 @@ class StoreWriter:
             ids, trainable: int32 and bool [n, S]; n is shard_sequences but for the last unit.
             cursor: where the text stands after them (JSON), for whoever goes on.
         """
-        self._tokens.put(unit, ids, trainable, cursor)
+        require_tokens(self.settings, ids, trainable)
+        tokens = UnitTokens(
+            num_sequences=len(ids),
+            ids=ids.astype("<i4").tobytes(),
+            trainable=trainable.astype(np.uint8).tobytes(),
+            cursor=cursor,
+        )
+        self.files.create(tokens_file(unit), tokens.encode())
 
     def end_tokens(self, num_sequences: int, fingerprint: dict[str, Any]) -> None:
-        """Say that all tokens are written, and what they are of (JSON)."""
-        self._tokens.end(num_sequences, fingerprint)
+        """Say that all tokens are written, and what they are of (JSON); unless that is said."""
+        if num_sequences == 0:
+            raise UserError("found no sequence; expected at least one; check the input")
+        end = TokensEnd(num_sequences=num_sequences, fingerprint=fingerprint)
+        self.files.create(TOKENS_END, dump(end))
 
     def has_tokens(self, unit: int) -> bool:
         """Whether a unit's tokens are there, by one request."""
         return self.files.exists(tokens_file(unit))
 
-    def tokens_written(self) -> TokensWritten:
-        """How far the tokens are."""
-        return self._tokens.written()
+    def tokens_written(self) -> tuple[int, Any]:
+        """(units, from 0 on, that have their tokens, the cursor after them), by one listing."""
+        units = list_units(self.files, TOKENS)
+        num = next(n for n in range(len(units) + 1) if n not in units)
+        return num, load_tokens(self.files, num - 1).cursor if num else None
 
     def read_tokens(self, unit: int) -> tuple[np.ndarray, np.ndarray]:
         """(ids int32 [n, S], trainable bool [n, S]) of one unit. Raises UserError before that."""
-        return self._tokens.get(unit)
+        try:
+            tokens = load_tokens(self.files, unit)
+        except FileNotFoundError as error:
+            raise UserError(
+                f"found no {tokens_file(unit)} in {self.path}; expected the tokens first; write "
+                "them"
+            ) from error
+        shape = (tokens.num_sequences, self.settings.sequence_length)
+        ids = np.frombuffer(tokens.ids, "<i4").reshape(shape).astype(np.int32)
+        return ids, np.frombuffer(tokens.trainable, np.uint8).reshape(shape).astype(bool)
 
     def committed(self) -> set[int]:
         """Units that are written, by one listing."""
-        return {int(name[:-5]) for name in self.files.list(UNIT_COMMITS) if name[:-5].isdigit()}
+        return list_units(self.files, UNIT_COMMITS)
 
     def is_committed(self, unit: int) -> bool:
         """Whether a unit is written, by any process."""
@@ -160,26 +192,16 @@ class StoreWriter:
         if self.sealed:
             return []
         num_units = self.num_units
-        units = self._tokens.units() if num_units is None else set(range(num_units))
+        units = list_units(self.files, TOKENS) if num_units is None else set(range(num_units))
         return sorted(units - self.committed())
 
     def bytes_needed(self) -> int:
         """Bytes on disk that what is missing will take at most, checksums and indices included."""
         if self.sealed:
             return 0
-        settings, num_sequences = self.settings, self.settings.num_sequences
-        if (end := self._tokens.load_end()) is not None:
-            num_sequences = end.num_sequences
-        layout = settings.layout(num_sequences or 0)
-        missing = set(range(layout.num_units)) - self.committed()
-        return sum(
-            bytes_on_disk(
-                self._of_unit(unit),
-                len(layout.sequences_of(unit)) * layout.sequence_length,
-                len(layout.sequences_of(unit)),
-            )
-            for unit in missing
-        )
+        end = self._load_end()
+        num_sequences = self.settings.num_sequences if end is None else end.num_sequences
+        return sum(self.settings.bytes_by_array(num_sequences or 0, self.committed()).values())
 
     def write_unit(self, unit: int, arrays: dict[str, np.ndarray]) -> bool:
         """Write one unit of every site and commit it; False if another writer committed it first.
@@ -226,7 +248,7 @@ class StoreWriter:
                 if not self.sealed:  # by another meanwhile, which removed the commits
                     raise
         manifest = load(self.files, MANIFEST_FILE, Manifest)
-        clear_commits(self.files)  # of a process that was killed at it
+        clear_up(self.files, self._specs)  # after a process that was killed at it
         return manifest
 
     def abandon(self) -> None:
@@ -243,17 +265,24 @@ class StoreWriter:
                 f"found {len(missing)} of {self.num_units} shards missing in {self.path} (first: "
                 f"{missing[0]}); expected all; write them before sealing"
             )
-        end = self._tokens.load_end()
-        if end is None:
+        commits = {u: load_commit(self.files, u) for u in range(self.num_units or 0)}
+        contents = assemble(self.settings, self._load_end(), commits)
+        if contents is None or self._end is None:
             raise UserError(
                 f"found no end of the tokens of {self.path}; expected them first; write them"
             )
-        return seal(self.files, self.settings, end)
+        return seal(self.files, contents)
+
+    def _load_end(self) -> TokensEnd | None:
+        """Read once, since it never changes."""
+        if self._end is None:
+            self._end = load_end(self.files)
+        return self._end
 
     def _write_unit(
         self, unit: int, arrays: dict[str, np.ndarray], ids: np.ndarray, trainable: np.ndarray
     ) -> bool:
-        token, specs = uuid.uuid4().hex, self._of_unit(unit)
+        token, specs = uuid.uuid4().hex, self.settings.specs_of(unit)
         commit = write_unit(self.files, self.settings, unit, token, arrays, ids, trainable)
         try:
             is_ours = self._create_commit(unit, commit)
@@ -287,9 +316,6 @@ class StoreWriter:
             self.files.remove(name)
             return False
         return is_ours
-
-    def _of_unit(self, unit: int) -> list[Any]:
-        return of_unit(self._specs, is_held_out(unit, self.settings.held_out))
 
 
 def _up(name: str) -> list[str]:

@@ -36,8 +36,9 @@ class TextConfig:
 
     `path` is `stdlib` (the embedded corpus: the source of Python's standard library), a local file
     or folder (`docs/text.md` has the formats), or else the name of a Hub data set; `subset` and
-    `revision` speak of the Hub alone, `split` also of what `datasets` saved. `column` holds a
-    document a row: a string, a conversation (`messages`), or token ids (`input_ids`).
+    `revision` speak of the Hub alone, `split` also of what `datasets` saved. `commit` is what the
+    revision meant when a store or a run was started, found then and kept. `column` holds a document
+    a row: a string, a conversation (`messages`), or token ids (`input_ids`).
 
     A sequence has `sequence_length` positions; the first `exclude_prefix` of each are never trained
     on. `template` wraps each document, in place of its `{document}`, in a finetune's chat prefixes;
@@ -49,6 +50,7 @@ class TextConfig:
     subset: str | None = None
     split: str = "train"
     revision: str | None = None
+    commit: str | None = None
     column: str = "text"
     sequence_length: int = setting(1024, min=2, binary=True)
     exclude_prefix: int = setting(0, min=0)

@@ -53,16 +53,16 @@ def texts(config: TextConfig) -> Iterator[str]:
 
 
 def pin(config: TextConfig) -> TextConfig:
-    """The same corpus for ever: a Hub data set's revision becomes the commit it means today.
+    """The same corpus for ever: a Hub data set without a commit gets what its revision means today.
 
     Any other corpus comes back as it is. Raises UserError if the Hub does not know the data set.
     """
     is_local = Path(config.path).expanduser().exists() or _looks_local(config.path)
-    if is_local or config.path == STDLIB:
+    if is_local or config.path == STDLIB or config.commit is not None:
         return config
     from sae_dist.text.hub import commit_of
 
-    return replace(config, revision=commit_of(config))
+    return replace(config, commit=commit_of(config))
 
 
 def _looks_local(path: str) -> bool:

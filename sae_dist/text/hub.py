@@ -26,7 +26,7 @@ def hub_values(config: TextConfig) -> Iterator[tuple[str, Values]]:
     """
     with told_in_one_line(config):
         builder = datasets.load_dataset_builder(
-            config.path, name=config.subset, revision=config.revision
+            config.path, name=config.subset, revision=config.commit or config.revision
         )
         files = (builder.config.data_files or {}).get(config.split, [])
         is_ours = builder.name in _OWN_READERS and not getattr(builder.config, "field", None)

@@ -1,13 +1,14 @@
 """`store=live`: trained and evaluated by the commands without a store."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from sae_dist.apps import cli, evaluate, harvest, train
+from sae_dist.apps import cli, evaluate, harvest, pinned, train
 from sae_dist.apps.asked import asked_harvest
 from sae_dist.apps.live import open_live
 from sae_dist.apps.rungs import expand
@@ -85,12 +86,22 @@ def test_a_run_goes_on_bitwise_but_not_on_another_text(
     run: Command,  # noqa: F811
     home: Path,
     capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def means(commit: str) -> None:
+        """From now on, on the Hub."""
+        pin = lambda text: replace(text, commit=text.commit or commit)  # noqa: E731
+        monkeypatch.setattr(pinned, "pin", pin)
+
+    means("first")
     run(train.main, *LIVE, "run=whole", *SETTINGS, "tokens=4K")
     run(train.main, *LIVE, "run=stopped", *SETTINGS, "tokens=2K")
     capsys.readouterr()
+    means("moved")
     run(train.main, *LIVE, "run=stopped", *SETTINGS, "tokens=4K")
     said = capsys.readouterr().err
+    written = yaml.safe_load((home / "runs/stopped/config.yaml").read_text())
+    assert written["harvest"]["text"]["commit"] == "first"
     assert "were only tokenised again" in said and "pass the language model again" in said
     assert losses(home / "runs/whole") == losses(home / "runs/stopped")
     whole, stopped = coder(home / "runs/whole"), coder(home / "runs/stopped")

@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from sae_dist.apps import evaluate, harvest, train, verify
 from sae_dist.store import open_store
-from sae_dist.store.files import files_at
+from sae_dist.store.location import files_at
 from tests.harvest.tiny import TEXTS, contents, tokenizer
 from tests.lm.tiny import tiny_model
 from tests.s3 import credentials, endpoint, needs_server  # noqa: F401
@@ -52,11 +52,12 @@ def test_a_store_at_a_url_serves_every_command(
     coder = ("coder=topk", "coder.num_latents=32", "coder.k=4", "log.wandb=disabled")
     for store, name in (("local", "a"), (URL, "b")):
         steps = ("tokens=256", "batch_tokens=32", "site=resid_post.1")
-        run(train.main, f"store={store}", f"run={name}", *coder, *steps)
+        run(train.main, f"store={store}", f"run={name}", "cache.folder=near", *coder, *steps)
     coders = [contents(tmp_path / "runs" / name / "coders") for name in "ab"]
     weights = [[data for path, data in c.items() if path.endswith("tensors")] for c in coders]
     assert weights[0] == weights[1]
-    run(evaluate.main, "run=b")
+    run(evaluate.main, "run=b", "cache.folder=near")
+    assert list((tmp_path / "near").rglob("rows+*")) and list((tmp_path / "near").rglob("seq*"))
     assert (tmp_path / "runs" / "b" / "evaluation.json").is_file()
     files = files_at(URL)
     whole = files.read("rows/activations/resid_post.1/c.0.0")

@@ -1,6 +1,6 @@
 """Which commits of the Hub a harvest reads, and what is looked at before anything is written."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +26,10 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store that was started when both were at an old commit; the Hub has a new one since."""
     monkeypatch.setattr(pinned, "load_tokenizer", lambda config: tokenizer())
     monkeypatch.setattr(pinned, "documents", lambda config: iter(["the a saw"]))
-    monkeypatch.setattr(
-        pinned, "pin", lambda text: TextConfig(**{**asdict(text), "revision": "new"})
-    )
+    monkeypatch.setattr(pinned, "pin", lambda text: replace(text, commit=text.commit or "new"))
     about = {
         "lm": {**asdict(LM), "commit": "old lm"},
-        "text": {**asdict(TEXT), "revision": "old text"},
+        "text": {**asdict(TEXT), "commit": "old text"},
     }
     StoreWriter.create(tmp_path / "store", {"embed": 8}, 8, StoreConfig(), about, 100)
     return tmp_path / "store"
@@ -42,7 +40,7 @@ def revisions(
 ) -> tuple[str | None, str | None]:
     config = HarvestConfig(store=str(store), sites=["embed"], lm=lm, text=text)
     found = pinned_sources(config)
-    return found[0].revision, found[1].revision
+    return found[0].revision, found[1].commit
 
 
 def test_a_started_store_keeps_the_commits_it_was_started_with(store: Path) -> None:
@@ -54,6 +52,15 @@ def test_a_started_store_keeps_the_commits_it_was_started_with(store: Path) -> N
 def test_what_is_asked_for_otherwise_is_not_pinned(store: Path) -> None:
     asked_lm, asked_text = LMConfig(name="org/lm", revision="v2"), TextConfig(path="org/data")
     assert revisions(store, asked_lm, asked_text) == ("v2", "new")
+    assert revisions(store, asked_lm, replace(TEXT, revision="main")) == ("v2", "new")
+
+
+def test_a_branch_that_is_asked_for_is_looked_up_once(tmp_path: Path, store: Path) -> None:
+    text = replace(TEXT, revision="main")
+    about = {"lm": {}, "text": {**asdict(text), "commit": "old main"}}
+    StoreWriter.create(tmp_path / "main", {"embed": 8}, 8, StoreConfig(), about, 100)
+    assert revisions(tmp_path / "main", text=text) == (None, "old main")
+    assert revisions(tmp_path / "main") == (None, "new")
 
 
 def test_a_local_model_has_no_commit_to_load(store: Path) -> None:

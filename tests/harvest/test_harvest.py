@@ -51,10 +51,10 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def harvest_on(world: World, path: Path, in_step: bool = False) -> int:
+def harvest_on(world: World, path: Path) -> int:
     """Harvest as one of the world's processes; the number of its forward passes."""
     passes: list[int] = []
-    processes = Processes(world.rank, world.size, world.device, in_step, store=job_store())
+    processes = Processes(world.rank, world.size, world.device, store=job_store())
     tiny_harvest(path, processes=processes, seen=lambda ids_NS: passes.append(len(ids_NS)))
     return len(passes)
 
@@ -140,9 +140,30 @@ def test_any_number_of_processes_gives_the_same_bytes(
     assert contents(tmp_path / "store") == contents(path)
 
 
-def test_processes_in_step_run_equally_many_passes(path: Path, tmp_path: Path) -> None:
-    passes = run_on(3, harvest_on, tmp_path / "store", True)
-    assert passes == passes[:1] * 3 and passes[0] >= 6  # more where tokens come one by one
+def slow_tokens(first: int, begin: Any) -> Text:
+    """Units that come one by one, each later than a round takes."""
+    text = tokens(first, begin)
+
+    def units() -> Iterator[UnitTokens]:
+        for unit in text.units:
+            time.sleep(0.3)
+            yield unit
+
+    return Text(units(), text.fingerprint)
+
+
+def harvest_in_step(world: World, path: Path) -> int:
+    """The number of this process' forward passes."""
+    passes: list[int] = []
+    processes = Processes(world.rank, world.size, world.device, in_step=True, store=job_store())
+    tiny_harvest(path, "llama", processes, lambda ids_NS: passes.append(1), text=slow_tokens)
+    return len(passes)
+
+
+def test_processes_in_step_wait_for_a_unit_each_and_run_equally_many_passes(
+    path: Path, tmp_path: Path
+) -> None:
+    assert run_on(3, harvest_in_step, tmp_path / "store") == [6, 6, 6]  # three rounds of two
     assert contents(tmp_path / "store") == contents(path)
 
 

@@ -29,7 +29,7 @@ class Data:
 
     def put_tokens(self, writer: StoreWriter) -> None:
         """From wherever the one before was stopped, by the cursor it left."""
-        first = (writer.tokens_written().cursor or {"next": 0})["next"]
+        first = (writer.tokens_written()[1] or {"next": 0})["next"]
         for unit in range(first, 4):
             writer.put_tokens(unit, *self.tokens(unit), {"next": unit + 1})
         writer.end_tokens(SEQUENCES, {"corpus": "numbers"})

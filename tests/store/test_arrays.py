@@ -13,8 +13,7 @@ from zarr.storage import MemoryStore
 
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.files import to_json
-from sae_dist.store.arrays import INDEX, ArraySpec, array_specs
-from sae_dist.store.layout import Layout
+from sae_dist.store.layout import INDEX, ArraySpec, Layout, array_specs
 from sae_dist.store.unit import ShardParts
 
 LAYOUT = Layout(

@@ -1,7 +1,7 @@
 import pytest
 
 from sae_dist.common.errors import UserError
-from sae_dist.store.layout import Layout, check_held_out, choose_layout, is_held_out
+from sae_dist.store.layout import Layout, choose_layout, is_held_out
 
 LAYOUT = Layout(
     num_sequences=23, sequence_length=4, shard_sequences=6, chunk_sequences=2, chunk_rows=7
@@ -72,9 +72,3 @@ def test_held_out_units_are_evenly_spaced_and_never_all() -> None:
         assert held_out[:2] == [False, True]
         for num_units in (2, 10, 999, 2000):
             assert 0 <= sum(held_out[:num_units]) - share * (num_units - 1) < 1
-
-
-@pytest.mark.parametrize("share", [1.0, -0.1])
-def test_an_impossible_held_out_share_is_refused(share: float) -> None:
-    with pytest.raises(UserError, match="held_out"):
-        check_held_out(share)

@@ -4,13 +4,14 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sae_dist.common.errors import UserError
-from sae_dist.store import StoreWriter, audit, open_store, verify
-from sae_dist.store.files import files_at
+from sae_dist.store import CacheConfig, StoreWriter, audit, open_store, verify
+from sae_dist.store.location import files_at
 from sae_dist.store.repair import Repair
 from tests.harvest.tiny import contents
 from tests.s3 import credentials, endpoint, needs_server  # noqa: F401
@@ -161,6 +162,23 @@ def test_damage_is_named_at_reading_and_by_verify_and_mended(
     for unit in repair.bad_units:
         repair.rewrite(unit, data.shard(writer, unit), *repair.read_tokens(unit))
     assert repair.finish() and objects(url) == before
+
+
+def test_a_cache_nearby_spares_the_requests(
+    data: Data,
+    create_at: Callable[..., StoreWriter],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data.fill(create_at())
+    requests, real = [], obstore.get_range
+    monkeypatch.setattr(obstore, "get_range", lambda *a, **k: requests.append(a) or real(*a, **k))
+    found, counts = [], []
+    for _ in range(2):
+        store = open_store(create_at().path, cache=CacheConfig(folder=str(tmp_path)))
+        found.append(everything(store, "in.0").nan_to_num())
+        counts.append(len(requests))
+    assert found[0].equal(found[1]) and counts[0] == counts[1] > 0
 
 
 def test_what_is_wrong_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

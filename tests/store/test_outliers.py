@@ -34,7 +34,7 @@ def spoilt(data: Data) -> Data:
 @pytest.fixture
 def generous(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of 24 tokens are too small for a share of 2 %."""
-    monkeypatch.setattr("sae_dist.store.outliers._LARGEST_SHARE", 0.2)
+    monkeypatch.setattr("sae_dist.store.values._LARGEST_SHARE", 0.2)
 
 
 def trainable(store: Store) -> np.ndarray:

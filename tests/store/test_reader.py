@@ -9,10 +9,10 @@ import zarr
 
 from sae_dist.common.dtypes import FloatDtype, from_storage, to_storage
 from sae_dist.common.errors import UserError
+from sae_dist.common.files import crc32c
 from sae_dist.store import StoreWriter, open_store, read_settings
-from sae_dist.store.arrays import crc32c
 from sae_dist.store.files import Files
-from sae_dist.store.statistics import Statistics, statistics_of
+from sae_dist.store.values import Statistics, statistics_of
 from tests.store.conftest import everything
 
 EXACT = [dtype for dtype in FloatDtype if dtype is not FloatDtype.int8]

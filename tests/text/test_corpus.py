@@ -97,8 +97,8 @@ def test_a_hub_data_set_is_pinned_to_a_commit_and_streamed_from_it(
     write_jsonl(tmp_path / "test.jsonl", ["held out"])
     calls = make_hub(monkeypatch, tmp_path)
     config = pin(TextConfig(path="org/data", subset="small", split="test"))
-    assert config == TextConfig(path="org/data", subset="small", split="test", revision="c0ffee")
-    assert pin(TextConfig(path="org/data", revision="v2")).revision == "sha of v2"
+    assert config == TextConfig(path="org/data", subset="small", split="test", commit="c0ffee")
+    assert pin(TextConfig(path="org/data", revision="v2")).commit == "sha of v2"
     assert list(documents(config)) == ["held out"]
     assert calls == [{"path": "org/data", "name": "small", "revision": "c0ffee"}]
 

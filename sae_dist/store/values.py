@@ -1,12 +1,15 @@
-"""Running sums of activations: what normalisation needs, without another pass over the store."""
+"""What is made of a unit's values: their sums, their form in eight bits, their outliers."""
 
+from collections.abc import Mapping
 from typing import Self
 
 import msgspec
 import numpy as np
 import torch
 
+from sae_dist.common.dtypes import FloatDtype, from_storage
 from sae_dist.common.errors import UserError
+from sae_dist.store.config import NonFinite
 
 BLOCK_VALUES = (1 << 15) - 1  # from 2¹⁵ on torch divides its work among threads
 _SUMMED_VALUES = 1 << 17
@@ -105,3 +108,82 @@ def _fill(out_TD: np.ndarray, x_TD: torch.Tensor) -> None:
     rows = max(1, BLOCK_VALUES // x_TD.shape[1])
     for out, part in zip(torch.from_numpy(out_TD).split(rows), x_TD.split(rows), strict=True):
         out.copy_(part)
+
+
+_LARGEST = 127
+
+
+def quantise(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(q int8 [..., D], s float32 [...]) of bfloat16 values [..., D] as numpy holds them."""
+    x_TD = from_storage(array.reshape(-1, array.shape[-1]), FloatDtype.int8)
+    q_TD, s_T = torch.empty(x_TD.shape, dtype=torch.int8), torch.empty(len(x_TD))
+    rows = max(1, BLOCK_VALUES // x_TD.shape[1])
+    blocks = (part.split(rows) for part in (x_TD, q_TD, s_T))
+    for x_RD, q_RD, s_R in zip(*blocks, strict=True):
+        values_RD = x_RD.float()
+        torch.mul(values_RD.abs().amax(1), 1 / _LARGEST, out=s_R)
+        s_R[~s_R.isfinite()] = torch.nan
+        torch.nan_to_num(values_RD / s_R[:, None], nan=0.0, out=values_RD)  # 0 / 0, and holes
+        q_RD.copy_(values_RD.round_().clamp_(-_LARGEST, _LARGEST))
+    return q_TD.numpy().reshape(array.shape), s_T.numpy().reshape(array.shape[:-1])
+
+
+def restore_into(q: np.ndarray, s: np.ndarray, out: np.ndarray) -> None:
+    """Fill `out` [..., D] with q · s in bfloat16, as numpy holds it; `s` has q's shape but D.
+
+    In the thread that calls: a stream reads in several.
+    """
+    width = q.shape[-1]
+    rows = max(1, BLOCK_VALUES // width)
+    flat = (
+        torch.from_numpy(q.reshape(-1, width)),
+        torch.from_numpy(s.reshape(-1, 1)),
+        from_storage(out.reshape(-1, width), FloatDtype.int8),
+    )
+    for q_RD, s_R1, out_RD in zip(*(part.split(rows) for part in flat), strict=True):
+        torch.mul(q_RD, s_R1, out=out_RD)
+
+
+def restored(q: np.ndarray, s: np.ndarray) -> np.ndarray:
+    """q · s as a new array."""
+    out = np.empty(q.shape, FloatDtype.int8.storage)
+    restore_into(q, s, out)
+    return out
+
+
+_LARGEST_SHARE = 0.02  # of a unit's trainable tokens: more is no outlier
+
+
+def find_outliers(
+    norms: Mapping[str, np.ndarray],
+    trainable_T: np.ndarray,
+    non_finite: NonFinite,
+    max_norm: float | None,
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Which of a unit's trainable tokens are left out, bool [T], and how many because of each site.
+
+    Args:
+        norms: ‖x‖ of each token at each site, float64 [T]; not finite where x is not.
+        trainable_T: the tokens that may be trained on.
+        non_finite: whether tokens that are not finite are left out (or stay, to be refused).
+        max_norm: times the median norm of the site's trainable tokens; longer ones are left out.
+
+    Raises UserError when it would be more than 2 % of the trainable tokens.
+    """
+    out = {site: np.zeros_like(trainable_T) for site in norms}
+    for site, norms_T in norms.items():
+        is_finite_T = np.isfinite(norms_T)
+        if non_finite is NonFinite.drop:
+            out[site] |= ~is_finite_T
+        if max_norm is not None and (counted_T := is_finite_T & trainable_T).any():
+            out[site] |= is_finite_T & (norms_T > max_norm * np.median(norms_T[counted_T]))
+        out[site] &= trainable_T
+    any_T = np.logical_or.reduce(list(out.values()))
+    per_site = {site: int(out_T.sum()) for site, out_T in out.items() if out_T.any()}
+    if any_T.sum() > _LARGEST_SHARE * trainable_T.sum():
+        raise UserError(
+            f"found {any_T.sum()} of {trainable_T.sum()} trainable tokens to drop {per_site}; "
+            f"expected at most {_LARGEST_SHARE:.0%}; raise writer.max_norm, store as float32, or "
+            "look at the language model"
+        )
+    return any_T, per_site
