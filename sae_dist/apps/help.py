@@ -13,7 +13,7 @@ from sae_dist.apps.cli import compose_config
 from sae_dist.apps.console import description
 from sae_dist.apps.keys import choices, keys
 from sae_dist.common.settings import Allowed, split_optional
-from sae_dist.config import schema
+from sae_dist.config import parts, schema
 
 
 def help_text(root: str) -> str:
@@ -30,7 +30,11 @@ def words(root: str) -> list[str]:
     chosen = [f"{group}={name}" for group, names in choices(root).items() for name in names]
     return [
         *chosen,
-        *(f"{key}=" for key, (kind, _) in keys(root).items() if not is_dataclass(kind)),
+        *(
+            f"{key}="
+            for key, (kind, _) in keys(root).items()
+            if not is_dataclass(kind) and key not in parts(root)
+        ),
     ]
 
 

@@ -9,7 +9,7 @@ from sae_dist.apps import foreign
 from sae_dist.apps.overrides import shortened
 from sae_dist.common.errors import UserError
 from sae_dist.common.settings import Allowed, allowed_in, kinds
-from sae_dist.config import conf_folder, schema
+from sae_dist.config import conf_folder, parts, schema
 
 _PREFIX = {"sweep": "+", "experiment": "+", "chat": "+"}  # groups without a default are added
 _HOLDS_A_TEMPLATE = {"text", "transfer"}  # where a file of `chat` may go
@@ -51,10 +51,10 @@ def choices(root: str) -> dict[str, list[str]]:
 def find(root: str, key: str, prefix: str) -> tuple[Any, Allowed]:
     """What is declared of a key, or of the map that it is in."""
     declared = keys(root)
-    parts = key.split(".")
-    for depth in range(1, len(parts)):
-        kind, _ = declared.get(".".join(parts[:depth]), (None, None))
-        if get_origin(kind) is dict and all(parts):
+    names = key.split(".")
+    for depth in range(1, len(names)):
+        kind, _ = declared.get(".".join(names[:depth]), (None, None))
+        if get_origin(kind) is dict and all(names):
             return Any, Allowed()
     if key not in declared:
         raise UserError(
@@ -65,8 +65,8 @@ def find(root: str, key: str, prefix: str) -> tuple[Any, Allowed]:
     if is_dataclass(kind):
         inside = ", ".join(one for one in declared if one.startswith(f"{key}."))
         raise UserError(f"found {prefix}{key}=…, a group of keys; expected one of {inside}")
-    if key == "harvest":  # of a training: `harvest.…` is another command's
-        raise UserError("found harvest=…; expected harvest.KEY=VALUE; write them one by one")
+    if key in parts(root):
+        raise UserError(f"found {key}=…; expected {key}.KEY=VALUE; write them one by one")
     return kind, allowed
 
 
@@ -89,5 +89,5 @@ def meant(root: str, unknown: str, prefix: str) -> str:
     for ours in foreigners:
         for other in ("harvest", "train", "export"):
             if ours in keys(other):
-                return f"; {last} of other libraries is {ours} of launch/{other}.py here"
+                return f"; {last} of other libraries is {ours} of sae-dist {other} here"
     return ""

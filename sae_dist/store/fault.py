@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sae_dist.common.errors import UserError
 
-REMEDY = "restore it, or let launch/verify.py mend it with repair=true"
+REMEDY = "restore it, or let sae-dist verify mend it with repair=true"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -135,7 +135,7 @@ def _publish_all(files: Files, contents: Contents, commits: Mapping[int, UnitCom
                 if not files.exists(spec.file(unit)):  # else another process seals, too
                     raise UserError(
                         f"found {files.path(spec.file(unit))} missing; expected what was "
-                        "committed; let launch/verify.py mend it with repair=true"
+                        "committed; let sae-dist verify mend it with repair=true"
                     ) from error
             there[folder].discard(source.rpartition("/")[2])
     left = [

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sae_dist.checkpoint import Checkpoints
-from sae_dist.common.errors import UserError
+from sae_dist.common.errors import Preempted, UserError
 from sae_dist.common.figures import shown
 from sae_dist.common.log import log_info, progress
 from sae_dist.common.settings import validate
@@ -25,7 +25,7 @@ from sae_dist.train.rows import SharedRows
 from sae_dist.train.schedules import never_in_time
 from sae_dist.train.signals import begun, ending_signals
 from sae_dist.train.step import StepResult, training_step
-from sae_dist.train.watch import Preempted, Watch
+from sae_dist.train.watch import Watch
 
 
 class TrainingRun:
