@@ -198,6 +198,8 @@ def to_dataclass(config: Any, prefix: str = "") -> Any:
 def require_given(config: Any) -> None:
     """Refuse a configuration made in Python in which something is still missing; see `compose`."""
     _require_given(OmegaConf.structured(config), "")
+    if isinstance(config, SourceConfig) and config.source is Source.live and not config.harvest:
+        raise UserError("found source=live without harvest; expected a HarvestConfig; give one")
 
 
 def _require_given(config: Any, prefix: str) -> None:

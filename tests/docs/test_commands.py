@@ -42,7 +42,7 @@ def check(call: Call) -> None:
         assert arguments.config_file is None or (ROOT / arguments.config_file).is_file(), call
         _check_launched(arguments, call.is_part)
     elif program == "sae-dist":
-        _compose(words[0], tuple(words[1:]), call.is_part)
+        _compose(words[0], tuple(words[1:]), call.is_part or len(words) == 1)  # its name alone
     else:
         assert program in ("python", "python3"), f"{program} is no command that is known here"
         _check_python(words, call.is_part)
