@@ -20,7 +20,7 @@ TOKENS = 800_000
 _STREAM = StreamConfig(bucket_tokens=131_072)
 _HOME = Path("runs/quickstart")
 _COMMANDS = [  # the quickstart's first two steps, by one process
-    ["launch/small_lm.py", f"folder={_HOME}/lm"],
+    ["sae-dist small_lm", f"folder={_HOME}/lm"],
     [
         *("launch/harvest.py", f"lm.name={_HOME}/lm", "text=stdlib", "tokens=1M"),
         *(f"store={_HOME}/store", "sites=[resid_post.2,mlp_in.2,mlp_out.2]"),

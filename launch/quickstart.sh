@@ -10,7 +10,7 @@ home=runs/quickstart
 step() { printf '\n\033[1m%s\033[0m\n$ %s\n' "$1" "${*:2}" >&2; "${@:2}"; }
 
 step "1/5 A small language model, from scratch, on the text of Python's standard library" \
-  python launch/small_lm.py folder=$home/lm
+  sae-dist small_lm folder=$home/lm
 
 export OMP_NUM_THREADS=1  # from here on two processes share the cores
 step "2/5 Its activations at three sites, to disk, by 2 processes" \
@@ -22,7 +22,7 @@ step "3/5 A ladder of seven coders on one stream of them, by 2 processes" \
 
 if [ ! -f $home/evaluation.json ]; then
   step "4/5 What they are worth, on sequences never trained on" \
-    torchrun --standalone --nproc-per-node 2 launch/evaluate.py run=quickstart
+    torchrun --standalone --nproc-per-node 2 -m sae_dist evaluate run=quickstart
 fi
 
-step "5/5 The report" python launch/report.py run=quickstart
+step "5/5 The report" sae-dist report run=quickstart

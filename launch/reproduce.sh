@@ -53,13 +53,13 @@ step() {
 }
 
 step "1/8 A small language model, from scratch, on the text of Python's standard library" \
-  python launch/small_lm.py folder="$home/lm" "${lm[@]}"
+  sae-dist small_lm folder="$home/lm" "${lm[@]}"
 
 step "2/8 Conversations about its functions, and questions to ask later" \
-  python launch/chat_corpus.py folder="$home/chat" +chat@text=small_lm
+  sae-dist chat_corpus folder="$home/chat" +chat@text=small_lm
 
 step "3/8 A finetune of the language model on these conversations" \
-  python launch/small_lm.py folder="$home/finetuned" finetune_from="$home/lm" \
+  sae-dist small_lm folder="$home/finetuned" finetune_from="$home/lm" \
   text.path="$home/chat/train.jsonl" "${finetune[@]}"
 
 [ "${many[0]}" = python ] || export OMP_NUM_THREADS=1 # from here on two processes share the cores
@@ -81,7 +81,7 @@ for seed in "${seeds[@]}"; do
     run="finetuned-seed-$seed" seed="$seed" "${train[@]}"
   if [ ! -f "$home/seed-$seed/evaluation.json" ]; then
     step "7/8 Seed $seed: all measures, on sequences never trained on and on what the finetune says" \
-      "${many[@]}" launch/evaluate.py runs="$home" run="seed-$seed" "${evaluate[@]}" "${transfer[@]}" \
+      "${many[@]}" -m sae_dist evaluate runs="$home" run="seed-$seed" "${evaluate[@]}" "${transfer[@]}" \
       transfer.lm_name="$home/finetuned" transfer.prompts="$home/chat/prompts.jsonl" \
       transfer.finetuned_run="finetuned-seed-$seed"
   fi
@@ -89,7 +89,7 @@ done
 
 runs=$(printf 'seed-%s,' "${seeds[@]}")
 step "8/8 Claims beside figures" \
-  python launch/reproduction.py runs="$home" "run=[${runs%,}]" home="$home" document="$document"
+  sae-dist reproduction runs="$home" "run=[${runs%,}]" home="$home" document="$document"
 for seed in "${seeds[@]}"; do
-  step "    and the report of seed $seed" python launch/report.py runs="$home" run="seed-$seed"
+  step "    and the report of seed $seed" sae-dist report runs="$home" run="seed-$seed"
 done

@@ -1,6 +1,7 @@
-"""The root of each command's configuration, and the one place that tells Hydra of them."""
+"""The configuration of each command, and the one table of them."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from sae_dist.coders import CoderConfig, Form, kind_named, kind_names
 from sae_dist.coders.kinds import OURS
 from sae_dist.common.hooks import require_site
 from sae_dist.common.names import require_plain, require_repo
-from sae_dist.common.settings import kinds, setting
+from sae_dist.common.settings import kinds, setting, split_optional
 from sae_dist.evaluate import EvaluationConfig, TransferConfig
 from sae_dist.harvest import HarvestLoopConfig
 from sae_dist.interop import FormatName
@@ -22,15 +23,15 @@ from sae_dist.parallel import MeshConfig
 from sae_dist.plan import MachineConfig
 from sae_dist.store import CacheConfig, StoreConfig
 from sae_dist.text import TextConfig
-from sae_dist.train import AdamConfig, LoopConfig, OptimConfig
+from sae_dist.train import AdamConfig, LoopConfig, OptimConfig, RungConfig
 from sae_dist.train.optimizers import OPTIMIZERS
 
 
 @dataclass(kw_only=True, slots=True)
 class HarvestConfig:
-    """`launch/harvest.py`: `tokens` of `text` through `lm`, kept at `sites` in `store`.
+    """`sae-dist harvest`: `tokens` of `text` through `lm`, kept at `sites` in `store`.
 
-    `architecture` is what `launch/plan.py` knows of an LM that is not here: `model_type` and the
+    `architecture` is what `sae-dist plan` knows of an LM that is not here: `model_type` and the
     sizes of its config.json. The harvest itself loads what `lm.name` holds.
     """
 
@@ -54,38 +55,68 @@ class SweepConfig:
     grids: list[dict[str, Any]] = field(default_factory=list)
 
 
-@dataclass(kw_only=True, slots=True)
-class TrainConfig(LoopConfig):
-    """`launch/train.py`: a coder, or with `sweep` a ladder of them, trained on `store`.
+class Source(StrEnum):
+    """Where a training's activations come from."""
 
-    `store` is a folder, or `coder:FOLDER` for the unit decoder rows of a coder (a meta-SAE), or
-    `live`: then `harvest.…` says as for `launch/harvest.py` what is read, and nothing is stored.
-    `site` is what is read and `target` what is reconstructed; by default the store's only site,
-    and the same. A store with shards of more than `max_shard_gib` is refused; `cache` keeps what is
-    read of one far away on this node's disk. `rungs` picks some rungs of a sweep by their number (a
-    Slurm array index, say). `init_from` is a coder to go on from: a folder of ours or of another
-    library, or `hub:USER/REPO/FOLDER`.
+    stored = "stored"
+    live = "live"
+    decoder = "decoder"
+
+
+@dataclass(kw_only=True)  # slots of two bases would not fit together
+class SourceConfig:
+    """Where activations come from.
+
+    `source` is `stored`: the folder or URL `store`, whose shards have `max_shard_gib` at most. Or
+    `live` (for which `store=live` is short): the language model of `harvest.…`, which is told what
+    `sae-dist harvest` would be, runs beside the training, and nothing is stored. Or `decoder`: the
+    unit decoder rows of the coder in the folder `decoder`, for a meta-SAE. `cache` keeps what is
+    read of a store far away on this node's disk.
     """
 
-    store: str = MISSING
-    harvest: dict[str, Any] = field(default_factory=dict)
+    source: Source = Source.stored
+    store: str | None = None
+    harvest: HarvestConfig | None = None
+    decoder: str | None = None
+    max_shard_gib: float = setting(1.0, above=0)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+
+
+def place_key(source: str | None) -> str:
+    """The key that says where such a source is."""
+    return {"live": "harvest", "decoder": "decoder"}.get(source or "", "store")
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainConfig(SourceConfig, LoopConfig):
+    """`sae-dist train`: a coder, or with `sweep` a ladder of them.
+
+    `site` is what is read and `target` what is reconstructed; by default the source's only site,
+    and the same. Patterns of sites (`mlp_in.*`, `resid_post.4-7`) stand for a rung each; a
+    target's `*` is the layer of its site. `expansion` latents a dimension of the site take the
+    place of `coder.num_latents`. `rungs` picks some rungs by their number (a Slurm array index,
+    say). `init_from` is a coder to go on from: a folder of ours or of another library, or
+    `hub:USER/REPO/FOLDER`. From Python a ladder is the rungs in `ladder`, where a name, a site or
+    a target that is empty follows as on the command line.
+    """
+
     run: str = setting(MISSING, check=require_plain)
     runs: str = "runs"
     site: str | None = None
     target: str | None = None
     init_from: str | None = None
-    max_shard_gib: float = setting(1.0, above=0)
-    cache: CacheConfig = field(default_factory=CacheConfig)
+    expansion: float | None = setting(None, above=0)
     coder: CoderConfig = field(default_factory=CoderConfig)  # its kind is a file's to say
     optim: OptimConfig = field(default_factory=AdamConfig)
     parallel: MeshConfig = field(default_factory=MeshConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    ladder: list[RungConfig] = field(default_factory=list)
     rungs: list[int] | None = setting(None, min=0)
 
 
 @dataclass(kw_only=True, slots=True)
 class EvaluateConfig(EvaluationConfig):
-    """`launch/evaluate.py`: measures the coders of a run on the held-out shards of its store.
+    """`sae-dist evaluate`: measures the coders of a run on the held-out shards of its store.
 
     The store and the language model are those of the run. `store` and `lm_name` say where they are
     now, if elsewhere; the language model must have the weights that were harvested. A store that
@@ -105,7 +136,7 @@ class EvaluateConfig(EvaluationConfig):
 
 @dataclass(kw_only=True, slots=True)
 class CompareConfig:
-    """`launch/compare.py`: puts evaluated runs side by side in `to/comparison.json`."""
+    """`sae-dist compare`: puts evaluated runs side by side in `to/comparison.json`."""
 
     run: list[str] = setting(MISSING, check=require_plain)
     to: str = MISSING
@@ -114,12 +145,14 @@ class CompareConfig:
 
 @dataclass(kw_only=True, slots=True)
 class PlanConfig:
-    """`launch/plan.py`: what a harvest and a training will take of `machine`.
+    """`sae-dist plan`: what `harvest.…` and `train.…` will take of `machine`.
 
     With `measure` the rates are those of this machine, its disk's those of `folder`. `json` prints
     JSON instead of the table, and `to` writes it to a file.
     """
 
+    harvest: HarvestConfig | None = None
+    train: TrainConfig | None = None
     machine: MachineConfig = field(default_factory=MachineConfig)
     measure: bool = False
     folder: str = "."
@@ -129,7 +162,7 @@ class PlanConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ReportConfig:
-    """`launch/report.py`: draws `runs/NAME/report/index.html`."""
+    """`sae-dist report`: draws `runs/NAME/report/index.html`."""
 
     run: str = setting(MISSING, check=require_plain)
     runs: str = "runs"
@@ -137,7 +170,7 @@ class ReportConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ExportConfig:
-    """`launch/export.py`: writes the coders of a run as other libraries read them.
+    """`sae-dist export`: writes the coders of a run as other libraries read them.
 
     `rungs` names some of them (null: all). `folder` is `runs/NAME/exports/<to>` by default. `push`
     is `USER/REPO` on the Hub, which is made if absent, then `private` or not.
@@ -154,7 +187,7 @@ class ExportConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ImportConfig:
-    """`launch/import_coder.py`: writes the published coder at `path` as one of ours, in `to`."""
+    """`sae-dist import_coder`: writes the published coder at `path` as one of ours, in `to`."""
 
     path: str = MISSING
     to: str = MISSING
@@ -165,7 +198,7 @@ class ImportConfig:
 
 @dataclass(kw_only=True, slots=True)
 class DashboardConfig:
-    """`launch/dashboard.py`: a W&B workspace of `runs/NAME`, in the run's project."""
+    """`sae-dist dashboard`: a W&B workspace of `runs/NAME`, in the run's project."""
 
     run: str = setting(MISSING, check=require_plain)
     runs: str = "runs"
@@ -173,7 +206,7 @@ class DashboardConfig:
 
 @dataclass(kw_only=True, slots=True)
 class VerifyConfig:
-    """`launch/verify.py`: sizes of all files of a store, with `full` their checksums.
+    """`sae-dist verify`: sizes of all files of a store, with `full` their checksums.
 
     `repair` mends what is found, with the language model and the text of the harvest. `lm_name` and
     `text_path` say where these are now, if elsewhere; code of the language model's own is run only
@@ -192,7 +225,7 @@ class VerifyConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SmallLMRootConfig:
-    """`launch/small_lm.py`: trains a small language model into `folder`.
+    """`sae-dist small_lm`: trains a small language model into `folder`.
 
     It begins from scratch, or from the folder `finetune_from`, whose shape and tokenizer it keeps.
     """
@@ -205,7 +238,7 @@ class SmallLMRootConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ChatCorpusConfig:
-    """`launch/chat_corpus.py`: conversations about the sources in `text`, written into `folder`.
+    """`sae-dist chat_corpus`: conversations about the sources in `text`, written into `folder`.
 
     `text.template` holds a chat's prefixes around what is asked. Of `held_out_every` conversations
     one is kept to be asked later.
@@ -218,7 +251,7 @@ class ChatCorpusConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ReproductionConfig:
-    """`launch/reproduction.py`: published claims beside what evaluated runs show, in `document`.
+    """`sae-dist reproduction`: published claims beside what evaluated runs show, in `document`.
 
     `run` names runs that differ in their seed alone. `home` holds `lm/` and `finetuned/` and the
     `commands.tsv` of `launch/reproduce.sh`: what was run, and for how long.
@@ -232,14 +265,14 @@ class ReproductionConfig:
 
 @dataclass(kw_only=True, slots=True)
 class FilesConfig:
-    """`launch/files.py`: writes the files of `launch/` that a checkout has, into `to/launch`."""
+    """`sae-dist files`: writes the files of `launch/` that a checkout has, into `to/launch`."""
 
     to: str = "."
 
 
 @dataclass(kw_only=True, slots=True)
 class SelftestConfig:
-    """`launch/selftest.py`: faults put in on purpose, in a new subfolder of `folder`.
+    """`sae-dist selftest`: faults put in on purpose, in a new subfolder of `folder`.
 
     `keep` leaves what was written there. `processes` are started where no launcher did: by default
     as many as there are GPUs, or two.
@@ -250,22 +283,40 @@ class SelftestConfig:
     processes: int | None = setting(None, min=1)
 
 
-_ROOTS = {
-    "harvest_schema": HarvestConfig,
-    "train_schema": TrainConfig,
-    "evaluate_schema": EvaluateConfig,
-    "compare_schema": CompareConfig,
-    "plan_schema": PlanConfig,
-    "report_schema": ReportConfig,
-    "export_schema": ExportConfig,
-    "import_coder_schema": ImportConfig,
-    "dashboard_schema": DashboardConfig,
-    "verify_schema": VerifyConfig,
-    "small_lm_schema": SmallLMRootConfig,
-    "chat_corpus_schema": ChatCorpusConfig,
-    "reproduction_schema": ReproductionConfig,
-    "selftest_schema": SelftestConfig,
-    "files_schema": FilesConfig,
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: its configuration, and the files of `conf/` that it begins with, by group.
+
+    Its function and its description are those of `sae_dist/apps/NAME.py`.
+    """
+
+    config: type
+    choices: dict[str, str] = field(default_factory=dict)
+
+
+COMMANDS = {  # in the order of use
+    "plan": Command(PlanConfig, {"machine": "h100_80gb"}),
+    "harvest": Command(HarvestConfig, {"lm": "custom", "text": "custom"}),
+    "verify": Command(VerifyConfig),
+    "train": Command(
+        TrainConfig,
+        {
+            "optim": "adam",
+            "coder": "jumprelu",
+            "optional optim/recipe@optim": "${optim}_${coder}",  # published for these two together
+        },
+    ),
+    "evaluate": Command(EvaluateConfig),
+    "compare": Command(CompareConfig),
+    "report": Command(ReportConfig),
+    "dashboard": Command(DashboardConfig),
+    "export": Command(ExportConfig),
+    "import_coder": Command(ImportConfig),
+    "files": Command(FilesConfig),
+    "selftest": Command(SelftestConfig),
+    "small_lm": Command(SmallLMRootConfig, {"text": "stdlib"}),
+    "chat_corpus": Command(ChatCorpusConfig, {"text": "stdlib"}),
+    "reproduction": Command(ReproductionConfig),
 }
 
 
@@ -275,15 +326,17 @@ VARIANTS: dict[type, dict[str, type]] = {OptimConfig: OPTIMIZERS}
 
 @cache
 def register() -> None:
-    """Tell Hydra of the root dataclasses, against which every file of `conf/` is checked."""
+    """Tell Hydra of the commands, against whose dataclasses every file of `conf/` is checked."""
     store = ConfigStore.instance()
-    for name, root in _ROOTS.items():
-        node = OmegaConf.structured(root)
-        for key, kind in kinds(root).items():
+    for name, command in COMMANDS.items():
+        node = OmegaConf.structured(command.config)
+        for key, kind in kinds(command.config).items():
             for variant, config in VARIANTS.get(kind, {}).items():
                 node[key] = kind()  # a file of the group says which
                 store.store(group=key, name=f"{variant}_schema", node=config)
-        store.store(name=name, node=node)
+        chosen = [{group: file} for group, file in command.choices.items()]
+        store.store(name=f"{name}_schema", node=node)
+        store.store(name=name, node={"defaults": [f"{name}_schema", *chosen, "_self_"]})
     for name in OURS:
         register_kind(name)
 
@@ -347,8 +400,15 @@ def _stems(group: str) -> list[str]:
 
 
 def schema(root: str) -> type:
-    """The dataclass of a command's primary file in `conf/`."""
-    return _ROOTS[f"{root}_schema"]
+    """The dataclass of a command's configuration."""
+    return COMMANDS[root].config
+
+
+@cache
+def parts(root: str) -> list[str]:
+    """The keys of a command's configuration that are those of other commands, of the same name."""
+    found = kinds(schema(root)).items()
+    return [k for k, kind in found if k in COMMANDS and split_optional(kind)[0] is schema(k)]
 
 
 def conf_folder() -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sae_dist.store import open_store
-from tests.apps.commands import ROOT, TORCHRUN, command, launch
+from tests.apps.commands import ROOT, TORCHRUN, command, installed, launch
 from tests.harvest.tiny import contents, tokenizer
 from tests.lm.tiny import tiny_model
 
@@ -28,7 +28,7 @@ LADDER = (
     f"sweep.grids=[{{coder:[topk,jumprelu],site:resid_post.1}},{SKIP}]",
 )
 SMALL_LM = (
-    *(launch("small_lm"), "folder=lm", "text.path=text", "model.vocab_size=300"),
+    *(*installed("small_lm"), "folder=lm", "text.path=text", "model.vocab_size=300"),
     *("model.hidden_size=32", "model.intermediate_size=48", "model.num_layers=2"),
     *("model.num_heads=2", "model.sequence_length=32", "model.num_steps=10"),
 )
@@ -66,13 +66,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the whole way was gone once, by two processes."""
     home = tmp_path_factory.mktemp("home")
     write_text(home / "text")
-    evaluate = (*TORCHRUN, "2", launch("evaluate"), "run=tiny", "latent=2")
+    evaluate = (*TORCHRUN, "2", *installed("evaluate"), "run=tiny", "latent=2")
     assert "small LM: " in succeed(*SMALL_LM, cwd=home)
     assert "sealed store" in succeed(*HARVEST, cwd=home)
-    assert "store is whole" in succeed(launch("verify"), "store=store", cwd=home)
+    assert "store is whole" in succeed(*installed("verify"), "store=store", cwd=home)
     assert "coders in runs/tiny/coders" in succeed(*TRAIN, cwd=home)
     assert "figures in runs/tiny/evaluation.json" in succeed(*evaluate, cwd=home)
-    assert "report in runs/tiny/report" in succeed(launch("report"), "run=tiny", cwd=home)
+    assert "report in runs/tiny/report" in succeed(*installed("report"), "run=tiny", cwd=home)
     return home
 
 

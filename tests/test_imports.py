@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plan": {"lm", "coders", "store", "stream", "parallel", "live", "train"},
     "apps": set(FLOOR) - {"apps", "__main__"},
     "__main__": {"apps"},
-    "__init__": {"coders", "store", "interop"},
+    "__init__": {"apps", "store", "interop"},
 }
 # package: the only rooms that may import it
 RESERVED = {

@@ -1,6 +1,6 @@
 """Make a small corpus of conversations: a user shows the head of a function, the model explains it.
 
-    python launch/chat_corpus.py folder=PATH +chat@text=small_lm
+    sae-dist chat_corpus folder=PATH +chat@text=small_lm
 
 Writes `train.jsonl` (whole conversations, column `text`) to finetune on, and `prompts.jsonl`
 (questions never trained on, `prompt`, and their `answer`) to ask later. The sources are those of
@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sae_dist.apps import command
+from sae_dist.apps.command import command, entry
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_all
 from sae_dist.common.log import log_info
@@ -22,12 +22,8 @@ from sae_dist.reproduce.questions import conversations, split
 from sae_dist.text import texts
 
 
-def main() -> None:
-    """The command."""
-    command.run("chat_corpus")
-
-
-def chat_corpus_command(config: ChatCorpusConfig) -> None:
+@command
+def chat_corpus(config: ChatCorpusConfig) -> None:
     """Write both files, unless they are there."""
     folder = Path(config.folder)
     paths = train_path, prompts_path = folder / "train.jsonl", folder / "prompts.jsonl"
@@ -55,3 +51,6 @@ def chat_corpus_command(config: ChatCorpusConfig) -> None:
 
 def _lines(rows: Iterable[dict[str, Any]]) -> bytes:
     return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+
+
+main = entry("chat_corpus")

@@ -4,13 +4,10 @@ These mistakes are the common ones. Each is answered before torch is imported, w
 than all the rest.
 """
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from sae_dist.apps.asked import LIVE, asked_harvest, asked_plan
-from sae_dist.apps.rungs import check_sweep
 from sae_dist.apps.runs import finished_run, run_folder
 from sae_dist.common.errors import UserError
 from sae_dist.config import (
@@ -19,12 +16,12 @@ from sae_dist.config import (
     HarvestConfig,
     ImportConfig,
     SelftestConfig,
+    Source,
     TrainConfig,
     VerifyConfig,
+    place_key,
 )
 from sae_dist.lm.config import local_folder
-
-CODER = "coder:"  # before the folder of a coder whose decoder is trained on
 
 
 def check(name: str, config: Any) -> None:
@@ -33,19 +30,17 @@ def check(name: str, config: Any) -> None:
         _CHECKS[name](config)
 
 
-def _plan(config: Any) -> None:
-    asked_plan(sys.argv[1:])
-
-
 def _harvest(config: HarvestConfig) -> None:
     local_folder(config.lm)
 
 
 def _train(config: TrainConfig) -> None:
     run_folder(config.runs, config.run)
-    check_sweep(config.sweep)
-    asked_harvest(config.store, sys.argv[1:])
-    _source(config.store)
+    if config.source is Source.live:
+        local_folder(cast(HarvestConfig, config.harvest).lm, "harvest.lm.name")
+    else:
+        key = place_key(config.source)
+        _folder(getattr(config, key), "coder" if key == "decoder" else key)
 
 
 def _evaluate(config: EvaluateConfig) -> None:
@@ -53,7 +48,7 @@ def _evaluate(config: EvaluateConfig) -> None:
         _run(config)
     else:  # of coders from elsewhere, nothing was trained
         run_folder(config.runs, config.run)
-        _source(config.store)
+        _folder(config.store)
 
 
 def _run(config: Any) -> None:
@@ -73,7 +68,7 @@ def _import_coder(config: ImportConfig) -> None:
 
 
 def _verify(config: VerifyConfig) -> None:
-    _source(config.store)
+    _folder(config.store)
 
 
 def _selftest(config: SelftestConfig) -> None:
@@ -81,16 +76,13 @@ def _selftest(config: SelftestConfig) -> None:
         raise UserError(f"no folder {config.folder}; expected one to test in; make it first")
 
 
-def _source(store: str) -> None:
-    """A store, or `coder:FOLDER`, is a folder; `live` and a URL are none."""
-    what = "coder" if store.startswith(CODER) else "store"
-    folder = store.removeprefix(CODER)
-    if store != LIVE and "://" not in folder and not Path(folder).is_dir():
+def _folder(folder: str, what: str = "store") -> None:
+    """A store or a coder is a folder there; a URL is none."""
+    if "://" not in folder and not Path(folder).is_dir():
         raise UserError(f"found no {what} at {folder}; expected its folder; check the path")
 
 
 _CHECKS: dict[str, Callable[[Any], None]] = {
-    "plan": _plan,
     "harvest": _harvest,
     "train": _train,
     "evaluate": _evaluate,

@@ -4,13 +4,14 @@ Hydra composes the files of `conf/` that a line chooses; what it says key by key
 `apps/overrides.py` as each key's declared type asks, and laid over them.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+import hydra
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -19,6 +20,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from sae_dist.apps import experiment
 from sae_dist.apps.keys import choices, declared_in, find, keys, meant
 from sae_dist.apps.overrides import Typed, read, shortened, structure_of
+from sae_dist.apps.rungs import check_sweep, draft
 from sae_dist.coders import CoderConfig, kind_names
 from sae_dist.common.credentials import keys_with_credentials
 from sae_dist.common.errors import UserError
@@ -26,9 +28,13 @@ from sae_dist.common.names import nearest
 from sae_dist.common.settings import Allowed, split_optional, validate
 from sae_dist.config import (
     VARIANTS,
+    PlanConfig,
+    Source,
+    SourceConfig,
     TrainConfig,
     coder_choices,
     conf_folder,
+    place_key,
     register,
     register_kind,
     schema,
@@ -37,6 +43,8 @@ from sae_dist.config import (
 Override = str | tuple[str, Any]
 """`key=value` as typed, or a key and the value itself."""
 _SEARCHED = "hydra.searchpath"
+LIVE = "live"  # `store=live` is short for `source=live`
+_NOWHERE = "."
 _GRID = "sweep.grids[{}]."
 _OTHERWISE = {"lm": "lm.name", "text": "text.path"}  # where no file of a group fits
 
@@ -44,8 +52,9 @@ _OTHERWISE = {"lm": "lm.name", "text": "text.path"}  # where no file of a group 
 def compose_config(root: str, overrides: Sequence[Override], prefix: str = "") -> Any:
     """Compose `conf/<root>.yaml` with overrides; counts may read `100M` or `16K`.
 
-    `+experiment=NAME` stands for what NAME says for this command (`apps/experiment.py`). `prefix`
-    is what stood before each key where it was typed.
+    `+experiment=NAME` stands for what NAME says for this command (`apps/experiment.py`). What is
+    told of another command (`harvest.…` of a training) is left out. `prefix` is what stood before
+    each key where it was typed.
 
     Raises:
         UserError: an unknown key, choice or value, with the nearest one that exists.
@@ -73,27 +82,102 @@ def compose_config(root: str, overrides: Sequence[Override], prefix: str = "") -
 @cache
 def _of_files(folder: str, root: str, chosen: tuple[str, ...]) -> Any:
     """What the files of a folder like `conf/` say, of these choices; never changed."""
-    with initialize_config_dir(folder, version_base="1.3"):
-        config = compose(root, list(chosen))
+    with hydra.initialize_config_dir(folder, version_base="1.3"):
+        config = hydra.compose(root, list(chosen))
     OmegaConf.set_struct(config, False)  # maps take any key; others were looked up
     return config
 
 
-def compose_part(
-    part: str, overrides: Sequence[Override], unneeded: dict[str, Any] | None = None
+def compose(
+    root: str,
+    overrides: Sequence[Override] = (),
+    prefix: str = "",
+    unneeded: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The configuration of another command, of what stands behind `part.` on this one's line.
+    """The configuration of a command, whole, as a command line asks for it.
 
-    Keys that must be given there and are `unneeded` here have these values where they are not.
+        config = sae_dist.compose("train", ["store=PATH", "run=NAME", "coder=topk"])
+
+    What begins with another command's name is composed by that one, and a sweep becomes `ladder`.
+
+    Args:
+        root: the command's name.
+        overrides: `key=value` as typed, or a key and its value.
+        prefix: what stood before each key where it was typed.
+        unneeded: values for keys that elsewhere must be given.
 
     Raises:
-        UserError: as that command would say it, `part.` before each key.
+        UserError: an unknown key, choice or value, or something that must be given is not.
     """
-    composed = compose_config(part, overrides, f"{part}.")
-    for key in OmegaConf.missing_keys(composed) & (unneeded or {}).keys():
+    composed = compose_config(root, overrides, prefix)
+    for key in _missing(composed) & (unneeded or {}).keys():
         OmegaConf.update(composed, key, (unneeded or {})[key])
-    to_dataclass(composed, f"{part}.")
-    return composed
+    config = to_dataclass(composed, prefix)
+    if isinstance(config, TrainConfig):
+        if {"expansion", "coder.num_latents"} <= {key for key, _ in _pairs(root, overrides)}:
+            raise UserError(
+                f"found {prefix}expansion={config.expansion} beside {prefix}coder.num_latents="
+                f"{config.coder.num_latents}; expected one of them; drop one"
+            )
+        _add_harvest(config, overrides, unneeded or {})
+        expand_sweep(config, overrides, prefix)
+    if isinstance(config, PlanConfig):
+        _add_parts(config, overrides)
+    return config
+
+
+def _add_harvest(
+    config: TrainConfig, overrides: Sequence[Override], unneeded: Mapping[str, Any]
+) -> None:
+    """What `harvest.…` says of the language model beside a training."""
+    if config.source is Source.live:
+        told = experiment.for_part("harvest", overrides)
+        config.harvest = compose("harvest", told, "harvest.", {**unneeded, "store": "live"})
+    elif any(_is_of("harvest", override) for override in overrides):
+        raise UserError(
+            f"found harvest.… beside source={config.source}; expected source=live; drop one"
+        )
+
+
+def _add_parts(config: PlanConfig, overrides: Sequence[Override]) -> None:
+    """The harvest and the training of a plan; where both will be need not be said."""
+    unneeded = {"run": "plan", "store": _NOWHERE, "text.path": _NOWHERE}
+    told = experiment.for_part("train", overrides)
+    if compose_config("train", told, "train.").source is Source.live:
+        told += [override for override in overrides if _is_of("harvest", override)]
+    config.train = compose("train", told, "train.", unneeded)
+    told = experiment.for_part("harvest", overrides)
+    unneeded["store"] = config.train.store or _NOWHERE
+    config.harvest = config.train.harvest or compose("harvest", told, "harvest.", unneeded)
+
+
+def _is_of(part: str, override: Override) -> bool:
+    key = override if isinstance(override, str) else override[0]
+    return key.lstrip("+").startswith(f"{part}.")
+
+
+def expand_sweep(config: TrainConfig, overrides: Sequence[Override], prefix: str = "") -> None:
+    """Write the rungs of a training's sweep into its `ladder`.
+
+    Each combination of a grid is composed anew from the command line's overrides and its own.
+
+    Raises:
+        UserError: a key that no rung holds, or what composing raises.
+    """
+    if config.sweep.grids:
+        check_sweep(config.sweep.grids)
+        config.ladder = []
+    given = experiment.for_command("train", list(_pairs("train", overrides)))
+    composed: dict[str, TrainConfig] = {}
+    for grid in config.sweep.grids:
+        values = [value if isinstance(value, list) else [value] for value in grid.values()]
+        for combination in itertools.product(*values):
+            own = dict(zip(grid, combination, strict=True))
+            places = {key: own.pop(key) for key in ("site", "target") if key in own}
+            if str(own) not in composed:  # where a rung reads and writes changes nothing else of it
+                told = compose_config("train", [*given, *own.items(), ("run", config.run)])
+                composed[str(own)] = to_dataclass(told, prefix)
+            config.ladder.append(draft(replace(composed[str(own)], **places)))
 
 
 def to_dataclass(config: Any, prefix: str = "") -> Any:
@@ -104,11 +188,7 @@ def to_dataclass(config: Any, prefix: str = "") -> Any:
             refers to something that is not there, or holds a password.
     """
     try:
-        if missing := OmegaConf.missing_keys(config):
-            root: Any = OmegaConf.get_type(config)
-            wanted = [key for key in declared_in(root) if key in missing]
-            told = ", ".join(f"{prefix}{key}=…" for key in wanted)
-            raise UserError(f"{told} must be given; see --help")
+        _require_given(config, prefix)
         for secret in keys_with_credentials(OmegaConf.to_container(config, resolve=True)):
             raise UserError(
                 f"{prefix}{secret}: found a URL with a user name or password; expected none, since "
@@ -131,6 +211,30 @@ def to_dataclass(config: Any, prefix: str = "") -> Any:
     return made
 
 
+def require_given(config: Any) -> None:
+    """Refuse a configuration made in Python in which something is still missing; see `compose`."""
+    _require_given(OmegaConf.structured(config), "")
+    if isinstance(config, SourceConfig) and config.source is Source.live and not config.harvest:
+        raise UserError("found source=live without harvest; expected a HarvestConfig; give one")
+
+
+def _require_given(config: Any, prefix: str) -> None:
+    root: Any = OmegaConf.get_type(config)
+    missing = _missing(config)
+    if wanted := [key for key in declared_in(root) if key in missing]:
+        told = ", ".join(f"{prefix}{key}=…" for key in wanted)
+        raise UserError(f"{told} must be given; see --help")
+
+
+def _missing(config: Any) -> set[str]:
+    """Keys that must be given and are not; where a source is, is one of three."""
+    missing = set(OmegaConf.missing_keys(config))
+    if issubclass(OmegaConf.get_type(config), SourceConfig):  # type: ignore[arg-type]
+        key = place_key(config.source)
+        missing |= {key} if config[key] is None and key != "harvest" else set()
+    return missing
+
+
 def _pairs(root: str, overrides: Sequence[Override]) -> Iterator[tuple[str, Any]]:
     """Each override as a key and its value, `Typed` where it was typed."""
     for number, override in enumerate(overrides):
@@ -141,7 +245,8 @@ def _pairs(root: str, overrides: Sequence[Override]) -> Iterator[tuple[str, Any]
         if not equals or not key.strip("+") or key.startswith(("-", "~")):
             following = [one for one in overrides[number + 1 : number + 2] if isinstance(one, str)]
             raise UserError(_not_an_override(root, override, following))
-        yield key.lstrip("+"), Typed(value)
+        key = key.lstrip("+")
+        yield ("source", Typed(LIVE)) if (key, value) == ("store", LIVE) else (key, Typed(value))
 
 
 def _not_an_override(root: str, typed: str, following: list[str]) -> str:

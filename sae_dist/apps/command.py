@@ -1,7 +1,10 @@
-"""Run a command: compose its configuration, look whether it can be done, and only then load it."""
+"""A command: a function of its configuration, called from Python or by a command line."""
 
 import sys
+from collections.abc import Callable
+from functools import partial, wraps
 from importlib import import_module
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
@@ -10,31 +13,55 @@ from sae_dist.apps.help import help_text
 from sae_dist.apps.terminal import one_line, show
 from sae_dist.common.credentials import without_credentials
 from sae_dist.common.disk import explain_disk_errors
+from sae_dist.common.settings import validate
+
+_Function = TypeVar("_Function", bound=Callable[[Any], Any])
+
+
+def command(function: _Function) -> _Function:
+    """Let a function, named as its command, see its configuration only when it can be done.
+
+    A mistake of the user's, or a disk that cannot be written, is raised as `UserError`.
+    """
+
+    @wraps(function)
+    def checked(config: Any) -> Any:
+        cli.require_given(config)
+        validate(config)
+        with explain_disk_errors():
+            checks.check(function.__name__, config)
+            return function(config)
+
+    return checked  # type: ignore[return-value]
 
 
 def run(name: str) -> None:
     """Run a command with the configuration that `sys.argv` asks for, and exit.
 
-    `--help` prints what can be set, `--cfg` the composed configuration. A mistake of the user's,
-    or a disk that cannot be written, ends in one line on standard error and status 2, on every
-    rank. torch and its like are imported only once the command is known to have something to do.
+    `--help` prints what can be set, `--cfg` the composed configuration. A mistake ends in one line
+    on standard error and status 2, on every rank. torch and its like are imported only once the
+    command is known to have something to do.
 
     Args:
-        name: that of its primary file in `conf/`, of its module in `sae_dist/apps/`, and there of
-            the function `NAME_command`, which takes the composed dataclass.
+        name: that of its row in `sae_dist.config.COMMANDS`, of its module in `sae_dist/apps/`, and
+            of the function there.
     """
     arguments = sys.argv[1:]
     with one_line():
         if "--help" in arguments or "-h" in arguments:
             show(help_text(name, arguments))
             return
-        shows_config = "--cfg" in arguments
-        composed = cli.compose_config(name, [a for a in arguments if a != "--cfg"])
-        if shows_config:
+        overrides = [argument for argument in arguments if argument != "--cfg"]
+        if len(overrides) < len(arguments):
+            composed = cli.compose_config(name, overrides)
             show(without_credentials(OmegaConf.to_yaml(composed)).rstrip())
             return
-        config = cli.to_dataclass(composed)
+        config = cli.compose(name, overrides)
         with explain_disk_errors():
             checks.check(name, config)
-            module = import_module(f"sae_dist.apps.{name}")
-            getattr(module, f"{name}_command")(config)
+        getattr(import_module(f"sae_dist.apps.{name}"), name)(config)
+
+
+def entry(name: str) -> Callable[[], None]:
+    """The `main` of a command's module."""
+    return partial(run, name)

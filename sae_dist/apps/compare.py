@@ -1,6 +1,6 @@
 """Put several evaluated runs side by side: seeds of one ladder, or a ladder trained in parts.
 
-    python launch/compare.py "run=[seed0,seed1,seed2]" to=runs/seeds
+    sae-dist compare "run=[seed0,seed1,seed2]" to=runs/seeds
 
 Writes `comparison.json` in the folder `to`: mean and spread of rungs that differ only in their
 seed, and scaling laws, dead latents and the comparison of forms over the rungs of all runs.
@@ -9,7 +9,7 @@ seed, and scaling laws, dead latents and the comparison of forms over the rungs 
 from pathlib import Path
 from typing import Any
 
-from sae_dist.apps import command
+from sae_dist.apps.command import command, entry
 from sae_dist.apps.runs import finished_run
 from sae_dist.common.errors import UserError
 from sae_dist.common.figures import shown
@@ -20,12 +20,8 @@ from sae_dist.evaluate import VERSION
 from sae_dist.evaluate.ladder import EvaluatedRun, compare_runs
 
 
-def main() -> None:
-    """The command."""
-    command.run("compare")
-
-
-def compare_command(config: CompareConfig) -> None:
+@command
+def compare(config: CompareConfig) -> dict[str, Any]:
     """Read the runs' evaluations and write what they say together."""
     results = compare_runs([_evaluated(config.runs, name) for name in config.run])
     folder = Path(config.to)
@@ -35,13 +31,14 @@ def compare_command(config: CompareConfig) -> None:
         l0, fvu = (_line(rung.get(key)) for key in ("l0", "fvu"))
         log_info(f"  {name} ({len(rung['runs'])}): L0 {l0}, FVU {fvu}")
     log_info(f"figures in {folder / 'comparison.json'}")
+    return results
 
 
 def _evaluated(runs: str, name: str) -> EvaluatedRun:
     folder, settings = finished_run(runs, name)
     path = folder / "evaluation.json"
     if not path.is_file():
-        raise UserError(f"found no {path}; expected an evaluated run; run launch/evaluate.py first")
+        raise UserError(f"found no {path}; expected an evaluated run; run sae-dist evaluate first")
     try:
         evaluation = read_json(path)
         version = evaluation.get("version")
@@ -61,3 +58,6 @@ def _line(figure: dict[str, Any] | None) -> str:
         return shown(None, "")
     spread = "" if figure["std"] is None else f" ± {figure['std']:.2g}"
     return f"{figure['mean']:.4g}{spread}"
+
+
+main = entry("compare")

@@ -14,16 +14,10 @@ from pathlib import Path
 from sae_dist.apps.terminal import one_line, show
 from sae_dist.common.errors import UserError
 from sae_dist.common.names import nearest
+from sae_dist.config import COMMANDS
 
-COMMANDS = (
-    *("plan", "harvest", "verify", "train", "evaluate", "compare", "report", "dashboard"),
-    *("export", "import_coder", "files", "selftest", "small_lm", "chat_corpus", "reproduction"),
-)
 _COMPLETION = "completion"
-_CLOSING = (
-    "`sae-dist COMMAND --help` lists its keys, defaults and choices. Where a text speaks of",
-    "launch/COMMAND.py, that is a checkout's name for the same.",
-)
+_CLOSING = "`sae-dist COMMAND --help` lists its keys, defaults and choices."
 
 
 def main() -> None:
@@ -48,7 +42,7 @@ def help_text() -> str:
     lines = [*inspect.cleandoc(__doc__).splitlines(), "", "Commands:"]
     width = max(map(len, (*COMMANDS, _COMPLETION))) + 2
     lines += [f"  {name:{width}}{summary(name)}" for name in (*COMMANDS, _COMPLETION)]
-    return "\n".join([*lines, "", *_CLOSING])
+    return "\n".join([*lines, "", _CLOSING])
 
 
 def summary(name: str) -> str:

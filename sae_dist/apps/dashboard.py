@@ -1,6 +1,6 @@
 """Make a dashboard of a run in W&B: a workspace with a panel for each figure of its ladder.
 
-    python launch/dashboard.py run=NAME
+    sae-dist dashboard run=NAME
 
 The run's figures must be in W&B: what was logged offline is uploaded by `wandb sync
 runs/NAME/wandb`. Each call saves a workspace of its own, and prints where it is.
@@ -9,7 +9,7 @@ runs/NAME/wandb`. Each call saves a workspace of its own, and prints where it is
 import requests
 import wandb
 
-from sae_dist.apps import command
+from sae_dist.apps.command import command, entry
 from sae_dist.apps.runs import finished_run
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import log_info
@@ -18,18 +18,14 @@ from sae_dist.report import load
 from sae_dist.report.dashboard import workspace
 
 
-def main() -> None:
-    """The command."""
-    command.run("dashboard")
-
-
-def dashboard_command(config: DashboardConfig) -> None:
-    """Read what a run has logged, and save a workspace that shows it."""
+@command
+def dashboard(config: DashboardConfig) -> str:
+    """Read what a run has logged, and save a workspace that shows it; its address is returned."""
     folder, trained = finished_run(config.runs, config.run)
     if not trained:
         raise UserError(
             f"run={config.run} was not trained here, and W&B knows nothing of it; expected a "
-            "trained run; draw it with launch/report.py"
+            "trained run; draw it with sae-dist report"
         )
     results, log = load(folder), trained.get("log") or {}
     try:
@@ -41,3 +37,7 @@ def dashboard_command(config: DashboardConfig) -> None:
             f"first: `wandb sync {folder / 'wandb'}`"
         ) from error
     log_info(f"dashboard in {made.url}")
+    return str(made.url)
+
+
+main = entry("dashboard")

@@ -1,8 +1,8 @@
 r"""Measure the coders of a run on the held-out shards of its store.
 
-    python launch/evaluate.py run=NAME
-    torchrun --nproc-per-node 4 launch/evaluate.py run=NAME latent=4
-    python launch/evaluate.py run=NAME +chat@transfer=gemma_2 \
+    sae-dist evaluate run=NAME
+    torchrun --nproc-per-node 4 -m sae_dist evaluate run=NAME latent=4
+    sae-dist evaluate run=NAME +chat@transfer=gemma_2 \
         transfer.lm_name=FINETUNE transfer.prompts=FILE transfer.finetuned_run=RUN
 
 Writes `runs/NAME/evaluation.json`. A store without a language model (`write_store`) is measured
@@ -12,12 +12,10 @@ After `store=live` the language model reads the held-out sequences anew.
 
 from typing import Any
 
-from sae_dist.apps import command
-from sae_dist.apps.asked import LIVE
+from sae_dist.apps.command import command, entry
 from sae_dist.apps.harvested import load_harvested, require_harvested
-from sae_dist.apps.live import open_trained_live
-from sae_dist.apps.runs import coders_of, finished_run, store_of
-from sae_dist.apps.sources import open_source
+from sae_dist.apps.runs import coders_of, finished_run, source_of
+from sae_dist.apps.sources import open_trained
 from sae_dist.apps.transfer import measure_transfer
 from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.common.errors import UserError
@@ -25,7 +23,7 @@ from sae_dist.common.figures import shown
 from sae_dist.common.files import write_json
 from sae_dist.common.log import log_info
 from sae_dist.config import EvaluateConfig
-from sae_dist.evaluate import evaluate
+from sae_dist.evaluate import evaluate as measure
 from sae_dist.evaluate.config import check
 from sae_dist.live import LiveActivations
 from sae_dist.lm import LM
@@ -33,28 +31,20 @@ from sae_dist.parallel import World, start_world
 from sae_dist.stream import ActivationSource
 
 
-def main() -> None:
-    """The command."""
-    command.run("evaluate")
-
-
-def evaluate_command(config: EvaluateConfig) -> None:
+@command
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate as `config` says; one process, or those that `torchrun` started."""
     folder, trained = finished_run(config.runs, config.run)
-    store = store_of(trained, config.store, config.run)
+    where = source_of(trained, config.store, config.run)
     coders = coders_of(folder)
     with start_world() as world:
         check(config, world)
         _check_coders(config, coders)
-        source: ActivationSource
-        if store == LIVE:
-            source = open_trained_live(coders, trained, config, world.device)
-        else:
-            source = open_source(store, config.max_shard_gib, config.cache)
+        source = open_trained(where, coders, config, world.device)
         _check_source(config, source)
         transferred = measure_transfer(config, folder, source, world)
         lm = _lm(config, source, world)
-        results = evaluate(folder, source, lm, config, world) | {"transfer": transferred}
+        results = measure(folder, source, lm, config, world) | {"transfer": transferred}
         on_first_rank(None, lambda: write_json(folder / "evaluation.json", results))
     for name, figures in results["rungs"].items():
         log_info(f"  {name}: {_line(figures)}")
@@ -64,6 +54,7 @@ def evaluate_command(config: EvaluateConfig) -> None:
             fvu, delta = (shown(here[key], ".3f") for key in ("fvu", "delta_loss"))
             log_info(f"  {name} on rollouts: FVU {fvu}, delta loss {delta}")
     log_info(f"figures in {folder / 'evaluation.json'}")
+    return results
 
 
 def _check_coders(config: EvaluateConfig, coders: dict[str, dict[str, Any]]) -> None:
@@ -118,3 +109,6 @@ def _line(figures: dict[str, Any]) -> str:
     }
     there = {word: (key, form) for word, (key, form) in said.items() if key in figures}
     return ", ".join(f"{word} {shown(figures[key], form)}" for word, (key, form) in there.items())
+
+
+main = entry("evaluate")

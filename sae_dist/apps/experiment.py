@@ -1,15 +1,20 @@
 """Experiments: a file of `conf/experiment/` says for each command what would have been typed.
 
+    store: stores/mine          # for both commands
+    tokens: 4B
     harvest:
       lm: gemma_2_2b
-      tokens: 8B
+      sites: [resid_post.*]
     train:
       coder: topk
       coder.k: 64
+    variants:                   # +experiment=NAME:wide lays this over it
+      wide: {tokens: 8B, train: {coder.num_latents: 64K}}
 
-Each section holds overrides of one command, in which maps may be nested. What stands on the command
-line itself wins. `+experiment=FOLDER/NAME.yaml` is a file of one's own. What a file says without
-quotes is read as on a command line, by its key; what stands in quotes is the text itself.
+Maps may be nested. What stands on the command line itself wins, and a run that is not named there
+or here is called as the experiment. `+experiment=FOLDER/NAME.yaml` is a file of one's own. What a
+file says without quotes is read as on a command line, by its key; what stands in quotes is the text
+itself.
 """
 
 import difflib
@@ -22,21 +27,24 @@ import yaml
 
 from sae_dist.apps.overrides import Typed
 from sae_dist.common.errors import UserError
-from sae_dist.config import conf_folder
+from sae_dist.config import conf_folder, parts
 
 _ASKED = "experiment"
-_PARTS = {"plan": ("harvest.", "train."), "train": ("harvest.",)}  # overrides of other commands
+_COMMANDS = {"harvest", "train"}
+_SHARED = {"store", "tokens"}
 _REPLACED = {"optim", "sweep", "chat@text", "chat@transfer"}  # whole, by a choice that is typed
 
 
 def for_command(root: str, given: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """What a command is told, with `experiment=NAME` replaced by what it says for `root`.
 
+    What is told of another command is left out.
+
     Raises:
         UserError: there is no such experiment, or its file is none, or says nothing for this
             command.
     """
-    others = _PARTS.get(root, ())
+    others = tuple(f"{part}." for part in parts(root))
     typed = [(key, v) for key, v in given if key != _ASKED and not key.startswith(others)]
     keys = {key for key, _ in typed}
     groups = keys & _REPLACED
@@ -50,25 +58,43 @@ def for_command(root: str, given: list[tuple[str, Any]]) -> list[tuple[str, Any]
     return said + typed
 
 
-def for_part(part: str, arguments: Sequence[str]) -> list[str]:
-    """What a command line like `launch/plan.py`'s says for another command: `train.tokens=1B`."""
-    plain = [argument.lstrip("+") for argument in arguments]
-    return [
-        argument.removeprefix(f"{part}.")
-        for argument in plain
-        if argument.startswith((f"{_ASKED}=", f"{part}."))
-    ]
+def for_part(part: str, overrides: Sequence[Any]) -> list[Any]:
+    """What overrides say for another command: `tokens=1B` of `train.tokens=1B`."""
+    found: list[Any] = []
+    for override in overrides:
+        key, value = (override, None) if isinstance(override, str) else override
+        key = key.lstrip("+")
+        if key.startswith((f"{_ASKED}=", f"{part}.")) or key == _ASKED:
+            key = key.removeprefix(f"{part}.")
+            found.append(key if isinstance(override, str) else (key, value))
+    return found
 
 
 def _section(name: str, root: str) -> list[tuple[str, Any]]:
-    sections = _sections(_file(name))
-    if root not in sections:
-        if root == "plan":
-            return []
+    """What an experiment says for a command, what its variants say last."""
+    if root == "plan":  # asks for the others
+        return []
+    file, *variants = name.split(":")
+    path = _file(file)
+    said = _read(path)
+    layers, known = [said], said.get("variants", {})
+    for variant in variants:
+        if variant not in known:
+            raise UserError(
+                f"found no variant {variant!r} of experiment {file}; expected one of "
+                f"{', '.join(known) or 'none'}"
+            )
+        layers.append(known[variant])
+    if not any(root in layer for layer in layers):
+        there = sorted(_COMMANDS & said.keys())
         raise UserError(
-            f"experiment {name} says nothing for launch/{root}.py; it has {', '.join(sections)}"
+            f"experiment {name} says nothing for sae-dist {root}; it has {', '.join(there)}"
         )
-    return list(_flat(sections[root]))
+    found = [("run", "-".join([path.stem, *variants]))] if root == "train" else []
+    for layer in layers:
+        found += [(key, layer[key]) for key in layer if key in _SHARED]
+        found += _flat(layer.get(root, {}))
+    return list(dict(found).items())
 
 
 def _file(name: str) -> Path:
@@ -86,8 +112,8 @@ def _file(name: str) -> Path:
     return folder / f"{name}.yaml"
 
 
-def _sections(path: Path) -> dict[str, dict[str, Any]]:
-    """What a file says, by command."""
+def _read(path: Path) -> dict[str, Any]:
+    """What a file says."""
     try:
         found = yaml.load(path.read_text(encoding="utf-8"), _AsTyped)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
@@ -95,12 +121,21 @@ def _sections(path: Path) -> dict[str, dict[str, Any]]:
         raise UserError(
             f"found no experiment in {path} ({told}); correct the file or its path"
         ) from error
-    if not isinstance(found, dict) or not all(isinstance(part, dict) for part in found.values()):
+    variants = found.get("variants", {}) if isinstance(found, dict) else None
+    if not isinstance(variants, dict) or not all(map(_is_layer, [found, *variants.values()])):
         raise UserError(
             f"found {path} without a section for each command; expected overrides under `harvest:` "
             "and `train:`, as in sae_dist/apps/experiment.py"
         )
     return found
+
+
+def _is_layer(found: Any) -> bool:
+    return (
+        isinstance(found, dict)
+        and found.keys() <= {*_COMMANDS, *_SHARED, "variants"}
+        and all(isinstance(found[key], dict) for key in _COMMANDS & found.keys())
+    )
 
 
 def _flat(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

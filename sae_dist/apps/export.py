@@ -1,7 +1,7 @@
 """Write a run's coders as other libraries read them, with a card, and push them to the Hub.
 
-    python launch/export.py run=NAME to=saelens
-    python launch/export.py run=NAME to=sae_dist push=USER/REPO
+    sae-dist export run=NAME to=saelens
+    sae-dist export run=NAME to=sae_dist push=USER/REPO
 
 `to` is saelens, sparsify, gemma_scope, dictionary_learning, or sae_dist: our own files. Everything
 is folded, so that they take raw activations. A coder that a format cannot hold is refused, with
@@ -11,7 +11,7 @@ the reason and the nearest that can, before anything is written.
 from pathlib import Path
 from typing import Any
 
-from sae_dist.apps import command
+from sae_dist.apps.command import command, entry
 from sae_dist.apps.runs import coders_of, finished_run
 from sae_dist.coders import load_coder
 from sae_dist.common.errors import UserError
@@ -29,13 +29,9 @@ from sae_dist.interop import (
 )
 
 
-def main() -> None:
-    """The command."""
-    command.run("export")
-
-
-def export_command(config: ExportConfig) -> None:
-    """Check all, write all, then push."""
+@command
+def export(config: ExportConfig) -> Path:
+    """Check all, write all, then push; the folder of all is returned."""
     run, _ = finished_run(config.runs, config.run)
     figures = _figures(run / "evaluation.json")
     coders = _described(run, config.rungs)
@@ -53,6 +49,7 @@ def export_command(config: ExportConfig) -> None:
         files = [card, *(folder / where / file for where in places for file in module.FILES)]
         log_info(f"pushed to {push(folder, files, config.to, config.push, private=config.private)}")
     log_info(f"coders for {module.TITLE} in {folder}")
+    return folder
 
 
 def _described(run: Path, names: list[str] | None) -> dict[str, dict[str, Any]]:
@@ -88,12 +85,15 @@ def _places(
 
 
 def _figures(path: Path) -> dict[str, Any]:
-    """What launch/evaluate.py measured; empty if nothing was."""
+    """What sae-dist evaluate measured; empty if nothing was."""
     if not path.is_file():
         return {}
     try:
         return dict(read_json(path))
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(
-            f"found {path} unreadable ({error}); expected an evaluation; run launch/evaluate.py"
+            f"found {path} unreadable ({error}); expected an evaluation; run sae-dist evaluate"
         ) from error
+
+
+main = entry("export")

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from sae_dist.apps import command
+from sae_dist.apps.command import command, entry
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import atomic_path
 from sae_dist.common.log import log_info
@@ -20,12 +20,8 @@ from sae_dist.config import FilesConfig, launch_folder
 _SHIPPED = ("accelerate", "slurm", "first_run.sh")  # what of `launch/` pyproject.toml packs
 
 
-def main() -> None:
-    """The command."""
-    command.run("files")
-
-
-def files_command(config: FilesConfig) -> None:
+@command
+def files(config: FilesConfig) -> Path:
     """Copy what is not there yet, or nothing if the user has changed any of it."""
     source, to = launch_folder(), Path(config.to) / "launch"
     paths = sorted(_files(source))
@@ -39,6 +35,7 @@ def files_command(config: FilesConfig) -> None:
         with atomic_path(to / path) as temporary:
             shutil.copy(source / path, temporary)  # with its permissions: scripts can be run
     log_info(f"{len(paths)} files in {to}")
+    return to
 
 
 def _files(source: Path) -> Iterator[Path]:
@@ -51,6 +48,8 @@ def _files(source: Path) -> Iterator[Path]:
 def _differs(one: Path, other: Path) -> bool:
     return other.exists() and one.read_bytes() != other.read_bytes()
 
+
+main = entry("files")
 
 if __name__ == "__main__":
     main()

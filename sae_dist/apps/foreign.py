@@ -11,7 +11,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "dictionary_size": ("coder.num_latents",),
     "n_features": ("coder.num_latents",),
     "width": ("coder.num_latents",),
-    "expansion_factor": ("coder.num_latents",),
+    "expansion_factor": ("expansion",),
     "architecture": ("coder",),
     "activation": ("coder",),
     "activation_fn": ("coder",),

@@ -11,7 +11,7 @@ with `lm.tensor=N` its matrices are sliced over each N of them.
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 
-from sae_dist.apps import command
+from sae_dist.apps.command import command, entry
 from sae_dist.apps.pinned import pinned_sources
 from sae_dist.common.disk import check_disk
 from sae_dist.common.errors import UserError
@@ -38,6 +38,7 @@ from sae_dist.lm import (
     LM,
     Capture,
     compile_layers,
+    expand_sites,
     foresee,
     load_lm,
     load_sliced_lm,
@@ -57,13 +58,14 @@ from sae_dist.text import Fingerprint, Position, TextConfig, documents, pack_blo
 _START = Position()
 
 
-def main() -> None:
-    """The command."""
-    command.run("harvest")
+@command
+def harvest(config: HarvestConfig) -> str:
+    """Harvest; called by every process that `accelerate launch` started, or by one alone.
 
-
-def harvest_command(config: HarvestConfig) -> None:
-    """Harvest as `config` says; called by every process that `accelerate launch` started."""
+    Returns:
+        The store's place, a folder or a URL.
+    """
+    config = replace(config, sites=expand_sites(config.lm, config.sites))
     is_zero3 = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     if is_zero3 and config.lm.tensor > 1:
         raise UserError(f"lm.tensor={config.lm.tensor} under ZeRO-3; expected 1; choose one")
@@ -95,6 +97,7 @@ def harvest_command(config: HarvestConfig) -> None:
             log_info(f"sealed {config.store}{_dropped(writer)}")
     if dist.is_initialized():
         dist.destroy_process_group()
+    return config.store
 
 
 def _check_start(config: HarvestConfig) -> None:
@@ -226,3 +229,6 @@ def read_text(
         return fingerprint.to_dict(text)
 
     return Text(units(), told)
+
+
+main = entry("harvest")

@@ -14,7 +14,7 @@ from sae_dist.apps.console import description
 from sae_dist.apps.keys import Declared, choices, keys
 from sae_dist.coders import CoderConfig
 from sae_dist.common.settings import Allowed, split_optional
-from sae_dist.config import VARIANTS, schema
+from sae_dist.config import VARIANTS, parts, schema
 
 
 def help_text(root: str, arguments: Sequence[str] = ()) -> str:
@@ -35,7 +35,11 @@ def words(root: str) -> list[str]:
     chosen = [f"{group}={name}" for group, names in choices(root).items() for name in names]
     return [
         *chosen,
-        *(f"{key}=" for key, (kind, _) in keys(root).items() if not is_dataclass(kind)),
+        *(
+            f"{key}="
+            for key, (kind, _) in keys(root).items()
+            if not is_dataclass(kind) and key not in parts(root)
+        ),
     ]
 
 

@@ -10,7 +10,7 @@ from sae_dist.apps.overrides import shortened
 from sae_dist.coders import CoderConfig, kind_named, kind_names
 from sae_dist.common.errors import UserError
 from sae_dist.common.settings import Allowed, allowed_in, kinds
-from sae_dist.config import VARIANTS, coder_choices, conf_folder, schema
+from sae_dist.config import VARIANTS, coder_choices, conf_folder, parts, schema
 
 _PREFIX = {"sweep": "+", "experiment": "+", "chat": "+"}  # groups without a default are added
 _HOLDS_A_TEMPLATE = {"text", "transfer"}  # where a file of `chat` may go
@@ -72,10 +72,10 @@ def find(
     declared = keys(root, coder)
     if key == "coder.kind":
         raise UserError(f"found {prefix}coder.kind=…; expected {prefix}coder=KIND; write that")
-    parts = key.split(".")
-    for depth in range(1, len(parts)):
-        kind, _ = declared.get(".".join(parts[:depth]), (None, None))
-        if get_origin(kind) is dict and all(parts):
+    names = key.split(".")
+    for depth in range(1, len(names)):
+        kind, _ = declared.get(".".join(names[:depth]), (None, None))
+        if get_origin(kind) is dict and all(names):
             return Any, Allowed()
     if key not in declared:
         _refuse_other_kind(key, prefix, coder)
@@ -87,8 +87,8 @@ def find(
     if is_dataclass(kind):
         inside = ", ".join(one for one in declared if one.startswith(f"{key}."))
         raise UserError(f"found {prefix}{key}=…, a group of keys; expected one of {inside}")
-    if key == "harvest":  # of a training: `harvest.…` is another command's
-        raise UserError("found harvest=…; expected harvest.KEY=VALUE; write them one by one")
+    if key in parts(root):
+        raise UserError(f"found {key}=…; expected {key}.KEY=VALUE; write them one by one")
     return kind, allowed
 
 
@@ -127,5 +127,5 @@ def meant(root: str, unknown: str, prefix: str, coder: type[CoderConfig] | None 
     for ours in foreigners:
         for other in ("harvest", "train", "export"):
             if ours in keys(other):
-                return f"; {last} of other libraries is {ours} of launch/{other}.py here"
+                return f"; {last} of other libraries is {ours} of sae-dist {other} here"
     return ""

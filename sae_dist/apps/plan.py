@@ -1,11 +1,11 @@
 r"""Plan a harvest and a training before anything is spent: disk, memory, meshes, hours.
 
-    python launch/plan.py +experiment=gemma_scope_2b_resid_16k machine=h100_80gb machine.devices=64
-    python launch/plan.py +experiment=gpt2_ladder_topk measure=true
-    python launch/plan.py harvest.lm=pythia_70m harvest.text=fineweb harvest.tokens=100M \
+    sae-dist plan +experiment=gemma_scope_2b machine=h100_80gb machine.devices=64
+    sae-dist plan +experiment=gpt2:ladder measure=true
+    sae-dist plan harvest.lm=pythia_70m harvest.text=fineweb harvest.tokens=100M \
         harvest.sites=[resid_post.3] train.coder=topk
 
-What begins with `harvest.` or `train.` is an override of launch/harvest.py or launch/train.py, and
+What begins with `harvest.` or `train.` is told to `sae-dist harvest` or `sae-dist train`, and
 changes what the experiment says; with `train.store=live` nothing is stored. Where store and run
 will be need not be said. Nothing is downloaded but an LM's config.json, and only if no preset has
 its sizes. See docs/planning.md for what is counted.
@@ -13,23 +13,22 @@ its sizes. See docs/planning.md for what is counted.
 
 import json
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sae_dist.apps import command
-from sae_dist.apps.asked import LIVE, asked_plan
-from sae_dist.apps.rungs import chosen_rungs
+from sae_dist.apps.command import command, entry
+from sae_dist.apps.rungs import lay_out
 from sae_dist.apps.terminal import show
 from sae_dist.common.disk import free_bytes
+from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_json
 from sae_dist.common.log import log_info
-from sae_dist.config import HarvestConfig, PlanConfig, TrainConfig
+from sae_dist.config import HarvestConfig, PlanConfig, Source, TrainConfig
 from sae_dist.live import check_live
-from sae_dist.lm import LMSize, lm_size
+from sae_dist.lm import LMSize, expand_sites, lm_size
 from sae_dist.plan import (
     HarvestPlan,
     MachineConfig,
@@ -46,33 +45,35 @@ from sae_dist.selftest import copy_rate, disk_rate, product_rate
 from sae_dist.train import RungConfig
 
 
-def main() -> None:
-    """The command."""
-    command.run("plan")
-
-
-def plan_command(config: PlanConfig) -> None:
-    """Print the plan that the command line asks for."""
+@command
+def plan(config: PlanConfig) -> Plan:
+    """Print the plan of a harvest and a training."""
+    harvest, train = config.harvest, config.train
+    if harvest is None or train is None:
+        raise UserError("found no harvest or no train; expected both of them; give their configs")
     measured = measured_rates(Path(config.folder)) if config.measure else {}
     machine = replace(config.machine, **measured)
-    plan = make_plan(sys.argv[1:], machine, sorted(measured))
-    plain = to_dict(plan)
-    show(json.dumps(plain, indent=1) if config.json else table(plan))
+    made = make_plan(harvest, train, machine, sorted(measured))
+    plain = to_dict(made)
+    show(json.dumps(plain, indent=1) if config.json else table(made))
     if config.to is not None:
         to = Path(config.to)
         to.parent.mkdir(parents=True, exist_ok=True)
         write_json(to, plain)
         log_info(f"as JSON in {to}")
+    return made
 
 
-def make_plan(overrides: list[str], machine: MachineConfig, measured: list[str]) -> Plan:
-    """The plan of what `overrides` say for a harvest and a training."""
-    harvest, train, typed = asked_plan(overrides)
+def make_plan(
+    harvest: HarvestConfig, train: TrainConfig, machine: MachineConfig, measured: list[str]
+) -> Plan:
+    """The plan of a harvest and a training; `measured` are the machine's rates that were."""
     if machine.disk_free_gb is None:
-        written = train.runs if train.store == LIVE else harvest.store
+        written = train.runs if train.source is Source.live else harvest.store
         machine = replace(machine, disk_free_gb=free_bytes(written) / 1e9)
-    size = lm_size(harvest.lm, harvest.architecture, harvest.sites)
-    rungs = chosen_rungs(train, typed, harvest.sites)
+    sites = expand_sites(harvest.lm, harvest.sites, harvest.architecture)
+    size = lm_size(harvest.lm, harvest.architecture, sites)
+    rungs = lay_out(train, size.widths)
     stored, trained = _planned(harvest, train, rungs, size, machine)
     return Plan(
         lm=harvest.lm.name,
@@ -98,8 +99,8 @@ def _planned(
         sequence_length=harvest.text.sequence_length,
         batch_sequences=harvest.harvest.batch_sequences,
     )
-    if train.store == LIVE:
-        check_live(harvest.sites, harvest.lm.tensor, writer)
+    if train.source is Source.live:
+        check_live(list(size.widths), harvest.lm.tensor, writer)
         return plan_live(train, rungs, size, tokens, writer, machine)
     stored = plan_harvest(
         size,
@@ -136,6 +137,8 @@ def measured_rates(folder: Path) -> dict[str, Any]:
         found["memory_gib"] = torch.cuda.get_device_properties(device).total_memory / 2**30
     return found
 
+
+main = entry("plan")
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,6 @@
 """Put published claims beside what evaluated runs show, as tables in a document.
 
-    python launch/reproduction.py run=[seed0,seed1,seed2] document=docs/reproduction.md
+    sae-dist reproduction run=[seed0,seed1,seed2] document=docs/reproduction.md
 
 The runs are one ladder trained with several seeds; figures are means over them, with the standard
 deviation. The tables replace what stands between the document's two markers. `make reproduce` ends
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 import sae_dist
-from sae_dist.apps import command
+from sae_dist.apps.command import command, entry
 from sae_dist.apps.runs import run_folder
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import read_json, write_atomic
@@ -34,12 +34,8 @@ _LM = (
 )
 
 
-def main() -> None:
-    """The command."""
-    command.run("reproduction")
-
-
-def reproduction_command(config: ReproductionConfig) -> None:
+@command
+def reproduction(config: ReproductionConfig) -> None:
     """Read the runs' evaluations, and write the tables into the document."""
     evaluations = [_evaluation(config.runs, name) for name in config.run]
     document = Path(config.document)
@@ -63,7 +59,7 @@ def _evaluation(runs: str, name: str) -> dict[str, Any]:
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"found no evaluation in {path} ({type(error).__name__}); expected an evaluated run; "
-            "run launch/evaluate.py first"
+            "run sae-dist evaluate first"
         ) from error
 
 
@@ -129,3 +125,6 @@ def _commands(path: Path) -> list[tuple[str, float]]:
         taken, _, command = line.partition("\t")
         seconds[command] = seconds.get(command, 0.0) + float(taken)
     return list(seconds.items())
+
+
+main = entry("reproduction")

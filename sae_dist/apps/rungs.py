@@ -1,81 +1,118 @@
-"""The rungs that a training's command line asks for: one, or with `sweep` a ladder of them."""
+"""The rungs of a training, laid out over the sites that there are."""
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from sae_dist.apps import cli
 from sae_dist.coders.config import Form
 from sae_dist.common.errors import UserError
-from sae_dist.config import SweepConfig, TrainConfig, coder_choice
+from sae_dist.common.hooks import layer_of
+from sae_dist.common.patterns import at_layer, matching
+from sae_dist.config import TrainConfig, coder_choice
 from sae_dist.train.config import RungConfig
 
-_SHOWN = {
-    "coder",
-    "coder.form",
-    "coder.num_latents",
-    "site",
-    "target",
-    "init_from",
-}  # by every rung's name
 _HELD = {field.name for field in fields(RungConfig)} - {"name"}
 
 
-def check_sweep(sweep: SweepConfig) -> None:
+def check_sweep(grids: list[dict[str, Any]]) -> None:
     """Raise UserError for a swept key that no rung holds: rungs would be copies of each other."""
-    for key in (key for grid in sweep.grids for key in grid):
+    for key in (key for grid in grids for key in grid):
         if key.partition(".")[0] not in _HELD:
             raise UserError(
                 f"found {key} in sweep.grids; expected what a rung has of its own: coder, coder.…, "
-                "optim, optim.…, parallel.…, site, target or init_from; all rungs share the rest: "
-                f"take it out, and start a run for each {key} (compare puts runs side by side)"
+                "optim, optim.…, parallel.…, site, target, expansion or init_from; all rungs share "
+                f"the rest: take it out, and start a run for each {key} (sae-dist compare puts "
+                "runs side by side)"
             )
 
 
-def chosen_rungs(
-    config: TrainConfig, overrides: Sequence[cli.Override], sites: list[str]
-) -> list[RungConfig]:
-    """Those of `expand` that `rungs` picks, or all."""
-    return _pick(expand(config, overrides, sites), config.rungs)
+def draft(config: TrainConfig) -> RungConfig:
+    """The rung that a training's own keys say, its site and name still to be filled in."""
+    return RungConfig(
+        site=config.site or "",
+        target=config.target or "",
+        init_from=config.init_from,
+        expansion=config.expansion,
+        coder=config.coder,
+        optim=config.optim,
+        parallel=config.parallel,
+    )
 
 
-def expand(
-    config: TrainConfig, overrides: Sequence[cli.Override], sites: list[str]
-) -> list[RungConfig]:
-    """The rungs that a training configuration asks for, each with a name that tells it apart.
+def lay_out(config: TrainConfig, widths: dict[str, int]) -> list[RungConfig]:
+    """The rungs of a training: those of its `ladder`, or one, each with a name that tells it apart.
 
-    Each rung of a sweep is composed anew from the command line's overrides and its own.
+    Patterns become a rung for each of their sites, an expansion a number of latents.
 
     Args:
-        config: as composed from `overrides`.
-        overrides: the command line's.
-        sites: of the store; a single one is the default.
+        config: whole; of all its rungs those that `rungs` picks are returned.
+        widths: of the sites that there are; a single one is the default.
 
     Raises:
         UserError: a rung that cannot be, or two that are one.
     """
-    if not config.sweep.grids:
-        return [_rung(config, {}, sites)]
-    check_sweep(config.sweep)
-    rungs: list[RungConfig] = []
-    composed: dict[str, TrainConfig] = {}
-    for grid in config.sweep.grids:
-        values = {key: value if isinstance(value, list) else [value] for key, value in grid.items()}
-        swept = [key for key in values if len(values[key]) > 1 and key not in _SHOWN]
-        for combination in itertools.product(*values.values()):
-            choice = dict(zip(values, combination, strict=True))
-            places = {key: choice[key] for key in ("site", "target") if key in choice}
-            own = [(key, choice[key]) for key in choice if key not in places]
-            if str(own) not in composed:  # where a rung reads and writes changes nothing else of it
-                composed[str(own)] = cli.to_dataclass(
-                    cli.compose_config("train", [*overrides, *own])
-                )
-            rung = replace(composed[str(own)], **places)
-            told = {f"coder.{name}" for name in rung.coder.told_by_name}
-            rungs.append(_rung(rung, {k: choice[k] for k in swept if k not in told}, sites))
+    if config.sweep.grids and not config.ladder:
+        raise UserError(
+            "found sweep.grids without their rungs; expected sae_dist.compose to expand them, or "
+            "whole rungs in ladder=[RungConfig(…)]"
+        )
+    drafts = config.ladder or [draft(config)]
+    rungs = [rung for one in drafts for rung in _at_sites(one, widths)]
+    _name(rungs)
     _require_different(rungs)
-    return rungs
+    return _pick(rungs, config.rungs)
+
+
+def _at_sites(rung: RungConfig, widths: dict[str, int]) -> Iterator[RungConfig]:
+    """A rung for each site that its pattern stands for."""
+    pattern = rung.site or (next(iter(widths)) if len(widths) == 1 else None)
+    if pattern is None:
+        raise UserError(f"the store has sites {', '.join(widths)}: choose with site=…")
+    for site in matching(pattern, widths):
+        layer = layer_of(site)
+        target = rung.target if layer is None else at_layer(rung.target, layer)
+        if not target and rung.coder.form is not Form.autoencoder:
+            raise UserError(f"a {rung.coder.form} needs target=… beside site={site}")
+        if target not in ("", site) and rung.coder.form is Form.autoencoder:
+            raise UserError(f"an autoencoder reconstructs its own input: drop target={target}")
+        coder = rung.coder
+        if rung.expansion is not None and site in widths:  # else training says what there is
+            coder = replace(coder, num_latents=max(1, round(rung.expansion * widths[site])))
+        yield replace(rung, site=site, target=target or site, coder=coder)
+
+
+def _name(rungs: list[RungConfig]) -> None:
+    """Name rungs by what they are, and those that are alike by what they differ in, too."""
+    for name, alike in _grouped(rungs, lambda rung: rung.name or _label(rung)).items():
+        by_optimizer = _grouped(alike, lambda rung: rung.optim.name)
+        for optimizer, same in by_optimizer.items():
+            told = [asdict(rung) for rung in same]
+            differing = [] if len(same) == 1 else sorted(_differing(told) - {"init_from"})
+            for rung in same:
+                values = (f"{key.rpartition('.')[2]}{_value(rung, key)}" for key in differing)
+                rung.name = "-".join([name, *([optimizer] * (len(by_optimizer) > 1)), *values])
+
+
+def _grouped(
+    rungs: list[RungConfig], of: Callable[[RungConfig], str]
+) -> dict[str, list[RungConfig]]:
+    groups: dict[str, list[RungConfig]] = {}
+    for rung in rungs:
+        groups.setdefault(of(rung), []).append(rung)
+    return groups
+
+
+def _label(rung: RungConfig) -> str:
+    coder = rung.coder
+    kind = coder_choice(coder.kind, coder.form)
+    return "-".join(filter(None, [kind, str(coder.num_latents), coder.label, rung.site]))
+
+
+def _value(rung: RungConfig, key: str) -> Any:
+    value: Any = rung
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
 
 
 def _require_different(rungs: list[RungConfig]) -> None:
@@ -85,24 +122,25 @@ def _require_different(rungs: list[RungConfig]) -> None:
     for rung in rungs:
         twin = by_training.setdefault(str(_trained(rung)), rung)
         if twin is not rung:
+            idle = ", ".join(sorted(_differing([asdict(twin), asdict(rung)])))
+            reason = f" ({idle} changes nothing of a {rung.coder.kind}'s training)" if idle else ""
             raise UserError(
                 f"found rungs {twin.name} and {rung.name} of the sweep equal in all that is "
-                f"trained{_idle_difference(twin, rung)}; expected each to be another coder; take "
-                "one out"
+                f"trained{reason}; expected each to be another coder; take one out"
             )
         namesake = by_name.setdefault(rung.name, rung)
         if namesake is not rung:
-            differ = ", ".join(_differing(asdict(namesake), asdict(rung)))
+            differ = ", ".join(sorted(_differing([asdict(namesake), asdict(rung)])))
             raise UserError(
                 f"found two rungs of the sweep called {rung.name}, which differ in {differ}; "
-                "expected names that tell them apart; write both values into one grid, as a list"
+                "expected names that tell them apart; start a run for each"
             )
 
 
 def _trained(rung: RungConfig) -> dict[str, Any]:
     """What a rung's training depends on: not its name, its mesh, or what it never reads."""
     found = asdict(rung)
-    for key in ("name", "parallel"):
+    for key in ("name", "parallel", "expansion"):
         del found[key]
     for key in rung.coder.unread:
         del found["coder"][key]
@@ -111,44 +149,16 @@ def _trained(rung: RungConfig) -> dict[str, Any]:
     return found
 
 
-def _idle_difference(one: RungConfig, other: RungConfig) -> str:
-    keys = ", ".join(_differing(asdict(one), asdict(other)))
-    return f" ({keys} changes nothing of a {other.coder.kind}'s training)" if keys else ""
-
-
-def _differing(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for key in one.keys() - {"name"}:
-        if isinstance(one[key], dict):
-            yield from _differing(one[key], other[key], f"{prefix}{key}.")
-        elif one[key] != other.get(key):
-            yield prefix + key
-
-
-def _rung(config: TrainConfig, swept: dict[str, Any], sites: list[str]) -> RungConfig:
-    site = config.site or (sites[0] if len(sites) == 1 else None)
-    if site is None:
-        raise UserError(f"the store has sites {', '.join(sites)}: choose with site=…")
-    target = config.target or site
-    if config.target is None and config.coder.form is not Form.autoencoder:
-        raise UserError(f"a {config.coder.form} needs target=… beside site={site}")
-    if target != site and config.coder.form is Form.autoencoder:
-        raise UserError(f"an autoencoder reconstructs its own input: drop target={target}")
-    return RungConfig(
-        name=_name(config, swept, site),
-        site=site,
-        target=target,
-        init_from=config.init_from,
-        coder=config.coder,
-        optim=config.optim,
-        parallel=config.parallel,
-    )
-
-
-def _name(config: TrainConfig, swept: dict[str, Any], site: str) -> str:
-    coder = config.coder
-    kind = coder_choice(coder.kind, coder.form)
-    others = [f"{key.rpartition('.')[2] * ('.' in key)}{value}" for key, value in swept.items()]
-    return "-".join(filter(None, [kind, str(coder.num_latents), coder.label, site, *others]))
+def _differing(several: list[dict[str, Any]], prefix: str = "") -> set[str]:
+    """The keys in which some of these configurations differ."""
+    found: set[str] = set()
+    for key in {key for one in several for key in one} - {"name"}:
+        values = [one.get(key) for one in several]
+        if all(isinstance(value, dict) for value in values):
+            found |= _differing(values, f"{prefix}{key}.")
+        elif any(value != values[0] for value in values):
+            found.add(prefix + key)
+    return found
 
 
 def _pick(rungs: list[RungConfig], numbers: list[int] | None) -> list[RungConfig]:

@@ -1,14 +1,19 @@
 """Where a run lives, and what its files say."""
 
 import os
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.names import require_plain
+from sae_dist.common.settings import validate
+from sae_dist.config import HarvestConfig, Source, SourceConfig, place_key
 
 _MOST_CONFIG_BYTES = 2**20
 
@@ -38,7 +43,7 @@ def finished_run(runs: str, name: str) -> tuple[Path, dict[str, Any]]:
     The configuration is empty where nothing was trained and coders lie that `import_coder` wrote.
 
     Raises:
-        UserError: there is neither, or it is not what `launch/train.py` writes.
+        UserError: there is neither, or it is not what `sae-dist train` writes.
     """
     folder = run_folder(runs, name)
     path = folder / "config.yaml"
@@ -49,30 +54,62 @@ def finished_run(runs: str, name: str) -> tuple[Path, dict[str, Any]]:
         hint = f"did you mean {', '.join(near)}?" if near else f"train with run={name} first"
         raise UserError(f"no run in {folder}; expected {path.name} or coders there: {hint}")
     config = _read(path)
-    if not isinstance(config, dict) or not isinstance(config.get("store"), str):
-        raise UserError(f"found no store in {path}; expected a run's configuration; restore it")
+    place = isinstance(config, dict) and config.get(place_key(config.get("source")))
+    if not isinstance(place, str | dict):
+        raise UserError(f"found no source in {path}; expected a run's configuration; restore it")
     return folder, {str(key): value for key, value in config.items()}
 
 
-def store_of(trained: dict[str, Any], store: str | None, run: str, key: str = "store") -> str:
-    """Where a run's store is: as said by the setting `key`, or as it was when it was trained on.
+def source_of(
+    trained: dict[str, Any], store: str | None, run: str, key: str = "store"
+) -> SourceConfig:
+    """What a run was trained on, where the setting `key` says that it is now, or where it was.
+
+    Args:
+        trained: the run's configuration; empty for coders from elsewhere.
+        store: the setting's value; a meta-SAE's is the folder of the coder.
 
     Raises:
-        UserError: nobody says, or nothing is there (`coder:FOLDER` and `live` have no place).
+        UserError: nobody says where it is, or nothing is there.
     """
-    found = store or trained.get("store")
-    if found is None:
+    if not trained:
+        if store is None:
+            raise UserError(
+                f"run={run} was not trained here, so that its store is not known; expected "
+                f"{key}=…: name the activations to measure it on"
+            )
+        return SourceConfig(store=store)
+    source = Source(trained.get("source", Source.stored))
+    found = store or trained[place_key(source)]
+    if source is Source.live:
+        return SourceConfig(source=source, harvest=_harvest(found))
+    if store is None and "://" not in found and not Path(found).exists():
         raise UserError(
-            f"run={run} was not trained here, so that its store is not known; expected {key}=…: "
-            "name the activations to measure it on"
+            f"found no {found}, the {'store' if source is Source.stored else 'coder'} that "
+            f"run={run} was trained on; expected it there, or {key}=… to say where it is now"
         )
-    is_place = ":" not in found and found != "live"
-    if store is None and is_place and not Path(found).exists():
+    return SourceConfig(source=source, **{place_key(source): found})
+
+
+def started_text(folder: Path) -> dict[str, Any]:
+    """How the text of a live run was asked for, and its commit on the Hub; empty for others."""
+    if not (folder / "config.yaml").is_file():
+        return {}
+    harvest = finished_run(str(folder.parent), folder.name)[1].get("harvest")
+    return asdict(_harvest(harvest).text) if harvest else {}
+
+
+def _harvest(told: Any) -> HarvestConfig:
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(HarvestConfig), told)
+        made = cast(HarvestConfig, OmegaConf.to_object(merged))
+    except (OmegaConfBaseException, ValueError) as error:
         raise UserError(
-            f"found no {found}, the store that run={run} was trained on; expected it there, or "
-            f"{key}=… to say where it is now"
-        )
-    return str(found)
+            f"found no harvest in the run's config.yaml ({str(error).splitlines()[0]}); expected "
+            "what sae-dist train wrote; restore it"
+        ) from error
+    validate(made, "harvest.")
+    return made
 
 
 def coders_of(folder: Path) -> dict[str, dict[str, Any]]:

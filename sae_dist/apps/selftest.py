@@ -1,8 +1,8 @@
 """Put faults in on purpose, and see whether the promises hold here. Short and safe.
 
-    python -m sae_dist.apps.selftest folder=/scratch/me
-    torchrun --nproc-per-node 8 launch/selftest.py folder=/scratch/me
-    srun python launch/selftest.py folder=/scratch/me
+    sae-dist selftest folder=/scratch/me
+    torchrun --nproc-per-node 8 -m sae_dist selftest folder=/scratch/me
+    srun sae-dist selftest folder=/scratch/me
 
 Give a folder of the filesystem that stores and runs will lie on, and start it as training will be
 started; alone, it starts a process a GPU, or two. All is written into one new subfolder, of which
@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from sae_dist import __version__
-from sae_dist.apps import command
+from sae_dist.apps.command import command, entry
 from sae_dist.apps.terminal import show
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_json
@@ -33,12 +33,8 @@ from sae_dist.selftest import CHECKS, Job, Place, Result, perform, table
 _RECORD = "selftest.json"
 
 
-def main() -> None:
-    """The command."""
-    command.run("selftest")
-
-
-def selftest_command(config: SelftestConfig) -> None:
+@command
+def selftest(config: SelftestConfig) -> None:
     """Make every check; called by each process that a launcher started, or alone."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends jobs, too
     if "RANK" not in os.environ:
@@ -93,6 +89,8 @@ def _conclude(folder: Path, results: list[Result], keep: bool) -> None:
     show(table(results))
     log_info(f"as JSON in {folder / _RECORD}")
 
+
+main = entry("selftest")
 
 if __name__ == "__main__":
     main()

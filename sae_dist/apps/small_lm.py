@@ -1,14 +1,14 @@
 """Train a small language model from scratch: a tokenizer and a transformer, saved for transformers.
 
-    python launch/small_lm.py folder=PATH
-    python launch/small_lm.py folder=FINETUNE finetune_from=PATH text.path=chat.jsonl
+    sae-dist small_lm folder=PATH
+    sae-dist small_lm folder=FINETUNE finetune_from=PATH text.path=chat.jsonl
 
 It exists so that everything can be tried where no pretrained model is at hand.
 """
 
 from pathlib import Path
 
-from sae_dist.apps import command
+from sae_dist.apps.command import command, entry
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import log_info
 from sae_dist.config import SmallLMRootConfig
@@ -16,21 +16,21 @@ from sae_dist.lm import train_small_lm
 from sae_dist.text import texts
 
 
-def main() -> None:
-    """The command."""
-    command.run("small_lm")
-
-
-def small_lm_command(config: SmallLMRootConfig) -> None:
-    """Train the model, unless the folder holds one."""
+@command
+def small_lm(config: SmallLMRootConfig) -> Path:
+    """Train the model, unless the folder holds one, which is returned."""
     folder = Path(config.folder)
     if (folder / "config.json").is_file():
         log_info(f"{folder} holds a model already: nothing to do")
-        return
+        return folder
     if config.text.template is not None:
         raise UserError(
             f"found text.template={config.text.template!r}; expected none: it wraps what is "
-            "harvested; finetune on whole conversations, such as launch/chat_corpus.py writes"
+            "harvested; finetune on whole conversations, such as sae-dist chat_corpus writes"
         )
     base = None if config.finetune_from is None else Path(config.finetune_from)
     train_small_lm(config.model, lambda: texts(config.text), folder, base)
+    return folder
+
+
+main = entry("small_lm")

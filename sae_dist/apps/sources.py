@@ -1,26 +1,82 @@
-"""What `store=…` stands for: a store's activations, or the decoder of a coder."""
+"""The activations that a training or an evaluation reads."""
 
 from hashlib import file_digest
 from pathlib import Path
+from typing import Any, cast
 
-from sae_dist.apps.checks import CODER
+import torch
+
+from sae_dist.apps.harvested import load_harvested
 from sae_dist.coders import describe_coder, load_coder
 from sae_dist.coders.files import WEIGHTS
 from sae_dist.common.errors import UserError
-from sae_dist.store import CacheConfig, open_store
+from sae_dist.config import EvaluateConfig, HarvestConfig, Source, SourceConfig
+from sae_dist.live import LiveActivations, check_live
+from sae_dist.lm import LM, compile_layers, foresee, load_lm, resolve, truncate
+from sae_dist.store import open_store
 from sae_dist.stream import ActivationsInMemory, ActivationSource, StoredActivations
+from sae_dist.text import documents, pin
 
 
-def open_source(store: str, max_shard_gib: float, cache: CacheConfig) -> ActivationSource:
-    """The activations of the store at a path, or of `coder:FOLDER` the unit decoder rows.
+def open_source(config: SourceConfig, device: torch.device) -> ActivationSource:
+    """The activations of a store, of a language model run beside the training, or decoder rows.
 
     Raises:
-        UserError: there is no such store or coder, or it is not sound.
+        UserError: there is no such store or coder, or it is not sound; or what the language
+            model's configuration and the text's first document tell to be wrong.
     """
-    if store.startswith(CODER):
-        return decoder_rows(Path(store.removeprefix(CODER)))
-    max_shard_bytes = int(max_shard_gib * 2**30)
-    return StoredActivations(open_store(store, max_shard_bytes=max_shard_bytes, cache=cache))
+    if config.source is Source.live:
+        return open_live(cast(HarvestConfig, config.harvest), device)
+    if config.source is Source.decoder:
+        return decoder_rows(Path(str(config.decoder)))
+    max_shard_bytes = int(config.max_shard_gib * 2**30)
+    return StoredActivations(
+        open_store(str(config.store), max_shard_bytes=max_shard_bytes, cache=config.cache)
+    )
+
+
+def open_trained(
+    source: SourceConfig,
+    coders: dict[str, dict[str, Any]],
+    config: EvaluateConfig,
+    device: torch.device,
+) -> ActivationSource:
+    """The same activations for the evaluation of a run, a live one's language model whole.
+
+    Args:
+        source: the run's (`source_of`).
+        coders: the run's, described; they say what language model it was.
+
+    Raises:
+        UserError: as `open_source`, or the language model is not the one it was trained on.
+    """
+    if source.source is not Source.live:
+        source.max_shard_gib, source.cache = config.max_shard_gib, config.cache
+        return open_source(source, device)
+    harvested = next(iter(coders.values()))["about"]["source"]["lm"]
+    lm = load_harvested(
+        harvested, config.lm_name, device, trust_remote_code=config.lm_trust_remote_code
+    )
+    return _live(cast(HarvestConfig, source.harvest), lm)
+
+
+def open_live(config: HarvestConfig, device: torch.device) -> LiveActivations:
+    """Load a language model without the layers that no site needs."""
+    check_live(config.sites, config.lm.tensor, config.writer)
+    foresee(config.lm, config.sites, config.text.sequence_length, "harvest.")
+    next(documents(config.text))
+    lm = load_lm(config.lm, device, key="harvest.lm.name")
+    found = [resolve(lm.model, site) for site in config.sites]
+    truncate(lm.model, found)
+    if lm.config.compile:
+        compile_layers(lm.model, found)
+    return _live(config, lm)
+
+
+def _live(config: HarvestConfig, lm: LM) -> LiveActivations:
+    size = config.harvest.batch_sequences
+    text = pin(config.text)
+    return LiveActivations(lm, list(config.sites), text, config.tokens, config.writer, size)
 
 
 def decoder_rows(folder: Path) -> ActivationsInMemory:
@@ -40,5 +96,5 @@ def decoder_rows(folder: Path) -> ActivationsInMemory:
         raise UserError(f"the decoder of {folder} is all zeros; expected a trained coder")
     with (folder / WEIGHTS).open("rb") as file:
         identity = f"coder sha256:{file_digest(file, 'sha256').hexdigest()}"
-    origin = {"store": f"{CODER}{folder}", "rows": len(rows_NE), "coder": about}
+    origin = {"store": f"coder:{folder}", "rows": len(rows_NE), "coder": about}
     return ActivationsInMemory("decoder", rows_NE, identity, origin)

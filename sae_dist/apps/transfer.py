@@ -7,11 +7,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from sae_dist.apps.asked import LIVE
 from sae_dist.apps.harvested import load_finetune, load_harvested_tokenizer
-from sae_dist.apps.live import open_trained_live
-from sae_dist.apps.runs import coders_of, finished_run, store_of
-from sae_dist.apps.sources import open_source
+from sae_dist.apps.runs import coders_of, finished_run, source_of
+from sae_dist.apps.sources import open_trained
 from sae_dist.common.errors import UserError
 from sae_dist.config import EvaluateConfig
 from sae_dist.evaluate.transfer import Prompt, Trained, transfer
@@ -83,14 +81,10 @@ def _finetuned(config: EvaluateConfig, device: torch.device) -> list[Trained]:
         return []
     folder, trained = finished_run(config.runs, asked.finetuned_run)
     key = "transfer.finetuned_store"
-    store = store_of(trained, asked.finetuned_store, asked.finetuned_run, key)
-    source: ActivationSource
-    if store == LIVE:
-        leave = asked.lm_trust_remote_code
-        same = replace(config, lm_name=asked.lm_name, lm_trust_remote_code=leave)
-        source = open_trained_live(coders_of(folder), trained, same, device)
-    else:
-        source = open_source(store, config.max_shard_gib, config.cache)
+    where = source_of(trained, asked.finetuned_store, asked.finetuned_run, key)
+    leave = asked.lm_trust_remote_code
+    same = replace(config, lm_name=asked.lm_name, lm_trust_remote_code=leave)
+    source = open_trained(where, coders_of(folder), same, device)
     return [Trained("finetuned", folder, source)]
 
 

@@ -1,12 +1,12 @@
 """Check that a store is what its manifest says: every file's size and, with `full`, its checksum.
 
-    python launch/verify.py store=PATH
+    sae-dist verify store=PATH
 
 `full=false` reads manifest, commits and metadata, and looks at sizes alone. `repair=true` mends
 what is bad: from what is whole where that says it all, else by harvesting bad units again.
 """
 
-from sae_dist.apps import command
+from sae_dist.apps.command import command, entry
 from sae_dist.apps.repair import repair
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import log_info
@@ -14,13 +14,13 @@ from sae_dist.config import VerifyConfig
 from sae_dist.store import Audit, audit
 
 
-def main() -> None:
-    """The command."""
-    command.run("verify")
+@command
+def verify(config: VerifyConfig) -> Audit:
+    """Print each fault that is found, and mend it if asked to.
 
-
-def verify_command(config: VerifyConfig) -> None:
-    """Print each fault that is found, and mend it if asked to; fail if one is left."""
+    Raises:
+        UserError: a fault is left.
+    """
     found = _audit(config, config.full)
     if config.repair and found.faults:
         repair(config, found)
@@ -31,6 +31,7 @@ def verify_command(config: VerifyConfig) -> None:
         )
     said = "is whole" if found.is_sealed else "is whole as far as it goes"
     log_info(f"{config.store} {said}")
+    return found
 
 
 def _audit(config: VerifyConfig, full: bool) -> Audit:
@@ -56,3 +57,6 @@ def _audit(config: VerifyConfig, full: bool) -> Audit:
             f"not sealed: {found.num_committed} of {found.num_units or '?'} units are committed"
         )
     return found
+
+
+main = entry("verify")

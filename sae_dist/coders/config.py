@@ -80,8 +80,6 @@ class CoderConfig:
     """Whether activations may be negative."""
     begins_at_data: ClassVar[bool] = True
     """Whether b_dec begins at a sample's middle instead of 0."""
-    told_by_name: ClassVar[tuple[str, ...]] = ()
-    """The settings that `label` tells."""
 
     kind: str = field(default="", init=False)
     form: Form = Form.autoencoder

@@ -4,6 +4,7 @@ import re
 from difflib import get_close_matches
 
 from sae_dist.common.errors import UserError
+from sae_dist.common.patterns import at_layer
 
 _HOOKS = {
     "resid_pre": "blocks.{}.hook_resid_pre",
@@ -58,19 +59,20 @@ def layer_of(site: str) -> int | None:
 
 
 def require_site(key: str, name: str) -> None:
-    """Refuse a name that no language model has a site by, with the nearest that is one.
+    """Refuse a name or pattern that no language model has a site by, with the nearest that is one.
 
     Raises:
         UserError: it is neither a short name nor a path that ends with .input or .output.
     """
-    if name == _EMBED[0] or _SHORT.fullmatch(name) or name.endswith((".input", ".output")):
+    one = at_layer(name, 0)
+    if one == _EMBED[0] or _SHORT.fullmatch(one) or one.endswith((".input", ".output")):
         return
     kind, _, layer = name.rpartition(".")
     near = [
         f"{other}.{layer}" for other in get_close_matches(kind, _HOOKS, n=1) if layer.isdecimal()
     ]
     meant = site_of(name) if site_of(name) != name else next(iter(near), None)
-    hint = f"that is {meant} here" if meant else "see launch/harvest.py --help"
+    hint = f"that is {meant} here" if meant else "see sae-dist harvest --help"
     raise UserError(
         f"{key}={name}; expected a site such as resid_post.3 or embed, or path.to.module.input or "
         f".output; {hint}"

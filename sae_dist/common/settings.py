@@ -118,6 +118,9 @@ def validate(config: Any, prefix: str = "") -> None:
         key, value = prefix + declared.name, getattr(config, declared.name)
         if is_dataclass(value):
             validate(value, f"{key}.")
+        elif isinstance(value, list) and any(map(is_dataclass, value)):
+            for number, one in enumerate(value):
+                validate(one, f"{key}[{number}].")
         else:
             require(key, value, kinds(schema)[declared.name], allowed_in(declared))
 

@@ -94,7 +94,7 @@ def place(
     if l0 is None:
         raise UserError(
             f"{rung}: Gemma Scope's folders are named by L0, which was not measured; "
-            "run launch/evaluate.py first"
+            "run sae-dist evaluate first"
         )
     return f"layer_{layer}/width_{_thousands(num_latents)}/average_l0_{round(l0)}"
 

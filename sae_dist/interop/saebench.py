@@ -131,7 +131,7 @@ class SAEBenchCoder(nn.Module):
         if form is not Form.autoencoder:
             raise UserError(
                 f"found a {form.replace('_', ' ')}; SAEBench reconstructs what a coder reads, so "
-                "expected an autoencoder; measure this one with launch/evaluate.py"
+                "expected an autoencoder; measure this one with sae-dist evaluate"
             )
         return self.coder.decode(acts)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sae_dist.lm.loss import divergence_NS, loss_of_logits_NS, next_token_loss_NS
     from sae_dist.lm.rollout import rollouts
     from sae_dist.lm.sites import End, Site, resolve
-    from sae_dist.lm.size import LMSize, lm_size
+    from sae_dist.lm.size import LMSize, expand_sites, lm_size
     from sae_dist.lm.splice import splice
     from sae_dist.lm.tensor import load_sliced_lm, sliced_sites
     from sae_dist.lm.zero3 import load_zero3_lm, spread_engine
@@ -30,6 +30,7 @@ __all__ = [
     "Site",
     "SmallLMConfig",
     "compile_layers",
+    "expand_sites",
     "divergence_NS",
     "find_lm",
     "fold_rms_norms",

@@ -147,7 +147,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
     if not (folder / _REPORT).is_file():
         raise UserError(
             f"found no small language model in {folder}; expected a folder that "
-            "launch/small_lm.py wrote; train it first, or correct finetune_from"
+            "sae-dist small_lm wrote; train it first, or correct finetune_from"
         )
     lm = load_lm(LMConfig(name=str(folder)), key="finetune_from")
     lm.model.requires_grad_(True)

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from sae_dist.common.errors import UserError
+from sae_dist.common.patterns import expand, is_pattern
 from sae_dist.lm.capture import Capture, site_widths, truncate
 from sae_dist.lm.config import LMConfig, LMDtype
 from sae_dist.lm.files import read_config
@@ -49,6 +50,21 @@ class LMSize:
         """
         attention = 4 * sequence_length * self.d_attention * self.num_layers
         return 2 * self.matrix_parameters + attention
+
+
+def expand_sites(
+    config: LMConfig, sites: list[str], architecture: dict[str, Any] | None = None
+) -> list[str]:
+    """The sites that names and patterns (`common/patterns.py`) stand for, each once.
+
+    The number of layers is that of the `config.json` that describes the language model; see
+    `lm_size`. Raises UserError for layers that it does not have.
+    """
+    if not any(map(is_pattern, sites)):
+        return sites
+    text = _described(config, architecture or {}).get_text_config()
+    layers = range(text.num_hidden_layers)
+    return list(dict.fromkeys(site for pattern in sites for site in expand(pattern, layers)))
 
 
 def lm_size(config: LMConfig, architecture: dict[str, Any], sites: list[str]) -> LMSize:

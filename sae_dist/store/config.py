@@ -18,6 +18,9 @@ class NonFinite(StrEnum):
 class StoreConfig:
     """How to store activations: sizes are of all sites together, `held_out` a share of shards.
 
+    `shard_mib: null` makes a 4,096th of all a shard, between 256 MiB and 12 GiB and no more than
+    1 GiB a site: two shards are held in memory by each process of a harvest.
+
     `dtype` int8 stores bfloat16 in half the bytes, off by up to 1/254 of a token's largest value
     (`store/values.py`).
 
@@ -27,7 +30,7 @@ class StoreConfig:
 
     dtype: FloatDtype = FloatDtype.bfloat16
     chunk_mib: float = setting(2.0, above=0)
-    shard_mib: float = setting(256.0, above=0)
+    shard_mib: float | None = setting(None, above=0)
     held_out: float = setting(0.05, min=0, below=1)
     non_finite: NonFinite = NonFinite.fail
     max_norm: float | None = setting(None, above=1)

@@ -16,7 +16,7 @@ import numpy as np
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import create_exclusive, fsync_path, write_atomic, write_new
 
-REMEDY = "restore it, or let launch/verify.py mend it with repair=true"
+REMEDY = "restore it, or let sae-dist verify mend it with repair=true"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

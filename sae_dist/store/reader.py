@@ -245,7 +245,7 @@ class Store:
                         path=self._files.path(spec.file(unit)),
                         found=f"with chunk {chunk} damaged ({said})",
                         expected="the bytes that were committed",
-                        remedy="run launch/verify.py, with repair=true to mend it",
+                        remedy="run sae-dist verify, with repair=true to mend it",
                         unit=unit,
                     )
                 )

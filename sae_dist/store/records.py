@@ -40,6 +40,8 @@ UNIT_COMMITS = "commits/units"
 TOKENS = "commits/tokens"
 TOKENS_END = f"{TOKENS}/end.json"
 _DIGEST_BYTES = 32
+_SHARDS = 4096  # of a large store
+_LEAST_MIB, _MOST_MIB, _MOST_MIB_A_SITE = 256, 12 * 1024, 1024
 _END = b"\n}"
 _SEAL = b',\n  "sha256": "%s"' + _END  # at the end of each file
 
@@ -271,12 +273,15 @@ def choose_settings(
             f"found {num_sequences} sequences of {sequence_length} positions; expected at least "
             "one of each; change them"
         )
+    bytes_per_position = sum(widths.values()) * config.dtype.disk.itemsize
+    total_mib = (num_sequences or 0) * sequence_length * bytes_per_position / 2**20
+    most_mib = min(_MOST_MIB, _MOST_MIB_A_SITE * sum(widths.values()) / max(widths.values()))
     layout = choose_layout(
         num_sequences=num_sequences,
         sequence_length=sequence_length,
-        bytes_per_position=sum(widths.values()) * config.dtype.disk.itemsize,
+        bytes_per_position=bytes_per_position,
         chunk_mib=config.chunk_mib,
-        shard_mib=config.shard_mib,
+        shard_mib=config.shard_mib or max(_LEAST_MIB, min(total_mib / _SHARDS, most_mib)),
         held_out=config.held_out,
     )
     return Settings(

@@ -79,7 +79,7 @@ def _publish_all(files: Files, contents: Contents) -> None:
                 if not files.exists(spec.file(unit)):  # else another process seals, too
                     raise UserError(
                         f"found {files.path(spec.file(unit))} missing; expected what was "
-                        "committed; let launch/verify.py mend it with repair=true"
+                        "committed; let sae-dist verify mend it with repair=true"
                     ) from error
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
+    from sae_dist.common.errors import Preempted
     from sae_dist.train.config import LoopConfig, Resume, RungConfig, WatchConfig
     from sae_dist.train.fingerprint import check_alike
     from sae_dist.train.ladder import build_ladder
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from sae_dist.train.rung import Rung
     from sae_dist.train.signals import ending_signals
     from sae_dist.train.step import NonFiniteError, StepResult, training_step
-    from sae_dist.train.watch import REQUEUE, Preempted, Watch
+    from sae_dist.train.watch import Watch
 
 __all__ = [
     "AdamConfig",
@@ -32,7 +33,6 @@ __all__ = [
     "OptimConfig",
     "Optimizer",
     "Preempted",
-    "REQUEUE",
     "Resume",
     "Rung",
     "RungConfig",

@@ -22,12 +22,14 @@ class RungConfig:
     """What one rung trains: a coder from one site of the store to another (or the same).
 
     `init_from` is the coder to go on from (see `interop.load_coder`); without one it begins anew.
+    `expansion` latents a dimension of the site take the place of `coder.num_latents`.
     """
 
     name: str = ""
     site: str = ""
     target: str = ""
     init_from: str | None = None
+    expansion: float | None = setting(None, above=0)
     coder: CoderConfig = field(default_factory=JumpReLU)
     optim: OptimConfig = field(default_factory=AdamConfig)
     parallel: MeshConfig = field(default_factory=MeshConfig)

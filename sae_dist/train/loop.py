@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sae_dist.checkpoint import Checkpoints
-from sae_dist.common.errors import UserError
+from sae_dist.common.errors import Preempted, UserError
 from sae_dist.common.log import log_info, progress
 from sae_dist.common.memory import collected_every
 from sae_dist.common.settings import validate
@@ -32,7 +32,7 @@ from sae_dist.train.speed import Speed
 from sae_dist.train.staging import on_device
 from sae_dist.train.step import StepResult, training_step
 from sae_dist.train.validation import held_out_figures
-from sae_dist.train.watch import Preempted, Watch
+from sae_dist.train.watch import Watch
 
 Figures = dict[str, Any]
 Evaluate = Callable[[Sequence[Rung], int], dict[str, Figures]]

@@ -41,7 +41,7 @@ class Rung:
         if not 0 < mean_square < math.inf:
             raise UserError(
                 f"site {config.site} has E‖x‖² = {mean_square}; expected finite activations that "
-                "are not all zeros: look at the store with launch/verify.py"
+                "are not all zeros: look at the store with sae-dist verify"
             )
         self.config, self.mesh, self.name = config, mesh, config.name
         self.scale = math.sqrt(mean_square)

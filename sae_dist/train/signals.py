@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from sae_dist.train.watch import Preempted
+from sae_dist.common.errors import Preempted
 
 _ENDING = (signal.SIGTERM, signal.SIGUSR1)  # the second where Slurm's --signal says so
 _GRACE = 5.0  # seconds: if a process failed, the watch of the others tells why meanwhile

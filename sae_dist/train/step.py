@@ -82,5 +82,5 @@ def _skip(rung: Rung, step: int) -> None:
     if rung.skipped_in_a_row >= _MAX_SKIPPED_IN_A_ROW:
         raise NonFiniteError(
             f"rung {rung.name}: loss or gradient was not finite {_MAX_SKIPPED_IN_A_ROW} steps in a "
-            "row; lower optim.lr, or look for non-finite activations with launch/verify.py"
+            "row; lower optim.lr, or look for non-finite activations with sae-dist verify"
         )

@@ -22,23 +22,18 @@ from typing import Any, Self
 
 import torch.distributed as dist
 
-from sae_dist.common.errors import UserError
+from sae_dist.common.errors import REQUEUE, Preempted, UserError
 from sae_dist.common.log import write_error
 from sae_dist.common.settings import validate
 from sae_dist.parallel import World
 from sae_dist.train.config import WatchConfig
 
-REQUEUE = 75  # EX_TEMPFAIL: a scheduler may start the job again
 _PERIOD = 1.0  # seconds between two beats
 _GRACE = 2.0  # for a process that may be ending by itself, and for the store's host to be read
 _HURRIED = 4.0  # of silence are enough once a collective has failed
 _PATIENCE = 10.0  # of a process whose collective failed, for the fault to be found elsewhere
 _SLOW = 5  # times the longest step yet is no stall
 _REMEDY = "start the command again to go on from the last checkpoint"
-
-
-class Preempted(Exception):
-    """The job was asked to end (SIGTERM), and a checkpoint has been saved."""
 
 
 @dataclass(slots=True)

@@ -31,6 +31,11 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
     )
 
 
+def installed(name: str) -> tuple[str, ...]:
+    """What `sae-dist name` calls."""
+    return "-m", "sae_dist", name
+
+
 def launch(name: str) -> str:
     """The path of `launch/name.py`."""
     return str(ROOT / "launch" / f"{name}.py")

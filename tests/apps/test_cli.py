@@ -1,3 +1,4 @@
+import inspect
 import os
 import re
 import subprocess
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+import sae_dist
+from sae_dist import config
 from sae_dist.apps import (
     chat_corpus,
     cli,
@@ -27,8 +30,9 @@ from sae_dist.apps import (
     train,
     verify,
 )
-from sae_dist.apps.rungs import expand
-from sae_dist.config import HarvestConfig, TrainConfig, conf_folder
+from sae_dist.apps.rungs import lay_out
+from sae_dist.common.errors import UserError
+from sae_dist.config import EvaluateConfig, HarvestConfig, TrainConfig, conf_folder
 from sae_dist.report.styles import width_label
 from tests.apps.commands import ROOT, TORCHRUN, command, launch
 
@@ -81,16 +85,13 @@ def compose(root: str, *overrides: str) -> Any:
 
 
 def run(root: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", [f"launch/{root}.py", *arguments])
+    monkeypatch.setattr("sys.argv", [f"sae-dist {root}", *arguments])
     COMMANDS[root].main()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(conf_folder())))
 def test_every_file_of_conf_composes(path: Path) -> None:
     group = path.relative_to(conf_folder()).parent.name
-    if not group:
-        assert compose(path.stem) is not None
-        return
     prefix = "+" if group == "sweep" else ""
     if group == "chat":
         for root, place in CHAT_OF:
@@ -112,14 +113,26 @@ def test_every_file_of_conf_composes(path: Path) -> None:
         choice = [*GIVEN["train"], f"{prefix}{group}={path.stem}"]
         target = "b" if "transcoder" in path.stem else "a"
         sites = ["site=a", f"target={target}"]
-        config = cli.to_dataclass(cli.compose_config("train", choice + sites))
-        rungs = expand(config, choice + sites, ["a", "b"])
+        rungs = lay_out(cli.compose("train", choice + sites), {"a": 8, "b": 8})
         assert len({rung.name for rung in rungs}) == len(rungs) > 0
 
 
-def test_every_command_has_a_root_and_a_script() -> None:
-    assert {path.stem for path in conf_folder().glob("*.yaml")} == COMMANDS.keys()
-    assert {path.stem for path in (ROOT / "launch").glob("*.py")} == COMMANDS.keys()
+def test_every_command_is_a_function_of_its_configuration() -> None:
+    assert config.COMMANDS.keys() == COMMANDS.keys()
+    for name, row in config.COMMANDS.items():
+        function = getattr(COMMANDS[name], name)
+        assert getattr(sae_dist, name) is function or name not in sae_dist.__all__
+        assert inspect.signature(function).parameters["config"].annotation is row.config
+        assert isinstance(compose(name), row.config)
+
+
+def test_a_function_refuses_what_its_command_would(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="^store=…, run=… must be given"):
+        sae_dist.train(TrainConfig())
+    with pytest.raises(UserError, match="^found no store at .*nowhere"):
+        sae_dist.train(TrainConfig(store=f"{tmp_path}/nowhere", run="r"))
+    with pytest.raises(UserError, match="^max_sequences=0; expected"):
+        sae_dist.evaluate(EvaluateConfig(run="r", runs=str(tmp_path), max_sequences=0))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +174,7 @@ def test_every_command_has_a_root_and_a_script() -> None:
         ("train", ["d_sae=3"], "d_sae of other libraries is coder.num_latents here$"),
         ("train", ["sae.l1_coefficient=3"], "l1_coefficient of .* is coder.sparsity_coefficient"),
         ("train", ["hook_name=x"], "hook_name of other libraries is site here$"),
-        ("train", ["context_size=9"], "is text.sequence_length of launch/harvest.py here$"),
+        ("train", ["context_size=9"], "is text.sequence_length of sae-dist harvest here$"),
         ("harvest", ["hook_name=x"], "hook_name of other libraries is sites here$"),
         ("harvest", ["sites=[blocks.3.hook_resid_post]"], "that is resid_post.3 here$"),
         ("harvest", ["lm=EleutherAI/pythia-70m"], "expected one of custom, .*or lm.name=NAME"),
@@ -191,7 +204,10 @@ def test_every_command_has_a_root_and_a_script() -> None:
         ("import_coder", ["to=."], "to=. exists; expected a new folder"),
         ("selftest", ["folder=nowhere"], "no folder nowhere"),
         ("compare", [], "no run in runs/a; expected config.yaml"),
-        ("train", ["store=coder:c"], "found no coder at c"),
+        ("train", ["source=decoder", "decoder=c"], "found no coder at c"),
+        ("train", ["source=decoder"], "decoder=… must be given"),
+        ("train", ["expansion=8", "coder.num_latents=4K"], "found expansion=.*drop one"),
+        ("train", ["source=stord"], "source=stord; expected one of stored, live, decoder"),
         ("plan", ["train.sed=1"], "found key train.sed; .*did you mean train.seed?"),
         ("plan", [], "harvest.sites=…, harvest.lm.name=… must be given; see --help$"),
     ],

@@ -32,7 +32,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setattr("sys.argv", ["launch/compare.py", *arguments])
+    monkeypatch.setattr("sys.argv", ["sae-dist compare", *arguments])
     compare.main()
 
 

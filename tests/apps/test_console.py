@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from sae_dist.apps import completion, console
-from tests.apps.commands import ROOT
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -32,11 +31,6 @@ def completed(line: str, number: int, breaks: str = " =:") -> list[str]:
     found = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert found.stderr == ""
     return found.stdout.split()
-
-
-def test_every_launcher_is_a_command() -> None:
-    launchers = {path.stem for path in (ROOT / "launch").glob("*.py")}
-    assert set(console.COMMANDS) == launchers
 
 
 def test_without_a_command_all_are_listed(

@@ -8,54 +8,81 @@ import pytest
 import yaml
 
 from sae_dist.apps import cli, experiment, plan
-from sae_dist.apps.rungs import expand
+from sae_dist.apps.rungs import lay_out
 from sae_dist.common.errors import UserError
 from sae_dist.config import HarvestConfig, TrainConfig, conf_folder
+from sae_dist.lm import expand_sites
 from sae_dist.plan import MachineConfig, table, to_dict
+from sae_dist.train import RungConfig
 from tests.lm.tiny import tiny_model
 
-FILES = [  # those that harvest; the others read what is there
-    path
+ALL = {
+    path: yaml.safe_load(path.read_text(encoding="utf-8"))
     for path in sorted((conf_folder() / "experiment").glob("*.yaml"))
-    if "harvest" in yaml.safe_load(path.read_text(encoding="utf-8"))
+}
+FILES = {path: said for path, said in ALL.items() if "harvest" in said}  # others read what is there
+TOGETHER = ["gemma_scope_2_1b:ladder:1m", "gemma_scope_9b:it:131k"]
+TOGETHER += ["gemma_scope_2b:mlp:65k", "gpt2:ladder:batchtopk"]  # of all that there could be
+NAMES = [
+    *(path.stem for path in FILES),
+    *(
+        f"{path.stem}:{variant}"
+        for path, said in FILES.items()
+        for variant in said.get("variants", ())
+    ),
+    *TOGETHER,
 ]
+MLP = {"mlp_in.3": 64, "mlp_out.3": 64}
 MACHINE = MachineConfig(disk_free_gb=1e9)
 
 
 def composed(name: str, *overrides: str) -> tuple[HarvestConfig, TrainConfig]:
     asked = [f"+experiment={name}", *overrides]
-    configs = [cli.to_dataclass(cli.compose_config(root, asked)) for root in ("harvest", "train")]
-    return configs[0], configs[1]
+    return cli.compose("harvest", asked), cli.compose("train", asked)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_experiment_composes_and_is_planned(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def ladder(name: str) -> list[RungConfig]:
+    """The rungs of an experiment, all sites as wide."""
+    harvest, training = composed(name)
+    sites = expand_sites(harvest.lm, harvest.sites, harvest.architecture)
+    return lay_out(training, dict.fromkeys(sites, 512))
+
+
+@pytest.mark.parametrize(
+    "name", ["gemma_scope_27b", "gpt2", "quickstart", "skip_transcoders:sizes"]
+)
+def test_an_experiment_is_planned(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = MACHINE
-    if path.stem == "quickstart":  # of two CPU cores, whose LM is trained first
+    if name == "quickstart":  # of two CPU cores, whose LM is trained first
         machine = replace(MACHINE, devices=2)
         monkeypatch.chdir(tmp_path)
         tiny_model("llama").save_pretrained(tmp_path / "runs/quickstart/lm")
-    said = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert said["harvest"]["store"] == said["train"]["store"]
-    assert said["train"]["run"] == path.stem
-    made = plan.make_plan([f"+experiment={path.stem}"], machine, [])
-    names = {rung.name for rung in made.training.rungs}
-    assert len(names) == len(made.training.rungs) > 0
-    assert made.size.widths.keys() == set(said["harvest"]["sites"])
+    asked = cli.compose("plan", [f"+experiment={name}"])
+    made = plan.make_plan(asked.harvest, asked.train, machine, [])
     harvested = made.harvest.layout.num_sequences * made.harvest.layout.sequence_length
     assert made.training.num_tokens <= 1.001 * harvested
     assert made.warnings == []  # with enough disk it all fits eight H100
     assert table(made).count("\n") > 10 and to_dict(made)["training"]["hours"] > 0
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_composes_and_is_laid_out(name: str) -> None:
+    if name == "quickstart":
+        return  # whose LM is trained first
+    rungs = ladder(name)
+    assert len({rung.name for rung in rungs}) == len(rungs) > 0
+    harvest, training = composed(name)
+    assert harvest.store == training.store
+    assert training.run == name.replace(":", "-")
+
+
 def test_experiments_that_only_train_are_laid_out() -> None:
-    others = {path.stem for path in (conf_folder() / "experiment").glob("*.yaml")}
-    for name in others - {path.stem for path in FILES}:
-        asked = [f"+experiment={name}", "store=a", "run=b"]
-        config = cli.to_dataclass(cli.compose_config("train", asked))
-        rungs = expand(config, asked, ["a"])
+    for path in sorted(ALL.keys() - FILES.keys()):
+        asked = [f"+experiment={path.stem}", "store=a", "decoder=a"]
+        widths = {"decoder": 64} if path.stem == "meta_sae" else {"resid_post.2": 64, **MLP}
+        rungs = lay_out(cli.compose("train", asked), widths)
         assert len({rung.name for rung in rungs}) == len(rungs) > 0
 
 
@@ -66,68 +93,84 @@ def test_every_experiment_says_where_its_numbers_are_from(path: Path) -> None:
     if path.stem != "quickstart":
         assert re.search(r"\b20\d\d\b", head[0])
         assert re.search(r"(?i)not (published|known)|stands in|all of it", head[0])
-    assert yaml.safe_load(path.read_text(encoding="utf-8")).keys() == {"harvest", "train"}
 
 
 def test_published_numbers() -> None:
-    harvest, training = composed("gemma_scope_2b_resid_16k")
+    harvest, training = composed("gemma_scope_2b")
     assert (harvest.lm.name, harvest.text.sequence_length) == ("google/gemma-2-2b", 1024)
     assert (training.tokens, training.batch_tokens) == (4 * 10**9, 4096)
-    assert len(harvest.sites) == 26
+    assert len(ladder("gemma_scope_2b")) == 26
     optim, coder = training.optim, training.coder
     assert (optim.lr, optim.beta1, optim.beta2) == (7e-5, 0.0, 0.999)
     assert (optim.warmup_steps, optim.sparsity_warmup_steps) == (1000, 10_000)
-    assert (coder.num_latents, coder.bandwidth) == (2**14, 0.001)
-    harvest, training = composed("gemma_scope_9b_mlp_131k")
-    assert (len(harvest.sites), training.coder.num_latents) == (42, 2**17)
+    assert (coder.num_latents, coder.bandwidth, coder.sparsity_coefficient) == (2**14, 0.001, 6e-4)
+    harvest, training = composed("gemma_scope_9b:mlp:131k")
     assert training.tokens == 8 * 10**9
-    harvest, training = composed("gemma_scope_9b_it_resid_131k")
+    rungs = ladder("gemma_scope_9b:mlp:131k")
+    assert {rung.coder.num_latents for rung in rungs} == {2**17}
+    assert [rung.site for rung in rungs] == [f"mlp_out.{layer}" for layer in range(42)]
+    harvest, training = composed("gemma_scope_9b:it:131k")
     assert harvest.lm.name == "google/gemma-2-9b-it" and "{document}" in str(harvest.text.template)
     assert (training.tokens, training.coder.num_latents) == (8 * 10**9, 2**17)
-    assert composed("gemma_scope_9b_it_resid_16k")[1].tokens == 4 * 10**9
-    harvest, training = composed("gemma_scope_27b_resid_131k")
-    assert harvest.sites == [f"resid_post.{layer}" for layer in (10, 22, 34)]
-    assert (training.tokens, training.coder.num_latents) == (8 * 10**9, 2**17)
-    harvest, training = composed("gemma_scope_2b_transcoder_16k")
-    assert harvest.lm.fold_norms and len(training.sweep.grids) == 26
-    harvest, training = composed("skip_transcoders_pythia_160m")
+    assert composed("gemma_scope_9b:it")[1].tokens == 4 * 10**9
+    for name, layers in (
+        ("gemma_scope_27b", (10, 22, 34)),
+        ("gemma_scope_9b:1m", (9, 20, 31)),
+        ("gemma_scope_2b:1m", (5, 12, 19)),
+    ):
+        assert [rung.site for rung in ladder(name)] == [f"resid_post.{layer}" for layer in layers]
+    harvest, training = composed("gemma_scope_2b:transcoder")
+    rungs = ladder("gemma_scope_2b:transcoder")
+    assert harvest.lm.fold_norms and training.coder.form == "transcoder" and len(rungs) == 26
+    assert all(rung.target == rung.site.replace("in", "out") for rung in rungs)
+    widths = [rung.coder.num_latents for rung in ladder("gemma_scope_2b_width_ladder")]
+    assert widths == [2**n for n in range(15, 20)]
+    assert {rung.coder.target_l0 for rung in ladder("gemma_scope_2_1b:ladder")} == {10, 50, 150}
+    assert len(ladder("gemma_scope_2_1b")) == 26 * 4
+    assert composed("gemma_scope_2_1b")[1].optim.sparsity_warmup_steps == 50_000
+
+
+def test_published_numbers_of_skip_transcoders() -> None:
+    harvest, training = composed("skip_transcoders")
     assert (harvest.text.sequence_length, training.batch_tokens) == (2049, 64 * 2049)
-    rungs = expand(training, ["+experiment=skip_transcoders_pythia_160m"], harvest.sites)
+    rungs = ladder("skip_transcoders")
     assert len(rungs) == 3 * 2 * 6 and {rung.coder.k for rung in rungs} == {32, 64}
     assert {rung.coder.aux_coefficient for rung in rungs} == {0.0}
     assert {rung.coder.num_latents for rung in rungs} == {2**15}
     assert {rung.optim.decay_share for rung in rungs} == {1.0}
-    sizes_of = "skip_transcoders_pythia_160m_sizes"
-    harvest, training = composed(sizes_of)
-    rungs = expand(training, [f"+experiment={sizes_of}"], harvest.sites)
+    rungs = ladder("skip_transcoders:sizes")
     sizes = [(rung.coder.num_latents, rung.coder.k) for rung in rungs]
     wide = {(2**17, k) for k in (32, 64, 128)}
     assert set(sizes) == {(2**15, k) for k in (32, 64, 128)} | {(2**16, 32), (2**16, 64)} | wide
     assert [sizes.count(size) for size in set(sizes)] == [3] * 8
-    assert {rung.optim.decay_share for rung in rungs} == {1.0}
-    _, training = composed("gemma_scope_2_1b_ladder")
-    assert training.optim.sparsity_warmup_steps == 50_000
+    for name, num_rungs, width in (
+        ("pythia_410m", 2, 2**16),
+        ("llama_3_2_1b", 16, 2**17),
+        ("gemma_2_2b", 8, 2**17),
+    ):
+        rungs = ladder(f"skip_transcoders:{name}")
+        assert {(rung.coder.num_latents, rung.coder.k) for rung in rungs} == {(width, 32)}
+        assert len(rungs) == num_rungs
 
 
-@pytest.mark.parametrize(
-    "name", ["gpt2_ladder_topk", "gpt2_ladder_batchtopk", "gpt2_topk_and_batchtopk"]
-)
+@pytest.mark.parametrize("name", ["gpt2", "gpt2:ladder", "gpt2:ladder:batchtopk"])
 def test_gpt2_s_coders_have_the_published_code_s_optimizer(name: str) -> None:
-    harvest, training = composed(name)
+    harvest, _ = composed(name)
     assert (harvest.text.sequence_length, harvest.tokens, harvest.sites) == (
         *(128, 5 * 10**8, ["resid_pre.8"]),
     )
-    for rung in expand(training, [f"+experiment={name}"], harvest.sites):
+    for rung in ladder(name):
         optim = rung.optim
         assert (optim.lr, optim.beta1, optim.beta2, optim.eps) == (3e-4, 0.9, 0.99, 1e-8)
         assert (optim.warmup_steps, optim.clip_norm, optim.scale_lr_by_width) == (0, None, False)
         assert (rung.coder.aux_k, rung.coder.aux_coefficient) == (512, 1 / 32)
+        assert rung.coder.dead_after_tokens == 5 * 4096
 
 
 def test_what_is_typed_wins() -> None:
-    harvest, training = composed("gpt2_ladder_topk", "tokens=1M")
+    harvest, training = composed("gpt2:ladder", "tokens=1M")
     assert harvest.tokens == training.tokens == 10**6
-    overrides = ["+experiment=gpt2_ladder_topk", "+sweep=width_ladder"]
+    overrides = ["+experiment=gpt2:ladder", "+sweep=width_ladder"]
     config = cli.to_dataclass(cli.compose_config("train", overrides))
     assert config.sweep.grids[0]["coder.num_latents"][-1] == 2**20
     config = cli.to_dataclass(cli.compose_config("train", [*overrides, "coder=batchtopk"]))
@@ -143,9 +186,11 @@ def test_parts_of_a_plan_s_command_line() -> None:
 
 
 def test_an_experiment_that_is_not_there_is_told_in_one_line() -> None:
-    with pytest.raises(UserError, match="no experiment 'gpt2_lader_topk'.*gpt2_ladder_topk"):
-        composed("gpt2_lader_topk")
-    with pytest.raises(UserError, match="quickstart says nothing for launch/report.py; it has"):
+    with pytest.raises(UserError, match="no experiment 'gpt'.*gpt2"):
+        composed("gpt")
+    with pytest.raises(UserError, match="no variant 'lader' of experiment gpt2; .* ladder, batch"):
+        composed("gpt2:lader")
+    with pytest.raises(UserError, match="quickstart says nothing for sae-dist report; it has"):
         cli.compose_config("report", ["+experiment=quickstart"])
 
 
@@ -162,8 +207,9 @@ def test_an_experiment_of_one_s_own_is_a_path(tmp_path: Path) -> None:
         (None, "found no experiment in .*mine.yaml .*No such file"),
         ("train: [", "found no experiment in .*mine.yaml .*while parsing"),
         ("coder: topk", "without a section for each command"),
+        ("variants: {a: {tokenz: 1}}", "without a section for each command"),
         ("", "without a section for each command"),
-        ("harvest: {lm: gpt2}", "mine.yaml says nothing for launch/train.py; it has harvest"),
+        ("harvest: {lm: gpt2}", "mine.yaml says nothing for sae-dist train; it has harvest"),
     ],
 )
 def test_a_file_that_is_no_experiment_is_told_in_one_line(

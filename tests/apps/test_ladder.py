@@ -4,20 +4,20 @@ from typing import Any
 import pytest
 
 from sae_dist.apps import cli
-from sae_dist.apps.rungs import chosen_rungs
+from sae_dist.apps.rungs import lay_out
 from sae_dist.apps.runs import finished_run, run_folder
-from sae_dist.coders import Form
+from sae_dist.coders import Form, TopK
 from sae_dist.common.errors import UserError
+from sae_dist.config import SweepConfig, TrainConfig
 from sae_dist.train import RungConfig
 
 GIVEN = ["store=s", "run=r"]
 
 
 def rungs(*overrides: str, sites: tuple[str, ...] = ("resid_post.3",)) -> list[RungConfig]:
-    """As `train_command` lays them out."""
-    arguments = [*GIVEN, *overrides]
-    config = cli.to_dataclass(cli.compose_config("train", arguments))
-    return chosen_rungs(config, arguments, list(sites))
+    """As `train` lays them out."""
+    widths = {site: 768 if site.startswith("mlp_out") else 512 for site in sites}
+    return lay_out(cli.compose("train", [*GIVEN, *overrides]), widths)
 
 
 def test_one_coder_is_a_ladder_of_one_rung() -> None:
@@ -66,6 +66,53 @@ def test_rungs_picks_by_number() -> None:
             rungs("+sweep=width_ladder", f"rungs={numbers}")
 
 
+SITES = tuple(f"{kind}.{layer}" for layer in range(12) for kind in ("mlp_in", "mlp_out"))
+
+
+def test_a_pattern_is_a_rung_for_each_of_its_sites_and_targets_are_paired_by_layer() -> None:
+    ladder = rungs(
+        "sweep.grids=[{coder:topk,site:mlp_out.*},"
+        "{coder:topk_transcoder,site:mlp_in.4-10/3,target:mlp_out.*}]",
+        sites=SITES,
+    )
+    assert [rung.site for rung in ladder[:12]] == [f"mlp_out.{layer}" for layer in range(12)]
+    assert [(rung.site, rung.target) for rung in ladder[12:]] == [
+        (f"mlp_in.{layer}", f"mlp_out.{layer}") for layer in (4, 7, 10)
+    ]
+    assert len({rung.name for rung in ladder}) == 15
+    (one,) = rungs("coder=topk", "site=mlp_in.*/4", "rungs=[2]", sites=SITES)
+    assert one.site == "mlp_in.8"
+
+
+def test_an_expansion_is_of_the_site_s_width() -> None:
+    ladder = rungs(
+        "coder=topk", "sweep.grids=[{expansion:[8,32],site:[mlp_in.1,mlp_out.1]}]", sites=SITES
+    )
+    widths = [rung.coder.num_latents for rung in ladder]
+    assert widths == [8 * 512, 8 * 768, 32 * 512, 32 * 768]
+    assert {(rung.coder.k, rung.optim.lr, rung.optim.scale_lr_by_width) for rung in ladder} == {
+        (32, 2e-4, True)
+    }
+
+
+def test_names_that_would_be_one_are_told_apart_by_what_differs() -> None:
+    names = [
+        rung.name for rung in rungs("coder=topk", "sweep.grids=[{optim.lr:0.1},{optim.lr:0.2}]")
+    ]
+    assert names == [f"topk-16384-k32-resid_post.3-lr{lr}" for lr in (0.1, 0.2)]
+
+
+def test_a_ladder_made_in_python_is_laid_out_alike() -> None:
+    ladder = [
+        RungConfig(coder=TopK(k=k), expansion=4, site="mlp_in.*")
+        for k in (8, 16)
+    ]
+    made = lay_out(TrainConfig(store="s", run="r", ladder=ladder), dict.fromkeys(SITES, 64))
+    assert len(made) == 24 and made[0].name == "topk-256-k8-mlp_in.0"
+    with pytest.raises(UserError, match="found sweep.grids without their rungs"):
+        lay_out(TrainConfig(sweep=SweepConfig(grids=[{"coder.k": [1, 2]}])), {"a": 8})
+
+
 @pytest.mark.parametrize(
     ("overrides", "sites", "said"),
     [
@@ -88,10 +135,12 @@ def test_rungs_picks_by_number() -> None:
         (["sweep.grids=[{coder:jumprelu,coder.k:8}]"], ("a",), "which coder=jumprelu has not, but"),
         (["sweep.grids=[{coder:topk,coder.k:[8,8]}]"], ("a",), "equal in all that is trained;"),
         (
-            ["sweep.grids=[{coder:topk,optim.lr:0.1},{coder:topk,optim.lr:0.2}]"],
+            ["coder=topk", "sweep.grids=[{init_from:[x,y]}]"],
             ("a",),
-            "two rungs of the sweep called topk-16384-k32-a, which differ in optim.lr",
+            "two rungs of the sweep called topk-16384-k32-a, which differ in init_from",
         ),
+        (["site=b.*"], ("a",), "found b.., of which there is no site; expected a site of that"),
+        (["site=b.1-3"], ("b.1", "b.3"), "there is no b.2; expected layers 1 to 3; correct it"),
         (["sweep.grids=[{coder.widths:3}]"], ("a",), r"found key sweep.grids\[0\].coder.widths"),
     ],
 )

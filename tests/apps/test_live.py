@@ -9,9 +9,8 @@ import torch
 import yaml
 
 from sae_dist.apps import cli, evaluate, harvest, pinned, train
-from sae_dist.apps.asked import asked_harvest
-from sae_dist.apps.live import open_live
-from sae_dist.apps.rungs import expand
+from sae_dist.apps.rungs import lay_out
+from sae_dist.apps.sources import open_source
 from sae_dist.coders import load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import World
@@ -117,10 +116,10 @@ def trained(world: World, home: Path, folder: Path, tokens: int) -> None:
         setting.replace("=./", f"={home}/")
         for setting in (*LIVE, "run=r", *SETTINGS, f"tokens={tokens}")
     ]
-    config = cli.to_dataclass(cli.compose_config("train", typed))
-    source = open_live(asked_harvest("live", typed), world.device)
+    config = cli.compose("train", typed)
+    source = open_source(config, world.device)
     folder.mkdir(exist_ok=True)
-    rungs = expand(config, typed, list(source.widths))
+    rungs = lay_out(config, source.widths)
     train.TrainingRun(config, rungs, source, world, folder).run()
 
 
@@ -136,12 +135,13 @@ def test_what_is_asked_for_is_composed_as_the_harvest_composes_it(
     home: Path,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    asked = asked_harvest("live", ["+experiment=quickstart", "harvest.tokens=2M", "run=r"])
-    assert asked["sites"] == ["resid_post.2", "mlp_in.2", "mlp_out.2"]
-    assert (asked["store"], asked["tokens"]) == ("live", 2_000_000)
-    assert asked_harvest("store", ["run=r"]) == {}
-    with pytest.raises(UserError, match="found harvest.… beside store=a; expected store=live"):
-        asked_harvest("a", ["harvest.tokens=2M"])
+    asked = ["+experiment=quickstart", "run=r"]
+    harvest = cli.compose("train", [*asked, "store=live", "harvest.tokens=2M"]).harvest
+    assert harvest.sites == ["resid_post.2", "mlp_in.2", "mlp_out.2"]
+    assert (harvest.store, harvest.tokens) == ("live", 2_000_000)
+    assert cli.compose("train", asked).harvest is None
+    with pytest.raises(UserError, match="found harvest.… beside source=stored; expected source="):
+        cli.compose("train", [*asked, "harvest.tokens=2M"])
     refused = {
         "harvest.lm.nam=x": "lm.name",
         "harvest.sites=[]": "expected one or more different ones",

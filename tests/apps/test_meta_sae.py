@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import normalize
 
 from sae_dist.apps import cli, evaluate, train
-from sae_dist.apps.rungs import expand
-from sae_dist.apps.sources import decoder_rows, open_source
+from sae_dist.apps.rungs import lay_out
+from sae_dist.apps.sources import decoder_rows
 from sae_dist.coders import Coder, load_coder, save_coder
 from sae_dist.common.errors import UserError
 from sae_dist.evaluate import EvaluationConfig
@@ -22,7 +22,7 @@ from tests.train.test_training import losses
 
 D, NUM_META, NUM_LATENTS = 32, 24, 600
 SETTINGS = (
-    *("+experiment=meta_sae", "store=coder:base/coders/a", "run=meta", "log.wandb=disabled"),
+    *("+experiment=meta_sae", "decoder=base/coders/a", "run=meta", "log.wandb=disabled"),
     *("coder.num_latents=32", "coder.k=2", "coder.aux_k=8", "optim.lr=0.01"),
     *("batch_tokens=200", "coder.dead_after_tokens=2000", "optim.warmup_steps=10"),
     *("precision=float64", "log.every_steps=1"),
@@ -76,15 +76,15 @@ def test_known_directions_are_found_and_explain_the_decoder(
 def trained(world: World, folder: Path, tokens: int) -> None:
     """The command's run, on a world that is there already."""
     overrides = [*SETTINGS, f"tokens={tokens}", "checkpoint.every_steps=10"]
-    config = cli.to_dataclass(cli.compose_config("train", overrides))
-    source = open_source(f"coder:{folder.parent / 'base/coders/a'}", 1.0)
-    rungs = expand(config, overrides, list(source.widths))
+    config = cli.compose("train", overrides)
+    source = decoder_rows(folder.parent / "base/coders/a")
+    rungs = lay_out(config, source.widths)
     folder.mkdir(exist_ok=True)
     train.TrainingRun(config, rungs, source, world, folder).run()
 
 
 def evaluated(world: World, folder: Path, latent: int = 1) -> dict:
-    source = open_source(f"coder:{folder.parent / 'base/coders/a'}", 1.0)
+    source = decoder_rows(folder.parent / "base/coders/a")
     config = EvaluationConfig(batch_tokens=64, latent=latent)
     return evaluate_run(folder, source, None, config, world)
 
@@ -123,7 +123,7 @@ def test_a_run_goes_on_bitwise_but_not_on_another_decoder(tmp_path: Path) -> Non
 
 def test_rows_are_unit_directions_and_a_decoder_without_any_is_refused(tmp_path: Path) -> None:
     folder = save_base(tmp_path / "base") / "coders" / "a"
-    source = open_source(f"coder:{folder}", 1.0)
+    source = decoder_rows(folder)
     rows_ND = source.sample(["decoder"], NUM_LATENTS, 0)["decoder"]
     assert (len(rows_ND), source.widths) == (NUM_LATENTS - 1, {"decoder": D})
     torch.testing.assert_close(rows_ND, normalize(rows_ND, dim=1))
@@ -131,6 +131,6 @@ def test_rows_are_unit_directions_and_a_decoder_without_any_is_refused(tmp_path:
     zeros = {name: torch.zeros_like(tensor) for name, tensor in coder.state_dict().items()}
     save_coder(folder, coder, zeros, {})
     with pytest.raises(UserError, match="is all zeros; expected a trained coder"):
-        open_source(f"coder:{folder}", 1.0)
+        decoder_rows(folder)
     with pytest.raises(UserError, match="no coder in"):
-        open_source(f"coder:{tmp_path / 'nothing'}", 1.0)
+        decoder_rows(tmp_path / "nothing")

@@ -26,8 +26,8 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_
 
 
 def text_of(typed: str) -> Any:
-    config = cli.compose_config("train", [f"store={typed}", "run=r"])
-    return cli.to_dataclass(config).store
+    config = cli.compose_config("train", [f"runs={typed}", "store=s", "run=r"])
+    return cli.to_dataclass(config).runs
 
 
 @pytest.mark.parametrize("typed", AS_TYPED)

@@ -1,4 +1,4 @@
-"""launch/plan.py as a user runs it."""
+"""sae-dist plan as a user runs it."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["launch/plan.py", *arguments])
+    monkeypatch.setattr("sys.argv", ["sae-dist plan", *arguments])
     plan.main()
 
 

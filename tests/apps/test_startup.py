@@ -14,7 +14,7 @@ REFUSED = [  # what a command answers before it is loaded
     *([name, "typo=1"] for name in COMMANDS),
     *([name, *GIVEN[name]] for name in ("evaluate", "export", "report", "dashboard", "compare")),
     ["train", "store=nowhere", "run=r"],
-    ["train", "store=coder:nowhere", "run=r"],
+    ["train", "source=decoder", "decoder=nowhere", "run=r"],
     ["train", "store=live", "run=r", "harvest.typo=1"],
     ["train", "store=s", "run=../r"],
     ["train", "store=s", "run=r", "coder=relu"],

@@ -11,8 +11,7 @@ from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
 from sae_dist.apps import cli, completion, console, experiment, help
-from sae_dist.apps.asked import asked_plan
-from sae_dist.apps.rungs import chosen_rungs
+from sae_dist.apps.rungs import lay_out
 from sae_dist.common.errors import UserError
 from tests.apps.commands import ROOT
 from tests.docs.shell import Call, calls, calls_in, documents, sources
@@ -43,7 +42,7 @@ def check(call: Call) -> None:
         assert arguments.config_file is None or (ROOT / arguments.config_file).is_file(), call
         _check_launched(arguments, call.is_part)
     elif program == "sae-dist":
-        _compose(words[0], tuple(words[1:]), call.is_part)
+        _compose(words[0], tuple(words[1:]), call.is_part or len(words) == 1)  # its name alone
     else:
         assert program in ("python", "python3"), f"{program} is no command that is known here"
         _check_python(words, call.is_part)
@@ -108,10 +107,11 @@ def _compose(root: str, words: tuple[str, ...], is_part: bool) -> None:
         assert completion.script(words[0])
         return
     assert root in console.COMMANDS, f"found no command {root}"
-    if root == "train" and any(word.startswith("harvest.") for word in words):  # store=live
-        harvest = tuple(word for word in words if word.startswith("harvest."))
-        _compose("harvest", tuple(experiment.for_part("harvest", list(harvest))), True)
-        words = tuple(word for word in words if word not in harvest)
+    if root == "train" and is_part:  # store=live harvest.…
+        harvest = tuple(experiment.for_part("harvest", [w for w in words if w[:8] == "harvest."]))
+        if harvest:
+            _compose("harvest", harvest, True)
+        words = tuple(word for word in words if not word.startswith("harvest."))
     open_keys = [word.partition("=")[0] for word in words if "…" in word]
     known = {word.partition("=")[0] for word in (help.words(root) if open_keys else [])}
     assert set(open_keys) <= known, f"found {open_keys}; expected keys of {root}"
@@ -124,15 +124,13 @@ def _compose(root: str, words: tuple[str, ...], is_part: bool) -> None:
         and not ((choice := _CHOICE.fullmatch(word)) and choice[1] in groups)
     ]
     is_part = is_part or len(kept) < len(words)
-    if root == "plan" and not is_part:
-        asked_plan(kept)
-    composed = cli.compose_config(root, kept)
     if is_part:
+        cli.compose_config(root, kept)
         return
-    config = cli.to_dataclass(composed)
+    config = cli.compose(root, kept)
     if root == "train":
-        sites = ["decoder" if config.store.startswith("coder:") else "resid_post.0"]
-        assert chosen_rungs(config, kept, sites)
+        sites = config.harvest.sites if config.harvest else ["resid_post.0"]
+        assert lay_out(config, dict.fromkeys(sites, 64))
 
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -166,9 +164,9 @@ def test_nothing_is_overlooked() -> None:
         "python launch/trains.py store=s run=r",
         "python launch/harvest.py lm=pythia_70 …",
         "python launch/harvest.py text.pat=… …",
-        "python launch/plan.py +experiment=gpt2_ladder_topk train.tokenz=1B",
+        "sae-dist plan +experiment=gpt2:ladder train.tokenz=1B",
         "python -m benchmarks.no_such_thing",
-        "torchrun --procs-per-node 2 launch/evaluate.py run=r",
+        "torchrun --procs-per-node 2 -m sae_dist evaluate run=r",
         "accelerate launch --config_file launch/accelerate/zero4.yaml launch/harvest.py …",
         "sbatch launch/slurm/trains.sbatch …",
         "sbatch launch/slurm/train.sbatch store=s run=r +sweep=width_ladders",
@@ -178,7 +176,7 @@ def test_nothing_is_overlooked() -> None:
         "docker build -f docker/rocm.Dockerfile .",
         "docker run --rm sae-dist:cpu trian",
         "frobnicate store=s",
-        "python launch/report.py run=r (drawn)",
+        "sae-dist report run=r (drawn)",
     ],
 )
 def test_a_mistake_is_found(line: str) -> None:

@@ -51,7 +51,7 @@ def is_small(call: Call) -> bool:
     """Whether a call is one of ours that `tiny` knows to make small."""
     is_ours = any(word.startswith("launch/") for word in call.words) or call.words[0] == "sae-dist"
     is_asked = bool({"--help", "completion", "--nnodes"} & set(call.words))
-    return is_ours and not is_asked and not call.is_part and "launch/selftest.py" not in call.words
+    return is_ours and not is_asked and not call.is_part and "sae-dist selftest" not in call.words
 
 
 def prepare(home: Path) -> None:

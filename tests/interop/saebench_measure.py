@@ -61,7 +61,7 @@ train store=store run=r tokens=60K batch_tokens=512 stream.bucket_tokens=16384
     coder.num_latents={F} log.wandb=disabled sweep.grids=[{_GRIDS}]
 evaluate run=r max_sequences={SEQUENCES} lm_sequences={SEQUENCES}
     uniformity_sequences=0 pairs.sequences=0
-train +experiment=meta_sae store=coder:runs/r/coders/{TOPK} run=meta tokens=20K batch_tokens=256
+train +experiment=meta_sae decoder=runs/r/coders/{TOPK} run=meta tokens=20K batch_tokens=256
     coder.num_latents=64 coder.aux_k=16 optim.lr=0.004 optim.warmup_steps=20 log.wandb=disabled
 evaluate run=meta pairs.sequences=0
 """

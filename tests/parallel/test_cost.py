@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from sae_dist.coders import CoderConfig, Form, kind_names, slice_of
+from sae_dist.coders import CoderConfig, Form, JumpReLU, kind_names, slice_of
 from sae_dist.parallel import Mesh, MeshAxis, World, make_mesh, messages
 from sae_dist.parallel.cost import wire_bytes
 from sae_dist.train import AdamConfig, MuonConfig, OptimConfig, RungConfig, training_step
@@ -91,7 +91,7 @@ def third_step(
 def steps_unlike_the_formula(world: World, latent: int) -> list[str]:
     wrong = []
     mesh = (world.size // latent, latent)
-    muon_of = CoderConfig(form=Form.skip_transcoder, num_latents=F)
+    muon_of = JumpReLU(form=Form.skip_transcoder, num_latents=F)
     pairs = [*((config, AdamConfig()) for config in coders()), (muon_of, MuonConfig())]
     for (config, optim), (has_dead, precision) in itertools.product(
         pairs, [(False, Precision.float64), (True, Precision.float32)]

@@ -24,7 +24,7 @@ from sae_dist.store import StoreWriter, open_store, verify, write_store
 from sae_dist.store.repair import Repair
 from sae_dist.store.verify import audit
 from sae_dist.train.wandb_tracker import wandb_id
-from tests.apps.commands import ROOT, command, launch
+from tests.apps.commands import ROOT, command, installed, launch
 from tests.coders.kinds import config_of_kind
 from tests.harvest.tiny import tokenizer
 from tests.lm.tiny import tiny_model
@@ -492,8 +492,8 @@ def test_secrets_of_the_environment_are_in_no_file_and_no_line(tmp_path: Path) -
     for arguments in (
         (launch("harvest"), *lm, *sizes),
         (launch("train"), "store=store", "run=r", *SMALL, *STREAM[:2], "log.every_steps=2"),
-        (launch("evaluate"), "run=r"),
-        (launch("report"), "run=r"),
+        (*installed("evaluate"), "run=r"),
+        (*installed("report"), "run=r"),
         (launch("train"), "store=nowhere", "run=r"),
     ):
         done = command(*arguments, cwd=tmp_path, **secrets)

@@ -124,7 +124,7 @@ def test_bad_files_end_training_when_they_are_read(
     (*_, line) = run(train.main, *TRAIN)
     name = r"store/rows/activations/in/c\.\d+\.0"
     assert re.match(rf"error: found {name} with chunk \d+ damaged {at_reading}", line), line
-    assert "; expected the bytes that were committed; run launch/verify.py" in line
+    assert "; expected the bytes that were committed; run sae-dist verify" in line
     assert at_verify in "".join(run(verify.main, "store=store"))
 
 

@@ -1,4 +1,4 @@
-"""`launch/verify.py repair=true`: what is bad is made again, byte for byte."""
+"""`sae-dist verify repair=true`: what is bad is made again, byte for byte."""
 
 import os
 import shutil

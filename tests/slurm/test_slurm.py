@@ -67,7 +67,7 @@ def test_a_training_job_goes_on_after_each_end_and_the_next_ones_wait_for_it(
     )
     report = cluster.submit(
         *(f"--dependency=afterok:{evaluate}", "--wrap"),
-        f"python launch/report.py runs={home}/runs run=preempted",
+        f"sae-dist report runs={home}/runs run=preempted",
     )
     interruptions = (
         lambda: cluster.ask("scancel", "--signal=TERM", job),

@@ -35,7 +35,6 @@ class JumpReLU(CoderConfig):
     title = "JumpReLU"
     fires_by = FiresBy.thresholds
     begins_at_data = False
-    told_by_name = ("sparsity_coefficient", "target_l0")
 
     kind: str = field(default="jumprelu", init=False)
     bandwidth: float = setting(0.001, above=0)
