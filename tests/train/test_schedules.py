@@ -2,7 +2,7 @@
 
 import pytest
 
-from sae_dist.coders import Coder, CoderConfig
+from sae_dist.coders import Coder, JumpReLU
 from sae_dist.common.errors import UserError
 from sae_dist.train.config import LoopConfig, OptimConfig, RungConfig
 from sae_dist.train.optim import Adam
@@ -28,7 +28,7 @@ def test_the_rate_falls_with_the_square_root_of_the_width_where_asked() -> None:
 
 
 def test_lambda_rises_linearly_from_nothing() -> None:
-    coder, optim = CoderConfig(sparsity_coefficient=0.6), OptimConfig(sparsity_warmup_steps=10)
+    coder, optim = JumpReLU(sparsity_coefficient=0.6), OptimConfig(sparsity_warmup_steps=10)
     found = [sparsity_coefficient(coder, optim, step) for step in (0, 5, 10, 99)]
     assert found == pytest.approx([0.0, 0.3, 0.6, 0.6])
     at_once = OptimConfig(sparsity_warmup_steps=0)
@@ -74,6 +74,6 @@ def test_what_a_run_is_too_short_for_is_told_once() -> None:
     ],
 )
 def test_settings_outside_of_their_range_are_refused(settings: dict, message: str) -> None:
-    coder = Coder(CoderConfig(num_latents=8), 4, 4)
+    coder = Coder(JumpReLU(num_latents=8), 4, 4)
     with pytest.raises(UserError, match=message):
         Adam(coder, OptimConfig(**settings))
