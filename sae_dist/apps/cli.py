@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from sae_dist.apps import experiment
-from sae_dist.apps.keys import choices, declared_in, find, keys, meant
+from sae_dist.apps.keys import Kind, choices, declared_in, find, keys, meant
 from sae_dist.apps.overrides import Typed, read, shortened, structure_of
 from sae_dist.apps.rungs import check_sweep, draft
 from sae_dist.coders import CoderConfig, kind_names
@@ -296,7 +296,7 @@ def _register(coder: str) -> None:
 
 
 def _values(
-    root: str, typed: Sequence[tuple[str, Any]], prefix: str, kinds: Sequence[type[CoderConfig]]
+    root: str, typed: Sequence[tuple[str, Any]], prefix: str, kinds: Sequence[Kind]
 ) -> dict[str, Any]:
     """A tree of what was said key by key.
 
@@ -316,7 +316,7 @@ def _values(
     return tree
 
 
-def _kinds(root: str, config: Any, typed: Sequence[tuple[str, Any]]) -> list[type[CoderConfig]]:
+def _kinds(root: str, config: Any, typed: Sequence[tuple[str, Any]]) -> list[Kind]:
     """The kind of coder that files chose, and those that a sweep's grids choose."""
     if root != "train":
         return []
@@ -328,7 +328,7 @@ def _kinds(root: str, config: Any, typed: Sequence[tuple[str, Any]]) -> list[typ
     return found
 
 
-def _kinds_of(grid: dict[str, Any], place: str) -> list[type[CoderConfig]]:
+def _kinds_of(grid: dict[str, Any], place: str) -> list[Kind]:
     """The kinds of the coders that a grid chooses."""
     names = grid.get("coder", [])
     names = names if isinstance(names, list) else [names]
@@ -412,7 +412,7 @@ def _require_kind(coder: CoderConfig) -> None:
         )
 
 
-def _swept(grid: dict[str, Any], place: str, coder: type[CoderConfig]) -> dict[str, Any]:
+def _swept(grid: dict[str, Any], place: str, coder: Kind) -> dict[str, Any]:
     """A grid, each value read as its key's, of a kind that the grid chooses or else of `coder`."""
     kinds = _kinds_of(grid, place) or [coder]
     return {
@@ -421,7 +421,7 @@ def _swept(grid: dict[str, Any], place: str, coder: type[CoderConfig]) -> dict[s
     }
 
 
-def _swept_key(key: str, value: Any, place: str, kinds: list[type[CoderConfig]]) -> Any:
+def _swept_key(key: str, value: Any, place: str, kinds: list[Kind]) -> Any:
     """The values of a key of a grid, each read as that key's."""
     values = value if isinstance(value, list) else [value]
     if not values:

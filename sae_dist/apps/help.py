@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from sae_dist.apps.cli import compose_config
 from sae_dist.apps.console import description
-from sae_dist.apps.keys import Declared, choices, keys
+from sae_dist.apps.keys import Declared, Kind, choices, keys
 from sae_dist.coders import CoderConfig
 from sae_dist.common.settings import Allowed, split_optional
 from sae_dist.config import VARIANTS, parts, schema
@@ -23,7 +23,7 @@ def help_text(root: str, arguments: Sequence[str] = ()) -> str:
     A `coder=…` among the arguments says whose keys stand behind `coder.`.
     """
     config = compose_config(root, [told for told in arguments if told.startswith("coder=")])
-    coder = OmegaConf.get_type(config, "coder") if root == "train" else None
+    coder: Kind = OmegaConf.get_type(config, "coder") if root == "train" else None
     groups = [f"  {group}={'|'.join(names)}" for group, names in choices(root).items()]
     lines = [description(root), "", "Choices:", *groups, "", "Keys and defaults (key=value):"]
     lines += [*_defaults(keys(root, coder), OmegaConf.to_yaml(config)), "", "What they mean:"]

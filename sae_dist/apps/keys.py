@@ -18,10 +18,12 @@ _EXPERIMENTS = ("plan", "harvest", "train")  # the commands that an experiment s
 
 
 Declared = dict[str, tuple[Any, Allowed]]
+Kind = Any
+"""A class of `CoderConfig`; to mypy it has no hash, as its objects have none."""
 
 
 @cache
-def keys(root: str, coder: type[CoderConfig] | None = None) -> Declared:
+def keys(root: str, coder: Kind = None) -> Declared:
     """Every key of a command, groups of them included: its annotated type and what it may be.
 
     Args:
@@ -29,7 +31,10 @@ def keys(root: str, coder: type[CoderConfig] | None = None) -> Declared:
     """
     found = declared_in(schema(root))
     if found.get("coder", (None,))[0] is CoderConfig:
-        for kind in map(kind_named, kind_names()) if coder is None else (coder,):
+        kinds: list[Kind] = (
+            [kind_named(name) for name in kind_names()] if coder is None else [coder]
+        )
+        for kind in kinds:
             found = {**declared_in(kind, "coder."), **found}
     return found
 
@@ -65,9 +70,7 @@ def choices(root: str) -> dict[str, list[str]]:
     return found
 
 
-def find(
-    root: str, key: str, prefix: str, coder: type[CoderConfig] | None = None
-) -> tuple[Any, Allowed]:
+def find(root: str, key: str, prefix: str, coder: Kind = None) -> tuple[Any, Allowed]:
     """What is declared of a key, or of the map that it is in; `coder` as for `keys`."""
     declared = keys(root, coder)
     if key == "coder.kind":
@@ -92,23 +95,21 @@ def find(
     return kind, allowed
 
 
-def _refuse_other_kind(key: str, prefix: str, coder: type[CoderConfig] | None) -> None:
+def _refuse_other_kind(key: str, prefix: str, coder: Kind) -> None:
     """Raise UserError for a key that only other kinds of coders have."""
-    of = {name: declared_in(kind_named(name), "coder.") for name in kind_names() if coder}
-    having = [name for name, declared in of.items() if key in declared]
-    if having and coder:
-        own = ", ".join(
-            prefix + one
-            for one in declared_in(coder, "coder.")
-            if one not in declared_in(CoderConfig, "coder.")
-        )
+    kinds: list[Kind] = [kind_named(name) for name in kind_names() if coder]
+    having = [kind.kind for kind in kinds if key in declared_in(kind, "coder.")]
+    if having:
+        common: Kind = CoderConfig
+        every, shared = declared_in(coder, "coder."), declared_in(common, "coder.")
+        own = ", ".join(prefix + one for one in every if one not in shared)
         raise UserError(
             f"found key {prefix}{key}, which coder={coder.kind} has not, but "
             f"{' and '.join(having)}; expected one of {own}; take it out, or choose another coder"
         )
 
 
-def meant(root: str, unknown: str, prefix: str, coder: type[CoderConfig] | None = None) -> str:
+def meant(root: str, unknown: str, prefix: str, coder: Kind = None) -> str:
     """The end of a line that says what an unknown key may be here; nothing if nobody knows."""
     known = [key for key, (kind, _) in keys(root, coder).items() if not is_dataclass(kind)]
     last = unknown.rpartition(".")[2]
