@@ -74,7 +74,7 @@ def optimizer_bytes(rung: Rung, fired_F: Tensor) -> int:
     A row that did not fire has no gradient, and without a first moment it is not touched at all.
     """
     num_latents, num_fired = len(fired_F), int((fired_F > 0).sum())
-    if rung.config.optim.beta1:
+    if not rung.config.optim.moves_fired_rows_alone:
         rows = 3 * num_latents + num_fired  # weight, two moments; gradient
     else:
         rows = 3 * num_fired  # weight, second moment, gradient

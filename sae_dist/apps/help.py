@@ -13,7 +13,7 @@ from sae_dist.apps.cli import compose_config
 from sae_dist.apps.console import description
 from sae_dist.apps.keys import Declared, Kind, choices, keys
 from sae_dist.coders import CoderConfig
-from sae_dist.common.settings import Allowed, split_optional
+from sae_dist.common.settings import Allowed, allowed_in, kinds, split_optional
 from sae_dist.config import VARIANTS, parts, schema
 
 
@@ -78,6 +78,16 @@ def _meanings(kind: Any, coder: Any, place: str = "") -> Iterator[str]:
             yield from _meanings(coder if key.type is CoderConfig else key.type, coder, inner)
             for name, variant in VARIANTS.get(key.type, {}).items():
                 yield f"  {inner}={name}:\n{_indent(cleandoc(variant.__doc__ or ''))}\n"
+                yield "\n".join([*_own_defaults(variant, key.type), ""])
+
+
+def _own_defaults(variant: Any, base: Any) -> Iterator[str]:
+    """The keys that a variant has of its own, or with another default."""
+    shared = {key.name: key.default for key in fields(base)} | {"name": variant().name}
+    for key in fields(variant):
+        if key.name not in shared or key.default != shared[key.name]:
+            note = _note(kinds(variant)[key.name], allowed_in(key))
+            yield f"    {key.name}: {key.default}" + (f"  # {note}" if note else "")
 
 
 def _indent(text: str) -> str:
