@@ -153,15 +153,11 @@ def capture_speed(model: PreTrainedModel) -> dict[str, Any]:
         size = (_BATCH, _POSITIONS)
         room = StagingBuffer(widths, size, StoreConfig().dtype, torch.device(DEVICE))
         actions[name] = lambda c=capture, r=room: r.put(range(_BATCH), c(ids_NS))
-    compiled = (
-        language_model()
-    )  # the same, by `lm.compile`; its first turn, which compiles, is none
-    sites = [resolve(compiled, site) for site in _SITES["one_site"]]
-    actions["compiled"] = partial(Capture(compiled, sites), ids_NS)
-    actions["not_compiled"] = partial(
-        Capture(model, [resolve(model, s.name) for s in sites]), ids_NS
-    )
-    if compile_layers(compiled, sites) == 0:
+    compiled = language_model()  # the turn that compiles is the first, which does not count
+    for name, lm in (("compiled", compiled), ("not_compiled", model)):
+        lm_sites = [resolve(lm, site) for site in _SITES["one_site"]]
+        actions[name] = partial(Capture(lm, lm_sites), ids_NS)
+    if not compile_layers(compiled, [resolve(compiled, s) for s in _SITES["one_site"]]):
         raise RuntimeError("no layer is compiled")
     times = in_turns(actions, _NUM_TURNS)
     medians = {name: statistics.median(values) for name, values in times.items()}

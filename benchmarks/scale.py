@@ -162,6 +162,7 @@ def plot(found: dict[str, dict[str, float]], path: Path) -> None:
     for name, label in labels.items():
         axes.loglog(sizes, [row[name] for row in found.values()], "o-", label=label)
     axes.set(xlabel="tokens of 2,304 values, 64 ranks", ylabel="seconds, without reading data")
+    axes.minorticks_off()
     axes.legend()
     figure.savefig(path, bbox_inches="tight")
 
