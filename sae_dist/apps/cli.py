@@ -407,8 +407,8 @@ def _ladder(key: str) -> str:
 def _require_kind(coder: CoderConfig) -> None:
     if not coder.kind or coder.kind != type(coder).kind:
         raise UserError(
-            f"found a coder called {coder.kind!r} of kind {type(coder).kind!r}; expected one kind: "
-            "a file for coder=… chooses it with `defaults: [/kind@coder: KIND]`"
+            f"found a coder whose kind is {coder.kind or 'not said'}; expected one that a file for "
+            "coder=… chooses with `defaults: [/kind@coder: KIND]`; add that to the file"
         )
 
 

@@ -66,7 +66,7 @@ def test_maps_and_lists_without_a_type_hold_what_is_spelled() -> None:
 
 
 def test_a_group_s_map_is_its_keys() -> None:
-    config = cli.compose_config("train", ["coder={kind:topk,num_latents:2K}", "+coder.k=7"])
+    config = cli.compose_config("train", ["coder=topk", "coder={num_latents:2K}", "+coder.k=7"])
     assert (config.coder.kind, config.coder.num_latents, config.coder.k) == ("topk", 2048, 7)
 
 
@@ -177,7 +177,8 @@ def test_a_repository_that_the_hub_refuses_is_refused_first(repo: str) -> None:
 def test_choices_may_be_files_of_one_s_own(tmp_path: Path) -> None:
     own = tmp_path / "it's, mine" / "coder"
     own.mkdir(parents=True)
-    (own / "narrow.yaml").write_text("num_latents: 64")
+    recipe = "# @package _global_\ndefaults: [jumprelu, _self_]\ncoder: {num_latents: 64}"
+    (own / "narrow.yaml").write_text(recipe)
     found = [f"hydra.searchpath=['{str(own.parent).replace(chr(39), chr(92) + chr(39))}']"]
     config = cli.compose_config("train", [*found, "coder=narrow", "store=s", "run=r"])
     assert cli.to_dataclass(config).coder.num_latents == 64

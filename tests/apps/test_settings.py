@@ -130,7 +130,7 @@ def test_every_default_is_in_its_range() -> None:
         validate(cli.to_dataclass(cli.compose_config(root, GIVEN[root])))
 
 
-PARTS = ["sweep.grids=[{coder.k:[4,0]}]", "sweep.grids=[{optim.lr:nan}]"]
+PARTS = ["sweep.grids=[{coder:topk,coder.k:[4,0]}]", "sweep.grids=[{optim.lr:nan}]"]
 
 
 @pytest.mark.parametrize(
