@@ -85,7 +85,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor | Rows]) -> None:
         for name in header:
             for block in _blocks(tensors[name]):
                 values = block.detach().cpu().contiguous().view(-1)
-                file.write(values.view(torch.uint8).numpy())
+                file.write(values.view(torch.uint8).numpy().data)
         assert file.tell() == 8 + len(text) + end
 
 

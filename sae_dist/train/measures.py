@@ -75,7 +75,7 @@ def _tensors(figures: dict[str, Any]) -> Iterator[Tensor]:
 
 
 def _with_numbers(figures: dict[str, Any], values: Iterator[Tensor]) -> dict[str, Any]:
-    read = {}
+    read: dict[str, Any] = {}
     for name, value in figures.items():
         if isinstance(value, dict):
             read[name] = _with_numbers(value, values)
