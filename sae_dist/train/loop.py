@@ -186,7 +186,7 @@ class TrainingRun:
 
         Called by all processes together. Here, once for all, the host waits for the device.
         """
-        figures: dict[str, Figures] = {}
+        figures: dict[str | None, Figures] = {}
         for rung, result in zip(self.rungs, results, strict=True):
             figures[rung.name] = rung_measures(rung, result, self.step - 1, self.num_steps)
             if self._is_due(self.config.log.histogram_every_steps):
@@ -197,7 +197,7 @@ class TrainingRun:
             _add(figures, held_out_figures(self.rungs, self.source, tokens, size))
             if self.evaluate is not None:
                 _add(figures, self.evaluate(self.rungs, self.step))
-        return {**to_host(figures), None: speed.read(self.step, waited)}
+        return to_host(figures) | {None: speed.read(self.step, waited)}
 
     def _fingerprint(self) -> dict[str, Any]:
         return fingerprint_of(self.config, self._configs, self.source, self.num_steps)
@@ -224,7 +224,7 @@ class TrainingRun:
         log_info(f"going on from {path}")
 
 
-def _add(figures: dict[str, Figures], more: dict[str, Figures]) -> None:
+def _add(figures: dict[str | None, Figures], more: dict[str, Figures]) -> None:
     for rung, measured in more.items():
         figures[rung] |= measured
 

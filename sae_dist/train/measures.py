@@ -57,7 +57,7 @@ def postfix(figures: dict[str | None, dict[str, Any]]) -> str:
     return f"{spread}, {speed:,.0f} tokens/s, {stall:.0%} waiting"
 
 
-def to_host(figures: dict[str, Any]) -> dict[str, Any]:
+def to_host(figures: dict[Any, Any]) -> dict[Any, Any]:
     """The same, at any depth of dicts, with numbers and lists for tensors, in one copy."""
     tensors = list(_tensors(figures))
     if not tensors:
