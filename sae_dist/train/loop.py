@@ -179,12 +179,14 @@ class TrainingRun:
         is_last = self.step == self.num_steps
         return any(every and (is_last or self.step % every == 0) for every in every_steps)
 
-    def _measure(self, results: list[StepResult], speed: Speed, waited: float) -> Figures:
+    def _measure(
+        self, results: list[StepResult], speed: Speed, waited: float
+    ) -> dict[str | None, Figures]:
         """The figures after a step, of each rung by name and of the ladder by None.
 
         Called by all processes together. Here, once for all, the host waits for the device.
         """
-        figures: Figures = {}
+        figures: dict[str | None, Figures] = {}
         for rung, result in zip(self.rungs, results, strict=True):
             figures[rung.name] = rung_measures(rung, result, self.step - 1, self.num_steps)
             if self._is_due(self.config.log.histogram_every_steps):
@@ -222,7 +224,7 @@ class TrainingRun:
         log_info(f"going on from {path}")
 
 
-def _add(figures: Figures, more: dict[str, Figures]) -> None:
+def _add(figures: dict[str | None, Figures], more: dict[str, Figures]) -> None:
     for rung, measured in more.items():
         figures[rung] |= measured
 

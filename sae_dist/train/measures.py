@@ -52,7 +52,7 @@ def postfix(figures: dict[str | None, dict[str, Any]]) -> str:
     return f"{spread}, {speed:,.0f} tokens/s, {stall:.0%} waiting"
 
 
-def to_host(figures: dict[str, Any]) -> dict[str, Any]:
+def to_host(figures: dict[Any, Any]) -> dict[Any, Any]:
     """The same, at any depth of dicts, with numbers and lists for tensors, in one copy."""
     tensors = list(_tensors(figures))
     if not tensors:
@@ -70,7 +70,7 @@ def _tensors(figures: dict[str, Any]) -> Iterator[Tensor]:
 
 
 def _with_numbers(figures: dict[str, Any], values: Iterator[Tensor]) -> dict[str, Any]:
-    read = {}
+    read: dict[str, Any] = {}
     for name, value in figures.items():
         if isinstance(value, dict):
             read[name] = _with_numbers(value, values)

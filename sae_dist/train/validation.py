@@ -30,7 +30,7 @@ def held_out_figures(
         by rung, the figures by name, on the rung's device.
     """
     num_sequences = -(-num_tokens // source.sequence_length)
-    found = {}
+    found: dict[str, dict[str, Tensor]] = {}
     for size in sorted({rung.mesh.data.size for rung in rungs}):
         alike = {rung.name: _Sums(rung) for rung in rungs if rung.mesh.data.size == size}
         sites = sorted({site for sums in alike.values() for site in sums.sites})
