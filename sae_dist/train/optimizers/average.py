@@ -25,7 +25,8 @@ class WeightAverage:
     def update(self, number: int) -> None:
         """Add the weights after step `number`, from 1."""
         weight = (1 - self.decay) / (1 - self.decay**number)
-        torch._foreach_lerp_(list(self.weights.values()), list(self.coder.parameters()), weight)
+        for name, parameter in self.coder.named_parameters():
+            self.weights[name].lerp_(parameter, weight)
 
     @torch.no_grad()
     def rows_at_unit_norm(self) -> dict[str, Tensor]:
