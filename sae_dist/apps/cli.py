@@ -95,8 +95,8 @@ def compose(
         UserError: an unknown key, choice or value, or something that must be given is not.
     """
     composed = compose_config(root, overrides, prefix)
-    for key in _missing(composed) & (unneeded or {}).keys():
-        OmegaConf.update(composed, key, (unneeded or {})[key])
+    for key in _missing(composed) & unneeded.keys() if unneeded else ():
+        OmegaConf.update(composed, key, unneeded[key])
     config = to_dataclass(composed, prefix)
     if isinstance(config, TrainConfig):
         if {"expansion", "coder.num_latents"} <= {key for key, _ in _pairs(root, overrides)}:
