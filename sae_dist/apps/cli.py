@@ -109,17 +109,15 @@ def compose(
     Raises:
         UserError: an unknown key, choice or value, or something that must be given is not.
     """
-    composed = compose_config(root, overrides, prefix)
-    for key in _missing(composed) & (unneeded or {}).keys():
-        OmegaConf.update(composed, key, (unneeded or {})[key])
-    config = to_dataclass(composed, prefix)
+    unneeded = unneeded or {}
+    config = to_dataclass(compose_config(root, overrides, prefix), prefix, unneeded)
     if isinstance(config, TrainConfig):
         if {"expansion", "coder.num_latents"} <= {key for key, _ in _pairs(root, overrides)}:
             raise UserError(
                 f"found {prefix}expansion={config.expansion} beside {prefix}coder.num_latents="
                 f"{config.coder.num_latents}; expected one of them; drop one"
             )
-        _add_harvest(config, overrides, unneeded or {})
+        _add_harvest(config, overrides, unneeded)
         expand_sweep(config, overrides, prefix)
     if isinstance(config, PlanConfig):
         _add_parts(config, overrides)
@@ -131,8 +129,8 @@ def _add_harvest(
 ) -> None:
     """What `harvest.…` says of the language model beside a training."""
     if config.source is Source.live:
-        told = experiment.for_part("harvest", overrides)
-        config.harvest = compose("harvest", told, "harvest.", {**unneeded, "store": "live"})
+        told = [*experiment.for_part("harvest", overrides), ("store", LIVE)]  # nothing is stored
+        config.harvest = compose("harvest", told, "harvest.", unneeded)
     elif any(_is_of("harvest", override) for override in overrides):
         raise UserError(
             f"found harvest.… beside source={config.source}; expected source=live; drop one"
@@ -168,6 +166,7 @@ def expand_sweep(config: TrainConfig, overrides: Sequence[Override], prefix: str
         check_sweep(config.sweep.grids)
         config.ladder = []
     given = experiment.for_command("train", list(_pairs("train", overrides)))
+    given += [(key, getattr(config, key)) for key in ("run", "store")]  # a plan's need not be said
     composed: dict[str, TrainConfig] = {}
     for grid in config.sweep.grids:
         values = [value if isinstance(value, list) else [value] for value in grid.values()]
@@ -175,19 +174,21 @@ def expand_sweep(config: TrainConfig, overrides: Sequence[Override], prefix: str
             own = dict(zip(grid, combination, strict=True))
             places = {key: own.pop(key) for key in ("site", "target") if key in own}
             if str(own) not in composed:  # where a rung reads and writes changes nothing else of it
-                told = compose_config("train", [*given, *own.items(), ("run", config.run)])
+                told = compose_config("train", [*given, *own.items()])
                 composed[str(own)] = to_dataclass(told, prefix)
             config.ladder.append(draft(replace(composed[str(own)], **places)))
 
 
-def to_dataclass(config: Any, prefix: str = "") -> Any:
-    """The plain dataclass of a composed configuration.
+def to_dataclass(config: Any, prefix: str = "", unneeded: Mapping[str, Any] | None = None) -> Any:
+    """The plain dataclass of a composed configuration; see `compose`.
 
     Raises:
         UserError: keys that must be given are not (all are named), or a value is out of its range,
             refers to something that is not there, or holds a password.
     """
     try:
+        for key in _missing(config) & unneeded.keys() if unneeded else ():
+            OmegaConf.update(config, key, unneeded[key])
         _require_given(config, prefix)
         for secret in keys_with_credentials(OmegaConf.to_container(config, resolve=True)):
             raise UserError(
@@ -231,7 +232,8 @@ def _missing(config: Any) -> set[str]:
     missing = set(OmegaConf.missing_keys(config))
     if issubclass(OmegaConf.get_type(config), SourceConfig):  # type: ignore[arg-type]
         key = place_key(config.source)
-        missing |= {key} if config[key] is None and key != "harvest" else set()
+        is_said = OmegaConf.is_interpolation(config, key) or config[key] is not None
+        missing |= set() if is_said or key == "harvest" else {key}
     return missing
 
 
@@ -246,7 +248,8 @@ def _pairs(root: str, overrides: Sequence[Override]) -> Iterator[tuple[str, Any]
             following = [one for one in overrides[number + 1 : number + 2] if isinstance(one, str)]
             raise UserError(_not_an_override(root, override, following))
         key = key.lstrip("+")
-        yield ("source", Typed(LIVE)) if (key, value) == ("store", LIVE) else (key, Typed(value))
+        is_live = (root, key, value) == ("train", "store", LIVE)
+        yield ("source" if is_live else key), Typed(value)
 
 
 def _not_an_override(root: str, typed: str, following: list[str]) -> str:
