@@ -234,7 +234,7 @@ class FilesConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SelftestConfig:
-    """`launch/selftest.py`: faults put in on purpose, in a new subfolder of `folder`.
+    """`launch/selftest.py`: tries the machine, in a new subfolder of `folder`.
 
     `keep` leaves what was written there. `processes` are started where no launcher did: by default
     as many as there are GPUs, or two.

@@ -13,7 +13,7 @@ from sae_dist.coders import Coder, CoderConfig, Form, Kind, LossTerms, slice_of,
 from sae_dist.coders.collectives import SingleProcess
 from sae_dist.coders.files import LATENT_TENSORS
 from sae_dist.coders.select import batch_top_k, batch_top_k_code, top_k, top_k_code
-from sae_dist.kernels import Encoder, chosen
+from sae_dist.kernels import Encoder, aux
 from sae_dist.parallel import (
     MeshCollectives,
     World,
