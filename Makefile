@@ -36,7 +36,7 @@ quickstart: $(READY)
 	@launch/quickstart.sh
 
 reproduce: $(READY)
-	@launch/reproduce.sh
+	@examples/reproduce/run.sh
 
 test: $(READY)
 	@$(PYTEST) -m "not slow"

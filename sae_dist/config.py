@@ -199,33 +199,6 @@ class SmallLMRootConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class ChatCorpusConfig:
-    """`launch/chat_corpus.py`: conversations about the sources in `text`, written into `folder`.
-
-    `text.template` holds a chat's prefixes around what is asked. Of `held_out_every` conversations
-    one is kept to be asked later.
-    """
-
-    folder: str = MISSING
-    held_out_every: int = setting(8, min=2)
-    text: TextConfig = field(default_factory=TextConfig)
-
-
-@dataclass(kw_only=True, slots=True)
-class ReproductionConfig:
-    """`launch/reproduction.py`: published claims beside what evaluated runs show, in `document`.
-
-    `run` names runs that differ in their seed alone. `home` holds `lm/` and `finetuned/` and the
-    `commands.tsv` of `launch/reproduce.sh`: what was run, and for how long.
-    """
-
-    run: list[str] = setting(MISSING, check=require_plain)
-    runs: str = "runs"
-    home: str = "runs/reproduce"
-    document: str = "docs/reproduction.md"
-
-
-@dataclass(kw_only=True, slots=True)
 class FilesConfig:
     """`launch/files.py`: writes the files of `launch/` that a checkout has, into `to/launch`."""
 
@@ -257,8 +230,6 @@ _ROOTS = {
     "dashboard_schema": DashboardConfig,
     "verify_schema": VerifyConfig,
     "small_lm_schema": SmallLMRootConfig,
-    "chat_corpus_schema": ChatCorpusConfig,
-    "reproduction_schema": ReproductionConfig,
     "selftest_schema": SelftestConfig,
     "files_schema": FilesConfig,
 }

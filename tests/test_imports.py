@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / "sae_dist"
 
 FLOORS = {
-    1: ["common", "text", "lm", "report", "reproduce", "kernels"],
+    1: ["common", "text", "lm", "report", "kernels"],
     2: ["store", "coders"],
     3: ["harvest", "stream", "parallel", "checkpoint", "interop"],
     4: ["config", "train", "evaluate", "selftest", "plan", "live"],
@@ -25,7 +25,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "text": set(),
     "lm": set(),
     "report": set(),
-    "reproduce": set(),
     "kernels": set(),
     "store": set(),
     "coders": {"kernels"},

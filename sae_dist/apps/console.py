@@ -17,7 +17,7 @@ from sae_dist.common.names import nearest
 
 COMMANDS = (
     *("plan", "harvest", "verify", "train", "evaluate", "compare", "report", "dashboard"),
-    *("export", "import_coder", "files", "selftest", "small_lm", "chat_corpus", "reproduction"),
+    *("export", "import_coder", "files", "selftest", "small_lm"),
 )
 _COMPLETION = "completion"
 _CLOSING = (

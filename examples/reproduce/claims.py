@@ -1,7 +1,7 @@
 """What was published, and where; `effects.py` measures it here."""
 
-from sae_dist.reproduce import effects
-from sae_dist.reproduce.verdict import Claim
+from examples.reproduce import effects
+from examples.reproduce.verdict import Claim
 
 _GEMMA_SCOPE = "Lieberum et al. 2024"
 _STITCHING = "Leask et al. 2025"

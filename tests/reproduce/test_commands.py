@@ -1,4 +1,4 @@
-"""The two commands that only `make reproduce` needs, and the whole of it."""
+"""The two commands of `make reproduce` itself, and the whole of it."""
 
 import json
 import os
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sae_dist.apps import chat_corpus, reproduction
-from sae_dist.reproduce.document import BEGIN, END
+from examples.reproduce import __main__ as claims
+from examples.reproduce import conversations
+from examples.reproduce.tables import BEGIN, END
 from tests.apps.commands import ROOT
 from tests.reproduce.made_up import evaluation, rung
 
@@ -17,7 +18,7 @@ SOURCE = '''
 def double_{0}(x):
     """Return twice the number, whatever it is."""
 '''
-CHAT = ["folder=chat", "text.path=sources", "+chat@text=small_lm"]
+CHAT = ["chat", "--sources", "sources"]
 DOCUMENT = f"# Claims\n\n{BEGIN}\n\nNot run yet.\n\n{END}\n"
 
 
@@ -31,9 +32,9 @@ def test_conversations_are_written_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["chat_corpus", *CHAT])
+    monkeypatch.setattr("sys.argv", ["conversations", *CHAT])
     write_sources(tmp_path / "sources")
-    chat_corpus.main()
+    conversations.main()
     assert (
         "14 conversations in chat/train.jsonl, 2 in chat/prompts.jsonl" in capsys.readouterr().err
     )
@@ -43,23 +44,19 @@ def test_conversations_are_written_once(
     prompts = (tmp_path / "chat/prompts.jsonl").read_text().splitlines()
     asked = [json.loads(line)["prompt"] for line in prompts]
     assert asked == [f"What does this do?\ndef double_{number}(x):" for number in (7, 15)]
-    chat_corpus.main()
+    conversations.main()
     assert "nothing to do" in capsys.readouterr().err
 
 
-def test_too_few_conversations_and_no_prefixes_are_refused(
+def test_too_few_conversations_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_sources(tmp_path / "sources")
-    for arguments, said in (
-        ([*CHAT, "held_out_every=20"], "found 16 documented functions in sources"),
-        (CHAT[:2], "found text.template='', held_out_every=8; expected one {document}"),
-    ):
-        monkeypatch.setattr("sys.argv", ["chat_corpus", *arguments])
-        with pytest.raises(SystemExit, match="2"):
-            chat_corpus.main()
-        assert said in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["conversations", *CHAT, "--held-out-every", "20"])
+    with pytest.raises(SystemExit, match="2"):
+        conversations.main()
+    assert "found 16 documented functions in sources" in capsys.readouterr().err
     assert not (tmp_path / "chat").exists()
 
 
@@ -68,15 +65,15 @@ def test_a_document_gets_claims_facts_and_commands(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for seed, fvu in enumerate((0.10, 0.12, 0.14)):
-        run = tmp_path / "runs" / f"seed-{seed}"
+        run = tmp_path / f"seed-{seed}"
         run.mkdir(parents=True)
         found = evaluation(narrow=rung(256, 8.0, 0.2), wide=rung(512, 8.0, fvu))
         (run / "evaluation.json").write_text(json.dumps(found))
     (tmp_path / "commands.tsv").write_text("60\tpython a.py\n5\tpython b.py\n1\tpython a.py\n")
     (tmp_path / "document.md").write_text(DOCUMENT)
-    given = ["run=[seed-0,seed-1,seed-2]", "home=.", "document=document.md"]
-    monkeypatch.setattr("sys.argv", ["reproduction", *given])
-    reproduction.main()
+    given = [".", "document.md", "seed-0", "seed-1", "seed-2"]
+    monkeypatch.setattr("sys.argv", ["claims", *given])
+    claims.main()
     said = capsys.readouterr().err
     assert "Wider is better at equal L0: reconstruction: holds" in said
     text = (tmp_path / "document.md").read_text()
@@ -85,10 +82,10 @@ def test_a_document_gets_claims_facts_and_commands(
     assert "| time | 1.1 minutes for all commands |" in text
     assert "| 61 | `python a.py` |\n| 5 | `python b.py` |" in text
 
-    monkeypatch.setattr("sys.argv", ["reproduction", "run=[seed-3]", *given[1:]])
+    monkeypatch.setattr("sys.argv", ["claims", *given, "seed-3"])
     with pytest.raises(SystemExit, match="2"):
-        reproduction.main()
-    assert "found no evaluation in runs/seed-3/evaluation.json" in capsys.readouterr().err
+        claims.main()
+    assert "found no evaluation in seed-3/evaluation.json" in capsys.readouterr().err
 
 
 def test_the_shipped_document_can_be_filled() -> None:
@@ -108,12 +105,12 @@ def test_the_whole_of_it_at_a_tiny_scale(tmp_path: Path) -> None:
     }
     for _ in range(2):  # the second finds all there
         done = subprocess.run(
-            [ROOT / "launch/reproduce.sh"], env=settings, capture_output=True, text=True
+            [ROOT / "examples/reproduce/run.sh"], env=settings, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr[-4000:]
     text = (tmp_path / "reproduction.md").read_text()
     assert "not measured" not in text
-    assert "launch/train.py +experiment=reproduce_ladder" in text
+    assert "launch/train.py +experiment=examples/reproduce/ladder.yaml" in text
     found = [json.loads((tmp_path / f"seed-{s}/evaluation.json").read_text()) for s in (0, 1)]
     assert found[0]["rungs"].keys() == found[1]["rungs"].keys()
     assert len(found[0]["rungs"]) == 27

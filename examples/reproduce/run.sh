@@ -3,12 +3,12 @@
 # trained, harvested, and given ladders of coders with several seeds; docs/reproduction.md gets the figures.
 # Start it again to go on where it stopped. REPRODUCE_SCALE=tiny tries every step in minutes.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=true OMP_WAIT_POLICY=passive
 scale=${REPRODUCE_SCALE:-full}
 home=${REPRODUCE_HOME:-runs/reproduce}
 
-# Everything that says how much; the rungs are in conf/experiment/reproduce_*.yaml.
+# Everything that says how much; the rungs are in ladder.yaml and finetuned.yaml.
 case $scale in
   full)
     seeds=(0 1 2)
@@ -56,7 +56,7 @@ step "1/8 A small language model, from scratch, on the text of Python's standard
   python launch/small_lm.py folder="$home/lm" "${lm[@]}"
 
 step "2/8 Conversations about its functions, and questions to ask later" \
-  python launch/chat_corpus.py folder="$home/chat" +chat@text=small_lm
+  python -m examples.reproduce.conversations "$home/chat"
 
 step "3/8 A finetune of the language model on these conversations" \
   python launch/small_lm.py folder="$home/finetuned" finetune_from="$home/lm" \
@@ -74,10 +74,10 @@ step "5/8 Activations of the finetune, on the same documents in its chat's prefi
 
 for seed in "${seeds[@]}"; do
   step "6/8 Seed $seed: 27 coders of the base, on one stream" \
-    "${many[@]}" launch/train.py +experiment=reproduce_ladder store="$home/store" runs="$home" run="seed-$seed" \
+    "${many[@]}" launch/train.py +experiment=examples/reproduce/ladder.yaml store="$home/store" runs="$home" run="seed-$seed" \
     seed="$seed" "${train[@]}"
   step "6/8 Seed $seed: three coders of the finetune" \
-    "${many[@]}" launch/train.py +experiment=reproduce_finetuned store="$home/finetuned_store" runs="$home" \
+    "${many[@]}" launch/train.py +experiment=examples/reproduce/finetuned.yaml store="$home/finetuned_store" runs="$home" \
     run="finetuned-seed-$seed" seed="$seed" "${train[@]}"
   if [ ! -f "$home/seed-$seed/evaluation.json" ]; then
     step "7/8 Seed $seed: all measures, on sequences never trained on and on what the finetune says" \
@@ -87,9 +87,8 @@ for seed in "${seeds[@]}"; do
   fi
 done
 
-runs=$(printf 'seed-%s,' "${seeds[@]}")
 step "8/8 Claims beside figures" \
-  python launch/reproduction.py runs="$home" "run=[${runs%,}]" home="$home" document="$document"
+  python -m examples.reproduce "$home" "$document" "${seeds[@]/#/seed-}"
 for seed in "${seeds[@]}"; do
   step "    and the report of seed $seed" python launch/report.py runs="$home" run="seed-$seed"
 done

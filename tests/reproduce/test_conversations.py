@@ -1,4 +1,4 @@
-from sae_dist.reproduce.questions import Conversation, conversations, split
+from examples.reproduce.conversations import Conversation, conversations, split
 
 SOURCE = '''
 """A module."""
@@ -30,11 +30,6 @@ def test_a_question_shows_the_first_line_and_its_answer_is_the_docstring() -> No
             "What does this do?\nclass Shelf(list):", "A list that knows how long it may be."
         ),
     ]
-    template = "### User\n{document}\n### Model\n"
-    assert found[1].text(template) == (
-        "### User\nWhat does this do?\nclass Shelf(list):\n### Model\n"
-        "A list that knows how long it may be."
-    )
 
 
 def test_a_question_is_asked_once_and_what_does_not_parse_is_left_out() -> None:

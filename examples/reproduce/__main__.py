@@ -1,32 +1,24 @@
 """Put published claims beside what evaluated runs show, as tables in a document.
 
-    python launch/reproduction.py run=[seed0,seed1,seed2] document=docs/reproduction.md
+    python -m examples.reproduce runs/reproduce docs/reproduction.md seed-0 seed-1 seed-2
 
 The runs are one ladder trained with several seeds; figures are means over them, with the standard
-deviation. The tables replace what stands between the document's two markers. `make reproduce` ends
-with this.
+deviation. The tables replace what stands between the document's two markers. `run.sh`, which
+`make reproduce` starts, ends with this.
 """
 
-import os
-import platform
-import subprocess
-from datetime import UTC, datetime
-from importlib.metadata import version
+import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import sae_dist
-from sae_dist.apps import command
-from sae_dist.apps.runs import run_folder
+from benchmarks.machine import circumstances
+from examples.reproduce.claims import CLAIMS
+from examples.reproduce.tables import Circumstances, render, replace_part
+from examples.reproduce.verdict import summarise
+from sae_dist.apps.terminal import one_line
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import read_json, write_atomic
 from sae_dist.common.log import log_info
-from sae_dist.config import ReproductionConfig
-from sae_dist.reproduce.claims import CLAIMS
-from sae_dist.reproduce.document import Circumstances, render, replace_part
-from sae_dist.reproduce.verdict import summarise
 
 _LM = (
     "{num_parameters:,} parameters, trained on {num_tokens:,} tokens; {held_out_loss:.3f} nats a "
@@ -36,28 +28,32 @@ _LM = (
 
 def main() -> None:
     """The command."""
-    command.run("reproduction")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("home", type=Path, help="of runs, lm/, finetuned/ and commands.tsv")
+    parser.add_argument("document", type=Path)
+    parser.add_argument("runs", nargs="+", help="those that differ in their seed alone")
+    asked = parser.parse_args()
+    with one_line():
+        fill_in(asked.document, asked.home, asked.runs)
 
 
-def reproduction_command(config: ReproductionConfig) -> None:
+def fill_in(document: Path, home: Path, runs: list[str]) -> None:
     """Read the runs' evaluations, and write the tables into the document."""
-    evaluations = [_evaluation(config.runs, name) for name in config.run]
-    document = Path(config.document)
+    evaluations = [_evaluation(home / name) for name in runs]
     if not document.is_file():
         raise UserError(f"found no {document}; expected the document to fill in; restore it")
-    commands = _commands(Path(config.home) / "commands.tsv")
-    facts = _about_now() | _about_lms(Path(config.home)) | _about_runs(evaluations)
+    commands = _commands(home / "commands.tsv")
+    facts = _about_now() | _about_lms(home) | _about_runs(evaluations)
     facts["time"] = f"{sum(seconds for _, seconds in commands) / 60:.1f} minutes for all commands"
-    circumstances = Circumstances(facts, commands)
-    part = render(CLAIMS, evaluations, circumstances)
+    part = render(CLAIMS, evaluations, Circumstances(facts, commands))
     write_atomic(document, replace_part(document.read_text(), part).encode())
     for claim in CLAIMS:
         log_info(f"  {claim.title}: {summarise(claim.over(evaluations))}")
     log_info(f"tables in {document}")
 
 
-def _evaluation(runs: str, name: str) -> dict[str, Any]:
-    path = run_folder(runs, name) / "evaluation.json"
+def _evaluation(run: Path) -> dict[str, Any]:
+    path = run / "evaluation.json"
     try:
         return dict(read_json(path))
     except (OSError, ValueError, TypeError) as error:
@@ -68,39 +64,14 @@ def _evaluation(runs: str, name: str) -> dict[str, Any]:
 
 
 def _about_now() -> dict[str, str]:
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "numpy"))
+    now = circumstances("torch", "transformers", "numpy")
+    versions = ", ".join(f"{name} {version}" for name, version in now["versions"].items())
+    machine = f"{now['threads']} threads of {now['processor']}"
     return {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": _machine(),
-        "versions": f"sae_dist {sae_dist.__version__} ({_commit()}), "
-        f"Python {platform.python_version()}, {packages}",
+        "date": now["date"],
+        "machine": ", ".join(filter(None, [machine, now["gpu"]])),
+        "versions": f"sae_dist {now['commit']}, {versions}",
     }
-
-
-def _machine() -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parts = [f"{cores} cores of {_processor()}"]
-    if torch.cuda.is_available():
-        parts += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return ", ".join(parts)
-
-
-def _processor() -> str:
-    """What the kernel calls it, where it tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
-
-
-def _commit() -> str:
-    """Of the checkout, with a mark if there are changes."""
-    place = Path(sae_dist.__file__).parent
-    command = ("git", "describe", "--always", "--dirty", "--exclude=*")
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "no checkout"
 
 
 def _about_lms(home: Path) -> dict[str, str]:
@@ -129,3 +100,7 @@ def _commands(path: Path) -> list[tuple[str, float]]:
         taken, _, command = line.partition("\t")
         seconds[command] = seconds.get(command, 0.0) + float(taken)
     return list(seconds.items())
+
+
+if __name__ == "__main__":
+    main()

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from examples.reproduce.verdict import Claim, Evaluation, Measured, summarise
 from sae_dist.common.errors import UserError
-from sae_dist.reproduce.verdict import Claim, Evaluation, Measured, summarise
 
 BEGIN, END = "<!-- reproduction: begin -->", "<!-- reproduction: end -->"
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from math import log
 from typing import Any
 
-from sae_dist.reproduce.verdict import Effects, Evaluation
+from examples.reproduce.verdict import Effects, Evaluation
 
 Rung = dict[str, Any]
 _FAMILY = ("kind", "form", "site", "target")

@@ -1,8 +1,8 @@
 import pytest
 
+from examples.reproduce.claims import CLAIMS
+from examples.reproduce.tables import BEGIN, END, Circumstances, render, replace_part
 from sae_dist.common.errors import UserError
-from sae_dist.reproduce.claims import CLAIMS
-from sae_dist.reproduce.document import BEGIN, END, Circumstances, render, replace_part
 from tests.reproduce.made_up import evaluation, rung
 
 

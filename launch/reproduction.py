@@ -1,6 +1,0 @@
-"""See `sae_dist/apps/reproduction.py`, or --help."""
-
-from sae_dist.apps.command import run
-
-if __name__ == "__main__":
-    run("reproduction")
