@@ -1,14 +1,17 @@
-"""What all timed steps share: activations, clock, memory, arguments. Needs torch alone."""
+"""What all that is timed shares: activations, clock, memory, and a case of a step.
 
-import argparse
-import json
-import platform
+Needs torch alone.
+"""
+
+import importlib
 import resource
 import statistics
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +19,13 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
 K, L0 = 32, 50  # what fires on a row: with TopK and BatchTopK, with JumpReLU
+TEMPORARY = Path(tempfile.gettempdir())
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 _NUM_DIRECTIONS, _NUM_ACTIVE, _NUM_BATCHES = 4096, 32, 4
 _SAMPLE_ROWS = 256
 _ERROR_WIDTH = 768
 _NUM_WARMUP = 2
-_LEAST_STEPS, _MOST_STEPS = 2, 10
+_MIN_STEPS, _MAX_STEPS = 2, 10
 
 
 def activations(d_in: int, batch: int) -> list[Tensor]:
@@ -48,6 +52,26 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
+def seconds_of(action: Callable[[], object]) -> float:
+    """How long it takes, device included."""
+    synchronise()
+    start = time.perf_counter()
+    action()
+    synchronise()
+    return time.perf_counter() - start
+
+
+def in_turns(actions: dict[str, Callable[[], object]], num_turns: int) -> dict[str, list[float]]:
+    """Seconds of each action, one after the other, after one turn to warm up."""
+    turns = [{name: seconds_of(do) for name, do in actions.items()} for _ in range(num_turns + 1)]
+    return {name: [turn[name] for turn in turns[1:]] for name in actions}
+
+
+def median_seconds(action: Callable[[], object], num_turns: int = 3) -> float:
+    """The median time of `action`, after one that is not counted."""
+    return statistics.median(in_turns({"it": action}, num_turns)["it"])
+
+
 @dataclass
 class Clock:
     """Yields batches; the time from one being asked for to the next is a step's.
@@ -70,11 +94,10 @@ class Clock:
         self.ticks.append(time.perf_counter())
 
     def _is_enough(self) -> bool:
-        if self.num_steps < _LEAST_STEPS:
+        if self.num_steps < _MIN_STEPS:
             return False
         return (
-            self.num_steps == _MOST_STEPS
-            or self.ticks[-1] - self.ticks[_NUM_WARMUP] >= self.seconds
+            self.num_steps == _MAX_STEPS or self.ticks[-1] - self.ticks[_NUM_WARMUP] >= self.seconds
         )
 
     @property
@@ -85,7 +108,7 @@ class Clock:
     @property
     def ms(self) -> float:
         """The median step after the warm-up."""
-        if self.num_steps < _LEAST_STEPS:
+        if self.num_steps < _MIN_STEPS:
             raise RuntimeError(f"{len(self.ticks) - 1} steps were taken, warm-up and all")
         ticks = self.ticks[_NUM_WARMUP:]
         return statistics.median(after - before for before, after in pairwise(ticks)) * 1e3
@@ -107,34 +130,45 @@ def matmul_for(setting: str) -> str:
     return {"float32": "highest", "bfloat16": "medium", "bf16": "highest"}.get(setting, setting)
 
 
-def arguments() -> argparse.Namespace:
-    """The case to time, with its setting applied, its batches made and its clock ready."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--kind", required=True)
-    parser.add_argument("--num-latents", type=int, required=True)
-    parser.add_argument("--d-in", type=int, required=True)
-    parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument(
-        "--setting", required=True, help="see `matmul_for`; +sparse if there is one"
-    )
-    parser.add_argument("--l0", type=int, help="what fires on a row (topk 32, jumprelu 50)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="to time steps for")
-    options = parser.parse_args()
-    setting, _, extra = options.setting.partition("+")
-    options.is_sparse, options.is_bf16 = extra == "sparse", setting == "bf16"
-    options.l0 = options.l0 or (L0 if options.kind == "jumprelu" else K)
-    torch.set_float32_matmul_precision(matmul_for(setting))
-    batches = activations(options.d_in, options.batch)
-    options.clock = Clock(batches, options.seconds)
-    options.sample_BD = batches[0][:_SAMPLE_ROWS]  # thresholds are set and L0 is measured on it
-    torch.manual_seed(0)
-    return options
+@dataclass
+class Case:
+    """A step to time: its setting is applied, its batches are made and its clock is ready.
+
+    Args:
+        kind: topk, topk+auxk, batchtopk or jumprelu.
+        num_latents: F.
+        d_in: D.
+        batch: B.
+        setting: see `matmul_for`; `+sparse` if there is such an option.
+        seconds: to time steps for.
+        l0: what fires on a row; 0 is the kind's default.
+    """
+
+    kind: str
+    num_latents: int
+    d_in: int
+    batch: int
+    setting: str
+    seconds: float = 10.0
+    l0: int = 0
+
+    def __post_init__(self) -> None:
+        self.l0 = self.l0 or (L0 if self.kind == "jumprelu" else K)
+        precision, _, extra = self.setting.partition("+")
+        self.is_sparse, self.is_bf16 = extra == "sparse", precision == "bf16"
+        torch.set_float32_matmul_precision(matmul_for(precision))
+        batches = activations(self.d_in, self.batch)
+        self.clock = Clock(batches, self.seconds)
+        self.sample_BD = batches[0][:_SAMPLE_ROWS]  # thresholds are set and L0 is measured on it
+        torch.manual_seed(0)
 
 
-def show(clock: Clock, l0: float, **others: float) -> None:
-    """Print what was measured as the one line of JSON that `run.py` reads."""
-    result = {"ms": clock.ms, "num_steps": clock.num_steps, "l0": l0, "peak_bytes": peak_bytes()}
-    print(json.dumps(result | others))
+def time_program(module: str, **case: Any) -> dict[str, float]:
+    """Time the steps that `module.time_steps(Case)` takes, which returns their L0 and more."""
+    made = Case(**case)
+    others = importlib.import_module(f"benchmarks.{module}").time_steps(made)
+    clock = made.clock
+    return {"ms": clock.ms, "num_steps": clock.num_steps, "peak_bytes": peak_bytes()} | others
 
 
 def product_error(precision: str) -> float:
@@ -148,23 +182,3 @@ def product_error(precision: str) -> float:
     torch.set_float32_matmul_precision(before)
     true_BF = x_BD.double() @ W_FD.double().T
     return float((z_BF - true_BF).norm() / true_BF.norm())
-
-
-def machine() -> dict[str, Any]:
-    """The processor, or the GPU, that steps are timed on, and how exact its products are."""
-    name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo") as file:
-            name = next(line.split(":")[1].strip() for line in file if "model name" in line)
-    except (OSError, StopIteration):
-        pass
-    return {
-        "processor": name,
-        "gpu": torch.cuda.get_device_name() if DEVICE == "cuda" else "",
-        "threads": torch.get_num_threads(),
-        "product_error": {name: product_error(name) for name in ("highest", "medium")},
-    }
-
-
-if __name__ == "__main__":
-    print(json.dumps(machine() | {"torch": str(torch.__version__)}))

@@ -1,10 +1,10 @@
-"""Time a plain dense torch step: autograd through z [B, F], and Adam(fused=True)."""
+"""No peer: a plain dense torch step, autograd through z [B, F] and Adam(fused=True)."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
-from benchmarks.measure import DEVICE, arguments, show, threshold_for
+from benchmarks.timing import DEVICE, Case, threshold_for
 from sae_dist.kernels import jumprelu, step
 
 _BANDWIDTH, _SPARSITY = 0.001, 0.0006
@@ -39,26 +39,21 @@ class Naive(nn.Module):
         return error_BD.pow(2).sum(1).mean() + penalty
 
 
-def main() -> None:
-    """Time one case and print it."""
-    options = arguments()
-    coder = Naive(options.kind, options.num_latents, options.d_in, options.l0)
-    x_BD, l0 = options.sample_BD, float(options.l0)
-    if options.kind == "jumprelu":
+def time_steps(case: Case) -> dict[str, float]:
+    """Take the steps of its clock."""
+    coder = Naive(case.kind, case.num_latents, case.d_in, case.l0)
+    x_BD, l0 = case.sample_BD, float(case.l0)
+    if case.kind == "jumprelu":
         with torch.no_grad():
-            coder.threshold.fill_(threshold_for(linear(x_BD, coder.W_enc), options.l0))
+            coder.threshold.fill_(threshold_for(linear(x_BD, coder.W_enc), case.l0))
     adam = torch.optim.Adam(coder.parameters(), lr=1e-5, fused=True)
-    for batch_BD in options.clock:
+    for batch_BD in case.clock:
         loss = coder.loss(batch_BD)
         adam.zero_grad()
         loss.backward()
         adam.step()
-    if options.kind == "jumprelu":
+    if case.kind == "jumprelu":
         with torch.no_grad():
             z_BF = linear(x_BD - coder.b_dec, coder.W_enc, coder.b_enc)
             l0 = float((z_BF > coder.threshold).sum(1).float().mean())
-    show(options.clock, l0)
-
-
-if __name__ == "__main__":
-    main()
+    return {"l0": l0}
