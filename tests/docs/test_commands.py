@@ -66,7 +66,7 @@ def _check_python(words: list[str], is_part: bool) -> None:
             _compose(words[2], tuple(words[3:]), is_part)
     elif words[1].startswith("sae_dist.apps."):
         _compose(words[1].rpartition(".")[2], tuple(words[2:]), is_part)
-    elif words[1] == "benchmarks" and words[2:] not in ([], ["NAME"], ["table"]):
+    elif words[1] == "benchmarks" and words[2:3] not in ([], ["NAME"], ["table"]):
         assert words[2] in BENCHMARKS, f"found no benchmark {words[2]}"
         options_of(module_of(words[2])).parse_args(words[3:])
     elif words[1] != "sparsify":  # another library's
