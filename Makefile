@@ -25,7 +25,7 @@ help:
 	@echo "make test         the fast tests"
 	@echo "make test-slow    the tests that need minutes, several processes or gigabytes"
 	@echo "make test-interop exports, imports and SAEBench beside the other libraries, in a .venv-interop and a .venv-saebench"
-	@echo "make bench        step times beside other trainers', which get a .venv-bench of their own"
+	@echo "make bench        steps beside other trainers' (in a .venv-bench of their own), stream and harvest"
 	@echo "make lint         ruff and mypy"
 	@echo "make docs         the site, in site/, by a .venv-docs of its own; fails on a warning"
 	@echo "make wheel        the package as a wheel, in dist/"
@@ -36,7 +36,7 @@ quickstart: $(READY)
 	@launch/quickstart.sh
 
 reproduce: $(READY)
-	@launch/reproduce.sh
+	@examples/reproduce/run.sh
 
 test: $(READY)
 	@$(PYTEST) -m "not slow"
@@ -52,7 +52,7 @@ interop-table: $(READY) $(CLIENTS_READY) $(SAEBENCH_READY)
 	@$(OTHERS) .venv/bin/python -W ignore -m tests.interop.saebench_tables
 
 bench: $(READY) .venv-bench/.ready
-	@.venv/bin/python -W ignore -m benchmarks.run
+	@.venv/bin/python -W ignore -m benchmarks
 
 docs: .venv-docs/.ready
 	.venv-docs/bin/mkdocs build --strict

@@ -1,1 +1,16 @@
 """Step times of this project beside its peers' and beside the machine's own limits."""
+
+BENCHMARKS = (
+    *(
+        "steps",
+        "curves",
+        "quality",
+        "stream",
+        "objects",
+        "harvest",
+        "storage",
+        "scale",
+        "shuffling",
+    ),
+    *("checkpoint", "evaluate", "live", "startup"),
+)

@@ -19,20 +19,20 @@ BATCH = 1024
 TOKENS = 800_000
 _STREAM = StreamConfig(bucket_tokens=131_072)
 _HOME = Path("runs/quickstart")
+STORE = _HOME / "store"
 _COMMANDS = [  # the quickstart's first two steps, by one process
     ["sae-dist small_lm", f"folder={_HOME}/lm"],
     [
         *("launch/harvest.py", f"lm.name={_HOME}/lm", "text=stdlib", "tokens=1M"),
-        *(f"store={_HOME}/store", "sites=[resid_post.2,mlp_in.2,mlp_out.2]"),
+        *(f"store={STORE}", "sites=[resid_post.2,mlp_in.2,mlp_out.2]"),
         *("writer.chunk_mib=1", "writer.shard_mib=32"),
     ],
 ]
 
 
-def quickstart_store() -> Path:
-    """The quickstart's store, made by its commands if it is not there yet."""
-    store = _HOME / "store"
-    if not (store / "MANIFEST.json").exists():
+def quickstart_store(store: Path = STORE) -> Path:
+    """The store; the quickstart's is made by its commands if it is not there yet."""
+    if store == STORE and not (store / "MANIFEST.json").exists():
         for command in _COMMANDS:
             subprocess.run([sys.executable, *command], check=True)
     return store

@@ -1,12 +1,11 @@
 """Comparing coders at equal L0: which run to make next, and what the runs say at a target."""
 
 import math
-import statistics
 from dataclasses import dataclass
 from typing import Any
 
 _NEAR = 0.01  # an L0 so close to the target, as a share, needs no second run
-_LEAST_MOVE = 1.15
+_MIN_MOVE = 1.15
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def next_aim(runs: list[dict[str, Any]], target: float, lever: Lever) -> float |
     last = min(runs, key=lambda run: abs(math.log(max(run["l0"], 1e-3) / target)))
     # as if L0 went with the aim, or with one over it, and somewhat beyond
     move = (target / max(last["l0"], 1e-3)) ** 1.2
-    move = max(move, _LEAST_MOVE) if move > 1 else min(move, 1 / _LEAST_MOVE)
+    move = max(move, _MIN_MOVE) if move > 1 else min(move, 1 / _MIN_MOVE)
     return last["aim"] * (move if lever.is_rising else 1 / move)
 
 
@@ -58,24 +57,3 @@ def fvu_at(runs: list[dict[str, Any]], target: float) -> float | None:
         return math.exp((1 - share) * math.log(low["fvu"]) + share * math.log(high["fvu"]))
     near = [run for run in runs if abs(run["l0"] / target - 1) < _NEAR]
     return min(near, key=lambda run: abs(run["l0"] / target - 1))["fvu"] if near else None
-
-
-def best(runs: list[dict[str, Any]], target: float) -> dict[str, dict[str, Any]]:
-    """By program, its better setting at the target, where every seed of it got there.
-
-    Each has "setting", and over its seeds the mean "fvu" and its "spread": a sample's standard
-    deviation, None for a single seed.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for program, setting in dict.fromkeys((run["program"], run["setting"]) for run in runs):
-        own = [r for r in runs if (r["program"], r["setting"]) == (program, setting)]
-        seeds = dict.fromkeys(run["seed"] for run in own)
-        fvus = [fvu_at([run for run in own if run["seed"] == seed], target) for seed in seeds]
-        there = [fvu for fvu in fvus if fvu is not None]
-        if len(there) < len(fvus):
-            continue
-        fvu = statistics.mean(there)
-        if fvu < found.get(program, {"fvu": math.inf})["fvu"]:
-            spread = statistics.stdev(there) if len(there) > 1 else None
-            found[program] = {"setting": setting, "fvu": fvu, "spread": spread}
-    return found

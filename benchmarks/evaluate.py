@@ -1,17 +1,12 @@
-"""Time evaluation beside the least it could do: read the held-out tokens and encode them.
+"""Evaluation beside the least it could do: read the held-out tokens and encode them.
 
-    python -m benchmarks.evaluate --folder FOLDER  # 1 GB there; prints one JSON object
-
-A store of made-up activations is written in FOLDER, read, and removed. A coder of random weights
+A store of made-up activations is written, read, and removed. A coder of random weights
 reads it twice in every round: `bare` streams and encodes, `evaluation` also reconstructs and adds
 to all measures that need no language model. The order changes from round to round; figures are
-medians over rounds, `ratio` that of a round's evaluation to its bare pass. Processor time counts
-all threads, and suffers less than the clock from what else runs.
+medians of a round's ratios. Processor time counts all threads, and suffers less than the clock from
+what else runs.
 """
 
-import argparse
-import json
-import os
 import statistics
 import tempfile
 import time
@@ -22,42 +17,44 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measure import DEVICE, L0, K, activations, synchronise, threshold_for
-from sae_dist.coders import Coder, initialise, kind_named
+from benchmarks.figures import Figure
+from benchmarks.timing import DEVICE, L0, TEMPORARY, K, activations, synchronise, threshold_for
+from sae_dist.coders import Coder, initialise, kind_named, kind_names
 from sae_dist.evaluate import EvaluationConfig, measures, run_coder
 from sae_dist.parallel import Mesh, make_mesh, start_world
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations
 
-D, SEQUENCE, SITE = 768, 128, "resid_post.0"
+SEQUENCE, SITE = 128, "resid_post.0"
 _BATCH = EvaluationConfig().batch_tokens
 _HELD_OUT = 0.8
 _CHUNK_SEQUENCES = 21  # 4 MiB of bfloat16, as by default; each chunk is evaluated by itself
 _SAMPLE = 256  # rows by which thresholds are set
 Decoded = Callable[[], float]
+SMOKE = {"tokens": 12_000, "num_latents": 256, "d_in": 16, "rounds": 1}
 
 
-def make_source(path: Path, num_tokens: int) -> StoredActivations:
+def make_source(path: Path, num_tokens: int, d_in: int) -> StoredActivations:
     """Held-out sequences of so many tokens; the first of each sequence is left out."""
     num_sequences = round(num_tokens / _HELD_OUT / SEQUENCE)
-    blocks = [x_BD.cpu().view(-1, SEQUENCE, D) for x_BD in activations(D, _BATCH)]
+    blocks = [x_BD.cpu().view(-1, SEQUENCE, d_in) for x_BD in activations(d_in, _BATCH)]
     whole_NSD = torch.cat(blocks).repeat(-(-num_sequences // (4 * len(blocks[0]))), 1, 1)
     trainable = torch.ones(num_sequences, SEQUENCE, dtype=torch.bool)
     trainable[:, 0] = False
     acts = {SITE: whole_NSD[:num_sequences]}
-    chunk_mib = _CHUNK_SEQUENCES * SEQUENCE * D * 2 / 2**20
+    chunk_mib = _CHUNK_SEQUENCES * SEQUENCE * d_in * 2 / 2**20
     sizes = {"chunk_mib": chunk_mib, "shard_mib": chunk_mib}
     write_store(path, acts, trainable=trainable, held_out=_HELD_OUT, **sizes)
     return StoredActivations(open_store(path))
 
 
 @torch.no_grad()
-def make_coder(kind: str, num_latents: int) -> Coder:
+def make_coder(kind: str, num_latents: int, d_in: int) -> Coder:
     """A coder of which as many latents fire on a token as in the other benchmarks."""
     is_jumprelu = kind == "jumprelu"
     config = kind_named(kind)(num_latents=num_latents, **({} if is_jumprelu else {"k": K}))
-    coder = Coder(config, D, D, device=DEVICE).eval().requires_grad_(False)
-    x_BD = activations(D, _SAMPLE)[0]
+    coder = Coder(config, d_in, d_in, device=DEVICE).eval().requires_grad_(False)
+    x_BD = activations(d_in, _SAMPLE)[0]
     initialise(coder, 0, x_BD, x_BD)
     if "threshold" in config.tensors():
         z_BF = coder.pre_activations(x_BD)
@@ -123,31 +120,42 @@ def compared(source: StoredActivations, coder: Coder, mesh: Mesh, rounds: int) -
     return figures
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="where the store is written for the while")
-    parser.add_argument("--tokens", type=int, default=65_536, help="held out, about so many")
-    parser.add_argument("--num-latents", type=int, default=65_536)
-    parser.add_argument("--kinds", nargs="+", default=["jumprelu", "topk", "batchtopk"])
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    results: dict[str, Any] = {
-        "d": D,
-        "num_latents": options.num_latents,
-        "batch_tokens": _BATCH,
-        "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
-    }
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder, start_world() as world:
-        mesh = make_mesh(world, 1, {})
-        source = make_source(Path(folder) / "store", options.tokens)
-        results["tokens"] = source.num_held_out * SEQUENCE
-        for kind in options.kinds:
-            coder = make_coder(kind, options.num_latents)
-            results[kind] = compared(source, coder, mesh, options.rounds)
-    print(json.dumps(results))
+def run(
+    kinds: tuple[str, ...] = tuple(kind_names()),
+    tokens: int = 65_536,
+    num_latents: int = 65_536,
+    d_in: int = 768,
+    rounds: int = 5,
+    folder: Path = TEMPORARY,
+) -> Iterator[Figure]:
+    """Seconds and processor seconds, floors those of reading and encoding.
 
-
-if __name__ == "__main__":
-    main()
+    Args:
+        kinds: of coders.
+        tokens: held out, about so many.
+        num_latents: F.
+        d_in: D.
+        rounds: whose median counts.
+        folder: where the store is written for the while; 1 GB.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as own, start_world() as world:
+        mesh, source = make_mesh(world, 1, {}), make_source(Path(own) / "store", tokens, d_in)
+        for kind in kinds:
+            coder = make_coder(kind, num_latents, d_in)
+            found = compared(source, coder, mesh, rounds)
+            more = {
+                "active_entries": found["active_entries"],
+                "tokens": source.num_held_out * SEQUENCE,
+            }
+            for unit, title in (("seconds", "s"), ("processor_seconds", "processor s")):
+                name = f"all measures without an LM, {kind}, {num_latents:,} latents ({title})"
+                own_ratio = {"ratio": found[f"ratio_{unit}"]}
+                times = found[unit]
+                yield Figure(
+                    name,
+                    times["evaluation"],
+                    title,
+                    times["bare"],
+                    target="≤ 2 ×",
+                    more=more | own_ratio,
+                )

@@ -1,28 +1,23 @@
-"""Time a harvest beside its floors: the bare forward pass, and a plain write of the same bytes.
+"""A harvest beside its floors: the bare forward pass, and a plain write of the same bytes.
 
-    python -m benchmarks.harvest  # 3 GB in its folder
-
-Prints one JSON object. What is compared is measured in turns, and medians are taken; `folder` is to
-be on the disk that a store would be on.
+What is compared is measured in turns, and medians are taken; `folder` is to be on the disk that a
+store would be on, and takes 3 GB.
 """
 
-import argparse
-import json
 import os
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from benchmarks.measure import DEVICE, machine, synchronise
+from benchmarks.figures import Figure
+from benchmarks.timing import DEVICE, TEMPORARY, in_turns
 from sae_dist.harvest import HarvestLoopConfig, Processes, Text, UnitTokens, fill_store
 from sae_dist.harvest.staging import StagingBuffer
 from sae_dist.lm import Capture, compile_layers, resolve, truncate
@@ -33,13 +28,14 @@ _WIDTH, _LAYERS, _VOCAB = (2048, 12, 32_000) if _IS_CUDA else (512, 4, 4096)
 _POSITIONS, _BATCH = (1024, 16) if _IS_CUDA else (128, 4)
 _DEEPEST = _LAYERS - 2
 _SITES = {
-    "one_site": [f"resid_post.{_DEEPEST}"],
-    "layer_sites": [
+    "one site": [f"resid_post.{_DEEPEST}"],
+    "five sites": [
         f"{kind}.{_DEEPEST}" for kind in ("resid_pre", "attn_z", "mlp_in", "mlp_out", "resid_post")
     ],
 }
-_NUM_TURNS, _NUM_SHARDS, _SHARD_MIB = 15, 7, StoreConfig().shard_mib
 _HARVEST_TURNS, _HARVEST_BATCHES = 3, 8
+PACKAGES = ("transformers",)
+SMOKE = {"turns": 1, "shards": 1, "shard_mib": 2.0}
 
 
 class _Stop(Exception):
@@ -59,7 +55,7 @@ def language_model() -> PreTrainedModel:
         use_cache=False,
     )
     model = LlamaForCausalLM(config).to(DEVICE, torch.bfloat16 if _IS_CUDA else torch.float32)
-    truncate(model, [resolve(model, name) for name in _SITES["one_site"]])
+    truncate(model, [resolve(model, name) for name in _SITES["one site"]])
     return model.eval().requires_grad_(False)
 
 
@@ -79,21 +75,6 @@ def bare_pass(model: PreTrainedModel) -> Callable[[torch.Tensor], None]:
     return run
 
 
-def seconds(action: Callable[[], object]) -> float:
-    """How long it takes, device included."""
-    synchronise()
-    start = time.perf_counter()
-    action()
-    synchronise()
-    return time.perf_counter() - start
-
-
-def in_turns(actions: dict[str, Callable[[], object]], num_turns: int) -> dict[str, list[float]]:
-    """Seconds of each action, one after the other, after one turn to warm up."""
-    turns = [{name: seconds(do) for name, do in actions.items()} for _ in range(num_turns + 1)]
-    return {name: [turn[name] for turn in turns[1:]] for name in actions}
-
-
 def random_ids(count: int) -> np.ndarray:
     """Random sequences [count, S]."""
     return np.random.default_rng(0).integers(0, _VOCAB, (count, _POSITIONS), np.int32)
@@ -106,17 +87,17 @@ def random_text(ids_NS: np.ndarray, unit_sequences: int, first: int, begin: obje
     return Text((UnitTokens(ids, np.ones(ids.shape, bool), None) for ids in units), dict)
 
 
-def write_speed(folder: Path) -> dict[str, Any]:
+def write_speed(folder: Path, shards: int, shard_mib: float) -> Figure:
     """Bytes a second of whole shards, checked and committed, and of a plain write of them."""
-    sequences = int(_SHARD_MIB * 2**20) // (_POSITIONS * _WIDTH * 2)
+    sequences = int(shard_mib * 2**20) // (_POSITIONS * _WIDTH * 2)
     shape = (sequences, _POSITIONS, _WIDTH)
     generator = torch.Generator().manual_seed(0)
     acts_NSD = torch.randn(shape, generator=generator).bfloat16().view(torch.uint16).numpy()
-    config = StoreConfig(shard_mib=_SHARD_MIB, held_out=0.0)
-    total = sequences * (_NUM_SHARDS + 1)
+    config = StoreConfig(shard_mib=shard_mib, held_out=0.0)
+    total = sequences * (shards + 1)
     writer = StoreWriter.create(folder, {"x": _WIDTH}, _POSITIONS, config, {}, total)
     ids_NS = random_ids(total)
-    for unit in range(_NUM_SHARDS + 1):
+    for unit in range(shards + 1):
         own_NS = ids_NS[unit * sequences : (unit + 1) * sequences]
         writer.put_tokens(unit, own_NS, np.ones(own_NS.shape, bool), None)
     writer.end_tokens(total, {})
@@ -129,21 +110,17 @@ def write_speed(folder: Path) -> dict[str, Any]:
             os.fsync(file.fileno())
 
     actions: dict[str, Callable[[], object]] = {
-        "sequential": write_plainly,
+        "plain": write_plainly,
         "removal": plain.unlink,
         "store": lambda: writer.write_unit(next(units), {"x": acts_NSD}),
     }
-    times = in_turns(actions, _NUM_SHARDS)
-    sequential, store = (statistics.median(times[name]) for name in ("sequential", "store"))
-    return {
-        "write_ratio": sequential / store,
-        "bytes_per_second": acts_NSD.nbytes / store,
-        "sequential_bytes_per_second": acts_NSD.nbytes / sequential,
-    }
+    times = in_turns(actions, shards)
+    rates = {n: acts_NSD.nbytes / 1e9 / statistics.median(times[n]) for n in ("plain", "store")}
+    return Figure(f"writing a shard of {shard_mib:g} MiB", rates["store"], "GB/s", rates["plain"])
 
 
-def capture_speed(model: PreTrainedModel) -> dict[str, Any]:
-    """Tokens a second of bare passes, and what hooks, rounding and copies to the host add."""
+def capture_speed(model: PreTrainedModel, turns: int) -> Iterator[Figure]:
+    """Milliseconds of bare passes, and with hooks, rounding and copies to the host."""
     ids_NS = torch.from_numpy(random_ids(_BATCH)).long().to(DEVICE)
     run = bare_pass(model)
     actions: dict[str, Callable[[], object]] = {"bare": lambda: run(ids_NS)}
@@ -151,27 +128,24 @@ def capture_speed(model: PreTrainedModel) -> dict[str, Any]:
         capture = Capture(model, [resolve(model, site) for site in sites])
         widths = dict.fromkeys(sites, _WIDTH)
         size = (_BATCH, _POSITIONS)
-        room = StagingBuffer(widths, size, StoreConfig().dtype, torch.device(DEVICE))
-        actions[name] = lambda c=capture, r=room: r.put(range(_BATCH), c(ids_NS))
+        buffer = StagingBuffer(widths, size, StoreConfig().dtype, torch.device(DEVICE))
+        actions[name] = lambda c=capture, b=buffer: b.put(range(_BATCH), c(ids_NS))
     compiled = language_model()  # the turn that compiles is the first, which does not count
-    for name, lm in (("compiled", compiled), ("not_compiled", model)):
-        lm_sites = [resolve(lm, site) for site in _SITES["one_site"]]
-        actions[name] = partial(Capture(lm, lm_sites), ids_NS)
-    if not compile_layers(compiled, [resolve(compiled, s) for s in _SITES["one_site"]]):
+    if not compile_layers(compiled, [resolve(compiled, site) for site in _SITES["one site"]]):
         raise RuntimeError("no layer is compiled")
-    times = in_turns(actions, _NUM_TURNS)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    return {
-        "capture_overhead": medians["one_site"] / medians["bare"] - 1,
-        "capture_overhead_layer_sites": medians["layer_sites"] / medians["bare"] - 1,
-        "compiled_speedup": medians["not_compiled"] / medians["compiled"],
-        "bare_tokens_per_second": ids_NS.numel() / medians["bare"],
-    }
+    for name, lm in (("compiled", compiled), ("not compiled", model)):
+        sites = [resolve(lm, site) for site in _SITES["one site"]]
+        actions[name] = partial(Capture(lm, sites), ids_NS)
+    times = in_turns(actions, turns)
+    medians = {name: 1e3 * statistics.median(values) for name, values in times.items()}
+    for name in _SITES:
+        yield Figure(f"a pass that is captured, {name}", medians[name], "ms", medians["bare"])
+    yield Figure("a pass with lm.compile", medians["compiled"], "ms", medians["not compiled"])
 
 
-def harvest_speed(model: PreTrainedModel, folder: Path) -> dict[str, Any]:
+def harvest_speed(model: PreTrainedModel, folder: Path) -> Figure:
     """Tokens a second of whole harvests, from stored tokens to the seal, beside bare passes."""
-    sites = _SITES["layer_sites"]
+    sites = _SITES["five sites"]
     capture = Capture(model, [resolve(model, site) for site in sites])
     count = _HARVEST_BATCHES * _BATCH
     sequence_mib = _POSITIONS * len(sites) * _WIDTH * 2 / 2**20
@@ -193,27 +167,26 @@ def harvest_speed(model: PreTrainedModel, folder: Path) -> dict[str, Any]:
 
     actions = {"bare": lambda: [run(ids_NS.to(DEVICE)) for ids_NS in batches], "harvest": fill}
     times = in_turns(actions, _HARVEST_TURNS)
-    bare, whole = (statistics.median(times[name]) for name in ("bare", "harvest"))
-    return {
-        "harvest_overhead": whole / bare - 1,
-        "tokens_per_second": count * _POSITIONS / whole,
-    }
+    rates = {n: count * _POSITIONS / statistics.median(times[n]) for n in actions}
+    return Figure("a whole harvest, five sites", rates["harvest"], "tokens/s", rates["bare"])
 
 
-def main() -> None:
-    """Measure, and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, help="where to write (default: for temporary files)")
-    options = parser.parse_args()
+def run(
+    turns: int = 15,
+    shards: int = 7,
+    shard_mib: float = StoreConfig().shard_mib,
+    folder: Path = TEMPORARY,
+) -> Iterator[Figure]:
+    """Capture, a whole harvest and writing, each beside its floor.
+
+    Args:
+        turns: of passes.
+        shards: to write.
+        shard_mib: size of each.
+        folder: where to write.
+    """
     model = language_model()
-    result = capture_speed(model)
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        result |= harvest_speed(model, Path(folder))
-        result |= write_speed(Path(folder) / "store")
-    about = {"d_model": _WIDTH, "positions": _POSITIONS, "batch_sequences": _BATCH}
-    sizes = {"num_sites": len(_SITES["layer_sites"]), "shard_mib": _SHARD_MIB}
-    print(json.dumps(result | about | sizes | {"machine": machine()}))
-
-
-if __name__ == "__main__":
-    main()
+    yield from capture_speed(model, turns)
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        yield harvest_speed(model, Path(own))
+        yield write_speed(Path(own) / "store", shards, shard_mib)

@@ -1,19 +1,14 @@
-"""Time reading shuffled chunks of a store in an object store beside a plain loop of ranged GETs.
+"""Shuffled chunks of a store in an object store, beside a plain loop of ranged GETs.
 
-    SAE_DIST_S3=.venv-s3/bin/python python -m benchmarks.objects
-    python -m benchmarks.objects --url s3://BUCKET/PATH  # of a service; a store is written there
-
-Prints one JSON object. Without a URL it starts the tests' S3 server (`make .venv-s3/.ready`), whose
-own work is most of the time. Both read by the same library into the same buffers, the loop without
-comparing a checksum, block by block in turns: ratios are of neighbouring blocks.
+Both read by the same library into the same buffers, the loop without comparing a checksum, block by
+block in turns; ratios are of neighbouring blocks. Without a URL the tests' S3 server is started
+(`SAE_DIST_S3=.venv-s3/bin/python`, from `make .venv-s3/.ready`): its own work is most of the time.
 """
 
-import argparse
-import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -21,22 +16,25 @@ import numpy as np
 import obstore
 from obstore.store import from_url
 
+from benchmarks.figures import Figure
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.store import Store, StoreConfig, StoreWriter, open_store
 from sae_dist.store.layout import CRC_BYTES, activations_path
 from tests.s3 import s3_server
 
 SITE, WIDTH, POSITIONS = "x", 768, 128
-_SHARDS, _SHARD_MIB = 8, 8.0  # small ones: the tests' server reads a whole object for a range
-_BLOCKS, _BLOCK_CHUNKS = 24, 16
-_THREADS = (1, 4)
+_SHARD_MIB = 8.0  # small ones: the tests' server reads a whole object for a range
+_BLOCK_CHUNKS = 16
+_OF_SERVER = "s3://bucket/store"
+PACKAGES = ("obstore",)
+SMOKE = {"threads": (1,), "blocks": 2, "shards": 2}
 
 Read = Callable[[int, np.ndarray], object]
 
 
-def write(url: str) -> Store:
+def write(url: str, shards: int) -> Store:
     """Shards of random bits."""
-    count = int(_SHARDS * _SHARD_MIB * 2**20) // (POSITIONS * WIDTH * 2)
+    count = int(shards * _SHARD_MIB * 2**20) // (POSITIONS * WIDTH * 2)
     config = StoreConfig(held_out=0.0, shard_mib=_SHARD_MIB)
     writer = StoreWriter.create(url, {SITE: WIDTH}, POSITIONS, config, {}, count)
     size, rng = writer.settings.shard_sequences, np.random.default_rng(0)
@@ -79,43 +77,36 @@ def seconds(read: Read, chunks: np.ndarray, buffers: list[np.ndarray]) -> float:
         return time.perf_counter() - begun
 
 
-def measure(store: Store, url: str) -> dict[str, dict[str, float]]:
-    """By number of threads: rates, and the ratios of neighbouring blocks."""
-    whole = np.flatnonzero(store.chunk_rows == store.layout.chunk_rows)
-    shape = (store.layout.chunk_rows, WIDTH)
-    loop, found = plain(store, url), {}
-    for threads in _THREADS:
-        buffers = [np.ones(shape, FloatDtype.bfloat16.storage) for _ in range(threads)]
-        rates: dict[str, list[float]] = {"loop": [], "store": []}
-        for block in range(_BLOCKS):
-            chunks = np.random.default_rng(block).choice(whole, _BLOCK_CHUNKS, replace=False)
-            readers = [("loop", loop), ("store", lambda c, out: store.read_rows_into(SITE, c, out))]
-            for name, read in readers[:: 1 if block % 2 else -1]:  # neither is always the second
-                num_bytes = len(chunks) * buffers[0].nbytes
-                rates[name].append(num_bytes / seconds(read, chunks, buffers) / 1e9)
-        ratios = [own / other for own, other in zip(rates["store"], rates["loop"], strict=True)]
-        found[str(threads)] = {
-            "loop_gb_per_s": statistics.median(rates["loop"]),
-            "store_gb_per_s": statistics.median(rates["store"]),
-            "ratio": statistics.median(ratios),
-            "smallest_ratio": min(ratios),
-        }
-    return found
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--url", help="where to write a store (default: on a server of the tests)")
-    options = parser.parse_args()
+def run(
+    url: str = "",
+    threads: tuple[int, ...] = (1, 4),
+    blocks: int = 24,
+    shards: int = 8,
+) -> Iterator[Figure]:
+    """GB/s by number of threads, floors those of the loop; a store is written at `url`."""
     with ExitStack() as servers:
-        if options.url is None:
+        if not url:
             os.environ.update(servers.enter_context(s3_server()))
-        url = options.url or "s3://bucket/store"
-        store = write(url)
-        chunk_mib = store.layout.chunk_rows * WIDTH * 2 / 2**20
-        print(json.dumps({"chunk_mib": round(chunk_mib, 2), "threads": measure(store, url)}))
+        store = write(url or _OF_SERVER, shards)
+        for num in threads:
+            yield speed(store, url or _OF_SERVER, num, blocks)
 
 
-if __name__ == "__main__":
-    main()
+def speed(store: Store, url: str, threads: int, blocks: int) -> Figure:
+    """The median of the store's rates, beside the loop's."""
+    whole = np.flatnonzero(store.chunk_rows == store.layout.chunk_rows)
+    loop, shape = plain(store, url), (store.layout.chunk_rows, WIDTH)
+    buffers = [np.ones(shape, FloatDtype.bfloat16.storage) for _ in range(threads)]
+    rates: dict[str, list[float]] = {"loop": [], "store": []}
+    for block in range(blocks):
+        count = min(_BLOCK_CHUNKS, len(whole))
+        chunks = np.random.default_rng(block).choice(whole, count, replace=False)
+        readers = [("loop", loop), ("store", lambda c, out: store.read_rows_into(SITE, c, out))]
+        for name, read in readers[:: 1 if block % 2 else -1]:  # neither is always the second
+            num_bytes = len(chunks) * buffers[0].nbytes
+            rates[name].append(num_bytes / seconds(read, chunks, buffers) / 1e9)
+    ratios = [own / other for own, other in zip(rates["store"], rates["loop"], strict=True)]
+    spread = f"ratios of blocks {min(ratios):.2f} to {max(ratios):.2f}"
+    told = f"chunks from S3, {threads} threads ({spread})"
+    median = statistics.median(rates["store"])
+    return Figure(told, median, "GB/s", median / statistics.median(ratios))

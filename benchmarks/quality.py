@@ -1,111 +1,186 @@
-"""FVU of this project's coders and its peers', trained on the same tokens in the same order.
+"""FVU of what each program trains on the same tokens in the same order, at equal L0.
 
-    python -m benchmarks.quality --peers-python .venv-bench/bin/python
-
-Writes benchmarks/results/quality.json after every run. TopK is compared at k; JumpReLU at equal L0:
-each program is steered by its own lever until two runs lie on either side of the target. Both over
-three seeds, but for a JumpReLU by a peer's own defaults: over one.
+TopK is compared at k; JumpReLU at equal L0: each program is steered by its own lever until two runs
+lie on either side of the target. `same` gives a peer this project's hyperparameters, `own` leaves
+it its own; the better one counts. Ours is trained in both precisions.
 """
 
-import argparse
-import datetime
-import json
 import math
+import statistics
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
-from benchmarks.activations import TOKENS, quickstart_store, write_activations
-from benchmarks.equal import Lever, best, next_aim
-from benchmarks.run import versions_of
-from benchmarks.table import FOLDER, update_readme
-from benchmarks.trained.task import BATCH, NUM_LATENTS, K
-from benchmarks.training import Trainer
-from sae_dist.parallel import start_world
+from benchmarks.activations import STORE, TOKENS, quickstart_store, write_activations
+from benchmarks.equal import Lever, fvu_at, next_aim
+from benchmarks.figures import Figure, LeftOut
+from benchmarks.process import call
+from benchmarks.steps import PEERS, PRECISIONS
+from benchmarks.trained.task import K
+from sae_dist.coders import Coder, JumpReLU, TopK
+from sae_dist.evaluate import Fidelity, run_coder
+from sae_dist.parallel import World, make_mesh, start_world
 
-_PEERS = ["sparsify", "dictionary_learning", "SAELens", "Llamascopium"]
-_MOST_RUNS = 4  # of one program's JumpReLU
-_SEEDS = range(3)
+OURS = "sae_dist"
+_MODULES = {p: p for p in (OURS, "sparsify", "dictionary_learning")}
+_MODULES |= {"SAELens": "sae_lens", "Llamascopium": "llamascopium"}
+_MAX_RUNS = 4  # of one program's JumpReLU with one seed
+_BATCH, _SECONDS = 4096, 900.0
 _TARGET = Lever(float(K), is_rising=True)
+_PENALTY = Lever(0.5, is_rising=False)
 _LEVERS = {
-    ("sae_dist", "float32"): _TARGET,
-    ("dictionary_learning", "same"): _TARGET,
-    ("dictionary_learning", "own"): _TARGET,
-    ("SAELens", "same"): _TARGET,
-    ("SAELens", "own"): Lever(1.0, is_rising=False),
-    ("Llamascopium", "same"): Lever(0.5, is_rising=False),
-    ("Llamascopium", "own"): Lever(0.5, is_rising=False),
+    "dictionary_learning": {"same": _TARGET, "own": _TARGET},
+    "SAELens": {"same": _TARGET, "own": Lever(1.0, is_rising=False)},
+    "Llamascopium": {"same": _PENALTY, "own": _PENALTY},
 }
+SMOKE = {"kinds": ("topk",), "precisions": ("float32",), "peers": (), "seeds": 1, "tokens": 32_768}
+Runs = list[dict[str, Any]]
 
 
-def compare(trainer: Trainer, path: Path, about: dict[str, Any]) -> None:
-    """Make all runs, and write what they gave after every one."""
-    settings = [("sae_dist", "float32"), *((p, s) for p in _PEERS for s in ("same", "own"))]
-    for program, setting in settings:
-        for seed in _SEEDS:
-            trainer.run(program, "topk", setting, K, seed)
-            write(trainer, path, about)
-    for (program, setting), lever in _LEVERS.items():
-        for seed in _SEEDS if setting != "own" else [0]:
-            lever = steer(trainer, path, about, program, setting, lever, seed)
+def run(
+    kinds: tuple[str, ...] = ("topk", "batchtopk", "jumprelu"),
+    precisions: tuple[str, ...] = PRECISIONS,
+    peers: tuple[str, ...] = tuple(PEERS),
+    seeds: int = 3,
+    tokens: int = TOKENS,
+    store: Path = STORE,
+    peers_python: Path = Path(".venv-bench/bin/python"),
+) -> Iterator[Figure | LeftOut]:
+    """Mean FVU over seeds, by kind and precision; a peer's own JumpReLU has one seed.
 
-
-def steer(
-    trainer: Trainer,
-    path: Path,
-    about: dict[str, Any],
-    program: str,
-    setting: str,
-    lever: Lever,
-    seed: int,
-) -> Lever:
-    """Bring a program's JumpReLU to the target L0; where the next seed may begin."""
-    runs: list[dict[str, Any]] = []
-    while (aim := next_aim(runs, K, lever)) is not None and len(runs) < _MOST_RUNS:
-        run = trainer.run(program, "jumprelu", setting, aim, seed)
-        write(trainer, path, about)
-        if run is None:
-            return lever
-        runs.append(run)
-    nearest = min(runs, key=lambda run: abs(math.log(max(run["l0"], 1e-3) / K)))
-    return replace(lever, first=nearest["aim"])
-
-
-def write(trainer: Trainer, path: Path, about: dict[str, Any]) -> None:
-    """Write all runs so far, and by kind each program's best at the target L0."""
-    kinds = dict.fromkeys(run["kind"] for run in trainer.runs)
-    rows = {kind: best([r for r in trainer.runs if r["kind"] == kind], K) for kind in kinds}
-    content = about | {"best": rows, "runs": trainer.runs, "left_out": trainer.failed}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    update_readme()
-
-
-def main() -> None:
-    """Make the activations, train everything, compare."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peers-python", type=Path, default=Path(".venv-bench/bin/python"))
-    parser.add_argument("--store", type=Path, help="in place of the quickstart's")
-    parser.add_argument("--tokens", type=int, default=TOKENS)
-    parser.add_argument("--to", type=Path, default=FOLDER / "results", help="another folder")
-    options = parser.parse_args()
+    Args:
+        kinds: of coders.
+        precisions: of ours.
+        peers: beside ours in float32, but for BatchTopK.
+        seeds: of each.
+        tokens: to train on.
+        store: whose activations; the quickstart's is made where it is not there.
+        peers_python: the interpreter that has the peers.
+    """
     with tempfile.TemporaryDirectory() as folder, start_world() as world:
         data = Path(folder) / "activations.safetensors"
-        sizes = write_activations(options.store or quickstart_store(), options.tokens, data)
-        about = {
-            "date": datetime.date.today().isoformat(),
-            "versions": {"torch": torch.__version__, **versions_of(options.peers_python)},
-            "num_latents": NUM_LATENTS,
-            "target_l0": K,
-            "batch": BATCH,
-            **sizes,
-        }
-        trainer = Trainer(data, options.peers_python, world, K)
-        compare(trainer, options.to / "quality.json", about)
+        sizes = write_activations(quickstart_store(store), tokens, data)
+        trainer = Trainer(data, peers_python, world)
+        for kind in kinds:
+            found: dict[str, dict[str, Any]] = {}
+            for program, setting in programs(kind, precisions, peers):
+                num_seeds = 1 if (kind, setting) == ("jumprelu", "own") else seeds
+                runs = trainer.steer(program, kind, setting, num_seeds)
+                yield from (LeftOut(name, why) for name, why in trainer.failed.items())
+                if (at_target := over_seeds(runs, kind)) is not None:
+                    found[f"{program}, {setting}"] = at_target | {"runs": runs}
+            for precision in precisions:
+                own = found.pop(f"{OURS}, {precision}", None)
+                if own is not None:
+                    name = f"FVU, {kind}, {precision}, L0 {own['l0']:.3g}"
+                    others = {n: other["fvu"] for n, other in found.items()}
+                    yield Figure(name, own["fvu"], "", others=others, more=sizes | own | found)
+                    found = {f"ours, {precision}": own}  # what the next is compared with
 
 
-if __name__ == "__main__":
-    main()
+def programs(
+    kind: str, precisions: Sequence[str], peers: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """Who trains this kind, and in which settings."""
+    yield from ((OURS, precision) for precision in precisions)
+    for peer in peers:
+        if kind == "topk" or (kind == "jumprelu" and peer in _LEVERS):
+            yield from ((peer, setting) for setting in ("same", "own"))
+
+
+def over_seeds(runs: Runs, kind: str) -> dict[str, Any] | None:
+    """Mean FVU and its sample's standard deviation, of JumpReLU at the target; None without it."""
+    by_seed = [[r for r in runs if r["seed"] == seed] for seed in {r["seed"]: 0 for r in runs}]
+    if kind == "jumprelu":
+        fvus = [fvu_at(own, K) for own in by_seed]
+    else:
+        fvus = [own[0]["fvu"] for own in by_seed]
+    there = [fvu for fvu in fvus if fvu is not None]
+    if not there or len(there) < len(fvus):
+        return None
+    l0 = K if kind == "jumprelu" else statistics.mean(run["l0"] for run in runs)
+    deviation = statistics.stdev(there) if len(there) > 1 else None
+    return {"fvu": statistics.mean(there), "deviation": deviation, "l0": l0}
+
+
+class Trainer:
+    """Trains on one file of activations, and evaluates on its held-out part.
+
+    Args:
+        data: written by `write_activations`.
+        peers_python: the interpreter that has the peers.
+        world: of this process alone.
+
+    Attributes:
+        failed: why a run of the last program gave nothing, by its name.
+    """
+
+    def __init__(self, data: Path, peers_python: Path, world: World) -> None:
+        self.data, self.peers_python, self.world = data, peers_python, world
+        self.held_out_MD = load_file(data)["held_out"]
+        self.failed: dict[str, str] = {}
+
+    def steer(self, program: str, kind: str, setting: str, num_seeds: int) -> Runs:
+        """A run a seed; of a JumpReLU as many as bring it to the target L0."""
+        self.failed, every = {}, []
+        lever = _LEVERS.get(program, {}).get(setting, _TARGET)
+        for seed in range(num_seeds):
+            runs: Runs = []
+            while (aim := next_aim(runs, K, lever)) is not None and len(runs) < _MAX_RUNS:
+                found = self.train(program, kind, setting, aim, seed)
+                if found is None:
+                    return every
+                runs.append(found)
+                if kind != "jumprelu":
+                    break
+            every += runs
+            nearest = min(runs, key=lambda run: abs(math.log(max(run["l0"], 1e-3) / K)))
+            lever = replace(lever, first=nearest["aim"])
+        return every
+
+    def train(
+        self, program: str, kind: str, setting: str, aim: float, seed: int
+    ) -> dict[str, Any] | None:
+        """Train one coder and measure it; None if that failed."""
+        weights = self.data.with_name("weights.safetensors")
+        about = {"kind": kind, "setting": setting, "aim": aim, "seed": seed}
+        task = about | {"module": _MODULES[program], "data": str(self.data), "to": str(weights)}
+        python = {"python": self.peers_python} if program in PEERS else {}
+        result = call("benchmarks.trained.task:train_program", task, _SECONDS, **python)
+        name = f"{program} {kind} {setting} {aim:.3g}, seed {seed}"
+        if isinstance(result, str):
+            self.failed[name] = result
+            return None
+        found = about | self.measure(load_file(weights)) | result
+        print(f"{name}: L0 {found['l0']:.2f}, FVU {found['fvu']:.4f}", flush=True)
+        return found
+
+    @torch.no_grad()
+    def measure(self, weights: dict[str, Tensor]) -> dict[str, float]:
+        """L0 and FVU on the held-out rows: those of `sae_dist.evaluate`, for every program."""
+        coder = as_coder(weights, K).to(self.world.device)
+        fidelity = Fidelity(coder.d_out, self.world.device)
+        for x_BD in self.held_out_MD.split(_BATCH):
+            x_1BD = x_BD.to(self.world.device)[None]
+            everything = torch.ones(x_1BD.shape[:2], dtype=torch.bool, device=x_1BD.device)
+            fidelity.update(run_coder(coder, x_1BD, x_1BD, everything))
+        result = fidelity.result(make_mesh(self.world, 1, {}))
+        return {"l0": result["l0"], "fvu": result["fvu"]}
+
+
+def as_coder(weights: dict[str, Tensor], k: int) -> Coder:
+    """The coder of some weights: by their threshold a JumpReLU, without one a TopK."""
+    num_latents, d_in = weights["W_enc"].shape
+    is_jumprelu = "threshold" in weights
+    config = (
+        JumpReLU(num_latents=num_latents) if is_jumprelu else TopK(num_latents=num_latents, k=k)
+    )
+    coder = Coder(config, d_in, d_in, pre_bias=False).eval()
+    coder.load_state_dict(weights)
+    return coder

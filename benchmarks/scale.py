@@ -1,14 +1,9 @@
 """What it costs to open a store, begin an epoch and deal a unit, by the number of tokens.
 
-    python -m benchmarks.scale
-
 Stores of one site of 2,304 that have manifests and no data, at 64 ranks: what is timed is all
-but reading activations. Prints one JSON object; `--plot FILE` draws it.
+but reading activations, in seconds of one rank's processor.
 """
 
-import argparse
-import json
-import os
 import tempfile
 import time
 from collections import Counter
@@ -19,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch.distributed as dist
+from matplotlib.figure import Figure as Page
 
+from benchmarks.figures import Figure
 from sae_dist.harvest import Units
 from sae_dist.store import StoreConfig, StoreWriter, open_store
 from sae_dist.store.contents import Contents
@@ -40,7 +37,7 @@ from sae_dist.store.values import Statistics
 from sae_dist.stream import ActivationStream, BatchPart, StreamConfig, TokenOrder
 
 SITE, WIDTH, POSITIONS, WORLD, BATCH = "x", 2304, 1024, 64, 4096
-SIZES = (10**8, 10**9, 10**10)
+SMOKE = {"tokens": (10_000_000,)}
 _REQUESTS = ("exists", "size", "read", "read_into", "list")
 _NUM_TAKES = 50
 
@@ -148,42 +145,38 @@ def dealing(folder: Path, num_tokens: int) -> dict[str, float]:
     return {"units": layout.num_units, "harvest_start_s": start_s, "unit_ms": ms}
 
 
-def plot(found: dict[str, dict[str, float]], path: Path) -> None:
-    """Each cost by the number of tokens, on logarithmic axes."""
-    import matplotlib.pyplot as plt
-
-    sizes = [int(size) for size in found]
-    figure, axes = plt.subplots(figsize=(5, 4))
-    labels = {
-        "first_batch_s": "open a store, one rank's first batch",
-        "epoch_s": "begin an epoch",
-        "harvest_start_s": "start a harvest again",
-    }
-    for name, label in labels.items():
-        axes.loglog(sizes, [row[name] for row in found.values()], "o-", label=label)
-    axes.set(xlabel="tokens of 2,304 values, 64 ranks", ylabel="seconds, without reading data")
-    axes.minorticks_off()
-    axes.legend()
-    figure.savefig(path, bbox_inches="tight")
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--plot", type=Path)
-    options = parser.parse_args()
-    found: dict[str, dict[str, float]] = {}
-    for num_tokens in options.tokens:
+def run(tokens: tuple[int, ...] = (10**8, 10**9, 10**10)) -> Iterator[Figure]:
+    """Costs that could grow with the number of tokens."""
+    for num_tokens in tokens:
         with tempfile.TemporaryDirectory() as folder:
             sealed, growing = Path(folder) / "sealed", Path(folder) / "growing"
             seal_nothing(sealed, num_tokens)
-            row = {**opening(sealed), **epoch(sealed), **dealing(growing, num_tokens)}
-            found[str(num_tokens)] = {name: round(value, 4) for name, value in row.items()}
-    print(json.dumps({"load": os.getloadavg()[0], "tokens": found}))
-    if options.plot:
-        plot(found, options.plot)
+            first, order = opening(sealed), epoch(sealed)
+            deal = dealing(growing, num_tokens)
+        at = f"at {num_tokens:.0e} tokens".replace("e+", "e")
+        target = "≤ 10 s" if num_tokens == 10**9 else ""
+        first["tokens"] = order["tokens"] = deal["tokens"] = num_tokens
+        yield Figure(f"first batch {at}", first["first_batch_s"], "s", target=target, more=first)
+        yield Figure(f"an epoch's order {at}", order["epoch_s"], "s", more=order)
+        yield Figure(f"start of a harvest {at}", deal["harvest_start_s"], "s", more=deal)
+        yield Figure(f"a unit's bookkeeping {at}", deal["unit_ms"], "ms")
 
 
-if __name__ == "__main__":
-    main()
+def draw(figures: Sequence[Figure], folder: Path) -> list[str]:
+    """Each cost by the number of tokens, on logarithmic axes; the drawing's file."""
+    page = Page(figsize=(6, 4), layout="constrained")
+    axes = page.subplots()
+    labels = {
+        "first batch": "open a store, one rank's first batch",
+        "an epoch's order": "begin an epoch",
+        "start of a harvest": "start a harvest again",
+    }
+    for name, label in labels.items():
+        own = [figure for figure in figures if figure.name.startswith(name)]
+        xs = [figure.more["tokens"] for figure in own]
+        axes.loglog(xs, [figure.value for figure in own], marker="o", label=label)
+    axes.set(xlabel="tokens of 2,304 values, 64 ranks", ylabel="seconds, without reading data")
+    axes.minorticks_off()
+    axes.legend(frameon=False)
+    page.savefig(folder / "scale.svg", metadata={"Date": None})
+    return ["scale.svg"]

@@ -1,16 +1,14 @@
 """How well the stream mixes documents: distinct ones in a batch beside a full permutation's.
 
-    python -m benchmarks.shuffling
-
 Made-up stores of bfloat16 and documents of log-normal lengths, one after the other. Pure
 arithmetic: no machine changes these figures.
 """
 
-import argparse
-from dataclasses import replace
+from collections.abc import Iterator
 
 import numpy as np
 
+from benchmarks.figures import Figure
 from sae_dist.store import StoreConfig
 from sae_dist.store.layout import Layout
 from sae_dist.store.records import choose_settings
@@ -19,13 +17,15 @@ from sae_dist.stream.shuffling import Rows, distinct_share
 
 TOKENS, BATCH = 100_000_000, 4096
 _SHARES = (0.01, 0.4, 0.8)  # of an epoch's steps
+_GRIDS = ((512, 128), (512, 1024), (512, 2048), (2304, 1024), (4096, 4096))
+SMOKE = {"tokens": 2_000_000, "batches": ()}
 
 
 def documents(mean_tokens: int, num_tokens: int, sigma: float = 1.0) -> np.ndarray:
     """First tokens of documents of log-normal lengths, and the end of the last."""
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     scale = np.log(mean_tokens) - sigma**2 / 2
-    lengths = np.maximum(1, dice.lognormal(scale, sigma, 2 * num_tokens // mean_tokens)).astype(int)
+    lengths = np.maximum(1, rng.lognormal(scale, sigma, 2 * num_tokens // mean_tokens)).astype(int)
     ends = np.cumsum(lengths)
     return np.concatenate([[0], ends[ends < num_tokens], [num_tokens]])
 
@@ -50,35 +50,19 @@ def share(
     return distinct_share(order, rows, documents(mean_tokens, int(rows.of_chunk.sum())), steps)
 
 
-def _table(title: str, shares: dict[str, tuple[float, float]]) -> None:
-    print(f"\n| {title} | 60 tokens a document | 600 |\n|--|--:|--:|")
-    for name, (short, long) in shares.items():
-        print(f"| {name} | {short:.3f} | {long:.3f} |", flush=True)
+def run(
+    tokens: int = TOKENS, batches: tuple[int, ...] = (1024, 16384, 32768), small: int = 1_000_000
+) -> Iterator[Figure]:
+    """Shares of a permutation's distinct documents, at the defaults but for what is named."""
 
+    def figure(name: str, layout: Layout, mean_tokens: int, batch: int = BATCH) -> Figure:
+        name = f"{name}; documents of {mean_tokens} tokens"
+        return Figure(name, share(layout, mean_tokens, batch=batch), "", target="≥ 0.98")
 
-def _both(
-    layout: Layout, config: StreamConfig | None = None, batch: int = BATCH
-) -> tuple[float, float]:
-    return share(layout, 60, config, batch), share(layout, 600, config, batch)
-
-
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    defaults = StreamConfig()
-    shapes = [(512, 128), (512, 1023), (512, 1024), (512, 2048), (2304, 1024), (4096, 4096)]
-    grids = {
-        f"width {width}, {positions} positions: chunks of {layout.chunk_rows}": layout
-        for width, positions in shapes
-        for layout in [layout_of(width, positions)]
-    }
-    _table("defaults", {name: _both(layout) for name, layout in grids.items()})
-    buckets = {f"2^{n}": replace(defaults, bucket_tokens=2**n) for n in (18, 20, 22)}
-    _table("bucket_tokens", {name: _both(layout_of(), config) for name, config in buckets.items()})
-    sizes = {f"{n:,}": layout_of(tokens=n) for n in (1_000_000, 4_000_000, 25_000_000, 10**9)}
-    _table("tokens in the store", {name: _both(layout) for name, layout in sizes.items()})
-    batches = (1024, 8192, 16384, 32768)
-    _table("batch_tokens", {str(batch): _both(layout_of(), None, batch) for batch in batches})
-
-
-if __name__ == "__main__":
-    main()
+    for width, positions in _GRIDS:
+        for mean_tokens in (60, 600):
+            layout = layout_of(width, positions, tokens)
+            yield figure(f"width {width:,}, {positions:,} positions", layout, mean_tokens)
+    for batch in batches:
+        yield figure(f"batch of {batch:,}", layout_of(tokens=tokens), 600, batch)
+    yield figure(f"store of {small:,} tokens", layout_of(tokens=small), 600)

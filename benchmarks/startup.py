@@ -1,31 +1,24 @@
-"""Measure what a command costs before it does anything: its help, its completion, a refusal.
+"""What a command costs before it does anything: its help, its completion, a refusal.
 
-    python -m benchmarks.startup
-
-Each call is a process of its own: its processor seconds (user and system), medians over `--rounds`,
-the most memory it took, and the package whose import costs it most (by `-X importtime`). Writes
-`results/startup.json` and the README's table.
+Each call is a process of its own: its processor seconds (user and system) and the most memory.
 """
 
-import argparse
-import datetime
-import json
 import os
-import platform
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.run import output_of
-from benchmarks.table import FOLDER, update_readme
+from benchmarks.figures import Figure
+from benchmarks.process import ROOT
 from sae_dist.apps.console import COMMANDS
 
-ROOT = FOLDER.parent
-REFUSED = {  # as a user mistypes it; elsewhere a key that there is not
+SMOKE = {"commands": ("report",), "rounds": 1}
+_REFUSED = {  # as a user mistypes it; elsewhere a key that there is not
     "verify": ["store=typo"],
     "train": ["store=typo", "run=a"],
     "evaluate": ["run=typo"],
@@ -66,56 +59,27 @@ def measured(arguments: list[str], status: int, rounds: int) -> dict[str, Any]:
     """Figures of one call, which has to end with `status`."""
     with tempfile.TemporaryDirectory() as folder:
         calls = [call(arguments, Path(folder)) for _ in range(rounds)]
-        assert {found for _, _, found, _ in calls} == {status}, calls[0][-1]
+        if {found for _, _, found, _ in calls} != {status}:
+            raise RuntimeError(f"{arguments} did not end with {status}: {calls[0][-1]}")
         return {
-            "arguments": arguments,
             "seconds": round(statistics.median(seconds for seconds, *_ in calls), 3),
             "peak_bytes": max(peak for _, peak, *_ in calls),
             "costliest_import": costliest_import(arguments, Path(folder)),
         }
 
 
-def processor() -> str:
-    """Its name, and whether it multiplies vectors of 512 bits."""
-    if not Path("/proc/cpuinfo").exists():
-        return platform.processor()
-    about = Path("/proc/cpuinfo").read_text()
-    name, family, model = (
-        re.search(rf"^{key}\s*: (.*)$", about, re.MULTILINE)[1]  # type: ignore[index]
-        for key in ("model name", "cpu family", "model")
-    )
-    wide = "AVX-512" if "avx512f" in about else "no AVX-512"
-    return f"{name} (family {family}, model {model}; {wide})"
+def summary(name: str, calls: dict[str, dict[str, Any]]) -> Figure:
+    """The slowest of some calls, with all of them beside it."""
+    slowest = max(calls, key=lambda command: calls[command]["seconds"])
+    seconds = calls[slowest]["seconds"]
+    title = f"{name}, the slowest of {len(calls)} ({slowest})"
+    return Figure(title, seconds, "processor s", target="≤ 2 s", more=calls)
 
 
-def main() -> None:
-    """Measure all commands, one call after the other."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--to", type=Path, default=FOLDER / "results", help="another folder")
-    options = parser.parse_args()
-    answered = {name: measured([name, "--help"], 0, options.rounds) for name in COMMANDS}
-    refused = {
-        name: measured([name, *REFUSED.get(name, ["typo=1"])], 2, options.rounds)
-        for name in COMMANDS
-    }
-    content = {
-        "date": datetime.date.today().isoformat(),
-        "versions": {
-            "sae_dist": output_of("git", "log", "-1", "--format=%h", "--", "sae_dist"),
-            "python": platform.python_version(),
-        },
-        "processor": processor(),
-        "rounds": options.rounds,
-        "help": answered,
-        "refusal": refused,
-        "completion": measured(["completion", "bash"], 0, options.rounds),
-        "left_out": {},
-    }
-    options.to.mkdir(parents=True, exist_ok=True)
-    (options.to / "startup.json").write_text(json.dumps(content, indent=1) + "\n")
-    update_readme()
-
-
-if __name__ == "__main__":
-    main()
+def run(commands: tuple[str, ...] = tuple(COMMANDS), rounds: int = 5) -> Iterator[Figure]:
+    """Processor seconds: medians over `rounds` of each call, and the slowest call."""
+    helps = {name: measured([name, "--help"], 0, rounds) for name in commands}
+    yield summary("help", helps)
+    mistakes = {name: [name, *_REFUSED.get(name, ["typo=1"])] for name in commands}
+    yield summary("a refusal", {n: measured(a, 2, rounds) for n, a in mistakes.items()})
+    yield summary("completion", {"completion": measured(["completion", "bash"], 0, rounds)})

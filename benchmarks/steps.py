@@ -1,122 +1,122 @@
-"""Time this project's own training step, and measure the machine's limits beside it."""
+"""One training step, ours beside its peers', a naive one and the machine's floor.
 
-import argparse
-import statistics
-import time
-from collections.abc import Callable
+A process of its own for each case. Peers run in all of their settings at the first width, and at
+the others in the setting that was their fastest there.
+"""
 
-import torch
-from torch import Tensor
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from benchmarks.measure import DEVICE, arguments, peak_bytes, show, synchronise, threshold_for
-from sae_dist.coders import kind_named
-from sae_dist.parallel import World, make_mesh, start_world
-from sae_dist.train import AdamConfig, Rung, RungConfig, SharedRows, training_step
-from sae_dist.train.config import Precision
+from benchmarks.figures import Figure, LeftOut
+from benchmarks.process import call
+from benchmarks.timing import DEVICE, product_error
 
-AUX_K = "topk+auxk"
-_DEAD_SHARE = 16  # with AuxK, one latent in so many is held to be dead
-_NUM_STEPS = 1_000_000  # of the run that the schedules believe in
-_COPIED_BYTES = 1 << 28
-_TOUCHED_BYTES = 8  # a float32 number, read and written once
-
-
-def make_rung(options: argparse.Namespace, world: World) -> Rung:
-    """A rung of the recipes' settings on a 1×1 mesh, with its first weights."""
-    kind, d_in = options.kind, options.d_in
-    is_jumprelu = kind == "jumprelu"
-    own = {"k": options.l0, "aux_coefficient": 1 / 32 if kind == AUX_K else 0.0}
-    chosen = kind_named("topk" if kind == AUX_K else kind)
-    config = RungConfig(
-        name=kind,
-        site="x",
-        target="x",
-        coder=chosen(num_latents=options.num_latents, **({} if is_jumprelu else own)),
-        optim=AdamConfig(beta1=0.0 if is_jumprelu else 0.9, clip_norm=None if is_jumprelu else 1.0),
-    )
-    precision = Precision(options.setting)
-    rung = Rung(config, make_mesh(world, 1, {}), 1.0, d_in, d_in, precision, world.device)
-    x_BD = options.clock.batches[0]
-    rung.initialise(0, x_BD, x_BD)
-    if is_jumprelu:
-        with torch.no_grad():
-            z_BF = rung.coder.pre_activations(options.sample_BD)
-            rung.coder.threshold.fill_(threshold_for(z_BF, options.l0))
-    return rung
+PEERS = {  # and their packages
+    "sparsify": "eai-sparsify",
+    "dictionary_learning": "dictionary-learning",
+    "SAELens": "sae-lens",
+    "Llamascopium": "llamascopium",
+}
+PACKAGES: tuple[str, ...] = ()  # the peers' are in another environment: see constraints.txt
+PRECISIONS = ("float32", "bfloat16")
+NAIVE = "naive torch"
+_MODULES = {
+    "sae_dist": "own",
+    NAIVE: "peers.naive",
+    "sparsify": "peers.sparsify",
+    "dictionary_learning": "peers.dictionary_learning",
+    "SAELens": "peers.sae_lens",
+    "Llamascopium": "peers.llamascopium",
+}
+_IS_CUDA = DEVICE == "cuda"
+SMOKE = {
+    "kinds": ("topk",),
+    "widths": (64,),
+    "d_in": 16,
+    "batch": 32,
+    "seconds": 0.0,
+    "peers": (NAIVE,),
+}
 
 
-def hold_dead(rung: Rung) -> None:
-    """Let every sixteenth latent count as dead, whether it fired or not."""
-    rung.counters.silent_F[::_DEAD_SHARE] = rung.config.coder.dead_after_tokens
+def settings(peer: str, kind: str) -> list[str]:
+    """Those that a peer offers for a kind; the fastest, as known, come first."""
+    plain, own_bf16 = ["medium", "highest"], ["bf16", "medium", "highest"]
+    match peer, kind:
+        case (_, "topk+auxk") | ("sparsify", "batchtopk" | "jumprelu"):
+            return []
+        case "sparsify", _:
+            return plain
+        case "dictionary_learning", _:
+            return own_bf16 if _IS_CUDA else plain
+        case "SAELens", "topk":
+            return ["medium+sparse", "highest+sparse", *own_bf16]
+        case "Llamascopium", _ if _IS_CUDA:
+            return ["bf16+sparse", "medium+sparse", *own_bf16]
+        case "naive torch", _:
+            return ["medium"]
+    return own_bf16
 
 
-def median_seconds(run: Callable[[], object], num_runs: int = 3) -> float:
-    """The median time of `run`, after one that is not counted."""
-    seconds = []
-    for _ in range(num_runs + 1):
-        synchronise()
-        before = time.perf_counter()
-        run()
-        synchronise()
-        seconds.append(time.perf_counter() - before)
-    return statistics.median(seconds[1:])
+def run(
+    kinds: tuple[str, ...] = ("topk", "topk+auxk", "batchtopk", "jumprelu"),
+    widths: tuple[int, ...] = (16_384, 131_072, 1_048_576) if _IS_CUDA else (16_384, 65_536),
+    d_in: int = 2304 if _IS_CUDA else 768,
+    batch: int = 4096,
+    peers: tuple[str, ...] = (*PEERS, NAIVE),
+    seconds: float = 10.0,
+    limit: float = 300.0,
+    peers_python: Path = Path(".venv-bench/bin/python"),
+) -> Iterator[Figure | LeftOut]:
+    """Milliseconds of a step, by kind, width and precision.
 
-
-def product_seconds(x_BD: Tensor, W_FD: Tensor) -> float:
-    """The time of z = x Wᵀ into memory that is there already."""
-    z_BF = x_BD.new_empty(len(x_BD), len(W_FD))
-    return median_seconds(lambda: torch.mm(x_BD, W_FD.T, out=z_BF))
-
-
-def optimizer_bytes(rung: Rung, fired_F: Tensor) -> int:
-    """What a step must read and write of both matrices: weights and moments, and gradients.
-
-    A row that did not fire has no gradient, and without a first moment it is not touched at all.
+    Args:
+        kinds: of coders; `topk+auxk` holds every sixteenth latent to be dead.
+        widths: numbers of latents.
+        d_in: width of the activations.
+        batch: rows of a step.
+        peers: whom to time beside ours.
+        seconds: to time a case's steps for.
+        limit: seconds after which a case is given up.
+        peers_python: the interpreter that has the peers.
     """
-    num_latents, num_fired = len(fired_F), int((fired_F > 0).sum())
-    if not rung.config.optim.moves_fired_rows_alone:
-        rows = 3 * num_latents + num_fired  # weight, two moments; gradient
-    else:
-        rows = 3 * num_fired  # weight, second moment, gradient
-    return 2 * rows * rung.coder.d_in * _TOUCHED_BYTES
+    for precision in ("highest", "medium"):
+        yield Figure(f"relative error of a product, {precision}", product_error(precision), "")
+    best_settings: dict[tuple[str, str], str] = {}
+    for width in widths:
+        for kind in kinds:
+
+            def time(program: str, setting: str, kind: str = kind, width: int = width) -> Any:
+                shape = {"kind": kind, "num_latents": width, "d_in": d_in, "batch": batch}
+                case = {"module": _MODULES[program], "setting": setting, "seconds": seconds}
+                python = {"python": peers_python} if program in PEERS else {}
+                return call("benchmarks.timing:time_program", shape | case, limit, **python)
+
+            cases: dict[str, dict[str, float]] = {}
+            for peer in peers:
+                known = best_settings.get((peer, kind))
+                for setting in [known] if known else settings(peer, kind):
+                    found = time(peer, setting)
+                    if isinstance(found, str):
+                        yield LeftOut(f"{peer}, {kind}, {width:,}, {setting}", found)
+                    else:
+                        cases[f"{peer}, {setting}"] = found
+                own = {name: c["ms"] for name, c in cases.items() if name.startswith(f"{peer}, ")}
+                if own:
+                    best_settings[peer, kind] = min(own, key=own.__getitem__).split(", ")[1]
+            for precision in PRECISIONS:
+                name = f"{kind}, {width:,} latents, {precision}"
+                found = time("sae_dist", precision)
+                yield LeftOut(name, found) if isinstance(found, str) else figure(name, found, cases)
 
 
-def floor(x_BD: Tensor, W_FD: Tensor, num_bytes: int) -> dict[str, float]:
-    """The encoder's product and the optimizer's bytes, at the rates measured here and now.
-
-    The product is one in the setting's precision or one of bfloat16 tensors, whichever is faster:
-    a float32 step may find what fires with the latter.
-    """
-    exact, half = product_seconds(x_BD, W_FD), product_seconds(x_BD.bfloat16(), W_FD.bfloat16())
-    product = min(exact, half)
-    source = torch.zeros(_COPIED_BYTES // 4, device=DEVICE)
-    target = torch.empty_like(source)
-    bytes_per_second = 2 * _COPIED_BYTES / median_seconds(lambda: target.copy_(source))
-    return {
-        "floor_ms": (product + num_bytes / bytes_per_second) * 1e3,
-        "product_ms": product * 1e3,
-        "product_gflops": 2 * len(x_BD) * W_FD.numel() / product / 1e9,
-        "memory_gb_per_s": bytes_per_second / 1e9,
-    }
-
-
-def main() -> None:
-    """Time one case and print it."""
-    options = arguments()
-    with start_world() as world:
-        rung = make_rung(options, world)
-        forward = None
-        for step, x_BD in enumerate(options.clock):
-            if options.kind == AUX_K:
-                hold_dead(rung)
-            batch = SharedRows({"x": x_BD}, torch.float32)
-            forward = training_step(rung, batch, step, _NUM_STEPS).forward
-        assert forward is not None
-        peak = peak_bytes()
-        num_bytes = optimizer_bytes(rung, forward.fired_F)
-        limits = floor(options.clock.batches[0], rung.coder.W_enc.detach(), num_bytes)
-        show(options.clock, float(forward.l0), **limits | {"peak_bytes": peak})
-
-
-if __name__ == "__main__":
-    main()
+def figure(name: str, own: dict[str, float], cases: dict[str, dict[str, float]]) -> Figure:
+    """Ours beside each peer in its fastest setting; the naive step is in `more` alone."""
+    others: dict[str, float] = {}
+    for case, found in cases.items():
+        program = case.split(", ")[0]
+        if program != NAIVE:
+            others[program] = min(others.get(program, found["ms"]), found["ms"])
+    more = {key: value for key, value in own.items() if key not in ("ms", "floor_ms")}
+    return Figure(name, own["ms"], "ms", own["floor_ms"], others, more=more | {"cases": cases})

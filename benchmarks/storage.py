@@ -1,29 +1,23 @@
-"""Compare stores of bfloat16 and int8: bytes, reading rates, and FVU of coders trained on them.
+"""Stores of bfloat16 and int8: bytes, reading rates, and FVU of coders trained on them.
 
-    python -m benchmarks.storage
-
-Writes benchmarks/results/storage.json. The quickstart's activations of one site are stored once
-more in each format, in the same grid of shards and chunks, and trained on in the same order from
-the same first weights. All coders are measured on the held-out tokens as bfloat16 has them.
+The quickstart's activations of one site are stored once more in each format, in the same grid of
+shards and chunks, and trained on in the same order from the same first weights. All coders are
+measured on the held-out tokens as bfloat16 has them.
 """
 
-import argparse
-import datetime
-import json
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.activations import BATCH, SITE, TOKENS, quickstart_store
-from benchmarks.run import output_of
+from benchmarks.activations import BATCH, SITE, STORE, TOKENS, quickstart_store
+from benchmarks.figures import Figure
 from benchmarks.stream import forget
-from benchmarks.table import FOLDER, update_readme
 from sae_dist.checkpoint import CheckpointConfig
 from sae_dist.coders import Coder, TopK, load_coder
 from sae_dist.common.dtypes import FloatDtype, from_storage
@@ -37,6 +31,7 @@ FORMATS = (FloatDtype.bfloat16, FloatDtype.int8)
 STREAM = StreamConfig(bucket_tokens=131_072)
 _NEVER = 10**9
 _ROUNDS = 5
+SMOKE = {"max_sequences": 20_000, "tokens": 16 * BATCH, "seeds": 1}
 
 
 def stored_as(dtype: FloatDtype, given: Store, num_rows: int, path: Path) -> Store:
@@ -95,7 +90,7 @@ def reading(store: Store, num_batches: int, *, is_cold: bool) -> float:
 
 def reading_rates(stores: dict[FloatDtype, Store]) -> dict[FloatDtype, dict[str, float]]:
     """Over half an epoch: medians of rounds in which the formats take turns."""
-    names = {"tokens_per_processor_second": False, "cold_tokens_per_second": True}
+    names = {"cached": False, "cold": True}
     num_batches = int(stores[FORMATS[0]].chunk_rows.sum()) // BATCH // 2
     rounds = [
         {
@@ -117,49 +112,41 @@ def bytes_per_token(store: Store) -> float:
     return total / int(store.chunk_rows.sum())
 
 
-def measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Sizes, and a row for each format."""
-    given = open_store(options.store or quickstart_store())
-    num_rows = min(options.sequences * given.layout.sequence_length, int(given.chunk_rows.sum()))
-    stores = {d: stored_as(d, given, num_rows, folder / d) for d in FORMATS}
-    exact_ND, rates = held_out(stores[FloatDtype.bfloat16]), reading_rates(stores)
-    rows = []
-    with start_world() as world:
-        for dtype, store in stores.items():
+def run(
+    store: Path = STORE,
+    max_sequences: int = 10**9,
+    tokens: int = TOKENS,
+    seeds: int = 3,
+) -> Iterator[Figure]:
+    """Bytes, FVU and reading rates of int8 beside bfloat16's.
+
+    Args:
+        store: whose activations; the quickstart's is made where it is not there.
+        max_sequences: take no more of it.
+        tokens: to train on.
+        seeds: of coders.
+    """
+    with tempfile.TemporaryDirectory() as own, start_world() as world:
+        folder, given = Path(own), open_store(quickstart_store(store))
+        num_rows = min(max_sequences * given.layout.sequence_length, int(given.chunk_rows.sum()))
+        stores = {d: stored_as(d, given, num_rows, folder / d) for d in FORMATS}
+        exact_ND, rates = held_out(stores[FloatDtype.bfloat16]), reading_rates(stores)
+        found: dict[str, dict[str, tuple[float, str]]] = {}
+        for dtype, own_store in stores.items():
             fvus = []
-            for seed in range(options.seeds):
-                run = folder / f"{dtype}-{seed}"
-                coder = trained(world, store, options.tokens, seed, run)
+            for seed in range(seeds):
+                coder = trained(world, own_store, tokens, seed, folder / f"{dtype}-{seed}")
                 fvus.append(fvu(exact_ND, coder(exact_ND)))
-            row = {"dtype": dtype, "bytes_per_token": bytes_per_token(store)}
-            stored = {"stored_fvu": fvu(exact_ND, held_out(store)), "fvu": fvus}
-            rows.append(row | stored | rates[dtype])
-    sizes = {"d_in": given.sites[SITE], "tokens": options.tokens // BATCH * BATCH, "batch": BATCH}
-    return sizes | {"held_out_tokens": len(exact_ND), "rows": rows}
-
-
-def main() -> None:
-    """Store, read and train in each format."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--store", type=Path, help="in place of the quickstart's")
-    parser.add_argument("--sequences", type=int, default=10**9, help="take no more of it")
-    parser.add_argument("--tokens", type=int, default=TOKENS)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--to", type=Path, default=FOLDER / "results", help="another folder")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = measured(options, Path(folder))
-    commit = output_of("git", "log", "-1", "--format=%h", "--", "sae_dist")
-    content = {
-        "date": datetime.date.today().isoformat(),
-        "versions": {"sae_dist": commit, "torch": torch.__version__},
-        **found,
-        "left_out": {},
-    }
-    options.to.mkdir(parents=True, exist_ok=True)
-    (options.to / "storage.json").write_text(json.dumps(content, indent=1) + "\n")
-    update_readme()
-
-
-if __name__ == "__main__":
-    main()
+            found[dtype] = {
+                "bytes of a token": (bytes_per_token(own_store), "bytes"),
+                "FVU of what is stored": (fvu(exact_ND, held_out(own_store)), ""),
+                "FVU of a coder": (statistics.mean(fvus), ""),
+                "reading from the page cache": (rates[dtype]["cached"], "tokens/s of a processor"),
+                "reading from disk": (rates[dtype]["cold"], "tokens/s"),
+            }
+            for name, (value, unit) in found[dtype].items():
+                first = FORMATS[0]
+                exact = found[first][name][0]
+                others = {first.value: exact} if dtype != first and exact else {}
+                more = {"fvus": fvus} if "coder" in name else {}
+                yield Figure(f"{name}, {dtype}", value, unit, others=others, more=more)

@@ -1,28 +1,25 @@
-"""Time reading beside numpy.memmap and other libraries: chunks, whole batches, and what is waited.
+"""Reading a store beside numpy.memmap and other libraries: chunks, whole batches, and waiting.
 
-    python -m benchmarks.stream --folder FOLDER  # 5 GB there; prints one JSON object
-
-A store of made-up activations is written in FOLDER, read, and removed. Rates are GB/s of
-activations, medians of interleaved rounds.
+A store of made-up activations is written, read, and removed. Rates are GB/s of activations, medians
+of interleaved rounds; the floor is `memmap`, which checks nothing.
 """
 
-import argparse
-import importlib.metadata
-import json
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.figures import Figure, LeftOut
 from benchmarks.readers import READERS, SITE, Memmap, opened
+from benchmarks.timing import TEMPORARY
 from sae_dist.common.dtypes import from_storage
 from sae_dist.common.memory import keep_freed_memory
 from sae_dist.store import Store, write_store
@@ -30,10 +27,9 @@ from sae_dist.stream import ActivationStream, BatchPart, StreamConfig
 
 D, SEQUENCE, BATCH = 768, 128, 4096
 CONFIG = StreamConfig()
-_THREADS = [1, CONFIG.read_threads]
-_ROUNDS = 3
+PACKAGES = ("numpy", "zarr", "zarrs", "tensorstore")
+SMOKE = {"gib": 0.01, "rounds": 1, "threads": (1,), "bucket_tokens": 8192, "busy_ms": (5,)}
 _NUM_CHUNKS = 96  # read by each reader in each round
-_CONSUMER_MS = [5, 10, 20]
 _FORGETTING_TRIES = 20
 
 
@@ -90,26 +86,28 @@ def chunk_rate(name: str, store: Store, chunks: np.ndarray, threads: int) -> flo
     return len(chunks) * buffers[0][0].nbytes / seconds / 1e9
 
 
-def reader_rates(store: Store, is_cold: bool) -> dict[str, dict[str, float]]:
-    """Medians by reader and number of threads; chunks are dealt anew in every round."""
-    found: dict[str, dict[str, list[float]]] = {
-        name: {str(threads): [] for threads in _THREADS} for name in READERS
+def reader_rates(
+    store: Store, is_cold: bool, rounds: int, num_threads: tuple[int, ...]
+) -> dict[int, dict[str, float]]:
+    """Medians by number of threads and reader; chunks are dealt anew in every round."""
+    found: dict[int, dict[str, list[float]]] = {
+        threads: {name: [] for name in READERS} for threads in num_threads
     }
-    for seed in range(_ROUNDS):
+    for seed in range(rounds):
         order = np.random.default_rng(seed).permutation(whole_chunks(store))
         for name in READERS:
-            for threads in _THREADS:
+            for threads in num_threads:
                 if is_cold and not forget(store):
                     raise OSError("the page cache cannot be emptied here")
                 rate = chunk_rate(name, store, order[:_NUM_CHUNKS], threads)
-                found[name][str(threads)].append(rate)
-    return {n: {t: statistics.median(r) for t, r in rates.items()} for n, rates in found.items()}
+                found[threads][name].append(rate)
+    return {t: {n: statistics.median(r) for n, r in rates.items()} for t, rates in found.items()}
 
 
-def memmap_batches(store: Store) -> Iterator[torch.Tensor]:
+def memmap_batches(store: Store, bucket_tokens: int) -> Iterator[torch.Tensor]:
     """What one writes with memmap: copy shuffled chunks to a bucket, gather its permuted rows."""
     random, chunks, size = np.random.default_rng(0), whole_chunks(store), store.layout.chunk_rows
-    num_chunks = min(CONFIG.bucket_tokens // size, len(chunks))
+    num_chunks = min(bucket_tokens // size, len(chunks))
     bucket = np.empty((num_chunks, size, D), store.dtype.storage)
     stored = from_storage(bucket, store.dtype).flatten(0, 1)
     memmap = Memmap(store)
@@ -122,16 +120,16 @@ def memmap_batches(store: Store) -> Iterator[torch.Tensor]:
             yield stored.index_select(0, rows_B)
 
 
-def own_batches(store: Store) -> Iterator[torch.Tensor]:
+def own_batches(store: Store, bucket_tokens: int) -> Iterator[torch.Tensor]:
     """What training gets: checked, in an order that manifest, seed and step fix."""
-    with ActivationStream(store, [SITE], BatchPart(BATCH, 0, CONFIG)) as stream:
+    with ActivationStream(store, [SITE], part_of(bucket_tokens)) as stream:
         for batch, _ in stream:
             yield batch.acts[SITE]
 
 
-def batch_rate(batches: Iterator[torch.Tensor]) -> tuple[float, float]:
+def batch_rate(batches: Iterator[torch.Tensor], bucket_tokens: int) -> tuple[float, float]:
     """(GB/s over a bucket after the first, seconds to the first batch)."""
-    per_bucket = CONFIG.bucket_tokens // BATCH
+    per_bucket = bucket_tokens // BATCH
     begun = time.perf_counter()
     next(batches)
     first = time.perf_counter() - begun
@@ -144,74 +142,69 @@ def batch_rate(batches: Iterator[torch.Tensor]) -> tuple[float, float]:
     return rate, first
 
 
-def stream_rates(store: Store) -> dict[str, Any]:
+def part_of(bucket_tokens: int) -> BatchPart:
+    """Whole batches, at the defaults but for the bucket."""
+    return BatchPart(BATCH, 0, replace(CONFIG, bucket_tokens=bucket_tokens))
+
+
+def stream_rates(store: Store, rounds: int, bucket_tokens: int) -> Iterator[Figure]:
     """The same job by memmap and by the stream, one after the other, in rounds."""
     makers = {"memmap": memmap_batches, "sae_dist": own_batches}
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in makers}
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         for name, make in makers.items():
-            found[name].append(batch_rate(make(store)))
-    rates = {name: statistics.median(rate for rate, _ in of) for name, of in found.items()}
-    firsts = {name: statistics.median(first for _, first in of) for name, of in found.items()}
-    ratios = [own[0] / other[0] for own, other in zip(*reversed(found.values()), strict=True)]
-    ratio = statistics.median(ratios)
-    return {"gb_per_s": rates, "ratio_to_memmap": ratio, "first_batch_s": firsts}
+            found[name].append(batch_rate(make(store, bucket_tokens), bucket_tokens))
+    for place, (name, unit) in enumerate((("whole batches", "GB/s"), ("first batch", "s"))):
+        own, least = (
+            statistics.median(pair[place] for pair in found[n]) for n in ("sae_dist", "memmap")
+        )
+        yield Figure(f"{name}, {store.dtype}", own, unit, least)
 
 
-def stall_shares(store: Store) -> dict[str, float]:
+def stall_share(store: Store, busy_ms: int, bucket_tokens: int) -> float:
     """The share of time a consumer waits that is busy so many ms a batch, off the CPU."""
-    shares = {}
-    for busy_ms in _CONSUMER_MS:
-        with ActivationStream(store, [SITE], BatchPart(BATCH, 0, CONFIG)) as stream:
-            batches = iter(stream)
-            next(batches)
-            before, waited = time.perf_counter(), stream.waited_seconds
-            for _ in islice(batches, CONFIG.bucket_tokens // BATCH):
-                time.sleep(busy_ms / 1e3)
-            shares[str(busy_ms)] = (stream.waited_seconds - waited) / (time.perf_counter() - before)
-    return shares
+    with ActivationStream(store, [SITE], part_of(bucket_tokens)) as stream:
+        batches = iter(stream)
+        next(batches)
+        before, waited = time.perf_counter(), stream.waited_seconds
+        for _ in islice(batches, bucket_tokens // BATCH):
+            time.sleep(busy_ms / 1e3)
+        return (stream.waited_seconds - waited) / (time.perf_counter() - before)
 
 
-def measure(dtype: str, gib: float, folder: Path) -> dict[str, Any]:
-    """Everything for one format."""
-    store = make_store(folder / dtype, dtype, gib)
-    chunk_bytes = store.layout.chunk_rows * D * store.dtype.storage.itemsize
-    readers = {"warm": reader_rates(store, is_cold=False)}
-    if forget(store):
-        readers["cold"] = reader_rates(store, is_cold=True)
-    return {
-        "store_bytes": store.layout.num_sequences * SEQUENCE * D * store.dtype.storage.itemsize,
-        "chunk_bytes": chunk_bytes,
-        "readers_gb_per_s": readers,
-        "stream": stream_rates(store),
-        "stall_share_by_ms": stall_shares(store),
-    }
+def run(
+    dtypes: tuple[str, ...] = ("bfloat16",),
+    gib: float = 2.0,
+    rounds: int = 3,
+    threads: tuple[int, ...] = (1, CONFIG.read_threads),
+    busy_ms: tuple[int, ...] = (5, 10, 20),
+    bucket_tokens: int = CONFIG.bucket_tokens,
+    folder: Path = TEMPORARY,
+) -> Iterator[Figure | LeftOut]:
+    """GB/s of chunks and of whole batches, and the share of its time that a step waits.
 
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="where the store is written for the while")
-    parser.add_argument("--gib", type=float, default=2.0, help="size of each store")
-    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float16"])
-    options = parser.parse_args()
+    Args:
+        dtypes: of the stores.
+        gib: size of each store.
+        rounds: whose median counts.
+        threads: that read chunks.
+        busy_ms: how long a step takes that asks for batches.
+        bucket_tokens: of the stream.
+        folder: where a store is written for the while; 5 GB.
+    """
     keep_freed_memory()
-    results: dict[str, Any] = {
-        "d": D,
-        "batch": BATCH,
-        "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("numpy", *READERS)
-            if name not in ("memmap", "sae_dist", "zarr-python")
-        },
-    }
-    for dtype in options.dtypes:
-        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            results[dtype] = measure(dtype, options.gib, Path(folder))
-    print(json.dumps(results))
-
-
-if __name__ == "__main__":
-    main()
+    for dtype in dtypes:
+        with tempfile.TemporaryDirectory(dir=folder) as own:
+            store = make_store(Path(own) / dtype, dtype, gib)
+            for name, is_cold in (("page cache", False), ("disk", True)):
+                if is_cold and not forget(store):
+                    yield LeftOut(f"chunks from {name}", "the page cache cannot be emptied here")
+                    continue
+                for count, rates in reader_rates(store, is_cold, rounds, threads).items():
+                    title = f"chunks from {name}, {dtype}, {count} threads"
+                    rate, floor = rates.pop("sae_dist"), rates.pop("memmap")
+                    yield Figure(title, rate, "GB/s", floor, rates)
+            yield from stream_rates(store, rounds, bucket_tokens)
+            for ms in busy_ms:
+                share = 100 * stall_share(store, ms, bucket_tokens)
+                yield Figure(f"a step of {ms} ms waits, {dtype}", share, "%", target="< 5 %")

@@ -237,33 +237,6 @@ class SmallLMRootConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class ChatCorpusConfig:
-    """`sae-dist chat_corpus`: conversations about the sources in `text`, written into `folder`.
-
-    `text.template` holds a chat's prefixes around what is asked. Of `held_out_every` conversations
-    one is kept to be asked later.
-    """
-
-    folder: str = MISSING
-    held_out_every: int = setting(8, min=2)
-    text: TextConfig = field(default_factory=TextConfig)
-
-
-@dataclass(kw_only=True, slots=True)
-class ReproductionConfig:
-    """`sae-dist reproduction`: published claims beside what evaluated runs show, in `document`.
-
-    `run` names runs that differ in their seed alone. `home` holds `lm/` and `finetuned/` and the
-    `commands.tsv` of `launch/reproduce.sh`: what was run, and for how long.
-    """
-
-    run: list[str] = setting(MISSING, check=require_plain)
-    runs: str = "runs"
-    home: str = "runs/reproduce"
-    document: str = "docs/reproduction.md"
-
-
-@dataclass(kw_only=True, slots=True)
 class FilesConfig:
     """`sae-dist files`: writes the files of `launch/` that a checkout has, into `to/launch`."""
 
@@ -272,7 +245,7 @@ class FilesConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SelftestConfig:
-    """`sae-dist selftest`: faults put in on purpose, in a new subfolder of `folder`.
+    """`sae-dist selftest`: tries the machine, in a new subfolder of `folder`.
 
     `keep` leaves what was written there. `processes` are started where no launcher did: by default
     as many as there are GPUs, or two.
@@ -315,8 +288,6 @@ COMMANDS = {  # in the order of use
     "files": Command(FilesConfig),
     "selftest": Command(SelftestConfig),
     "small_lm": Command(SmallLMRootConfig, {"text": "stdlib"}),
-    "chat_corpus": Command(ChatCorpusConfig, {"text": "stdlib"}),
-    "reproduction": Command(ReproductionConfig),
 }
 
 

@@ -5,7 +5,7 @@ from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
 from dictionary_learning.trainers.jumprelu import JumpReluTrainer
 from dictionary_learning.trainers.top_k import TopKTrainer
 
-from benchmarks.measure import DEVICE, arguments, show, threshold_for
+from benchmarks.timing import DEVICE, Case, threshold_for
 
 
 def make_trainer(
@@ -25,22 +25,17 @@ def make_trainer(
     return {"topk": TopKTrainer, "batchtopk": BatchTopKTrainer}[kind](**common, k=l0)
 
 
-def main() -> None:
-    """Time one case and print it."""
-    options = arguments()
-    trainer = make_trainer(options.kind, options.num_latents, options.d_in, options.l0)
-    x_BD, l0 = options.sample_BD, float(options.l0)
-    if options.kind == "jumprelu":
+def time_steps(case: Case) -> dict[str, float]:
+    """Take the steps of its clock."""
+    trainer = make_trainer(case.kind, case.num_latents, case.d_in, case.l0)
+    x_BD, l0 = case.sample_BD, float(case.l0)
+    if case.kind == "jumprelu":
         with torch.no_grad():
-            trainer.ae.threshold.fill_(threshold_for(x_BD @ trainer.ae.W_enc, options.l0))
-    for step, batch_BD in enumerate(options.clock):
-        with torch.autocast(DEVICE, torch.bfloat16, enabled=options.is_bf16):
+            trainer.ae.threshold.fill_(threshold_for(x_BD @ trainer.ae.W_enc, case.l0))
+    for step, batch_BD in enumerate(case.clock):
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=case.is_bf16):
             trainer.update(step, batch_BD)
-    if options.kind == "jumprelu":
+    if case.kind == "jumprelu":
         with torch.no_grad():
             l0 = float((trainer.ae.encode(x_BD) > 0).sum(1).float().mean())
-    show(options.clock, l0)
-
-
-if __name__ == "__main__":
-    main()
+    return {"l0": l0}

@@ -4,7 +4,6 @@ Of `fit`, the statistics that it logs are left out (`skip_metrics_calculation`):
 a training step.
 """
 
-import argparse
 import math
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from llamascopium.models.sae import SAEConfig, SparseAutoEncoder
 from llamascopium.trainer import Trainer, TrainerConfig
 from torch import Tensor
 
-from benchmarks.measure import DEVICE, Clock, arguments, show, threshold_for
+from benchmarks.timing import DEVICE, Case, Clock, threshold_for
 
 _SITE = "x"
 
@@ -38,23 +37,23 @@ class Stream:
         return (as_batch(x_BD) for x_BD in self.clock)
 
 
-def make_coder(options: argparse.Namespace) -> SparseAutoEncoder:
+def make_coder(case: Case) -> SparseAutoEncoder:
     """Its coder of that kind, uniform weights, thresholds set."""
     config = SAEConfig(
         hook_point_in=_SITE,
         hook_point_out=_SITE,
-        d_model=options.d_in,
-        expansion_factor=options.num_latents / options.d_in,
-        act_fn=options.kind,
+        d_model=case.d_in,
+        expansion_factor=case.num_latents / case.d_in,
+        act_fn=case.kind,
         norm_activation="token-wise",
-        top_k=options.l0,
-        use_triton_kernel=options.is_sparse,
+        top_k=case.l0,
+        use_triton_kernel=case.is_sparse,
         jumprelu_threshold_window=0.05,
         device=DEVICE,
         dtype=torch.float32,
     )
     coder = SparseAutoEncoder(config)
-    bound = 1 / math.sqrt(options.d_in)
+    bound = 1 / math.sqrt(case.d_in)
     coder.init_parameters(
         encoder_uniform_bound=bound,
         decoder_uniform_bound=bound,
@@ -62,8 +61,8 @@ def make_coder(options: argparse.Namespace) -> SparseAutoEncoder:
     )
     coder.set_decoder_to_fixed_norm(1.0, force_exact=True)
     coder.init_encoder_with_decoder_transpose()
-    if options.kind == "jumprelu":
-        threshold = threshold_for(pre_activations(coder, options.sample_BD), options.l0)
+    if case.kind == "jumprelu":
+        threshold = threshold_for(pre_activations(coder, case.sample_BD), case.l0)
         coder.activation_function.log_jumprelu_threshold.data.fill_(math.log(threshold))
     return coder
 
@@ -75,27 +74,22 @@ def pre_activations(coder: SparseAutoEncoder, x_BD: Tensor) -> Tensor:
     return (x_BD @ coder.W_E + coder.b_E) * coder.decoder_norm()
 
 
-def main() -> None:
-    """Time one case and print it."""
-    options = arguments()
-    coder = make_coder(options)
+def time_steps(case: Case) -> dict[str, float]:
+    """Take the steps of its clock."""
+    coder = make_coder(case)
     with tempfile.TemporaryDirectory() as folder:
         config = TrainerConfig(
-            amp_dtype=torch.bfloat16 if options.is_bf16 else torch.float32,
-            sparsity_loss_type="tanh" if options.kind == "jumprelu" else None,
-            initial_k=options.l0,
-            total_training_tokens=options.batch * 1_000_000,
+            amp_dtype=torch.bfloat16 if case.is_bf16 else torch.float32,
+            sparsity_loss_type="tanh" if case.kind == "jumprelu" else None,
+            initial_k=case.l0,
+            total_training_tokens=case.batch * 1_000_000,
             n_checkpoints=0,
             skip_metrics_calculation=True,
             exp_result_path=folder,
         )
-        Trainer(config).fit(coder, Stream(options.clock))
-    l0 = float(options.l0)
-    if options.kind == "jumprelu":
+        Trainer(config).fit(coder, Stream(case.clock))
+    l0 = float(case.l0)
+    if case.kind == "jumprelu":
         threshold = coder.activation_function.get_jumprelu_threshold()
-        l0 = float((pre_activations(coder, options.sample_BD) > threshold).sum(1).float().mean())
-    show(options.clock, l0)
-
-
-if __name__ == "__main__":
-    main()
+        l0 = float((pre_activations(coder, case.sample_BD) > threshold).sum(1).float().mean())
+    return {"l0": l0}

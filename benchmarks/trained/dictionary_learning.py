@@ -19,7 +19,6 @@ from benchmarks.trained.task import (
     Task,
     Weights,
     finish,
-    read_task,
 )
 
 
@@ -53,9 +52,8 @@ def make_trainer(task: Task) -> TopKTrainer | JumpReluTrainer:
     return trainer
 
 
-def main() -> None:
-    """Train one coder and write its weights."""
-    task = read_task()
+def train(task: Task) -> float:
+    """Train one coder and write its weights; the seconds it took."""
     trainer = make_trainer(task)
     for step, x_BD in enumerate(task.batches()):
         trainer.update(step, x_BD)
@@ -64,8 +62,4 @@ def main() -> None:
         weights = Weights(ae.W_enc.T, ae.b_enc, ae.W_dec, ae.b_dec, ae.threshold)
     else:
         weights = Weights(ae.encoder.weight, ae.encoder.bias, ae.decoder.weight.T, ae.b_dec)
-    finish(task, weights.folded(is_pre_bias=task.kind != "jumprelu"), ae, 1.0)
-
-
-if __name__ == "__main__":
-    main()
+    return finish(task, weights.folded(is_pre_bias=task.kind != "jumprelu"), ae, 1.0)

@@ -31,7 +31,6 @@ from benchmarks.trained.task import (
     Task,
     Weights,
     finish,
-    read_task,
 )
 
 _SITE = "x"
@@ -113,9 +112,8 @@ def make_config(task: Task, folder: str) -> TrainerConfig:
     )
 
 
-def main() -> None:
-    """Train one coder and write its weights."""
-    task = read_task()
+def train(task: Task) -> float:
+    """Train one coder and write its weights; the seconds it took."""
     factor = math.sqrt(task.d_in)
     stream = Stream(task, factor)
     coder = make_coder(task, stream)
@@ -126,8 +124,4 @@ def main() -> None:
         threshold = coder.activation_function.get_jumprelu_threshold()
     weights = Weights(coder.W_E.T, coder.b_E, coder.W_D, coder.b_D, threshold)
     folded = weights.folded(is_pre_bias=False, is_by_norm=True, factor=factor)
-    finish(task, folded, lambda x_BD: coder.decode(coder.encode(x_BD)), factor)
-
-
-if __name__ == "__main__":
-    main()
+    return finish(task, folded, lambda x_BD: coder.decode(coder.encode(x_BD)), factor)

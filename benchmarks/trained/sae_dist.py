@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks.measure import matmul_for
+from benchmarks.timing import matmul_for
 from benchmarks.trained.task import (
     AUX_COEFFICIENT,
     AUX_K,
@@ -17,7 +17,6 @@ from benchmarks.trained.task import (
     Task,
     Weights,
     finish,
-    read_task,
 )
 from sae_dist.coders import fold, kind_named
 from sae_dist.parallel import World, make_mesh, start_world
@@ -62,9 +61,8 @@ def make_rung(task: Task, world: World) -> Rung:
     return rung
 
 
-def main() -> None:
+def train(task: Task) -> float:
     """Train one coder and write its weights; the task's setting is a precision."""
-    task = read_task()
     torch.set_float32_matmul_precision(matmul_for(task.setting))
     with start_world() as world:
         rung = make_rung(task, world)
@@ -76,8 +74,4 @@ def main() -> None:
         if threshold is not None:
             threshold = threshold.float().expand(NUM_LATENTS)
         weights = Weights(coder.W_enc, coder.b_enc, coder.W_dec, coder.b_dec, threshold)
-        finish(task, weights, coder, 1.0)
-
-
-if __name__ == "__main__":
-    main()
+        return finish(task, weights, coder, 1.0)

@@ -32,7 +32,6 @@ from benchmarks.trained.task import (
     Task,
     Weights,
     finish,
-    read_task,
 )
 
 
@@ -77,9 +76,8 @@ def make_config(task: Task) -> SAETrainerConfig:
     )
 
 
-def main() -> None:
-    """Train one coder and write its weights."""
-    task = read_task()
+def train(task: Task) -> float:
+    """Train one coder and write its weights; the seconds it took."""
     factor = 1.0 if task.setting == "same" else math.sqrt(task.d_in)
     coder = make_coder(task)
     trainer = SAETrainer(make_config(task), coder, iter(()))
@@ -90,8 +88,4 @@ def main() -> None:
         threshold = coder.threshold.clamp_min(0.0) if task.kind == "jumprelu" else None
     weights = Weights(coder.W_enc.T, coder.b_enc, coder.W_dec, coder.b_dec, threshold)
     folded = weights.folded(is_pre_bias=True, is_by_norm=task.kind == "topk", factor=factor)
-    finish(task, folded, coder.eval(), factor)
-
-
-if __name__ == "__main__":
-    main()
+    return finish(task, folded, coder.eval(), factor)

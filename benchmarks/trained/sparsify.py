@@ -22,11 +22,10 @@ from benchmarks.trained.task import (
     Task,
     Weights,
     finish,
-    read_task,
 )
 
 
-def train(coder: SparseCoder, task: Task, factor: float) -> None:
+def take_steps(coder: SparseCoder, task: Task, factor: float) -> None:
     """The steps of its trainer: b_dec from the first batch's mean, AuxK, unit decoder rows."""
     is_adam = task.setting == "same"
     if is_adam:
@@ -55,18 +54,13 @@ def train(coder: SparseCoder, task: Task, factor: float) -> None:
     coder.set_decoder_norm_to_unit_norm()
 
 
-def main() -> None:
-    """Train one coder and write its weights."""
-    task = read_task()
+def train(task: Task) -> float:
+    """Train one coder and write its weights; the seconds it took."""
     factor = 1.0 if task.setting == "same" else task.scale
     config = SparseCoderConfig(num_latents=NUM_LATENTS, k=int(task.aim))
     coder = SparseCoder(task.d_in, config, DEVICE)
-    train(coder, task, factor)
+    take_steps(coder, task, factor)
     encoder = coder.encoder
     weights = Weights(encoder.weight, encoder.bias, coder.W_dec, coder.b_dec)
     folded = weights.folded(is_pre_bias=True, factor=factor)
-    finish(task, folded, lambda x_BD: coder(x_BD).sae_out, factor)
-
-
-if __name__ == "__main__":
-    main()
+    return finish(task, folded, lambda x_BD: coder(x_BD).sae_out, factor)

@@ -3,8 +3,7 @@
 Needs torch and safetensors alone.
 """
 
-import argparse
-import json
+import importlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -136,32 +135,22 @@ class Weights:
         return acts_BF @ self.W_dec + self.b_dec
 
 
-def read_task() -> Task:
-    """The task on the command line."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--kind", required=True)
-    parser.add_argument("--setting", required=True)
-    parser.add_argument("--aim", type=float, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--to", type=Path, required=True)
-    options = parser.parse_args()
-    torch.manual_seed(options.seed)
-    data = load_file(options.data)
-    return Task(
-        options.kind,
-        options.setting,
-        options.aim,
-        data["train"],
-        float(data["scale"]),
-        options.to,
-        options.seed,
-    )
+def train_program(
+    module: str, kind: str, setting: str, aim: float, seed: int, data: str, to: str
+) -> dict[str, float]:
+    """Let `benchmarks.trained.MODULE` train on `data` and write its weights; its seconds."""
+    torch.manual_seed(seed)
+    given = load_file(data)
+    task = Task(kind, setting, aim, given["train"], float(given["scale"]), Path(to), seed)
+    train = importlib.import_module(f"benchmarks.trained.{module}").train
+    return {"seconds": train(task)}
 
 
 @torch.no_grad()
-def finish(task: Task, weights: Weights, own: Callable[[Tensor], Tensor], factor: float) -> None:
+def finish(task: Task, weights: Weights, own: Callable[[Tensor], Tensor], factor: float) -> float:
     """Write the weights, once they are seen to give what the program's own coder gives.
+
+    Returns the seconds that training took.
 
     Args:
         task: done.
@@ -184,4 +173,4 @@ def finish(task: Task, weights: Weights, own: Callable[[Tensor], Tensor], factor
     save_file(
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, task.path
     )
-    print(json.dumps({"seconds": seconds}))
+    return seconds

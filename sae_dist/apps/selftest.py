@@ -1,4 +1,4 @@
-"""Put faults in on purpose, and see whether the promises hold here. Short and safe.
+"""Try what the promises rest on where you will run: filesystem, messages, rates, a killed run.
 
     sae-dist selftest folder=/scratch/me
     torchrun --nproc-per-node 8 -m sae_dist selftest folder=/scratch/me

@@ -26,7 +26,7 @@ def small_lm(config: SmallLMRootConfig) -> Path:
     if config.text.template is not None:
         raise UserError(
             f"found text.template={config.text.template!r}; expected none: it wraps what is "
-            "harvested; finetune on whole conversations, such as sae-dist chat_corpus writes"
+            "harvested; finetune on whole conversations"
         )
     base = None if config.finetune_from is None else Path(config.finetune_from)
     train_small_lm(config.model, lambda: texts(config.text), folder, base)

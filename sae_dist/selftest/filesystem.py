@@ -1,4 +1,4 @@
-"""What the store relies on a filesystem for, asked of the one it will lie on, by all ranks at once.
+"""What stores and runs rely on a filesystem for, asked of theirs by all ranks at once.
 
 Every rank races with a few threads, so that even one alone is not without rivals.
 """
@@ -38,21 +38,6 @@ def claims(place: Place) -> Found:
     true = sum(race in won[rank][rival] for race, (rank, rival) in enumerate(owner))
     text = f"{_THREADS * place.world.size} rivals, {_RACES} names, {owners.total()} owners"
     return Found(text, owners == Counter(range(_RACES)) and true == _RACES)
-
-
-def takeovers(place: Place) -> Found:
-    """Of all that rename a stale lock away, one succeeds."""
-    folder = place.first(_folder, place.folder / "takeovers")
-    place.first(lambda: [(folder / str(race)).write_bytes(b"stale") for race in range(_RACES)])
-
-    def take_all(rival: int) -> list[int]:
-        name = f"taken.{place.world.rank}.{rival}"
-        return [race for race in range(_RACES) if _moved(folder / str(race), folder, name)]
-
-    won = place.together(_race, take_all)
-    owners = Counter(race for mine in won for rival in mine for race in rival)
-    text = f"{_THREADS * place.world.size} rivals, {_RACES} locks, {owners.total()} takers"
-    return Found(text, owners == Counter(range(_RACES)))
 
 
 def locks(place: Place) -> Found:
@@ -95,19 +80,6 @@ def visibility(place: Place) -> Found:
     return Found(f"{seconds:.2f} s", seconds < _SECONDS_TO_SEE)
 
 
-def clock(place: Place) -> Found:
-    """Files that ranks touch one after the other have times in that order: the server's clock."""
-    folder = place.first(_folder, place.folder / "clock")
-    times, ahead = [], []
-    for turn in range(place.world.size):
-        touched = place.together(_touch, folder / str(turn) if place.world.rank == turn else None)
-        server, host = touched[turn]
-        times.append(server)
-        ahead.append(host - server)
-    text = f"in order: {times == sorted(times)}; hosts {min(ahead):+.2f} to {max(ahead):+.2f} s"
-    return Found(text, times == sorted(times))
-
-
 def syncs(place: Place) -> Found:
     """fsync of small files does not take long; large ones tell the rate of writing."""
     path = place.folder / f"sync.{place.world.rank}"
@@ -133,14 +105,6 @@ def _folder(path: Path) -> Path:
 def _race(run: Callable[[int], list[int]]) -> list[list[int]]:
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(run, range(_THREADS)))
-
-
-def _moved(lock: Path, folder: Path, name: str) -> bool:
-    try:
-        lock.rename(folder / f"{lock.name}.{name}")
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _can_lock(path: Path) -> bool:
@@ -170,14 +134,6 @@ def _seconds_until(condition: Callable[[], bool]) -> float:
     while not condition() and time.monotonic() - start < _SECONDS_TO_SEE:
         time.sleep(0.005)
     return time.monotonic() - start
-
-
-def _touch(path: Path | None) -> tuple[float, float]:
-    """(the time the server gave a new file, this host's time)."""
-    if path is None:
-        return 0.0, 0.0
-    path.touch()
-    return path.stat().st_mtime, time.time()
 
 
 def _sync_rate(path: Path) -> tuple[float, float]:

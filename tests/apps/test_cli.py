@@ -13,7 +13,6 @@ import yaml
 import sae_dist
 from sae_dist import config
 from sae_dist.apps import (
-    chat_corpus,
     cli,
     compare,
     dashboard,
@@ -24,7 +23,6 @@ from sae_dist.apps import (
     import_coder,
     plan,
     report,
-    reproduction,
     selftest,
     small_lm,
     train,
@@ -37,7 +35,6 @@ from sae_dist.report.styles import width_label
 from tests.apps.commands import ROOT, TORCHRUN, command, launch
 
 COMMANDS = {
-    "chat_corpus": chat_corpus,
     "compare": compare,
     "dashboard": dashboard,
     "evaluate": evaluate,
@@ -47,14 +44,12 @@ COMMANDS = {
     "import_coder": import_coder,
     "plan": plan,
     "report": report,
-    "reproduction": reproduction,
     "selftest": selftest,
     "small_lm": small_lm,
     "train": train,
     "verify": verify,
 }
 GIVEN = {
-    "chat_corpus": ["folder=chat"],
     "compare": ["run=[a]", "to=here"],
     "dashboard": ["run=name"],
     "evaluate": ["run=name"],
@@ -64,7 +59,6 @@ GIVEN = {
     "import_coder": ["path=there", "to=here"],
     "plan": [],
     "report": ["run=name"],
-    "reproduction": ["run=[name]"],
     "selftest": [],
     "small_lm": ["folder=lm"],
     "train": ["store=s", "run=name"],
@@ -72,7 +66,7 @@ GIVEN = {
 }
 ROOT_OF = {"coder": "train", "optim": "train", "sweep": "train", "lm": "harvest", "machine": "plan"}
 CHAT_OF = (
-    *(("harvest", "text"), ("small_lm", "text"), ("chat_corpus", "text")),
+    *(("harvest", "text"), ("small_lm", "text")),
     ("evaluate", "transfer"),
 )
 FILES = [  # tests/apps/test_experiment.py looks at the others

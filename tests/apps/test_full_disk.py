@@ -16,7 +16,6 @@ from unittest import mock
 import pytest
 
 from sae_dist.apps import (
-    chat_corpus,
     compare,
     evaluate,
     export,
@@ -24,11 +23,8 @@ from sae_dist.apps import (
     import_coder,
     plan,
     report,
-    reproduction,
 )
 from sae_dist.parallel import World
-from sae_dist.reproduce.document import BEGIN, END
-from tests.apps.test_reproduction import write_sources
 from tests.processes import run_on
 from tests.reliability.bench import Bench, Desk
 from tests.reliability.small_disk import remount, small_disk
@@ -41,14 +37,9 @@ COMMANDS: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
     "evaluate": (evaluate.main, ("run=r",)),
     "report": (report.main, ("run=r",)),
     "compare": (compare.main, ("run=[r]", "to=side_by_side")),
-    "reproduction": (reproduction.main, ("run=[r]", "document=claims.md")),
     "import": (import_coder.main, ("path=a_sae", "to=ours", "site=in")),
     "plan": (plan.main, ("train.coder=topk", "to=plans/plan.json", *PLANNED)),
     "files": (files.main, ()),
-    "chat_corpus": (
-        chat_corpus.main,
-        ("folder=chat", "text.path=code", "+chat@text=small_lm", "held_out_every=8"),
-    ),
     **{
         f"export to {name}": (export.main, ("run=r", f"to={name}"))
         for name in ("saelens", "sparsify", "dictionary_learning", "sae_dist")
@@ -66,8 +57,6 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     desk.run(evaluate.main, "run=r")
     desk.run(export.main, "run=r", "to=saelens", "folder=exported")
     next((desk.folder / "exported").glob("topk-*")).rename(desk.folder / "a_sae")
-    (desk.folder / "claims.md").write_text(f"{BEGIN}\n{END}\n")
-    write_sources(desk.folder / "code")
     return desk
 
 

@@ -103,10 +103,7 @@ def test_names_that_would_be_one_are_told_apart_by_what_differs() -> None:
 
 
 def test_a_ladder_made_in_python_is_laid_out_alike() -> None:
-    ladder = [
-        RungConfig(coder=TopK(k=k), expansion=4, site="mlp_in.*")
-        for k in (8, 16)
-    ]
+    ladder = [RungConfig(coder=TopK(k=k), expansion=4, site="mlp_in.*") for k in (8, 16)]
     made = lay_out(TrainConfig(store="s", run="r", ladder=ladder), dict.fromkeys(SITES, 64))
     assert len(made) == 24 and made[0].name == "topk-256-k8-mlp_in.0"
     with pytest.raises(UserError, match="found sweep.grids without their rungs"):

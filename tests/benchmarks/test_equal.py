@@ -4,21 +4,13 @@ import math
 
 import pytest
 
-from benchmarks.equal import Lever, best, fvu_at, next_aim
+from benchmarks.equal import Lever, fvu_at, next_aim
 
 TARGET, PENALTY = Lever(8.0, is_rising=True), Lever(1.0, is_rising=False)
 
 
-def run(
-    aim: float,
-    l0: float,
-    fvu: float = 0.1,
-    program: str = "p",
-    setting: str = "same",
-    seed: int = 0,
-):
-    about = {"program": program, "setting": setting, "seed": seed}
-    return about | {"aim": aim, "l0": l0, "fvu": fvu}
+def run(aim: float, l0: float, fvu: float = 0.1) -> dict[str, float]:
+    return {"aim": aim, "l0": l0, "fvu": fvu}
 
 
 def test_the_first_aim_is_the_levers() -> None:
@@ -61,26 +53,3 @@ def test_between_two_runs_fvu_is_on_a_line_in_logarithms() -> None:
 def test_on_one_side_of_the_target_there_is_no_figure() -> None:
     assert fvu_at([run(0, 9.0), run(0, 10.0)], 8.0) is None
     assert fvu_at([], 8.0) is None
-
-
-def test_each_program_counts_in_its_better_setting() -> None:
-    runs = [
-        run(8, 8.0, fvu=0.2, setting="same"),
-        run(8, 8.0, fvu=0.1, setting="own"),
-        run(8, 8.0, fvu=0.15, program="q"),
-        run(8, 20.0, fvu=0.01, program="q", setting="own"),
-        run(8, 20.0, fvu=0.01, program="far"),
-    ]
-    assert best(runs, 8.0) == {
-        "p": {"setting": "own", "fvu": 0.1, "spread": None},
-        "q": {"setting": "same", "fvu": 0.15, "spread": None},
-    }
-
-
-def test_seeds_count_by_the_mean_of_what_each_of_them_reached() -> None:
-    runs = [run(8, 8.0, fvu=0.1), run(9, 8.0, fvu=0.2, seed=1)]
-    runs += [run(8, 4.0, fvu=0.6, seed=2), run(9, 16.0, fvu=0.15, seed=2)]
-    found = best(runs, 8.0)
-    assert found["p"]["fvu"] == pytest.approx(0.2)
-    assert found["p"]["spread"] == pytest.approx(0.1)
-    assert best([*runs, run(8, 9.0, seed=3)], 8.0) == {}

@@ -10,6 +10,8 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
+from benchmarks import BENCHMARKS
+from benchmarks.__main__ import module_of, options_of
 from sae_dist.apps import cli, completion, console, experiment, help
 from sae_dist.apps.rungs import lay_out
 from sae_dist.common.errors import UserError
@@ -63,6 +65,9 @@ def _check_python(words: list[str], is_part: bool) -> None:
             _compose(words[2], tuple(words[3:]), is_part)
     elif words[1].startswith("sae_dist.apps."):
         _compose(words[1].rpartition(".")[2], tuple(words[2:]), is_part)
+    elif words[1] == "benchmarks" and words[2:3] not in ([], ["NAME"], ["table"]):
+        assert words[2] in BENCHMARKS, f"found no benchmark {words[2]}"
+        options_of(module_of(words[2])).parse_args(words[3:])
     elif words[1] != "sparsify":  # another library's
         assert importlib.util.find_spec(words[1]), f"found no module {words[1]}"
 
@@ -166,6 +171,7 @@ def test_nothing_is_overlooked() -> None:
         "python launch/harvest.py text.pat=… …",
         "sae-dist plan +experiment=gpt2:ladder train.tokenz=1B",
         "python -m benchmarks.no_such_thing",
+        "python -m benchmarks no_such_thing",
         "torchrun --procs-per-node 2 -m sae_dist evaluate run=r",
         "accelerate launch --config_file launch/accelerate/zero4.yaml launch/harvest.py …",
         "sbatch launch/slurm/trains.sbatch …",

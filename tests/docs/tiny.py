@@ -49,7 +49,8 @@ def tiny(call: Call) -> list[str]:
 
 def is_small(call: Call) -> bool:
     """Whether a call is one of ours that `tiny` knows to make small."""
-    is_ours = any(word.startswith("launch/") for word in call.words) or call.words[0] == "sae-dist"
+    starts = ("launch/", "examples.")
+    is_ours = call.words[0] == "sae-dist" or any(word.startswith(starts) for word in call.words)
     is_asked = bool({"--help", "completion", "--nnodes"} & set(call.words))
     return is_ours and not is_asked and not call.is_part and "sae-dist selftest" not in call.words
 

@@ -117,13 +117,14 @@ def test_values_do_not_depend_on_the_slice() -> None:
 
 
 @pytest.mark.usefixtures("bfloat16")
-@pytest.mark.parametrize("name", ["random", "ties", "latents of all norms"])
+@pytest.mark.parametrize("name", ["ties", "latents of all norms"])
 def test_the_search_finds_the_same_through_triton(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("triton")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x_BD, W_FD, b_F = inputs()[name]
+    x_BD = x_BD[:5]  # the interpreter takes a while for each row
     monkeypatch.setattr(dispatch, "_on_triton", lambda x: False)
     expected, expected_z_N = topk_candidates(x_BD, Encoder.of(W_FD, b_F), 6)
     expected_above = threshold_candidates(x_BD, Encoder.of(W_FD, b_F), b_F, B * F)

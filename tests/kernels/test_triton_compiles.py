@@ -13,6 +13,7 @@ pytest.importorskip("triton", reason="needs triton")
 SHARED_OF_AN_SM = 227 * 1024
 
 
+@pytest.mark.slow
 def test_every_kernel_compiles_for_hopper_and_keeps_to_its_registers(tmp_path: Path) -> None:
     environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
     environment.pop("TRITON_INTERPRET", None)

@@ -50,8 +50,8 @@ def test_nan_and_infinity_reach_only_their_groups_maxima() -> None:
 
 def test_a_product_is_the_same_again() -> None:
     generator = torch.Generator().manual_seed(0)
-    x_BD = torch.randn(33, 100, generator=generator).bfloat16().to(DEVICE)
-    W_FD = torch.randn(100, 100, generator=generator).bfloat16().to(DEVICE)
+    x_BD = torch.randn(17, 40, generator=generator).bfloat16().to(DEVICE)
+    W_FD = torch.randn(100, 40, generator=generator).bfloat16().to(DEVICE)
     b_F = torch.randn(100, generator=generator).to(DEVICE)
     (z_BF, maxima_BG), again = (triton_product.product(x_BD, W_FD, b_F) for _ in range(2))
     torch.testing.assert_close(z_BF.float(), x_BD.float() @ W_FD.float().T + b_F, rtol=0.01, atol=1)
@@ -77,7 +77,7 @@ def check_entries(z_BF: Tensor, floor_B: Tensor, error_bound_BG: Tensor) -> tupl
     return found
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", [(1, 7, 1), (3, 7, 33), (2, 7, 257)], ids=str)
 def test_entries_come_row_by_row_ties_included(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]
 ) -> None:

@@ -26,15 +26,15 @@ def adam_step(step: int, scale: float = 1.0, **changes: Any) -> AdamStep:
 
 
 @pytest.mark.parametrize("beta1", [0.0, 0.9])
-@pytest.mark.parametrize("shape", [(1, 7), (5, 24), (3, 100)], ids=str)
-def test_twenty_steps_are_those_of_torch(shape: tuple[int, int], beta1: float) -> None:
+@pytest.mark.parametrize("shape", [(1, 7), (3, 100)], ids=str)
+def test_six_steps_are_those_of_torch(shape: tuple[int, int], beta1: float) -> None:
     W_FD, v_FD = matrix(*shape, seed=0), torch.zeros(shape, device=DEVICE)
     rows = AdamRows(
         W_FD=W_FD, exp_avg_sq_FD=v_FD, exp_avg_FD=torch.zeros_like(v_FD) if beta1 else None
     )
     expected_FD = torch.nn.Parameter(W_FD.clone())
     adam = torch.optim.Adam([expected_FD], lr=0.01, betas=(beta1, 0.99))
-    for step in range(1, 21):
+    for step in range(1, 7):
         grad_FD = matrix(*shape, seed=step)
         expected_FD.grad = 0.5 * grad_FD
         adam.step()
@@ -52,15 +52,15 @@ def test_rows_that_come_late_are_where_adam_would_have_them(beta2: float) -> Non
     rows = AdamRows(W_FD=W_FD, exp_avg_sq_FD=v_FD, last_step_F=last_step_F)
     expected_FD = torch.nn.Parameter(W_FD.clone())
     adam = torch.optim.Adam([expected_FD], lr=0.01, betas=(0.0, beta2))
-    for step in range(1, 21):
+    for step in range(1, 13):
         rows_R = torch.tensor([f for f in range(6) if step % (f + 1) == 0], device=DEVICE)
         grad_RD = matrix(len(rows_R), 24, seed=step)
         expected_FD.grad = torch.zeros_like(W_FD).index_copy(0, rows_R, grad_RD)
         adam.step()
         triton_update.update_rows(rows, grad_RD, rows_R, adam_step(step, beta2=beta2))
-    assert last_step_F.tolist() == [20, 20, 18, 20, 20, 18, 0]
+    assert last_step_F.tolist() == [12, 12, 12, 12, 10, 12, 0]
     torch.testing.assert_close(W_FD, expected_FD.detach(), rtol=1e-6, atol=1e-6)
-    decayed_FD = v_FD * (beta2 ** (20 - last_step_F))[:, None]
+    decayed_FD = v_FD * (beta2 ** (12 - last_step_F))[:, None]
     expected_v_FD = adam.state[expected_FD]["exp_avg_sq"]
     torch.testing.assert_close(decayed_FD, expected_v_FD, rtol=1e-5, atol=1e-9)
 

@@ -27,7 +27,11 @@ from tests.coders.kinds import config_of_kind
 from tests.processes import run_on
 
 D, E, F, B, K = 10, 7, 48, 24, 5
-MESHES = [(2, 1), (2, 2), (4, 1), (4, 2), (4, 4)]
+MESHES = [
+    *((2, 1), (2, 2), (4, 2)),
+    pytest.param(4, 1, marks=pytest.mark.slow),
+    pytest.param(4, 4, marks=pytest.mark.slow),
+]
 
 
 def selection_inputs() -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 import pytest
 
-from sae_dist.reproduce import effects
-from sae_dist.reproduce.claims import CLAIMS
+from examples.reproduce import effects
+from examples.reproduce.claims import CLAIMS
 from tests.reproduce.made_up import evaluation, rung
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from sae_dist.reproduce.verdict import Claim, Evaluation, Measured, Verdict, summarise
+from examples.reproduce.verdict import Claim, Evaluation, Measured, Verdict, summarise
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ class KSparse(CoderConfig):
     section 4.3 and appendix A.2).
     """
 
-
     k: int = setting(32, min=1)
     aux_k: int = setting(512, min=1)
     aux_coefficient: float = setting(0.0, min=0)

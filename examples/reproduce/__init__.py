@@ -1,0 +1,1 @@
+"""What `make reproduce` runs: a corpus of conversations, and published claims beside figures."""

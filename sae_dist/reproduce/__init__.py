@@ -1,1 +1,0 @@
-"""What `make reproduce` has of its own: a corpus of conversations, and claims beside figures."""

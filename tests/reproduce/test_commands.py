@@ -1,0 +1,120 @@
+"""The two commands of `make reproduce` itself, and the whole of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from examples.reproduce import __main__ as claims
+from examples.reproduce import conversations
+from examples.reproduce.tables import BEGIN, END
+from tests.apps.commands import ROOT
+from tests.reproduce.made_up import evaluation, rung
+
+SOURCE = '''
+def double_{0}(x):
+    """Return twice the number, whatever it is."""
+'''
+CHAT = ["chat", "--sources", "sources"]
+DOCUMENT = f"# Claims\n\n{BEGIN}\n\nNot run yet.\n\n{END}\n"
+
+
+def write_sources(folder: Path) -> None:
+    folder.mkdir()
+    for number in range(16):
+        (folder / f"{number:02}.txt").write_text(SOURCE.format(number))
+
+
+def test_conversations_are_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["conversations", *CHAT])
+    write_sources(tmp_path / "sources")
+    conversations.main()
+    assert (
+        "14 conversations in chat/train.jsonl, 2 in chat/prompts.jsonl" in capsys.readouterr().err
+    )
+    rows = [json.loads(line) for line in (tmp_path / "chat/train.jsonl").read_text().splitlines()]
+    said = "### Model\nReturn twice the number, whatever it is."
+    assert rows[0] == {"text": f"### User\nWhat does this do?\ndef double_0(x):\n{said}"}
+    prompts = (tmp_path / "chat/prompts.jsonl").read_text().splitlines()
+    asked = [json.loads(line)["prompt"] for line in prompts]
+    assert asked == [f"What does this do?\ndef double_{number}(x):" for number in (7, 15)]
+    conversations.main()
+    assert "nothing to do" in capsys.readouterr().err
+
+
+def test_too_few_conversations_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_sources(tmp_path / "sources")
+    monkeypatch.setattr("sys.argv", ["conversations", *CHAT, "--held-out-every", "20"])
+    with pytest.raises(SystemExit, match="2"):
+        conversations.main()
+    assert "found 16 documented functions in sources" in capsys.readouterr().err
+    assert not (tmp_path / "chat").exists()
+
+
+def test_a_document_gets_claims_facts_and_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed, fvu in enumerate((0.10, 0.12, 0.14)):
+        run = tmp_path / f"seed-{seed}"
+        run.mkdir(parents=True)
+        found = evaluation(narrow=rung(256, 8.0, 0.2), wide=rung(512, 8.0, fvu))
+        (run / "evaluation.json").write_text(json.dumps(found))
+    (tmp_path / "commands.tsv").write_text("60\tpython a.py\n5\tpython b.py\n1\tpython a.py\n")
+    (tmp_path / "document.md").write_text(DOCUMENT)
+    given = [".", "document.md", "seed-0", "seed-1", "seed-2"]
+    monkeypatch.setattr("sys.argv", ["claims", *given])
+    claims.main()
+    said = capsys.readouterr().err
+    assert "Wider is better at equal L0: reconstruction: holds" in said
+    text = (tmp_path / "document.md").read_text()
+    assert text.startswith("# Claims\n") and "Not run yet" not in text
+    assert "| runs | 3 seeds (made-up, made-up, made-up) of 2 coders each" in text
+    assert "| time | 1.1 minutes for all commands |" in text
+    assert "| 61 | `python a.py` |\n| 5 | `python b.py` |" in text
+
+    monkeypatch.setattr("sys.argv", ["claims", *given, "seed-3"])
+    with pytest.raises(SystemExit, match="2"):
+        claims.main()
+    assert "found no evaluation in seed-3/evaluation.json" in capsys.readouterr().err
+
+
+def test_the_shipped_document_can_be_filled() -> None:
+    text = (ROOT / "docs/reproduction.md").read_text()
+    assert text.index(BEGIN) < text.index(END)
+
+
+@pytest.mark.slow
+def test_the_whole_of_it_at_a_tiny_scale(tmp_path: Path) -> None:
+    settings = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "REPRODUCE_SCALE": "tiny",
+        "REPRODUCE_HOME": str(tmp_path),
+        "WANDB_MODE": "disabled",
+    }
+    for _ in range(2):  # the second finds all there
+        done = subprocess.run(
+            [ROOT / "examples/reproduce/run.sh"], env=settings, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+    text = (tmp_path / "reproduction.md").read_text()
+    assert "not measured" not in text
+    assert "launch/train.py +experiment=examples/reproduce/ladder.yaml" in text
+    found = [json.loads((tmp_path / f"seed-{s}/evaluation.json").read_text()) for s in (0, 1)]
+    assert found[0]["rungs"].keys() == found[1]["rungs"].keys()
+    assert len(found[0]["rungs"]) == 27
+    assert {(g["num_latents"], g["k"]) for g in found[0]["comparison"]} == {(512, 8), (512, 32)}
+    assert {rung["trained_on"] for rung in found[0]["transfer"]["rungs"].values()} == {
+        *("base", "finetuned")
+    }
