@@ -1,0 +1,138 @@
+"""How a measure says what it has found: its figures, its plots, and the part of the report for both.
+
+Plain data. Whoever measures declares; the report, the tables of the documentation and the helps of
+commands are made of it. A `key` is a path in a record of results: `uniformity/r_l0` is what lies at
+`r_l0` in what lies at `uniformity`; a step into a list goes into each of its items.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Write(StrEnum):
+    """How a figure is written."""
+
+    NUMBER = "number"
+    PERCENT = "percent"  # of a share
+    COUNT = "count"
+    SETTING = "setting"  # with the digits that it was given
+    TEXT = "text"
+    RUNG = "rung"  # the name of a coder, which leads to its page
+
+
+class Mark(StrEnum):
+    """What a plot draws of a record, by what lies at its keys."""
+
+    POINTS = "points"  # scalars, or lists of them: x and y
+    LINE = "line"  # lists: x (or, without a key, the index; or edges, one more than y) and y
+    STEPS = "steps"  # a histogram: x are edges, y counts, drawn as shares
+    SPANS = "spans"  # y is {"mean": …, "quantiles": {"0.1": …, … "0.9": …}}, a row a record
+    BARS = "bars"  # a scalar y, a row a record
+    PATH = "path"  # lists in their order: x and y
+
+
+class Scope(StrEnum):
+    """What one record is of."""
+
+    RUNG = "rung"
+    PAIR = "pair"
+    RUN = "run"
+    TRAINING = "training"  # what was logged of a coder (or the ladder), as lists over steps
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """A value of a record: its `heading` in a table, and its meaning with its unit in a line.
+
+    `source` is the paper that defines it; a `headline` stands in the table of all coders, too.
+    """
+
+    key: str
+    heading: str
+    definition: str = ""
+    write: Write = Write.NUMBER
+    source: str = ""
+    headline: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Axis:
+    """What an axis shows. It is logarithmic, if `log` does not say otherwise, where all values are
+    positive and span more than a factor of 5; `zero` is to be on it; `scale` multiplies the values;
+    `to` is the key of another end, to which a line leads from each point.
+    """
+
+    key: str = ""
+    label: str
+    log: bool | None = None
+    zero: bool = False
+    scale: float = 1.0
+    to: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plot:
+    """A plot of some records, each drawn in the style of the coder whose name is at `rung`.
+
+    Attributes:
+        key: of the plot, unique in a report.
+        instead: of x, where the values at x differ by less than a tenth.
+        panel: there is a panel for each value at this key: `place` (site and target), `group` (kind
+            and place), or a key of the records; without one, a single panel.
+        join: points of coders that are alike in everything but this (`l0` or `num_latents`) are
+            joined by a line.
+        fitted: key of values of y that a line joins, drawn open beside the points.
+        rest: of a histogram's total, the key of what is in no bin.
+        note: key of a figure that is told below each panel, after `note_label`.
+        first: of a path, the key of how many of its points a line joins; the rest are dots.
+        diagonal: whether a line from (0, 0) to (1, 1) is drawn to compare with.
+        by_rung: whether it is also drawn for each coder alone, on its page.
+    """
+
+    key: str
+    mark: Mark
+    title: str
+    caption: str
+    source: str = ""
+    x: Axis = Axis(label="")
+    y: Axis
+    instead: Axis | None = None
+    panel: str = ""
+    join: str = ""
+    fitted: str = ""
+    rest: str = ""
+    note: str = ""
+    note_label: str = ""
+    note_write: Write = Write.NUMBER
+    first: str = ""
+    diagonal: bool = False
+    rung: str = "rung"
+    by_rung: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Topic:
+    """A part of the report; `lead` says in a sentence what it answers."""
+
+    key: str
+    title: str
+    lead: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Declared:
+    """What a measure gives: `figures` in a table of its own `title`, and `plots`, under a topic.
+
+    `name` is that of the records' file where the scope is a run; `table_by` is the key by whose
+    values its records stand in tables of their own.
+    """
+
+    name: str
+    topic: Topic
+    scope: Scope = Scope.RUNG
+    title: str = ""
+    caption: str = ""
+    source: str = ""
+    figures: tuple[Figure, ...] = ()
+    plots: tuple[Plot, ...] = ()
+    table_by: str = ""
