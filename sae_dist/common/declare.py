@@ -1,4 +1,4 @@
-"""How a measure says what it has found: its figures, its plots, and the part of the report for both.
+"""How a measure says what it has found: its figures, plots, and part of the report.
 
 Plain data. Whoever measures declares; the report, the tables of the documentation and the helps of
 commands are made of it. A `key` is a path in a record of results: `uniformity/r_l0` is what lies at
@@ -31,28 +31,30 @@ class Mark(StrEnum):
     PATH = "path"  # lists in their order: x and y
 
 
-class Scope(StrEnum):
-    """What one record is of."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Topic:
+    """A part of the report; `lead` says in a sentence what it answers."""
 
-    RUNG = "rung"
-    PAIR = "pair"
-    RUN = "run"
-    TRAINING = "training"  # what was logged of a coder (or the ladder), as lists over steps
+    key: str
+    title: str
+    lead: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """A value of a record: its `heading` in a table, and its meaning with its unit in a line.
+    """A value of a record: the `heading` of its column, and what it means, with its formula.
 
-    `source` is the paper that defines it; a `headline` stands in the table of all coders, too.
+    `source` is the paper that defines it; what `is_main` stands in the table of all coders, too,
+    and is shown on narrow screens.
     """
 
     key: str
     heading: str
     definition: str = ""
-    write: Write = Write.NUMBER
+    unit: str = ""
     source: str = ""
-    headline: bool = False
+    write: Write = Write.NUMBER
+    is_main: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +89,7 @@ class Plot:
         first: of a path, the key of how many of its points a line joins; the rest are dots.
         diagonal: whether a line from (0, 0) to (1, 1) is drawn to compare with.
         by_rung: whether it is also drawn for each coder alone, on its page.
+        topic: where it stands in the report, if not with its measure's figures.
     """
 
     key: str
@@ -108,31 +111,4 @@ class Plot:
     diagonal: bool = False
     rung: str = "rung"
     by_rung: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Topic:
-    """A part of the report; `lead` says in a sentence what it answers."""
-
-    key: str
-    title: str
-    lead: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Declared:
-    """What a measure gives: `figures` in a table of its own `title`, and `plots`, under a topic.
-
-    `name` is that of the records' file where the scope is a run; `table_by` is the key by whose
-    values its records stand in tables of their own.
-    """
-
-    name: str
-    topic: Topic
-    scope: Scope = Scope.RUNG
-    title: str = ""
-    caption: str = ""
-    source: str = ""
-    figures: tuple[Figure, ...] = ()
-    plots: tuple[Plot, ...] = ()
-    table_by: str = ""
+    topic: Topic | None = None
