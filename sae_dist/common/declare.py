@@ -2,7 +2,7 @@
 
 Plain data. Whoever measures declares; the report, the tables of the documentation and the helps of
 commands are made of it. A `key` is a path in a record of results: `uniformity/r_l0` is what lies at
-`r_l0` in what lies at `uniformity`; a step into a list goes into each of its items.
+`r_l0` in what lies at `uniformity`.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Write(StrEnum):
 class Mark(StrEnum):
     """What a plot draws of a record, by what lies at its keys."""
 
-    POINTS = "points"  # scalars, or lists of them: x and y
+    POINTS = "points"  # scalars x and y: a point a record
     LINE = "line"  # lists: x (or, without a key, the index; or edges, one more than y) and y
     STEPS = "steps"  # a histogram: x are edges, y counts, drawn as shares
     SPANS = "spans"  # y is {"mean": …, "quantiles": {"0.1": …, … "0.9": …}}, a row a record
@@ -78,15 +78,16 @@ class Plot:
 
     Attributes:
         key: of the plot, unique in a report.
+        each: key of a list whose items, each with what the record says, are drawn in its place.
         instead: of x, where the values at x differ by less than a tenth.
-        panel: there is a panel for each value at this key: `place` (site and target), `group` (kind
-            and place), or a key of the records; without one, a single panel.
-        join: points of coders that are alike in everything but this (`l0` or `num_latents`) are
-            joined by a line.
+        panel: there is a panel for each value at this key: `place` (site and target),
+            `family_and_place` (of the kind, too), `title` (of a law), or any key of the records.
+        join: whether points that differ in x (`l0` or `num_latents`) alone are joined by a line.
         fitted: key of values of y that a line joins, drawn open beside the points.
         rest: of a histogram's total, the key of what is in no bin.
         note: key of a figure that is told below each panel, after `note_label`.
         first: of a path, the key of how many of its points a line joins; the rest are dots.
+        hollow: a key and its value where points and bars are drawn hollow.
         diagonal: whether a line from (0, 0) to (1, 1) is drawn to compare with.
         by_rung: whether it is also drawn for each coder alone, on its page.
         topic: where it stands in the report, if not with its measure's figures.
@@ -99,15 +100,17 @@ class Plot:
     source: str = ""
     x: Axis = Axis(label="")
     y: Axis
+    each: str = ""
     instead: Axis | None = None
     panel: str = ""
-    join: str = ""
+    join: bool = False
     fitted: str = ""
     rest: str = ""
     note: str = ""
     note_label: str = ""
     note_write: Write = Write.NUMBER
     first: str = ""
+    hollow: tuple[str, str] | None = None
     diagonal: bool = False
     rung: str = "rung"
     by_rung: bool = False
