@@ -44,8 +44,10 @@ class Topic:
 class Figure:
     """A value of a record: the `heading` of its column, and what it means, with its formula.
 
-    `source` is the paper that defines it; what `is_main` stands in the table of all coders, too,
-    and is shown on narrow screens.
+    Without a heading it has no column. `group` is the title of its table, if not its measure's.
+    What has no heading has no column. `source` is the paper that defines it, `error` the key of
+    its standard error; what `is_main` stands in the table of all coders, too, and is shown on
+    narrow screens.
     """
 
     key: str
@@ -54,7 +56,9 @@ class Figure:
     unit: str = ""
     source: str = ""
     write: Write = Write.NUMBER
+    error: str = ""
     is_main: bool = False
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
