@@ -8,27 +8,24 @@ Writes benchmarks/results/curves.json after every point, and a drawing of each c
 import argparse
 import datetime
 import json
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator
+import vl_convert
 
 from benchmarks.cases import OURS, Case
 from benchmarks.run import output_of, run_json
 from benchmarks.table import FOLDER, update_readme
-from sae_dist.report.styles import palette, width_label
-from sae_dist.report.svg import QUIET, draw, scale, series_colour, set_ticks
+from sae_dist.report.styles import palette
 
 _D_IN = 768
-_KINDS = {"topk": "o", "batchtopk": "s", "jumprelu": "^"}
+_KINDS = ("topk", "batchtopk", "jumprelu")
 _SECONDS = 300
 _STYLE = """<style>
-svg {{ color: #1c1d21; --grid: #dcdde2; --quiet: #a3a7b0; --sans: system-ui, sans-serif; {light} }}
+svg {{ color: #1c1d21; --grid: #dcdde2; --quiet: #a3a7b0; {light} }}
 @media (prefers-color-scheme: dark) {{
   svg {{ color: #e7e8ea; --grid: #343740; --quiet: #6b707b; {dark} }}
 }}
@@ -72,26 +69,53 @@ def drawing(name: str, rows: list[dict[str, Any]]) -> str:
     over F and B.
     """
     curve = CURVES[name]
-    lines = {kind: [r for r in rows if r["kind"] == kind] for kind in _KINDS}
-    lines = {kind: own for kind, own in lines.items() if own}
-
-    def paint(ax: Axes) -> None:
-        xs = sorted({row[curve.x] for row in rows})
-        if curve.x != "l0":
-            last = next(iter(lines.values()))[-1]
-            linear = [last["ms"] * x / last[curve.x] for x in xs]
-            ax.plot(xs, linear, color=QUIET, linestyle="--", label="linear")
-        for index, (kind, own) in enumerate(lines.items()):
-            points = [r[curve.x] for r in own], [r["ms"] for r in own]
-            ax.plot(*points, color=series_colour(index), marker=_KINDS[kind], label=kind)
-        scale(ax, "x", xs)
-        scale(ax, "y", [row["ms"] for row in rows] + ([0.0] if curve.x == "l0" else []))
-        asked = [value for value in curve.values if value <= xs[-1]]  # a JumpReLU's l0 is near it
-        set_ticks(ax, "x", FixedLocator(asked), lambda x: width_label(int(x)))
-        ax.set(xlabel=curve.label, ylabel="step (ms)")
-        ax.legend(frameon=False, fontsize=9, labelcolor="linecolor")
-
-    return standalone(draw(name, paint))
+    kinds = [kind for kind in _KINDS if any(row["kind"] == kind for row in rows)]
+    points = [{"x": row[curve.x], "ms": row["ms"], "kind": row["kind"]} for row in rows]
+    ticks = [v for v in curve.values if v <= max(row[curve.x] for row in rows)]
+    label = "datum.value < 1024 ? datum.value : datum.value / 1024 + 'K'"
+    x = {
+        "field": "x",
+        "type": "quantitative",
+        "title": curve.label,
+        "scale": {"type": "log", "nice": False},
+        "axis": {"values": ticks, "labelExpr": label},
+    }
+    y = {"field": "ms", "type": "quantitative", "title": "step (ms)"}
+    y["scale"] = {"zero": True} if curve.x == "l0" else {"type": "log", "nice": False}
+    colours = [f"var(--series-{index})" for index, _ in enumerate(kinds)]
+    by_kind = {
+        "field": "kind",
+        "type": "nominal",
+        "title": None,
+        "scale": {"domain": kinds, "range": colours},
+    }
+    layers: list[dict[str, Any]] = [
+        {
+            "data": {"values": points},
+            "mark": {"type": "line", "point": {"filled": True, "size": 60}},
+            "encoding": {
+                "x": x,
+                "y": y,
+                "color": by_kind,
+                "shape": by_kind | {"scale": {"domain": kinds}},
+            },
+        }
+    ]
+    if curve.x != "l0":
+        last = [point for point in points if point["kind"] == kinds[0]][-1]
+        linear = [{"x": v, "ms": last["ms"] * v / last["x"]} for v in (ticks[0], last["x"])]
+        mark = {"type": "line", "strokeDash": [6, 4], "color": "var(--quiet)"}
+        layers.append({"data": {"values": linear}, "mark": mark, "encoding": {"x": x, "y": y}})
+    line = dict.fromkeys(("domainColor", "gridColor", "tickColor"), "var(--grid)")
+    text = dict.fromkeys(("labelColor", "titleColor"), "currentColor")
+    config = {
+        "axis": line | text,
+        "legend": text,
+        "font": "system-ui, sans-serif",
+        "view": {"stroke": None},
+    }
+    spec = {"width": 340, "height": 220, "layer": layers, "config": config, "background": None}
+    return standalone(vl_convert.vegalite_to_svg(spec))
 
 
 def standalone(svg: str) -> str:
@@ -100,9 +124,8 @@ def standalone(svg: str) -> str:
     for scheme in ("light", "dark"):
         colours = palette(len(_KINDS), dark=scheme == "dark")
         schemes[scheme] = " ".join(f"--series-{i}: {c};" for i, c in enumerate(colours))
-    namespaces = 'xmlns="http://www.w3.org/2000/svg"'
-    opening = re.sub(r"^<svg", f"<svg {namespaces}", svg[: svg.index(">") + 1])
-    return opening + _STYLE.format(**schemes) + svg[svg.index(">") + 1 :] + "\n"
+    end = svg.index(">") + 1
+    return svg[:end] + _STYLE.format(**schemes) + svg[end:] + "\n"
 
 
 def write(folder: Path, about: dict[str, Any], rows: dict[str, list[dict[str, Any]]]) -> None:
