@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.run import run_json
 from sae_dist.coders import Coder, CoderConfig, Kind
-from sae_dist.evaluate import Fidelity, run_coder
+from sae_dist.evaluate import Fidelity, Subject, run_coder
 from sae_dist.parallel import World, make_mesh
 
 _MODULES = {
@@ -70,12 +70,13 @@ class Trainer:
     def measure(self, weights: dict[str, Tensor]) -> dict[str, float]:
         """L0 and FVU on the held-out rows: those of `sae_dist.evaluate`, for every program."""
         coder = as_coder(weights, self.k).to(self.world.device)
-        fidelity = Fidelity(coder.d_out, self.world.device)
+        mesh = make_mesh(self.world, 1, {})
+        fidelity = Fidelity(Subject(coder=coder, mesh=mesh, num_positions=1))
         for x_BD in self.held_out_MD.split(_BATCH):
             x_1BD = x_BD.to(self.world.device)[None]
             everything = torch.ones(x_1BD.shape[:2], dtype=torch.bool, device=x_1BD.device)
             fidelity.update(run_coder(coder, x_1BD, x_1BD, everything))
-        result = fidelity.result(make_mesh(self.world, 1, {}))
+        result = fidelity.result()
         return {"l0": result["l0"], "fvu": result["fvu"]}
 
 

@@ -24,6 +24,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.files import read_json, write_atomic
 from sae_dist.common.log import log_info
 from sae_dist.config import ReproductionConfig
+from sae_dist.evaluate import read_evaluation
 from sae_dist.reproduce.claims import CLAIMS
 from sae_dist.reproduce.document import Circumstances, render, replace_part
 from sae_dist.reproduce.verdict import summarise
@@ -57,14 +58,13 @@ def reproduction_command(config: ReproductionConfig) -> None:
 
 
 def _evaluation(runs: str, name: str) -> dict[str, Any]:
-    path = run_folder(runs, name) / "evaluation.json"
-    try:
-        return dict(read_json(path))
-    except (OSError, ValueError, TypeError) as error:
+    folder = run_folder(runs, name)
+    if (found := read_evaluation(folder)) is None:
         raise UserError(
-            f"found no evaluation in {path} ({type(error).__name__}); expected an evaluated run; "
-            "run launch/evaluate.py first"
-        ) from error
+            f"found no evaluation in {folder}; expected an evaluated run; run launch/evaluate.py "
+            "first"
+        )
+    return found
 
 
 def _about_now() -> dict[str, str]:
