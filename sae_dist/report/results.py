@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ _LOSSES = {"fvu": "FVU", "delta_loss": "Δ loss"}
 _KINDS = {"jumprelu": "JumpReLU", "topk": "TopK", "batchtopk": "BatchTopK"}
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True)
 class RunResults:
     """All that is known of a run. Without an evaluation `rungs` is empty; `metrics` may be, too.
 
@@ -42,15 +44,19 @@ class RunResults:
 
     def trained_rungs(self) -> list[str]:
         """Names of the rungs in the metrics, in the order of their first line."""
-        return list(dict.fromkeys(line["rung"] for line in self.metrics if line.get("rung")))
+        return [name for name in self._lines if name]
 
     def logged(self, rung: str | None, key: str) -> list[tuple[int, float]]:
         """Steps and finite values of a metric; rung None: of the whole ladder."""
-        return [
-            (line["step"], float(line[key]))
-            for line in self.metrics
-            if line.get("rung") == rung and is_finite_number(line.get(key))
-        ]
+        lines = self._lines.get(rung, [])
+        return [(x["step"], float(x[key])) for x in lines if is_finite_number(x.get(key))]
+
+    @cached_property
+    def _lines(self) -> dict[str | None, list[dict[str, Any]]]:
+        lines: dict[str | None, list[dict[str, Any]]] = {}
+        for line in self.metrics:
+            lines.setdefault(line.get("rung"), []).append(line)
+        return lines
 
 
 def at(values: Any, key: str) -> Any:
@@ -162,8 +168,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _order(record: Record) -> tuple[Any, ...]:
+    """Kind by kind and site by site (`resid_post.9` before `.10`), narrow and sparse ones first."""
+    place = [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", record["place"])]
     sparsity = record.get("k") or record.get("target_l0") or 0
-    return record["form"], record["kind"], record["num_latents"], sparsity, record["rung"]
+    return record["form"], record["kind"], place, record["num_latents"], sparsity, record["rung"]
 
 
 def _read_config(path: Path) -> dict[str, Any]:
