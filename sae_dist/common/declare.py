@@ -5,7 +5,7 @@ commands are made of it. A `key` is a path in a record of results: `uniformity/r
 `r_l0` in what lies at `uniformity`.
 """
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
 
 
@@ -40,7 +40,7 @@ class Topic:
     lead: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Figure:
     """A value of a record: the `heading` of its column, and what it means, with its formula.
 
@@ -61,22 +61,22 @@ class Figure:
     group: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Axis:
     """What an axis shows. It is logarithmic, if `log` does not say otherwise, where all values are
     positive and span more than a factor of 5; `zero` is to be on it; `scale` multiplies the values;
     `to` is the key of another end, to which a line leads from each point.
     """
 
-    key: str = ""
     label: str
+    key: str = ""
     log: bool | None = None
     zero: bool = False
     scale: float = 1.0
     to: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Plot:
     """A plot of some records, each drawn in the style of the coder whose name is at `rung`.
 
@@ -101,6 +101,7 @@ class Plot:
     mark: Mark
     title: str
     caption: str
+    _: KW_ONLY
     source: str = ""
     x: Axis = Axis(label="")
     y: Axis

@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+import sae_dist.lm as language  # lazily: what only declares needs no transformers
 from sae_dist.common.log import progress
 from sae_dist.common.seeds import derive, generator
 from sae_dist.evaluate.config import TransferConfig
-from sae_dist.lm import LM, rollouts
 from sae_dist.parallel import Mesh
+
+if TYPE_CHECKING:
+    from sae_dist.lm import LM
 
 PARTS = ("prompt", "rollout")
 
@@ -50,7 +54,7 @@ class Conversations:
 
 
 def converse(
-    lm: LM, prompts: Sequence[Prompt], special: Sequence[int], config: TransferConfig, mesh: Mesh
+    lm: "LM", prompts: Sequence[Prompt], special: Sequence[int], config: TransferConfig, mesh: Mesh
 ) -> Iterator[Conversations]:
     """This part's batches, with a progress bar over all parts'.
 
@@ -76,7 +80,7 @@ def converse(
 
 
 def _said(
-    lm: LM,
+    lm: "LM",
     prompts: Sequence[Prompt],
     seeds: Sequence[int],
     special: Sequence[int],
@@ -84,7 +88,7 @@ def _said(
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Of each prompt and its rollout the ids and their parts."""
     asked = [prompt.ids for prompt in prompts]
-    answers = rollouts(lm.model, asked, seeds, config.rollout_tokens, config.temperature)
+    answers = language.rollouts(lm.model, asked, seeds, config.rollout_tokens, config.temperature)
     unmeasured = set(special)
     for prompt, answer in zip(prompts, answers, strict=True):
         parts = [int(measured) for measured in prompt.measured]

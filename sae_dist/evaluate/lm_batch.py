@@ -3,22 +3,17 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+import sae_dist.lm as language  # lazily: what only declares needs no transformers
 from sae_dist.coders import Coder
-from sae_dist.lm import (
-    LM,
-    Site,
-    divergence_NS,
-    loss_of_logits_NS,
-    resolve,
-    sliced_sites,
-    splice,
-)
 from sae_dist.parallel import Axis
+
+if TYPE_CHECKING:
+    from sae_dist.lm import LM, Site
 
 Replacement = Callable[[Tensor, Tensor], Tensor]
 
@@ -47,7 +42,7 @@ class LMBatch:
 
     def __init__(
         self,
-        lm: LM,
+        lm: "LM",
         ids_NS: Tensor,
         trainable_NS: Tensor,
         zeros: dict[str, Changed] | None = None,
@@ -81,9 +76,9 @@ class LMBatch:
                 return new_NSE
             return new_NSE.chunk(self._team.size, -1)[self._team.index]
 
-        changed = splice(self.lm.model, source, target, on_slices, ~self.trainable_NS)
+        changed = language.splice(self.lm.model, source, target, on_slices, ~self.trainable_NS)
         logits_NSV = self._logits_NSV(changed)
-        kl_NS = divergence_NS(self.clean_NSV, logits_NSV)
+        kl_NS = language.divergence_NS(self.clean_NSV, logits_NSV)
         return Changed(self._loss_S(logits_NSV), kl_NS[self.predicted_NS].double().sum())
 
     def zero(self, site: str) -> Changed:
@@ -114,7 +109,7 @@ class LMBatch:
 
         everywhere = torch.zeros_like(self.trainable_NS)
         sites = self._site(read), self._site(write)
-        with splice(self.lm.model, *sites, watch, everywhere):
+        with language.splice(self.lm.model, *sites, watch, everywhere):
             logits_NSV = self.lm.model(input_ids=self.ids_NS).logits
         x_NSD, y_NSE = seen
         chosen_NP = _evenly(self.trainable_NS[:, :-1] & self.predicted_NS, num_positions)
@@ -133,17 +128,17 @@ class LMBatch:
         source, target = sites
         return self._whole(torch.cat(inputs), source), self._whole(torch.cat(gradients), target)
 
-    def _is_sliced(self, site: Site) -> bool:
-        return self._team.size > 1 and site.name in sliced_sites(self.lm.model, [site])
+    def _is_sliced(self, site: "Site") -> bool:
+        return self._team.size > 1 and site.name in language.sliced_sites(self.lm.model, [site])
 
-    def _whole(self, acts: Tensor, site: Site) -> Tensor:
+    def _whole(self, acts: Tensor, site: "Site") -> Tensor:
         """Activations of the whole width [..., D], from each process' slice if they are sliced."""
         if not self._is_sliced(site):
             return acts
         return self._team.all_gather(acts.contiguous(), dim=acts.dim() - 1)
 
-    def _site(self, name: str) -> Site:
-        return resolve(self.lm.model, name)
+    def _site(self, name: str) -> "Site":
+        return language.resolve(self.lm.model, name)
 
     @torch.no_grad()
     def _logits_NSV(self, changed: AbstractContextManager[None]) -> Tensor:
@@ -152,7 +147,7 @@ class LMBatch:
         return logits_NSV
 
     def _loss_S(self, logits_NSV: Tensor) -> Tensor:
-        loss_NS = loss_of_logits_NS(logits_NSV, self.ids_NS).double()
+        loss_NS = language.loss_of_logits_NS(logits_NSV, self.ids_NS).double()
         return loss_NS.where(self.predicted_NS, 0.0).sum(0)
 
 

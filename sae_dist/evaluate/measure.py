@@ -86,34 +86,43 @@ class Declared(ABC):
     plots: ClassVar[Sequence[Plot]] = ()
 
 
-class Measure(Declared):
-    """Sums over what passes one coder. All processes of its mesh take part in each result.
+class _Sums(Declared):
+    """Sums in float64 where the subjects are; the first one's mesh adds them up.
 
-    Those that need the weights alone are not updated.
+    Attributes:
+        subjects: whose codes it is given.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
+    def __init__(self, *subjects: Subject) -> None:
+        self.subjects = subjects
+        self.mesh = subjects[0].mesh
 
-    @property
-    def subjects(self) -> tuple[Subject, ...]:
-        """Whose codes it is given."""
-        return (self.subject,)
-
-    def update(self, seen: Any) -> None:
-        """Add a batch of whole sequences: a `CoderOutput`, or an `LMBatch`."""
-
-    @abstractmethod
-    def result(self) -> Figures:
-        """The figures, over all tokens and latents."""
+    def zeros(self, *shape: int) -> Tensor:
+        """Sums of nothing."""
+        return torch.zeros(shape, dtype=torch.float64, device=self.subjects[0].device)
 
     def total(self, *sums: Tensor) -> list[Tensor]:
         """Sums over all tokens."""
-        return [self.subject.mesh.data.all_reduce(v) for v in sums]
+        return [self.mesh.data.all_reduce(v) for v in sums]
 
     def whole(self, *sums_F: Tensor) -> list[Tensor]:
-        """Sums over all tokens, of the latents of all slices."""
-        return [self.subject.mesh.latent.all_gather(v) for v in self.total(*sums_F)]
+        """Sums over all tokens [..., F], of the latents of all slices."""
+        return [self.mesh.latent.all_gather(v, dim=v.dim() - 1) for v in self.total(*sums_F)]
+
+    @abstractmethod
+    def result(self) -> Figures:
+        """The figures, over all tokens and latents; called by all processes together."""
+
+
+class Measure(_Sums):
+    """Sums over what passes one coder. Those that need the weights alone are not updated."""
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__(subject)
+        self.subject = subject
+
+    def update(self, seen: Any) -> None:
+        """Add a batch of whole sequences: a `CoderOutput`, or an `LMBatch`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,27 +151,19 @@ class Pair:
         )
 
 
-class PairMeasure(Declared):
+class PairMeasure(_Sums):
     """Sums over tokens as two coders see them."""
 
     needs = Needs.PAIR
     sequences = "pairs.sequences"
 
     def __init__(self, pair: Pair) -> None:
+        super().__init__(pair.small, pair.large)
         self.pair = pair
-
-    @property
-    def subjects(self) -> tuple[Subject, ...]:
-        """Whose codes it is given."""
-        return self.pair.small, self.pair.large
 
     @abstractmethod
     def update(self, small: Any, large: Any) -> None:
         """Add the same tokens, a `CoderOutput` of either coder."""
-
-    @abstractmethod
-    def result(self) -> Figures:
-        """The figures; called by all processes together."""
 
     def by_latent(self) -> dict[str, Tensor]:
         """What is written latent by latent, to a file beside the figures; called likewise."""

@@ -23,27 +23,24 @@ class Description(Measure):
     group = "Latents"
     figures = (
         Figure(
-            key="threshold",
-            heading="threshold",
-            definition="above which a BatchTopK’s latents are active",
+            "threshold",
+            "threshold",
+            "above which a BatchTopK’s latents are active",
             unit="raw activation",
         ),
         Figure(
-            key="thresholds/mean",
-            heading="threshold, mean",
-            definition="of a JumpReLU’s latents",
-            unit="raw activation",
+            "thresholds/mean", "threshold, mean", "of a JumpReLU’s latents", unit="raw activation"
         ),
     )
     plots = (
         Plot(
-            key="thresholds",
-            mark=Mark.STEPS,
-            title="Thresholds",
-            caption="Above which activation each latent of a JumpReLU counts as active, as per "
+            "thresholds",
+            Mark.STEPS,
+            "Thresholds",
+            "Above which activation each latent of a JumpReLU counts as active, as per "
             "cent of its latents in each bin.",
-            x=Axis(key="thresholds/edges", label="threshold (units of the activations)"),
-            y=Axis(key="thresholds/counts", label="share of latents (%)", zero=True),
+            x=Axis("threshold (units of the activations)", "thresholds/edges"),
+            y=Axis("share of latents (%)", "thresholds/counts", zero=True),
             panel="family_and_place",
             by_rung=True,
         ),

@@ -27,27 +27,27 @@ class ConsistentActivation(Measure):
     group = "Latents"
     figures = (
         Figure(
-            key="consistent_activation_caption/mean",
-            heading="consistency, caption",
-            definition="Σ activation / tokens, mean over latents",
+            "consistent_activation_caption/mean",
+            "consistency, caption",
+            "Σ activation / tokens, mean over latents",
             source=f"{TRANSCODERS}, fig. 3, as its caption says",
         ),
         Figure(
-            key="consistent_activation_code/mean",
-            heading="consistency, code",
-            definition="active tokens / sequences with one, mean over latents",
+            "consistent_activation_code/mean",
+            "consistency, code",
+            "active tokens / sequences with one, mean over latents",
             source=f"{TRANSCODERS}, fig. 3, as its code does",
         ),
     )
     plots = tuple(
         Plot(
-            key=f"consistency-{which}",
-            mark=Mark.SPANS,
-            title=f"Consistent activation, as in its {which}",
-            caption=_CAPTION,
+            f"consistency-{which}",
+            Mark.SPANS,
+            f"Consistent activation, as in its {which}",
+            _CAPTION,
             source=f"{TRANSCODERS}, fig. 3",
-            x=Axis(label=label),
-            y=Axis(key=f"consistent_activation_{which}", label=label),
+            x=Axis(label),
+            y=Axis(label, f"consistent_activation_{which}"),
         )
         for which, label in (
             ("caption", "Σ activation / tokens"),
@@ -57,11 +57,9 @@ class ConsistentActivation(Measure):
 
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
-        device, num_held = subject.device, len(subject.coder.latents)
-        self._sum_F = torch.zeros(num_held, dtype=torch.float64, device=device)
-        self._fired_F = torch.zeros(num_held, dtype=torch.int64, device=device)
-        self._sequences_F = torch.zeros_like(self._fired_F)
-        self._tokens = torch.zeros((), dtype=torch.int64, device=device)
+        self._sum_F = self.zeros(len(subject.coder.latents))
+        self._fired_F, self._sequences_F = self._sum_F.long(), self._sum_F.long()
+        self._tokens = self.zeros().long()
 
     def update(self, seen: CoderOutput) -> None:
         """Add the tokens of whole sequences."""

@@ -1,7 +1,6 @@
 """How sparse a code is, and how much of its target it explains."""
 
 import torch
-from torch import Tensor
 
 from sae_dist.coders import ROUNDING, total_variance
 from sae_dist.common.declare import Axis, Figure, Mark, Plot, Write
@@ -10,9 +9,9 @@ from sae_dist.evaluate.output import CoderOutput
 from sae_dist.evaluate.summary import ratio
 from sae_dist.evaluate.topics import FIDELITY, GEMMA_SCOPE
 
-L0_AXIS = Axis(key="l0", label="L0 (active latents a token)")
-WIDTH_AXIS = Axis(key="num_latents", label="width (latents)")
-FVU_AXIS = Axis(key="fvu", label="FVU (fraction of variance)")
+L0_AXIS = Axis("L0 (active latents a token)", "l0")
+WIDTH_AXIS = Axis("width (latents)", "num_latents")
+FVU_AXIS = Axis("FVU (fraction of variance)", "fvu")
 
 
 class Fidelity(Measure):
@@ -30,54 +29,54 @@ class Fidelity(Measure):
     topic = FIDELITY
     group = "Reconstruction"
     figures = (
-        Figure(key="tokens", heading="", definition="how many passed", write=Write.COUNT),
+        Figure("tokens", "", "how many passed", write=Write.COUNT),
         Figure(
-            key="l0",
-            heading="L0",
-            definition="mean number of latents that are not zero",
+            "l0",
+            "L0",
+            "mean number of latents that are not zero",
             unit="latents a token",
             is_main=True,
         ),
         Figure(
-            key="fvu",
-            heading="FVU",
-            definition="fraction of variance unexplained, Σ‖y − ŷ‖² / Σ‖y − μ‖² with μ the mean "
+            "fvu",
+            "FVU",
+            "fraction of variance unexplained, Σ‖y − ŷ‖² / Σ‖y − μ‖² with μ the mean "
             "over the whole set",
             source=f"{GEMMA_SCOPE}, 4.1",
             is_main=True,
         ),
         Figure(
-            key="variance_explained",
-            heading="variance explained",
-            definition="1 − FVU; of a decoder’s directions a meta-SAE’s figure",
+            "variance_explained",
+            "variance explained",
+            "1 − FVU; of a decoder’s directions a meta-SAE’s figure",
             source="Leask et al. (2025), section 5",
             write=Write.PERCENT,
             is_main=True,
         ),
         Figure(
-            key="fvu_variants/error_variance",
-            heading="FVU, error variance",
-            definition="Σ‖e − ē‖² / Σ‖y − μ‖² with e = y − ŷ and ē its mean, blind to a constant "
+            "fvu_variants/error_variance",
+            "FVU, error variance",
+            "Σ‖e − ē‖² / Σ‖y − μ‖² with e = y − ŷ and ē its mean, blind to a constant "
             "error: “FVU” in dictionary_learning",
         ),
         Figure(
-            key="fvu_variants/batch_mean",
-            heading="FVU, batch mean",
-            definition="Σ‖y − ŷ‖² / Σ‖y − ȳ‖², ȳ the mean of the token’s batch of `batch_tokens`: "
+            "fvu_variants/batch_mean",
+            "FVU, batch mean",
+            "Σ‖y − ŷ‖² / Σ‖y − ȳ‖², ȳ the mean of the token’s batch of `batch_tokens`: "
             "“FVU” in sparsify",
         ),
         Figure(
-            key="fvu_variants/token_mean",
-            heading="FVU, token mean",
-            definition="mean over tokens of ‖y − ŷ‖² / ‖y − ȳ‖²: “legacy” in SAELens",
+            "fvu_variants/token_mean",
+            "FVU, token mean",
+            "mean over tokens of ‖y − ŷ‖² / ‖y − ȳ‖²: “legacy” in SAELens",
         ),
     )
     plots = (
         Plot(
-            key="fvu-l0",
-            mark=Mark.POINTS,
-            title="FVU against L0",
-            caption="Fraction of variance unexplained, Σ‖y − ŷ‖² / Σ‖y − μ‖² with μ the mean over "
+            "fvu-l0",
+            Mark.POINTS,
+            "FVU against L0",
+            "Fraction of variance unexplained, Σ‖y − ŷ‖² / Σ‖y − μ‖² with μ the mean over "
             "the whole evaluation set, against the mean number of active latents a token. Down and "
             "left is better; lines join coders of one width and kind.",
             source=f"{GEMMA_SCOPE}, figs. 13 and 14",
@@ -87,10 +86,10 @@ class Fidelity(Measure):
             join=True,
         ),
         Plot(
-            key="fvu-width",
-            mark=Mark.POINTS,
-            title="FVU against width",
-            caption="Fraction of variance unexplained by number of latents; lines join coders of "
+            "fvu-width",
+            Mark.POINTS,
+            "FVU against width",
+            "Fraction of variance unexplained by number of latents; lines join coders of "
             "one kind and k. Those of JumpReLU differ in L0 as well.",
             x=WIDTH_AXIS,
             y=FVU_AXIS,
@@ -101,15 +100,9 @@ class Fidelity(Measure):
 
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
-        device = subject.device
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float64, device=device)
-
-        d_out = subject.coder.d_out
-        self._tokens, self._active, self._error, self._square = (zeros() for _ in range(4))
-        self._within, self._ratios, self._without = zeros(), zeros(), zeros()
-        self._sum_E, self._error_sum_E = zeros(d_out), zeros(d_out)
+        self._tokens, self._active, self._error, self._square = self.zeros(4)
+        self._within, self._ratios, self._without = self.zeros(3)
+        self._sum_E, self._error_sum_E = self.zeros(2, subject.coder.d_out)
 
     def update(self, seen: CoderOutput) -> None:
         """Add some tokens; they count as one batch."""

@@ -31,44 +31,27 @@ class Forms(LadderMeasure):
     source = f"{TRANSCODERS}, table 1"
     table_by = "group"
     figures = (
-        Figure(key="rung", heading="rung", write=Write.RUNG, is_main=True),
-        Figure(key="family", heading="form", write=Write.TEXT, is_main=True),
-        Figure(key="place", heading="site", write=Write.TEXT),
-        Figure(key="l0", heading="L0", definition="mean number of active latents a token"),
-        Figure(key="fvu", heading="FVU", definition="fraction of variance unexplained"),
+        Figure("rung", "rung", write=Write.RUNG, is_main=True),
+        Figure("family", "form", write=Write.TEXT, is_main=True),
+        Figure("place", "site", write=Write.TEXT),
+        Figure("l0", "L0", "mean number of active latents a token"),
+        Figure("fvu", "FVU", "fraction of variance unexplained"),
+        Figure("delta_loss", "Δ loss", "CE(spliced) − CE(clean)", unit="nats a token"),
+        Figure("ce_increase_percent", "CE increase (%)", "100 · Δ loss / CE(clean)", is_main=True),
         Figure(
-            key="delta_loss",
-            heading="Δ loss",
-            definition="CE(spliced) − CE(clean)",
-            unit="nats a token",
+            "loss_recovered", "loss recovered", "(CE(zero) − CE(spliced)) / (CE(zero) − CE(clean))"
         ),
-        Figure(
-            key="ce_increase_percent",
-            heading="CE increase (%)",
-            definition="100 · Δ loss / CE(clean)",
-            is_main=True,
-        ),
-        Figure(
-            key="loss_recovered",
-            heading="loss recovered",
-            definition="(CE(zero) − CE(spliced)) / (CE(zero) − CE(clean))",
-        ),
-        Figure(
-            key="dead_share",
-            heading="dead",
-            definition="share of latents that never fired",
-            write=Write.PERCENT,
-        ),
+        Figure("dead_share", "dead", "share of latents that never fired", write=Write.PERCENT),
     )
     plots = (
         Plot(
-            key="ce",
-            mark=Mark.BARS,
-            title="CE increase by form",
-            caption="100 · (CE(spliced) − CE(clean)) / CE(clean): how much worse the language "
+            "ce",
+            Mark.BARS,
+            "CE increase by form",
+            "100 · (CE(spliced) − CE(clean)) / CE(clean): how much worse the language "
             "model predicts when the coder stands in for the MLP’s output. Less is better.",
             source=f"{TRANSCODERS}, table 1",
-            y=Axis(key="ce_increase_percent", label="CE increase (%)", log=False, zero=True),
+            y=Axis("CE increase (%)", "ce_increase_percent", log=False, zero=True),
             panel="group",
         ),
     )

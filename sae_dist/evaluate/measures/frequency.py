@@ -21,36 +21,36 @@ class FiringFrequency(Measure):
     group = "Latents"
     figures = (
         Figure(
-            key="dead_share",
-            heading="dead",
-            definition="share of latents that never fired; SAEBench’s frac_alive is 1 less that",
+            "dead_share",
+            "dead",
+            "share of latents that never fired; SAEBench’s frac_alive is 1 less that",
             write=Write.PERCENT,
             is_main=True,
         ),
         Figure(
-            key="share_above_1_percent",
-            heading="> 1 %",
-            definition="share of latents on over 1 % of tokens",
+            "share_above_1_percent",
+            "> 1 %",
+            "share of latents on over 1 % of tokens",
             write=Write.PERCENT,
         ),
         Figure(
-            key="share_above_10_percent",
-            heading="> 10 %",
-            definition="share of latents on over 10 % of tokens",
+            "share_above_10_percent",
+            "> 10 %",
+            "share of latents on over 10 % of tokens",
             write=Write.PERCENT,
         ),
     )
     plots = (
         Plot(
-            key="frequency",
-            mark=Mark.STEPS,
-            title="Firing frequency",
-            caption="On which share of non-special tokens a latent is active (log₁₀), as per cent "
+            "frequency",
+            Mark.STEPS,
+            "Firing frequency",
+            "On which share of non-special tokens a latent is active (log₁₀), as per cent "
             "of the coder’s latents in each bin; those that never fired are counted below the "
             "panel.",
             source=f"{GEMMA_SCOPE}, fig. 5",
-            x=Axis(key="firing_frequency/edges_log10", label="log₁₀ firing frequency"),
-            y=Axis(key="firing_frequency/counts", label="share of latents (%)", zero=True),
+            x=Axis("log₁₀ firing frequency", "firing_frequency/edges_log10"),
+            y=Axis("share of latents (%)", "firing_frequency/counts", zero=True),
             rest="firing_frequency/never",
             panel="family_and_place",
             note="firing_frequency/never",
@@ -59,13 +59,13 @@ class FiringFrequency(Measure):
             by_rung=True,
         ),
         Plot(
-            key="dead",
-            mark=Mark.POINTS,
-            title="Dead latents by width",
-            caption="Share of latents that never fired on the held-out tokens; lines join coders "
+            "dead",
+            Mark.POINTS,
+            "Dead latents by width",
+            "Share of latents that never fired on the held-out tokens; lines join coders "
             "of one kind.",
             x=WIDTH_AXIS,
-            y=Axis(key="dead_share", label="dead latents (%)", log=False, zero=True, scale=100),
+            y=Axis("dead latents (%)", "dead_share", log=False, zero=True, scale=100),
             panel="place",
             join=True,
             topic=SCALING,
@@ -74,10 +74,8 @@ class FiringFrequency(Measure):
 
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
-        device = subject.device
-        num_held = len(subject.coder.latents)
-        self._fired_F = torch.zeros(num_held, dtype=torch.int64, device=device)
-        self._tokens = torch.zeros((), dtype=torch.int64, device=device)
+        self._fired_F = self.zeros(len(subject.coder.latents)).long()
+        self._tokens = self.zeros().long()
 
     def update(self, seen: CoderOutput) -> None:
         """Add some tokens."""

@@ -1,7 +1,5 @@
 """What a coder costs the language model: its predictions with the reconstruction spliced in."""
 
-import torch
-
 from sae_dist.common.declare import Axis, Figure, Mark, Plot
 from sae_dist.evaluate.lm_batch import LMBatch, replacement_by
 from sae_dist.evaluate.measure import Figures, Measure, Needs, Subject
@@ -11,7 +9,7 @@ from sae_dist.evaluate.summary import ratio, ratios
 from sae_dist.evaluate.topics import FIDELITY, GEMMA_SCOPE, POSITION, SAEBENCH, TRANSCODERS
 
 _NATS = "nats a token"
-_DELTA = Axis(key="delta_loss", label="Δ loss (nats a token)")
+_DELTA = Axis("Δ loss (nats a token)", "delta_loss")
 
 
 class LMLoss(Measure):
@@ -29,60 +27,45 @@ class LMLoss(Measure):
     group = "In the language model"
     figures = (
         Figure(
-            key="delta_loss",
-            heading="Δ loss",
-            definition="CE(spliced) − CE(clean)",
+            "delta_loss",
+            "Δ loss",
+            "CE(spliced) − CE(clean)",
             unit=_NATS,
             source=f"{GEMMA_SCOPE}, 4.1",
             is_main=True,
         ),
         Figure(
-            key="ce_increase_percent",
-            heading="CE +%",
-            definition="100 · Δ loss / CE(clean)",
+            "ce_increase_percent",
+            "CE +%",
+            "100 · Δ loss / CE(clean)",
             unit="per cent",
             source=f"{TRANSCODERS}, table 1",
             is_main=True,
         ),
         Figure(
-            key="loss_recovered",
-            heading="recovered",
-            definition="loss recovered, (CE(zero) − CE(spliced)) / (CE(zero) − CE(clean))",
+            "loss_recovered",
+            "recovered",
+            "loss recovered, (CE(zero) − CE(spliced)) / (CE(zero) − CE(clean))",
             is_main=True,
         ),
+        Figure("clean_loss", "CE clean", "CE of the untouched language model", unit=_NATS),
+        Figure("zero_ablation_loss", "CE zero", "CE with the site set to zero", unit=_NATS),
+        Figure("kl", "KL", "KL(clean ‖ spliced)", unit=_NATS),
+        Figure("kl_score", "KL score", "(KL(zero) − KL) / KL(zero)", source=SAEBENCH),
         Figure(
-            key="clean_loss",
-            heading="CE clean",
-            definition="CE of the untouched language model",
-            unit=_NATS,
-        ),
-        Figure(
-            key="zero_ablation_loss",
-            heading="CE zero",
-            definition="CE with the site set to zero",
-            unit=_NATS,
-        ),
-        Figure(key="kl", heading="KL", definition="KL(clean ‖ spliced)", unit=_NATS),
-        Figure(
-            key="kl_score",
-            heading="KL score",
-            definition="(KL(zero) − KL) / KL(zero)",
-            source=SAEBENCH,
-        ),
-        Figure(
-            key="delta_loss_by_position",
-            heading="",
-            definition="entry s is of predicting token s + 1",
+            "delta_loss_by_position",
+            "",
+            "entry s is of predicting token s + 1",
             unit="nats",
             source=f"{GEMMA_SCOPE}, fig. 15",
         ),
     )
     plots = (
         Plot(
-            key="delta-loss-l0",
-            mark=Mark.POINTS,
-            title="Delta loss against L0",
-            caption="CE(spliced) − CE(clean): how much the language model’s cross-entropy rises "
+            "delta-loss-l0",
+            Mark.POINTS,
+            "Delta loss against L0",
+            "CE(spliced) − CE(clean): how much the language model’s cross-entropy rises "
             "when the coder’s output takes the place of what it reconstructs; mean over predicted "
             "non-special tokens. Down and left is better; lines join coders of one width and kind.",
             source=f"{GEMMA_SCOPE}, figs. 2 and 4",
@@ -92,24 +75,24 @@ class LMLoss(Measure):
             join=True,
         ),
         Plot(
-            key="delta-loss-width",
-            mark=Mark.POINTS,
-            title="Delta loss against width",
-            caption="The rise of the language model’s cross-entropy by number of latents.",
+            "delta-loss-width",
+            Mark.POINTS,
+            "Delta loss against width",
+            "The rise of the language model’s cross-entropy by number of latents.",
             x=WIDTH_AXIS,
             y=_DELTA,
             panel="place",
             join=True,
         ),
         Plot(
-            key="delta-loss-by-position",
-            mark=Mark.LINE,
-            title="Delta loss by position",
-            caption="CE(spliced) − CE(clean) of predicting the token that follows each position. "
+            "delta-loss-by-position",
+            Mark.LINE,
+            "Delta loss by position",
+            "CE(spliced) − CE(clean) of predicting the token that follows each position. "
             "With few sequences this is noisy.",
             source=f"{GEMMA_SCOPE}, fig. 15",
             x=POSITION_AXIS,
-            y=Axis(key="delta_loss_by_position", label="Δ loss (nats a token)", log=False),
+            y=Axis("Δ loss (nats a token)", "delta_loss_by_position", log=False),
             panel="family_and_place",
             by_rung=True,
             topic=POSITION,
@@ -118,11 +101,9 @@ class LMLoss(Measure):
 
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
-        device, length = subject.device, subject.num_positions - 1
-        self._tokens_S, self._clean_S, self._spliced_S, self._zero_S = torch.zeros(
-            4, length, dtype=torch.float64, device=device
-        )
-        self._kl, self._zero_kl = torch.zeros(2, dtype=torch.float64, device=device)
+        length = subject.num_positions - 1
+        self._tokens_S, self._clean_S, self._spliced_S, self._zero_S = self.zeros(4, length)
+        self._kl, self._zero_kl = self.zeros(2)
         self._replacement = replacement_by(subject.coder)
 
     def update(self, seen: LMBatch) -> None:

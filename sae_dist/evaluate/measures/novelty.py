@@ -18,23 +18,18 @@ from sae_dist.kernels.dispatch import sddmm
 _NUM_BINS, _CURVE_POINTS = 40, 101
 _SAME = 1e-6  # by less cosines, or correlations, do not differ
 _ALIKE = 0.5  # where Leask et al. (2025, fig. 8) compare the two similarities
-_COSINE = Axis(key="max_cosine/edges", label="maximal decoder cosine")
+_COSINE = Axis("maximal decoder cosine", "max_cosine/edges")
 
 
 _ERRORS = "Error where a novel latent is active"
 _NAMES = (
-    Figure(key="larger", heading="larger coder", write=Write.RUNG, is_main=True),
-    Figure(
-        key="smaller",
-        heading="smaller coder",
-        definition="beside which it is put",
-        write=Write.RUNG,
-    ),
+    Figure("larger", "larger coder", write=Write.RUNG, is_main=True),
+    Figure("smaller", "smaller coder", "beside which it is put", write=Write.RUNG),
 )
 
 
 def _count(key: str, heading: str, definition: str, group: str = "") -> Figure:
-    return Figure(key=key, heading=heading, definition=definition, write=Write.COUNT, group=group)
+    return Figure(key, heading, definition, write=Write.COUNT, group=group)
 
 
 class Novelty(PairMeasure):
@@ -67,22 +62,22 @@ class Novelty(PairMeasure):
             "the cosine says so, and inserting them does; `fired_below_tau` of them fired",
         ),
         Figure(
-            key="latents/tau",
-            heading="τ",
-            definition="from this cosine on two latents count as the same",
+            "latents/tau",
+            "τ",
+            "from this cosine on two latents count as the same",
             write=Write.SETTING,
         ),
         Figure(
-            key="roc/auc",
-            heading="AUC",
-            definition="area under the ROC of the maximal cosine as a sign of novelty, over "
+            "roc/auc",
+            "AUC",
+            "area under the ROC of the maximal cosine as a sign of novelty, over "
             "latents that fired (`true_positive`, `false_positive`): 1 tells all apart, 0.5 is "
             "guessing",
         ),
         Figure(
-            key="activation_similarity/r_squared",
-            heading="R²",
-            definition="of decoder cosine and correlation of activations, over the `latents` whose "
+            "activation_similarity/r_squared",
+            "R²",
+            "of decoder cosine and correlation of activations, over the `latents` whose "
             "cosine is above `above_cosine` = 0.5",
             source=f"{STITCHING}, fig. 8",
         ),
@@ -90,9 +85,9 @@ class Novelty(PairMeasure):
         _count("mse/latents", "latents", "below τ, that fire: these are means over them", _ERRORS),
         *(
             Figure(
-                key=f"mse/{coder}/{where}",
-                heading=f"{coder}, {words}",
-                definition=f"MSE of the {coder} coder on tokens on which a latent of the larger "
+                f"mse/{coder}/{where}",
+                f"{coder}, {words}",
+                f"MSE of the {coder} coder on tokens on which a latent of the larger "
                 f"below τ {told}: mean over those latents",
                 source=f"{STITCHING}, fig. 11",
                 group=_ERRORS,
@@ -105,66 +100,64 @@ class Novelty(PairMeasure):
             for coder in ("larger", "smaller")
         ),
         Figure(
-            key="selection",
-            heading="",
-            definition="when latents fire, whatever else is in the coder: `threshold`, above the "
+            "selection",
+            "",
+            "when latents fire, whatever else is in the coder: `threshold`, above the "
             "coder’s own at inference; `own_top_k`, as each TopK coder by itself selects them, for "
             "it has no threshold",
         ),
         Figure(
-            key="max_cosine/counts",
-            heading="",
-            definition="histogram (`edges`) of the larger coder’s maximal decoder cosines",
+            "max_cosine/counts",
+            "",
+            "histogram (`edges`) of the larger coder’s maximal decoder cosines",
             source=f"{STITCHING}, fig. 7",
         ),
         Figure(
-            key="mse_change/mean",
-            heading="",
-            definition="of the latents in each of these bins the mean of ΔMSE = mean(f² ‖d‖² − "
+            "mse_change/mean",
+            "",
+            "of the latents in each of these bins the mean of ΔMSE = mean(f² ‖d‖² − "
             "2 f ⟨e, d⟩); how many `fired`, and how many of them are `novel`",
         ),
     )
     plots = (
         Plot(
-            key="cosine",
-            mark=Mark.STEPS,
-            title="Maximal decoder cosine",
-            caption="Of each latent of the larger coder the largest cosine of its decoder "
+            "cosine",
+            Mark.STEPS,
+            "Maximal decoder cosine",
+            "Of each latent of the larger coder the largest cosine of its decoder "
             "direction with one of the smaller coder: near 1 it has a counterpart there. Below "
             "each panel R² of that cosine with the correlation of the two latents’ activations.",
             source=f"{STITCHING}, figs. 7 and 8 (R² 0.87 there)",
             x=_COSINE,
-            y=Axis(key="max_cosine/counts", label="share of latents (%)", zero=True),
+            y=Axis("share of latents (%)", "max_cosine/counts", zero=True),
             panel="family_and_place",
             note="activation_similarity/r_squared",
             note_label=f"R² over cosines above {_ALIKE}",
             rung="larger",
         ),
         Plot(
-            key="change",
-            mark=Mark.LINE,
-            title="What inserting a latent changes",
-            caption="The smaller coder’s mean squared error with one latent of the larger coder "
+            "change",
+            Mark.LINE,
+            "What inserting a latent changes",
+            "The smaller coder’s mean squared error with one latent of the larger coder "
             "more, less its own: the mean over the latents at each maximal cosine that fire. Below "
             "0 (novel) the smaller coder lacks them, above 0 (reconstruction) it has them.",
             source=f"{STITCHING}, section 4",
-            x=Axis(key="mse_change/edges", label="maximal decoder cosine", log=False),
-            y=Axis(key="mse_change/mean", label="ΔMSE (squared activations)", log=False, zero=True),
+            x=Axis("maximal decoder cosine", "mse_change/edges", log=False),
+            y=Axis("ΔMSE (squared activations)", "mse_change/mean", log=False, zero=True),
             panel="family_and_place",
             rung="larger",
         ),
         Plot(
-            key="roc",
-            mark=Mark.LINE,
-            title="The cosine as a sign of novelty",
-            caption="Receiver operating characteristic: how well a low maximal cosine tells novel "
+            "roc",
+            Mark.LINE,
+            "The cosine as a sign of novelty",
+            "Receiver operating characteristic: how well a low maximal cosine tells novel "
             "latents (inserting one alone into the smaller coder lowers its error) from "
             "reconstruction latents. The diagonal is guessing.",
             source=f"{STITCHING}, section 4",
-            x=Axis(
-                key="roc/false_positive", label="reconstruction latents taken (share)", log=False
-            ),
-            y=Axis(key="roc/true_positive", label="novel latents found (share)", log=False),
+            x=Axis("reconstruction latents taken (share)", "roc/false_positive", log=False),
+            y=Axis("novel latents found (share)", "roc/true_positive", log=False),
             panel="family_and_place",
             note="roc/auc",
             note_label="Area under it",
@@ -176,19 +169,16 @@ class Novelty(PairMeasure):
     def __init__(self, pair: Pair) -> None:
         super().__init__(pair)
         self._small, self._large, self._near = pair.small.coder, pair.large.coder, pair.similarity
-        self._tau, self._mesh = pair.tau, pair.mesh
-        device = self._large.W_dec.device
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float64, device=device)
-
         num_small, num_large = len(self._small.W_dec), len(self._large.W_dec)
         self._square_norm_G = self._large.W_dec.detach().double().square().sum(1)
-        self._tokens, self._errors_2 = zeros(), zeros(2)  # Σ‖e‖² of the smaller and the larger one
-        self._change_G, self._active_G = zeros(num_large), zeros(num_large)
-        self._errors_2G = zeros(2, num_large)  # the same where latent g is active
-        self._sum_G, self._square_G, self._product_G = (zeros(num_large) for _ in range(3))
-        self._sum_F, self._square_F = zeros(num_small), zeros(num_small)
+        self._tokens, self._errors_2 = (
+            self.zeros(),
+            self.zeros(2),
+        )  # Σ‖e‖² of the smaller and the larger one
+        self._change_G, self._active_G = self.zeros(num_large), self.zeros(num_large)
+        self._errors_2G = self.zeros(2, num_large)  # the same where latent g is active
+        self._sum_G, self._square_G, self._product_G = self.zeros(3, num_large)
+        self._sum_F, self._square_F = self.zeros(num_small), self.zeros(num_small)
 
     def update(self, small: CoderOutput, large: CoderOutput) -> None:
         """Add the same tokens as both coders see them."""
@@ -212,7 +202,7 @@ class Novelty(PairMeasure):
     def _nearest_acts(self, small: CoderOutput, large: CoderOutput) -> Tensor:
         """At each entry of the larger coder's code its nearest latent's activation [N]."""
         num_small = self._small.config.num_latents
-        rows_M, latents_M, acts_M = all_entries(self._small, small, self._mesh.latent)
+        rows_M, latents_M, acts_M = all_entries(self._small, small, self.mesh.latent)
         own_M = rows_M * num_small + latents_M  # rising
         wanted_N = large.code.rows_N * num_small + self._near.latent_G[large.code.latents_N]
         if not len(own_M):
@@ -220,15 +210,11 @@ class Novelty(PairMeasure):
         place_N = torch.searchsorted(own_M, wanted_N).clamp_max(len(own_M) - 1)
         return acts_M[place_N].double() * (own_M[place_N] == wanted_N)
 
-    def _whole(self, sums: Tensor) -> Tensor:
-        """Sums [..., F] or [..., G] over all tokens, of the latents of all slices."""
-        return self._mesh.latent.all_gather(self._mesh.data.all_reduce(sums), dim=sums.dim() - 1)
-
     def changes(self) -> Tensor:
         """ΔMSE of each latent [G]; NaN for those that never fire."""
-        change_G, active_G = self._whole(self._change_G), self._whole(self._active_G)
+        change_G, active_G = self.whole(self._change_G, self._active_G)
         return torch.where(
-            active_G > 0, change_G / self._mesh.data.all_reduce(self._tokens), torch.nan
+            active_G > 0, change_G / self.mesh.data.all_reduce(self._tokens), torch.nan
         )
 
     def by_latent(self) -> dict[str, Tensor]:
@@ -239,7 +225,7 @@ class Novelty(PairMeasure):
         return {"max_cosine": cosine_G, "nearest": nearest_G, "mse_change": self.changes()}
 
     def _nearest(self) -> tuple[Tensor, Tensor]:
-        gather = self._mesh.latent.all_gather
+        gather = self.mesh.latent.all_gather
         return gather(self._near.cosine_G), gather(self._near.latent_G)
 
     def result(self) -> Figures:
@@ -254,10 +240,10 @@ class Novelty(PairMeasure):
                 "novel": int(is_novel_G.sum()),
                 "reconstruction": int((~is_novel_G).sum()),
                 "never_fired": int((~fires_G).sum()),
-                "tau": self._tau,
-                "below_tau": int((cosine_G < self._tau).sum()),
-                "novel_below_tau": int((is_novel_G & (cosine_G[fires_G] < self._tau)).sum()),
-                "fired_below_tau": int((cosine_G[fires_G] < self._tau).sum()),
+                "tau": self.pair.tau,
+                "below_tau": int((cosine_G < self.pair.tau).sum()),
+                "novel_below_tau": int((is_novel_G & (cosine_G[fires_G] < self.pair.tau)).sum()),
+                "fired_below_tau": int((cosine_G[fires_G] < self.pair.tau).sum()),
             },
             "roc": roc(-cosine_G[fires_G], is_novel_G),
             "mse": self._table(cosine_G),
@@ -266,9 +252,9 @@ class Novelty(PairMeasure):
 
     def _similarity(self, cosine_G: Tensor, near_G: Tensor) -> dict[str, Any]:
         """R² of the decoder cosine with the correlation of activations, over cosines above 0.5."""
-        tokens = self._mesh.data.all_reduce(self._tokens)
+        tokens = self.mesh.data.all_reduce(self._tokens)
         sums = self._sum_G, self._square_G, self._product_G, self._sum_F, self._square_F
-        sum_G, square_G, product_G, sum_F, square_F = (self._whole(v) / tokens for v in sums)
+        sum_G, square_G, product_G, sum_F, square_F = (v / tokens for v in self.whole(*sums))
         covariance_G = product_G - sum_G * sum_F[near_G]
         large_G, small_G = _variances(sum_G, square_G), _variances(sum_F, square_F)[near_G]
         kept_G = (large_G > 0) & (small_G > 0) & (cosine_G > _ALIKE)
@@ -282,9 +268,9 @@ class Novelty(PairMeasure):
         """MSE of both coders where a novel latent (by τ) is active and where it is not: means over
         those latents, each with its own mean over tokens.
         """
-        tokens, total_2 = (self._mesh.data.all_reduce(v) for v in (self._tokens, self._errors_2))
-        active_G, active_2G = self._whole(self._active_G), self._whole(self._errors_2G)
-        chosen_G = (cosine_G < self._tau) & (active_G > 0) & (active_G < tokens)
+        tokens, total_2 = (self.mesh.data.all_reduce(v) for v in (self._tokens, self._errors_2))
+        active_G, active_2G = self.whole(self._active_G, self._errors_2G)
+        chosen_G = (cosine_G < self.pair.tau) & (active_G > 0) & (active_G < tokens)
         num_chosen, everywhere_2 = chosen_G.sum(), tokens.expand(2)
         inside_2 = (active_2G / active_G)[:, chosen_G].sum(1)
         outside_2 = ((total_2[:, None] - active_2G) / (tokens - active_G))[:, chosen_G].sum(1)

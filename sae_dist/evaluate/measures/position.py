@@ -1,7 +1,6 @@
 """How well a coder reconstructs at each position of a sequence."""
 
 import torch
-from torch import Tensor
 
 from sae_dist.coders import total_variance
 from sae_dist.common.declare import Axis, Figure, Mark, Plot
@@ -10,7 +9,7 @@ from sae_dist.evaluate.output import CoderOutput
 from sae_dist.evaluate.summary import ratios
 from sae_dist.evaluate.topics import GEMMA_SCOPE, POSITION
 
-POSITION_AXIS = Axis(label="position in the sequence", log=True)
+POSITION_AXIS = Axis("position in the sequence", log=True)
 
 
 class ReconstructionByPosition(Measure):
@@ -24,34 +23,30 @@ class ReconstructionByPosition(Measure):
     needs = Needs.CODES
     topic = POSITION
     figures = (
+        Figure("by_position/tokens", "", "how many tokens there are at each position"),
         Figure(
-            key="by_position/tokens",
-            heading="",
-            definition="how many tokens there are at each position",
-        ),
-        Figure(
-            key="by_position/mse",
-            heading="",
-            definition="the mean of ‖y − ŷ‖² at each position",
+            "by_position/mse",
+            "",
+            "the mean of ‖y − ŷ‖² at each position",
             source=f"{GEMMA_SCOPE}, fig. 3",
         ),
         Figure(
-            key="by_position/fvu",
-            heading="",
-            definition="that over the mean of ‖y − μ‖² at all positions",
+            "by_position/fvu",
+            "",
+            "that over the mean of ‖y − μ‖² at all positions",
             source=f"{GEMMA_SCOPE}, fig. 3",
         ),
     )
     plots = (
         Plot(
-            key="fvu-by-position",
-            mark=Mark.LINE,
-            title="FVU by position",
-            caption="The squared error at each position over the variance of the whole set. The "
+            "fvu-by-position",
+            Mark.LINE,
+            "FVU by position",
+            "The squared error at each position over the variance of the whole set. The "
             "first token, which only marks the beginning, is left out.",
             source=f"{GEMMA_SCOPE}, fig. 3",
             x=POSITION_AXIS,
-            y=Axis(key="by_position/fvu", label="FVU (fraction of variance)", log=False),
+            y=Axis("FVU (fraction of variance)", "by_position/fvu", log=False),
             panel="family_and_place",
             by_rung=True,
         ),
@@ -59,14 +54,8 @@ class ReconstructionByPosition(Measure):
 
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
-        device = subject.device
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float64, device=device)
-
-        num_positions = subject.num_positions
-        self._tokens_S, self._error_S = zeros(num_positions), zeros(num_positions)
-        self._square, self._sum_E = zeros(), zeros(subject.coder.d_out)
+        self._tokens_S, self._error_S = self.zeros(2, subject.num_positions)
+        self._square, self._sum_E = self.zeros(), self.zeros(subject.coder.d_out)
 
     def update(self, seen: CoderOutput) -> None:
         """Add some tokens."""

@@ -34,8 +34,8 @@ _SAME_LOSS = 1e-9  # logarithms of losses no more than this apart are equal
 _LEAST_EFFECT = 1e-5  # of a coefficient's change by 1 on a loss's logarithm, to be told at all
 
 
-_BELOW = Axis(key="l0", label="L0 (active latents a token)")
-_INSTEAD = Axis(key="num_latents", label="width (latents)")
+_BELOW = Axis("L0 (active latents a token)", "l0")
+_INSTEAD = Axis("width (latents)", "num_latents")
 
 
 class ScalingLaws(LadderMeasure):
@@ -58,73 +58,61 @@ class ScalingLaws(LadderMeasure):
     )
     source = f"{SCALING_LAWS}, section 3.1.3"
     figures = (
-        Figure(key="family", heading="kind", write=Write.TEXT),
-        Figure(key="place", heading="site", write=Write.TEXT),
+        Figure("family", "kind", write=Write.TEXT),
+        Figure("place", "site", write=Write.TEXT),
+        Figure("loss_heading", "loss", "`loss`: `fvu` or `delta_loss`", write=Write.TEXT),
         Figure(
-            key="loss_heading",
-            heading="loss",
-            definition="`loss`: `fvu` or `delta_loss`",
-            write=Write.TEXT,
-        ),
-        Figure(
-            key="num_points",
-            heading="rungs",
-            definition="that the law was fitted to: of each in `points` `rung`, `num_latents`, "
+            "num_points",
+            "rungs",
+            "that the law was fitted to: of each in `points` `rung`, `num_latents`, "
             "`l0`, `loss`, `fitted`, and `residual` = log loss − log fitted; in `rungs_left_out` "
             "by name those whose loss or L0, not above 0, has no logarithm, and why",
             write=Write.COUNT,
         ),
         Figure(
-            key="r2",
-            heading="R²",
-            definition="share of the variance of the log loss that the law explains, 1 − "
+            "r2",
+            "R²",
+            "share of the variance of the log loss that the law explains, 1 − "
             "Σ residual² / Σ (log L − mean)²; null where all losses are equal",
         ),
-        Figure(
-            key="law",
-            heading="law",
-            definition="which of the forms these rungs can tell apart",
-            write=Write.TEXT,
-        ),
+        Figure("law", "law", "which of the forms these rungs can tell apart", write=Write.TEXT),
         *(
             Figure(
-                key=f"coefficients/{name}",
-                heading=symbol,
-                definition=f"`{name}`, with its standard error",
+                f"coefficients/{name}",
+                symbol,
+                f"`{name}`, with its standard error",
                 error=f"standard_errors/{name}",
             )
             for name, symbol in SYMBOLS.items()
         ),
-        Figure(
-            key="left_out", heading="left out", definition="why there is no law", write=Write.TEXT
-        ),
+        Figure("left_out", "left out", "why there is no law", write=Write.TEXT),
     )
     plots = (
         Plot(
-            key="law",
-            mark=Mark.POINTS,
-            title="Fitted scaling laws",
-            caption="Loss against L0 of each width, or against width where all L0 are alike: "
+            "law",
+            Mark.POINTS,
+            "Fitted scaling laws",
+            "Loss against L0 of each width, or against width where all L0 are alike: "
             "measured (filled) and as the law fitted to all of them says (open, joined).",
             source=f"{SCALING_LAWS}, section 3.1.3",
             each="points",
             x=_BELOW,
             instead=_INSTEAD,
-            y=Axis(key="loss", label="loss"),
+            y=Axis("loss", "loss"),
             fitted="fitted",
             panel="title",
             join=True,
         ),
         Plot(
-            key="residuals",
-            mark=Mark.POINTS,
-            title="What the laws leave over",
-            caption="ln(measured) − ln(fitted): 0.01 is a loss 1 % above the law. A trend along "
+            "residuals",
+            Mark.POINTS,
+            "What the laws leave over",
+            "ln(measured) − ln(fitted): 0.01 is a loss 1 % above the law. A trend along "
             "the axis or from colour to colour says that the form does not hold here.",
             each="points",
             x=_BELOW,
             instead=_INSTEAD,
-            y=Axis(key="residual", label="ln(measured / fitted)", log=False, zero=True),
+            y=Axis("ln(measured / fitted)", "residual", log=False, zero=True),
             panel="title",
         ),
     )

@@ -1,7 +1,5 @@
 """In which direction a reconstruction points, and how long it is: SAEBench's core figures."""
 
-import torch
-
 from sae_dist.common.declare import Figure
 from sae_dist.evaluate.measure import Figures, Measure, Needs, Subject
 from sae_dist.evaluate.output import CoderOutput
@@ -21,32 +19,20 @@ class Similarity(Measure):
     topic = FIDELITY
     group = "Reconstruction"
     figures = (
+        Figure("cosine_similarity", "cosine", "mean of cos(y, ŷ)", source=SAEBENCH),
+        Figure("l2_norm_ratio", "norm ratio", "mean of ‖ŷ‖ / ‖y‖", source=SAEBENCH),
         Figure(
-            key="cosine_similarity",
-            heading="cosine",
-            definition="mean of cos(y, ŷ)",
-            source=SAEBENCH,
-        ),
-        Figure(
-            key="l2_norm_ratio",
-            heading="norm ratio",
-            definition="mean of ‖ŷ‖ / ‖y‖",
-            source=SAEBENCH,
-        ),
-        Figure(
-            key="relative_reconstruction_bias",
-            heading="bias",
-            definition="relative reconstruction bias, E‖ŷ‖² / E⟨y, ŷ⟩: less than 1 where a coder "
-            "shrinks",
+            "relative_reconstruction_bias",
+            "bias",
+            "relative reconstruction bias, E‖ŷ‖² / E⟨y, ŷ⟩: less than 1 where a coder shrinks",
             source=SAEBENCH,
         ),
     )
 
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
-        self._tokens, self._cosine, self._ratio, self._zeros, self._square, self._product = (
-            torch.zeros(6, dtype=torch.float64, device=subject.device)
-        )
+        self._tokens, self._cosine, self._ratio, self._zeros = self.zeros(4)
+        self._square, self._product = self.zeros(2)
 
     def update(self, seen: CoderOutput) -> None:
         """Add some tokens."""

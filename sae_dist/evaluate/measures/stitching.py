@@ -97,27 +97,27 @@ class Stitching(PairMeasure):
     topic = PAIRS
     figures = (
         Figure(
-            key="stitching/mse",
-            heading="",
-            definition="MSE after `steps` (200 at most are listed) of `num_steps`, from the "
+            "stitching/mse",
+            "",
+            "MSE after `steps` (200 at most are listed) of `num_steps`, from the "
             "smaller coder (0) to the larger one, on `tokens`: `num_inserted` latents below τ come "
             "in, the least similar first, then groups are swapped, the most similar first, then "
             "what has no counterpart with b_dec",
             source=f"{STITCHING}, section 4",
         ),
-        Figure(key="stitching/l0", heading="", definition="L0 after the same steps"),
+        Figure("stitching/l0", "", "L0 after the same steps"),
     )
     plots = (
         Plot(
-            key="stitching",
-            mark=Mark.PATH,
-            title="Stitching",
-            caption="From the smaller coder (open) to the larger one (filled): first latents "
+            "stitching",
+            Mark.PATH,
+            "Stitching",
+            "From the smaller coder (open) to the larger one (filled): first latents "
             "without a counterpart come in, the least similar first (line); then groups of similar "
             "latents are swapped (dots).",
             source=f"{STITCHING}, section 4",
-            x=Drawn(key="stitching/l0", label="L0 (active latents a token)", log=False),
-            y=Drawn(key="stitching/mse", label="MSE (squared activations)", log=False),
+            x=Drawn("L0 (active latents a token)", "stitching/l0", log=False),
+            y=Drawn("MSE (squared activations)", "stitching/mse", log=False),
             panel="title",
             first="stitching/num_listed",
             rung="larger",
@@ -139,10 +139,8 @@ class Stitching(PairMeasure):
         bounds = [large.d_out * part // axis.size for part in (axis.index, axis.index + 1)]
         self._dims = slice(*bounds)
         self._large_Ge, self._small_Fe = (_columns(c, self._dims, axis) for c in (large, small))
-        device = large.W_dec.device
-        self._tokens = torch.zeros((), dtype=torch.float64, device=device)
-        self._errors_S = torch.zeros(self._plan.num_steps + 1, dtype=torch.float64, device=device)
-        self._active_S = torch.zeros_like(self._errors_S)
+        self._tokens = self.zeros()
+        self._errors_S, self._active_S = self.zeros(2, self._plan.num_steps + 1)
 
     def update(self, small: CoderOutput, large: CoderOutput) -> None:
         """Add the same tokens as both coders see them."""

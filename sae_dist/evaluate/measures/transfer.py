@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+import sae_dist.lm as language  # lazily: what only declares needs no transformers
 from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.common.declare import Axis, Figure, Mark, Plot, Write
 from sae_dist.common.errors import UserError
@@ -23,9 +24,11 @@ from sae_dist.evaluate.measures.fidelity import FVU_AXIS, L0_AXIS, Fidelity
 from sae_dist.evaluate.output import CoderOutput, run_coder
 from sae_dist.evaluate.results import read_figures, run_path, write_figures
 from sae_dist.evaluate.topics import GEMMA_SCOPE, TRANSFER
-from sae_dist.lm import LM, Capture, next_token_loss_NS, resolve, site_widths, splice
 from sae_dist.parallel import Mesh
 from sae_dist.stream import ActivationSource
+
+if TYPE_CHECKING:
+    from sae_dist.lm import LM
 
 _SETTINGS = ("sequences", "rollout_tokens", "temperature", "seed")  # that the rows depend on
 _SCALED = "on activations scaled to the mean norm of what the coder was trained on, ŷ = coder(a x)"
@@ -47,22 +50,17 @@ class Transfer(Declared):
     caption = "Special tokens are left out."
     figures = (
         Figure(
-            key="name",
-            heading="coder",
-            definition="one of this run leads to its page; of the finetune’s own run, `RUN/RUNG`",
+            "name",
+            "coder",
+            "one of this run leads to its page; of the finetune’s own run, `RUN/RUNG`",
             write=Write.RUNG,
             is_main=True,
         ),
+        Figure("trained_on", "trained on", "`base` or `finetuned`", write=Write.TEXT),
         Figure(
-            key="trained_on",
-            heading="trained on",
-            definition="`base` or `finetuned`",
-            write=Write.TEXT,
-        ),
-        Figure(
-            key="part",
-            heading="part",
-            definition="`prompt`: the prompt with the model’s prefix; `rollout`: what the finetune "
+            "part",
+            "part",
+            "`prompt`: the prompt with the model’s prefix; `rollout`: what the finetune "
             "said, whose first token the prefix predicts",
             source=f"{GEMMA_SCOPE}, figs. 19, 20; 8, 21, 22",
             write=Write.TEXT,
@@ -70,9 +68,9 @@ class Transfer(Declared):
         ),
         *(
             Figure(
-                key=key + suffix,
-                heading=heading + words,
-                definition=definition + told,
+                key + suffix,
+                heading + words,
+                definition + told,
                 unit=unit,
                 source=source,
                 is_main=not suffix,
@@ -84,46 +82,46 @@ class Transfer(Declared):
             for key, (heading, definition, unit) in _FIGURES.items()
         ),
         Figure(
-            key="rescaled_by/input",
-            heading="",
-            definition="a: E‖x‖ where the coder was trained (held-out tokens of its store, at most "
+            "rescaled_by/input",
+            "",
+            "a: E‖x‖ where the coder was trained (held-out tokens of its store, at most "
             "`sequences` sequences) over E‖x‖ here; `target`: b, the same of what it reconstructs",
         ),
     )
     plots = (
         Plot(
-            key="transfer-delta-loss",
-            mark=Mark.BARS,
-            title="Delta loss on a finetune",
-            caption="How much the finetune’s cross-entropy rises when a coder’s output is spliced "
+            "transfer-delta-loss",
+            Mark.BARS,
+            "Delta loss on a finetune",
+            "How much the finetune’s cross-entropy rises when a coder’s output is spliced "
             "into it, on the user’s prompt and on what the finetune itself wrote in answer.",
             source=f"{GEMMA_SCOPE}, figs. 8 (rollouts) and 20 (prompts)",
-            y=Axis(key="delta_loss", label="Δ loss (nats a token)", log=False, zero=True),
+            y=Axis("Δ loss (nats a token)", "delta_loss", log=False, zero=True),
             panel="part",
             hollow=("trained_on", "finetuned"),
             rung="name",
         ),
         Plot(
-            key="transfer-fvu",
-            mark=Mark.BARS,
-            title="FVU on a finetune",
-            caption="Fraction of variance unexplained of the finetune’s activations.",
+            "transfer-fvu",
+            Mark.BARS,
+            "FVU on a finetune",
+            "Fraction of variance unexplained of the finetune’s activations.",
             source=f"{GEMMA_SCOPE}, figs. 19 (prompts), 21 and 22 (rollouts)",
-            y=Axis(key="fvu", label=FVU_AXIS.label, log=False, zero=True),
+            y=Axis(FVU_AXIS.label, "fvu", log=False, zero=True),
             panel="part",
             hollow=("trained_on", "finetuned"),
             rung="name",
         ),
         Plot(
-            key="rescaled",
-            mark=Mark.POINTS,
-            title="Activations rescaled to the base’s norm",
-            caption="FVU against L0 of each coder on the finetune’s activations as they are, and "
+            "rescaled",
+            Mark.POINTS,
+            "Activations rescaled to the base’s norm",
+            "FVU against L0 of each coder on the finetune’s activations as they are, and "
             "(small dot at the other end) on them scaled to the mean norm of what it was trained "
             "on.",
             source=f"{GEMMA_SCOPE}, fig. 23",
-            x=Axis(key="l0", label=L0_AXIS.label, to="l0_rescaled"),
-            y=Axis(key="fvu", label=FVU_AXIS.label, to="fvu_rescaled"),
+            x=Axis(L0_AXIS.label, "l0", to="l0_rescaled"),
+            y=Axis(FVU_AXIS.label, "fvu", to="fvu_rescaled"),
             panel="part",
             hollow=("trained_on", "finetuned"),
             rung="name",
@@ -145,7 +143,7 @@ class Trained:
 
 
 def transfer(
-    lm: LM,
+    lm: "LM",
     prompts: Sequence[Prompt],
     special: Sequence[int],
     trained: Sequence[Trained],
@@ -202,7 +200,7 @@ def transfer(
 
 
 def measure_on(
-    lm: LM,
+    lm: "LM",
     coders: Sequence[tuple[Trained, Candidate]],
     talks: Sequence[Conversations],
     config: TransferConfig,
@@ -258,7 +256,7 @@ class _OnParts:
     al. 2024, C.4, fig. 23). An autoencoder has a = b. With a = b = 1 it is the coder itself.
     """
 
-    def __init__(self, lm: LM, subject: Subject, a: float = 1.0, b: float = 1.0) -> None:
+    def __init__(self, lm: "LM", subject: Subject, a: float = 1.0, b: float = 1.0) -> None:
         self.lm, self.subject, self.a, self.b = lm, subject, a, b
         self._fidelity = {part: Fidelity(subject) for part in PARTS}
         self._loss_P = torch.zeros(len(PARTS), dtype=torch.float64, device=subject.device)
@@ -268,8 +266,10 @@ class _OnParts:
         for part, mask_NS in zip(PARTS, talk.masks_PNS, strict=True):
             if mask_NS.any():  # a batch may be silent
                 self._fidelity[part].update(self.run_coder(acts, mask_NS))
-        sites = (resolve(self.lm.model, s) for s in (self.subject.site, self.subject.target))
-        with splice(self.lm.model, *sites, self.replace, ~talk.measured_NS):
+        sites = (
+            language.resolve(self.lm.model, s) for s in (self.subject.site, self.subject.target)
+        )
+        with language.splice(self.lm.model, *sites, self.replace, ~talk.measured_NS):
             self._loss_P += _loss_P(self.lm, talk)
 
     def run_coder(self, acts: Mapping[str, Tensor], measured_NS: Tensor) -> CoderOutput:
@@ -334,14 +334,14 @@ def _trained_norms(
     return norms
 
 
-def _capture(lm: LM, sites: Iterable[str]) -> Capture:
-    return Capture(lm.model, [resolve(lm.model, site) for site in sorted(sites)])
+def _capture(lm: "LM", sites: Iterable[str]) -> "language.Capture":
+    return language.Capture(lm.model, [language.resolve(lm.model, site) for site in sorted(sites)])
 
 
 @torch.no_grad()
-def _loss_P(lm: LM, talk: Conversations) -> Tensor:
+def _loss_P(lm: "LM", talk: Conversations) -> Tensor:
     """A token counts to the part it is in, wherever it is predicted from."""
-    loss_NS = next_token_loss_NS(lm.model, talk.ids_NS).double()
+    loss_NS = language.next_token_loss_NS(lm.model, talk.ids_NS).double()
     return loss_NS.where(talk.masks_PNS[..., 1:], 0.0).sum((1, 2))
 
 
@@ -383,9 +383,9 @@ def _token_counts(
     return {f"{part}_tokens": number for part, number in counts.items()}
 
 
-def _require_widths(lm: LM, coders: Sequence[tuple[Trained, Candidate]]) -> None:
+def _require_widths(lm: "LM", coders: Sequence[tuple[Trained, Candidate]]) -> None:
     sites = {site for _, c in coders for site in (c.site, c.target)}
-    widths = site_widths(_capture(lm, sites), lm.model.device)
+    widths = language.site_widths(_capture(lm, sites), lm.model.device)
     for run, candidate in coders:
         for site, width in ((candidate.site, candidate.d_in), (candidate.target, candidate.d_out)):
             if widths[site] != width:
@@ -396,7 +396,7 @@ def _require_widths(lm: LM, coders: Sequence[tuple[Trained, Candidate]]) -> None
                 )
 
 
-def _require_room(lm: LM, prompts: Sequence[Prompt], config: TransferConfig) -> None:
+def _require_room(lm: "LM", prompts: Sequence[Prompt], config: TransferConfig) -> None:
     longest = max(len(prompt.ids) for prompt in prompts) + config.rollout_tokens
     positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and longest > positions:

@@ -29,30 +29,30 @@ class Uniformity(Measure):
     group = "Latents"
     figures = (
         Figure(
-            key="uniformity/r_l0",
-            heading="r_L0",
-            definition="uniformity of active latent importance, exp(S(p)) / ‖y‖₀ with y = f ⊙ "
+            "uniformity/r_l0",
+            "r_L0",
+            "uniformity of active latent importance, exp(S(p)) / ‖y‖₀ with y = f ⊙ "
             "(W_dec ∇ₓL), p = |y| / Σ|y|, L the mean-centred logit of the next token and ∇ at the "
             "clean target: 1 where all active latents matter alike",
             source=f"{GEMMA_SCOPE}, App. C.3, eqs. 12–14",
         ),
         Figure(
-            key="uniformity/tokens",
-            heading="",
-            definition="that it is the mean of, `uniformity_positions` of each sequence; those "
+            "uniformity/tokens",
+            "",
+            "that it is the mean of, `uniformity_positions` of each sequence; those "
             "with y = 0 are not among them, but in `left_out`",
         ),
     )
     plots = (
         Plot(
-            key="uniformity",
-            mark=Mark.POINTS,
-            title="Uniformity of active latent importance",
-            caption="r_L0 = exp(S(p)) / ‖y‖₀ with y = f ⊙ (W_dec ∇ₓL), L the mean-centred logit of "
+            "uniformity",
+            Mark.POINTS,
+            "Uniformity of active latent importance",
+            "r_L0 = exp(S(p)) / ‖y‖₀ with y = f ⊙ (W_dec ∇ₓL), L the mean-centred logit of "
             "the next token: 1 where all active latents matter alike, 1 / L0 where one alone does.",
             source=f"{GEMMA_SCOPE}, fig. 16 and eqs. 12–14",
             x=L0_AXIS,
-            y=Axis(key="uniformity/r_l0", label="r_L0"),
+            y=Axis("r_L0", "uniformity/r_l0"),
             panel="place",
             join=True,
         ),
@@ -60,8 +60,7 @@ class Uniformity(Measure):
 
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
-        device = subject.device
-        self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # Σ r, tokens, left out
+        self._sums = self.zeros(3)  # Σ r, tokens, left out
 
     @torch.no_grad()
     def update(self, seen: LMBatch) -> None:
