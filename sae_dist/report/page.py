@@ -24,17 +24,13 @@ from sae_dist.report.training import TRAINING, training_plots
 if TYPE_CHECKING:
     from sae_dist.evaluate.measure import Declared
 
-_NAME = Figure(
-    key="rung", heading="rung", definition="name of the coder’s folder", write=Write.RUNG
-)
+_NAME = Figure("rung", "rung", "name of the coder’s folder", write=Write.RUNG)
 _ABOUT = (
     _NAME,
-    Figure(key="family", heading="kind", definition="how latents are selected", write=Write.TEXT),
-    Figure(key="place", heading="site", definition="where in the language model", write=Write.TEXT),
-    Figure(
-        key="num_latents", heading="latents", definition="width of the coder", write=Write.COUNT
-    ),
-    Figure(key="k", heading="k", definition="active latents asked for", write=Write.COUNT),
+    Figure("family", "kind", "how latents are selected", write=Write.TEXT),
+    Figure("place", "site", "where in the language model", write=Write.TEXT),
+    Figure("num_latents", "latents", "width of the coder", write=Write.COUNT),
+    Figure("k", "k", "active latents asked for", write=Write.COUNT),
 )
 
 
