@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks.figures import Figure
 from benchmarks.timing import DEVICE, L0, TEMPORARY, K, activations, synchronise, threshold_for
 from sae_dist.coders import Coder, initialise, kind_named, kind_names
-from sae_dist.evaluate import EvaluationConfig, measures, run_coder
+from sae_dist.evaluate import EvaluationConfig, Needs, Subject, measures, run_coder
 from sae_dist.parallel import Mesh, make_mesh, start_world
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations
@@ -81,12 +81,13 @@ def bare(source: StoredActivations, coder: Coder) -> float:
 
 def evaluation(source: StoredActivations, coder: Coder, mesh: Mesh) -> float:
     """All measures; returns how many entries were active."""
-    taken = measures(coder, source.sequence_length)
+    subject = Subject(coder=coder, mesh=mesh, num_positions=source.sequence_length)
+    taken = [kind(subject) for kind in measures().values() if kind.needs is Needs.CODES]
     for x_NSD, trainable_NS in parts(source):
         seen = run_coder(coder, x_NSD, x_NSD, trainable_NS)
         for measure in taken:
             measure.update(seen)
-    figures = [measure.result(mesh) for measure in taken]
+    figures = [measure.result() for measure in taken]
     return round(figures[0]["l0"] * figures[0]["tokens"])
 
 

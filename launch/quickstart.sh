@@ -20,9 +20,7 @@ step "2/5 Its activations at three sites, to disk, by 2 processes" \
 step "3/5 A ladder of seven coders on one stream of them, by 2 processes" \
   torchrun --standalone --nproc-per-node 2 launch/train.py +experiment=quickstart
 
-if [ ! -f $home/evaluation.json ]; then
-  step "4/5 What they are worth, on sequences never trained on" \
-    torchrun --standalone --nproc-per-node 2 -m sae_dist evaluate run=quickstart
-fi
+step "4/5 What they are worth, on sequences never trained on" \
+  torchrun --standalone --nproc-per-node 2 -m sae_dist evaluate run=quickstart
 
 step "5/5 The report" sae-dist report run=quickstart

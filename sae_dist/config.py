@@ -118,13 +118,16 @@ class TrainConfig(SourceConfig, LoopConfig):
 class EvaluateConfig(EvaluationConfig):
     """`sae-dist evaluate`: measures the coders of a run on the held-out shards of its store.
 
-    The store and the language model are those of the run. `store` and `lm_name` say where they are
-    now, if elsewhere; the language model must have the weights that were harvested. A store that
-    was harvested with `lm.trust_remote_code` asks for `lm_trust_remote_code` again. `transfer` also
-    measures them on a finetune of the language model.
+    Of several runs on one store, too, and then their coders are also compared with each other. A
+    run in training is measured by its checkpoint of `step` (null: the newest; of a finished run its
+    coders). The store and the language model are those of the run. `store` and `lm_name` say where
+    they are now, if elsewhere; the language model must have the weights that were harvested. A
+    store that was harvested with `lm.trust_remote_code` asks for `lm_trust_remote_code` again.
+    `transfer` also measures them on a finetune of the language model.
     """
 
-    run: str = setting(MISSING, check=require_plain)
+    run: list[str] = setting(MISSING, check=require_plain)
+    step: int | None = setting(None, min=1)
     runs: str = "runs"
     store: str | None = None
     lm_name: str | None = None

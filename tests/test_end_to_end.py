@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sae_dist.evaluate import read_evaluation
 from sae_dist.store import open_store
 from tests.apps.commands import ROOT, TORCHRUN, command, installed, launch
 from tests.harvest.tiny import contents, tokenizer
@@ -71,14 +72,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "sealed store" in succeed(*HARVEST, cwd=home)
     assert "store is whole" in succeed(*installed("verify"), "store=store", cwd=home)
     assert "coders in runs/tiny/coders" in succeed(*TRAIN, cwd=home)
-    assert "figures in runs/tiny/evaluation.json" in succeed(*evaluate, cwd=home)
+    assert "figures in runs/tiny/evaluation" in succeed(*evaluate, cwd=home)
     assert "report in runs/tiny/report" in succeed(*installed("report"), "run=tiny", cwd=home)
     return home
 
 
 def test_from_text_to_a_report(home: Path) -> None:
     run = home / "runs" / "tiny"
-    results = json.loads((run / "evaluation.json").read_text())
+    results = read_evaluation(run)
     assert sorted(results["rungs"]) == NAMES == sorted(p.name for p in (run / "coders").iterdir())
     assert all("delta_loss" in figures for figures in results["rungs"].values())
     lines = (run / "metrics.jsonl").read_text().splitlines()

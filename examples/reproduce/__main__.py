@@ -19,6 +19,7 @@ from sae_dist.apps.terminal import one_line
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import read_json, write_atomic
 from sae_dist.common.log import log_info
+from sae_dist.evaluate import read_evaluation
 
 _LM = (
     "{num_parameters:,} parameters, trained on {num_tokens:,} tokens; {held_out_loss:.3f} nats a "
@@ -53,14 +54,11 @@ def fill_in(document: Path, home: Path, runs: list[str]) -> None:
 
 
 def _evaluation(run: Path) -> dict[str, Any]:
-    path = run / "evaluation.json"
-    try:
-        return dict(read_json(path))
-    except (OSError, ValueError, TypeError) as error:
+    if (found := read_evaluation(run)) is None:
         raise UserError(
-            f"found no evaluation in {path} ({type(error).__name__}); expected an evaluated run; "
-            "run sae-dist evaluate first"
-        ) from error
+            f"found no evaluation in {run}; expected an evaluated run; run sae-dist evaluate first"
+        )
+    return found
 
 
 def _about_now() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The effects that published claims speak of, looked for in one `evaluation.json`.
+"""The effects that published claims speak of, looked for in one run's evaluation.
 
 Each function gives numbers by label, larger the more they are as published, and none where the
 evaluation lacks what it needs. "At its L0" is on straight lines between measured coders.
@@ -75,13 +75,13 @@ def loss_flattens(evaluation: Evaluation) -> Effects:
 
 def skip_is_best(evaluation: Evaluation) -> Effects:
     """Points of CE increase % that a skip transcoder saves against the other two forms."""
-    effects = {}
-    for group in evaluation.get("comparison") or []:
-        rows = {row["form"]: row.get("ce_increase_percent") for row in group["rows"]}
+    effects, groups = {}, {}
+    for row in _rows(evaluation, "forms"):
+        groups.setdefault(row["group"], {})[row["form"]] = row["ce_increase_percent"]
+    for group, by_form in groups.items():
         for other in ("autoencoder", "transcoder"):
-            if None not in (rows.get("skip_transcoder"), rows.get(other)):
-                label = f"{other}, {group['num_latents']} latents, k {group['k']:g}"
-                effects[label] = rows[other] - rows["skip_transcoder"]
+            if None not in (by_form.get("skip_transcoder"), by_form.get(other)):
+                effects[f"{other}, {group}"] = by_form[other] - by_form["skip_transcoder"]
     return effects
 
 
@@ -228,13 +228,19 @@ def _by_position(evaluation: Evaluation) -> Iterator[tuple[str, float, float, fl
 
 def _transferred(evaluation: Evaluation) -> Iterator[tuple[str, Rung, Rung]]:
     """(rung, its figures on rollouts trained on the base, and those trained on the finetune)."""
-    rungs = (evaluation.get("transfer") or {}).get("rungs", {}).values()
-    base = {rung["rung"]: rung for rung in rungs if rung["trained_on"] == "base"}
-    for own in rungs:
-        if own["trained_on"] == "finetuned" and own["rung"] in base:
-            pair = base[own["rung"]]["rollout"], own["rollout"]
-            if None not in (figures[key] for figures in pair for key in ("fvu", "delta_loss")):
-                yield own["rung"], *pair
+    rows = [row for row in _rows(evaluation, "transfer") if row["part"] == "rollout"]
+    base = {row["rung"]: row for row in rows if row["trained_on"] == "base"}
+    for own in rows:
+        if own["trained_on"] != "finetuned" or own["rung"] not in base:
+            continue
+        pair = base[own["rung"]], own
+        if None not in (row[key] for row in pair for key in ("fvu", "delta_loss")):
+            yield own["rung"], *pair
+
+
+def _rows(evaluation: Evaluation, measure: str) -> list[Rung]:
+    """What a measure of all rungs found, if it was taken."""
+    return list(evaluation.get("of_run", {}).get(measure, {}).get("rows", []))
 
 
 def _last_quarter(num: int) -> slice:

@@ -79,12 +79,10 @@ for seed in "${seeds[@]}"; do
   step "6/8 Seed $seed: three coders of the finetune" \
     "${many[@]}" launch/train.py +experiment=examples/reproduce/finetuned.yaml store="$home/finetuned_store" runs="$home" \
     run="finetuned-seed-$seed" seed="$seed" "${train[@]}"
-  if [ ! -f "$home/seed-$seed/evaluation.json" ]; then
-    step "7/8 Seed $seed: all measures, on sequences never trained on and on what the finetune says" \
-      "${many[@]}" -m sae_dist evaluate runs="$home" run="seed-$seed" "${evaluate[@]}" "${transfer[@]}" \
-      transfer.lm_name="$home/finetuned" transfer.prompts="$home/chat/prompts.jsonl" \
-      transfer.finetuned_run="finetuned-seed-$seed"
-  fi
+  step "7/8 Seed $seed: all measures, on sequences never trained on and on what the finetune says" \
+    "${many[@]}" -m sae_dist evaluate runs="$home" run="seed-$seed" "${evaluate[@]}" "${transfer[@]}" \
+    transfer.lm_name="$home/finetuned" transfer.prompts="$home/chat/prompts.jsonl" \
+    transfer.finetuned_run="finetuned-seed-$seed"
 done
 
 step "8/8 Claims beside figures" \

@@ -44,10 +44,12 @@ def _train(config: TrainConfig) -> None:
 
 
 def _evaluate(config: EvaluateConfig) -> None:
-    if config.store is None:
-        _run(config)
-    else:  # of coders from elsewhere, nothing was trained
-        run_folder(config.runs, config.run)
+    for name in config.run:
+        if config.store is None:
+            finished_run(config.runs, name)
+        else:  # of coders from elsewhere, nothing was trained
+            run_folder(config.runs, name)
+    if config.store is not None:
         _folder(config.store)
 
 

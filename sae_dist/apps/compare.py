@@ -3,7 +3,8 @@
     sae-dist compare "run=[seed0,seed1,seed2]" to=runs/seeds
 
 Writes `comparison.json` in the folder `to`: mean and spread of rungs that differ only in their
-seed, and scaling laws, dead latents and the comparison of forms over the rungs of all runs.
+seed, and scaling laws and the comparison of forms over the rungs of all runs. (Pairs of coders of
+several runs are for `evaluate "run=[a,b]"`.)
 """
 
 from pathlib import Path
@@ -13,11 +14,11 @@ from sae_dist.apps.command import command, entry
 from sae_dist.apps.runs import finished_run
 from sae_dist.common.errors import UserError
 from sae_dist.common.figures import shown
-from sae_dist.common.files import read_json, write_json
+from sae_dist.common.files import write_json
 from sae_dist.common.log import log_info
 from sae_dist.config import CompareConfig
-from sae_dist.evaluate import VERSION
-from sae_dist.evaluate.ladder import EvaluatedRun, compare_runs
+from sae_dist.evaluate import read_evaluation
+from sae_dist.evaluate.several_runs import EvaluatedRun, compare_runs
 
 
 @command
@@ -36,19 +37,12 @@ def compare(config: CompareConfig) -> dict[str, Any]:
 
 def _evaluated(runs: str, name: str) -> EvaluatedRun:
     folder, settings = finished_run(runs, name)
-    path = folder / "evaluation.json"
-    if not path.is_file():
-        raise UserError(f"found no {path}; expected an evaluated run; run sae-dist evaluate first")
-    try:
-        evaluation = read_json(path)
-        version = evaluation.get("version")
-    except (ValueError, AttributeError, RecursionError) as error:
-        reason = type(error).__name__
+    evaluation = read_evaluation(folder)
+    if evaluation is None:
         raise UserError(
-            f"found {path} unreadable ({reason}); expected JSON; evaluate the run again"
-        ) from error
-    if version != VERSION:
-        raise UserError(f"{path} has version {version}; expected {VERSION}; evaluate the run again")
+            f"found nothing measured in {folder}; expected an evaluated run; run "
+            "sae-dist evaluate first"
+        )
     own = settings or {"imported": name}  # coders from elsewhere are no seeds of each other
     return EvaluatedRun(name=name, settings=own, evaluation=evaluation)
 

@@ -5,24 +5,31 @@ r"""Measure the coders of a run on the held-out shards of its store.
     sae-dist evaluate run=NAME +chat@transfer=gemma_2 \
         transfer.lm_name=FINETUNE transfer.prompts=FILE transfer.finetuned_run=RUN
 
-Writes `runs/NAME/evaluation.json`. A store without a language model (`write_store`) is measured
-without the figures that need one; so is a meta-SAE, on all rows of the decoder it was trained on.
-After `store=live` the language model reads the held-out sequences anew.
+Writes `runs/NAME/evaluation/RUNG/MEASURE.json` as each is done; started again, it goes on where it
+stopped. `measures=[…]` and `rungs=[…]` take some; `"run=[a,b]"` also compares coders of several
+runs on one store. A run in training is measured by its newest checkpoint. A store without a
+language model (`write_store`) is measured without the figures that need one; so is a meta-SAE, on
+all rows of the decoder it was trained on. After `store=live` the language model reads the held-out
+sequences anew. One that is larger than a device is loaded over all processes, as it was harvested:
+with `lm.tensor`, or under `accelerate launch --config_file launch/accelerate/zero3.yaml`.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from sae_dist.apps.checkpointed import checkpointed
 from sae_dist.apps.command import command, entry
-from sae_dist.apps.harvested import load_harvested, require_harvested
+from sae_dist.apps.harvested import is_spread, load_harvested, require_harvested
 from sae_dist.apps.runs import coders_of, finished_run, source_of
 from sae_dist.apps.sources import open_trained
 from sae_dist.apps.transfer import measure_transfer
-from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.common.errors import UserError
 from sae_dist.common.figures import shown
-from sae_dist.common.files import write_json
 from sae_dist.common.log import log_info
-from sae_dist.config import EvaluateConfig
+from sae_dist.config import EvaluateConfig, Source, SourceConfig
+from sae_dist.evaluate import Candidate, EvaluationConfig, finished
 from sae_dist.evaluate import evaluate as measure
 from sae_dist.evaluate.config import check
 from sae_dist.live import LiveActivations
@@ -32,40 +39,53 @@ from sae_dist.stream import ActivationSource
 
 
 @command
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Evaluate as `config` says; one process, or those that `torchrun` started."""
-    folder, trained = finished_run(config.runs, config.run)
-    where = source_of(trained, config.store, config.run)
-    coders = coders_of(folder)
+def evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
+    """Evaluate as `config` says; one process, or those that `torchrun` started.
+
+    Returns:
+        of each run what `read_evaluation` reads.
+    """
+    runs = [finished_run(config.runs, name) for name in config.run]
+    where = _source(config, [trained for _, trained in runs])
     with start_world() as world:
         check(config, world)
-        _check_coders(config, coders)
+        candidates = [c for folder, _ in runs for c in _candidates(config, folder, world)]
+        coders = coders_of(runs[0][0]) if where.source is Source.live else {}
         source = open_trained(where, coders, config, world.device)
         _check_source(config, source)
-        transferred = measure_transfer(config, folder, source, world)
-        lm = _lm(config, source, world)
-        results = measure(folder, source, lm, config, world) | {"transfer": transferred}
-        on_first_rank(None, lambda: write_json(folder / "evaluation.json", results))
-    for name, figures in results["rungs"].items():
-        log_info(f"  {name}: {_line(figures)}")
-    if transferred is not None:
-        for name, figures in transferred["rungs"].items():
-            here = figures["rollout"]
-            fvu, delta = (shown(here[key], ".3f") for key in ("fvu", "delta_loss"))
-            log_info(f"  {name} on rollouts: FVU {fvu}, delta loss {delta}")
-    log_info(f"figures in {folder / 'evaluation.json'}")
+        if _needs_lm(config, source) and is_spread(source.about["lm"], world.size):
+            config = replace(config, latent=world.size)  # all run it together
+        transferred = [measure_transfer(config, folder, source, world) for folder, _ in runs]
+        results = measure(candidates, source, _lm(config, source, world), config, world)
+    for result in results:
+        for name, figures in result["rungs"].items():
+            log_info(f"  {name}: {_line(figures)}")
+    for row in (row for found in transferred if found for row in found["rows"]):
+        if row["part"] == "rollout":
+            fvu, delta = (shown(row[key], ".3f") for key in ("fvu", "delta_loss"))
+            log_info(f"  {row['name']} on rollouts: FVU {fvu}, delta loss {delta}")
+    log_info(f"figures in {', '.join(str(folder / 'evaluation') for folder, _ in runs)}")
     return results
 
 
-def _check_coders(config: EvaluateConfig, coders: dict[str, dict[str, Any]]) -> None:
-    """Refuse a mesh that some coder cannot be dealt to, before anything is read."""
-    for name, description in coders.items():
-        num_latents = description["config"]["num_latents"]
-        if num_latents % config.latent:
-            raise UserError(
-                f"latent={config.latent}; expected a divisor of the {num_latents} latents of "
-                f"{name}; choose another"
-            )
+def _source(config: EvaluateConfig, trained: list[dict[str, Any]]) -> SourceConfig:
+    """The one source of all runs."""
+    named = zip(trained, config.run, strict=True)
+    first, *others = (source_of(own, config.store, name) for own, name in named)
+    if any(other != first for other in others):
+        raise UserError(
+            f"found run={config.run} trained on different activations; expected one store, so that "
+            "their coders can be compared; evaluate them one by one, or name it with store=…"
+        )
+    return first
+
+
+def _candidates(config: EvaluateConfig, folder: Path, world: World) -> list[Candidate]:
+    """A run's coders, or those of a checkpoint of it."""
+    is_finished = next((folder / "coders").glob("*/coder.json"), None) is not None
+    if config.step is None and (is_finished or not (folder / "checkpoints").is_dir()):
+        return finished(folder, world.device)
+    return checkpointed(folder, config.step, world)
 
 
 def _check_source(config: EvaluateConfig, source: ActivationSource) -> None:
@@ -74,10 +94,10 @@ def _check_source(config: EvaluateConfig, source: ActivationSource) -> None:
         require_harvested(
             source.about["lm"], config.lm_name, trust_remote_code=config.lm_trust_remote_code
         )
-    if config.max_sequences is not None and config.max_sequences > source.num_held_out:
+    asked = config.max_sequences
+    if asked not in (None, EvaluationConfig().max_sequences) and asked > source.num_held_out:
         log_info(
-            f"max_sequences={config.max_sequences}: {source.num_held_out} are held out, and all "
-            "of them are read"
+            f"max_sequences={asked}: {source.num_held_out} are held out, and all of them are read"
         )
 
 
@@ -85,17 +105,18 @@ def _needs_lm(config: EvaluateConfig, source: ActivationSource) -> bool:
     return source.about.get("lm") is not None and config.lm_sequences > 0
 
 
-def _lm(config: EvaluateConfig, source: ActivationSource, world: World) -> LM | None:
-    """The language model the activations came from; None if they came from elsewhere."""
+def _lm(config: EvaluateConfig, source: ActivationSource, world: World) -> Callable[[], LM] | None:
+    """Loads the language model the activations came from; None if they came from elsewhere."""
     if not _needs_lm(config, source):
         return None
     if isinstance(source, LiveActivations):
-        return source.lm
-    return load_harvested(
+        return lambda: source.lm
+    return lambda: load_harvested(
         source.about["lm"],
         config.lm_name,
         world.device,
         trust_remote_code=config.lm_trust_remote_code,
+        num_processes=world.size,
     )
 
 

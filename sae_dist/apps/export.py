@@ -15,9 +15,9 @@ from sae_dist.apps.command import command, entry
 from sae_dist.apps.runs import coders_of, finished_run
 from sae_dist.coders import load_coder
 from sae_dist.common.errors import UserError
-from sae_dist.common.files import read_json
 from sae_dist.common.log import log_info
 from sae_dist.config import ExportConfig
+from sae_dist.evaluate import read_evaluation
 from sae_dist.interop import (
     FORMATS,
     FormatName,
@@ -33,7 +33,7 @@ from sae_dist.interop import (
 def export(config: ExportConfig) -> Path:
     """Check all, write all, then push; the folder of all is returned."""
     run, _ = finished_run(config.runs, config.run)
-    figures = _figures(run / "evaluation.json")
+    figures = read_evaluation(run) or {}
     coders = _described(run, config.rungs)
     for rung, description in coders.items():
         require_holds(config.to, rung, description)
@@ -82,18 +82,6 @@ def _places(
             )
         places[where] = description
     return places
-
-
-def _figures(path: Path) -> dict[str, Any]:
-    """What sae-dist evaluate measured; empty if nothing was."""
-    if not path.is_file():
-        return {}
-    try:
-        return dict(read_json(path))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"found {path} unreadable ({error}); expected an evaluation; run sae-dist evaluate"
-        ) from error
 
 
 main = entry("export")

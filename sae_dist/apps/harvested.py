@@ -1,5 +1,6 @@
 """The language model that a store says it was harvested from, or a finetune of it."""
 
+import os
 from dataclasses import replace
 from typing import Any, cast
 
@@ -9,7 +10,17 @@ from omegaconf.errors import OmegaConfBaseException
 from transformers import PreTrainedTokenizerBase
 
 from sae_dist.common.errors import UserError
-from sae_dist.lm import LM, LMConfig, find_lm, load_lm, load_tokenizer, revision_of
+from sae_dist.lm import (
+    LM,
+    LMConfig,
+    find_lm,
+    load_lm,
+    load_sliced_lm,
+    load_tokenizer,
+    load_zero3_lm,
+    revision_of,
+    spread_engine,
+)
 
 _KEY = "lm_name"  # of evaluation and repair, that says where the language model is now
 
@@ -20,14 +31,32 @@ def load_harvested(
     device: torch.device,
     *,
     trust_remote_code: bool,
+    num_processes: int = 1,
 ) -> LM:
     """Load the language model of a store's provenance, from `name` if that is where it is now.
 
-    A store that wants the model's own code run gets it only with `trust_remote_code`. Raises
-    UserError then, and when the weights are not those that were harvested.
+    One that `is_spread` is loaded over `num_processes`, which then run it together. A store that
+    wants the model's own code run gets it only with `trust_remote_code`. Raises UserError then, and
+    when the weights are not those that were harvested.
     """
     config = require_harvested(harvested, name, trust_remote_code=trust_remote_code)
-    return load_lm(config, device, key=_KEY)
+    if not is_spread(harvested, num_processes):
+        return load_lm(replace(config, tensor=1), device, key=_KEY)
+    if not is_zero3():
+        return load_sliced_lm(replace(config, tensor=num_processes))
+    lm = load_zero3_lm(config)
+    spread_engine(lm.model, config)  # its hooks gather each layer's weights, whoever calls it
+    return lm
+
+
+def is_zero3() -> bool:
+    """Whether accelerate was told to spread a language model over the processes."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
+
+def is_spread(harvested: dict[str, Any], num_processes: int) -> bool:
+    """Whether so many processes hold the language model together: each sees all its tokens."""
+    return num_processes > 1 and (is_zero3() or harvested.get("tensor", 1) > 1)
 
 
 def require_harvested(

@@ -12,7 +12,8 @@ from sae_dist.apps.runs import coders_of, finished_run, source_of
 from sae_dist.apps.sources import open_trained
 from sae_dist.common.errors import UserError
 from sae_dist.config import EvaluateConfig
-from sae_dist.evaluate.transfer import Prompt, Trained, transfer
+from sae_dist.evaluate.conversations import Prompt
+from sae_dist.evaluate.measures.transfer import Trained, transfer
 from sae_dist.lm import LM
 from sae_dist.parallel import World, make_mesh
 from sae_dist.stream import ActivationSource
@@ -22,12 +23,16 @@ from sae_dist.text import read_prompts, special_ids, wrap_prompts
 def measure_transfer(
     config: EvaluateConfig, folder: Path, source: ActivationSource, world: World
 ) -> dict[str, Any] | None:
-    """`transfer` of `evaluation.json`; None where no finetune is named.
+    """What the measure `transfer` finds; None where no finetune is named, or others are asked for.
 
     Raises UserError for what does not belong together: finetune, prompts, template and runs.
     """
-    asked = config.transfer
-    if asked.lm_name is None:
+    asked, measures = config.transfer, config.measures
+    if asked.lm_name is None and "transfer" in (measures or []):
+        raise UserError(
+            "measures=[transfer] and transfer.lm_name=null; expected a finetune; name it"
+        )
+    if asked.lm_name is None or "transfer" not in (measures or ["transfer"]):
         return None
     if world.size % config.latent:
         raise UserError(
@@ -36,7 +41,7 @@ def measure_transfer(
     harvested = source.about.get("lm")
     if harvested is None:
         raise UserError(
-            f"found no language model in the store of run={config.run}; expected the one that "
+            f"found no language model in the store of run={folder.name}; expected the one that "
             f"{asked.lm_name} is a finetune of; go without transfer.lm_name"
         )
     if asked.prompts is None:
@@ -63,15 +68,14 @@ def measure_transfer(
         )
         _require_same_words(base, lm)
     wrapped = wrap_prompts(prompts, lm.tokenizer, template, asked.prompt_tokens)
-    found = transfer(
+    return transfer(
         lm,
         [Prompt(*pair) for pair in wrapped],
         special_ids(lm.tokenizer).tolist(),
         trained,
-        asked,
+        replace(asked, template=template),
         make_mesh(world, config.latent, {}),
     )
-    return found | {"prompts": asked.prompts, "template": template}
 
 
 def _finetuned(config: EvaluateConfig, device: torch.device) -> list[Trained]:

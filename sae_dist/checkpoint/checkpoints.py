@@ -153,17 +153,7 @@ class Checkpoints:
         Raises:
             UserError: a file is missing, not as it was written, or not of our making.
         """
-        group = self._group
-        files = on_first_rank(group, lambda: read_record(path)["files"])
-        share = {name: files[name] for name in sorted(files)[group.rank() :: group.size()]}
-        on_every_rank(group, lambda: check_files(path, share))
-        metadata = on_first_rank(group, lambda: read_metadata(path, set(files)))
-        try:
-            dcp.load(
-                dict(tensors), storage_reader=CheckedReader(path, metadata), process_group=group
-            )
-        except CheckpointException as error:
-            raise UserError(f"{path} cannot be loaded: {first_failure(error)}; {REMEDY}") from error
+        OpenCheckpoint(path, self._group).load(tensors)
 
     def _newest(self) -> Path | None:
         for path in self._unfinished():
@@ -205,17 +195,55 @@ class Checkpoints:
             path.unlink()
 
     def _complete(self) -> list[Path]:
-        """All complete checkpoints, by step; links are not followed."""
-        named = [path for path in self._folders() if _STEP.fullmatch(path.name)]
-        return sorted((path for path in named if (path / RECORD).is_file()), key=_step)
+        return complete_checkpoints(self.folder)
 
     def _unfinished(self) -> list[Path]:
-        return [path for path in self._folders() if _UNFINISHED.fullmatch(path.name)]
+        return [path for path in _folders(self.folder) if _UNFINISHED.fullmatch(path.name)]
 
-    def _folders(self) -> list[Path]:
-        if not self.folder.is_dir():
-            return []
-        return [path for path in self.folder.iterdir() if path.is_dir() and not path.is_symlink()]
+
+class OpenCheckpoint:
+    """A complete checkpoint, found to be as it was written; made and read by all of a group.
+
+    Each rank checks its share of the files; torch opens none before all have.
+
+    Attributes:
+        about: what was said when it was saved.
+        shapes: of each tensor, by name.
+
+    Raises:
+        UserError: a file is missing, not as it was written, or not of our making.
+    """
+
+    def __init__(self, path: Path, group: dist.ProcessGroup | None = None) -> None:
+        self._path, self._group = path, group
+        record = on_first_rank(group, lambda: read_record(path))
+        files, self.about = record["files"], record["about"]
+        share = sorted(files)[dist.get_rank(group) :: dist.get_world_size(group)]
+        on_every_rank(group, lambda: check_files(path, {name: files[name] for name in share}))
+        self._metadata = on_first_rank(group, lambda: read_metadata(path, set(files)))
+        stored = self._metadata.state_dict_metadata
+        self.shapes = {name: tuple(entry.size) for name, entry in stored.items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Fill `tensors` in place. Memory: beside them one stored part of one tensor at a time."""
+        reader = CheckedReader(self._path, self._metadata)
+        try:
+            dcp.load(dict(tensors), storage_reader=reader, process_group=self._group)
+        except CheckpointException as error:
+            reason = first_failure(error)
+            raise UserError(f"{self._path} cannot be loaded: {reason}; {REMEDY}") from error
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """All complete checkpoints, by step; links are not followed."""
+    named = [path for path in _folders(folder) if _STEP.fullmatch(path.name)]
+    return sorted((path for path in named if (path / RECORD).is_file()), key=_step)
+
+
+def _folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
 
 
 def _step(path: Path) -> int:

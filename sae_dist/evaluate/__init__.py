@@ -5,21 +5,31 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
-    from sae_dist.evaluate.config import EvaluationConfig
-    from sae_dist.evaluate.evaluator import VERSION, evaluate
-    from sae_dist.evaluate.fidelity import Fidelity
+    from sae_dist.evaluate.candidates import Candidate, finished
+    from sae_dist.evaluate.config import EvaluationConfig, PairConfig, TransferConfig
+    from sae_dist.evaluate.evaluator import evaluate
+    from sae_dist.evaluate.measure import LadderMeasure, Measure, Needs, PairMeasure, Subject
+    from sae_dist.evaluate.measures.fidelity import Fidelity
     from sae_dist.evaluate.output import CoderOutput, run_coder
-    from sae_dist.evaluate.subject import measures
-    from sae_dist.evaluate.transfer import TransferConfig
+    from sae_dist.evaluate.registry import measures
+    from sae_dist.evaluate.results import read_evaluation
 
 __all__ = [
-    "VERSION",
+    "Candidate",
+    "CoderOutput",
     "EvaluationConfig",
     "Fidelity",
-    "CoderOutput",
+    "LadderMeasure",
+    "Measure",
+    "Needs",
+    "PairConfig",
+    "PairMeasure",
+    "Subject",
     "TransferConfig",
     "evaluate",
+    "finished",
     "measures",
+    "read_evaluation",
     "run_coder",
 ]
 

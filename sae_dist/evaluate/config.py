@@ -1,29 +1,46 @@
-"""How much is evaluated, and on which mesh."""
+"""What is measured, how much of it, and on which mesh."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sae_dist.common.errors import UserError
+from sae_dist.common.names import require_plain
 from sae_dist.common.settings import setting, validate
-from sae_dist.evaluate.pairs.config import PairConfig
+from sae_dist.evaluate.registry import require_measure
 
 if TYPE_CHECKING:
     from sae_dist.parallel import World
 
 
 @dataclass(kw_only=True, slots=True)
-class EvaluationConfig:
-    """How much is evaluated, and on which mesh.
+class PairConfig:
+    """How rungs of one site and kind are compared, each with the next narrower one of nearest L0.
 
-    `max_sequences` (null: all) bounds the held-out sequences; `lm_sequences` those of them that
-    are also run through the language model (0: none), and `uniformity_sequences` those through
-    which it is differentiated, at `uniformity_positions` of each. About `batch_tokens` pass a coder
-    at once, in whole sequences, and so many (or `lm_batch_sequences` sequences) the language model,
-    whose logits outweigh all else. `latent` processes share each coder's latents, the others its
-    sequences.
+    So many `sequences` (0: compare none) are read for insertion, and the first `stitch_sequences`
+    for stitching, which is slower. From a cosine of `tau` on two latents count as the same.
     """
 
-    max_sequences: int | None = setting(None, min=1)
+    sequences: int = setting(1024, min=0)
+    stitch_sequences: int = setting(64, min=1)
+    tau: float = setting(0.7, above=0, max=1)
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluationConfig:
+    """What is measured, how much of it, and on which mesh.
+
+    `measures` and `rungs` name some (null: all); what is there already, of the same coder, store
+    and settings, is not measured again. `max_sequences` (null: all) bounds the held-out sequences;
+    `lm_sequences` those of them that are also run through the language model (0: none), and
+    `uniformity_sequences` those through which it is differentiated (0: none), at
+    `uniformity_positions` of each. About `batch_tokens` pass a coder at once, in whole sequences,
+    and so many (or `lm_batch_sequences` sequences) the language model, whose logits outweigh all
+    else. `latent` processes share each coder's latents, the others its sequences.
+    """
+
+    measures: list[str] | None = setting(None, check=require_measure)
+    rungs: list[str] | None = setting(None, check=require_plain)
+    max_sequences: int | None = setting(8192, min=1)
     lm_sequences: int = setting(2048, min=0)
     uniformity_sequences: int = setting(64, min=0)
     uniformity_positions: int = setting(8, min=1)
@@ -31,6 +48,34 @@ class EvaluationConfig:
     lm_batch_sequences: int | None = setting(None, min=1)
     latent: int = setting(1, min=1)
     pairs: PairConfig = field(default_factory=PairConfig)
+
+
+@dataclass(kw_only=True, slots=True)
+class TransferConfig:
+    """Coders of a run on rollouts of a finetune of its language model; none without `lm_name`.
+
+    `lm_name` (at `lm_revision`) is the finetune, held as the run's model was, with its own code
+    only if `lm_trust_remote_code`. `prompts` is a file: .jsonl with a `prompt` or `text`, or lines.
+    Each is cut at `prompt_tokens`, wrapped in `template` (by default that of the finetuned run's
+    store) and continued by up to `rollout_tokens`, drawn at `temperature`; `sequences` of them,
+    `batch_sequences` at once, prompts in an order that `seed` fixes, again and again if they are
+    fewer. The coders of `finetuned_run` are measured beside; `finetuned_store` says where its store
+    is now, if elsewhere.
+    """
+
+    lm_name: str | None = None
+    lm_revision: str | None = None
+    lm_trust_remote_code: bool = False
+    prompts: str | None = None
+    template: str | None = None
+    finetuned_run: str | None = setting(None, check=require_plain)
+    finetuned_store: str | None = None
+    sequences: int = setting(1024, min=1)
+    prompt_tokens: int = setting(512, min=1)
+    rollout_tokens: int = setting(256, min=1)
+    temperature: float = setting(1.0, above=0)
+    batch_sequences: int = setting(16, min=1)
+    seed: int = setting(0, min=0)
 
 
 def check(config: EvaluationConfig, world: "World") -> None:

@@ -1,159 +1,240 @@
-"""Streams held-out activations through all coders of a run, into every measure."""
+"""Measures the coders of runs, and writes the figures of each measure as they are there."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors.torch import save
 
+from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.common.errors import UserError
-from sae_dist.common.figures import not_finite, or_null
+from sae_dist.common.files import write_atomic
 from sae_dist.common.log import log_info
-from sae_dist.evaluate.batches import held_out_batches
+from sae_dist.evaluate.candidates import Candidate
 from sae_dist.evaluate.config import EvaluationConfig, check
-from sae_dist.evaluate.ladder import comparison, dead_by_width, scaling_laws
-from sae_dist.evaluate.lm_loss import LMLoss, Spliced
-from sae_dist.evaluate.pairs import compare, neighbours
-from sae_dist.evaluate.subject import Subject, load_subjects
-from sae_dist.evaluate.uniformity import Uniformity
-from sae_dist.lm import LM, resolve
-from sae_dist.parallel import Mesh, World, make_mesh
-from sae_dist.stream import ActivationSource, HeldOutBatch
+from sae_dist.evaluate.groups import neighbours
+from sae_dist.evaluate.measure import Declared, Figures, LadderMeasure, Needs, Pair
+from sae_dist.evaluate.passes import Passes
+from sae_dist.evaluate.registry import measures
+from sae_dist.evaluate.results import (
+    ABOUT,
+    DESCRIPTION,
+    VERSION,
+    pair_path,
+    read_evaluation,
+    read_figures,
+    run_path,
+    rung_path,
+    write_figures,
+    write_record,
+)
+from sae_dist.lm import LM
+from sae_dist.parallel import World, make_mesh
+from sae_dist.stream import ActivationSource
 
-VERSION = 3
-"""Of `evaluation.json`: what its keys mean."""
+_OF_ONE = (Needs.WEIGHTS, Needs.CODES, Needs.LM, Needs.GRADIENTS)
+Asked = dict[str, type[Any]]
 
 
 def evaluate(
-    folder: Path, source: ActivationSource, lm: LM | None, config: EvaluationConfig, world: World
-) -> dict[str, Any]:
-    """Measure every coder in `folder/coders`; called by all processes together.
+    candidates: Sequence[Candidate],
+    source: ActivationSource,
+    lm: Callable[[], LM] | None,
+    config: EvaluationConfig,
+    world: World,
+) -> list[dict[str, Any]]:
+    """Measure coders of one run or of several; called by all processes together.
 
-    What each latent of a larger coder would add to a smaller one goes to `folder/pairs`.
+    Coders of one width are held at once, and of pairs both. What is measured already, of the same
+    coder, store and settings, is not measured again; so an evaluation that was ended goes on where
+    it stopped, but for the pass that it was in.
 
     Args:
-        folder: the run's.
+        candidates: of one run or of several; of each width those are compared whose run it may be.
         source: whose held-out sequences are read.
-        lm: the language model the activations came from; None leaves its measures out.
+        lm: loads the language model that the activations came from; None leaves its measures out.
 
     Returns:
-        the contents of `evaluation.json`, the same on every process. None is what is not defined,
-        and what is not finite; of the latter a line tells.
+        of each run what `read_evaluation` gives, the same on every process.
 
     Raises:
-        UserError: no coders, a mesh that does not fit, a store that is not theirs, or no token in
-            it that is measured.
+        UserError: an unknown rung, a mesh that does not fit, a store that is not theirs, or no
+            token in it that is measured.
     """
     check(config, world)
-    mesh = make_mesh(world, config.latent, {})
-    subjects = load_subjects(folder, source, mesh, world)
-    sites = sorted({site for subject in subjects.values() for site in subject.sites})
-    num_sequences, size = 0, _batch_sequences(config, source)
-    for batch in held_out_batches(source, sites, config.max_sequences, size, mesh, "evaluate"):
-        num_sequences += len(batch)
-        for subject in subjects.values():
-            subject.update(batch)
-    rungs = {name: subject.figures(mesh) for name, subject in subjects.items()}
-    tokens = max(rung["tokens"] for rung in rungs.values())
-    if not tokens:
-        raise UserError(
-            f"found no token to measure in {source.about.get('store')}; expected some that are "
-            "trainable among the held-out ones; hold out more, or raise max_sequences"
-        )
-    clean = None
-    if lm is not None and config.lm_sequences:
-        clean, lm_figures = _lm_figures(lm, subjects, source, config, mesh)
-        rungs = {name: figures | lm_figures[name] for name, figures in rungs.items()}
-    rungs = _finite(rungs)
-    return {
-        "version": VERSION,
-        "run": folder.name,
-        "store": {"path": source.about.get("store"), "manifest": source.identity},
-        "lm": source.about.get("lm"),
-        "sequences": int(mesh.data.all_reduce(torch.tensor(num_sequences))),
-        "tokens": tokens,
-        "clean_loss": or_null(clean),
-        "rungs": rungs,
-        "pairs": _pairs(folder, subjects, rungs, source, config, mesh),
-        "ladder": {"scaling_laws": scaling_laws(rungs), "dead_by_width": dead_by_width(rungs)},
-        "comparison": comparison(rungs),
-    }
+    return _Evaluation(candidates, source, lm, config, world).results()
 
 
-def _lm_figures(
-    lm: LM,
-    subjects: dict[str, Subject],
-    source: ActivationSource,
-    config: EvaluationConfig,
-    mesh: Mesh,
-) -> tuple[float | None, dict[str, dict[str, Any]]]:
-    """The clean loss, and by coder what its reconstruction and its latents mean to the LM."""
-    spliced = {
-        name: Spliced(s.coder, resolve(lm.model, s.site), resolve(lm.model, s.target))
-        for name, s in subjects.items()
-    }
-    device = next(iter(subjects.values())).coder.b_dec.device
-    size = config.lm_batch_sequences or _batch_sequences(config, source)
+class _Evaluation:
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        source: ActivationSource,
+        lm: Callable[[], LM] | None,
+        config: EvaluationConfig,
+        world: World,
+    ) -> None:
+        self.mesh = make_mesh(world, config.latent, {})
+        self.source, self.config = source, config
+        self.passes = Passes(source, lm, config, self.mesh)
+        self.candidates = _chosen(candidates, config.rungs)
+        for candidate in self.candidates:
+            candidate.require(source, config)
+        self.runs = list(dict.fromkeys(candidate.run for candidate in self.candidates))
+        self.asked = self._asked()
 
-    def batches(most: int, doing: str) -> Iterator[HeldOutBatch]:
-        return held_out_batches(source, [], most, size, mesh, doing)
+    def results(self) -> list[dict[str, Any]]:
+        on_first_rank(None, self._write_about)
+        for width in sorted({candidate.num_latents for candidate in self.candidates}):
+            self._measure([c for c in self.candidates if c.num_latents == width])
+        self._compare()
+        return [on_first_rank(None, lambda run=run: self._conclude(run)) for run in self.runs]
 
-    loss = LMLoss(lm, spliced, source.sequence_length, device)
-    for batch in batches(config.lm_sequences, "splice into the LM"):
-        loss.update(batch.input_ids, batch.trainable)
-    clean, figures = loss.result(mesh)
-    if config.uniformity_sequences:
-        uniformity = Uniformity(lm, spliced, config.uniformity_positions, mesh, device)
-        for batch in batches(config.uniformity_sequences, "attribute"):
-            uniformity.update(batch.input_ids, batch.trainable)
-        for name, found in uniformity.result(mesh).items():
-            figures[name] |= found
-    return clean, figures
-
-
-def _pairs(
-    folder: Path,
-    subjects: dict[str, Subject],
-    rungs: dict[str, dict[str, Any]],
-    source: ActivationSource,
-    config: EvaluationConfig,
-    mesh: Mesh,
-) -> list[dict[str, Any]]:
-    """Every rung compared with the next narrower one, latent by latent in files of `folder`."""
-    if not config.pairs.sequences:
-        return []
-    found, size = {}, _batch_sequences(config, source)
-    for smaller, larger in neighbours(rungs):
-        small, large = subjects[smaller], subjects[larger]
-
-        def parts(
-            most: int, doing: str, subject: Subject = large
-        ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-            for batch in held_out_batches(source, subject.sites, most, size, mesh, doing):
-                yield subject.part(batch)
-
-        batches = parts(config.pairs.sequences, f"compare {larger}")
-        few = parts(config.pairs.stitch_sequences, f"stitch {larger}")
-        path = f"pairs/{larger}.safetensors"
-        coders = small.coder, large.coder
-        figures = compare(*coders, batches, few, config.pairs.tau, mesh, folder / path)
-        about = {"smaller": smaller, "larger": larger, "by_latent": path}
-        found[f"{smaller} and {larger}"] = about | figures
-    return list(_finite(found).values())
-
-
-def _batch_sequences(config: EvaluationConfig, source: ActivationSource) -> int:
-    return max(1, config.batch_tokens // source.sequence_length)
-
-
-def _finite(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The same with None for what is not finite, which is told coder by coder."""
-    for name, own in figures.items():
-        if places := list(not_finite(own)):
-            more = f" and {len(places) - 3} others" if len(places) > 3 else ""
-            log_info(
-                f"warning: {name}: {', '.join(places[:3])}{more} are not finite, and null in the "
-                "evaluation: a coder has diverged, or its activations have"
+    def _asked(self) -> Asked:
+        """The measures to take: those asked for, and what they rest upon."""
+        every = measures()
+        names = list(every) if self.config.measures is None else self.config.measures
+        taken = {n: every[n] for n in names if every[n].needs is not Needs.FINETUNE}
+        idle = [name for name, kind in taken.items() if not self._is_taken(kind)]
+        if self.config.measures is not None and idle:
+            raise UserError(
+                f"found nothing to take measures={idle} of; expected a language model in the store "
+                "and sequences to read; leave them out, or raise lm_sequences, "
+                "uniformity_sequences or pairs.sequences"
             )
-    return or_null(figures)  # type: ignore[no-any-return]
+        taken = {name: kind for name, kind in taken.items() if name not in idle}
+        needs = {kind.needs for kind in taken.values()}
+        resting = [DESCRIPTION, *(["fidelity"] if needs & {Needs.PAIR, Needs.FIGURES} else [])]
+        return {name: every[name] for name in resting} | taken
+
+    def _is_taken(self, kind: type[Declared]) -> bool:
+        return kind.needs in (Needs.WEIGHTS, Needs.FIGURES) or self.passes.sequences(kind) > 0
+
+    def _of(self, kind: type[Declared], **coders: str) -> dict[str, Any]:
+        """What figures are of: other such figures are measured again."""
+        found: dict[str, Any] = {**coders, "version": kind.version}
+        if kind.needs is not Needs.WEIGHTS:
+            found |= {"store": self.source.identity, kind.sequences: self.passes.sequences(kind)}
+            found |= {key: attrgetter(key)(self.config) for key in kind.settings}
+        if kind.needs in (Needs.LM, Needs.GRADIENTS):
+            found["lm"] = (self.source.about.get("lm") or {}).get("commit")
+        return found
+
+    def _measure(self, candidates: list[Candidate]) -> None:
+        """All that is missing of coders of one width."""
+        places = {
+            (number, name): (
+                rung_path(candidate.run, candidate.name, name),
+                self._of(kind, coder=candidate.fingerprint),
+            )
+            for number, candidate in enumerate(candidates)
+            for name, kind in self.asked.items()
+            if kind.needs in _OF_ONE
+        }
+        missing = _missing(places)
+        subjects = {
+            number: candidates[number].subject(self.mesh, self.source.sequence_length, self.config)
+            for number in dict.fromkeys(number for number, _ in missing)
+        }
+        taken = {self.asked[name](subjects[number]): (number, name) for number, name in missing}
+        for measure in self.passes.take(taken):
+            self._write(*places[taken[measure]], measure.result())
+
+    def _compare(self) -> None:
+        """All that is missing of pairs; those of several runs, too, lie with the larger coder."""
+        asked = {name: kind for name, kind in self.asked.items() if kind.needs is Needs.PAIR}
+        if not asked:
+            return
+        known = {self._called(c): c for c in self.candidates}
+        rungs = on_first_rank(None, lambda: {name: _figures(c) for name, c in known.items()})
+        for names in neighbours(rungs):
+            small, large = (known[name] for name in names)
+            called = small.name if small.run == large.run else f"{small.run.name}/{small.name}"
+            coders = {
+                "smaller": called,
+                "larger": large.name,
+                "smaller_coder": small.fingerprint,
+                "larger_coder": large.fingerprint,
+            }
+            places = {
+                (name,): (pair_path(large.run, called, large.name, name), self._of(kind, **coders))
+                for name, kind in asked.items()
+            }
+            if not (missing := _missing(places)):
+                continue
+            both = (
+                c.subject(self.mesh, self.source.sequence_length, self.config)
+                for c in (small, large)
+            )
+            pair = Pair(small=next(both), large=next(both))
+            log_info(f"  {called} and {large.name}")
+            taken = {asked[name](pair): (name,) for (name,) in missing}
+            for measure in self.passes.take(taken):
+                path, of = places[taken[measure]]
+                by_latent = {key: v.cpu() for key, v in measure.by_latent().items()}
+                figures = measure.result()
+                if by_latent:
+                    file = path.with_suffix(".safetensors")
+                    figures["by_latent"] = str(file.relative_to(large.run))
+                    on_first_rank(None, lambda file=file, v=by_latent: _write_tensors(file, v))
+                self._write(path, of, figures)
+
+    def _called(self, candidate: Candidate) -> str:
+        return candidate.name if len(self.runs) == 1 else f"{candidate.run.name}/{candidate.name}"
+
+    def _write(self, path: Path, of: dict[str, Any], figures: Figures) -> None:
+        on_first_rank(None, lambda: write_figures(path, of, figures))
+
+    def _write_about(self) -> None:
+        about = self.source.about
+        for run in self.runs:
+            record = {
+                "version": VERSION,
+                "run": run.name,
+                "store": {"path": about.get("store"), "manifest": self.source.identity},
+                "lm": about.get("lm"),
+                "sequences": self.passes.sequences(measures()["fidelity"]),
+            }
+            write_record(run_path(run, ABOUT), record)
+
+    def _conclude(self, run: Path) -> dict[str, Any]:
+        """What all figures of a run say together; by the first process."""
+        found = read_evaluation(run)
+        assert found is not None
+        for name, kind in self.asked.items():
+            if issubclass(kind, LadderMeasure):
+                figures = kind.of(found["rungs"])
+                write_figures(run_path(run, name), {"version": kind.version}, figures)
+        return read_evaluation(run) or {}
+
+
+def _chosen(candidates: Sequence[Candidate], names: list[str] | None) -> list[Candidate]:
+    known = {candidate.name for candidate in candidates}
+    if unknown := sorted(set(names or []) - known):
+        raise UserError(
+            f"found no coder {', '.join(unknown)} in {candidates[0].run}; expected rungs among "
+            f"{', '.join(sorted(known))}: choose with rungs=[…]"
+        )
+    return [candidate for candidate in candidates if names is None or candidate.name in names]
+
+
+def _missing(places: dict[Any, tuple[Path, dict[str, Any]]]) -> list[Any]:
+    """Of what no figures are there, or others; every process is told the same."""
+    return on_first_rank(
+        None, lambda: [key for key, (path, of) in places.items() if read_figures(path, of) is None]
+    )
+
+
+def _figures(candidate: Candidate) -> Figures:
+    """What `neighbours` asks of a rung."""
+    found: Figures = {}
+    for name in (DESCRIPTION, "fidelity"):
+        found |= read_figures(rung_path(candidate.run, candidate.name, name)) or {}
+    return {key: found[key] for key in ("kind", "form", "site", "target", "num_latents", "l0")}
+
+
+def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, save(tensors))

@@ -1,8 +1,8 @@
-"""What a measure is given: some tokens, and what a coder made of them."""
+"""What a measure of codes is given: some tokens, and what a coder made of them."""
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,6 @@ from torch.linalg import vecdot
 
 from sae_dist.coders import Coder
 from sae_dist.kernels import SparsePattern
-from sae_dist.parallel import Mesh
 
 _BLOCK_ROWS = {"cpu": 1 << 7, "cuda": 1 << 16}  # in float64 at once: a CPU's cache holds them
 
@@ -59,6 +58,7 @@ class CoderOutput:
         y_BE, reconstruction_BE: the target and what all latents together make of it.
         code, acts_N: which latents of this slice are active on which token, and how strongly.
         sequence_B, position_B: where each token stands, int64; sequences are counted from 0 here.
+        input_ids_NS: the whole sequences, where there are any.
     """
 
     y_BE: Tensor
@@ -67,6 +67,7 @@ class CoderOutput:
     acts_N: Tensor
     sequence_B: Tensor
     position_B: Tensor
+    input_ids_NS: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y_BE)
@@ -75,6 +76,12 @@ class CoderOutput:
     def error_BE(self) -> Tensor:
         """y - ŷ in float64."""
         return self.y_BE.double() - self.reconstruction_BE
+
+    @property
+    def input_ids_B(self) -> Tensor:
+        """The tokens themselves; what stands around one is in its row of `input_ids_NS`."""
+        assert self.input_ids_NS is not None
+        return self.input_ids_NS[self.sequence_B.cpu(), self.position_B.cpu()]
 
     @cached_property
     def moments(self) -> Moments:
@@ -87,18 +94,14 @@ class CoderOutput:
         return self.code.keep(self.acts_N != 0, self.acts_N)
 
 
-class Measure(Protocol):
-    """Sums over tokens. What parts of the tokens or slices of the latents give can be added up."""
-
-    def update(self, seen: CoderOutput) -> None:
-        """Add some tokens."""
-
-    def result(self, mesh: Mesh) -> dict[str, Any]:
-        """The figures by name, over all tokens and latents; called by all processes together."""
-
-
 @torch.no_grad()
-def run_coder(coder: Coder, x_NSD: Tensor, y_NSE: Tensor, trainable_NS: Tensor) -> CoderOutput:
+def run_coder(
+    coder: Coder,
+    x_NSD: Tensor,
+    y_NSE: Tensor,
+    trainable_NS: Tensor,
+    input_ids_NS: Tensor | None = None,
+) -> CoderOutput:
     """Pass the trainable tokens of some sequences [N, S] through a coder, in its dtype."""
     device, dtype = coder.b_dec.device, coder.W_enc.dtype
     x_BD = x_NSD[trainable_NS].to(device, dtype)
@@ -112,4 +115,5 @@ def run_coder(coder: Coder, x_NSD: Tensor, y_NSE: Tensor, trainable_NS: Tensor) 
         acts_N=acts_N,
         sequence_B=sequence_B,
         position_B=position_B,
+        input_ids_NS=input_ids_NS,
     )

@@ -74,7 +74,7 @@ def write_card(
         run: that trained them.
         repo: where they are going to be.
         coders: by place in the folder, each one's description with `rung` and a public `about`.
-        figures: the contents of `evaluation.json`; empty if nothing was measured.
+        figures: the run's evaluation, as it is read; empty if nothing was measured.
     """
     lm, text = _source(coders)
     base = f"base_model: {lm['name']}\n" if _COMMIT.fullmatch(str(lm.get("commit"))) else ""

@@ -6,8 +6,8 @@ from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
     from sae_dist.report.page import write_report
-    from sae_dist.report.results import RungResult, RunResults, load
+    from sae_dist.report.results import RunResults, load
 
-__all__ = ["RunResults", "RungResult", "load", "write_report"]
+__all__ = ["RunResults", "load", "write_report"]
 
 lazily(__name__)

@@ -4,47 +4,40 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-Value = str | int | float | None
-Write = Callable[[Sequence[Any]], list[str]]
+from sae_dist.common.declare import Write
+
 _MISSING, _MINUS, _THIN_SPACE = "–", "−", "\N{NARROW NO-BREAK SPACE}"
 _MOST_DECIMALS, _MOST = 6, 1e9
 
 
-def texts(values: Sequence[Any]) -> list[str]:
-    """As they are."""
-    return [_MISSING if value is None else str(value) for value in values]
+def written(values: Sequence[Any], how: Write) -> list[str]:
+    """The values of one column as text; a dash for None.
 
-
-def plainly(values: Sequence[float | None]) -> list[str]:
-    """Settings, with the digits they were given: 0.7."""
-    return [_MISSING if value is None else _signed(f"{value:g}") for value in values]
-
-
-def counts(values: Sequence[int | None]) -> list[str]:
-    """Integers with their thousands apart: 16,384."""
-    return [_MISSING if value is None else f"{value:,}" for value in values]
-
-
-def numbers(values: Sequence[float | None]) -> list[str]:
-    """With as many decimals as show three digits of the least and four of the greatest of them; of
-    a billion and more the exponent.
+    Numbers have as many decimals as show three digits of the least and four of the greatest of
+    them, and of a billion and more the exponent.
     """
-    present = [abs(value) for value in values if value] or [1.0]
-    decimals = max(_decimals(min(present), 3), _decimals(max(present), 4))
-    return [_MISSING if v is None else _signed(_fixed(v, decimals)) for v in values]
+    if how is Write.NUMBER:
+        sizes = [abs(value) for value in values if value] or [1.0]
+        decimals = max(_decimals(min(sizes), 3), _decimals(max(sizes), 4))
+        one: Callable[[Any], str] = lambda value: _fixed(value, decimals)  # noqa: E731
+    else:
+        one = _WRITERS[how]
+    texts = [_MISSING if value is None else one(value) for value in values]
+    return texts if how in (Write.TEXT, Write.RUNG) else [t.replace("-", _MINUS) for t in texts]
 
 
-def percents(shares: Sequence[float | None]) -> list[str]:
-    """Shares as per cent: 0.0125 is 1.25 %."""
-    return [
-        _MISSING if share is None else _signed(f"{100 * share:.2f}{_THIN_SPACE}%")
-        for share in shares
-    ]
+_WRITERS: dict[Write, Callable[[Any], str]] = {
+    Write.PERCENT: lambda share: f"{100 * share:.2f}{_THIN_SPACE}%",
+    Write.COUNT: lambda count: f"{count:,}",
+    Write.SETTING: lambda value: f"{value:g}",
+    Write.TEXT: str,
+    Write.RUNG: str,
+}
 
 
 def number(value: float) -> str:
     """A lone number, four digits of it."""
-    return numbers([value])[0]
+    return written([value], Write.NUMBER)[0]
 
 
 def duration(seconds: float) -> str:
@@ -64,7 +57,3 @@ def _fixed(value: float, decimals: int) -> str:
 
 def _decimals(value: float, digits: int) -> int:
     return min(max(digits - 1 - math.floor(math.log10(value)), 0), _MOST_DECIMALS)
-
-
-def _signed(text: str) -> str:
-    return text.replace("-", _MINUS)

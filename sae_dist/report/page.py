@@ -1,15 +1,70 @@
 """A run's results as one page of HTML that needs nothing else."""
 
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import vl_convert
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
+from sae_dist.common.declare import Figure, Plot, Topic, Write
 from sae_dist.common.files import write_atomic
-from sae_dist.report.facts import facts, headline
-from sae_dist.report.pages import rung_pages, topics
-from sae_dist.report.results import RunResults
-from sae_dist.report.styles import assign_looks, grouped, palette
+from sae_dist.report.facts import facts, headline, leaves
+from sae_dist.report.plots import plot_data
+from sae_dist.report.results import Record, RunResults, has
+from sae_dist.report.styles import DASHES, Style, assign_styles, grouped, legend, palette
+from sae_dist.report.table import Cell, Table, column, tables
+from sae_dist.report.training import TRAINING, training_plots
+
+if TYPE_CHECKING:
+    from sae_dist.evaluate.measure import Declared
+
+_NAME = Figure("rung", "rung", "name of the coder’s folder", write=Write.RUNG)
+_ABOUT = (
+    _NAME,
+    Figure("family", "kind", "how latents are selected", write=Write.TEXT),
+    Figure("place", "site", "where in the language model", write=Write.TEXT),
+    Figure("num_latents", "latents", "width of the coder", write=Write.COUNT),
+    Figure("k", "k", "active latents asked for", write=Write.COUNT),
+)
+
+
+@dataclass(slots=True)
+class Page:
+    """A part of the report that is shown by itself, under `#key`.
+
+    `lead` says in a sentence what it answers, `facts` what it was measured on where that differs,
+    `missing` what was left out, and how to get it.
+    """
+
+    key: str
+    title: str
+    lead: str = ""
+    missing: str = ""
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    plots: list[tuple[Plot, dict[str, Any]]] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return not (self.plots or self.tables or self.missing)
+
+
+@dataclass(frozen=True, slots=True)
+class RungPage:
+    """All that is known of one coder: its figures by the title of their table."""
+
+    style: Style
+    described: str
+    readings: dict[str, list[Cell]]
+    plots: list[tuple[Plot, dict[str, Any]]]
+    partners: list[Style]
 
 
 def write_report(results: RunResults, path: Path) -> Path:
@@ -21,9 +76,17 @@ def write_report(results: RunResults, path: Path) -> Path:
 
 def render(results: RunResults) -> str:
     """The page as text."""
-    looks = assign_looks(results)
-    num_colours = len({look.colour for look in looks.values()})
-    rungs = rung_pages(results, looks)
+    from sae_dist.evaluate.registry import measures
+
+    declared = list(measures().values())
+    styles = assign_styles(results)
+    pages = topics(results, declared, styles)
+    rungs = [_rung_page(record, results, declared, pages, styles) for record in results.rungs]
+    num_colours = 1 + max((style.colour for style in styles.values()), default=-1)
+    drawn = {
+        "plots": {data["key"]: data for page in pages for _, data in page.plots},
+        "styles": {name: _drawn_as(style) for name, style in styles.items()},
+    }
     environment = Environment(
         loader=PackageLoader("sae_dist.report"),
         autoescape=True,
@@ -35,10 +98,156 @@ def render(results: RunResults) -> str:
         name=results.name,
         headline=headline(results),
         facts=facts(results),
-        topics=topics(results, looks),
+        pages=pages,
         rungs=rungs,
-        ladder=grouped(rungs, lambda page: page.look.group),
+        legend=legend(styles.values()),
+        ladder=grouped(rungs, lambda page: page.style.group),
         config=yaml.safe_dump(results.config, sort_keys=False) if results.config else "",
         light=palette(num_colours, dark=False),
         dark=palette(num_colours, dark=True),
+        data=Markup(json.dumps(drawn, allow_nan=False).replace("<", "\\u003c")),
+        library=Markup(_library()) if drawn["plots"] else "",
     )
+
+
+def topics(
+    results: RunResults, declared: Sequence["type[Declared]"], styles: dict[str, Style]
+) -> list[Page]:
+    """The parts that compare coders, without those in which there is nothing."""
+    overview = Page("overview", "Rungs", missing=_missing(results))
+    main = [
+        figure
+        for measure in declared
+        if (records := _records(results, measure)) and records[0] in results.rungs
+        for figure in measure.figures
+        if figure.is_main
+    ]
+    caption = "A rung is one coder of the ladder; its name leads to a page of its own."
+    overview.tables = tables("All rungs", [*_ABOUT, *main], results.rungs, styles, caption=caption)
+    pages = {"overview": overview}
+
+    def page(topic: Topic) -> Page:
+        return pages.setdefault(topic.key, Page(topic.key, topic.title, topic.lead))
+
+    def draw(topic: Topic, plot: Plot, records: Sequence[Record]) -> None:
+        if data := plot_data(plot, records, styles):
+            page(topic).plots.append((plot, data))
+
+    for measure in declared:
+        own = page(measure.topic)
+        own.facts += leaves({**results.of_run.get(measure.name, {}), "rows": None})
+        for plot in measure.plots:
+            draw(plot.topic or measure.topic, plot, _records(results, measure))
+    for (key, title), own in _by_table(declared).items():
+        first = own[0][0]
+        is_own = title == first.group
+        pages[key].tables += tables(
+            title,
+            [*([_NAME] if first.needs not in _OF_OTHERS else []), *(figure for _, figure in own)],
+            _records(results, first),
+            styles,
+            caption=first.caption if is_own else "",
+            source=first.source if is_own else own[-1][1].source,
+            table_by=first.table_by,
+        )
+    plots, records = training_plots(results, styles)
+    for topic, plot in plots:
+        draw(topic, plot, records)
+    if not results.metrics:
+        page(TRAINING).missing = "The run has no metrics.jsonl: its training is not shown."
+    return [page for page in pages.values() if not page.is_empty or page.key == "overview"]
+
+
+_OF_OTHERS = ("pair", "figures", "finetune")  # needs of measures whose records are not of a rung
+
+
+def _by_table(
+    declared: Sequence["type[Declared]"],
+) -> dict[tuple[str, str], list[tuple["type[Declared]", Figure]]]:
+    """The figures that have a column, with their measures, by topic and title of their table."""
+    figures = [(m, f) for m in declared for f in m.figures if f.heading and (f.group or m.group)]
+    return grouped(figures, lambda own: (own[0].topic.key, own[1].group or own[0].group))
+
+
+def _records(results: RunResults, measure: "type[Declared]") -> list[Record]:
+    if measure.needs == "pair":
+        return results.pairs
+    if measure.needs in _OF_OTHERS:
+        return list(results.of_run.get(measure.name, {}).get("rows", []))
+    return results.rungs
+
+
+def _rung_page(
+    record: Record,
+    results: RunResults,
+    declared: Sequence["type[Declared]"],
+    pages: Sequence[Page],
+    styles: dict[str, Style],
+) -> RungPage:
+    name = record["rung"]
+    readings = {
+        title: [
+            cell
+            for measure, figure in own
+            if measure.needs not in _OF_OTHERS and has(record, figure.key)
+            for cell in column(figure, [record], styles)
+        ]
+        for (_, title), own in _by_table(declared).items()
+    }
+    plots = [
+        (plot, data)
+        for page in pages
+        for plot, data in page.plots
+        if plot.by_rung and any(s["rung"] == name for p in data["panels"] for s in p["series"])
+    ]
+    return RungPage(
+        style=styles[name],
+        described=_described(record),
+        readings={group: cells for group, cells in readings.items() if cells},
+        plots=plots,
+        partners=list(_partners(name, results, styles)),
+    )
+
+
+def _described(record: Record) -> str:
+    parts = [f"{record['family']} at {record['place']}", f"{record['num_latents']:,} latents"]
+    parts += [f"k = {record['k']:,}"] if record.get("k") is not None else []
+    if (d_in := record.get("d_in")) is not None:
+        same = d_in == record["d_out"]
+        parts.append(f"of width {d_in:,}" if same else f"{d_in:,} → {record['d_out']:,} wide")
+    return ", ".join(parts)
+
+
+def _partners(name: str, results: RunResults, styles: dict[str, Style]) -> Iterator[Style]:
+    """Those that a coder is compared with latent by latent."""
+    for pair in results.pairs:
+        for own, other in ((pair["smaller"], pair["larger"]), (pair["larger"], pair["smaller"])):
+            if own == name and other in styles:
+                yield styles[other]
+
+
+def _missing(results: RunResults) -> str:
+    if not results.rungs:
+        return "The coders have not been evaluated: run the evaluation, then the report again."
+    if not any(has(record, "delta_loss") for record in results.rungs):
+        return (
+            "The evaluation ran without the language model: delta loss, CE increase and loss "
+            "recovered are left out."
+        )
+    return ""
+
+
+def _drawn_as(style: Style) -> dict[str, Any]:
+    dash = [float(length) for length in DASHES[style.dash].split()]
+    return {
+        "colour": f"var(--series-{style.colour})",
+        "dash": dash or [1, 0],
+        "marker": style.marker,
+        "anchor": style.anchor,
+    }
+
+
+@cache
+def _library() -> str:
+    """Vega, Vega-Lite and their embedding as one script."""
+    return str(vl_convert.javascript_bundle())

@@ -2,93 +2,80 @@
 
 import json
 import math
-from dataclasses import dataclass, field, fields
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from sae_dist.coders import kind_named, kind_names
 from sae_dist.common.errors import UserError
+from sae_dist.evaluate.results import read_evaluation
 
-_VERSIONS = (2, 3)  # version 3 adds keys alone
-
-
-@dataclass(kw_only=True, slots=True)
-class RungResult:
-    """The evaluation of one coder: what it is, and its `figures` under `evaluation.json`'s keys."""
-
-    name: str
-    kind: str
-    form: str
-    site: str
-    target: str
-    num_latents: int
-    k: int | None = None
-    target_l0: float | None = None
-    d_in: int | None = None
-    d_out: int | None = None
-    figures: dict[str, Any] = field(default_factory=dict)
-
-    def number(self, *keys: str) -> float | None:
-        """The figure at `keys`, one inside the other; None where it was not taken."""
-        found = at(self.figures, *keys)
-        return found if is_finite_number(found) else None
-
-    def has(self, *keys: str) -> bool:
-        """Whether the figure was taken: it is null where it is not defined."""
-        *outer, last = keys
-        found = at(self.figures, *outer)
-        return isinstance(found, dict) and last in found
+Record = dict[str, Any]
+_FORMS = {"transcoder": "transcoder", "skip_transcoder": "skip transcoder"}
+_LOSSES = {"fvu": "FVU", "delta_loss": "Δ loss"}
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True)
 class RunResults:
     """All that is known of a run. Without an evaluation `rungs` is empty; `metrics` may be, too.
 
     Args:
         config: the composed training configuration.
-        store: what the evaluation says of the store it read.
-        lm: the language model that the activations came from: `name`, `commit`, settings.
-        tokens: evaluated; likewise `sequences`.
-        clean_loss: cross-entropy of the untouched language model, nats a token.
-        pairs: coders beside each other, as in `evaluation.json`; likewise `ladder`, `comparison`
-            and `transfer`. Empty where they were not measured.
+        about: what was evaluated: `store`, `lm`, `tokens`, `sequences`, `clean_loss`.
+        rungs: one record a coder, its name at `rung`; `pairs`: one a pair of them, names at
+            `smaller` and `larger`.
+        of_run: by measure, what it says of all of them together; its records are at `rows`.
         metrics: the lines of `metrics.jsonl`, in order.
+
+    All records have a `place`, a `family` and a `family_and_place` in words where they can.
     """
 
     name: str
     config: dict[str, Any] = field(default_factory=dict)
-    store: dict[str, Any] = field(default_factory=dict)
-    lm: dict[str, Any] = field(default_factory=dict)
-    tokens: int | None = None
-    sequences: int | None = None
-    clean_loss: float | None = None
-    rungs: list[RungResult] = field(default_factory=list)
-    pairs: list[dict[str, Any]] = field(default_factory=list)
-    ladder: dict[str, Any] = field(default_factory=dict)
-    comparison: list[dict[str, Any]] = field(default_factory=list)
-    transfer: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
+    rungs: list[Record] = field(default_factory=list)
+    pairs: list[Record] = field(default_factory=list)
+    of_run: dict[str, dict[str, Any]] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
-
-    def curve(self, rung: str | None, key: str) -> tuple[list[int], list[float]]:
-        """Steps and values of a logged figure, finite ones only; rung None: of the whole ladder."""
-        points = [
-            (int(line["step"]), float(line[key]))
-            for line in self.metrics
-            if line.get("rung") == rung and is_finite_number(line.get(key))
-        ]
-        return [step for step, _ in points], [value for _, value in points]
 
     def trained_rungs(self) -> list[str]:
         """Names of the rungs in the metrics, in the order of their first line."""
-        return list(dict.fromkeys(line["rung"] for line in self.metrics if line.get("rung")))
+        return [name for name in self._lines if name]
+
+    def logged(self, rung: str | None, key: str) -> list[tuple[int, float]]:
+        """Steps and finite values of a metric; rung None: of the whole ladder."""
+        lines = self._lines.get(rung, [])
+        return [(x["step"], float(x[key])) for x in lines if is_finite_number(x.get(key))]
+
+    @cached_property
+    def _lines(self) -> dict[str | None, list[dict[str, Any]]]:
+        lines: dict[str | None, list[dict[str, Any]]] = {}
+        for line in self.metrics:
+            lines.setdefault(line.get("rung"), []).append(line)
+        return lines
 
 
-def at(values: Any, *keys: str) -> Any:
-    """What lies at `keys`, one inside the other, in nested dicts; None where one is missing."""
-    for key in keys:
-        values = values.get(key) if isinstance(values, dict) else None
+def at(values: Any, key: str) -> Any:
+    """What lies at a path of keys, `a/b`, in nested dicts; None where one is missing.
+
+    Of a list it is the list of what lies there in each of its items.
+    """
+    for i, part in enumerate(parts := key.split("/")):
+        if isinstance(values, list):
+            return [at(value, "/".join(parts[i:])) for value in values]
+        values = values.get(part) if isinstance(values, dict) else None
     return values
+
+
+def has(values: Any, key: str) -> bool:
+    """Whether something lies there, if only a None: of what is not defined."""
+    outer, _, last = key.rpartition("/")
+    found = at(values, outer) if outer else values
+    return isinstance(found, dict) and last in found
 
 
 def is_finite_number(value: Any) -> bool:
@@ -98,23 +85,64 @@ def is_finite_number(value: Any) -> bool:
 
 
 def load(folder: Path) -> RunResults:
-    """Read `config.yaml`, `evaluation.json` and `metrics.jsonl` of a run, as far as they are there.
+    """Read a run's `config.yaml`, `metrics.jsonl` and evaluation, as far as they are there.
 
     Raises:
         UserError: neither an evaluation nor metrics are there, or a file cannot be understood.
     """
-    evaluation_path, metrics_path = folder / "evaluation.json", folder / "metrics.jsonl"
-    if not (evaluation_path.is_file() or metrics_path.is_file()):
+    metrics_path, evaluation = folder / "metrics.jsonl", read_evaluation(folder)
+    if evaluation is None and not metrics_path.is_file():
         raise UserError(
-            f"found neither evaluation.json nor metrics.jsonl in {folder}; "
+            f"found neither an evaluation nor metrics.jsonl in {folder}; "
             "expected the folder of a run: train or evaluate it first"
         )
     results = RunResults(name=folder.resolve().name, config=_read_config(folder / "config.yaml"))
     if metrics_path.is_file():
         results.metrics = read_metrics(metrics_path)
-    if evaluation_path.is_file():
-        _add_evaluation(results, evaluation_path)
+    if evaluation is None:
+        return results
+    results.name, results.about = str(evaluation.get("run", results.name)), evaluation
+    rungs = [described({"rung": name} | own) for name, own in evaluation["rungs"].items()]
+    results.rungs = sorted(rungs, key=_order)
+    by_name = {record["rung"]: record for record in rungs}
+    results.pairs = [
+        {k: by_name[pair["larger"]][k] for k in ("place", "family", "family_and_place")}
+        | {"title": f"{pair['smaller']} → {pair['larger']}"}
+        | pair
+        for pair in evaluation["pairs"]
+        if pair["larger"] in by_name
+    ]
+    results.of_run = {
+        name: figures | {"rows": [described(row) for row in figures.get("rows", [])]}
+        for name, figures in evaluation["of_run"].items()
+    }
     return results
+
+
+def described(record: Record) -> Record:
+    """A record with its `place` and `family` in words, as far as it says them."""
+    if "site" in record:
+        target = record.get("target") or record["site"]
+        is_one = target in ("same", record["site"])
+        record = {"place": record["site"] if is_one else f"{record['site']} → {target}"} | record
+    if "kind" in record:
+        kind, form = record["kind"], record.get("form", "")
+        title = kind_named(kind).title if kind in kind_names() else kind  # of a package not here
+        words = " ".join(filter(None, (title, _FORMS.get(form))))
+        place = f" · {record['place']}" if "place" in record else ""
+        record = {"family": words, "family_and_place": words + place} | record
+        if "loss" in record:
+            loss = _LOSSES.get(record["loss"], record["loss"])
+            record = {"title": f"{words}{place} · {loss}", "loss_heading": loss} | record
+    return record
+
+
+def width_label(num_latents: int) -> str:
+    """Powers of two as the field writes them: 16384 is `16K`, 1048576 is `1M`."""
+    for unit, size in (("M", 1 << 20), ("K", 1 << 10)):
+        if num_latents % size == 0:
+            return f"{num_latents // size}{unit}"
+    return f"{num_latents:,}"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -140,49 +168,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return metrics
 
 
+def _order(record: Record) -> tuple[Any, ...]:
+    """Kind by kind and site by site (`resid_post.9` before `.10`), narrow and sparse ones first."""
+    place = [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", record["place"])]
+    sparsity = record.get("k") or record.get("target_l0") or 0
+    return record["form"], record["kind"], place, record["num_latents"], sparsity, record["rung"]
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text()) if path.is_file() else {}
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML; restore it, or remove it to go without") from error
     return config if isinstance(config, dict) else {}
-
-
-def _add_evaluation(results: RunResults, path: Path) -> None:
-    try:
-        evaluation = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
-        version = evaluation.get("version")
-        if version not in _VERSIONS:
-            raise UserError(
-                f"{path}: found version {version!r}; expected {_VERSIONS[-1]}; "
-                "evaluate the run again"
-            )
-        results.name = str(evaluation.get("run", results.name))
-        results.tokens = evaluation.get("tokens")
-        results.sequences = evaluation.get("sequences")
-        results.clean_loss = evaluation.get("clean_loss")
-        for key in ("store", "lm", "ladder", "transfer"):
-            setattr(results, key, dict(evaluation.get(key) or {}))
-        for key in ("pairs", "comparison"):
-            setattr(results, key, list(evaluation.get(key) or []))
-        rungs = [_rung(name, rung) for name, rung in evaluation["rungs"].items()]
-        results.rungs = sorted(
-            rungs, key=lambda r: (r.form, r.kind, r.num_latents, r.k or r.target_l0 or 0, r.name)
-        )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); evaluate the run again"
-        ) from error
-
-
-def _rung(name: str, values: dict[str, Any]) -> RungResult:
-    """A missing target is the site itself."""
-    known = {item.name for item in fields(RungResult)} - {"name", "figures"}
-    chosen = {"target": values["site"], **{key: values[key] for key in known & values.keys()}}
-    if chosen["target"] in (None, "same"):
-        chosen["target"] = chosen["site"]
-    return RungResult(name=name, **chosen, figures=values)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a measure")

@@ -1,4 +1,4 @@
-"""One look a rung over the whole page: colour by width, marker by kind."""
+"""One style a rung over the whole page: what varies is its colour, its line and its mark."""
 
 import re
 from collections import Counter
@@ -6,59 +6,51 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from matplotlib.colors import LinearSegmentedColormap, to_hex
+from sae_dist.report.results import Record, RunResults, width_label
 
-from sae_dist.coders import kind_named, kind_names
-from sae_dist.report.results import RungResult, RunResults
-
-# matplotlib's marker, and the character that stands for it in a legend
-_MARKERS = [("o", "●"), ("^", "▲"), ("s", "■"), ("D", "◆"), ("v", "▼"), ("P", "✚"), ("*", "★")]
-_FORMS = {"transcoder": "transcoder", "skip_transcoder": "skip transcoder"}
+# Vega's symbol, and the character that stands for it in a legend
+MARKERS = {
+    "circle": "●",
+    "triangle-up": "▲",
+    "square": "■",
+    "diamond": "◆",
+    "triangle-down": "▼",
+    "cross": "✚",
+}
+DASHES = ("", "8 3", "2 2.4", "12 3 2 3", "4 2", "16 4")  # of SVG
 _UNKNOWN = "not evaluated"
-# Narrow to wide. Hue and lightness both change, so that neighbours differ without colour vision,
-# and all have a contrast of 3 and more with the page's ground.
-_ON_LIGHT = ["#481a78", "#2b62b8", "#0e8a80", "#b37400"]
-_ON_DARK = ["#7050e6", "#4aa3ff", "#4fe0b4", "#ffe08a"]
-# matplotlib's lines; of the dashes, in points of a line one point wide
-_DASHES: list[tuple[float, ...]] = [(), (4, 1.5), (1, 1.2), (6, 1.5, 1, 1.5), (2, 1), (8, 2)]
+# First to last. Hue and lightness both change, so that neighbours differ without colour vision, and
+# all have a contrast of 3 and more with the page's ground.
+_ON_LIGHT = ("481a78", "2b62b8", "0e8a80", "b37400")
+_ON_DARK = ("7050e6", "4aa3ff", "4fe0b4", "ffe08a")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Style:
     """How a rung is drawn and called.
 
-    `gid` marks it in a drawing, `anchor` is its page's, `family` its kind and form, `place` what it
-    reads and reconstructs, `group` the panel it stands in where each kind has its own, `label` what
-    its colour means, `variant` what tells it from others of its kind, place and width, `tag` both,
-    `short` tells it from all other rungs, `colour` is an index into the palette, `dash` one into
-    the kinds of lines: all are drawn through where no two rungs differ in their variants alone.
+    `anchor` is its page's (none: it has no page), `family` its kind and form, `group` where it
+    stands in the contents, `tag` tells it from others there, `short` from all others. `colour` is
+    an index into the palette, which `colour_label` explains, `dash` one into DASHES likewise.
     """
 
-    gid: str
-    anchor: str
-    family: str
-    place: str
-    group: str
-    label: str
-    variant: str
+    rung: str
+    anchor: str = ""
+    family: str = ""
+    group: str = _UNKNOWN
     tag: str
     short: str
     colour: int
-    dash: int
-    marker: str
-
-    @property
-    def line(self) -> tuple[int, tuple[float, ...] | None]:
-        """How matplotlib is to draw its curves."""
-        return 0, _DASHES[self.dash] or None
+    colour_label: str
+    dash: int = 0
+    dash_label: str = ""
+    marker: str = "circle"
 
 
 @dataclass(frozen=True, slots=True)
 class LegendEntry:
-    """One line of a legend: a symbol, in a colour of the palette or (None) in the text's; or a line
-    with these `dashes`.
-    """
+    """One line of a legend: a symbol in a colour of the palette (None: the text's), or dashes."""
 
     symbol: str
     colour: int | None
@@ -66,195 +58,160 @@ class LegendEntry:
     dashes: str = ""
 
 
-def family_of(rung: RungResult) -> str:
-    """Kind and form in words: `TopK`, `JumpReLU skip transcoder`."""
-    return family_label(rung.kind, rung.form)
+def assign_styles(results: RunResults) -> dict[str, Style]:
+    """The style of each rung by name. Rungs without an evaluation get a colour of their own.
 
-
-def family_label(kind: str, form: str) -> str:
-    """Kind and form in words, an autoencoder's by its kind alone."""
-    title = kind_named(kind).title if kind in kind_names() else kind  # of a package not here
-    return " ".join(filter(None, (title, _FORMS.get(form))))
-
-
-def place_of(rung: RungResult) -> str:
-    """What is reconstructed from what: `resid_post.2`, or `mlp_in.2 → mlp_out.2`."""
-    return place_label(rung.site, rung.target)
-
-
-def place_label(site: str, target: str | None) -> str:
-    """Site and target in a word where they are one."""
-    return site if target in (None, "same", site) else f"{site} → {target}"
-
-
-def width_label(num_latents: int) -> str:
-    """Powers of two as the field writes them: 16384 is `16K`, 1048576 is `1M`."""
-    for unit, size in (("M", 1 << 20), ("K", 1 << 10)):
-        if num_latents % size == 0:
-            return f"{num_latents // size}{unit}"
-    return f"{num_latents:,}"
-
-
-def assign_looks(results: RunResults) -> dict[str, Style]:
-    """The look of each rung by name. Rungs without an evaluation get a colour of their own."""
-    rungs = sorted(results.rungs, key=lambda rung: rung.num_latents)
-    unknown = [name for name in results.trained_rungs() if name not in {r.name for r in rungs}]
-    labels = list(dict.fromkeys([*(width_label(r.num_latents) for r in rungs), *unknown]))
-    families = list(dict.fromkeys(family_of(rung) for rung in results.rungs))
-    has_many_places = len({place_of(rung) for rung in rungs}) > 1
-    variants = _variants(results.rungs)
-    dashes = _dashes(results.rungs, variants)
-    shorts = _short_labels(results.rungs, variants)
-
-    looks: dict[str, Style] = {}
-    for rung in results.rungs:
-        family, label, place = family_of(rung), width_label(rung.num_latents), place_of(rung)
-        looks[rung.name] = Style(
-            gid=f"rung-{len(looks)}",
-            anchor=_anchor(rung.name),
-            family=family,
-            place=place,
-            group=f"{family} · {place}" if has_many_places else family,
-            label=label,
-            variant=variants[rung.name],
-            tag=" · ".join(filter(None, (label, variants[rung.name]))),
-            short=shorts[rung.name],
-            colour=labels.index(label),
-            dash=dashes[rung.name],
-            marker=_MARKERS[families.index(family) % len(_MARKERS)][0],
+    Colour is width, and the line what else tells rungs of a width apart. Where there is one width,
+    or more others than lines, they change places.
+    """
+    records = results.rungs
+    names = [record["rung"] for record in records]
+    variants, ranks = _variants(records), _ranks(records)
+    widths = sorted({record["num_latents"] for record in records})
+    by_variant = max(ranks.values(), default=0) >= (1 if len(widths) == 1 else len(DASHES))
+    families = list(dict.fromkeys(record["family"] for record in records))
+    shorts = _short_labels(records, variants)
+    styles = {}
+    for record in records:
+        name, label = record["rung"], width_label(record["num_latents"])
+        by_width, by_rank = (
+            (widths.index(record["num_latents"]), label),
+            (ranks[name], variants[name]),
         )
-    for name in unknown:
-        looks[name] = Style(
-            gid=f"rung-{len(looks)}",
-            anchor="",
-            family=_UNKNOWN,
-            place="",
-            group=_UNKNOWN,
-            label=name,
-            variant="",
-            tag=name,
-            short=name,
-            colour=labels.index(name),
-            dash=0,
-            marker="o",
+        colour, dash = (by_rank, by_width) if by_variant else (by_width, by_rank)
+        styles[name] = Style(
+            rung=name,
+            anchor="rung-" + re.sub(r"[^\w.+-]", "-", name),
+            family=record["family"],
+            group=record["family_and_place"],
+            tag=" · ".join(filter(None, (label, variants[name]))),
+            short=shorts[name],
+            colour=colour[0],
+            colour_label=colour[1],
+            dash=dash[0] % len(DASHES),
+            dash_label=dash[1],
+            marker=list(MARKERS)[families.index(record["family"]) % len(MARKERS)],
         )
-    return looks
+    start = 1 + max((style.colour for style in styles.values()), default=-1)
+    unknown = [name for name in results.trained_rungs() if name not in names]
+    for i, name in enumerate(unknown, start):
+        styles[name] = Style(rung=name, tag=name, short=name, colour=i, colour_label=name)
+    return styles
 
 
-def told_apart(looks: list[Style]) -> list[str]:
-    """Rungs of one group by their widths, where these differ, otherwise by their tags."""
-    labels = [look.label for look in looks]
-    return labels if len(set(labels)) == len(labels) else [look.tag for look in looks]
+def legend(styles: Iterable[Style]) -> list[LegendEntry]:
+    """What colours, lines and marks stand for; of lines and marks where there are several."""
+    own = list(styles)
+    colours = grouped(own, lambda style: style.colour)
+    dashes = grouped((style for style in own if style.anchor), lambda style: style.dash)
+    markers = grouped((style for style in own if style.anchor), lambda style: style.marker)
+    entries = [
+        LegendEntry("━", colour, _joined(s.colour_label for s in colours[colour]))
+        for colour in sorted(colours)
+    ]
+    if len(dashes) > 1:
+        entries += [
+            LegendEntry(
+                "", None, _joined(s.dash_label for s in dashes[dash]), DASHES[dash] or "none"
+            )
+            for dash in sorted(dashes)
+        ]
+    if len(markers) > 1:
+        entries += [LegendEntry(MARKERS[m], None, same[0].family) for m, same in markers.items()]
+    return entries
 
 
-def grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
+def grouped(items: Iterable[T], key: Callable[[T], object]) -> dict:
     """Items by key, both in the order of their first appearance."""
-    groups: dict[str, list[T]] = {}
+    groups: dict[object, list[T]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups
 
 
-def legend_of_colours(looks: Iterable[Style]) -> list[LegendEntry]:
-    """One entry a width (or rung without an evaluation), narrow ones first."""
-    by_colour = {look.colour: look.label for look in looks}
-    return [LegendEntry("━", colour, by_colour[colour]) for colour in sorted(by_colour)]
-
-
-def legend_of_dashes(looks: Iterable[Style]) -> list[LegendEntry]:
-    """One entry a kind of line, if there are several: which variants it stands for."""
-    several = [own for own in grouped(looks, lambda k: f"{k.group} {k.label}").values() if own[1:]]
-    by_dash = grouped((look for own in several for look in own), lambda look: str(look.dash))
-    return [
-        LegendEntry(
-            "",
-            None,
-            ", ".join(dict.fromkeys(look.variant for look in by_dash[dash])),
-            " ".join(f"{2 * length:g}" for length in _DASHES[int(dash)]) or "none",
-        )
-        for dash in sorted(by_dash)
-    ]
-
-
-def legend_of_markers(looks: Iterable[Style]) -> list[LegendEntry]:
-    """One entry a kind of coder."""
-    symbols = dict(_MARKERS)
-    by_family = {look.family: look.marker for look in looks if look.family != _UNKNOWN}
-    return [LegendEntry(symbols[marker], None, family) for family, marker in by_family.items()]
-
-
 def palette(num_colours: int, dark: bool) -> list[str]:
-    """Colours from narrow to wide, that read on a light or on a dark ground."""
-    colours = LinearSegmentedColormap.from_list("widths", _ON_DARK if dark else _ON_LIGHT)
-    return [to_hex(colours(index / max(num_colours - 1, 1))) for index in range(num_colours)]
+    """Colours from first to last, that read on a light or on a dark ground."""
+    anchors = [
+        [int(a[i : i + 2], 16) for i in (0, 2, 4)] for a in (_ON_DARK if dark else _ON_LIGHT)
+    ]
+    colours = []
+    for index in range(num_colours):
+        place = (len(anchors) - 1) * index / max(num_colours - 1, 1)
+        below = min(int(place), len(anchors) - 2)
+        pairs = zip(anchors[below], anchors[below + 1], strict=True)
+        mixed = (round(a + (b - a) * (place - below)) for a, b in pairs)
+        colours.append("#" + "".join(f"{part:02x}" for part in mixed))
+    return colours
 
 
-def _anchor(name: str) -> str:
-    return "rung-" + re.sub(r"[^\w.+-]", "-", name)
+def _joined(labels: Iterable[str], most: int = 4) -> str:
+    distinct = [label for label in dict.fromkeys(labels) if label]
+    return ", ".join(distinct[:most]) + (", …" if len(distinct) > most else "")
 
 
-def _alike(rung: RungResult) -> str:
-    """What rungs have in common that colour, marker and panel do not tell apart."""
-    return f"{family_of(rung)} {place_of(rung)} {rung.num_latents}"
+def _alike(record: Record) -> tuple[str, int]:
+    """What rungs have in common that panel, mark and width do not tell apart."""
+    return record["family_and_place"], record["num_latents"]
 
 
-def _variants(rungs: list[RungResult]) -> dict[str, str]:
+def _variants(records: list[Record]) -> dict[str, str]:
     """Of each rung k, or its L0; where these are those of another that is otherwise alike, also
     what else of its name others of them do not have.
     """
-    found = {}
-    for own in grouped(rungs, _alike).values():
+    variants = {}
+    for own in grouped(records, _alike).values():
         labels = Counter(map(_sparsity_label, own))
-        parts = {rung.name: rung.name.split("-") for rung in own}
-        for rung in own:
-            label = _sparsity_label(rung)
+        parts = {record["rung"]: record["rung"].split("-") for record in own}
+        for record in own:
+            name, label = record["rung"], _sparsity_label(record)
             if labels[label] > 1:
-                others = [parts[r.name] for r in own if r is not rung]
-                said = {label.replace(" ", "")}
+                others = [parts[other] for other in parts if other != name]
                 new = [
-                    p for p in parts[rung.name] if p not in said and any(p not in o for o in others)
+                    part
+                    for part in parts[name]
+                    if part != label.replace(" ", "") and any(part not in other for other in others)
                 ]
                 label = " ".join(filter(None, (label, *new)))
-            found[rung.name] = label
-    return found
+            variants[name] = label
+    return variants
 
 
-def _dashes(rungs: list[RungResult], variants: dict[str, str]) -> dict[str, int]:
-    """An index of `_DASHES` for each rung: equal k have equal lines."""
-    alike = grouped(rungs, _alike).values()
-    found = dict.fromkeys(variants, 0)
-    if all(len(own) == 1 for own in alike):
-        return found
-    for own in alike:  # L0s all differ a little: their order says more
-        ordered = sorted(own, key=lambda rung: (rung.target_l0 or 0, rung.number("l0") or 0))
-        found |= {rung.name: place for place, rung in enumerate(ordered)}
-    with_k = sorted((rung for rung in rungs if rung.k is not None), key=lambda rung: rung.k or 0)
-    places = list(dict.fromkeys(variants[rung.name] for rung in with_k))
-    found |= {rung.name: places.index(variants[rung.name]) for rung in with_k}
-    return {name: place % len(_DASHES) for name, place in found.items()}
+def _ranks(records: list[Record]) -> dict[str, int]:
+    """The place of each rung's variant: equal variants have equal places, and L0s, which all differ
+    a little, their order among rungs that are otherwise alike.
+    """
+    variants, ranks = _variants(records), {}
+    for own in grouped(records, _alike).values():
+        ordered = sorted(own, key=lambda r: (r.get("target_l0") or 0, r.get("l0") or 0))
+        ranks |= {record["rung"]: place for place, record in enumerate(ordered)}
+    if any(ranks.values()):
+        with_k = sorted((r for r in records if r.get("k")), key=lambda r: int(r["k"]))
+        places = list(dict.fromkeys(variants[record["rung"]] for record in with_k))
+        ranks |= {r["rung"]: places.index(variants[r["rung"]]) for r in with_k}
+    return ranks
 
 
-def _short_labels(rungs: list[RungResult], variants: dict[str, str]) -> dict[str, str]:
+def _short_labels(records: list[Record], variants: dict[str, str]) -> dict[str, str]:
     """Kind and width; then the variant, then the place, while these do not tell all apart."""
-    parts: list[Callable[[RungResult], str]] = [
-        lambda rung: f"{family_of(rung)} {width_label(rung.num_latents)}",
-        lambda rung: variants[rung.name],
-        place_of,
+    parts: list[Callable[[Record], str]] = [
+        lambda record: f"{record['family']} {width_label(record['num_latents'])}",
+        lambda record: variants[record["rung"]],
+        lambda record: str(record["place"]),
     ]
-    labels = {rung.name: "" for rung in rungs}
+    labels = {record["rung"]: "" for record in records}
     for part in parts:
         counts = Counter(labels.values())
-        for rung in rungs:
-            if not labels[rung.name] or counts[labels[rung.name]] > 1:
-                labels[rung.name] = f"{labels[rung.name]} {part(rung)}".strip()
+        for record in records:
+            name = record["rung"]
+            if not labels[name] or counts[labels[name]] > 1:
+                labels[name] = f"{labels[name]} {part(record)}".strip()
     counts = Counter(labels.values())
     return {name: label if counts[label] == 1 else name for name, label in labels.items()}
 
 
-def _sparsity_label(rung: RungResult) -> str:
-    if rung.k is not None:
-        return f"k {rung.k}"
-    if rung.target_l0 is not None:
-        return f"L0 aim {rung.target_l0:g}"
-    l0 = rung.number("l0")
-    return "" if l0 is None else f"L0 {l0:.3g}"
+def _sparsity_label(record: Record) -> str:
+    if record.get("k") is not None:
+        return f"k {record['k']}"
+    if record.get("target_l0") is not None:
+        return f"L0 aim {record['target_l0']:g}"
+    return "" if record.get("l0") is None else f"L0 {record['l0']:.3g}"

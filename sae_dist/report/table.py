@@ -1,131 +1,84 @@
-"""Tables that can be sorted, and the facts above them."""
+"""Tables of records, a column a figure, that can be sorted."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from sae_dist.report.measures import Measure
-from sae_dist.report.numbers import Value, Write, counts, numbers, texts
-from sae_dist.report.results import RungResult, at
-from sae_dist.report.styles import Style, place_of
-
-T = TypeVar("T")
+from sae_dist.common.declare import Figure, Write
+from sae_dist.report.numbers import number, written
+from sae_dist.report.results import Record, at, has
+from sae_dist.report.styles import Style, grouped
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """`value` is sorted by, `text` is shown; it may lead to a rung's page, in its look."""
+    """`value` is sorted by, `text` is shown; it may lead to a rung's page, in its style."""
 
-    value: Value
+    figure: Figure
+    value: Any
     text: str
-    key: str = ""
-    look: Style | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Heading:
-    """Of a column: what stands there, and what it means."""
-
-    text: str
-    explained: str
-    is_text: bool
+    style: Style | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows under headings; each row begins with what it is about."""
+    """Rows under the figures they are of."""
 
     title: str
     caption: str
-    headings: list[Heading]
+    source: str
+    figures: list[Figure]
     rows: list[list[Cell]]
-    source: str = ""
 
     @property
-    def legend(self) -> list[Heading]:
-        """The headings that need a word."""
-        return [heading for heading in self.headings if heading.explained]
+    def main(self) -> set[str]:
+        """Keys of the columns that narrow screens show: the first, and three others."""
+        others = sorted(self.figures[1:], key=lambda figure: not figure.is_main)
+        return {self.figures[0].key, *(figure.key for figure in others[:3])}
 
 
-@dataclass(frozen=True)
-class Column(Generic[T]):
-    """How a column is made of what the rows are about. `key` marks its cells on the page, and
-    `is_there` says of which rows there is anything to tell, if only that it is not defined.
-    """
-
-    heading: str
-    explained: str
-    of: Callable[[T], Value]
-    write: Write = texts
-    look: Callable[[T], Style | None] = field(default=lambda _: None)
-    key: str = ""
-    is_there: Callable[[T], bool] | None = None
-
-    def is_empty(self, items: Sequence[T]) -> bool:
-        """Whether it has nothing to tell of any of them."""
-        is_there = self.is_there or (lambda item: self.of(item) is not None)
-        return not any(map(is_there, items))
-
-    def cells(self, items: Sequence[T]) -> list[Cell]:
-        """The column, one cell an item."""
-        values = [self.of(item) for item in items]
-        written = self.write(values)
-        return [
-            Cell(value, text, self.key, self.look(item))
-            for item, value, text in zip(items, values, written, strict=True)
+def column(figure: Figure, records: Sequence[Record], styles: Mapping[str, Style]) -> list[Cell]:
+    """One figure of each record."""
+    values = [at(record, figure.key) for record in records]
+    texts = written(values, figure.write)
+    if figure.error:
+        errors = [at(record, figure.error) for record in records]
+        texts = [
+            text if error is None else f"{text} ± {number(error)}"
+            for text, error in zip(texts, errors, strict=True)
         ]
-
-
-def table(
-    title: str, caption: str, columns: Sequence[Column[T]], items: Sequence[T], source: str = ""
-) -> list[Table]:
-    """The table of these items, without the columns in which none has anything. No items: none."""
-    filled = [column for column in columns if not column.is_empty(items)]
-    made = [column.cells(items) for column in filled]
-    headings = [Heading(c.heading, c.explained, c.write is texts) for c in filled]
-    rows = [list(row) for row in zip(*made, strict=True)]
-    return [Table(title, caption, headings, rows, source)] if rows else []
-
-
-def rung_table(
-    title: str,
-    caption: str,
-    measures: list[Measure],
-    rungs: list[RungResult],
-    looks: dict[str, Style],
-    with_kind: bool = False,
-) -> list[Table]:
-    """These measures of each rung, which leads to its page."""
-    first = Column[RungResult](
-        "rung", "name of the coder’s folder", lambda r: r.name, look=lambda r: looks[r.name]
-    )
-    kinds = [
-        Column[RungResult]("kind", "how latents are selected", lambda r: looks[r.name].family),
-        Column[RungResult]("site", "where in the language model", place_of),
-        Column[RungResult]("latents", "width of the coder", lambda r: r.num_latents, counts),
-        Column[RungResult]("k", "active latents asked for", lambda r: r.k, counts),
+    return [
+        Cell(figure, value, text, styles.get(str(value)) if figure.write is Write.RUNG else None)
+        for value, text in zip(values, texts, strict=True)
     ]
-    columns = [first, *(kinds if with_kind else []), *map(_column, measures)]
-    if not any(m.is_taken(rung) for m in measures for rung in rungs):
-        return []
-    return table(title, caption, columns, rungs)
 
 
-def plain_column(
-    heading: str, explained: str, *keys: str, write: Write = numbers
-) -> Column[dict[str, Any]]:
-    """What lies at `keys` of a dict."""
-    return Column(heading, explained, lambda item: at(item, *keys), write, key="/".join(keys))
+def tables(
+    title: str,
+    figures: Sequence[Figure],
+    records: Sequence[Record],
+    styles: Mapping[str, Style],
+    *,
+    caption: str = "",
+    source: str = "",
+    table_by: str = "",
+) -> list[Table]:
+    """The table of these records (or one for each value at `table_by`), without the columns in
+    which none has anything to tell; without any figure but the names there is none.
+    """
+    made = []
+    for value, own in grouped(records, lambda record: at(record, table_by or "")).items():
+        filled = [figure for figure in figures if figure.heading and _is_filled(figure, own)]
+        if all(figure.write in (Write.RUNG, Write.TEXT) for figure in filled):
+            continue
+        cells = [column(figure, own, styles) for figure in filled]
+        rows = [list(row) for row in zip(*cells, strict=True)]
+        made.append(Table(value if table_by else title, caption, source, filled, rows))
+    return made
 
 
-def linked_column(
-    heading: str, explained: str, key: str, looks: dict[str, Style]
-) -> Column[dict[str, Any]]:
-    """The name of a rung, which leads to its page where it has one."""
-    return Column(heading, explained, lambda item: at(item, key), look=lambda i: looks.get(i[key]))
-
-
-def _column(measure: Measure) -> Column[RungResult]:
-    key = "/".join(measure.keys)
-    about = measure.heading, measure.explained, measure.of, measure.write
-    return Column(*about, key=key, is_there=measure.is_taken)
+def _is_filled(figure: Figure, records: Sequence[Record]) -> bool:
+    """Whether any record has it. What was measured is shown even where it is not defined."""
+    if figure.write in (Write.NUMBER, Write.PERCENT):
+        return any(has(record, figure.key) for record in records)
+    return any(at(record, figure.key) is not None for record in records)

@@ -1,9 +1,9 @@
 """The commands as functions, in this process."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from sae_dist.apps import evaluate, export, import_coder, report, train, verify
 from sae_dist.coders import Coder
+from sae_dist.evaluate import read_evaluation
 from sae_dist.interop import FORMATS, FormatName
 from sae_dist.interop.formats import FOREIGN
 from tests.coders.kinds import config_of_kind
@@ -21,6 +22,13 @@ from tests.train.ladders import D, make_store
 SETTINGS = ("coder=topk", "coder.num_latents=32", "coder.k=4", "tokens=640", "batch_tokens=64")
 STREAM = ("stream.bucket_tokens=640", "log.wandb=disabled")
 Command = Callable[..., None]
+
+
+def evaluation(run: Path) -> dict[str, Any]:
+    """What was measured of a run."""
+    found = read_evaluation(run)
+    assert found is not None
+    return found
 
 
 @pytest.fixture
@@ -77,7 +85,7 @@ def test_a_store_without_a_language_model_is_evaluated_without_one(
     run(train.main, "store=store", "run=r", "site=in", *SETTINGS, *STREAM)
     run(evaluate.main, "run=r")
     run(report.main, "run=r")
-    results = json.loads((tmp_path / "runs/r/evaluation.json").read_text())
+    results = evaluation(tmp_path / "runs/r")
     assert results["clean_loss"] is None
     assert (tmp_path / "runs/r/report/index.html").is_file()
 
@@ -96,7 +104,7 @@ def test_the_language_model_must_be_the_one_that_was_harvested(
         run(evaluate.main, "run=r", "lm_name=./other")
     assert "the store was harvested at" in capsys.readouterr().err
     run(evaluate.main, "run=r", "lm_name=./moved")
-    (figures,) = json.loads((tmp_path / "runs/r/evaluation.json").read_text())["rungs"].values()
+    (figures,) = evaluation(tmp_path / "runs/r")["rungs"].values()
     assert figures["delta_loss"] != 0
 
 
@@ -141,10 +149,7 @@ def test_coders_go_out_come_back_are_measured_and_trained_on(
     theirs = f"runs/r/exports/sparsify/{rung}"
     run(import_coder.main, f"path={theirs}", f"to=runs/theirs/coders/{rung}", "site=in")
     run(evaluate.main, "run=theirs", "store=store")
-    figures = [
-        json.loads((tmp_path / "runs" / name / "evaluation.json").read_text())["rungs"][rung]
-        for name in ("r", "theirs")
-    ]
+    figures = [evaluation(tmp_path / "runs" / name)["rungs"][rung] for name in ("r", "theirs")]
     assert figures[1]["fvu"] == pytest.approx(figures[0]["fvu"], rel=1e-5)
     assert figures[1]["l0"] == figures[0]["l0"]
     finetune = ("store=store", "run=f", "site=in", f"init_from={theirs}", *SETTINGS, *STREAM)
@@ -186,7 +191,7 @@ def test_published_coders_of_every_format_are_measured_and_stitched(
         place = f"to=runs/theirs/coders/{to}-{width}"
         run(import_coder.main, f"path={to}-{width}", place, "site=in")
     run(evaluate.main, "run=theirs", "store=store")
-    found = json.loads((tmp_path / "runs/theirs/evaluation.json").read_text())
+    found = evaluation(tmp_path / "runs/theirs")
     assert sorted(found["rungs"]) == [f"{to}-16", f"{to}-32"]
     assert all(0 < figures["l0"] < 32 for figures in found["rungs"].values())
     (pair,) = found["pairs"]

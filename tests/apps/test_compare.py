@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from sae_dist.apps import compare
-from sae_dist.evaluate import VERSION
-from tests.evaluate.ladder.made_up import rung
+from sae_dist.evaluate.results import ABOUT, VERSION, run_path, rung_path, write_record
+from tests.evaluate.made_up import rung
 
 
 def write_run(name: str, fvu: float, **others: Any) -> Path:
@@ -15,15 +15,10 @@ def write_run(name: str, fvu: float, **others: Any) -> Path:
     folder.mkdir(parents=True)
     settings = {"store": "s", "run": name, "seed": int(name[-1])}
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    evaluation = {
-        "version": VERSION,
-        "lm": None,
-        "pairs": [],
-        "rungs": {"topk": rung(256, 8, fvu=fvu)},
-        **others,
-    }
-    (folder / "evaluation.json").write_text(json.dumps(evaluation))
-    return folder
+    write_record(run_path(folder, ABOUT), {"version": VERSION, "lm": None} | others)
+    figures = rung(256, 8, fvu=fvu)
+    write_record(rung_path(folder, "topk", "coder"), {"of": {}, "figures": figures})
+    return run_path(folder, ABOUT)
 
 
 @pytest.fixture(autouse=True)
@@ -52,15 +47,15 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     write_run("old1", 0.2, version=1)
-    (write_run("bad2", 0.2) / "evaluation.json").write_text("{")
-    (write_run("none3", 0.2) / "evaluation.json").unlink()
+    write_run("bad2", 0.2).write_text("{")
+    write_run("none3", 0.2).unlink()
     write_run("good4", 0.2)
     for names, said in {
         "": "run=[]; expected one or more different ones",
         "good4,good4": "run=[good4,good4]; expected one or more different ones",
-        "good4,old1": f"old1/evaluation.json has version 1; expected {VERSION}",
-        "bad2": "bad2/evaluation.json unreadable (JSONDecodeError); expected JSON",
-        "none3": "found no runs/none3/evaluation.json; expected an evaluated run",
+        "good4,old1": f"old1/evaluation has version 1; expected {VERSION}",
+        "bad2": "bad2/evaluation/about.json unreadable (JSONDecodeError",
+        "none3": "found nothing measured in runs/none3; expected an evaluated run",
         "missing": "no run in runs/missing",
     }.items():
         with pytest.raises(SystemExit, match="2"):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from sae_dist.apps import compare, evaluate, report, train
 from sae_dist.store import write_store
-from tests.apps.test_commands import Command, run  # noqa: F401 - a fixture
+from tests.apps.test_commands import Command, evaluation, run  # noqa: F401 - a fixture
 
 SETTINGS = (
     *("sweep.grids=[{coder:[jumprelu,topk,batchtopk],coder.num_latents:[32,64]}]", "coder.k=4"),
@@ -54,7 +54,7 @@ def evaluated(run: Command) -> dict[str, Any]:  # noqa: F811
     run(evaluate.main, "run=r")
     run(compare.main, "run=[r]", "to=compared")
     strictly(Path("compared/comparison.json").read_text())
-    return strictly(Path("runs/r/evaluation.json").read_text())
+    return evaluation(Path("runs/r"))
 
 
 @pytest.mark.parametrize("rows", CONSTANT.values(), ids=CONSTANT)

@@ -1,6 +1,5 @@
 """`store=live`: trained and evaluated by the commands without a store."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from sae_dist.coders import load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import World
 from sae_dist.store import open_store
-from tests.apps.test_commands import Command, run  # noqa: F401 - a fixture
+from tests.apps.test_commands import Command, evaluation, run  # noqa: F401 - a fixture
 from tests.harvest.tiny import tokenizer
 from tests.live.tiny import write_text
 from tests.lm.tiny import tiny_model
@@ -54,7 +53,7 @@ def coder(run_folder: Path) -> dict[str, torch.Tensor]:
 
 
 def figures(run_folder: Path) -> dict:
-    return json.loads((run_folder / "evaluation.json").read_text())["rungs"][NAME]
+    return evaluation(run_folder)["rungs"][NAME]
 
 
 def fvu_of_all(path: Path, run_folder: Path) -> float:
@@ -76,7 +75,7 @@ def test_a_coder_is_as_good_as_from_a_store(run: Command, home: Path) -> None:  
     assert stored <= live < 1.4 * stored and live < 0.2  # which holds out other tokens than these
     evaluated = figures(home / "runs/live")
     assert evaluated["fvu"] < 0.4 and "delta_loss" in evaluated
-    results = json.loads((home / "runs/live/evaluation.json").read_text())
+    results = evaluation(home / "runs/live")
     assert results["store"]["path"] == "live" and results["lm"]["name"] == "./lm"
     assert not [path for path in home.rglob("MANIFEST.json") if home / "store" not in path.parents]
 

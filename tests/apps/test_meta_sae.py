@@ -1,6 +1,5 @@
 """A meta-SAE: a coder of another coder's decoder rows, trained and evaluated as any other."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,10 @@ from sae_dist.apps.rungs import lay_out
 from sae_dist.apps.sources import decoder_rows
 from sae_dist.coders import Coder, load_coder, save_coder
 from sae_dist.common.errors import UserError
-from sae_dist.evaluate import EvaluationConfig
+from sae_dist.evaluate import EvaluationConfig, finished
 from sae_dist.evaluate import evaluate as evaluate_run
 from sae_dist.parallel import World
-from tests.apps.test_commands import Command, run  # noqa: F401 - a fixture
+from tests.apps.test_commands import Command, evaluation, run  # noqa: F401 - a fixture
 from tests.coders.kinds import config_of_kind
 from tests.processes import alone, run_on
 from tests.train.test_training import losses
@@ -57,7 +56,7 @@ def test_known_directions_are_found_and_explain_the_decoder(
     save_base(tmp_path / "base")
     run(train.main, *SETTINGS, "tokens=60000")
     run(evaluate.main, "run=meta")
-    results = json.loads((tmp_path / "runs/meta/evaluation.json").read_text())
+    results = evaluation(tmp_path / "runs/meta")
     (figures,) = results["rungs"].values()
     assert results["sequences"] == results["tokens"] == NUM_LATENTS - 1
     assert results["store"]["path"] == "coder:base/coders/a" and results["lm"] is None
@@ -86,7 +85,8 @@ def trained(world: World, folder: Path, tokens: int) -> None:
 def evaluated(world: World, folder: Path, latent: int = 1) -> dict:
     source = decoder_rows(folder.parent / "base/coders/a")
     config = EvaluationConfig(batch_tokens=64, latent=latent)
-    return evaluate_run(folder, source, None, config, world)
+    (results,) = evaluate_run(finished(folder, world.device), source, None, config, world)
+    return results
 
 
 def trained_and_evaluated(world: World, folder: Path, tokens: int, other: Path) -> dict:

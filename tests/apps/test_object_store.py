@@ -58,7 +58,7 @@ def test_a_store_at_a_url_serves_every_command(
     assert weights[0] == weights[1]
     run(evaluate.main, "run=b", "cache.folder=near")
     assert list((tmp_path / "near").rglob("rows+*")) and list((tmp_path / "near").rglob("seq*"))
-    assert (tmp_path / "runs" / "b" / "evaluation.json").is_file()
+    assert (tmp_path / "runs" / "b" / "evaluation" / "about.json").is_file()
     files = files_at(URL)
     whole = files.read("rows/activations/resid_post.1/c.0.0")
     files.write("rows/activations/resid_post.1/c.0.0", whole[:-1] + b"x")

@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 
 from sae_dist.apps import compare, dashboard, evaluate, export, harvest, import_coder, report, train
-from sae_dist.apps.evaluate import _check_coders
-from sae_dist.common.errors import UserError
-from sae_dist.config import EvaluateConfig
 from sae_dist.store import open_store
 from tests.apps.test_commands import SETTINGS, STREAM, Command, run  # noqa: F401 - a fixture
 from tests.apps.test_live import write_lm
@@ -80,7 +77,7 @@ def test_imported_coders_are_a_run_that_every_command_reads(
     for command, arguments, said in (
         (evaluate.main, (), "run=theirs was not trained here, so that its store is not known"),
         (dashboard.main, (), "run=theirs was not trained here, and W&B knows nothing of it"),
-        (report.main, (), "found neither evaluation.json nor metrics.jsonl"),
+        (report.main, (), "found neither an evaluation nor metrics"),
         (evaluate.main, ("store=sotre",), "found no store at sotre"),
         (evaluate.main, ("run=theires",), "no run in runs/theires; .* did you mean theirs?"),
     ):
@@ -104,10 +101,3 @@ def test_imported_coders_are_a_run_that_every_command_reads(
 
 def assert_said(capsys: pytest.CaptureFixture, said: str) -> None:
     assert re.search(f"^error: .*{said}", capsys.readouterr().err, re.MULTILINE)
-
-
-def test_a_mesh_that_a_coder_cannot_be_dealt_to_is_answered_with_evaluations_own_key() -> None:
-    coders = {"a": {"config": {"num_latents": 32}}, "b": {"config": {"num_latents": 48}}}
-    _check_coders(EvaluateConfig(run="r", latent=16), coders)
-    with pytest.raises(UserError, match="^latent=32; expected a divisor of the 48 latents of b"):
-        _check_coders(EvaluateConfig(run="r", latent=32), coders)

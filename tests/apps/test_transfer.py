@@ -1,6 +1,5 @@
 """From documents in chat prefixes to figures on a finetune, through the commands themselves."""
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sae_dist.apps import evaluate, harvest, train, verify
 from sae_dist.store import open_store
+from tests.apps.test_commands import evaluation
 from tests.harvest.tiny import TEXTS, contents, tokenizer
 from tests.lm.tiny import tiny_model
 from tests.store.damage import flip
@@ -105,23 +105,21 @@ def test_coders_of_base_and_finetune_are_measured_on_what_the_finetune_says(
 ) -> None:
     given = (*ASKED, "transfer.lm_name=./tuned", "transfer.finetuned_run=tuned")
     run(evaluate.main, "run=base", *given, "pairs.sequences=0")
-    results = json.loads((made / "runs/base/evaluation.json").read_text())
-    found = results["transfer"]
+    results = evaluation(made / "runs/base")
+    found = results["of_run"]["transfer"]
     assert (found["lm"], found["prompts"], found["template"]) == ("./tuned", "prompts.txt", CHAT)
     assert (found["temperature"], found["sequences"]) == (1.0, 6)
     (base,) = results["rungs"]
-    assert {name: rung["trained_on"] for name, rung in found["rungs"].items()} == {
+    assert {row["name"]: row["trained_on"] for row in found["rows"]} == {
         base: "base",
         f"tuned/{base}": "finetuned",
     }
-    for rung in found["rungs"].values():
-        for part in ("prompt", "rollout"):
-            assert rung[part]["tokens"] == found[f"{part}_tokens"] > 10
-            assert rung[part]["l0"] == rung[part]["l0_rescaled"] == 4
-            assert rung[part]["fvu"] != rung[part]["fvu_rescaled"]
-            assert rung[part]["delta_loss"] != rung[part]["delta_loss_rescaled"]
-    run(evaluate.main, "run=base", "lm_sequences=0")
-    assert json.loads((made / "runs/base/evaluation.json").read_text())["transfer"] is None
+    assert [row["part"] for row in found["rows"]] == ["prompt", "rollout"] * 2
+    for row in found["rows"]:
+        assert row["tokens"] == found[f"{row['part']}_tokens"] > 10
+        assert row["l0"] == row["l0_rescaled"] == 4
+        assert row["fvu"] != row["fvu_rescaled"]
+        assert row["delta_loss"] != row["delta_loss_rescaled"]
 
 
 def test_a_finetunes_run_may_have_been_trained_live(made: Path, run: Callable[..., None]) -> None:
@@ -131,10 +129,10 @@ def test_a_finetunes_run_may_have_been_trained_live(made: Path, run: Callable[..
     run(train.main, "store=live", "run=live", *asked, *TRAIN, *STREAM)
     given = (*ASKED, "transfer.lm_name=./tuned", "transfer.finetuned_run=live", "lm_sequences=0")
     run(evaluate.main, "run=base", *given, "pairs.sequences=0")
-    found = json.loads((made / "runs/base/evaluation.json").read_text())["transfer"]
+    found = evaluation(made / "runs/base")["of_run"]["transfer"]
     assert found["template"] == CHAT
-    live = [name for name, rung in found["rungs"].items() if rung["trained_on"] == "finetuned"]
-    assert len(live) == 1 and found["rungs"][live[0]]["rollout"]["l0"] == 4
+    live = [row for row in found["rows"] if row["trained_on"] == "finetuned"]
+    assert [row["part"] for row in live] == ["prompt", "rollout"] and live[1]["l0"] == 4
 
 
 @pytest.mark.parametrize(

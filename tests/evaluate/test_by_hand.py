@@ -1,33 +1,28 @@
 """Every formula on cases whose results are worked out on paper."""
 
 from math import sqrt
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from sae_dist.coders import Coder
 from sae_dist.evaluate import Fidelity
-from sae_dist.evaluate.lm_loss import LMLoss, Spliced
-from sae_dist.evaluate.pairs import compare
-from sae_dist.evaluate.position import ReconstructionByPosition
-from sae_dist.evaluate.similarity import Similarity
-from sae_dist.evaluate.thresholds import threshold_distribution
-from sae_dist.lm import resolve
+from sae_dist.evaluate.measures.coder import Description
+from sae_dist.evaluate.measures.lm_loss import LMLoss
+from sae_dist.evaluate.measures.position import ReconstructionByPosition
+from sae_dist.evaluate.measures.similarity import Similarity
 from tests.coders.kinds import config_of_kind
-from tests.evaluate.test_lm_loss import copying_coder, tiny_lm
-from tests.evaluate.test_measures import measured, mesh
+from tests.evaluate.made_up import compared, pair_of, subject, subject_of
+from tests.evaluate.test_measures import measured
 
-CPU = torch.device("cpu")
 ACTS_BF = torch.tensor([[5.0, 0.0], [0.0, 0.0], [1.0, 2.0]])
 Y_BE = torch.tensor([[1.0, 0.0], [3.0, 0.0], [2.0, 3.0]])  # mean (2, 1), ‖y - μ‖² 2, 2, 4
 Ŷ_BE = torch.tensor([[1.0, 1.0], [3.0, 0.0], [0.0, 3.0]])  # ‖y - ŷ‖² 1, 0, 4
 
 
 def test_fidelity() -> None:
-    found = measured(Fidelity(2, CPU), [3], ACTS_BF, Y_BE, Ŷ_BE)
+    found = measured(Fidelity(subject()), [3], ACTS_BF, Y_BE, Ŷ_BE)
     assert (found["tokens"], found["l0"]) == (3, 1.0)
     assert found["fvu"] == pytest.approx(5 / 8)
     assert found["variance_explained"] == pytest.approx(3 / 8)
@@ -37,14 +32,14 @@ def test_fidelity() -> None:
 
 
 def test_a_batch_of_one_token_has_no_variance_of_its_own() -> None:
-    found = measured(Fidelity(2, CPU), [2, 1], ACTS_BF, Y_BE, Ŷ_BE)
+    found = measured(Fidelity(subject()), [2, 1], ACTS_BF, Y_BE, Ŷ_BE)
     assert found["fvu"] == pytest.approx(5 / 8)
     assert found["fvu_variants"]["batch_mean"] == pytest.approx(5 / 2)
     assert found["fvu_variants"]["token_mean"] is None
 
 
 def test_similarity() -> None:
-    found = measured(Similarity(CPU), [3], ACTS_BF, Y_BE, Ŷ_BE)
+    found = measured(Similarity(subject()), [3], ACTS_BF, Y_BE, Ŷ_BE)
     assert found["cosine_similarity"] == pytest.approx((1 / sqrt(2) + 1 + 3 / sqrt(13)) / 3)
     assert found["l2_norm_ratio"] == pytest.approx((sqrt(2) + 1 + 3 / sqrt(13)) / 3)
     assert found["relative_reconstruction_bias"] == pytest.approx(20 / 19)
@@ -52,17 +47,17 @@ def test_similarity() -> None:
 
 def test_zeros_have_no_bias_and_no_ratio() -> None:
     zeros = torch.zeros_like(Y_BE)
-    found = measured(Similarity(CPU), [3], ACTS_BF, Y_BE, zeros)
+    found = measured(Similarity(subject()), [3], ACTS_BF, Y_BE, zeros)
     assert found == {
         "cosine_similarity": 0.0,
         "l2_norm_ratio": 0.0,
         "relative_reconstruction_bias": None,
     }
-    assert measured(Similarity(CPU), [3], ACTS_BF, zeros, Y_BE)["l2_norm_ratio"] is None
+    assert measured(Similarity(subject()), [3], ACTS_BF, zeros, Y_BE)["l2_norm_ratio"] is None
 
 
 def test_reconstruction_by_position() -> None:
-    measure = ReconstructionByPosition(4, 2, CPU)
+    measure = ReconstructionByPosition(subject())
     found = measured(measure, [3], ACTS_BF, Y_BE, Ŷ_BE)["by_position"]
     assert (found["tokens"], found["mse"]) == ([1, 1, 1, 0], [1.0, 0.0, 4.0, None])
     assert found["fvu"][:3] == pytest.approx([3 / 8, 0, 12 / 8]) and found["fvu"][3] is None
@@ -70,23 +65,20 @@ def test_reconstruction_by_position() -> None:
 
 def loss_of(clean_S: list[float], coder_S: list[float], zero_S: list[float]) -> LMLoss:
     """Sums of losses over one token at the first position and three at the second."""
-    lm = tiny_lm()
-    place = resolve(lm.model, "resid_post.1")
-    loss = LMLoss(lm, {"a": Spliced(copying_coder(), place, place)}, 3, CPU)
+    loss = LMLoss(subject(num_positions=3))
     loss._tokens_S += torch.tensor([1.0, 3.0])
-    names = {"clean": clean_S, "coder/a": coder_S, "zero/resid_post.1": zero_S}
-    for name, sums_S in names.items():
-        loss._loss_S[name] += torch.tensor(sums_S)
+    loss._clean_S += torch.tensor(clean_S)
+    loss._spliced_S += torch.tensor(coder_S)
+    loss._zero_S += torch.tensor(zero_S)
     return loss
 
 
 def test_losses_in_the_language_model() -> None:
     loss = loss_of([2, 6], [3, 7], [4, 12])  # means 2, 2.5 and 4
-    loss._kl["coder/a"] += 2
-    loss._kl["zero/resid_post.1"] += 8
-    clean, figures = loss.result(mesh())
-    assert clean == 2
-    assert figures["a"] == {
+    loss._kl += 2
+    loss._zero_kl += 8
+    assert loss.result() == {
+        "clean_loss": 2.0,
         "delta_loss": 0.5,
         "ce_increase_percent": 25.0,
         "zero_ablation_loss": 4.0,
@@ -98,8 +90,8 @@ def test_losses_in_the_language_model() -> None:
 
 
 def test_nothing_is_recovered_where_zeros_cost_nothing() -> None:
-    _, figures = loss_of([2, 6], [3, 7], [2, 6]).result(mesh())
-    assert figures["a"]["loss_recovered"] is None and figures["a"]["kl_score"] is None
+    figures = loss_of([2, 6], [3, 7], [2, 6]).result()
+    assert figures["loss_recovered"] is None and figures["kl_score"] is None
 
 
 def coder(kind: str, W_FD: Tensor) -> Coder:
@@ -116,26 +108,26 @@ def coder(kind: str, W_FD: Tensor) -> Coder:
 def test_thresholds() -> None:
     made = coder("jumprelu", torch.ones(4, 2))
     made.threshold.copy_(torch.tensor([4.0, 0.0, 1.0, 2.0]))
-    found = threshold_distribution(made, mesh())["thresholds"]
+    found = Description(subject_of(made)).result()["thresholds"]
     assert (found["mean"], found["quantiles"]["0.1"], found["quantiles"]["0.9"]) == (1.75, 0.0, 4.0)
     held = [found["edges"][i] for i, count in enumerate(found["counts"]) if count]
     assert held == pytest.approx([0.0, 1.0, 2.0, 3.9]) and sum(found["counts"]) == 4
     made = coder("batchtopk", torch.ones(4, 2))
     made.threshold.fill_(0.25)
-    assert threshold_distribution(made, mesh()) == {"threshold": 0.25}
-    assert threshold_distribution(coder("topk", torch.ones(4, 2)), mesh()) == {}
+    assert Description(subject_of(made)).result()["threshold"] == 0.25
+    plain = Description(subject_of(coder("topk", torch.ones(4, 2)))).result()
+    assert not {"threshold", "thresholds"} & plain.keys()
 
 
 @pytest.mark.parametrize("kind", ["jumprelu", "topk", "batchtopk"])
-def test_a_coder_beside_one_that_knows_more(kind: str, tmp_path: Path) -> None:
+def test_a_coder_beside_one_that_knows_more(kind: str) -> None:
     """The smaller one keeps x₀, the larger one all of x; the tokens are (2, 0), (0, 3), (1, 1)."""
     x_NSD = torch.tensor([[[2.0, 0.0], [0.0, 3.0], [1.0, 1.0]]])
     tokens = [(x_NSD, x_NSD, torch.ones(1, 3, dtype=torch.bool))]
-    path = tmp_path / "pairs" / "large.safetensors"
     both = coder(kind, torch.eye(2)[:1]), coder(kind, torch.eye(2))
-    found = compare(*both, tokens, tokens, 0.7, mesh(), path)
+    found = compared(pair_of(*both), tokens, tokens)
     # f₀² - 2 f₀⟨e, d₀⟩ = 4, 0, 1 as e has no x₀; f₁² - 2 f₁⟨e, d₁⟩ = 0, -9, -1
-    latents = load_file(path)
+    latents = found["by_latent"]
     assert latents["max_cosine"].tolist() == [1.0, 0.0]
     assert latents["nearest"].tolist() == [0, 0]
     assert latents["mse_change"].tolist() == pytest.approx([5 / 3, -10 / 3])

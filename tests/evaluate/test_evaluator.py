@@ -1,5 +1,11 @@
+import gc
 import json
 import re
+import shutil
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +14,21 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.coders import Coder, Form, load_coder, save_coder
 from sae_dist.common.errors import UserError
-from sae_dist.evaluate import EvaluationConfig, evaluate
-from sae_dist.evaluate.pairs import PairConfig
+from sae_dist.evaluate import (
+    Candidate,
+    EvaluationConfig,
+    PairConfig,
+    Subject,
+    evaluate,
+    evaluator,
+    finished,
+    read_evaluation,
+    registry,
+)
+from sae_dist.evaluate.measures.coder import Description
 from sae_dist.lm import LM, LMConfig
 from sae_dist.parallel import World
 from sae_dist.store import Store, open_store, write_store
@@ -21,8 +38,11 @@ from tests.harvest.tiny import tiny_harvest
 from tests.lm.tiny import WIDTH, tiny_model
 from tests.processes import alone, run_on
 
+CPU = torch.device("cpu")
 NUM_LATENTS = {"jumprelu": 48, "topk-skip": 48, "batchtopk": 48, "jumprelu-wide": 64}
 LOSSES = ("fvu", "delta_loss")
+FEW: dict[str, Any] = {"max_sequences": 4, "lm_sequences": 2, "uniformity_sequences": 1}
+CHANGED = {"batch_tokens": 4096, "max_sequences": 5}
 CODERS = {
     "jumprelu": ("jumprelu", Form.autoencoder, "resid_post.1", "resid_post.1"),
     "jumprelu-wide": ("jumprelu", Form.autoencoder, "resid_post.1", "resid_post.1"),
@@ -31,9 +51,9 @@ CODERS = {
 }
 
 
-def save_random_coders(folder: Path, width: int = WIDTH) -> Path:
+def save_random_coders(folder: Path, width: int = WIDTH, seed: int = 0) -> Path:
     """A run's folder with coders that nobody trained."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     for coder_name, (kind, form, site, target) in CODERS.items():
         config = config_of_kind(kind, form=form, num_latents=NUM_LATENTS[coder_name], k=5)
         coder = Coder(config, width, width, pre_bias=False)
@@ -60,10 +80,21 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def tiny_lm() -> LM:
+    return LM(tiny_model("llama"), None, LMConfig(name="tiny"), "none")  # type: ignore[arg-type]
+
+
 def evaluated(world: World, run: Path, store: Path, **settings: Any) -> dict[str, Any]:
-    lm = LM(tiny_model("llama"), None, LMConfig(name="tiny"), "none")  # type: ignore[arg-type]
+    """The results of an evaluation from the beginning."""
+    on_first_rank(None, lambda: shutil.rmtree(run / "evaluation", ignore_errors=True))
+    return gone_on_with(world, run, store, **settings)
+
+
+def gone_on_with(world: World, run: Path, store: Path, **settings: Any) -> dict[str, Any]:
+    source = StoredActivations(open_store(store))
     config = EvaluationConfig(**({"batch_tokens": 7} | settings))
-    return evaluate(run, StoredActivations(open_store(store)), lm, config, world)
+    (results,) = evaluate(finished(run, world.device), source, tiny_lm, config, world)
+    return results
 
 
 def evaluated_on(world: World, run: Path, store: Path, settings: dict) -> dict[str, Any]:
@@ -119,22 +150,18 @@ def test_the_figures_are_those_of_the_held_out_tokens(run: Path, store: Path) ->
 def test_the_ladder_is_read_from_the_rungs(run: Path, store: Path) -> None:
     results = evaluated(alone(), run, store)
     rungs = results["rungs"]
-    laws = {(law["kind"], law["loss"]): law for law in results["ladder"]["scaling_laws"]}
+    laws = {(law["kind"], law["loss"]): law for law in results["of_run"]["scaling"]["rows"]}
     assert laws.keys() == {(rung["kind"], of) for rung in rungs.values() for of in LOSSES}
     assert all("left_out" in law for law in laws.values())  # two rungs have no law
-    (dead,) = (g for g in results["ladder"]["dead_by_width"] if g["kind"] == "jumprelu")
-    assert [(point["rung"], point["dead_share"]) for point in dead["points"]] == [
-        (name, rungs[name]["dead_share"]) for name in ("jumprelu", "jumprelu-wide")
-    ]
     (pair,) = results["pairs"]
     by_latent = load_file(run / pair["by_latent"])
     assert by_latent.keys() == {"max_cosine", "nearest", "mse_change"}
     assert len(by_latent["max_cosine"]) == NUM_LATENTS["jumprelu-wide"]
     assert int((by_latent["mse_change"] < 0).sum()) == pair["latents"]["novel"]
-    (group,) = results["comparison"]
-    assert (group["num_latents"], group["k"], group["layer"]) == (48, 5, 1)
-    assert [row["rung"] for row in group["rows"]] == ["batchtopk", "topk-skip"]
-    for row in group["rows"]:
+    rows = results["of_run"]["forms"]["rows"]
+    assert {row["group"] for row in rows} == {"48 latents, k = 5, layer 1"}
+    assert [row["rung"] for row in rows] == ["batchtopk", "topk-skip"]
+    for row in rows:
         assert row["ce_increase_percent"] == rungs[row["rung"]]["ce_increase_percent"]
 
 
@@ -187,9 +214,12 @@ def test_figures_do_not_depend_on_how_the_store_is_cut(run: Path, tmp_path: Path
     config = EvaluationConfig(max_sequences=30, batch_tokens=56)
     stores = [cut_otherwise(tmp_path / str(mib), held_out, mib) for mib in (0.004, 0.02)]
     assert len({store.layout.chunk_sequences for store in stores}) == 2
-    found = [
-        evaluate(run, StoredActivations(store), None, config, alone())["rungs"] for store in stores
-    ]
+    found = []
+    for cut in stores:
+        shutil.rmtree(run / "evaluation", ignore_errors=True)
+        source = StoredActivations(cut)
+        found += evaluate(finished(run, CPU), source, None, config, alone())
+    found = [results["rungs"] for results in found]
     assert found[0] == found[1]
     assert all(rung["fvu_variants"]["token_mean"] > 0 for rung in found[0].values())
 
@@ -207,7 +237,8 @@ def test_without_a_language_model_its_figures_are_left_out(run: Path, tmp_path: 
     sites = {"resid_post.1": acts, "mlp_in.1": acts, "mlp_out.1": acts * 2}
     path = tmp_path / "store"
     source = StoredActivations(write_store(path, sites, chunk_mib=0.005, shard_mib=0.02))
-    results = evaluate(run, source, None, EvaluationConfig(), alone())
+    shutil.rmtree(run / "evaluation", ignore_errors=True)
+    (results,) = evaluate(finished(run, CPU), source, None, EvaluationConfig(), alone())
     assert results["clean_loss"] is None and results["lm"] is None
     for figures in results["rungs"].values():
         assert {"fvu", "l0"} <= figures.keys() and "delta_loss" not in figures
@@ -221,11 +252,21 @@ def test_what_does_not_fit_is_refused(run: Path, store: Path, tmp_path: Path) ->
         evaluated(alone(), narrow, store)
     other = write_store(tmp_path / "store", {"embed": torch.ones(300, WIDTH)}, held_out=0.0)
     with pytest.raises(UserError, match="batchtopk wants mlp_in.1"):
-        evaluate(run, StoredActivations(other), None, EvaluationConfig(), alone())
+        source = StoredActivations(other)
+        evaluate(finished(run, CPU), source, None, EvaluationConfig(), alone())
     with pytest.raises(UserError, match="no coders in"):
         evaluated(alone(), tmp_path / "nothing", store)
     with pytest.raises(UserError, match="latent=2 must divide the 1 processes"):
         evaluated(alone(), run, store, latent=2)
+    with pytest.raises(UserError, match="^latent=5; expected a divisor of the 48 latents of batc"):
+        source = StoredActivations(open_store(store))
+        finished(run, CPU)[0].require(source, EvaluationConfig(latent=5))
+    with pytest.raises(UserError, match="found no coder nobody in .*; expected rungs among batch"):
+        evaluated(alone(), run, store, rungs=["nobody"])
+    with pytest.raises(UserError, match=r"measures=\[0\]=fidelty|did you mean fidelity"):
+        evaluated(alone(), run, store, measures=["fidelty"])
+    with pytest.raises(UserError, match="found nothing to take measures=.'lm_loss'. of"):
+        evaluated(alone(), run, store, measures=["lm_loss"], lm_sequences=0)
 
 
 @pytest.mark.parametrize(
@@ -241,3 +282,138 @@ def test_settings_out_of_bounds_are_refused(run: Path, store: Path, name: str, v
 def test_pairs_need_sequences(run: Path, store: Path, name: str, least: int) -> None:
     with pytest.raises(UserError, match=f"pairs.{name}={least - 1}; expected at least {least}"):
         evaluated(alone(), run, store, pairs=PairConfig(**{name: least - 1}))
+
+
+@contextmanager
+def killed_after(num_written: int) -> Iterator[list[str]]:
+    """Let an evaluation write so many files of figures, whose names are given, and then end."""
+    written: list[str] = []
+    write = evaluator.write_figures
+
+    def write_or_die(path: Path, *figures: Any) -> None:
+        if len(written) == num_written:
+            raise KeyboardInterrupt
+        write(path, *figures)
+        written.append(f"{path.parent.name}/{path.stem}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluator, "write_figures", write_or_die)
+        yield written
+
+
+def test_a_killed_evaluation_goes_on_where_it_stopped(run: Path, store: Path) -> None:
+    with killed_after(10**6) as every:
+        expected = evaluated(alone(), run, store, **FEW)
+    assert len(every) == len(set(every)) == 4 * 8 + 2 + 2
+    for num_written in (1, 17, len(every) - 3):
+        with killed_after(num_written) as first, pytest.raises(KeyboardInterrupt):
+            evaluated(alone(), run, store, **FEW)
+        with killed_after(10**6) as rest:
+            found = gone_on_with(alone(), run, store, **FEW)
+        assert first + rest == every
+        assert found == expected
+
+
+def test_what_is_there_is_not_measured_again(
+    run: Path, store: Path, capsys: pytest.CaptureFixture
+) -> None:
+    expected = evaluated(alone(), run, store, **FEW)
+    with killed_after(10**6) as written:
+        assert gone_on_with(alone(), run, store, **FEW) == expected
+    assert written == [f"evaluation/{name}" for name in ("scaling", "forms")]  # of figures alone
+    with killed_after(10**6) as written:
+        gone_on_with(alone(), run, store, **FEW | CHANGED)
+    said = capsys.readouterr().err
+    assert "measuring jumprelu/fidelity again: batch_tokens, max_sequences changed" in said
+    assert "measuring jumprelu/similarity again: max_sequences changed" in said
+    assert not {"jumprelu/lm_loss", "jumprelu/coder"} & set(written)
+    other = save_random_coders(run.parent / "other", seed=1)
+    shutil.rmtree(run / "coders" / "jumprelu")
+    shutil.copytree(other / "coders" / "jumprelu", run / "coders" / "jumprelu")
+    with killed_after(10**6) as written:
+        gone_on_with(alone(), run, store, **FEW | CHANGED)
+    assert {name.partition("/")[0] for name in written} == {
+        *("jumprelu", "jumprelu--jumprelu-wide", "evaluation")
+    }
+    save_random_coders(run)
+
+
+def test_some_measures_of_some_rungs(run: Path, store: Path) -> None:
+    with killed_after(10**6) as written:
+        results = evaluated(alone(), run, store, measures=["frequency"], rungs=["jumprelu"], **FEW)
+    assert written == ["jumprelu/coder", "jumprelu/frequency"]
+    assert results["rungs"].keys() == {"jumprelu"} and results["of_run"] == {}
+    with killed_after(10**6) as written:
+        results = gone_on_with(alone(), run, store, measures=["stitching"], **FEW)
+    assert {name.partition("/")[2] for name in written} == {"coder", "fidelity", "stitching"}
+    (pair,) = results["pairs"]
+    assert "stitching" in pair and "roc" not in pair
+
+
+def test_coders_of_one_width_are_held_at_once(
+    run: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: weakref.WeakSet[Coder] = weakref.WeakSet()
+    widths: list[set[int]] = []
+    subject = Candidate.subject
+
+    def counted(self: Candidate, *given: Any) -> Subject:
+        gc.collect()
+        made = subject(self, *given)
+        alive.add(made.coder)
+        widths.append({coder.config.num_latents for coder in alive})
+        return made
+
+    monkeypatch.setattr(Candidate, "subject", counted)
+    evaluated(alone(), run, store, **FEW)
+    assert widths == [{48}, {48}, {48}, {64}, {48}, {48, 64}]  # and at last a pair
+
+
+def test_coders_of_two_runs_are_compared(run: Path, store: Path, tmp_path: Path) -> None:
+    (expected,) = evaluated(alone(), run, store, **FEW)["pairs"]
+    runs = []
+    for name in ("jumprelu", "jumprelu-wide"):
+        shutil.copytree(run / "coders" / name, tmp_path / f"part-{name}" / "coders" / name)
+        runs += finished(tmp_path / f"part-{name}", CPU)
+    source, config = StoredActivations(open_store(store)), EvaluationConfig(batch_tokens=7, **FEW)
+    small, large = evaluate(runs, source, tiny_lm, config, alone())
+    assert small["pairs"] == [] and small["rungs"].keys() == {"jumprelu"}
+    (found,) = large["pairs"]
+    assert found.pop("smaller") == "part-jumprelu/jumprelu"
+    path = tmp_path / "part-jumprelu-wide" / found.pop("by_latent")
+    assert load_file(path).keys() == {"max_cosine", "nearest", "mse_change"}
+    assert found == {key: expected[key] for key in expected if key not in ("smaller", "by_latent")}
+
+
+class NumLatents(Description):
+    """A measure of another package."""
+
+    name = "num_latents"
+
+    def result(self) -> dict[str, Any]:
+        """One figure."""
+        return {"their_figure": self.subject.coder.config.num_latents}
+
+
+def test_another_package_brings_a_measure(
+    run: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = EntryPoint("num_latents", f"{__name__}:NumLatents", "sae_dist.measures")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    registry.measures.cache_clear()
+    try:
+        results = evaluated(alone(), run, store, measures=["num_latents"], **FEW)
+    finally:
+        registry.measures.cache_clear()
+    found = {name: rung["their_figure"] for name, rung in results["rungs"].items()}
+    assert found == NUM_LATENTS
+
+
+def test_an_evaluation_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    about = tmp_path / "evaluation" / "about.json"
+    assert read_evaluation(tmp_path) is None
+    about.parent.mkdir()
+    for text, said in (("{", "unreadable .JSONDecodeError"), ('{"version": 3}', "has version 3")):
+        about.write_text(text)
+        with pytest.raises(UserError, match=said):
+            read_evaluation(tmp_path)

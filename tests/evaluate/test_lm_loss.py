@@ -5,12 +5,14 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import Coder
-from sae_dist.evaluate.lm_loss import LMLoss, Spliced
-from sae_dist.evaluate.uniformity import Uniformity, importance_sums, r_l0
+from sae_dist.evaluate import EvaluationConfig
+from sae_dist.evaluate.lm_batch import LMBatch
+from sae_dist.evaluate.measures.lm_loss import LMLoss
+from sae_dist.evaluate.measures.uniformity import Uniformity, importance_sums, r_l0
 from sae_dist.kernels import SparsePattern
-from sae_dist.lm import LM, LMConfig, divergence_NS, next_token_loss_NS, resolve
+from sae_dist.lm import LM, LMConfig, divergence_NS, next_token_loss_NS
 from tests.coders.kinds import config_of_kind
-from tests.evaluate.test_measures import mesh
+from tests.evaluate.made_up import subject_of
 from tests.lm.tiny import WIDTH, tiny_ids_NS, tiny_model
 
 
@@ -41,15 +43,15 @@ def lm_loss(
     site: str, *coders: Coder, split: Sequence[int] = (3,)
 ) -> tuple[float, list[dict[str, float]]]:
     """The clean loss on three sequences, and each coder's figures at a site."""
-    lm = tiny_lm()
-    place = resolve(lm.model, site)
-    spliced = {str(i): Spliced(coder, place, place) for i, coder in enumerate(coders)}
-    loss = LMLoss(lm, spliced, tiny_ids_NS(3).shape[1], torch.device("cpu"))
-    ids_NS, trainable_NS = tiny_ids_NS(3), TRAINABLE_NS.bool()
+    lm, ids_NS, trainable_NS = tiny_lm(), tiny_ids_NS(3), TRAINABLE_NS.bool()
+    at = {"site": site, "target": site, "num_positions": ids_NS.shape[1]}
+    losses = [LMLoss(subject_of(coder, **at)) for coder in coders]
     for batch in zip(ids_NS.split(list(split)), trainable_NS.split(list(split)), strict=True):
-        loss.update(*batch)
-    clean, figures = loss.result(mesh())
-    return clean, list(figures.values())
+        seen = LMBatch(lm, *batch)
+        for loss in losses:
+            loss.update(seen)
+    figures = [loss.result() for loss in losses]
+    return figures[0]["clean_loss"], figures
 
 
 @pytest.mark.parametrize("split", [(3,), (1, 1, 1), (2, 1)])
@@ -159,14 +161,13 @@ def logits_from_leaf(lm: LM, ids_1S: Tensor, position: int) -> tuple[Tensor, Ten
 
 def test_uniformity_takes_each_tokens_own_gradient() -> None:
     lm, coder, ids_NS = tiny_lm(), copying_coder(), tiny_ids_NS(3)
-    place = resolve(lm.model, "resid_post.0")
-    uniformity = Uniformity(
-        lm, {"copy": Spliced(coder, place, place)}, 2, mesh(), torch.device("cpu")
-    )
+    config = EvaluationConfig(uniformity_positions=2)
+    place = {"site": "resid_post.0", "target": "resid_post.0"}
+    uniformity = Uniformity(subject_of(coder, config=config, **place))
     trainable_NS = TRAINABLE_NS.bool()
     for batch in zip(ids_NS.split([1, 2]), trainable_NS.split([1, 2]), strict=True):
-        uniformity.update(*batch)
-    found = uniformity.result(mesh())["copy"]["uniformity"]
+        uniformity.update(LMBatch(lm, *batch))
+    found = uniformity.result()["uniformity"]
 
     r = []
     for row, positions in enumerate([[1, 4], [1, 2], [2, 4]]):  # of the usable, evenly spaced

@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_dist.evaluate import CoderOutput, Fidelity
-from sae_dist.evaluate.consistency import ConsistentActivation
-from sae_dist.evaluate.frequency import FiringFrequency
-from sae_dist.evaluate.output import Measure, moments
-from sae_dist.evaluate.position import ReconstructionByPosition
-from sae_dist.evaluate.similarity import Similarity
+from sae_dist.evaluate import CoderOutput, Fidelity, Measure
+from sae_dist.evaluate.measures.consistency import ConsistentActivation
+from sae_dist.evaluate.measures.frequency import FiringFrequency
+from sae_dist.evaluate.measures.position import ReconstructionByPosition
+from sae_dist.evaluate.measures.similarity import Similarity
+from sae_dist.evaluate.output import moments
 from sae_dist.evaluate.summary import histogram
 from sae_dist.kernels import SparsePattern
 from sae_dist.parallel import Mesh, make_mesh
+from tests.evaluate.made_up import subject
 from tests.processes import alone
 
 NUM_TOKENS, D_OUT, NUM_LATENTS = 200, 5, 12
@@ -44,6 +45,7 @@ def seen(acts_BF: Tensor, y_BE: Tensor, ŷ_BE: Tensor, first: int = 0) -> CoderO
         acts_N=acts_BF[row_N, latent_N],
         sequence_B=token_B // 10,
         position_B=token_B % 10,
+        input_ids_NS=100 + torch.arange((first + len(acts_BF)) // 10 * 10 + 10).view(-1, 10),
     )
 
 
@@ -53,11 +55,11 @@ def measured(measure: Measure, split: Sequence[int], *parts: Tensor) -> dict:
     for batch in zip(*(v.split(list(split)) for v in parts), strict=True):
         measure.update(seen(*batch, first))
         first += len(batch[0])
-    return measure.result(mesh())
+    return measure.result()
 
 
 def measure(split: Sequence[int], acts_BF: Tensor, y_BE: Tensor, ŷ_BE: Tensor) -> dict:
-    return measured(Fidelity(D_OUT, torch.device("cpu")), split, acts_BF, y_BE, ŷ_BE)
+    return measured(Fidelity(subject(width=D_OUT)), split, acts_BF, y_BE, ŷ_BE)
 
 
 @pytest.mark.parametrize("split", SPLITS, ids=str)
@@ -90,7 +92,7 @@ def test_firing_frequencies_are_counted_as_by_hand(split: list[int]) -> None:
     acts_BF[:24, 1] = 3.0  # log₁₀ 0.12 = -0.92
     acts_BF[-24:, 2] = 3.0
     acts_BF[7, 3] = 3.0  # log₁₀ 0.005 = -2.3
-    frequency = FiringFrequency(5, torch.device("cpu"))
+    frequency = FiringFrequency(subject(5))
     y_BE = torch.zeros(NUM_TOKENS, D_OUT)
     found = measured(frequency, split, acts_BF, y_BE, y_BE)
     assert found["share_above_1_percent"] == 0.6
@@ -119,7 +121,7 @@ def test_fvu_variants_are_what_others_report() -> None:
 @pytest.mark.parametrize("split", SPLITS, ids=str)
 def test_similarity_is_that_of_the_vectors(split: list[int]) -> None:
     acts_BF, y_BE, ŷ_BE = made_up()
-    found = measured(Similarity(torch.device("cpu")), split, acts_BF, y_BE, 0.5 * ŷ_BE)
+    found = measured(Similarity(subject()), split, acts_BF, y_BE, 0.5 * ŷ_BE)
     y, ŷ = y_BE.double().numpy(), 0.5 * ŷ_BE.double().numpy()
     norms = np.linalg.norm(y, axis=1), np.linalg.norm(ŷ, axis=1)
     products = (y * ŷ).sum(1)
@@ -149,6 +151,11 @@ def test_moments_of_blocks_are_those_of_the_whole(num_rows: int) -> None:
     assert found._asdict().keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(getattr(found, name), value, rtol=1e-12, atol=1e-12)
+
+
+def test_what_passes_a_coder_knows_its_tokens() -> None:
+    some = seen(*made_up(), first=20)
+    assert torch.equal(some.input_ids_B, torch.arange(120, 120 + NUM_TOKENS))
 
 
 def test_entries_of_zero_are_not_active() -> None:
@@ -188,10 +195,10 @@ def test_equal_targets_have_no_fvu(value: float) -> None:
 def test_a_token_of_zeros_has_no_norm_ratio_and_a_cosine_of_zero() -> None:
     acts_BF, y_BE, _ = made_up()
     y_BE[0] = 0
-    found = measured(Similarity(torch.device("cpu")), [200], acts_BF, y_BE, y_BE)
+    found = measured(Similarity(subject()), [200], acts_BF, y_BE, y_BE)
     assert found["l2_norm_ratio"] is None
     assert found["cosine_similarity"] == pytest.approx(199 / 200)
-    found = measured(Similarity(torch.device("cpu")), [200], acts_BF, y_BE, 0 * y_BE)
+    found = measured(Similarity(subject()), [200], acts_BF, y_BE, 0 * y_BE)
     assert found["relative_reconstruction_bias"] is None and found["cosine_similarity"] == 0
 
 
@@ -200,7 +207,7 @@ def test_each_position_has_its_own_loss(split: list[int]) -> None:
     acts_BF, y_BE, ŷ_BE = made_up()
     y_BE, ŷ_BE, acts_BF = (v[:195] for v in (y_BE, ŷ_BE, acts_BF))  # five tokens short
     split = [*split[:-1], split[-1] - 5] if split[-1] >= 5 else [195]
-    measure = ReconstructionByPosition(11, D_OUT, torch.device("cpu"))
+    measure = ReconstructionByPosition(subject(width=D_OUT, num_positions=11))
     found = measured(measure, split, acts_BF, y_BE, ŷ_BE)["by_position"]
     error_B = (y_BE.double() - ŷ_BE.double()).square().sum(1)
     assert found["tokens"] == [20] * 5 + [19] * 5 + [0]
@@ -209,7 +216,7 @@ def test_each_position_has_its_own_loss(split: list[int]) -> None:
     mean_fvu = (
         sum(n * f for n, f in zip(found["tokens"][:10], found["fvu"][:10], strict=True)) / 195
     )
-    whole = measured(Fidelity(D_OUT, torch.device("cpu")), [195], acts_BF, y_BE, ŷ_BE)
+    whole = measured(Fidelity(subject(width=D_OUT)), [195], acts_BF, y_BE, ŷ_BE)
     assert mean_fvu == pytest.approx(whole["fvu"])
 
 
@@ -219,7 +226,7 @@ def test_both_consistency_heuristics_are_counted_as_by_hand(split: list[int]) ->
     acts_BF[0:10, 0] = 2.0  # every token of one sequence
     acts_BF[5:200:20, 1] = 4.0  # one token in each second sequence
     y_BE = torch.zeros(NUM_TOKENS, D_OUT)
-    found = measured(ConsistentActivation(3, torch.device("cpu")), split, acts_BF, y_BE, y_BE)
+    found = measured(ConsistentActivation(subject(3)), split, acts_BF, y_BE, y_BE)
     caption, code = (found[f"consistent_activation_{name}"] for name in ("caption", "code"))
     assert caption["mean"] == pytest.approx((20 + 40) / NUM_TOKENS / 2)
     assert (code["mean"], code["quantiles"]["0.1"], code["quantiles"]["0.9"]) == (5.5, 1.0, 10.0)

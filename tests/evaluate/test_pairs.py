@@ -1,3 +1,5 @@
+import json
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -5,16 +7,18 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import Coder, kind_names, slice_of
+from sae_dist.common.errors import UserError
+from sae_dist.evaluate import cosine
+from sae_dist.evaluate.cosine import compare_decoders
+from sae_dist.evaluate.groups import neighbours
+from sae_dist.evaluate.measures.novelty import Novelty, roc
+from sae_dist.evaluate.measures.stitching import Stitching, plan
 from sae_dist.evaluate.output import run_coder
-from sae_dist.evaluate.pairs import compare, cosine, neighbours
-from sae_dist.evaluate.pairs.cosine import alike, nearest
-from sae_dist.evaluate.pairs.insertion import Insertion, roc
-from sae_dist.evaluate.pairs.stitching import plan
 from sae_dist.parallel import Axis, Mesh, World, make_mesh, set_mesh
 from tests.coders.kinds import config_of_kind
 from tests.coders.test_memory import LargestTensor
+from tests.evaluate.made_up import compared, pair_of
 from tests.evaluate.test_evaluator import assert_same
-from tests.evaluate.test_measures import mesh
 from tests.processes import alone, run_on
 
 D = 8
@@ -59,34 +63,34 @@ def mse(coder: Coder, out_F: Tensor, more: Coder, in_G: Tensor) -> float:
 
 
 def test_nearest_latents_are_found_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae_dist.evaluate.pairs.cosine._BLOCK_VALUES", 20)
+    monkeypatch.setattr(cosine, "_BLOCK_VALUES", 20)
     small, large = pair()
     cosine_GF = torch.cosine_similarity(large.W_dec[:, None], small.W_dec[None], dim=2)
-    found = nearest(large.W_dec * 3, small.W_dec * 2, Axis())
+    found = compare_decoders(large.W_dec * 3, small.W_dec * 2, 0.7, Axis())
     torch.testing.assert_close(found.cosine_G, cosine_GF.max(1).values)
     assert torch.equal(found.latent_G, cosine_GF.argmax(1))
-    assert torch.equal(alike(large.W_dec, small.W_dec, 0.7, Axis()), (cosine_GF >= 0.7).nonzero().T)
+    assert torch.equal(found.edges_2N, (cosine_GF >= 0.7).nonzero().T)
 
 
 def test_what_a_latent_adds_is_what_inserting_it_changes() -> None:
     small, large = pair()
-    insertion = Insertion(small, large, nearest(large.W_dec, small.W_dec, Axis()), 0.7, mesh())
+    novelty = Novelty(pair_of(small, large))
     x, y, mask = tokens()
     for rows in (slice(0, 2), slice(2, 6)):
         both = [run_coder(c, x[rows], y[rows], mask[rows]) for c in (small, large)]
-        insertion.update(*both)
+        novelty.update(*both)
     nothing, one = torch.zeros(6).bool(), torch.eye(10).bool()
     before = mse(small, nothing, large, torch.zeros(10).bool())
     fires_G = large.encode(x[mask]).any(0)
-    for g, change in enumerate(insertion.changes().tolist()):
+    for g, change in enumerate(novelty.changes().tolist()):
         if fires_G[g]:
             assert change == pytest.approx(mse(small, nothing, large, one[g]) - before, abs=1e-5)
         else:
             assert change != change
-    table = insertion.result()["mse"]
+    table = novelty.result()["mse"]
     assert table["smaller"]["all"] == pytest.approx(before, rel=1e-5)
     acts_BG, errors_B = large.encode(x[mask]), (x[mask] - small(x[mask])).square().sum(1)
-    chosen = (insertion._near.cosine_G < 0.7) & fires_G & (acts_BG == 0).any(0)
+    chosen = (novelty._near.cosine_G < 0.7) & fires_G & (acts_BG == 0).any(0)
     assert table["latents"] == int(chosen.sum()) > 0
     active = [float(errors_B[acts_BG[:, g] > 0].mean()) for g in chosen.nonzero().flatten()]
     assert table["smaller"]["active"] == pytest.approx(sum(active) / len(active), rel=1e-5)
@@ -98,10 +102,10 @@ def test_similar_activations_are_correlated_as_by_hand() -> None:
     large.b_enc[:6], large.threshold[:6] = small.b_enc, small.threshold
     large.W_enc[1] *= 1.5
     x, y, mask = tokens()
-    insertion = Insertion(small, large, nearest(large.W_dec, small.W_dec, Axis()), 0.7, mesh())
-    insertion.update(run_coder(small, x, y, mask), run_coder(large, x, y, mask))
+    novelty = Novelty(pair_of(small, large))
+    novelty.update(run_coder(small, x, y, mask), run_coder(large, x, y, mask))
     f_BG, g_BF = large.encode(x[mask]).double(), small.encode(x[mask]).double()
-    near = nearest(large.W_dec, small.W_dec, Axis())
+    near = novelty.pair.similarity
     both = [
         (
             float(near.cosine_G[g]),
@@ -110,7 +114,7 @@ def test_similar_activations_are_correlated_as_by_hand() -> None:
         for g, f in enumerate(near.latent_G.tolist())
         if near.cosine_G[g] > 0.5 and f_BG[:, g].any() and g_BF[:, f].any()
     ]
-    found = insertion.result()["activation_similarity"]
+    found = novelty.result()["activation_similarity"]
     assert found["latents"] == len(both) > 3
     assert found["r_squared"] == pytest.approx(
         float(torch.corrcoef(torch.tensor(both).T)[0, 1] ** 2), rel=1e-3
@@ -129,9 +133,9 @@ def test_groups_are_swapped_whole_after_the_others_came_in() -> None:
 @pytest.mark.parametrize("kind", kind_names())
 def test_every_stitched_coder_is_what_its_latents_make(kind: str) -> None:
     small, large = pair(kind)
-    figures = compare(small, large, [], [tokens()], 0.7, mesh())["stitching"]
-    near = nearest(large.W_dec, small.W_dec, Axis())
-    order = plan(near.cosine_G, alike(large.W_dec, small.W_dec, 0.7, Axis()), 6, 0.7, Axis())
+    both = pair_of(small, large)
+    figures, near = compared(both, [], [tokens()])["stitching"], both.similarity
+    order = plan(near.cosine_G, near.edges_2N, 6, 0.7, Axis())
     assert figures["steps"] == list(range(order.num_steps + 1))
     x, _, mask = tokens()
     for step in range(order.num_steps):
@@ -162,26 +166,41 @@ def sliced(coder: Coder, mesh: Mesh) -> Coder:
     return set_mesh(held, mesh)
 
 
-def compared(world: World, latent: int) -> dict[str, dict]:
+def compared_on(world: World, latent: int) -> dict[str, dict]:
     """Two coders of each kind compared on a mesh, whose parts get unequally many tokens."""
     mesh = make_mesh(world, latent, {})
     batches = list(zip(*(v.split([1, 3, 2]) for v in tokens()), strict=True))
     own = batches[mesh.data.index :: mesh.data.size]
     found = {}
     for kind in kind_names():
-        small, large = (sliced(coder, mesh) for coder in pair(kind))
-        found[kind] = compare(small, large, own, own, 0.7, mesh)
+        both = pair_of(*(sliced(coder, mesh) for coder in pair(kind)), mesh)
+        found[kind] = compared(both, own, own)
+        del found[kind]["by_latent"]
     return found
 
 
 @pytest.mark.parametrize(("world", "latent"), [(2, 2), (4, 2)])
 def test_slices_are_compared_as_the_whole_is(world: int, latent: int) -> None:
-    expected = compared(alone(), 1)
+    expected = compared_on(alone(), 1)
     for figures in expected.values():
         assert figures["latents"]["novel"] > 0 and figures["latents"]["reconstruction"] > 0
         assert 0 < figures["stitching"]["num_inserted"] < figures["stitching"]["num_steps"] - 2
-    for found in run_on(world, compared, latent):
+    for found in run_on(world, compared_on, latent):
         assert_same(found, expected)
+
+
+def test_stitching_gives_what_going_from_latent_to_latent_gave() -> None:
+    """`stitching.json` was written by a loop over all steps that moved one latent at a time."""
+    known = json.loads((Path(__file__).parent / "stitching.json").read_text())
+    for kind, figures in compared_on(alone(), 1).items():
+        assert figures["stitching"]["l0"] == known[kind]["l0"]
+        assert figures["stitching"]["mse"] == pytest.approx(known[kind]["mse"], rel=1e-12)
+
+
+def test_stitching_in_blocks_of_few_tokens_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = compared_on(alone(), 1)
+    monkeypatch.setattr("sae_dist.evaluate.measures.stitching._BLOCK_VALUES", {"cpu": 100})
+    assert_same(compared_on(alone(), 1), expected)
 
 
 def largest_tensor(world: World, latent: int) -> int:
@@ -189,14 +208,20 @@ def largest_tensor(world: World, latent: int) -> int:
     mesh = make_mesh(world, latent, {})
     coders = [sliced(coder(num, 0, "topk"), mesh) for num in (1024, 4096)]
     with patch.object(cosine, "_BLOCK_VALUES", 1024), LargestTensor() as largest:
-        compare(*coders, [], [], 0.99, mesh)
+        compared(pair_of(*coders, mesh, tau=0.99), [], [])
     return largest.num_elements
 
 
 def test_nobody_holds_a_decoder_that_lies_in_slices() -> None:
-    both = (1024 + 4096) * D
-    assert largest_tensor(alone(), 1) == both
-    assert run_on(2, largest_tensor, 2) == [both // 2] * 2
+    assert run_on(2, largest_tensor, 2) == [4096 * D // 2] * 2
+
+
+def test_too_many_pairs_of_like_latents_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cosine, "_MOST_EDGES", 3)
+    both = pair_of(*pair())
+    assert both.similarity.edges_2N is None
+    with pytest.raises(UserError, match="a cosine of at least pairs.tau=0.7; expected one that"):
+        Stitching(both)
 
 
 def test_the_roc_of_known_scores() -> None:

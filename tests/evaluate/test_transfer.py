@@ -1,6 +1,7 @@
 """Coders on the conversations of a finetune."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,21 +11,26 @@ import pytest
 import torch
 from torch import Tensor
 
+from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.coders import Coder, save_coder
 from sae_dist.common.errors import UserError
-from sae_dist.evaluate.lm_loss import Spliced
-from sae_dist.evaluate.transfer import Prompt, Trained, TransferConfig, transfer
-from sae_dist.evaluate.transfer.conversations import Conversations, converse
-from sae_dist.evaluate.transfer.norms import MeanNorm
-from sae_dist.evaluate.transfer.rescaled import Rescaled
-from sae_dist.evaluate.transfer.subjects import load_subjects
-from sae_dist.evaluate.transfer.transfer import _figures as figures_of
+from sae_dist.evaluate import Candidate, TransferConfig, finished
+from sae_dist.evaluate.conversations import Conversations, Prompt, converse
+from sae_dist.evaluate.measures.transfer import (
+    MeanNorm,
+    Trained,
+    _OnParts,
+    measure_on,
+    transfer,
+)
 from sae_dist.lm import LM, next_token_loss_NS, resolve
 from sae_dist.parallel import World, make_mesh
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations
+from tests.evaluate.made_up import subject_of
 from tests.evaluate.test_evaluator import (
     CODERS,
+    CPU,
     assert_same,
     evaluated,
     save_random_coders,
@@ -41,6 +47,7 @@ PROMPTS = [  # the user's prefix 0 1 2, the model's 3 4
     Prompt([0, 1, 2, *words, 3, 4], [False] * 3 + [True] * len(words) + [False, True])
     for words in ([10, 11, 12, 13], [14], [15, 16])
 ]
+PLACES = ("base", "finetuned")
 CONFIG = TransferConfig(sequences=7, rollout_tokens=5, batch_sequences=2, seed=1)
 
 
@@ -58,9 +65,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def transferred(world: World, run: Path, store: Path, latent: int = 1, **change: Any) -> dict:
     source = StoredActivations(open_store(store))
-    trained = [Trained("base", run, source), Trained("finetuned", run, source)]
+    trained = [Trained(on, run, source) for on in PLACES]
     config = replace(CONFIG, **change)
+    on_first_rank(None, lambda: shutil.rmtree(run / "evaluation", ignore_errors=True))
     return transfer(tiny_lm(), PROMPTS, SPECIAL, trained, config, make_mesh(world, latent, {}))
+
+
+def by_name(found: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Of each coder the rows by part."""
+    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in found["rows"]:
+        rows.setdefault(row["name"], {})[row["part"]] = row
+    return rows
 
 
 def test_prompt_and_rollout_are_measured_and_nothing_else() -> None:
@@ -107,9 +123,10 @@ def test_a_coder_that_copies_costs_nothing(tmp_path: Path, site: str, width: int
     store = write_store(tmp_path / "store", acts, chunk_mib=0.005, shard_mib=0.01, held_out=0.3)
     trained = [Trained("base", run, StoredActivations(store))]
     found = transfer(tiny_lm(), PROMPTS, SPECIAL, trained, CONFIG, mesh())
-    copy = found["rungs"]["copy"]
-    assert copy["rescaled_by"]["input"] == copy["rescaled_by"]["target"] != 1
+    copy = by_name(found)["copy"]
     for part in ("prompt", "rollout"):
+        factors = copy[part]["rescaled_by"]
+        assert factors["input"] == factors["target"] != 1
         for variant in ("", "_rescaled"):
             assert copy[part][f"delta_loss{variant}"] == pytest.approx(0, abs=1e-5)
             assert copy[part][f"fvu{variant}"] == pytest.approx(0, abs=1e-9)
@@ -126,7 +143,8 @@ def test_the_clean_loss_is_that_of_each_parts_predicted_tokens(run: Path, store:
     for place, part in ((1, "prompt"), (2, "rollout")):
         assert found["clean_loss"][part] == pytest.approx(float(sums[place] / counts[place]), 1e-5)
         assert found[f"{part}_tokens"] == counts[place]
-        assert {rung[part]["tokens"] for rung in found["rungs"].values()} == {int(counts[place])}
+        tokens = {row["tokens"] for row in found["rows"] if row["part"] == part}
+        assert tokens == {int(counts[place])}
 
 
 def held_out(source: StoredActivations) -> list[Conversations]:
@@ -137,15 +155,19 @@ def held_out(source: StoredActivations) -> list[Conversations]:
     ]
 
 
+def coders_of(run: Path, source: StoredActivations) -> list[tuple[Trained, Candidate]]:
+    trained = Trained("base", run, source)
+    return [(trained, candidate) for candidate in finished(run, CPU)]
+
+
 def test_a_finetune_that_is_the_base_has_the_bases_figures(run: Path, store: Path) -> None:
     source = StoredActivations(open_store(store))
     lm, config = tiny_lm(), TransferConfig(sequences=100)
-    subjects = load_subjects([Trained("base", run, source)], lm, mesh(), torch.device("cpu"))
-    found = figures_of(lm, subjects, held_out(source), config, mesh())
+    found = measure_on(lm, coders_of(run, source), held_out(source), config, mesh())
     expected = evaluated(alone(), run, store, batch_tokens=4096)
     assert found["clean_loss"]["rollout"] == pytest.approx(expected["clean_loss"], rel=1e-6)
-    for name, rung in found["rungs"].items():
-        assert list(rung["rescaled_by"].values()) == pytest.approx([1, 1], rel=1e-6)
+    for name, rung in by_name(found).items():
+        assert list(rung["rollout"]["rescaled_by"].values()) == pytest.approx([1, 1], rel=1e-6)
         for figure in ("l0", "fvu", "delta_loss"):
             for variant in ("", "_rescaled"):
                 close = pytest.approx(expected["rungs"][name][figure], rel=1e-5, abs=1e-6)
@@ -157,28 +179,23 @@ def test_rescaling_undoes_what_a_finetune_did_to_the_norm(run: Path, store: Path
     lm, config = tiny_lm(), TransferConfig(sequences=100)
     site = resolve(lm.model, "resid_post.1")
     lm.model.get_submodule(site.module_path).register_forward_hook(lambda m, a, y: 2 * y)
-    subjects = [
-        subject
-        for subject in load_subjects(
-            [Trained("base", run, source)], lm, mesh(), torch.device("cpu")
-        )
-        if subject.spliced.read.name == "resid_post.1"
-    ]
-    found = figures_of(lm, subjects, held_out(source), config, mesh())["rungs"]
+    coders = [both for both in coders_of(run, source) if both[1].site == "resid_post.1"]
+    found = by_name(measure_on(lm, coders, held_out(source), config, mesh()))
     expected = evaluated(alone(), run, store, batch_tokens=4096)["rungs"]
     for name in ("jumprelu", "jumprelu-wide"):
         part = found[name]["rollout"]
-        assert found[name]["rescaled_by"] == pytest.approx({"input": 0.5, "target": 0.5}, rel=1e-6)
+        assert part["rescaled_by"] == pytest.approx({"input": 0.5, "target": 0.5}, rel=1e-6)
         assert part["fvu_rescaled"] == pytest.approx(expected[name]["fvu"], rel=1e-5)
         assert part["l0_rescaled"] == pytest.approx(expected[name]["l0"], rel=1e-5)
         assert part["l0"] > part["l0_rescaled"] and part["fvu"] != part["fvu_rescaled"]
 
 
 def test_a_rescaled_coder_is_one_between_two_factors() -> None:
-    coder, place = copying_coder(), resolve(tiny_lm().model, "embed")
+    coder = copying_coder()
     coder.b_dec.fill_(1.0)
     x_NSD = torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(0))
-    rescaled = Rescaled(Spliced(coder, place, place), a=0.5, b=0.25)
+    at = {"site": "embed", "target": "embed"}
+    rescaled = _OnParts(tiny_lm(), subject_of(coder, **at), a=0.5, b=0.25)
     torch.testing.assert_close(rescaled.replace(x_NSD, x_NSD), (0.5 * x_NSD + 1) / 0.25)
     seen = rescaled.run_coder({"embed": x_NSD}, torch.ones(2, 3, dtype=torch.bool))
     torch.testing.assert_close(seen.y_BE, 0.25 * x_NSD.flatten(0, 1))
@@ -202,7 +219,7 @@ def test_every_mesh_gives_the_same_figures(run: Path, store: Path, world: int, l
     expected = transferred(alone(), run, store)
     json.dumps(expected, allow_nan=False)
     assert undocumented(expected, set(CODERS)) == set()
-    assert sorted(expected["rungs"]) == sorted([*CODERS, *(f"run/{name}" for name in CODERS)])
+    assert list(by_name(expected)) == [*sorted(CODERS), *(f"run/{n}" for n in sorted(CODERS))]
     for found in run_on(world, on_a_mesh, run, store, {"latent": latent}):
         assert_same(found, expected)
 
@@ -211,6 +228,17 @@ def test_a_process_without_conversations_takes_part(run: Path, store: Path) -> N
     expected = transferred(alone(), run, store, sequences=2)
     for found in run_on(2, on_a_mesh, run, store, {"sequences": 2}):
         assert_same(found, expected)
+
+
+def test_what_is_there_is_not_rolled_out_again(
+    run: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = transferred(alone(), run, store)
+    trained = [Trained(on, run, StoredActivations(open_store(store))) for on in PLACES]
+    monkeypatch.setattr("sae_dist.evaluate.measures.transfer.converse", None)
+    assert transfer(tiny_lm(), PROMPTS, SPECIAL, trained, CONFIG, mesh()) == expected
+    with pytest.raises(TypeError):  # another seed has other rollouts
+        transfer(tiny_lm(), PROMPTS, SPECIAL, trained, replace(CONFIG, seed=2), mesh())
 
 
 def silent(lm: LM) -> LM:

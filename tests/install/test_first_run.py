@@ -47,7 +47,7 @@ def test_from_text_to_saelens(installed: Path, tmp_path: Path) -> None:
     home = tmp_path / "runs" / "first"
     rungs = sorted(path.name for path in (home / "coders").iterdir())
     assert len(rungs) == 2 == done.stdout.count("SAELens loads")
-    assert sorted(json.loads((home / "evaluation.json").read_text())["rungs"]) == rungs
+    assert sorted(path.parent.name for path in home.glob("evaluation/*/coder.json")) == rungs
     assert all(name in (home / "report" / "index.html").read_text() for name in rungs)
 
     run(installed, "python", "-c", OURS, cwd=tmp_path).check_returncode()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import Coder
-from sae_dist.evaluate.lm_loss import replacement_by
+from sae_dist.evaluate.lm_batch import replacement_by
 from sae_dist.lm import LM, loss_of_logits_NS, resolve, splice
 from sae_dist.stream import HeldOutBatch
 

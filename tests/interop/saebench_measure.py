@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from sae_dist.coders import fold, load_coder
+from sae_dist.evaluate import read_evaluation
 from sae_dist.interop import FORMATS, FormatName
 from sae_dist.lm import LMConfig, load_lm
 from sae_dist.store import open_store
@@ -111,8 +112,8 @@ def measure(home: Path) -> Found:
     _write_lines(home / "tokens/train.jsonl", [{"tokens": ids} for ids in tokens])
     _write_classes(home / CLASSES)
     said = _run(home, _plan(home))
-    results = json.loads((home / "runs/r/evaluation.json").read_text())
-    meta = json.loads((home / "runs/meta/evaluation.json").read_text())["rungs"][META]
+    results = read_evaluation(home / "runs/r")
+    meta = read_evaluation(home / "runs/meta")["rungs"][META]
     core = {path.name: _core_figures(path) for path in sorted((home / "core").iterdir())}
     core = {name.removesuffix("_custom_sae_eval_results.json"): f for name, f in core.items()}
     theirs = {name: f for name, f in core.items() if not name.startswith("saelens-")}

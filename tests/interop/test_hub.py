@@ -1,6 +1,5 @@
 """Export, push and load, by the real client against a Hub on this machine."""
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 from sae_dist.coders import Form, fold, load_coder, save_coder
 from sae_dist.coders.files import WEIGHTS
+from sae_dist.evaluate.results import ABOUT, VERSION, run_path, rung_path, write_record
 from sae_dist.interop import FORMATS, FormatName
 from tests.coders.test_coder import trained
 from tests.interop.hub import TOKEN, Hub, serving
@@ -41,8 +41,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         about = {"site": "resid_post.1", "target": "resid_post.1", "run": "r", "source": SOURCE}
         save_coder(run / "coders" / name, coder, coder.state_dict(), about)
     (run / "config.yaml").write_text("store: /home/me/store\n")
-    evaluation = {"tokens": 1000, "clean_loss": 3.0, "rungs": dict.fromkeys(KINDS, figures)}
-    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    write_record(run_path(run, ABOUT), {"version": VERSION})
+    figures |= {"tokens": 1000, "clean_loss": 3.0}
+    for name in KINDS:
+        write_record(rung_path(run, name, "coder"), {"of": {}, "figures": figures})
     return home
 
 

@@ -106,13 +106,19 @@ class Browser:
         self._send("Input.dispatchKeyEvent", type="keyDown", **about, **text)
         self._send("Input.dispatchKeyEvent", type="keyUp", **about)
 
-    def click(self, selector: str) -> None:
-        """Click in the middle of the first element that is found, once it is in sight."""
+    def hover(self, selector: str) -> tuple[float, float]:
+        """Point at the middle of the first element that is found, once it is in sight."""
         x, y = self.value(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
             "e.scrollIntoView({block: 'center', inline: 'center'});"
             "const r = e.getClientRects()[0]; return [r.x + r.width / 2, r.y + r.height / 2]; })()"
         )
+        self._send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        return x, y
+
+    def click(self, selector: str) -> None:
+        """Click there."""
+        x, y = self.hover(selector)
         for kind in ("mousePressed", "mouseReleased"):
             self._send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 

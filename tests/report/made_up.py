@@ -5,6 +5,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+from sae_dist.evaluate.results import (
+    VERSION,
+    pair_path,
+    run_path,
+    rung_path,
+    write_figures,
+    write_record,
+)
 from tests.report.made_up_beside import made_up_beside
 
 EDGES_LOG10 = [-7.0 + 0.25 * i for i in range(29)]
@@ -24,27 +32,26 @@ def made_up_rungs(with_lm: bool = True) -> dict[str, dict[str, Any]]:
 def write_run(
     folder: Path, rungs: dict[str, dict[str, Any]], steps: int = 2000, beside: bool = False
 ) -> Path:
-    """`config.yaml`, `evaluation.json` and `metrics.jsonl` of a run with these rungs; `beside` them
-    what version 3 says of all of them together.
+    """The files of a run with these rungs; `beside` them what is measured of all of them together.
+
+    As many figures stand in a file as is simplest: they are read as one, whatever file they are in.
     """
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(
         "seed: 7\ntokens: 8192000\nbatch_tokens: 4096\nprecision: float32\nstore: stores/made_up\n"
         "coder:\n  kind: jumprelu\n  num_latents: 16384\n"
     )
-    has_lm = any("delta_loss" in rung for rung in rungs.values())
-    evaluation = {
-        "version": 3,
-        "run": folder.name,
-        "store": {"path": "stores/made_up", "manifest": "5f" * 32, "lm": {"name": "small-lm"}},
-        "tokens": 262144,
-        "sequences": 2048,
-        "clean_loss": 3.8125 if has_lm else None,
-        "rungs": rungs,
-    }
-    if beside:
-        evaluation |= made_up_beside(rungs)
-    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    store = {"path": "stores/made_up", "manifest": "5f" * 32}
+    about = {"run": folder.name, "store": store, "lm": {"name": "small-lm"}, "sequences": 2048}
+    write_record(folder / "evaluation" / "about.json", {"version": VERSION} | about)
+    for name, rung in rungs.items():
+        write_figures(rung_path(folder, name, "coder"), {}, rung)
+    pairs, of_run = made_up_beside(rungs) if beside else ([], {})
+    for pair in pairs:
+        names = {key: pair.pop(key) for key in ("smaller", "larger")}
+        write_figures(pair_path(folder, **names, measure="novelty"), names, pair)
+    for measure, figures in of_run.items():
+        write_figures(run_path(folder, measure), {}, figures)
     lines = [line for step in range(0, steps, 10) for line in _metrics(step, rungs)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
@@ -68,6 +75,7 @@ def _rung(
         "k": None if kind == "jumprelu" else 32,
         "d_in": 512,
         "d_out": 512,
+        "tokens": 262144,
         "l0": 51.37 - 9.13 * step if kind == "jumprelu" else 32.0,
         "fvu": fvu,
         "dead_share": never / width,
@@ -82,6 +90,7 @@ def _rung(
         "uniformity": {"r_l0": 0.6 - 0.05 * step + shift, "tokens": 512, "left_out": 0}
         if with_lm
         else None,
+        "clean_loss": 3.8125 if with_lm else None,
         "delta_loss": delta if with_lm else None,
         "ce_increase_percent": 100 * delta / 3.8125 if with_lm else None,
         "loss_recovered": 1 - delta / 6.1 if with_lm else None,

@@ -1,4 +1,4 @@
-"""What version 3 of an evaluation says of rungs together, in the shapes of `docs/evaluation.md`."""
+"""What an evaluation says of rungs together, in the shapes of `docs/evaluation.md`."""
 
 import math
 from itertools import groupby, pairwise
@@ -7,8 +7,8 @@ from typing import Any
 Rungs = dict[str, dict[str, Any]]
 
 
-def made_up_beside(rungs: Rungs) -> dict[str, Any]:
-    """`pairs`, `ladder`, `comparison` and `transfer` of these rungs."""
+def made_up_beside(rungs: Rungs) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Pairs of these rungs, and what measures of the whole run say of them, by name."""
     families = [
         (about, list(own))
         for about, own in groupby(
@@ -20,18 +20,11 @@ def made_up_beside(rungs: Rungs) -> dict[str, Any]:
         for _, own in families
         for pair in pairwise(sorted(own, key=lambda name: rungs[name]["num_latents"]))
     ]
-    return {
-        "pairs": [_pair(smaller, larger, rungs) for smaller, larger in neighbours],
-        "ladder": {
-            "scaling_laws": [
-                _law(about, own, loss, rungs) for about, own in families for loss in _LOSSES
-            ],
-            "dead_by_width": [
-                _about(about) | {"points": [_point(name, rungs, "dead_share") for name in own]}
-                for about, own in families
-            ],
-        },
-        "comparison": [_comparison(rungs)],
+    laws = [_law(about, own, loss, rungs) for about, own in families for loss in _LOSSES]
+    pairs = [_pair(smaller, larger, rungs) for smaller, larger in neighbours]
+    return pairs, {
+        "scaling": {"rows": laws},
+        "forms": {"rows": _forms(rungs)},
         "transfer": _transfer(rungs),
     }
 
@@ -66,6 +59,7 @@ def _law(family: tuple[str, ...], names: list[str], loss: str, rungs: Rungs) -> 
         "coefficients": coefficients,
         "standard_errors": {name: abs(value) / 9 for name, value in coefficients.items()},
         "r2": 0.973,
+        "num_points": len(points),
         "points": points,
     }
 
@@ -111,6 +105,7 @@ def _pair(smaller: str, larger: str, rungs: Rungs) -> dict[str, Any]:
         "stitching": {
             "tokens": 8192,
             "num_inserted": 40,
+            "num_listed": 41,
             "num_steps": 60,
             "steps": steps,
             "mse": [2.7 - 0.01 * min(step, 40) + 0.004 * max(step - 40, 0) for step in steps],
@@ -119,30 +114,31 @@ def _pair(smaller: str, larger: str, rungs: Rungs) -> dict[str, Any]:
     }
 
 
-def _comparison(rungs: Rungs) -> dict[str, Any]:
-    chosen = [name for name, rung in rungs.items() if rung["num_latents"] == 16384 and rung["k"]]
+def _forms(rungs: Rungs) -> list[dict[str, Any]]:
+    group = {"group": "16K latents, k = 32, layer 2"}
     keys = (
         *("kind", "form", "site", "target", "l0", "fvu", "delta_loss"),
         *("ce_increase_percent", "loss_recovered", "dead_share"),
     )
-    rows = [{"rung": name} | {key: rungs[name].get(key) for key in keys} for name in chosen]
-    return {"num_latents": 16384, "k": 32, "layer": 2, "rows": rows}
+    return [
+        group | {"rung": name} | {key: rung.get(key) for key in keys}
+        for name, rung in rungs.items()
+        if rung["num_latents"] == 16384 and rung["k"]
+    ]
 
 
 def _transfer(rungs: Rungs) -> dict[str, Any]:
-    coders = {}
+    rows = []
     for name, rung in rungs.items():
         for trained_on, run, factor in (("base", "a_run", 1.2), ("finetuned", "its_own", 1.0)):
             about = {
                 key: rung[key] for key in ("kind", "form", "site", "target", "num_latents", "k")
-            }
-            coders[name if trained_on == "base" else f"{run}/{name}"] = about | {
-                "trained_on": trained_on,
-                "run": run,
-                "rung": name,
-                "prompt": _part(rung, 1.3 * factor),
-                "rollout": _part(rung, factor),
-            }
+            } | {"trained_on": trained_on, "run": run, "rung": name}
+            about["name"] = name if trained_on == "base" else f"{run}/{name}"
+            rows += [
+                about | {"part": part} | _part(rung, more * factor)
+                for part, more in (("prompt", 1.3), ("rollout", 1.0))
+            ]
     return {
         "lm": "small-lm-finetuned",
         "temperature": 1.0,
@@ -150,7 +146,7 @@ def _transfer(rungs: Rungs) -> dict[str, Any]:
         "prompt_tokens": 8014,
         "rollout_tokens": 30201,
         "clean_loss": {"prompt": 3.91, "rollout": 2.02},
-        "rungs": coders,
+        "rows": rows,
     }
 
 

@@ -1,10 +1,10 @@
-import json
 from pathlib import Path
 
 import pytest
 
 from sae_dist.common.errors import UserError
 from sae_dist.report import load
+from sae_dist.report.results import at, described, has
 from tests.report.made_up import made_up_rungs, write_run
 
 
@@ -13,29 +13,23 @@ def run(tmp_path: Path) -> Path:
     return write_run(tmp_path / "a_run", made_up_rungs(), steps=40)
 
 
-def test_all_three_files_are_read(run: Path) -> None:
+def test_all_files_are_read(run: Path) -> None:
     results = load(run)
     assert results.name == "a_run"
     assert results.config["seed"] == 7
-    assert [rung.name for rung in results.rungs] == list(made_up_rungs())
-    assert results.rungs[0].number("fvu") == made_up_rungs()["jumprelu_4096"]["fvu"]
+    assert [rung["rung"] for rung in results.rungs] == list(made_up_rungs())
+    assert results.rungs[0]["fvu"] == made_up_rungs()["jumprelu_4096"]["fvu"]
     assert results.trained_rungs() == list(made_up_rungs())
 
 
-def test_an_evaluation_of_version_2_is_read(run: Path) -> None:
-    evaluation = json.loads((run / "evaluation.json").read_text()) | {"version": 2}
-    (run / "evaluation.json").write_text(json.dumps(evaluation))
-    results = load(run)
-    assert len(results.rungs) == len(made_up_rungs())
-    assert (results.pairs, results.ladder, results.comparison, results.transfer) == ([], {}, [], {})
-
-
-def test_a_target_that_is_null_or_missing_is_the_site(run: Path) -> None:
-    evaluation = json.loads((run / "evaluation.json").read_text())
-    evaluation["rungs"]["topk_4096"]["target"] = None
-    del evaluation["rungs"]["topk_16384"]["target"]
-    (run / "evaluation.json").write_text(json.dumps(evaluation))
-    assert {rung.target for rung in load(run).rungs} == {"resid_post.2", "mlp_out.2"}
+def test_records_say_in_words_what_they_are_of() -> None:
+    about = {"kind": "topk", "form": "skip_transcoder", "site": "mlp_in.2", "target": "mlp_out.2"}
+    record = described(about | {"loss": "delta_loss"})
+    assert record["place"] == "mlp_in.2 → mlp_out.2"
+    assert record["title"] == "TopK skip transcoder · mlp_in.2 → mlp_out.2 · Δ loss"
+    assert described({"site": "embed", "target": None})["place"] == "embed"
+    assert at({"a": {"b": 1}}, "a/b") == 1 and at({"a": 2}, "a/b") is None
+    assert has({"a": {"b": None}}, "a/b") and not has({"a": None}, "a/b")
 
 
 def test_a_torn_last_line_is_left_out(run: Path) -> None:
@@ -59,27 +53,10 @@ def test_a_curve_holds_finite_numbers_alone(tmp_path: Path) -> None:
     lines.append('{"step": 9, "rung": null, "l0": 3}')
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     results = load(tmp_path)
-    assert results.curve("a", "l0") == ([0, 6], [1.5, 2.0])
-    assert results.curve(None, "l0") == ([9], [3.0])
+    assert results.logged("a", "l0") == [(0, 1.5), (6, 2.0)]
+    assert results.logged(None, "l0") == [(9, 3.0)]
 
 
 def test_a_folder_with_neither_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"neither evaluation\.json nor metrics\.jsonl"):
-        load(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{",
-        "[]",
-        "{}",
-        '{"version": 3, "clean_loss": NaN, "rungs": {}}',
-        '{"version": 1, "rungs": {}}',
-        '{"version": 3, "rungs": {"a": {"k": 1}}}',
-    ],
-)
-def test_an_evaluation_that_cannot_be_understood_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "evaluation.json").write_text(text)
-    with pytest.raises(UserError, match=r"evaluation\.json"):
+    with pytest.raises(UserError, match=r"neither an evaluation nor metrics\.jsonl"):
         load(tmp_path)

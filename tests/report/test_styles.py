@@ -1,31 +1,32 @@
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
 
-from sae_dist.report import RungResult, RunResults
-from sae_dist.report.figures.training import thin
-from sae_dist.report.styles import assign_looks, legend_of_dashes, palette, width_label
+from sae_dist.report import RunResults
+from sae_dist.report.results import described, width_label
+from sae_dist.report.styles import DASHES, Style, assign_styles, legend, palette
 
 
-def _rung(name: str, kind: str, num_latents: int, site: str = "a") -> RungResult:
-    return RungResult(
-        name=name, kind=kind, form="autoencoder", site=site, target=site, num_latents=num_latents
-    )
+def _rung(name: str, kind: str, num_latents: int, site: str = "a", **more: Any) -> dict[str, Any]:
+    about = {"kind": kind, "form": "autoencoder", "site": site, "num_latents": num_latents}
+    return described({"rung": name} | about | more)
+
+
+def _styles(*rungs: dict[str, Any]) -> dict[str, Style]:
+    return assign_styles(RunResults(name="run", rungs=list(rungs)))
+
+
+def _looks(styles: dict[str, Style]) -> list[tuple[int, int, str]]:
+    return [(style.colour, style.dash, style.marker) for style in styles.values()]
 
 
 def test_one_width_has_one_colour_and_one_kind_one_marker() -> None:
-    rungs = [_rung("a", "topk", 512), _rung("b", "topk", 256), _rung("c", "jumprelu", 512)]
-    looks = assign_looks(RunResults(name="run", rungs=rungs))
-    assert [looks[name].colour for name in "abc"] == [1, 0, 1]
-    assert looks["a"].marker == looks["b"].marker != looks["c"].marker
-    assert looks["a"].group == "TopK"
-
-
-def test_kinds_at_several_sites_get_a_panel_each() -> None:
-    rungs = [_rung("a", "topk", 512, "embed"), _rung("b", "topk", 512, "resid_post.1")]
-    looks = assign_looks(RunResults(name="run", rungs=rungs))
-    assert [looks[name].group for name in "ab"] == ["TopK · embed", "TopK · resid_post.1"]
+    styles = _styles(_rung("a", "topk", 512), _rung("b", "topk", 256), _rung("c", "jumprelu", 512))
+    assert [styles[name].colour for name in "abc"] == [1, 0, 1]
+    assert styles["a"].marker == styles["b"].marker != styles["c"].marker
+    assert [style.group for style in styles.values()] == ["TopK · a", "TopK · a", "JumpReLU · a"]
 
 
 def test_widths_are_written_as_the_field_writes_them() -> None:
@@ -39,31 +40,41 @@ def test_a_palette_has_as_many_different_colours_as_asked() -> None:
 
 
 def test_rungs_are_called_by_what_tells_them_apart() -> None:
-    rungs = [_rung("a", "topk", 512), _rung("b", "topk", 256), _rung("c", "topk", 256)]
-    rungs[1].k, rungs[2].k = 8, 16
-    looks = assign_looks(RunResults(name="run", rungs=rungs))
-    assert [looks[name].short for name in "abc"] == ["TopK 512", "TopK 256 k 8", "TopK 256 k 16"]
-    rungs[2].k = 8
-    looks = assign_looks(RunResults(name="run", rungs=rungs))
-    assert [looks[n].short for n in "abc"] == ["TopK 512", "TopK 256 k 8 b", "TopK 256 k 8 c"]
+    a, b = _rung("a", "topk", 512), _rung("b", "topk", 256, k=8)
+    styles = _styles(a, b, _rung("c", "topk", 256, k=16))
+    assert [style.short for style in styles.values()] == [
+        "TopK 512",
+        "TopK 256 k 8",
+        "TopK 256 k 16",
+    ]
+    styles = _styles(a, b, _rung("c", "topk", 256, k=8))
+    assert [s.short for s in styles.values()] == ["TopK 512", "TopK 256 k 8 b", "TopK 256 k 8 c"]
 
 
 def test_rungs_of_one_width_have_lines_of_their_own() -> None:
-    rungs = [_rung(f"{width}-k{k}", "topk", width) for width in (256, 512) for k in (8, 16)]
-    for rung in rungs:
-        rung.k = int(rung.name.partition("-k")[2])
-    looks = assign_looks(RunResults(name="run", rungs=rungs))
-    assert [look.dash for look in looks.values()] == [0, 1, 0, 1]
-    assert [entry.label for entry in legend_of_dashes(looks.values())] == ["k 8", "k 16"]
-    for rung in rungs:
-        rung.k = 8
-    rungs[0].name, rungs[1].name = "topk-k8-lr0.001-s", "topk-k8-lr0.002-s"
-    looks = assign_looks(RunResults(name="run", rungs=rungs[:2]))
-    assert [look.tag for look in looks.values()] == ["256 · k 8 lr0.001", "256 · k 8 lr0.002"]
-    assert [look.dash for look in looks.values()] == [0, 1]
-    looks = assign_looks(RunResults(name="run", rungs=rungs[1:3]))
-    assert {look.dash for look in looks.values()} == {0}
-    assert legend_of_dashes(looks.values()) == []
+    rungs = [_rung(f"{w}-k{k}", "topk", w, k=k) for w in (256, 512) for k in (8, 16)]
+    styles = _styles(*rungs)
+    assert [style.dash for style in styles.values()] == [0, 1, 0, 1]
+    assert [e.label for e in legend(styles.values())] == ["256", "512", "k 8", "k 16"]
+    assert [entry.label for entry in legend(_styles(*rungs[1:3]).values())] == ["256", "512"]
+
+
+@pytest.mark.parametrize("count", [2, 5, 12])
+@pytest.mark.parametrize("widths", [(256,), (256, 512)])
+@pytest.mark.parametrize("varied", ["k", "lr", "seed"])
+def test_whatever_varies_no_two_rungs_of_a_panel_look_alike(
+    varied: str, widths: tuple[int, ...], count: int
+) -> None:
+    rungs = [
+        _rung(f"topk-{w}-{varied}{i}", "topk", w, k=8 * (1 + i) if varied == "k" else 8)
+        for w in widths
+        for i in range(count)
+    ]
+    styles = _styles(*rungs)
+    assert len(set(_looks(styles))) == len({s.tag for s in styles.values()}) == len(rungs)
+    if len(widths) == 1:
+        assert {style.dash for style in styles.values()} == {0}  # colours tell them apart
+    assert all(style.dash < len(DASHES) for style in styles.values())
 
 
 @pytest.mark.parametrize(("dark", "ground"), [(False, "#ffffff"), (True, "#131418")])
@@ -107,12 +118,3 @@ def _lab(colour: np.ndarray) -> np.ndarray:
     xyz = _TO_XYZ @ colour.clip(0, 1) / np.array([0.9505, 1.0, 1.089])
     x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
-
-
-def test_a_long_curve_is_thinned_to_means_that_keep_its_average() -> None:
-    steps, values = list(range(2400)), [float(step % 10) for step in range(2400)]
-    thin_steps, thin_values = thin(steps, values)
-    assert len(thin_steps) == 240
-    assert set(thin_values) == {4.5}
-    assert thin([3], [7.0]) == ([3], [7.0])
-    assert thin([], []) == ([], [])

@@ -1,8 +1,9 @@
 import pytest
 
+from sae_dist.common.declare import Write
 from sae_dist.report import RunResults
 from sae_dist.report.facts import facts, training_seconds
-from sae_dist.report.numbers import counts, duration, numbers, percents, plainly
+from sae_dist.report.numbers import duration, written
 
 
 def test_training_time_adds_up_over_restarts() -> None:
@@ -20,20 +21,20 @@ def test_durations_are_written_in_two_units(seconds: float, text: str) -> None:
 
 
 def test_decimals_of_a_column_show_three_digits_of_the_least() -> None:
-    assert numbers([0.0752, -0.00169, None]) == ["0.07520", "−0.00169", "–"]
-    assert numbers([8.956, 16.0]) == ["8.96", "16.00"]
-    assert numbers([1234.5, 60.25]) == ["1,234.5", "60.2"]
-    assert numbers([4.40921929]) == ["4.409"]
-    assert numbers([0.0]) == ["0.000"]
-    assert numbers([1e-9, 0.5]) == ["1.0e−09", "0.500000"]
-    assert percents([0.0125, None]) == ["1.25\N{NARROW NO-BREAK SPACE}%", "–"]
-    assert counts([16384, None]) == ["16,384", "–"]
-    assert plainly([0.7]) == ["0.7"]
+    assert written([0.0752, -0.00169, None], Write.NUMBER) == ["0.07520", "−0.00169", "–"]
+    assert written([8.956, 16.0], Write.NUMBER) == ["8.96", "16.00"]
+    assert written([1234.5, 60.25], Write.NUMBER) == ["1,234.5", "60.2"]
+    assert written([4.40921929], Write.NUMBER) == ["4.409"]
+    assert written([0.0], Write.NUMBER) == ["0.000"]
+    assert written([1e-9, 0.5], Write.NUMBER) == ["1.0e−09", "0.500000"]
+    assert written([0.0125, None], Write.PERCENT) == ["1.25\N{NARROW NO-BREAK SPACE}%", "–"]
+    assert written([16384, None], Write.COUNT) == ["16,384", "–"]
+    assert written([0.7], Write.SETTING) == ["0.7"]
 
 
 def test_hashes_are_shortened_and_nested_facts_are_flat() -> None:
     store = {"manifest": "0a" * 32, "lm": {"name": "pythia", "sites": ["embed", 2]}, "dtype": None}
-    found = facts(RunResults(name="run", store=store))
+    found = facts(RunResults(name="run", about={"store": store}))
     assert found == [
         ("store: manifest", "0a0a0a0a0a0a…"),
         ("store: lm.name", "pythia"),

@@ -11,6 +11,8 @@ import pytest
 from examples.reproduce import __main__ as claims
 from examples.reproduce import conversations
 from examples.reproduce.tables import BEGIN, END
+from sae_dist.evaluate import read_evaluation
+from sae_dist.evaluate.results import ABOUT, VERSION, run_path, rung_path, write_record
 from tests.apps.commands import ROOT
 from tests.reproduce.made_up import evaluation, rung
 
@@ -68,7 +70,9 @@ def test_a_document_gets_claims_facts_and_commands(
         run = tmp_path / f"seed-{seed}"
         run.mkdir(parents=True)
         found = evaluation(narrow=rung(256, 8.0, 0.2), wide=rung(512, 8.0, fvu))
-        (run / "evaluation.json").write_text(json.dumps(found))
+        write_record(run_path(run, ABOUT), {"version": VERSION, "run": "made-up"})
+        for name, figures in found["rungs"].items():
+            write_record(rung_path(run, name, "coder"), {"of": {}, "figures": figures})
     (tmp_path / "commands.tsv").write_text("60\tpython a.py\n5\tpython b.py\n1\tpython a.py\n")
     (tmp_path / "document.md").write_text(DOCUMENT)
     given = [".", "document.md", "seed-0", "seed-1", "seed-2"]
@@ -85,7 +89,7 @@ def test_a_document_gets_claims_facts_and_commands(
     monkeypatch.setattr("sys.argv", ["claims", *given, "seed-3"])
     with pytest.raises(SystemExit, match="2"):
         claims.main()
-    assert "found no evaluation in seed-3/evaluation.json" in capsys.readouterr().err
+    assert "found no evaluation in seed-3; expected an evaluated run" in capsys.readouterr().err
 
 
 def test_the_shipped_document_can_be_filled() -> None:
@@ -111,10 +115,13 @@ def test_the_whole_of_it_at_a_tiny_scale(tmp_path: Path) -> None:
     text = (tmp_path / "reproduction.md").read_text()
     assert "not measured" not in text
     assert "launch/train.py +experiment=examples/reproduce/ladder.yaml" in text
-    found = [json.loads((tmp_path / f"seed-{s}/evaluation.json").read_text()) for s in (0, 1)]
+    found = [read_evaluation(tmp_path / f"seed-{s}") or {} for s in (0, 1)]
     assert found[0]["rungs"].keys() == found[1]["rungs"].keys()
     assert len(found[0]["rungs"]) == 27
-    assert {(g["num_latents"], g["k"]) for g in found[0]["comparison"]} == {(512, 8), (512, 32)}
-    assert {rung["trained_on"] for rung in found[0]["transfer"]["rungs"].values()} == {
+    assert {(row["num_latents"], row["k"]) for row in found[0]["of_run"]["forms"]["rows"]} == {
+        (512, 8),
+        (512, 32),
+    }
+    assert {row["trained_on"] for row in found[0]["of_run"]["transfer"]["rows"]} == {
         *("base", "finetuned")
     }

@@ -84,11 +84,14 @@ def test_a_curve_by_position_rises_and_flattens_or_does_not() -> None:
 
 def test_the_skip_transcoder_is_compared_with_each_other_form() -> None:
     increases = {"autoencoder": 3.0, "transcoder": 1.5, "skip_transcoder": 2.0}
-    rows = [{"form": form, "ce_increase_percent": value} for form, value in increases.items()]
-    found = evaluation() | {"comparison": [{"num_latents": 512, "k": 8, "rows": rows}]}
+    rows = [
+        {"group": "512 latents", "form": form, "ce_increase_percent": value}
+        for form, value in increases.items()
+    ]
+    found = evaluation() | {"of_run": {"forms": {"rows": rows}}}
     assert effects.skip_is_best(found) == {
-        "autoencoder, 512 latents, k 8": 1.0,
-        "transcoder, 512 latents, k 8": -0.5,
+        "autoencoder, 512 latents": 1.0,
+        "transcoder, 512 latents": -0.5,
     }
     rows[2]["ce_increase_percent"] = None
     assert effects.skip_is_best(found) == {}
@@ -97,18 +100,18 @@ def test_the_skip_transcoder_is_compared_with_each_other_form() -> None:
 def test_transfer_pairs_coders_of_equal_name() -> None:
     def entry(trained_on: str, name: str, fvu: float, delta: float) -> dict[str, object]:
         figures = {"fvu": fvu, "fvu_rescaled": fvu * 1.1, "delta_loss": delta}
-        return {"trained_on": trained_on, "rung": name, "rollout": figures}
+        return {"trained_on": trained_on, "rung": name, "part": "rollout", **figures}
 
-    rungs = {
-        "a": entry("base", "a", 0.3, 0.12),
-        "f/a": entry("finetuned", "a", 0.2, 0.10),
-        "alone": entry("base", "alone", 0.3, 0.12),
-    }
-    found = evaluation() | {"transfer": {"rungs": rungs}}
+    rows = [
+        entry("base", "a", 0.3, 0.12),
+        entry("finetuned", "a", 0.2, 0.10),
+        entry("base", "alone", 0.3, 0.12),
+    ]
+    found = evaluation() | {"of_run": {"transfer": {"rows": rows}}}
     assert effects.base_coders_transfer(found) == pytest.approx({"a": -20.0})
     assert effects.gap_is_larger_in_fvu(found) == pytest.approx({"a": 30.0})
     assert effects.rescaling_is_no_help(found) == pytest.approx({"a": 10.0})
-    assert effects.base_coders_transfer(evaluation() | {"transfer": None}) == {}
+    assert effects.base_coders_transfer(evaluation() | {"of_run": {}}) == {}
 
 
 def test_both_sorts_of_latents_are_counted_among_those_that_fire() -> None:

@@ -1,13 +1,13 @@
 """The batch scripts on a real Slurm: two nodes, both of them this machine."""
 
 import fcntl
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from sae_dist.evaluate import read_evaluation
 from tests.apps.commands import TORCHRUN, command, launch
 from tests.harvest.tiny import contents
 from tests.slurm.cluster import Cluster, missing, wait_for
@@ -122,7 +122,7 @@ def test_a_ladder_array_trains_a_run_a_task(cluster: Cluster, home: Path) -> Non
     )
     for task, k in enumerate((2, 4)):
         assert cluster.ended(f"{evaluate}_{task}")["JobState"] == "COMPLETED", cluster.output()
-        figures = json.loads((home / "runs" / f"ladder-{task}" / "evaluation.json").read_text())
+        figures = read_evaluation(home / "runs" / f"ladder-{task}")
         assert list(figures["rungs"]) == [f"topk-64-k{k}-resid_post.1"]
     print(f"\na rung a task, then its evaluation: {time.monotonic() - begun:.0f} s")
 

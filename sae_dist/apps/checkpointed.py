@@ -1,0 +1,72 @@
+"""The coders of a run that is still in training, as its checkpoint holds them."""
+
+from pathlib import Path
+from typing import Any
+
+from sae_dist.checkpoint import OpenCheckpoint, complete_checkpoints, on_mesh
+from sae_dist.checkpoint.ranks import on_first_rank
+from sae_dist.coders import Coder, fold, slice_of
+from sae_dist.coders.files import config_of
+from sae_dist.common.errors import UserError
+from sae_dist.common.log import log_info
+from sae_dist.evaluate import Candidate
+from sae_dist.parallel import Mesh, World, set_mesh
+from sae_dist.train.config import Precision
+
+
+def checkpointed(run: Path, step: int | None, world: World) -> list[Candidate]:
+    """A checkpoint's rungs, of `step` or the newest; called by all processes together.
+
+    Raises:
+        UserError: there is none of that step, or it is not as it was written.
+    """
+    path = on_first_rank(None, lambda: _find(run / "checkpoints", step))
+    checkpoint = OpenCheckpoint(path)
+    log_info(f"measuring {path}")
+    return [
+        _candidate(run, rung, checkpoint, world) for rung in checkpoint.about["identity"]["rungs"]
+    ]
+
+
+def _find(folder: Path, step: int | None) -> Path:
+    found = {path.name: path for path in complete_checkpoints(folder)}
+    if step is None and found:
+        return list(found.values())[-1]
+    if f"step-{step}" not in found:
+        raise UserError(
+            f"found no checkpoint of step={step} in {folder}; expected one of {', '.join(found)}; "
+            "choose with step=…, or wait for the next"
+        )
+    return found[f"step-{step}"]
+
+
+def _candidate(
+    run: Path, rung: dict[str, Any], checkpoint: OpenCheckpoint, world: World
+) -> Candidate:
+    name, identity = rung["name"], checkpoint.about["identity"]
+    config = config_of(rung["coder"])
+    num_latents, d_in = checkpoint.shapes[f"{name}/W_enc"]
+    d_out = checkpoint.shapes[f"{name}/W_dec"][1]
+
+    def load(mesh: Mesh) -> Coder:
+        latents = slice_of(num_latents, mesh.latent.index, mesh.latent.size)
+        dtype = Precision(identity["precision"]).weights
+        coder = Coder(config, d_in, d_out, latents=latents, dtype=dtype, device=world.device)
+        tensors = {
+            f"{name}/{key}": on_mesh(tensor, mesh.devices, is_slice=key in coder.latent_tensors)
+            for key, tensor in coder.state_dict().items()
+        }
+        checkpoint.load(tensors)
+        return fold(set_mesh(coder, mesh), identity["mean_square"][rung["site"]] ** 0.5)
+
+    return Candidate(
+        run=run,
+        name=name,
+        site=rung["site"],
+        target=rung["target"],
+        num_latents=num_latents,
+        d_in=d_in,
+        d_out=d_out,
+        fingerprint=f"step {checkpoint.about['step']} of {identity['source']}",
+        load=load,
+    )

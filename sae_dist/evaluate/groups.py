@@ -1,0 +1,41 @@
+"""Rungs that differ only in width and sparsity, and those that are compared with each other."""
+
+from itertools import pairwise
+from typing import Any
+
+Rungs = dict[str, dict[str, Any]]
+"""By name each coder's figures, merged from all its measures."""
+
+_ALIKE = ("kind", "form", "site", "target")
+
+
+def groups(rungs: Rungs) -> list[tuple[dict[str, str], Rungs]]:
+    """Each kind, form, site and target there is, with its rungs from narrow to wide."""
+    found: dict[tuple[str, ...], Rungs] = {}
+    for name, figures in sorted(rungs.items(), key=_by_width):
+        found.setdefault(tuple(figures[key] for key in _ALIKE), {})[name] = figures
+    return [
+        (dict(zip(_ALIKE, key, strict=True)), members) for key, members in sorted(found.items())
+    ]
+
+
+def neighbours(rungs: Rungs) -> list[tuple[str, str]]:
+    """(smaller, larger): each rung with that of its group's next lower width whose L0 is nearest.
+
+    Rungs without an L0 have no neighbours.
+    """
+    pairs = []
+    for _, members in groups({n: r for n, r in rungs.items() if r.get("l0") is not None}):
+        by_width: dict[int, list[str]] = {}
+        for name, figures in members.items():
+            by_width.setdefault(figures["num_latents"], []).append(name)
+        for smaller, larger in pairwise(by_width.values()):
+            for name in larger:
+                l0 = rungs[name]["l0"]
+                pairs.append((min(smaller, key=lambda n: abs(rungs[n]["l0"] - l0)), name))
+    return pairs
+
+
+def _by_width(rung: tuple[str, dict[str, Any]]) -> tuple[int, float, str]:
+    name, figures = rung
+    return figures["num_latents"], figures.get("l0") or 0.0, name

@@ -1,0 +1,173 @@
+"""What a measure of the language model is given: some sequences, and what changes their loss."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+import sae_dist.lm as language  # lazily: what only declares needs no transformers
+from sae_dist.coders import Coder
+from sae_dist.parallel import Axis
+
+if TYPE_CHECKING:
+    from sae_dist.lm import LM, Site
+
+Replacement = Callable[[Tensor, Tensor], Tensor]
+
+
+class Changed(NamedTuple):
+    """Sums over a batch's predicted tokens: cross entropies by position [S - 1], and KL(clean ‖ ·).
+
+    Both in nats, in float64.
+    """
+
+    loss_S: Tensor
+    kl: Tensor
+
+
+class LMBatch:
+    """Some sequences in the language model, clean or with something spliced in.
+
+    What several coders ask is computed once: the clean pass, zeros at a site, gradients there.
+    Special tokens keep the language model's own activation, and are not predicted.
+
+    Args:
+        zeros: what zeros at a site did to this batch, if that is known; it is filled.
+        team: the processes over which the language model is sliced, if it is (`lm.tensor`); they
+            all have these sequences. Of some sites each sees a slice of the width alone.
+    """
+
+    def __init__(
+        self,
+        lm: "LM",
+        ids_NS: Tensor,
+        trainable_NS: Tensor,
+        zeros: dict[str, Changed] | None = None,
+        team: Axis | None = None,
+    ) -> None:
+        device = lm.model.device
+        self._team = team or Axis()
+        self.lm, self.ids_NS, self.trainable_NS = lm, ids_NS.to(device), trainable_NS.to(device)
+        self.predicted_NS = self.trainable_NS[:, 1:]
+        self._zeros = {} if zeros is None else zeros
+        self._gradients: dict[tuple[str, str, int], tuple[Tensor, Tensor]] = {}
+
+    @cached_property
+    def clean_NSV(self) -> Tensor:
+        """The logits of the language model as it is."""
+        return self._logits_NSV(nullcontext())
+
+    @cached_property
+    def clean_S(self) -> Tensor:
+        """The cross entropies of `clean_NSV`, summed by position as in `Changed`."""
+        return self._loss_S(self.clean_NSV)
+
+    @torch.no_grad()
+    def spliced(self, read: str, write: str, replacement: Replacement) -> Changed:
+        """With `replacement` of what passes the site `read` in the place of what passes `write`."""
+        source, target = self._site(read), self._site(write)
+
+        def on_slices(x_NSD: Tensor, y_NSE: Tensor) -> Tensor:
+            new_NSE = replacement(self._whole(x_NSD, source), self._whole(y_NSE, target))
+            if not self._is_sliced(target):
+                return new_NSE
+            return new_NSE.chunk(self._team.size, -1)[self._team.index]
+
+        changed = language.splice(self.lm.model, source, target, on_slices, ~self.trainable_NS)
+        logits_NSV = self._logits_NSV(changed)
+        kl_NS = language.divergence_NS(self.clean_NSV, logits_NSV)
+        return Changed(self._loss_S(logits_NSV), kl_NS[self.predicted_NS].double().sum())
+
+    def zero(self, site: str) -> Changed:
+        """With zeros at a site."""
+        if site not in self._zeros:
+            self._zeros[site] = self.spliced(site, site, lambda x, y: torch.zeros_like(y))
+        return self._zeros[site]
+
+    def gradients(self, read: str, write: str, num_positions: int) -> tuple[Tensor, Tensor]:
+        """What passes `read` [M, D], and at `write` the gradients of the correct next token's
+        logit less the mean logit [M, E], at `num_positions` tokens of each sequence.
+
+        These are evenly spaced among those that neither are special nor predict such. A token's
+        gradient takes a pass backward of its own, of all sequences at once.
+        """
+        key = read, write, num_positions
+        if key not in self._gradients:
+            self._gradients[key] = self._differentiate(*key)
+        return self._gradients[key]
+
+    @torch.enable_grad()
+    def _differentiate(self, read: str, write: str, num_positions: int) -> tuple[Tensor, Tensor]:
+        seen: list[Tensor] = []
+
+        def watch(x_NSD: Tensor, y_NSE: Tensor) -> Tensor:
+            seen[:] = [x_NSD.detach(), y_NSE.detach().requires_grad_()]
+            return seen[1]
+
+        everywhere = torch.zeros_like(self.trainable_NS)
+        sites = self._site(read), self._site(write)
+        with language.splice(self.lm.model, *sites, watch, everywhere):
+            logits_NSV = self.lm.model(input_ids=self.ids_NS).logits
+        x_NSD, y_NSE = seen
+        chosen_NP = _evenly(self.trainable_NS[:, :-1] & self.predicted_NS, num_positions)
+        inputs, gradients = [x_NSD[:0, 0]], [y_NSE.detach()[:0, 0]]
+        for chosen_N in chosen_NP.T:
+            row_M = (chosen_N >= 0).nonzero().flatten()
+            if not len(row_M):
+                continue
+            at = row_M, chosen_N[row_M]
+            logits_MV = logits_NSV[at].float()
+            next_M = self.ids_NS[row_M, at[1] + 1].long()
+            goal_M = logits_MV.gather(1, next_M[:, None])[:, 0] - logits_MV.mean(1)
+            (grad_NSE,) = torch.autograd.grad(goal_M.sum(), y_NSE, retain_graph=True)
+            inputs.append(x_NSD[at])
+            gradients.append(grad_NSE[at])
+        source, target = sites
+        return self._whole(torch.cat(inputs), source), self._whole(torch.cat(gradients), target)
+
+    def _is_sliced(self, site: "Site") -> bool:
+        return self._team.size > 1 and site.name in language.sliced_sites(self.lm.model, [site])
+
+    def _whole(self, acts: Tensor, site: "Site") -> Tensor:
+        """Activations of the whole width [..., D], from each process' slice if they are sliced."""
+        if not self._is_sliced(site):
+            return acts
+        return self._team.all_gather(acts.contiguous(), dim=acts.dim() - 1)
+
+    def _site(self, name: str) -> "Site":
+        return language.resolve(self.lm.model, name)
+
+    @torch.no_grad()
+    def _logits_NSV(self, changed: AbstractContextManager[None]) -> Tensor:
+        with changed:
+            logits_NSV: Tensor = self.lm.model(input_ids=self.ids_NS).logits
+        return logits_NSV
+
+    def _loss_S(self, logits_NSV: Tensor) -> Tensor:
+        loss_NS = language.loss_of_logits_NS(logits_NSV, self.ids_NS).double()
+        return loss_NS.where(self.predicted_NS, 0.0).sum(0)
+
+
+def replacement_by(coder: Coder) -> Replacement:
+    """What `splice` is to put in the target's place: a coder's output [N, S, E]."""
+
+    def replacement(x_NSD: Tensor, y_NSE: Tensor) -> Tensor:
+        x_BD = x_NSD.flatten(0, 1).to(coder.W_enc.dtype)
+        code, acts_N = coder.encode_sparse(x_BD)
+        return coder.reconstruct_sparse(code, acts_N, x_BD).view(*x_NSD.shape[:2], coder.d_out)
+
+    return replacement
+
+
+def _evenly(usable_NS: Tensor, num: int) -> Tensor:
+    """Of each row `num` usable positions, evenly spaced [N, num]; -1 where it has fewer."""
+    chosen_NP = torch.full((len(usable_NS), num), -1, device=usable_NS.device)
+    for row, usable_S in enumerate(usable_NS):
+        positions = usable_S.nonzero().flatten()
+        taken = min(num, len(positions))
+        places = torch.arange(taken, device=positions.device) * len(positions) // max(taken, 1)
+        chosen_NP[row, :taken] = positions[places]
+    return chosen_NP

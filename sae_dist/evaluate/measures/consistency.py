@@ -1,0 +1,84 @@
+"""Whether latents fire now and then or again and again: two heuristics of one name."""
+
+import torch
+
+from sae_dist.common.declare import Axis, Figure, Mark, Plot
+from sae_dist.evaluate.measure import Figures, Measure, Needs, Subject
+from sae_dist.evaluate.output import CoderOutput
+from sae_dist.evaluate.summary import summary
+from sae_dist.evaluate.topics import LATENTS, TRANSCODERS
+
+_CAPTION = (
+    "Over the latents of each coder: their median (dot), mean (diamond), middle half (thick) and "
+    "middle four fifths (thin line). The paper’s caption and its code define two different "
+    "figures; both are shown. Sequences are those in which the latent fires."
+)
+
+
+class ConsistentActivation(Measure):
+    """The consistent activation heuristic, by its caption and by its code.
+
+    Of both the mean and quantiles over the latents that fired.
+    """
+
+    name = "consistency"
+    needs = Needs.CODES
+    topic = LATENTS
+    group = "Latents"
+    figures = (
+        Figure(
+            "consistent_activation_caption/mean",
+            "consistency, caption",
+            "Σ activation / tokens, mean over latents",
+            source=f"{TRANSCODERS}, fig. 3, as its caption says",
+        ),
+        Figure(
+            "consistent_activation_code/mean",
+            "consistency, code",
+            "active tokens / sequences with one, mean over latents",
+            source=f"{TRANSCODERS}, fig. 3, as its code does",
+        ),
+    )
+    plots = tuple(
+        Plot(
+            f"consistency-{which}",
+            Mark.SPANS,
+            f"Consistent activation, as in its {which}",
+            _CAPTION,
+            source=f"{TRANSCODERS}, fig. 3",
+            x=Axis(label),
+            y=Axis(label, f"consistent_activation_{which}"),
+        )
+        for which, label in (
+            ("caption", "Σ activation / tokens"),
+            ("code", "active tokens / sequence"),
+        )
+    )
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__(subject)
+        self._sum_F = self.zeros(len(subject.coder.latents))
+        self._fired_F, self._sequences_F = self._sum_F.long(), self._sum_F.long()
+        self._tokens = self.zeros().long()
+
+    def update(self, seen: CoderOutput) -> None:
+        """Add the tokens of whole sequences."""
+        code, acts_N = seen.active
+        num_latents = code.num_latents
+        self._tokens += len(seen)
+        self._sum_F.index_add_(0, code.latents_N, acts_N.double())
+        self._fired_F += code.count_by_latent()
+        together_N = seen.sequence_B[code.rows_N] * num_latents + code.latents_N
+        self._sequences_F += torch.bincount(
+            together_N.unique() % num_latents, minlength=num_latents
+        )
+
+    def result(self) -> Figures:
+        """`consistent_activation_caption` and `consistent_activation_code`."""
+        sum_F, fired_F, sequences_F = self.whole(self._sum_F, self._fired_F, self._sequences_F)
+        (tokens,) = self.total(self._tokens)
+        alive_F = fired_F > 0
+        return {
+            "consistent_activation_caption": summary(sum_F[alive_F] / int(tokens)),
+            "consistent_activation_code": summary(fired_F[alive_F] / sequences_F[alive_F]),
+        }
