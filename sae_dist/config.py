@@ -31,6 +31,8 @@ from sae_dist.train.optimizers import OPTIMIZERS
 class HarvestConfig:
     """`sae-dist harvest`: `tokens` of `text` through `lm`, kept at `sites` in `store`.
 
+    Sites may be patterns: `resid_post.*`, `mlp_in.4-8`, `attn_z.0-24/4`.
+
     `architecture` is what `sae-dist plan` knows of an LM that is not here: `model_type` and the
     sizes of its config.json. The harvest itself loads what `lm.name` holds.
     """
