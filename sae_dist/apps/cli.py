@@ -187,8 +187,9 @@ def to_dataclass(config: Any, prefix: str = "", unneeded: Mapping[str, Any] | No
             refers to something that is not there, or holds a password.
     """
     try:
-        for key in _missing(config) & unneeded.keys() if unneeded else ():
-            OmegaConf.update(config, key, unneeded[key])
+        for key, value in (unneeded or {}).items():
+            if key in _missing(config):
+                OmegaConf.update(config, key, value)
         _require_given(config, prefix)
         for secret in keys_with_credentials(OmegaConf.to_container(config, resolve=True)):
             raise UserError(

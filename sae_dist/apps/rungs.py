@@ -149,7 +149,7 @@ def _trained(rung: RungConfig) -> dict[str, Any]:
     return found
 
 
-def _differing(several: list[dict[str, Any]], prefix: str = "") -> set[str]:
+def _differing(several: list[Any], prefix: str = "") -> set[str]:
     """The keys in which some of these configurations differ."""
     found: set[str] = set()
     for key in {key for one in several for key in one} - {"name"}:

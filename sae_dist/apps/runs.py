@@ -1,7 +1,7 @@
 """Where a run lives, and what its files say."""
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
@@ -88,7 +88,9 @@ def source_of(
             f"found no {found}, the {'store' if source is Source.stored else 'coder'} that "
             f"run={run} was trained on; expected it there, or {key}=… to say where it is now"
         )
-    return SourceConfig(source=source, **{place_key(source): found})
+    is_stored = source is Source.stored
+    place = {"store": found} if is_stored else {"decoder": found}
+    return replace(SourceConfig(source=source), **place)
 
 
 def started_text(folder: Path) -> dict[str, Any]:

@@ -9,10 +9,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedWriter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import crc32c as _crc32c
 from typing_extensions import Buffer
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _BLOCK_BYTES = 1 << 22
 _DISK_BYTES = 1 << 24
@@ -177,7 +180,7 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_bytes())
 
 
-def crc32c(data: Buffer, start: int = 0) -> int:
+def crc32c(data: "Buffer | np.ndarray[Any, Any]", start: int = 0) -> int:
     """The CRC-32C of `data`, which follows bytes whose own is `start`.
 
     Several threads do so at once: the library lets others run meanwhile.

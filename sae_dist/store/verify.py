@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -165,7 +166,7 @@ def _look_at_seal(found: Audit, max_shard_bytes: int) -> None:
     found.manifest, contents = whole[0], Contents(whole[0])
     found.num_committed = found.num_units
     names = (SUMS_FILE, _copy(SUMS_FILE))
-    sums = [found.attempt(n, lambda n=n: load_sums(found.files, n, contents)) for n in names]
+    sums = [found.attempt(n, partial(load_sums, found.files, n, contents)) for n in names]
     if (whole_sums := next((s for s in sums if s is not None), None)) is not None:
         contents.take_sums(whole_sums)
         found.contents = contents
@@ -184,11 +185,11 @@ def _look_at_commits(found: Audit, max_shard_bytes: int) -> None:
     if settings is None:
         return
     for unit in sorted(list_units(files, TOKENS)):
-        found.attempt(tokens_file(unit), lambda unit=unit: load_tokens(files, unit))
+        found.attempt(tokens_file(unit), partial(load_tokens, files, unit))
     commits = {
         unit: commit
         for unit in sorted(list_units(files, UNIT_COMMITS))
-        if (commit := found.attempt(commit_file(unit), lambda u=unit: load_commit(files, u)))
+        if (commit := found.attempt(commit_file(unit), partial(load_commit, files, unit)))
     }
     found.num_committed = len(commits)
     end = found.load(TOKENS_END, TokensEnd) if files.exists(TOKENS_END) else None
