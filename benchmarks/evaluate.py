@@ -24,7 +24,8 @@ from torch import Tensor
 
 from benchmarks.measure import DEVICE, L0, K, activations, synchronise, threshold_for
 from sae_dist.coders import Coder, CoderConfig, Kind, initialise
-from sae_dist.evaluate import EvaluationConfig, Needs, Subject, measures, run_coder
+from sae_dist.evaluate import EvaluationConfig, Needs, Subject, run_coder
+from sae_dist.evaluate.registry import measures
 from sae_dist.parallel import Mesh, make_mesh, start_world
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations
