@@ -20,7 +20,8 @@ from torch import Tensor
 from benchmarks.figures import Figure
 from benchmarks.timing import DEVICE, L0, TEMPORARY, K, activations, synchronise, threshold_for
 from sae_dist.coders import Coder, initialise, kind_named, kind_names
-from sae_dist.evaluate import EvaluationConfig, Needs, Subject, measures, run_coder
+from sae_dist.evaluate import EvaluationConfig, Needs, Subject, run_coder
+from sae_dist.evaluate.registry import measures
 from sae_dist.parallel import Mesh, make_mesh, start_world
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations
@@ -30,7 +31,7 @@ _BATCH = EvaluationConfig().batch_tokens
 _HELD_OUT = 0.8
 _CHUNK_SEQUENCES = 21  # 4 MiB of bfloat16, as by default; each chunk is evaluated by itself
 _SAMPLE = 256  # rows by which thresholds are set
-Decoded = Callable[[], float]
+Pass = Callable[[], float]
 SMOKE = {"tokens": 12_000, "num_latents": 256, "d_in": 16, "rounds": 1}
 
 
@@ -91,7 +92,7 @@ def evaluation(source: StoredActivations, coder: Coder, mesh: Mesh) -> float:
     return round(figures[0]["l0"] * figures[0]["tokens"])
 
 
-def timed(run: Decoded) -> tuple[float, float, float]:
+def timed(run: Pass) -> tuple[float, float, float]:
     """(seconds, processor seconds, what it returns)."""
     synchronise()
     clock, processor = time.perf_counter(), time.process_time()
@@ -102,7 +103,7 @@ def timed(run: Decoded) -> tuple[float, float, float]:
 
 def compared(source: StoredActivations, coder: Coder, mesh: Mesh, rounds: int) -> dict[str, Any]:
     """Medians of both passes and of their ratios, by the clock and in processor time."""
-    passes: dict[str, Decoded] = {
+    passes: dict[str, Pass] = {
         "bare": lambda: bare(source, coder),
         "evaluation": lambda: evaluation(source, coder, mesh),
     }

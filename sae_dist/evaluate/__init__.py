@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from sae_dist.evaluate.measure import LadderMeasure, Measure, Needs, PairMeasure, Subject
     from sae_dist.evaluate.measures.fidelity import Fidelity
     from sae_dist.evaluate.output import CoderOutput, run_coder
-    from sae_dist.evaluate.registry import measures
     from sae_dist.evaluate.results import read_evaluation
 
 __all__ = [
@@ -28,7 +27,6 @@ __all__ = [
     "TransferConfig",
     "evaluate",
     "finished",
-    "measures",
     "read_evaluation",
     "run_coder",
 ]

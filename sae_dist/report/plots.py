@@ -32,7 +32,7 @@ def plot_data(
     """
     if plot.each:
         records = [record | item for record in records for item in record.get(plot.each) or []]
-    panels = []
+    panels: list[dict[str, Any]] = []
     for title, own in grouped(records, lambda r: at(r, plot.panel) if plot.panel else "").items():
         x = _x_axis(plot, own)
         series = [made for record in own if (made := _series(plot, x, record, styles))]

@@ -180,7 +180,8 @@ def _ranks(records: list[Record]) -> dict[str, int]:
     """The place of each rung's variant: equal variants have equal places, and L0s, which all differ
     a little, their order among rungs that are otherwise alike.
     """
-    variants, ranks = _variants(records), {}
+    variants = _variants(records)
+    ranks: dict[str, int] = {}
     for own in grouped(records, _alike).values():
         ordered = sorted(own, key=lambda r: (r.get("target_l0") or 0, r.get("l0") or 0))
         ranks |= {record["rung"]: place for place, record in enumerate(ordered)}
