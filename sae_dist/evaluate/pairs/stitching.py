@@ -144,7 +144,8 @@ class Stitching:
         def change_Ne(entries: slice) -> Tensor:
             return acts_N[entries, None] * self._W_Ve[latent_N[entries]].double()
 
-        return step_N, row_N, acts_N.sign(), change_Ne
+        is_in_N = latent_N < self._large.config.num_latents
+        return step_N, row_N, torch.where(is_in_N, 1.0, -1.0) * (acts_N != 0).double(), change_Ne
 
     def result(self) -> dict[str, Any]:
         """MSE and L0 after each step (at most 200 of them are listed; 0 is the smaller coder);
