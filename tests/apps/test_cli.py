@@ -256,7 +256,7 @@ def test_help_names_every_key_and_choice(
         assert "+experiment=" in printed and "\n  lm=" not in printed
         meanings = printed.partition("What they mean:")[2]
         assert "`site` is what is read" in meanings and "`tokens` counts" in meanings
-        assert "\n  coder.…:\n" in meanings and re.search(r"`multi_topk`\s+adds", meanings)
+        assert "\n  coder.…:\n" in meanings and "begins at `initial_threshold`" in meanings
 
 
 def test_cfg_shows_what_would_be_run_without_running_it(

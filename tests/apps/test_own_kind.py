@@ -10,10 +10,10 @@ import torch
 
 from sae_dist.apps import cli
 from sae_dist.apps.help import help_text
-from sae_dist.apps.rungs import expand
+from sae_dist.apps.rungs import lay_out
 from sae_dist.coders import Coder, Form, config_of, kind_named, kinds, load_coder
 from sae_dist.common.errors import UserError
-from sae_dist.evaluate import EvaluationConfig, evaluate
+from sae_dist.evaluate import EvaluationConfig, evaluate, finished
 from sae_dist.interop import FormatName
 from sae_dist.interop.formats import require_holds
 from sae_dist.parallel import World
@@ -62,7 +62,7 @@ def installed(site: Path, monkeypatch: pytest.MonkeyPatch):
 def rung(*more: str) -> RungConfig:
     """The rung that a command line asks for."""
     line = [*LINE, *more]
-    return expand(cli.to_dataclass(cli.compose_config("train", line)), line, ["in", "out"])[0]
+    return lay_out(cli.compose("train", line), {"in": WIDTH, "out": E})[0]
 
 
 def trained(world: World, store: Path, folder: Path, *steps: int) -> None:
@@ -73,7 +73,8 @@ def trained(world: World, store: Path, folder: Path, *steps: int) -> None:
 
 def measured(world: World, store: Path, folder: Path) -> dict:
     source, config = StoredActivations(open_store(store)), EvaluationConfig(latent=world.size)
-    return evaluate(folder, source, None, config, world)["rungs"][NAME]
+    results = evaluate(finished(folder, world.device), source, None, config, world)
+    return results[0]["rungs"][NAME]
 
 
 @pytest.mark.usefixtures("installed")

@@ -141,8 +141,8 @@ def test_every_stitched_coder_is_what_its_latents_make(kind: str) -> None:
     for step in range(order.num_steps):
         expected = mse(small, order.out_F < step, large, order.in_G < step)
         assert figures["mse"][step] == pytest.approx(expected, rel=1e-5)
-        l0 = (large.encode(x[mask])[:, order.in_G < step] > 0).sum()
-        l0 = l0 + (small.encode(x[mask])[:, order.out_F >= step] > 0).sum()
+        l0 = (large.encode(x[mask])[:, order.in_G < step] != 0).sum()
+        l0 = l0 + (small.encode(x[mask])[:, order.out_F >= step] != 0).sum()
         assert figures["l0"][step] == pytest.approx(float(l0) / int(mask.sum()))
     whole = float((x[mask] - large(x[mask])).square().sum(1).mean())
     assert figures["mse"][-1] == pytest.approx(whole, rel=1e-5)  # with all of its latents: equal
