@@ -113,8 +113,9 @@ def drawing(name: str, rows: list[dict[str, Any]]) -> str:
         "legend": text,
         "font": "system-ui, sans-serif",
         "view": {"stroke": None},
+        "background": None,
     }
-    spec = {"width": 340, "height": 220, "layer": layers, "config": config, "background": None}
+    spec = {"width": 340, "height": 220, "padding": 16, "layer": layers, "config": config}
     return standalone(vl_convert.vegalite_to_svg(spec))
 
 
