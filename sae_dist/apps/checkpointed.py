@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from sae_dist.checkpoint import OpenCheckpoint, complete_checkpoints, on_mesh
 from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.coders import Coder, fold, slice_of
@@ -52,7 +54,7 @@ def _candidate(
         latents = slice_of(num_latents, mesh.latent.index, mesh.latent.size)
         dtype = Precision(identity["precision"]).weights
         coder = Coder(config, d_in, d_out, latents=latents, dtype=dtype, device=world.device)
-        tensors = {
+        tensors: dict[str, Tensor] = {
             f"{name}/{key}": on_mesh(tensor, mesh.devices, is_slice=key in coder.latent_tensors)
             for key, tensor in coder.state_dict().items()
         }

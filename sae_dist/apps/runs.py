@@ -1,7 +1,7 @@
 """Where a run lives, and what its files say."""
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
@@ -88,9 +88,9 @@ def source_of(
             f"found no {found}, the {'store' if source is Source.stored else 'coder'} that "
             f"run={run} was trained on; expected it there, or {key}=… to say where it is now"
         )
-    is_stored = source is Source.stored
-    place = {"store": found} if is_stored else {"decoder": found}
-    return replace(SourceConfig(source=source), **place)
+    if source is Source.stored:
+        return SourceConfig(store=found)
+    return SourceConfig(source=source, decoder=found)
 
 
 def started_text(folder: Path) -> dict[str, Any]:

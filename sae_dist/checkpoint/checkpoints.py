@@ -23,6 +23,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from sae_dist.checkpoint.config import CheckpointConfig
@@ -222,7 +223,11 @@ class OpenCheckpoint:
         on_every_rank(group, lambda: check_files(path, {name: files[name] for name in share}))
         self._metadata = on_first_rank(group, lambda: read_metadata(path, set(files)))
         stored = self._metadata.state_dict_metadata
-        self.shapes = {name: tuple(entry.size) for name, entry in stored.items()}
+        self.shapes = {
+            name: tuple(entry.size)
+            for name, entry in stored.items()
+            if isinstance(entry, TensorStorageMetadata)
+        }
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Fill `tensors` in place. Memory: beside them one stored part of one tensor at a time."""

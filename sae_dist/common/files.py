@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedWriter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import crc32c as _crc32c
 from typing_extensions import Buffer
@@ -185,7 +185,7 @@ def crc32c(data: "Buffer | np.ndarray[Any, Any]", start: int = 0) -> int:
 
     Several threads do so at once: the library lets others run meanwhile.
     """
-    return _crc32c.crc32c(data, start)
+    return _crc32c.crc32c(cast(Buffer, data), start)
 
 
 def file_crc32c(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Measures the coders of runs, and writes the figures of each measure as they are there."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ class _Evaluation:
         for width in sorted({candidate.num_latents for candidate in self.candidates}):
             self._measure([c for c in self.candidates if c.num_latents == width])
         self._compare()
-        return [on_first_rank(None, lambda run=run: self._conclude(run)) for run in self.runs]
+        return [on_first_rank(None, partial(self._conclude, run)) for run in self.runs]
 
     def _asked(self) -> Asked:
         """The measures to take: those asked for, and what they rest upon."""
@@ -178,7 +179,7 @@ class _Evaluation:
                 if by_latent:
                     file = path.with_suffix(".safetensors")
                     figures["by_latent"] = str(file.relative_to(large.run))
-                    on_first_rank(None, lambda file=file, v=by_latent: _write_tensors(file, v))
+                    on_first_rank(None, partial(_write_tensors, file, by_latent))
                 self._write(path, of, figures)
 
     def _called(self, candidate: Candidate) -> str:

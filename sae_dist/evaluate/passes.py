@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -91,7 +91,7 @@ class Passes:
             zeros = self._zeros.setdefault((group[0].sequences, number), {})
             seen = LMBatch(self._lm, batch.input_ids, batch.trainable, zeros, team)
             for measure in group:
-                measure.update(seen)
+                cast(Measure, measure).update(seen)
 
     @cached_property
     def _lm(self) -> LM:

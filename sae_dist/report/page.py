@@ -138,16 +138,19 @@ def topics(
         own.facts += leaves({**results.of_run.get(measure.name, {}), "rows": None})
         for plot in measure.plots:
             draw(plot.topic or measure.topic, plot, _records(results, measure))
-    for (key, title), own in _by_table(declared).items():
-        first = own[0][0]
+    for (key, title), columns in _by_table(declared).items():
+        first = columns[0][0]
         is_own = title == first.group
         pages[key].tables += tables(
             title,
-            [*([_NAME] if first.needs not in _OF_OTHERS else []), *(figure for _, figure in own)],
+            [
+                *([_NAME] if first.needs not in _OF_OTHERS else []),
+                *(figure for _, figure in columns),
+            ],
             _records(results, first),
             styles,
             caption=first.caption if is_own else "",
-            source=first.source if is_own else own[-1][1].source,
+            source=first.source if is_own else columns[-1][1].source,
             table_by=first.table_by,
         )
     plots, records = training_plots(results, styles)
@@ -250,4 +253,4 @@ def _drawn_as(style: Style) -> dict[str, Any]:
 @cache
 def _library() -> str:
     """Vega, Vega-Lite and their embedding as one script."""
-    return str(vl_convert.javascript_bundle())
+    return str(vl_convert.javascript_bundle(None))

@@ -1,13 +1,10 @@
-from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor
 
 from sae_dist.evaluate.lm_batch import LMBatch
-from sae_dist.lm import LM, LMConfig, LMDtype, load_lm, load_sliced_lm, load_zero3_lm, spread_engine
+from sae_dist.lm import LM, LMConfig, load_lm, load_sliced_lm
 from sae_dist.parallel import Axis, World, make_mesh
 from tests.lm.test_load import save
 from tests.lm.tiny import tiny_ids_NS
@@ -34,28 +31,10 @@ def passed_sliced(world: World, folder: Path) -> dict[str, Tensor]:
     return passed(lm, make_mesh(world, world.size, {}).latent)
 
 
-def passed_spread(world: World, folder: Path) -> dict[str, Tensor]:
-    config = LMConfig(name=str(folder), dtype=LMDtype.float32)
-    lm = load_zero3_lm(config)
-    spread_engine(lm.model, config)
-    return passed(lm)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs deepspeed")
-def test_a_spread_language_model_is_measured_as_the_whole_one(tmp_path: Path) -> None:
-    assert_passed(tmp_path, passed_spread)
-
-
 def test_a_sliced_language_model_is_measured_as_the_whole_one(tmp_path: Path) -> None:
-    assert_passed(tmp_path, passed_sliced)
-
-
-def assert_passed(folder: Path, by_two: Callable[[World, Path], dict[str, Tensor]]) -> None:
-    """Two processes together find what one does."""
-    save(folder / "llama", "llama")
-    expected = passed(load_lm(LMConfig(name=str(folder / "llama"), dtype=LMDtype.float32)))
-    for found in run_on(2, by_two, folder / "llama"):
+    save(tmp_path / "llama", "llama")
+    expected = passed(load_lm(LMConfig(name=str(tmp_path / "llama"))))
+    for found in run_on(2, passed_sliced, tmp_path / "llama"):
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=name)

@@ -266,10 +266,9 @@ class _OnParts:
         for part, mask_NS in zip(PARTS, talk.masks_PNS, strict=True):
             if mask_NS.any():  # a batch may be silent
                 self._fidelity[part].update(self.run_coder(acts, mask_NS))
-        sites = (
-            language.resolve(self.lm.model, s) for s in (self.subject.site, self.subject.target)
-        )
-        with language.splice(self.lm.model, *sites, self.replace, ~talk.measured_NS):
+        model = self.lm.model
+        read, write = (language.resolve(model, s) for s in (self.subject.site, self.subject.target))
+        with language.splice(model, read, write, self.replace, ~talk.measured_NS):
             self._loss_P += _loss_P(self.lm, talk)
 
     def run_coder(self, acts: Mapping[str, Tensor], measured_NS: Tensor) -> CoderOutput:
