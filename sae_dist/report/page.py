@@ -253,4 +253,4 @@ def _drawn_as(style: Style) -> dict[str, Any]:
 @cache
 def _library() -> str:
     """Vega, Vega-Lite and their embedding as one script."""
-    return str(vl_convert.javascript_bundle(None))
+    return str(vl_convert.javascript_bundle())  # type: ignore[call-arg]
