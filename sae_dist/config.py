@@ -99,7 +99,9 @@ class TrainConfig(SourceConfig, LoopConfig):
     place of `coder.num_latents`. `rungs` picks some rungs by their number (a Slurm array index,
     say). `init_from` is a coder to go on from: a folder of ours or of another library, or
     `hub:USER/REPO/FOLDER`. From Python a ladder is the rungs in `ladder`, where a name, a site or
-    a target that is empty follows as on the command line.
+    a target that is empty follows as on the command line. With `evaluate_lm_sequences`, what is
+    measured every `log.evaluate_every_steps` has the loss, too, of the language model of a store,
+    which is then held beside the training.
     """
 
     run: str = setting(MISSING, check=require_plain)
@@ -114,6 +116,7 @@ class TrainConfig(SourceConfig, LoopConfig):
     sweep: SweepConfig = field(default_factory=SweepConfig)
     ladder: list[RungConfig] = field(default_factory=list)
     rungs: list[int] | None = setting(None, min=0)
+    evaluate_lm_sequences: int = setting(0, min=0)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -19,16 +19,21 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from sae_dist.apps.command import command, entry
+from sae_dist.apps.harvested import load_harvested
 from sae_dist.apps.pinned import on_one, pinned_text
 from sae_dist.apps.rungs import lay_out
 from sae_dist.apps.runs import run_folder, started_text
 from sae_dist.apps.sources import open_source
 from sae_dist.common.disk import explain_disk_errors
+from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_atomic
-from sae_dist.config import TrainConfig
+from sae_dist.config import Source, TrainConfig
+from sae_dist.evaluate import EvaluationConfig
+from sae_dist.evaluate.in_training import lm_figures
 from sae_dist.lm import expand_sites
-from sae_dist.parallel import start_world
-from sae_dist.train import TrainingRun, Watch, check_alike, ending_signals
+from sae_dist.parallel import World, start_world
+from sae_dist.stream import ActivationSource
+from sae_dist.train import Evaluate, TrainingRun, Watch, check_alike, ending_signals
 
 
 @command
@@ -55,7 +60,8 @@ def train(config: TrainConfig) -> Path:
         source = open_source(config, world.device)
         check_alike(world, config, source)
         rungs = lay_out(config, source.widths)
-        training = TrainingRun(config, rungs, source, world, folder, watch)
+        measure = _with_lm(config, source, world)
+        training = TrainingRun(config, rungs, source, world, folder, watch, measure)
         written = folder / "config.yaml"
         is_done = training.step == training.num_steps and written.exists()
         if world.rank == 0 and not is_done:  # only now: a changed run was refused
@@ -63,6 +69,26 @@ def train(config: TrainConfig) -> Path:
             write_atomic(written, OmegaConf.to_yaml(training.config).encode())
         training.run()
     return folder
+
+
+def _with_lm(config: TrainConfig, source: ActivationSource, world: World) -> Evaluate | None:
+    """What measures the language model's loss while training, if that is asked for."""
+    if not config.evaluate_lm_sequences:
+        return None
+    harvested, told = (
+        source.about.get("lm"),
+        f"evaluate_lm_sequences={config.evaluate_lm_sequences}",
+    )
+    if harvested is None or config.source is Source.live:
+        raise UserError(f"found {told}, but no harvested store; expected one; set it to 0")
+    if config.log.evaluate_every_steps is None:
+        raise UserError(f"found {told} without log.evaluate_every_steps; expected both; set that")
+    asked = EvaluationConfig(lm_sequences=config.evaluate_lm_sequences)
+    return lm_figures(
+        source,
+        lambda: load_harvested(harvested, None, world.device, trust_remote_code=False),
+        asked,
+    )
 
 
 main = entry("train")

@@ -98,7 +98,13 @@ def test_the_language_model_must_be_the_one_that_was_harvested(
         tokenizer().save_pretrained(tmp_path / name)
     harvested_from(tmp_path / "one", tmp_path / "store")
     given = ("store=store", "run=r", "site=resid_post.1", "tokens=64", *SETTINGS[:3], *STREAM)
-    run(train.main, *given, "batch_tokens=8")
+    with pytest.raises(SystemExit, match="2"):
+        run(train.main, *given, "batch_tokens=8", "evaluate_lm_sequences=2")
+    assert "found evaluate_lm_sequences=2 without log.evaluate_every" in capsys.readouterr().err
+    beside = ("log.evaluate_every_steps=4", "evaluate_lm_sequences=2")
+    run(train.main, *given, "batch_tokens=8", *beside)
+    logged = (tmp_path / "runs/r/metrics.jsonl").read_text()
+    assert logged.count('"validation/fvu"') == logged.count('"validation/delta_loss"') == 2
     (tmp_path / "one").rename(tmp_path / "moved")
     with pytest.raises(SystemExit, match="2"):
         run(evaluate.main, "run=r", "lm_name=./other")
