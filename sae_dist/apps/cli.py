@@ -215,7 +215,10 @@ def to_dataclass(config: Any, prefix: str = "", unneeded: Mapping[str, Any] | No
 
 def require_given(config: Any) -> None:
     """Refuse a configuration made in Python in which something is still missing; see `compose`."""
-    _require_given(OmegaConf.structured(config), "")
+    try:
+        _require_given(OmegaConf.structured(config), "")
+    except OmegaConfBaseException as error:
+        raise UserError(_first_line(error)) from error
     if isinstance(config, SourceConfig) and config.source is Source.live and not config.harvest:
         raise UserError("found source=live without harvest; expected a HarvestConfig; give one")
 

@@ -4,6 +4,7 @@ r"""Measure the coders of a run on the held-out shards of its store.
     torchrun --nproc-per-node 4 -m sae_dist evaluate run=NAME latent=4
     sae-dist evaluate run=NAME +chat@transfer=gemma_2 \
         transfer.lm_name=FINETUNE transfer.prompts=FILE transfer.finetuned_run=RUN
+    accelerate launch --config_file launch/accelerate/zero3.yaml -m sae_dist evaluate run=NAME
 
 Writes `runs/NAME/evaluation/RUNG/MEASURE.json` as each is done; started again, it goes on where it
 stopped. `measures=[…]` and `rungs=[…]` take some; `"run=[a,b]"` also compares coders of several
@@ -11,7 +12,7 @@ runs on one store. A run in training is measured by its newest checkpoint. A sto
 language model (`write_store`) is measured without the figures that need one; so is a meta-SAE, on
 all rows of the decoder it was trained on. After `store=live` the language model reads the held-out
 sequences anew. One that is larger than a device is loaded over all processes, as it was harvested:
-with `lm.tensor`, or under `accelerate launch --config_file launch/accelerate/zero3.yaml`.
+with `lm.tensor`, or by ZeRO-3, as in the last line above.
 """
 
 from collections.abc import Callable

@@ -111,7 +111,7 @@ def _refuse_other_kind(key: str, prefix: str, coder: Kind) -> None:
 
 def meant(root: str, unknown: str, prefix: str, coder: Kind = None) -> str:
     """The end of a line that says what an unknown key may be here; nothing if nobody knows."""
-    known = [key for key, (kind, _) in keys(root, coder).items() if not is_dataclass(kind)]
+    known = [key for key, (kind, _) in keys(root).items() if not is_dataclass(kind)]
     last = unknown.rpartition(".")[2]
     foreigners = foreign.ours(unknown)
     for ours in foreigners:

@@ -37,7 +37,9 @@ def _homes(path: Path) -> dict[str, tuple[str, str]]:
 
 
 class _LazyPackage(ModuleType):
-    """See `lazily`; a function may bear the name of its module."""
+    """See `lazily`. A function may bear the name of its module, which it hides, or of a package
+    beside it, which then is called in its place: `sae_dist.train(config)`.
+    """
 
     _homes: dict[str, tuple[str, str]]
 
@@ -46,12 +48,17 @@ class _LazyPackage(ModuleType):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         home, there = self._homes[name]
         value = getattr(import_module(home), there)
-        setattr(self, name, value)
-        return value
+        return vars(self).setdefault(name, value)  # a package of that name was imported with it
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        """The function of this package's name in the package above."""
+        above, _, name = self.__name__.rpartition(".")
+        home, there = vars(sys.modules[above])["_homes"][name]
+        return getattr(import_module(home), there)(*given, **named)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        hides = name in self._homes and isinstance(value, ModuleType)  # a module, once imported
-        if not hides:
+        is_module = isinstance(value, ModuleType) and not isinstance(value, _LazyPackage)
+        if not (is_module and name in self._homes):  # as import would set it
             super().__setattr__(name, value)
 
     def __dir__(self) -> list[str]:

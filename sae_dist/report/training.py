@@ -85,6 +85,9 @@ LOGGED = (
     ),
     Logged("bytes_per_step", _SPEED, "Bytes sent a step", "bytes"),
     Logged("seconds", _SPEED, "Seconds", "seconds"),
+    Logged("flops_per_second", _SPEED, "FLOP/s", "FLOP/s"),
+    Logged("mfu", _SPEED, "Share of the devices’ FLOP/s", "MFU"),
+    Logged("peak_memory_gib", _SPEED, "Peak memory", "GiB"),
 )
 
 

@@ -50,7 +50,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def installed(site: Path, monkeypatch: pytest.MonkeyPatch):
-    caches = kinds._homes, cli._of_files, cli.keys
+    caches = kinds._homes, cli._of_files, cli.keys, cli.choices
     for cache in caches:
         cache.cache_clear()
     monkeypatch.syspath_prepend(site)

@@ -151,6 +151,6 @@ def test_a_sweep_is_checked_before_anything_runs(given: str, said: str) -> None:
 @pytest.mark.parametrize("part", ["harvest", "train"])
 def test_another_command_s_part_is_checked_under_its_full_key(part: str) -> None:
     with pytest.raises(UserError, match=rf"^{part}\..*tokens=0; expected at least 1"):
-        cli.compose_part(part, [*GIVEN[part], "tokens=0"])
+        cli.compose(part, [*GIVEN[part], "tokens=0"], f"{part}.")
     with pytest.raises(UserError, match=rf"^found key {part}.tokenz; .*did you mean {part}.tokens"):
-        cli.compose_part(part, [*GIVEN[part], "tokenz=0"])
+        cli.compose(part, [*GIVEN[part], "tokenz=0"], f"{part}.")

@@ -95,7 +95,7 @@ def test_nobody_is_timed_at_what_they_lack(peer: str) -> None:
 def test_both_passes_of_evaluation_see_as_many_entries_as_fire(
     kind: str, one_process: None, tmp_path: Path
 ) -> None:
-    (figure, _) = evaluate.run((kind.value,), 12_000, 256, 16, 1, tmp_path)
+    (figure, _) = evaluate.run((kind,), 12_000, 256, 16, 1, tmp_path)
     fired = figure.more["active_entries"] / figure.more["tokens"]
     share = (evaluate.SEQUENCE - 1) / evaluate.SEQUENCE  # the first of each sequence is left out
     assert fired / share == evaluate.K if kind in ("topk", "abstopk") else 20 < fired < 70

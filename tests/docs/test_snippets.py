@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from markdown_it import MarkdownIt
 
 from sae_dist.coders import Form, fold, save_coder
+from sae_dist.store import write_store
 from tests.apps.commands import ROOT, command
 from tests.coders.test_coder import trained
 from tests.docs.shell import documents
@@ -42,6 +44,8 @@ def prepare(folder: Path, code: str) -> None:
     for path in set(re.findall(r'open_store\("([^"]+)"', code)) - written:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         make_store(folder / path, num_tokens=2048)
+    for path in re.findall(r'"store=([^"]+)"', code):
+        write_store(folder / path, {"resid_post.3": torch.randn(10_000, 8)}, held_out=0.1)
 
 
 WITH_PYTHON = [path for path in documents() if snippets(path)]

@@ -77,7 +77,9 @@ def test_python_finds_the_wheel_and_not_the_checkout(installed: Path, tmp_path: 
     done = run(installed, "python", "-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     package = Path(done.stdout.strip()).parent
-    assert package.is_relative_to(installed) and (package / "conf" / "train.yaml").is_file()
+    assert (
+        package.is_relative_to(installed) and (package / "conf" / "coder" / "topk.yaml").is_file()
+    )
 
 
 @pytest.mark.slow

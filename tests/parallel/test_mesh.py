@@ -36,7 +36,7 @@ def test_the_batch_decides_and_tiny_messages_are_not_worth_their_latency() -> No
 
 def test_latents_are_shared_within_a_node_before_they_cross_the_network() -> None:
     sizes = topk(2**14), 2304, 2304, 16384
-    assert choose_mesh(MeshConfig(), 64, *sizes, 8) == 8
+    assert choose_mesh(MeshConfig(), 64, *sizes, per_node=8) == 8
     slow, fast = (message_seconds(*sizes, (8, 8), per_node) for per_node in (4, 64))
     assert slow > 2 * fast
 
