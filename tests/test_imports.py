@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1] / "sae_dist"
 FLOORS = {
     1: ["common", "text", "lm", "kernels"],
     2: ["store", "coders"],
-    3: ["harvest", "stream", "parallel", "checkpoint", "interop", "report"],
+    3: ["harvest", "stream", "parallel", "checkpoint", "interop"],
     4: ["config", "train", "evaluate", "selftest", "plan", "live"],
     5: ["report"],
     6: ["apps"],
