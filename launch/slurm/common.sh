@@ -4,7 +4,7 @@
 #   status            it means                           and then the job is
 #   0                 done                               completed
 #   2                 a mistake of the user's            failed: the same line would come again
-#   75, or SIGTERM    asked to end; train.py has saved   requeued, RESTARTS times at most (100)
+#   75, or SIGTERM    asked to end; training has saved   requeued, RESTARTS times at most (100)
 #   any other         a crash                            requeued, CRASHES times at most (3)
 #
 # srun and not torchrun: an agent would end with 1 whatever its processes said, and would kill them
