@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist worksteal
 READY := .venv/.ready
 PEERS := eai-sparsify dictionary-learning sae-lens llamascopium
 CLIENTS := eai-sparsify dictionary-learning sae-lens

@@ -65,14 +65,17 @@ def local_device() -> torch.device:
 def start_world() -> Iterator[World]:
     """Join the processes that torchrun, accelerate or Slurm started; alone without a launcher.
 
-    Collectives run over NCCL for tensors on GPUs and over gloo for tensors on CPUs.
+    Collectives run over NCCL for tensors on GPUs and over gloo for tensors on CPUs. In a program
+    that has made a group of all its processes, that one is taken, and left.
     """
     device = local_device()
     if device.type == "cpu":
         keep_freed_memory()
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
-    store = None
-    if "RANK" in os.environ:
+    store, is_ours = None, not dist.is_initialized()
+    if not is_ours:
+        store = dist.distributed_c10d._get_default_store() if dist.get_world_size() > 1 else None
+    elif "RANK" in os.environ:
         store, rank, size = next(dist.rendezvous("env://", timeout=_TIMEOUT))
         store.set_timeout(_TIMEOUT)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
@@ -85,4 +88,5 @@ def start_world() -> Iterator[World]:
         size = dist.get_world_size()
         yield World(dist.get_rank(), size, device, store, int(per_node) if per_node else None)
     finally:
-        dist.destroy_process_group()
+        if is_ours:
+            dist.destroy_process_group()

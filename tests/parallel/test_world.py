@@ -4,8 +4,10 @@ import os
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from sae_dist.parallel import local_device
+from sae_dist.parallel import local_device, start_world
+from tests.processes import alone
 
 
 @pytest.mark.parametrize(
@@ -25,3 +27,10 @@ def test_a_process_takes_a_gpu_that_it_sees(
     assert local_device() == torch.device("cuda", taken)
     assert chosen == [taken]
     assert os.environ.get("LOCAL_RANK") == (None if local_rank is None else str(taken))
+
+
+def test_a_program_s_own_group_is_taken_and_left() -> None:
+    alone()
+    with start_world() as world:
+        assert (world.rank, world.size) == (0, 1)
+    assert dist.is_initialized()

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sae_dist.apps import evaluate, harvest, report, train, verify
-from sae_dist.common.files import crc32c, read_json, to_json, write_json
+from sae_dist.common.files import file_crc32c, read_json, to_json, write_json
 from sae_dist.store import write_store
 from tests.harvest.tiny import tokenizer
 from tests.reliability.bench import HARVEST, TRAIN, Bench, Desk, Outcome
@@ -131,7 +131,7 @@ def reseal(save: Path, name: str) -> None:
     record = read_json(save / "CHECKPOINT.json")
     del record["crc32"]
     path = save / name
-    record["files"][name] = {"bytes": path.stat().st_size, "crc32c": crc32c(path)}
+    record["files"][name] = {"bytes": path.stat().st_size, "crc32c": file_crc32c(path)}
     write_json(save / "CHECKPOINT.json", {**record, "crc32": zlib.crc32(to_json(record))})
 
 
