@@ -174,7 +174,7 @@ def harvest_speed(model: PreTrainedModel, folder: Path) -> Figure:
 def run(
     turns: int = 15,
     shards: int = 7,
-    shard_mib: float = StoreConfig().shard_mib,
+    shard_mib: float = 256.0,
     folder: Path = TEMPORARY,
 ) -> Iterator[Figure]:
     """Capture, a whole harvest and writing, each beside its floor.
