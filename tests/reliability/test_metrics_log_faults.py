@@ -75,7 +75,7 @@ def test_the_file_is_that_of_an_undisturbed_run(folders: tuple[Path, Path]) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("rung", RUNGS)
 def test_w_and_b_has_it_once(folders: tuple[Path, Path], rung: str) -> None:
-    whole, killed = ([history_of(path) for path in files(folder, rung)] for folder in folders)
+    whole, killed = ([history_of(path) for path in files(folder, rung, "r")] for folder in folders)
     assert len(whole) == len(killed) == 1
     assert [row["_step"] for row in killed[0]] == list(range(20))
     assert figures(without_clock(killed[0])) == figures(without_clock(whole[0]))

@@ -67,13 +67,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "ladder"
 
 
-def files(folder: Path, rung: str) -> list[Path]:
+def files(folder: Path, rung: str, run: str = "ladder") -> list[Path]:
     """The W&B files of a rung, oldest first."""
-    return sorted(folder.glob(f"wandb/offline-run-*/run-{id_of(folder, rung)}.wandb"))
+    return sorted(folder.glob(f"wandb/offline-run-*/run-{id_of(folder, rung, run)}.wandb"))
 
 
-def id_of(folder: Path, rung: str) -> str:
-    return wandb_id("ladder", rung, begun_as(folder))
+def id_of(folder: Path, rung: str, run: str = "ladder") -> str:
+    return wandb_id(run, rung, begun_as(folder))
 
 
 def test_what_w_and_b_has_is_what_the_file_says(folder: Path) -> None:
