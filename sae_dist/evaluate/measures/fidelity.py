@@ -51,7 +51,6 @@ class Fidelity(Measure):
             "1 − FVU; of a decoder’s directions a meta-SAE’s figure",
             source="Leask et al. (2025), section 5",
             write=Write.PERCENT,
-            is_main=True,
         ),
         Figure(
             "fvu_variants/error_variance",
