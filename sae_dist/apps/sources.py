@@ -6,16 +6,12 @@ from typing import Any, cast
 
 import torch
 
-from sae_dist.apps.harvested import load_harvested
 from sae_dist.coders import describe_coder, load_coder
 from sae_dist.coders.files import WEIGHTS
 from sae_dist.common.errors import UserError
 from sae_dist.config import EvaluateConfig, HarvestConfig, Source, SourceConfig
-from sae_dist.live import LiveActivations, check_live
-from sae_dist.lm import LM, compile_layers, foresee, load_lm, resolve, truncate
 from sae_dist.store import open_store
 from sae_dist.stream import ActivationsInMemory, ActivationSource, StoredActivations
-from sae_dist.text import documents, pin
 
 
 def open_source(config: SourceConfig, device: torch.device) -> ActivationSource:
@@ -26,6 +22,8 @@ def open_source(config: SourceConfig, device: torch.device) -> ActivationSource:
             model's configuration and the text's first document tell to be wrong.
     """
     if config.source is Source.live:
+        from sae_dist.apps.live import open_live  # with transformers, seconds a process
+
         return open_live(cast(HarvestConfig, config.harvest), device)
     if config.source is Source.decoder:
         return decoder_rows(Path(str(config.decoder)))
@@ -53,30 +51,10 @@ def open_trained(
     if source.source is not Source.live:
         source.max_shard_gib, source.cache = config.max_shard_gib, config.cache
         return open_source(source, device)
+    from sae_dist.apps.live import open_trained_live  # with transformers, seconds a process
+
     harvested = next(iter(coders.values()))["about"]["source"]["lm"]
-    lm = load_harvested(
-        harvested, config.lm_name, device, trust_remote_code=config.lm_trust_remote_code
-    )
-    return _live(cast(HarvestConfig, source.harvest), lm)
-
-
-def open_live(config: HarvestConfig, device: torch.device) -> LiveActivations:
-    """Load a language model without the layers that no site needs."""
-    check_live(config.sites, config.lm.tensor, config.writer)
-    foresee(config.lm, config.sites, config.text.sequence_length, "harvest.")
-    next(documents(config.text))
-    lm = load_lm(config.lm, device, key="harvest.lm.name")
-    found = [resolve(lm.model, site) for site in config.sites]
-    truncate(lm.model, found)
-    if lm.config.compile:
-        compile_layers(lm.model, found)
-    return _live(config, lm)
-
-
-def _live(config: HarvestConfig, lm: LM) -> LiveActivations:
-    size = config.harvest.batch_sequences
-    text = pin(config.text)
-    return LiveActivations(lm, list(config.sites), text, config.tokens, config.writer, size)
+    return open_trained_live(cast(HarvestConfig, source.harvest), harvested, config, device)
 
 
 def decoder_rows(folder: Path) -> ActivationsInMemory:

@@ -19,18 +19,14 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from sae_dist.apps.command import command, entry
-from sae_dist.apps.harvested import load_harvested
-from sae_dist.apps.pinned import on_one, pinned_text
 from sae_dist.apps.rungs import lay_out
-from sae_dist.apps.runs import run_folder, started_text
+from sae_dist.apps.runs import run_folder
 from sae_dist.apps.sources import open_source
 from sae_dist.common.disk import explain_disk_errors
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_atomic
 from sae_dist.config import Source, TrainConfig
 from sae_dist.evaluate import EvaluationConfig
-from sae_dist.evaluate.in_training import lm_figures
-from sae_dist.lm import expand_sites
 from sae_dist.parallel import World, start_world
 from sae_dist.stream import ActivationSource
 from sae_dist.train import Evaluate, TrainingRun, Watch, check_alike, ending_signals
@@ -53,10 +49,10 @@ def train(config: TrainConfig) -> Path:
         Watch(world, config.watch) as watch,
         explain_disk_errors(folder),  # before the watch tells the others
     ):
-        if (asked := config.harvest) is not None:  # written down as what it came to
-            sites = expand_sites(asked.lm, asked.sites)
-            text = on_one(lambda: pinned_text(asked.text, started_text(folder)))
-            config = replace(config, harvest=replace(asked, sites=sites, text=text))
+        if config.harvest is not None:
+            from sae_dist.apps.live import settled  # with transformers, seconds a process
+
+            config = replace(config, harvest=settled(config.harvest, folder))
         source = open_source(config, world.device)
         check_alike(world, config, source)
         rungs = lay_out(config, source.widths)
@@ -83,6 +79,9 @@ def _with_lm(config: TrainConfig, source: ActivationSource, world: World) -> Eva
         raise UserError(f"found {told}, but no harvested store; expected one; set it to 0")
     if config.log.evaluate_every_steps is None:
         raise UserError(f"found {told} without log.evaluate_every_steps; expected both; set that")
+    from sae_dist.apps.harvested import load_harvested  # with transformers, seconds a process
+    from sae_dist.evaluate.in_training import lm_figures
+
     asked = EvaluationConfig(lm_sequences=config.evaluate_lm_sequences)
     return lm_figures(
         source,
