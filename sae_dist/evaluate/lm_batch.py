@@ -1,6 +1,5 @@
 """What a measure of the language model is given: some sequences, and what changes their loss."""
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,8 +13,7 @@ from sae_dist.parallel import Axis
 
 if TYPE_CHECKING:
     from sae_dist.lm import LM, Site
-
-Replacement = Callable[[Tensor, Tensor], Tensor]
+    from sae_dist.lm.splice import Replacement
 
 
 class Changed(NamedTuple):
@@ -66,7 +64,7 @@ class LMBatch:
         return self._loss_S(self.clean_NSV)
 
     @torch.no_grad()
-    def spliced(self, read: str, write: str, replacement: Replacement) -> Changed:
+    def spliced(self, read: str, write: str, replacement: "Replacement") -> Changed:
         """With `replacement` of what passes the site `read` in the place of what passes `write`."""
         source, target = self._site(read), self._site(write)
 
@@ -151,7 +149,7 @@ class LMBatch:
         return loss_NS.where(self.predicted_NS, 0.0).sum(0)
 
 
-def replacement_by(coder: Coder) -> Replacement:
+def replacement_by(coder: Coder) -> "Replacement":
     """What `splice` is to put in the target's place: a coder's output [N, S, E]."""
 
     def replacement(x_NSD: Tensor, y_NSE: Tensor) -> Tensor:
