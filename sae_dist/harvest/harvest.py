@@ -84,9 +84,10 @@ def _fill(
         num_idle = 0
         while (taken := _take(units, processes, tokeniser)) is not None:
             num_idle = 0 if taken else num_idle + 1
-            if writing and (not taken or not free):
+            if writing and (not taken or not free or writing[0][0].done()):
                 written, used = writing.popleft()
-                written.result()
+                if not written.result():
+                    units.lost()
                 free.append(used)
             elif not taken:  # the first tokens come soon, others' units late
                 time.sleep(_POLL_SECONDS * 2.0 ** min(num_idle - 6, 0))

@@ -2,8 +2,8 @@
 
 Those of a job never take the same one: the launcher's store deals them. Jobs know nothing of each
 other but the commits, which decide to whom a unit belongs. So each goes on with the next unit as
-long as nobody has it, and else begins anew at a random one: jobs come to work far apart, and only
-the last few units may be harvested twice. What a dead process left is just missing: once nothing
+long as nobody has it, and else, or once another was first, begins anew at a random one: jobs come
+to work far apart, and only the first and last few units may be harvested twice. What a dead process left is just missing: once nothing
 else is left to take, and no commit has come for long, it is dealt anew.
 """
 
@@ -79,6 +79,11 @@ class Units:
         if is_silent and self._num_ready == self.num_units:
             self._deal_anew()
         return None
+
+    def lost(self) -> None:
+        """Begin anew elsewhere: another job works where this one does, and committed first."""
+        self._last = None
+        self._look()
 
     def look(self) -> None:
         """See what is committed by now, if that was not done just before."""

@@ -5,6 +5,7 @@ from collections import namedtuple
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -372,3 +373,16 @@ def test_jobs_know_each_others_units_by_their_commits(tmp_path: Path) -> None:
         (tmp_path / "store" / commit_file(unit)).touch()
     assert sorted(ours) == list(range(8))
     assert other.take() is None and other.all_done
+
+
+def test_a_job_whose_unit_another_committed_first_goes_on_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = with_tokens(tiny_writer(tmp_path / "store"))
+    units = Units(writer, dist.HashStore())
+    monkeypatch.setattr(units, "_rng", SimpleNamespace(choice=min))
+    assert [units.take(), units.take()] == [0, 1]
+    (tmp_path / "store" / commit_file(0)).touch()
+    units.lost()
+    monkeypatch.setattr(units, "_rng", SimpleNamespace(choice=max))
+    assert units.take() == 7

@@ -45,7 +45,7 @@ def test_two_jobs_fill_one_store_and_hardly_a_unit_twice(
     tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     store, log = tmp_path / "store", tmp_path / "log"
-    jobs = [start(job, store, log, 0.02) for _ in range(2)]
+    jobs = [start(job, store, log, 0.1) for _ in range(2)]
     for process in jobs:
         process.join(600)
     assert [process.exitcode for process in jobs] == [0, 0]
