@@ -9,7 +9,7 @@ from torch import Tensor
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import CoderConfig
 from sae_dist.coders.select import top_k
-from sae_dist.kernels import aux_pass, encode, search_dtype
+from sae_dist.kernels import aux_pass, encode, rounded_dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ def dead_pass(
         return top_k(ranked_bd * scale_d if is_rounded else ranked_bd, k, collectives)
 
     weights = coder.W_enc, coder.b_enc, centre_D, coder.W_dec
-    dtype = search_dtype(coder.W_enc)
+    dtype = rounded_dtype(coder.W_enc)
     return collectives.start_sum_latents(aux_pass(x_BD, *weights, dead, num_dead, select, dtype))
 
 

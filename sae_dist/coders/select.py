@@ -129,7 +129,7 @@ def _batch_candidates(
     while True:
         code, z_N = topk_candidates(x_BD, encoder, num_sought)
         edge = kth_largest(z_N, num_kept, collectives.count)
-        least_B = code.row_lists(z_N, num_sought).amin(1)
+        least_B = code.kth_largest(z_N, num_sought)
         holds_back = (least_B >= edge[0]).any() & (num_sought < num_latents)
         if not int(collectives.count(holds_back.long())):
             return code, z_N, edge

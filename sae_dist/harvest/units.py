@@ -3,8 +3,9 @@
 Those of a job never take the same one: the launcher's store deals them. Jobs know nothing of each
 other but the commits, which decide to whom a unit belongs. So each goes on with the next unit as
 long as nobody has it, and else, or once another was first, begins anew at a random one: jobs come
-to work far apart, and only the first and last few units may be harvested twice. What a dead process left is just missing: once nothing
-else is left to take, and no commit has come for long, it is dealt anew.
+to work far apart, and only the first and last few units may be harvested twice. What a dead process
+left is just missing: once nothing else is left to take, and no commit has come for long, it is
+dealt anew.
 """
 
 import time

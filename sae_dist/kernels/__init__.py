@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sae_dist.kernels.search import (
         Encoder,
         all_above,
+        rounded_dtype,
         search_dtype,
         threshold_candidates,
         topk_candidates,
@@ -37,6 +38,7 @@ __all__ = [
     "jumprelu",
     "kth_largest",
     "topk_candidates",
+    "rounded_dtype",
     "search_dtype",
     "step",
     "update_rows",

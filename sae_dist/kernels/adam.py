@@ -17,17 +17,17 @@ class AdamRows:
             whose gradient is zero keeps its weights, and the decay of its second moment is made up
             for when it is visited again: exactly what visiting all rows gives. None if every row
             is visited at every step.
-        bf16_FD: ŵ, a copy in bfloat16 to keep up, or None; with it
-        error_F, norm_F: what its rows are off by, ‖w - ŵ‖, and ‖w‖.
+        norm_F: ‖w‖ of the rows to keep up, or None.
+        bf16_FD, error_F: ŵ, a copy in bfloat16 to keep up, and ‖w - ŵ‖, or None.
     """
 
     W_FD: Tensor
     exp_avg_sq_FD: Tensor
     exp_avg_FD: Tensor | None = None
     last_step_F: Tensor | None = None
+    norm_F: Tensor | None = None
     bf16_FD: Tensor | None = None
     error_F: Tensor | None = None
-    norm_F: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,10 @@ class SparsePattern:
         lists[self.rows_N, place_N] = values_N
         return lists.topk(num_each, dim=1, sorted=False).values
 
+    def kth_largest(self, values_N: Tensor, k: int) -> Tensor:
+        """The k-th largest value of each row [B]; -∞ where it has fewer."""
+        return self.row_lists(values_N, k).amin(1)
+
     def keep(self, kept_N: Tensor, values_N: Tensor) -> "tuple[SparsePattern, Tensor]":
         """The pattern of the entries that are marked [n], and their values [n]."""
         place_n = kept_N.nonzero().flatten()  # once: to index by a mask looks for them each time

@@ -170,7 +170,8 @@ def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: Ad
             torch.finfo(w_RD.dtype).tiny
         )
     W_FD[at_R] = w_RD
-    if rows.bf16_FD is not None and rows.error_F is not None and rows.norm_F is not None:
+    if rows.norm_F is not None:
+        rows.norm_F[at_R] = torch.linalg.vector_norm(w_RD, dim=1)
+    if rows.bf16_FD is not None and rows.error_F is not None:
         rows.bf16_FD[at_R] = w_RD.bfloat16()
         rows.error_F[at_R] = torch.linalg.vector_norm(w_RD - rows.bf16_FD[at_R], dim=1)
-        rows.norm_F[at_R] = torch.linalg.vector_norm(w_RD, dim=1)

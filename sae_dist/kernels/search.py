@@ -10,8 +10,11 @@ missed. The few that can are then computed in W's own dtype, each by itself: wha
 and does not depend on how rows and latents are cut into blocks or slices.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +35,7 @@ class Encoder:
 
     Attributes:
         W_FD, b_F: the weights.
-        bf16_FD: W in the dtype of the search.
+        bf16_FD: W in the dtype of the search: W itself where that is its own.
         error_F, norm_F: ‖w - ŵ‖ and ‖w‖ of each latent.
         is_exact: whether the bound is kept; without it, what ranks first in the search is taken.
     """
@@ -49,21 +52,56 @@ class Encoder:
     def of(W_FD: Tensor, b_F: Tensor, *, is_exact: bool = True) -> "Encoder":
         """Round W, and note how far that is from it."""
         W_FD, b_F = W_FD.detach(), b_F.detach()
-        bf16_FD = torch.empty_like(W_FD, dtype=search_dtype(W_FD))
-        error_F, norm_F = torch.empty_like(b_F), torch.empty_like(b_F)
-        kernels.round_rows(W_FD, bf16_FD, error_F, norm_F)
-        return Encoder(W_FD, b_F, bf16_FD, error_F, norm_F, is_exact)
+        dtype = search_dtype(W_FD) if is_exact else rounded_dtype(W_FD)
+        bf16_FD = W_FD if dtype is W_FD.dtype else torch.empty_like(W_FD, dtype=dtype)
+        error_F, norm_F = torch.zeros_like(b_F), torch.empty_like(b_F)
+        encoder = Encoder(W_FD, b_F, bf16_FD, error_F, norm_F, is_exact)
+        kernels.round_rows(W_FD, encoder.copy_FD, error_F, norm_F)
+        return encoder
+
+    @property
+    def copy_FD(self) -> Tensor | None:
+        """`bf16_FD` where it is not W itself."""
+        return None if self.bf16_FD is self.W_FD else self.bf16_FD
 
     def values(self, x_BD: Tensor, code: SparsePattern) -> Tensor:
         """z at the entries of a pattern [N]."""
         return kernels.sddmm(x_BD, self.W_FD, code) + self.b_F[code.latents_N]
 
 
-def search_dtype(W_FD: Tensor) -> torch.dtype:
-    """bfloat16 for float32 weights, where the processor multiplies it faster."""
+def rounded_dtype(W_FD: Tensor) -> torch.dtype:
+    """bfloat16 for float32 weights, where the processor has units for it."""
     if W_FD.dtype is torch.float32 and (W_FD.is_cuda or torch.cpu._is_avx512_bf16_supported()):
         return torch.bfloat16
     return W_FD.dtype
+
+
+def search_dtype(W_FD: Tensor) -> torch.dtype:
+    """The dtype that is multiplied fastest, of those that a search in it is exact after all."""
+    dtype = rounded_dtype(W_FD)
+    return dtype if W_FD.is_cuda or _is_faster(dtype, W_FD.dtype) else W_FD.dtype
+
+
+@cache
+def _is_faster(dtype: torch.dtype, other: torch.dtype) -> bool:
+    """Whether this processor multiplies a dtype faster than another.
+
+    Tried once: with AVX-512's bfloat16 units alone, without AMX, an Intel Xeon was seen to do it at
+    two thirds of float32's rate, and an AMD EPYC at twice.
+    """
+    return dtype is not other and _seconds(dtype) < _seconds(other)
+
+
+def _seconds(dtype: torch.dtype) -> float:
+    """The least of some that a product of 1.6 GFLOP takes."""
+    x_BD, W_FD = (torch.ones(n, 768, dtype=dtype) for n in (512, 2048))
+
+    def once() -> float:
+        begin = time.perf_counter()
+        x_BD @ W_FD.T
+        return time.perf_counter() - begin
+
+    return min(once() for _ in range(5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +125,28 @@ class _Block:
         """What the largest entry of each group reaches at least [b, g]."""
         return self.maxima_bg - self.error_bound_bg - self.rounding * self.maxima_bg.abs()
 
-    def may_reach(self, floor_b1: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and latents [N] of all entries that may reach their row's floor."""
+    def may_reach(self, floor_b1: Tensor) -> "_Candidates":
+        """All entries that may reach their row's floor."""
         lost_bg = self.rounding * (floor_b1 - self.error_bound_bg).abs()
         row_N, latent_N = kernels.entries(
             self.z_bf, self.maxima_bg, floor_b1.flatten(), self.error_bound_bg + lost_bg
         )
-        return row_N + self.row, latent_N + self.latent
+        z_N = self.z_bf[row_N, latent_N].to(floor_b1.dtype)
+        bound_N = self.error_bound_bg[row_N, latent_N // GROUP] + self.rounding * z_N.abs()
+        return _Candidates(row_N + self.row, latent_N + self.latent, z_N, z_N + bound_N)
+
+
+class _Candidates(NamedTuple):
+    """Entries that may matter [N]: row and latent, ẑ, and what z is at most."""
+
+    row_N: Tensor
+    latent_N: Tensor
+    z_N: Tensor
+    upper_N: Tensor
+
+    def at(self, place_n: Tensor) -> "_Candidates":
+        """Those at some places."""
+        return _Candidates(*(t[place_n] for t in self))
 
 
 class _Search:
@@ -142,28 +195,46 @@ class _Search:
 def topk_candidates(x_BD: Tensor, encoder: Encoder, k: int) -> tuple[SparsePattern, Tensor]:
     """Of each row at least the positive entries that reach its k-th largest, ties and all.
 
+    In two stages: the k that rank first in the search are computed exactly, and then of the others
+    only what can still reach the least of these.
+
     Returns:
         the pattern, each row's latents rising, and the values z [N].
     """
-    search, found = _Search(encoder, x_BD, encoder.b_F), []
-    for blocks in search.rows():
-        surely_bk = x_BD.new_empty(0)
-        for block in blocks:
-            lower_bound_bg = block.lower_bound()
-            if (
-                2 * k > lower_bound_bg.shape[1]
-            ):  # too few groups: k entries are in fewer than k of them
-                lower_bound_bg = _every_entry(block)
-            if block.latent:
-                lower_bound_bg = torch.cat([surely_bk, lower_bound_bg], 1)
-            surely_bk = lower_bound_bg.topk(
-                min(k, lower_bound_bg.shape[1]), dim=1, sorted=False
-            ).values
-            floor_b1 = surely_bk.amin(1, keepdim=True).clamp_min(0.0)
-            if surely_bk.shape[1] < k:
-                floor_b1.zero_()
-            found.append(block.may_reach(floor_b1))
-    return _valued(found, x_BD, encoder)
+    search = _Search(encoder, x_BD, encoder.b_F)
+    candidates = _joined([_topk_of_rows(blocks, k) for blocks in search.rows()])
+    code, z_N = _pattern(candidates, x_BD, encoder), candidates.z_N
+    is_first_N = ~(z_N < code.kth_largest(z_N, k)[code.rows_N])
+    first, _ = code.keep(is_first_N, z_N)
+    z_n = encoder.values(x_BD, first)
+    if not encoder.is_exact:
+        return first, z_n
+    can_N = ~is_first_N & ~(candidates.upper_N < first.kth_largest(z_n, k)[code.rows_N])
+    second, _ = code.keep(can_N, z_N)
+    z_N[is_first_N], z_N[can_N] = z_n, encoder.values(x_BD, second)
+    return code.keep(is_first_N | can_N, z_N)
+
+
+def _topk_of_rows(blocks: Iterator[_Block], k: int) -> _Candidates:
+    """What may be among the k largest of the rows that these blocks are of."""
+    found, surely_bk, floor_b1 = [], torch.empty(0), torch.empty(0)
+    for block in blocks:
+        lower_bound_bg = block.lower_bound()
+        if 2 * k > lower_bound_bg.shape[1]:  # k entries are in fewer than k of few groups
+            lower_bound_bg = _every_entry(block)
+        if block.latent:
+            lower_bound_bg = torch.cat([surely_bk, lower_bound_bg], 1)
+        num_sure = min(k, lower_bound_bg.shape[1])
+        surely_bk = lower_bound_bg.topk(num_sure, dim=1, sorted=False).values
+        floor_b1 = surely_bk.amin(1, keepdim=True).clamp_min(0.0)
+        if num_sure < k:
+            floor_b1.zero_()
+        found.append(block.may_reach(floor_b1))
+    if len(found) == 1:
+        return found[0]
+    candidates = _by_row(found)
+    floor_N = floor_b1.flatten()[candidates.row_N - block.row]  # the first blocks' were lower
+    return candidates.at((~(candidates.upper_N < floor_N)).nonzero().flatten())
 
 
 def _every_entry(block: _Block) -> Tensor:
@@ -181,15 +252,19 @@ def threshold_candidates(
     Returns:
         the pattern, each row's latents rising, and the values z [N].
     """
-    search, found, num_found = _Search(encoder, x_BD, encoder.b_F - floor_F), [], 0
+    search = _Search(encoder, x_BD, encoder.b_F - floor_F)
     floor_B1 = x_BD.new_zeros(len(x_BD), 1)
+    found, num_found = [], 0
     for blocks in search.rows():
+        in_rows = []
         for block in blocks:
-            found.append(block.may_reach(floor_B1[block.row : block.row + len(block.z_bf)]))
-            num_found += len(found[-1][0])
+            in_rows.append(block.may_reach(floor_B1[block.row : block.row + len(block.z_bf)]))
+            num_found += len(in_rows[-1].row_N)
             if num_found > limit:
                 return None
-    code, z_N = _valued(found, x_BD, encoder)
+        found.append(_by_row(in_rows))
+    code = _pattern(_joined(found), x_BD, encoder)
+    z_N = encoder.values(x_BD, code)
     return code.keep(z_N > floor_F[code.latents_N], z_N)
 
 
@@ -200,13 +275,17 @@ def all_above(x_BD: Tensor, encoder: Encoder, floor_F: Tensor) -> tuple[SparsePa
     return found
 
 
-def _valued(
-    found: list[tuple[Tensor, Tensor]], x_BD: Tensor, encoder: Encoder
-) -> tuple[SparsePattern, Tensor]:
-    """The pattern of what was found in the blocks, and its values."""
-    rows_N, latents_N = (torch.cat(parts) for parts in zip(*found, strict=True))
-    if not bool((rows_N.diff() >= 0).all()):  # blocks of latents alternate within the same rows
-        rows_N, order_N = rows_N.sort(stable=True)
-        latents_N = latents_N[order_N]
-    code = SparsePattern.from_rows(rows_N, latents_N, len(x_BD), len(encoder.W_FD))
-    return code, encoder.values(x_BD, code)
+def _by_row(found: list[_Candidates]) -> _Candidates:
+    """What was found in blocks of latents of the same rows, row by row."""
+    candidates = _joined(found)
+    return candidates.at(candidates.row_N.argsort(stable=True)) if len(found) > 1 else candidates
+
+
+def _joined(found: list[_Candidates]) -> _Candidates:
+    return _Candidates(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def _pattern(candidates: _Candidates, x_BD: Tensor, encoder: Encoder) -> SparsePattern:
+    return SparsePattern.from_rows(
+        candidates.row_N, candidates.latent_N, len(x_BD), len(encoder.W_FD)
+    )

@@ -72,6 +72,7 @@ def _update_rows(
         tl.store(half_ptr + here, half_D, mask=inside_D)
         lost_D = w_D - half_D.to(tl.float32)
         tl.store(error_ptr + row, tl.sqrt(tl.sum(lost_D * lost_D)))
+    if norm_ptr is not None:
         tl.store(norm_ptr + row, tl.sqrt(tl.sum(w_D * w_D)))
 
 

@@ -104,8 +104,8 @@ def _bags(values_N: Tensor, table: Tensor, index_N: Tensor, offsets: Tensor) -> 
 
 
 @torch.no_grad()
-def round_rows(W_FD: Tensor, bf16_FD: Tensor, error_F: Tensor, norm_F: Tensor) -> None:
-    """Write ŵ, ‖w - ŵ‖ and ‖w‖ of each row."""
+def round_rows(W_FD: Tensor, bf16_FD: Tensor | None, error_F: Tensor, norm_F: Tensor) -> None:
+    """Write ‖w‖ of each row, and where ŵ is kept ŵ and ‖w - ŵ‖."""
     for rows in _row_blocks(len(W_FD)):
         _round(rows, W_FD[rows], bf16_FD, error_F, norm_F)
 
@@ -145,17 +145,18 @@ def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: Ad
             w_rD /= vector_norm(w_rD, dim=1, keepdim=True).clamp_min(_tiny(W_FD))
         if rows_R is not None:
             W_FD[at], rows.exp_avg_sq_FD[at] = w_rD, exp_avg_sq_rD
-        if rows.bf16_FD is not None and rows.error_F is not None and rows.norm_F is not None:
+        if rows.error_F is not None and rows.norm_F is not None:
             _round(at, w_rD, rows.bf16_FD, rows.error_F, rows.norm_F)
 
 
 def _round(
-    rows: slice | Tensor, w_rD: Tensor, bf16_FD: Tensor, error_F: Tensor, norm_F: Tensor
+    rows: slice | Tensor, w_rD: Tensor, bf16_FD: Tensor | None, error_F: Tensor, norm_F: Tensor
 ) -> None:
-    half_rD = w_rD.to(bf16_FD.dtype)
-    bf16_FD[rows] = half_rD
-    error_F[rows] = vector_norm(w_rD - half_rD, dim=1)
     norm_F[rows] = vector_norm(w_rD, dim=1)
+    if bf16_FD is not None:
+        half_rD = w_rD.to(bf16_FD.dtype)
+        bf16_FD[rows] = half_rD
+        error_F[rows] = vector_norm(w_rD - half_rD, dim=1)
 
 
 def _row_blocks(num_rows: int) -> Iterator[slice]:

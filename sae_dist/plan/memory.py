@@ -36,7 +36,7 @@ def rung_memory(
     Args:
         latent: processes that share the latents.
         bytes_per_value: of weights and moments.
-        bytes_per_searched: of a value of the rounded copy.
+        bytes_per_searched: of a value of the rounded copy; 0 without one.
     """
     F, w = coder.num_latents // latent, bytes_per_value
     dtype = torch.float64 if w == torch.float64.itemsize else torch.float32

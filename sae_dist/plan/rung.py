@@ -54,7 +54,7 @@ def plan_rung(
     latent = choose_mesh(rung.parallel, machine.devices, *sizes, update, per_node)
     mesh = machine.devices // latent, latent
     rows = batch_tokens // mesh[0]
-    dtypes = {"bytes_per_value": w, "bytes_per_searched": ROUNDED_BYTES if w == 4 else w}
+    dtypes = {"bytes_per_value": w, "bytes_per_searched": ROUNDED_BYTES if w == 4 else 0}
     memory = rung_memory(coder, rung.optim, D, E, latent, **dtypes)
     memory["working"] = working_memory(coder, D, E, rows, latent, w)
     whole = rung_memory(coder, rung.optim, D, E, **dtypes)

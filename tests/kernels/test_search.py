@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from sae_dist.kernels import Encoder, dispatch, search, threshold_candidates, topk_candidates
 
@@ -72,6 +73,28 @@ def test_the_search_leaves_most_entries_out() -> None:
     x_BD, W_FD, b_F = inputs()["random"]
     code, _ = topk_candidates(x_BD, Encoder.of(W_FD, b_F), 2)
     assert len(code.latents_N) < 5 * B
+
+
+@pytest.mark.slow  # a matrix of a gigabyte
+@pytest.mark.usefixtures("bfloat16")
+@pytest.mark.parametrize("k", [32, 128])
+def test_at_most_two_and_a_half_k_values_of_a_row_are_computed_exactly(
+    k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(search._BLOCK_LATENTS, "cpu", 1 << 16)  # two blocks, as on a GPU
+    generator = torch.Generator().manual_seed(0)
+    x_BD = torch.randn(64, 2304, generator=generator)
+    W_FD = normalize(torch.randn(1 << 17, 2304, generator=generator), dim=1)
+    counts = []
+
+    def counted(u_BD: Tensor, W_FD: Tensor, code: search.SparsePattern) -> Tensor:
+        counts.append(len(code.latents_N))
+        return sddmm(u_BD, W_FD, code)
+
+    sddmm = dispatch.sddmm
+    monkeypatch.setattr(dispatch, "sddmm", counted)
+    topk_candidates(x_BD, Encoder.of(W_FD, torch.zeros(len(W_FD))), k)
+    assert k * len(x_BD) <= sum(counts) <= 2.5 * k * len(x_BD)
 
 
 @pytest.mark.usefixtures("blocks", "bfloat16")

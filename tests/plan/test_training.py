@@ -10,7 +10,6 @@ from sae_dist.coders import Form, kind_names
 from sae_dist.coders.flops import step_flops
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
-from sae_dist.kernels.search import search_dtype
 from sae_dist.parallel import MeshConfig, World, make_mesh
 from sae_dist.plan import MachineConfig, TrainingPlan, plan_training, rung_memory
 from sae_dist.plan.memory import checkpoint_bytes
@@ -67,12 +66,12 @@ def held(world: World, latent: int) -> list[str]:
         for name, tensor, _ in real.held():
             group = GROUPS.get(name.partition("/")[0], "parameters")
             found[group] = found.get(group, 0) + tensor.nbytes
-        extra = (encoder.bf16_FD, encoder.error_F, encoder.norm_F)
-        found["rounded"] = sum(tensor.nbytes for tensor in extra)
+        extra = (encoder.copy_FD, encoder.error_F, encoder.norm_F)
+        found["rounded"] = sum(tensor.nbytes for tensor in extra if tensor is not None)
         found["gradients"] = sum(p.nbytes for p in real.coder.parameters())
         sizes = {
             "bytes_per_value": precision.weights.itemsize,
-            "bytes_per_searched": search_dtype(real.coder.W_enc).itemsize,
+            "bytes_per_searched": 0 if encoder.copy_FD is None else encoder.bf16_FD.itemsize,
         }
         planned = rung_memory(config.coder, config.optim, D, d_out, latent, **sizes)
         if found != planned:

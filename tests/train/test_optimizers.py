@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from sae_dist.coders import Coder, Form
 from sae_dist.coders.kinds.topk import TopK
-from sae_dist.kernels import Encoder
+from sae_dist.kernels import Encoder, search
 from sae_dist.train.optimizers import (
     AdamConfig,
     MuonConfig,
@@ -218,8 +218,12 @@ def test_the_average_is_a_bias_corrected_exponential_one() -> None:
     assert torch.equal(found["W_enc"], average.weights["W_enc"])
 
 
+@pytest.mark.parametrize("searched", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("by_rows", [True, False])
-def test_the_encoders_copy_follows_its_weights(by_rows: bool) -> None:
+def test_the_encoders_copy_follows_its_weights(
+    by_rows: bool, searched: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "search_dtype", lambda W_FD: searched)
     coder = make(unit_norm=True, dtype=torch.float32)
     adam = build_optimizer(coder, AdamConfig(beta1=0.0))
     before = coder.encoder()
@@ -230,6 +234,7 @@ def test_the_encoders_copy_follows_its_weights(by_rows: bool) -> None:
         adam.step(step + 1, LR, torch.ones(()))
     assert coder.encoder() is before
     fresh = Encoder.of(coder.W_enc, coder.b_enc)
+    assert fresh.bf16_FD.dtype is searched
     for name in ("bf16_FD", "error_F", "norm_F"):
         assert torch.equal(getattr(coder.encoder(), name), getattr(fresh, name))
     with torch.no_grad():

@@ -66,7 +66,7 @@ def adam_update(
         exp_avg_sq_FD=state["exp_avg_sq"][None] if is_vector else state["exp_avg_sq"],
         exp_avg_FD=rows_of(state.get("exp_avg")),
         last_step_F=state.get("last_step"),
-        bf16_FD=copy.bf16_FD if copy else None,
+        bf16_FD=copy.copy_FD if copy else None,
         error_F=copy.error_F if copy else None,
         norm_F=copy.norm_F if copy else None,
     )
