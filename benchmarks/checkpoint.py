@@ -19,7 +19,7 @@ from benchmarks.timing import DEVICE, TEMPORARY, K, activations, seconds_of
 from sae_dist.checkpoint import CheckpointConfig, Checkpoints
 from sae_dist.coders import TopK
 from sae_dist.parallel import World, make_mesh, start_world
-from sae_dist.train import AdamConfig, Rung, RungConfig, SharedRows, training_step
+from sae_dist.train import Adam, Rung, RungConfig, SharedRows, training_step
 from sae_dist.train.config import Precision
 
 _IS_CUDA = DEVICE == "cuda"
@@ -34,7 +34,7 @@ def make_rung(world: World, num_latents: int, x_BD: torch.Tensor) -> Rung:
         site="x",
         target="x",
         coder=TopK(num_latents=num_latents, k=K),
-        optim=AdamConfig(beta1=0.9, clip_norm=1.0),
+        optim=Adam(beta1=0.9, clip_norm=1.0),
     )
     mesh, width = make_mesh(world, 1, {}), x_BD.shape[1]
     rung = Rung(config, mesh, 1.0, width, width, Precision.float32, world.device)

@@ -27,7 +27,7 @@ from sae_dist.parallel import World, start_world
 from sae_dist.store import StoreConfig, StoreWriter, open_store
 from sae_dist.stream import ActivationSource, StoredActivations, StreamConfig
 from sae_dist.text import TextConfig, documents
-from sae_dist.train import AdamConfig, LoopConfig, RungConfig, TrainingRun
+from sae_dist.train import Adam, LoopConfig, RungConfig, TrainingRun
 from sae_dist.train.config import LogConfig, WandbMode
 
 SITE, BATCH, BATCH_SEQUENCES = "resid_post.3", 1024, 2
@@ -84,7 +84,7 @@ def train(
             site=SITE,
             target=SITE,
             coder=TopK(num_latents=width, k=16),
-            optim=AdamConfig(lr=1e-3),
+            optim=Adam(lr=1e-3),
         )
         for number, width in enumerate(widths)
     ]

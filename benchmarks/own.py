@@ -6,7 +6,7 @@ from torch import Tensor
 from benchmarks.timing import DEVICE, Case, median_seconds, peak_bytes, threshold_for
 from sae_dist.coders import kind_named
 from sae_dist.parallel import World, make_mesh, start_world
-from sae_dist.train import AdamConfig, Rung, RungConfig, SharedRows, training_step
+from sae_dist.train import Adam, Rung, RungConfig, SharedRows, training_step
 from sae_dist.train.config import Precision
 
 AUX_K = "topk+auxk"
@@ -27,7 +27,7 @@ def make_rung(case: Case, world: World) -> Rung:
         site="x",
         target="x",
         coder=chosen(num_latents=case.num_latents, **({} if is_jumprelu else own)),
-        optim=AdamConfig(beta1=0.0 if is_jumprelu else 0.9, clip_norm=None if is_jumprelu else 1.0),
+        optim=Adam(beta1=0.0 if is_jumprelu else 0.9, clip_norm=None if is_jumprelu else 1.0),
     )
     precision = Precision(case.setting)
     rung = Rung(config, make_mesh(world, 1, {}), 1.0, d_in, d_in, precision, world.device)

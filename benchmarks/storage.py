@@ -24,7 +24,7 @@ from sae_dist.common.dtypes import FloatDtype, from_storage
 from sae_dist.parallel import World, start_world
 from sae_dist.store import Store, open_store, write_store
 from sae_dist.stream import BatchPart, StoredActivations, StreamConfig
-from sae_dist.train import AdamConfig, LoopConfig, RungConfig, TrainingRun
+from sae_dist.train import Adam, LoopConfig, RungConfig, TrainingRun
 from sae_dist.train.config import LogConfig, WandbMode
 
 FORMATS = (FloatDtype.bfloat16, FloatDtype.int8)
@@ -52,7 +52,7 @@ def trained(world: World, store: Store, num_tokens: int, seed: int, folder: Path
         site=SITE,
         target=SITE,
         coder=TopK(num_latents=512, k=8, aux_k=64, dead_after_tokens=100_000),
-        optim=AdamConfig(lr=0.008, scale_lr_by_width=False, warmup_steps=100, decay_share=0.5),
+        optim=Adam(lr=0.008, scale_lr_by_width=False, warmup_steps=100, decay_share=0.5),
     )
     config = LoopConfig(
         seed=seed,

@@ -6,12 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
 import sae_dist
-from sae_dist.coders import CoderConfig, Form, kind_named, kind_names
-from sae_dist.coders.kinds import OURS
+from sae_dist.coders import CoderConfig, Form, JumpReLU
 from sae_dist.common.hooks import require_site
 from sae_dist.common.names import require_plain, require_repo
 from sae_dist.common.settings import kinds, setting, split_optional
@@ -23,8 +21,7 @@ from sae_dist.parallel import MeshConfig
 from sae_dist.plan import MachineConfig
 from sae_dist.store import CacheConfig, StoreConfig
 from sae_dist.text import TextConfig
-from sae_dist.train import AdamConfig, LoopConfig, OptimConfig, RungConfig
-from sae_dist.train.optimizers import OPTIMIZERS
+from sae_dist.train import Adam, LoopConfig, OptimConfig, RungConfig
 
 
 @dataclass(kw_only=True, slots=True)
@@ -110,8 +107,8 @@ class TrainConfig(SourceConfig, LoopConfig):
     target: str | None = None
     init_from: str | None = None
     expansion: float | None = setting(None, above=0)
-    coder: CoderConfig = field(default_factory=CoderConfig)  # its kind is a file's to say
-    optim: OptimConfig = field(default_factory=AdamConfig)
+    coder: CoderConfig = field(default_factory=JumpReLU)
+    optim: OptimConfig = field(default_factory=Adam)
     parallel: MeshConfig = field(default_factory=MeshConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     ladder: list[RungConfig] = field(default_factory=list)
@@ -297,85 +294,6 @@ COMMANDS = {  # in the order of use
     "selftest": Command(SelftestConfig),
     "small_lm": Command(SmallLMRootConfig, {"text": "stdlib"}),
 }
-
-
-VARIANTS: dict[type, dict[str, type]] = {OptimConfig: OPTIMIZERS}
-"""What the files of a group make of a dataclass."""
-
-
-@cache
-def register() -> None:
-    """Tell Hydra of the commands, against whose dataclasses every file of `conf/` is checked."""
-    store = ConfigStore.instance()
-    for name, command in COMMANDS.items():
-        node = OmegaConf.structured(command.config)
-        for key, kind in kinds(command.config).items():
-            for variant, config in VARIANTS.get(kind, {}).items():
-                node[key] = kind()  # a file of the group says which
-                store.store(group=key, name=f"{variant}_schema", node=config)
-        chosen = [{group: file} for group, file in command.choices.items()]
-        store.store(name=f"{name}_schema", node=node)
-        store.store(name=name, node={"defaults": [f"{name}_schema", *chosen, "_self_"]})
-    for name in OURS:
-        register_kind(name)
-
-
-@cache
-def register_kind(name: str) -> None:
-    """Tell Hydra of a kind of coder: of `/kind@coder`, and of `coder=NAME` and `coder=NAME_FORM`.
-
-    What has no file in `conf/coder/` takes the recipe of the nearest that has: a skip transcoder a
-    transcoder's, any form the autoencoder's, and a kind that of the kind it extends.
-    """
-    store = ConfigStore.instance()
-    store.store(group="kind", name=name, node=kind_named(name))
-    for form in Form:
-        choice = coder_choice(name, form)
-        for optimizer in OPTIMIZERS:
-            _inherit("optim/recipe", f"{optimizer}_", name, form)
-        if choice in _stems("coder"):
-            continue
-        base, recipe = _nearest("coder", "", name, form) or (name, "")
-        defaults: list[Any] = [recipe] if recipe else [{"/kind@coder": name}]
-        if base != name:
-            register_kind(base)
-            defaults += [{"override /kind@coder": name}]
-        node = {"defaults": defaults, "coder": {"form": form.value}}
-        store.store(group="coder", name=choice, node=node, package="_global_")
-
-
-def _inherit(group: str, prefix: str, kind: str, form: Form) -> None:
-    """Where a group has no file for a kind and a form, the nearest one stands for it."""
-    choice = prefix + coder_choice(kind, form)
-    if choice not in _stems(group) and (near := _nearest(group, prefix, kind, form)):
-        ConfigStore.instance().store(group=group, name=choice, node={"defaults": [near[1]]})
-
-
-def _nearest(group: str, prefix: str, kind: str, form: Form) -> tuple[str, str] | None:
-    """The kind and the file whose recipe a kind and a form take."""
-    forms = [form, *([Form.transcoder] if form is Form.skip_transcoder else []), Form.autoencoder]
-    for base in kind_named(kind).__mro__:
-        for one in forms:
-            name = getattr(base, "kind", "")
-            if prefix + coder_choice(name, one) in _stems(group):
-                return name, prefix + coder_choice(name, one)
-    return None
-
-
-def coder_choice(kind: str, form: Form) -> str:
-    """What stands behind `coder=` for a kind and a form."""
-    return kind if form is Form.autoencoder else f"{kind}_{form}"
-
-
-def coder_choices() -> dict[str, str]:
-    """All that may stand behind `coder=`, with its kind; of files of others' the name."""
-    found = {stem: stem for stem in _stems("coder")}
-    return found | {coder_choice(kind, form): kind for kind in kind_names() for form in Form}
-
-
-@cache
-def _stems(group: str) -> list[str]:
-    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
 
 
 def schema(root: str) -> type:

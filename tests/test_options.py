@@ -13,7 +13,7 @@ def options(root: Path) -> Iterator[tuple[str, str]]:
     """(class, field) of every dataclass that is a configuration."""
     for path in sorted(root.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            is_kind = path.parent.name == "kinds"
+            is_kind = path.parent.name in ("kinds", "optimizers")
             if isinstance(node, ast.ClassDef) and (is_kind or node.name.endswith("Config")):
                 for field in node.body:
                     if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):

@@ -20,7 +20,7 @@ from benchmarks.trained.task import (
 )
 from sae_dist.coders import fold, kind_named
 from sae_dist.parallel import World, make_mesh, start_world
-from sae_dist.train import AdamConfig, Rung, RungConfig, SharedRows, training_step
+from sae_dist.train import Adam, Rung, RungConfig, SharedRows, training_step
 from sae_dist.train.config import Precision
 
 _SAMPLE_TOKENS = 8192
@@ -43,7 +43,7 @@ def make_rung(task: Task, world: World) -> Rung:
         dead_after_tokens=DEAD_AFTER,
         **own,
     )
-    optim = AdamConfig(
+    optim = Adam(
         lr=LR[task.kind],
         beta1=0.0 if is_jumprelu else 0.9,
         beta2=BETA2[task.kind],

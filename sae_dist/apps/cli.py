@@ -6,7 +6,7 @@ Hydra composes the files of `conf/` that a line chooses; what it says key by key
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,33 +15,32 @@ import hydra
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from sae_dist.apps import experiment
-from sae_dist.apps.keys import Kind, choices, declared_in, find, keys, meant
+from sae_dist.apps.choices import FAMILIES, choices, register, register_class
+from sae_dist.apps.keys import Kind, declared_in, find, keys, meant
 from sae_dist.apps.overrides import Typed, read, shortened, structure_of
 from sae_dist.apps.rungs import check_sweep, draft
-from sae_dist.coders import CoderConfig, kind_names
 from sae_dist.common.credentials import keys_with_credentials
 from sae_dist.common.errors import UserError
 from sae_dist.common.names import nearest
 from sae_dist.common.settings import Allowed, split_optional, validate
 from sae_dist.config import (
-    VARIANTS,
+    COMMANDS,
     PlanConfig,
     Source,
     SourceConfig,
     TrainConfig,
-    coder_choices,
     conf_folder,
     place_key,
-    register,
-    register_kind,
     schema,
 )
 
 Override = str | tuple[str, Any]
 """`key=value` as typed, or a key and the value itself."""
+Kinds = dict[str, list[Kind]]
+"""Of a family, by its key, the class that is chosen, first, and those that a sweep chooses."""
 _SEARCHED = "hydra.searchpath"
 LIVE = "live"  # `store=live` is short for `source=live`
 _NOWHERE = "."
@@ -65,14 +64,6 @@ def compose_config(root: str, overrides: Sequence[Override], prefix: str = "") -
         chosen, typed = _sorted(root, given, prefix)
         config = _of_files(str(conf_folder()), root, chosen)
         return OmegaConf.merge(config, _values(root, typed, prefix, _kinds(root, config, typed)))
-    except ConfigKeyError as error:  # of another variant than the chosen one
-        variant: Any = error.object_type
-        names = {kind: name for named in VARIANTS.values() for name, kind in named.items()}
-        group, known = str(error.full_key).rpartition(".")[0], fields(variant)
-        raise UserError(
-            f"found {prefix}{error.full_key}; expected one of {group}={names.get(variant)}: "
-            f"{', '.join(declared.name for declared in known)}"
-        ) from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{prefix}{_first_line(error)}") from error
     except RecursionError as error:
@@ -204,9 +195,11 @@ def to_dataclass(config: Any, prefix: str = "", unneeded: Mapping[str, Any] | No
     except RecursionError as error:
         raise UserError("found an interpolation that leads back to itself; end it") from error
     if isinstance(made, TrainConfig):
-        _require_kind(made.coder)
+        for key in FAMILIES:
+            _require_class(key, getattr(made, key))
+        classes = {key: [type(getattr(made, key))] for key in FAMILIES}
         made.sweep.grids = [
-            _swept(grid, _GRID.format(number), type(made.coder))
+            _swept(grid, _GRID.format(number), classes)
             for number, grid in enumerate(made.sweep.grids)
         ]
     validate(made, prefix)
@@ -283,10 +276,11 @@ def _sorted(
     for key, value in _leaves(root, given):
         if key in groups:
             chosen[key] = _choice(key, value, groups[key], prefix)
-            if key == "coder":
-                _register(chosen[key])
         elif key != _SEARCHED:
             typed.append((key, value))
+    for key in FAMILIES.keys() & COMMANDS[root].choices.keys():
+        choice = chosen.get(key, COMMANDS[root].choices[key])
+        register_class(key, None if folders else choice)  # a file of the user's may name any
     added = {written.lstrip("+"): written for written in choices(root)}
     told = [f"{added[key]}={name}" for key, name in chosen.items()]
     quoted = [QuotedString(folder, Quote.single).with_quotes() for folder in folders]
@@ -294,54 +288,44 @@ def _sorted(
     return tuple(told), typed
 
 
-def _register(coder: str) -> None:
-    """Tell Hydra of the kind that is chosen, or of all where a file of the user's may name any."""
-    kind = coder_choices().get(coder)
-    for name in kind_names():
-        if kind in (None, name):
-            register_kind(name)
-
-
-def _values(
-    root: str, typed: Sequence[tuple[str, Any]], prefix: str, kinds: Sequence[Kind]
-) -> dict[str, Any]:
+def _values(root: str, typed: Sequence[tuple[str, Any]], prefix: str, kinds: Kinds) -> Any:
     """A tree of what was said key by key.
 
-    Args:
-        kinds: of the coder, first, and those that a sweep chooses: a key that only these have is
-            left to their rungs.
+    A key that only classes have which a sweep chooses is left to their rungs.
     """
     tree: dict[str, Any] = {}
     for key, value in typed:
-        having = [kind for kind in kinds if key in keys(root, kind)]
-        kind, allowed = find(root, key, prefix, having[0] if having else next(iter(kinds), None))
+        first, *others = kinds.get(key.partition(".")[0], [None])
+        having = [kind for kind in (first, *others) if kind and key in keys(root, kind)]
+        kind, allowed = find(root, key, prefix, *(having[:1] or filter(None, [first])))
         if root == "train":
             _require_single(f"{prefix}{key}", key, value, kind)
         read_value = read(f"{prefix}{key}", value, kind, allowed)
-        if not having or having[0] is kinds[0]:
+        if not having or having[0] is first:
             _put(tree, key.split("."), read_value)
     return tree
 
 
-def _kinds(root: str, config: Any, typed: Sequence[tuple[str, Any]]) -> list[Kind]:
-    """The kind of coder that files chose, and those that a sweep's grids choose."""
+def _kinds(root: str, config: Any, typed: Sequence[tuple[str, Any]]) -> Kinds:
+    """Of each family the class that files chose, and those that a sweep's grids choose."""
     if root != "train":
-        return []
+        return {}
     swept = [structure_of(key, value) for key, value in typed if key == "sweep.grids"]
     grids = swept[-1] if swept else OmegaConf.to_container(config.sweep.grids)
-    found = [OmegaConf.get_type(config, "coder")]
+    found = {key: [OmegaConf.get_type(config, key)] for key in FAMILIES}
     for number, grid in enumerate(grids if isinstance(grids, list) else []):
-        found += _kinds_of(grid, _GRID.format(number)) if isinstance(grid, dict) else []
+        for key in FAMILIES if isinstance(grid, dict) else ():
+            found[key] += _kinds_of(key, grid, _GRID.format(number))
     return found
 
 
-def _kinds_of(grid: dict[str, Any], place: str) -> list[Kind]:
-    """The kinds of the coders that a grid chooses."""
-    names = grid.get("coder", [])
+def _kinds_of(key: str, grid: dict[str, Any], place: str) -> list[Kind]:
+    """The classes of a family that a grid chooses."""
+    names = grid.get(key, [])
     names = names if isinstance(names, list) else [names]
-    chosen = [_sorted("train", [("coder", name)], place)[0] for name in map(str, names)]
+    chosen = [_sorted("train", [(key, name)], place)[0] for name in map(str, names)]
     files = (_of_files(str(conf_folder()), "train", one) for one in chosen)
-    return [OmegaConf.get_type(one, "coder") for one in files]
+    return [OmegaConf.get_type(one, key) for one in files]
 
 
 def _folders_of_one_s_own(given: Sequence[tuple[str, Any]]) -> list[str]:
@@ -411,32 +395,33 @@ def _ladder(key: str) -> str:
     return f"; a ladder of several is 'sweep.grids=[{{{key}:[A,B]}}]'"
 
 
-def _require_kind(coder: CoderConfig) -> None:
-    if not coder.kind or coder.kind != type(coder).kind:
+def _require_class(key: str, config: Any) -> None:
+    name = FAMILIES[key].key
+    told = getattr(config, name)
+    if not told or told != getattr(type(config), name):
         raise UserError(
-            f"found a coder whose kind is {coder.kind or 'not said'}; expected one that a file for "
-            "coder=… chooses with `defaults: [/kind@coder: KIND]`; add that to the file"
+            f"found {key} whose {name} is {told or 'not said'}; expected a file for {key}=… that "
+            "chooses one among its `defaults:`, as docs/guides/your_own_kind.md has it; add that"
         )
 
 
-def _swept(grid: dict[str, Any], place: str, coder: Kind) -> dict[str, Any]:
-    """A grid, each value read as its key's, of a kind that the grid chooses or else of `coder`."""
-    kinds = _kinds_of(grid, place) or [coder]
-    return {
-        key: _swept_key(key, value, place, [k for k in kinds if key in keys("train", k)] or kinds)
-        for key, value in grid.items()
-    }
+def _swept(grid: dict[str, Any], place: str, kinds: Kinds) -> dict[str, Any]:
+    """A grid, each value read as its key's, of a class that the grid chooses or else of `kinds`."""
+    kinds = {key: _kinds_of(key, grid, place) or kinds[key] for key in kinds}
+    return {key: _swept_key(key, value, place, kinds) for key, value in grid.items()}
 
 
-def _swept_key(key: str, value: Any, place: str, kinds: list[Kind]) -> Any:
+def _swept_key(key: str, value: Any, place: str, kinds: Kinds) -> Any:
     """The values of a key of a grid, each read as that key's."""
     values = value if isinstance(value, list) else [value]
     if not values:
         raise UserError(f"{place}{key}=[]; expected one value or more; give some")
+    group = key.partition(".")[0]
+    having = [kind for kind in kinds.get(group, []) if key in keys("train", kind)]
     found = []
     for one in values:
         _, typed = _sorted("train", [(key, one)], place)
-        said: Any = _values("train", typed, place, kinds)
+        said = _values("train", typed, place, {**kinds, group: having} if having else kinds)
         for name in key.split(".") if said else ():
             said = said[name]
         is_text = isinstance(one, str) and isinstance(said, str | dict)  # or a file's name

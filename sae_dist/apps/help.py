@@ -9,25 +9,31 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from sae_dist.apps.choices import FAMILIES, choices
 from sae_dist.apps.cli import compose_config
 from sae_dist.apps.console import description
-from sae_dist.apps.keys import Declared, Kind, choices, keys
-from sae_dist.coders import CoderConfig
-from sae_dist.common.settings import Allowed, allowed_in, kinds, split_optional
-from sae_dist.config import VARIANTS, parts, schema
+from sae_dist.apps.keys import Declared, Kind, keys
+from sae_dist.common.settings import Allowed, split_optional
+from sae_dist.config import parts, schema
 
 
 def help_text(root: str, arguments: Sequence[str] = ()) -> str:
     """Purpose, the choices of each group, and every key with its default, range and meaning.
 
-    A `coder=…` among the arguments says whose keys stand behind `coder.`.
+    `coder=…` and `optim=…` among the arguments say whose keys stand behind them.
     """
-    config = compose_config(root, [told for told in arguments if told.startswith("coder=")])
-    coder: Kind = OmegaConf.get_type(config, "coder") if root == "train" else None
+    families = FAMILIES if root == "train" else {}
+    told = [argument for argument in arguments if argument.partition("=")[0] in families]
+    config = compose_config(root, told)
+    chosen: dict[str, Kind] = {key: OmegaConf.get_type(config, key) for key in families}
     groups = [f"  {group}={'|'.join(names)}" for group, names in choices(root).items()]
     lines = [description(root), "", "Choices:", *groups, "", "Keys and defaults (key=value):"]
-    lines += [*_defaults(keys(root, coder), OmegaConf.to_yaml(config)), "", "What they mean:"]
-    return "\n".join([*lines, *_meanings(schema(root), coder)])
+    lines += [
+        *_defaults(keys(root, *chosen.values()), OmegaConf.to_yaml(config)),
+        "",
+        "What they mean:",
+    ]
+    return "\n".join([*lines, *_meanings(schema(root), chosen)])
 
 
 def words(root: str) -> list[str]:
@@ -65,7 +71,7 @@ def _note(kind: Any, allowed: Allowed) -> str:
     return ""
 
 
-def _meanings(kind: Any, coder: Any, place: str = "") -> Iterator[str]:
+def _meanings(kind: Any, chosen: dict[str, Kind], place: str = "") -> Iterator[str]:
     """What a configuration's dataclasses say of their keys, group by group."""
     bases = [base for base in kind.__mro__ if "__dataclass_fields__" in vars(base)]
     told = {base.__name__: cleandoc(base.__doc__ or "") for base in bases}
@@ -75,19 +81,7 @@ def _meanings(kind: Any, coder: Any, place: str = "") -> Iterator[str]:
     for key in fields(kind):
         if isinstance(key.type, type) and is_dataclass(key.type):
             inner = f"{place}.{key.name}" if place else key.name
-            yield from _meanings(coder if key.type is CoderConfig else key.type, coder, inner)
-            for name, variant in VARIANTS.get(key.type, {}).items():
-                yield f"  {inner}={name}:\n{_indent(cleandoc(variant.__doc__ or ''))}\n"
-                yield "\n".join([*_own_defaults(variant, key.type), ""])
-
-
-def _own_defaults(variant: Any, base: Any) -> Iterator[str]:
-    """The keys that a variant has of its own, or with another default."""
-    shared = {key.name: key.default for key in fields(base)} | {"name": variant().name}
-    for key in fields(variant):
-        if key.name not in shared or key.default != shared[key.name]:
-            note = _note(kinds(variant)[key.name], allowed_in(key))
-            yield f"    {key.name}: {key.default}" + (f"  # {note}" if note else "")
+            yield from _meanings(chosen.get(inner, key.type), chosen, inner)
 
 
 def _indent(text: str) -> str:

@@ -6,85 +6,61 @@ from functools import cache
 from typing import Any, get_origin
 
 from sae_dist.apps import foreign
+from sae_dist.apps.choices import FAMILIES, choices
 from sae_dist.apps.overrides import shortened
-from sae_dist.coders import CoderConfig, kind_named, kind_names
 from sae_dist.common.errors import UserError
 from sae_dist.common.settings import Allowed, allowed_in, kinds
-from sae_dist.config import VARIANTS, coder_choices, conf_folder, parts, schema
-
-_PREFIX = {"sweep": "+", "experiment": "+", "chat": "+"}  # groups without a default are added
-_HOLDS_A_TEMPLATE = {"text", "transfer"}  # where a file of `chat` may go
-_EXPERIMENTS = ("plan", "harvest", "train")  # the commands that an experiment speaks to
-
+from sae_dist.config import parts, schema
 
 Declared = dict[str, tuple[Any, Allowed]]
 Kind = Any
-"""A class of `CoderConfig`; to mypy it has no hash, as its objects have none."""
+"""A class of a family; to mypy it has no hash, as its objects have none."""
 
 
 @cache
-def keys(root: str, coder: Kind = None) -> Declared:
+def keys(root: str, *chosen: Kind) -> Declared:
     """Every key of a command, groups of them included: its annotated type and what it may be.
 
     Args:
-        coder: the kind whose keys stand behind `coder.`; without one those of all kinds do.
+        chosen: classes of families (`coder=`, `optim=`), whose keys stand behind that; those of all
+            stand where none of a family is.
     """
     found = declared_in(schema(root))
-    if found.get("coder", (None,))[0] is CoderConfig:
-        kinds: list[Kind] = (
-            [kind_named(name) for name in kind_names()] if coder is None else [coder]
-        )
-        for kind in kinds:
-            found = {**declared_in(kind, "coder."), **found}
+    for key, family in FAMILIES.items() if root == "train" else ():
+        of_all = (family.named(name) for name in family.names())
+        for kind in [one for one in chosen if issubclass(one, family.base)] or of_all:
+            found = {**declared_in(kind, f"{key}."), **found}
     return found
 
 
 @cache
-def declared_in(kind: Any, place: str = "") -> dict[str, tuple[Any, Allowed]]:
-    """The same of any configuration's dataclass, behind `place`; of all variants together."""
-    found: dict[str, tuple[Any, Allowed]] = {}
+def declared_in(kind: Any, place: str = "") -> Declared:
+    """The same of any configuration's dataclass, behind `place`."""
+    found: Declared = {}
     for declared in (one for one in fields(kind) if one.init):
         key, inner = f"{place}{declared.name}", kinds(kind)[declared.name]
         found[key] = inner, allowed_in(declared)
-        if hasattr(inner, "__dataclass_fields__"):
-            for one in (*VARIANTS.get(inner, {}).values(), inner):
-                found |= declared_in(one, f"{key}.")
+        if is_dataclass(inner):
+            found |= declared_in(inner, f"{key}.")
     return found
 
 
-@cache
-def choices(root: str) -> dict[str, list[str]]:
-    """The groups of a command as they are written on its line, each with its files' names."""
-    known = {declared.name for declared in fields(schema(root))}
-    groups = {path.name: path for path in sorted(conf_folder().iterdir()) if path.name in known}
-    if root in _EXPERIMENTS:
-        groups["experiment"] = conf_folder() / "experiment"
-    groups |= {f"chat@{key}": conf_folder() / "chat" for key in sorted(_HOLDS_A_TEMPLATE & known)}
-    found = {
-        _PREFIX.get(folder.name, "") + group: sorted(path.stem for path in folder.glob("*.yaml"))
-        for group, folder in groups.items()
-        if folder.is_dir()
-    }
-    if "coder" in found:
-        found["coder"] = sorted(coder_choices())
-    return found
-
-
-def find(root: str, key: str, prefix: str, coder: Kind = None) -> tuple[Any, Allowed]:
-    """What is declared of a key, or of the map that it is in; `coder` as for `keys`."""
-    declared = keys(root, coder)
-    if key == "coder.kind":
-        raise UserError(f"found {prefix}coder.kind=…; expected {prefix}coder=KIND; write that")
+def find(root: str, key: str, prefix: str, *chosen: Kind) -> tuple[Any, Allowed]:
+    """What is declared of a key, or of the map that it is in; `chosen` as for `keys`."""
+    declared = keys(root, *chosen)
+    for group, family in FAMILIES.items():
+        if key == f"{group}.{family.key}":
+            raise UserError(f"found {prefix}{key}=…; expected {prefix}{group}=NAME; write that")
     names = key.split(".")
     for depth in range(1, len(names)):
         kind, _ = declared.get(".".join(names[:depth]), (None, None))
         if get_origin(kind) is dict and all(names):
             return Any, Allowed()
     if key not in declared:
-        _refuse_other_kind(key, prefix, coder)
+        _refuse_other_class(key, prefix, chosen)
         raise UserError(
             f"found key {prefix}{shortened(key)}; expected one that --help lists"
-            f"{meant(root, key, prefix, coder)}"
+            f"{meant(root, key, prefix, *chosen)}"
         )
     kind, allowed = declared[key]
     if is_dataclass(kind):
@@ -95,21 +71,23 @@ def find(root: str, key: str, prefix: str, coder: Kind = None) -> tuple[Any, All
     return kind, allowed
 
 
-def _refuse_other_kind(key: str, prefix: str, coder: Kind) -> None:
-    """Raise UserError for a key that only other kinds of coders have."""
-    kinds: list[Kind] = [kind_named(name) for name in kind_names() if coder]
-    having = [kind.kind for kind in kinds if key in declared_in(kind, "coder.")]
-    if having:
-        common: Kind = CoderConfig
-        every, shared = declared_in(coder, "coder."), declared_in(common, "coder.")
-        own = ", ".join(prefix + one for one in every if one not in shared)
-        raise UserError(
-            f"found key {prefix}{key}, which coder={coder.kind} has not, but "
-            f"{' and '.join(having)}; expected one of {own}; take it out, or choose another coder"
-        )
+def _refuse_other_class(key: str, prefix: str, chosen: tuple[Kind, ...]) -> None:
+    """Raise UserError for a key that only other classes of a family have."""
+    group, place = key.partition(".")[0], f"{key.partition('.')[0]}."
+    for kind in chosen:
+        family = FAMILIES[group]
+        having = [n for n in family.names() if key in declared_in(family.named(n), place)]
+        if having:
+            own = declared_in(kind, place).keys() - declared_in(family.base, place).keys()
+            raise UserError(
+                f"found key {prefix}{key}, which {group}={getattr(kind, family.key)} has not, but "
+                f"{' and '.join(having)}; expected one of "
+                f"{', '.join(prefix + one for one in sorted(own))}; take it out, or choose another "
+                f"{group}"
+            )
 
 
-def meant(root: str, unknown: str, prefix: str, coder: Kind = None) -> str:
+def meant(root: str, unknown: str, prefix: str, *chosen: Kind) -> str:
     """The end of a line that says what an unknown key may be here; nothing if nobody knows."""
     known = [key for key, (kind, _) in keys(root).items() if not is_dataclass(kind)]
     last = unknown.rpartition(".")[2]

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
 from typing import Any
 
+from sae_dist.apps.choices import coder_choice
 from sae_dist.coders.config import Form
 from sae_dist.common.errors import UserError
 from sae_dist.common.hooks import layer_of
 from sae_dist.common.patterns import at_layer, matching
-from sae_dist.config import TrainConfig, coder_choice
+from sae_dist.config import TrainConfig
 from sae_dist.train.config import RungConfig
 
 _HELD = {field.name for field in fields(RungConfig)} - {"name"}

@@ -5,7 +5,7 @@ import torch
 from sae_dist.coders import Coder, CoderConfig
 from sae_dist.coders.flops import CANDIDATES
 from sae_dist.train import OptimConfig
-from sae_dist.train.optimizers import build_optimizer
+from sae_dist.train.optimizers import Optimizer
 
 _INT64 = 8
 _BLOCK_LATENTS, _BLOCK_VALUES = 1 << 16, 1 << 28  # of a product at once, on GPUs
@@ -42,7 +42,7 @@ def rung_memory(
     dtype = torch.float64 if w == torch.float64.itemsize else torch.float32
     held = Coder(coder, d_in, d_out, latents=range(F), dtype=dtype, device="meta")
     gradients = sum(parameter.nbytes for parameter in held.parameters())
-    states = build_optimizer(held, optim).tensors()
+    states = Optimizer(held, optim).tensors()
     return {
         "parameters": sum(tensor.nbytes for tensor in held.state_dict().values()),
         "moments": sum(state.nbytes for *_, state in states),

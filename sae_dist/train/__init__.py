@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from sae_dist.train.ladder import build_ladder
     from sae_dist.train.loop import Evaluate, TrainingRun
     from sae_dist.train.optimizers import (
-        AdamConfig,
-        MuonConfig,
+        Adam,
+        Muon,
         OptimConfig,
         Optimizer,
-        SignumConfig,
+        Signum,
         WeightAverage,
     )
     from sae_dist.train.rows import SharedRows
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from sae_dist.train.watch import Watch
 
 __all__ = [
-    "AdamConfig",
+    "Adam",
     "Evaluate",
     "LoopConfig",
-    "MuonConfig",
+    "Muon",
     "NonFiniteError",
     "OptimConfig",
     "Optimizer",
@@ -37,7 +37,7 @@ __all__ = [
     "Rung",
     "RungConfig",
     "SharedRows",
-    "SignumConfig",
+    "Signum",
     "StepResult",
     "TrainingRun",
     "Watch",

@@ -11,7 +11,8 @@ from sae_dist.common.names import require_project
 from sae_dist.common.settings import setting
 from sae_dist.parallel.config import MeshConfig
 from sae_dist.stream.config import StreamConfig
-from sae_dist.train.optimizers.config import AdamConfig, OptimConfig
+from sae_dist.train.optimizers.adam import Adam
+from sae_dist.train.optimizers.config import OptimConfig
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ class RungConfig:
     init_from: str | None = None
     expansion: float | None = setting(None, above=0)
     coder: CoderConfig = field(default_factory=JumpReLU)
-    optim: OptimConfig = field(default_factory=AdamConfig)
+    optim: OptimConfig = field(default_factory=Adam)
     parallel: MeshConfig = field(default_factory=MeshConfig)
 
 

@@ -15,7 +15,7 @@ from sae_dist.kernels import GradientForm
 from sae_dist.parallel import Mesh, gather_latents, set_mesh
 from sae_dist.train.config import Precision, RungConfig
 from sae_dist.train.latents import LatentCounters
-from sae_dist.train.optimizers import WeightAverage, build_optimizer
+from sae_dist.train.optimizers import Optimizer, WeightAverage
 from sae_dist.train.rows import SharedRows
 from sae_dist.train.warm_start import warm_start
 
@@ -55,7 +55,7 @@ class Rung:
             by_rows=config.optim.moves_fired_rows_alone and mesh.data.size == 1,
             sums=None if self.coder.is_exact else torch.bfloat16,
         )
-        self.optimizer = build_optimizer(self.coder, config.optim)
+        self.optimizer = Optimizer(self.coder, config.optim)
         decay = config.optim.ema_decay
         self.average = WeightAverage(self.coder, decay) if decay else None
         self.counters = LatentCounters(len(latents), device)

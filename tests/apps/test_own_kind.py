@@ -3,15 +3,18 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
 from sae_dist.apps import cli
+from sae_dist.apps.choices import FAMILIES
 from sae_dist.apps.help import help_text
 from sae_dist.apps.rungs import lay_out
-from sae_dist.coders import Coder, Form, config_of, kind_named, kinds, load_coder
+from sae_dist.coders import Coder, Form, config_of, kind_named, load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.evaluate import EvaluationConfig, evaluate, finished
 from sae_dist.interop import FormatName
@@ -48,15 +51,27 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
+@contextmanager
+def on_the_path(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """With what is in a folder of packages as if it had been there from the start."""
+
+    def forget() -> None:
+        for family in FAMILIES.values():
+            vars(family).pop("_homes", None)
+        for cache in (cli._of_files, cli.keys, cli.choices):
+            cache.cache_clear()
+
+    forget()
+    with monkeypatch.context() as patched:
+        patched.syspath_prepend(site)
+        yield
+    forget()
+
+
 @pytest.fixture
 def installed(site: Path, monkeypatch: pytest.MonkeyPatch):
-    caches = kinds._homes, cli._of_files, cli.keys, cli.choices
-    for cache in caches:
-        cache.cache_clear()
-    monkeypatch.syspath_prepend(site)
-    yield
-    for cache in caches:
-        cache.cache_clear()
+    with on_the_path(site, monkeypatch):
+        yield
 
 
 def rung(*more: str) -> RungConfig:

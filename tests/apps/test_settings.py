@@ -70,7 +70,7 @@ def test_a_number_out_of_its_range_is_refused_with_its_key(root: str) -> None:
     for _, key, kind, allowed in (one for one in SETTINGS if one[0] == root):
         for _, outside in ends(number_of(kind), allowed):
             with pytest.raises(UserError, match=rf"^{key}={outside}; expected {allowed}"):
-                cli._values(root, [(key, Typed(repr(outside)))], "", [])
+                cli._values(root, [(key, Typed(repr(outside)))], "", {})
 
 
 def test_there_are_settings_to_look_at() -> None:
@@ -80,7 +80,8 @@ def test_there_are_settings_to_look_at() -> None:
 
 @pytest.mark.parametrize("root", console.COMMANDS)
 def test_help_shows_each_range(root: str) -> None:
-    shown = help_text(root) + (help_text(root, ["coder=topk"]) if root == "train" else "")
+    others = ["coder=topk"], ["optim=signum"], ["optim=muon"]
+    shown = "\n".join(help_text(root, told) for told in ([], *others[: 3 * (root == "train")]))
     for _, key, _, allowed in (one for one in SETTINGS if one[0] == root):
         name = key.rpartition(".")[2]
         assert any(

@@ -8,7 +8,7 @@ import torch
 from sae_dist.coders import CoderConfig, Form, JumpReLU, kind_names, slice_of
 from sae_dist.parallel import Mesh, MeshAxis, World, make_mesh, messages
 from sae_dist.parallel.cost import wire_bytes
-from sae_dist.train import AdamConfig, MuonConfig, OptimConfig, RungConfig, training_step
+from sae_dist.train import Adam, Muon, OptimConfig, RungConfig, training_step
 from sae_dist.train.config import Precision
 from sae_dist.train.rows import SharedRows
 from sae_dist.train.rung import Rung
@@ -92,7 +92,7 @@ def steps_unlike_the_formula(world: World, latent: int) -> list[str]:
     wrong = []
     mesh = (world.size // latent, latent)
     muon_of = JumpReLU(form=Form.skip_transcoder, num_latents=F)
-    pairs = [*((config, AdamConfig()) for config in coders()), (muon_of, MuonConfig())]
+    pairs = [*((config, Adam()) for config in coders()), (muon_of, Muon())]
     for (config, optim), (has_dead, precision) in itertools.product(
         pairs, [(False, Precision.float64), (True, Precision.float32)]
     ):

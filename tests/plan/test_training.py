@@ -17,7 +17,7 @@ from sae_dist.plan.rung import moved_bytes, plan_rung
 from sae_dist.store import open_store
 from sae_dist.store.layout import Layout
 from sae_dist.stream import ActivationStream, BatchPart, StreamConfig
-from sae_dist.train import AdamConfig, LoopConfig, MuonConfig, RungConfig, SignumConfig
+from sae_dist.train import Adam, LoopConfig, Muon, RungConfig, Signum
 from sae_dist.train.config import Precision
 from sae_dist.train.rung import Rung
 from tests.coders.kinds import config_of_kind
@@ -25,11 +25,11 @@ from tests.processes import run_on
 from tests.train.ladders import BATCH, D, E, make_store, rung, training_run
 
 OPTIMS = [
-    AdamConfig(beta1=0.0),
-    AdamConfig(beta1=0.9, ema_decay=0.99),
-    SignumConfig(),
-    SignumConfig(momentum=0.0),
-    MuonConfig(ema_decay=0.99),
+    Adam(beta1=0.0),
+    Adam(beta1=0.9, ema_decay=0.99),
+    Signum(),
+    Signum(momentum=0.0),
+    Muon(ema_decay=0.99),
 ]
 CASES = [
     *itertools.product(kind_names(), Form, OPTIMS[:2], Precision),
@@ -152,12 +152,12 @@ def test_a_step_is_arithmetic() -> None:
     assert step_flops(skip, D, E, B)[0] == product + 4 * B * D * E
     twice = step_flops(replace(coder, multi_topk=True), D, E, B)
     assert twice == pytest.approx((2 * product, 5 * sparse))
-    dense = moved_bytes(coder, AdamConfig(beta1=0.9), D, E, B, (1, 1), 4)
+    dense = moved_bytes(coder, Adam(beta1=0.9), D, E, B, (1, 1), 4)
     search, entries = 2 * (64 * D + 2 * B * 64), B * 4 * 4 * (1.6 * D + 3 * E + D)
     assert dense == pytest.approx(search + entries + 64 * (8 * (D + E) * 4 + 2 * D))
     few = replace(coder, num_latents=4000, k=1)
     rows = 100 / 4000  # of the latents can have fired
-    sparse_update = moved_bytes(few, AdamConfig(beta1=0.0), D, E, B, (1, 1), 4)
+    sparse_update = moved_bytes(few, Adam(beta1=0.0), D, E, B, (1, 1), 4)
     search, entries = 2 * (4000 * D + 2 * B * 4000), B * 4 * (1.6 * D + 3 * E + D)
     update = rows * 4000 * (6 * (D + E) * 4 + 2 * D)
     assert sparse_update == pytest.approx(search + entries + update)

@@ -9,7 +9,7 @@ from sae_dist.coders import Form
 from sae_dist.parallel import MeshConfig, World
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations, StreamConfig
-from sae_dist.train import AdamConfig, LoopConfig, RungConfig, TrainingRun
+from sae_dist.train import Adam, LoopConfig, RungConfig, TrainingRun
 from sae_dist.train.config import LogConfig, Precision, WandbMode
 from tests.coders.kinds import KINDS, config_of_kind
 
@@ -44,7 +44,7 @@ def rung(kind: str, form: Form = Form.autoencoder, latent: int | None = 1, **cod
         site="in",
         target="in" if form is Form.autoencoder else "out",
         coder=config_of_kind(kind, form=form, num_latents=32, **(settings | coder)),
-        optim=AdamConfig(
+        optim=Adam(
             lr=3e-3,
             beta1=0.0 if kind == "jumprelu" else 0.9,
             warmup_steps=10,

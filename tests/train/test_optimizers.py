@@ -13,12 +13,12 @@ from sae_dist.coders import Coder, Form
 from sae_dist.coders.kinds.topk import TopK
 from sae_dist.kernels import Encoder, search
 from sae_dist.train.optimizers import (
-    AdamConfig,
-    MuonConfig,
+    Adam,
+    Muon,
     OptimConfig,
-    SignumConfig,
+    Optimizer,
+    Signum,
     WeightAverage,
-    build_optimizer,
     gradient_squares,
 )
 from sae_dist.train.optimizers.muon import orthogonalizer
@@ -66,7 +66,7 @@ def assert_like_the_reference(
     """Ten steps as `reference` has them: dense gradients, projection before, scaling after."""
     coder, expected = make(unit_norm), make(unit_norm)
     by_rows, share = how["by_rows"], how["share"]
-    optimizer, take_step = build_optimizer(coder, config), reference(expected)
+    optimizer, take_step = Optimizer(coder, config), reference(expected)
     for step in range(10):
         for name, grad in gradients(coder, step, share).items():
             is_sparse = by_rows and name in ("W_enc", "W_dec")
@@ -90,7 +90,7 @@ def test_adam_is_torchs(unit_norm: bool, beta1: float, by_rows: bool, share: flo
     def reference(coder: Coder) -> Callable[[], None]:
         return torch.optim.Adam(coder.parameters(), lr=LR, betas=(beta1, 0.99)).step
 
-    config = AdamConfig(beta1=beta1, beta2=0.99)
+    config = Adam(beta1=beta1, beta2=0.99)
     assert_like_the_reference(config, reference, unit_norm, by_rows=by_rows, share=share)
 
 
@@ -111,7 +111,7 @@ def test_signum_is_sgd_with_the_sign_of_its_momentum(
 
         return take_step
 
-    config = SignumConfig(momentum=momentum)
+    config = Signum(momentum=momentum)
     assert_like_the_reference(config, reference, unit_norm, by_rows=by_rows, share=0.1)
 
 
@@ -142,7 +142,7 @@ def in_full(grad_FD: Tensor, coefficients: tuple, num_steps: int, eps: float) ->
 @pytest.mark.parametrize("unit_norm", [True, False])
 def test_muon_is_torchs_in_full_precision(unit_norm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.optim._muon._zeropower_via_newtonschulz", in_full)
-    config = MuonConfig(weight_decay=0.2)
+    config = Muon(weight_decay=0.2)
     assert_like_the_reference(config, muon_reference, unit_norm, by_rows=False, share=0.1)
 
 
@@ -161,11 +161,11 @@ def test_a_gram_matrix_is_enough_to_make_orthogonal(shape: tuple, dtype: torch.d
     assert not (zero_FD @ orthogonalizer(zero_FD.T @ zero_FD, 5)).any()
 
 
-@pytest.mark.parametrize("config", [AdamConfig(beta1=0.0), SignumConfig(momentum=0.0)])
+@pytest.mark.parametrize("config", [Adam(beta1=0.0), Signum(momentum=0.0)])
 def test_rows_without_gradient_are_neither_read_nor_written(config: OptimConfig) -> None:
     assert config.moves_fired_rows_alone
     coder = make(unit_norm=True)
-    optimizer = build_optimizer(coder, config)
+    optimizer = Optimizer(coder, config)
     for name, grad in gradients(coder, 0, 1.0).items():
         coder.get_parameter(name).grad = grad
     for name in ("W_enc", "W_dec"):
@@ -185,17 +185,17 @@ def test_rows_without_gradient_are_neither_read_nor_written(config: OptimConfig)
 @pytest.mark.parametrize(
     ("config", "of_matrices", "of_vectors"),
     [
-        (AdamConfig(beta1=0.0), {"exp_avg_sq", "last_step"}, {"exp_avg_sq"}),
-        (AdamConfig(beta1=0.9), {"exp_avg", "exp_avg_sq"}, {"exp_avg", "exp_avg_sq"}),
-        (SignumConfig(), {"momentum"}, {"momentum"}),
-        (SignumConfig(momentum=0.0), set(), set()),
-        (MuonConfig(), {"momentum"}, {"exp_avg", "exp_avg_sq"}),
+        (Adam(beta1=0.0), {"exp_avg_sq", "last_step"}, {"exp_avg_sq"}),
+        (Adam(beta1=0.9), {"exp_avg", "exp_avg_sq"}, {"exp_avg", "exp_avg_sq"}),
+        (Signum(), {"momentum"}, {"momentum"}),
+        (Signum(momentum=0.0), set(), set()),
+        (Muon(), {"momentum"}, {"exp_avg", "exp_avg_sq"}),
     ],
 )
 def test_no_more_is_remembered_than_needed(
     config: OptimConfig, of_matrices: set, of_vectors: set
 ) -> None:
-    kept = list(build_optimizer(make(True), config).tensors())
+    kept = list(Optimizer(make(True), config).tensors())
     assert {key for name, key, _ in kept if name == "W_dec"} == of_matrices
     assert {key for name, key, _ in kept if name == "b_enc"} == of_vectors
 
@@ -225,7 +225,7 @@ def test_the_encoders_copy_follows_its_weights(
 ) -> None:
     monkeypatch.setattr(search, "search_dtype", lambda W_FD: searched)
     coder = make(unit_norm=True, dtype=torch.float32)
-    adam = build_optimizer(coder, AdamConfig(beta1=0.0))
+    adam = Optimizer(coder, Adam(beta1=0.0))
     before = coder.encoder()
     for step in range(3):
         for name, grad in gradients(coder, step, 0.1).items():

@@ -4,7 +4,7 @@ import torch
 
 from sae_dist.coders import kind_names
 from sae_dist.parallel import World, make_mesh
-from sae_dist.train.config import AdamConfig, Precision, RungConfig
+from sae_dist.train.config import Adam, Precision, RungConfig
 from sae_dist.train.rows import SharedRows
 from sae_dist.train.rung import Rung
 from sae_dist.train.step import training_step
@@ -27,7 +27,7 @@ def train(kind: str, precision: Precision, world: World) -> tuple[float, float]:
         site="x",
         target="x",
         coder=config_of_kind(kind, num_latents=F, k=8),
-        optim=AdamConfig(lr=3e-3, beta1=0.0 if kind == "jumprelu" else 0.9, warmup_steps=1),
+        optim=Adam(lr=3e-3, beta1=0.0 if kind == "jumprelu" else 0.9, warmup_steps=1),
     )
     x_BD = activations()
     mean_square = float(x_BD.square().sum(1).mean())

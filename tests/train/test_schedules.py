@@ -5,13 +5,13 @@ import pytest
 from sae_dist.coders import Coder, JumpReLU
 from sae_dist.common.errors import UserError
 from sae_dist.train.config import LoopConfig, RungConfig
-from sae_dist.train.optimizers import AdamConfig, build_optimizer
+from sae_dist.train.optimizers import Adam, Optimizer
 from sae_dist.train.schedules import learning_rate, never_in_time, sparsity_coefficient
 from tests.coders.kinds import config_of_kind
 
 
 def test_the_rate_rises_along_a_cosine_stays_and_falls_linearly() -> None:
-    config = AdamConfig(lr=1.0, warmup_steps=100, warmup_start=0.1, decay_share=0.2)
+    config = Adam(lr=1.0, warmup_steps=100, warmup_start=0.1, decay_share=0.2)
     rates = [learning_rate(config, 2**14, step, 1000) for step in range(1000)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[50] == pytest.approx(0.55)
@@ -22,22 +22,22 @@ def test_the_rate_rises_along_a_cosine_stays_and_falls_linearly() -> None:
 
 
 def test_the_rate_falls_with_the_square_root_of_the_width_where_asked() -> None:
-    config = AdamConfig(lr=2e-4, scale_lr_by_width=True, warmup_steps=0)
+    config = Adam(lr=2e-4, scale_lr_by_width=True, warmup_steps=0)
     assert learning_rate(config, 2**14, 0, 10) == pytest.approx(2e-4)
     assert learning_rate(config, 2**18, 0, 10) == pytest.approx(0.5e-4)
 
 
 def test_lambda_rises_linearly_from_nothing() -> None:
-    coder, optim = JumpReLU(sparsity_coefficient=0.6), AdamConfig(sparsity_warmup_steps=10)
+    coder, optim = JumpReLU(sparsity_coefficient=0.6), Adam(sparsity_warmup_steps=10)
     found = [sparsity_coefficient(coder, optim, step) for step in (0, 5, 10, 99)]
     assert found == pytest.approx([0.0, 0.3, 0.6, 0.6])
-    at_once = AdamConfig(sparsity_warmup_steps=0)
+    at_once = Adam(sparsity_warmup_steps=0)
     assert sparsity_coefficient(coder, at_once, 0) == 0.6
 
 
 def missed(num_steps: int, **optim: float) -> list[str]:
     rungs = [
-        RungConfig(coder=config_of_kind(kind, aux_coefficient=1.0), optim=AdamConfig(**optim))
+        RungConfig(coder=config_of_kind(kind, aux_coefficient=1.0), optim=Adam(**optim))
         for kind in ("jumprelu", "topk", "topk")
     ]
     return list(never_in_time(LoopConfig(batch_tokens=1000), rungs, num_steps))
@@ -76,4 +76,4 @@ def test_what_a_run_is_too_short_for_is_told_once() -> None:
 def test_settings_outside_of_their_range_are_refused(settings: dict, message: str) -> None:
     coder = Coder(JumpReLU(num_latents=8), 4, 4)
     with pytest.raises(UserError, match=message):
-        build_optimizer(coder, AdamConfig(**settings))
+        Optimizer(coder, Adam(**settings))

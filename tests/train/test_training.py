@@ -13,12 +13,12 @@ from sae_dist.coders import Form, kind_names, load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import World
 from sae_dist.train import (
-    AdamConfig,
-    MuonConfig,
+    Adam,
+    Muon,
     NonFiniteError,
     Preempted,
     SharedRows,
-    SignumConfig,
+    Signum,
     training_step,
 )
 from tests.processes import alone, run_on
@@ -32,10 +32,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SCHEDULE = {"warmup_steps": 10, "decay_share": 0.2, "clip_norm": 1.0, "sparsity_warmup_steps": 20}
 OPTIMIZERS = [
-    ("topk", Form.autoencoder, AdamConfig(lr=3e-3, ema_decay=0.9, **SCHEDULE)),
-    ("batchtopk", Form.transcoder, SignumConfig(lr=1e-3, **SCHEDULE)),
-    ("topk", Form.autoencoder, MuonConfig(lr=1e-2, ema_decay=0.9, **SCHEDULE)),
-    ("jumprelu", Form.skip_transcoder, MuonConfig(lr=1e-2, **SCHEDULE)),
+    ("topk", Form.autoencoder, Adam(lr=3e-3, ema_decay=0.9, **SCHEDULE)),
+    ("batchtopk", Form.transcoder, Signum(lr=1e-3, **SCHEDULE)),
+    ("topk", Form.autoencoder, Muon(lr=1e-2, ema_decay=0.9, **SCHEDULE)),
+    ("jumprelu", Form.skip_transcoder, Muon(lr=1e-2, **SCHEDULE)),
 ]
 
 
@@ -130,7 +130,7 @@ def resume_until(
 
 
 def test_the_coder_that_is_written_is_the_average(store: Path, tmp_path: Path) -> None:
-    config = replace(rung("topk"), optim=AdamConfig(lr=3e-2, warmup_steps=1, ema_decay=0.5))
+    config = replace(rung("topk"), optim=Adam(lr=3e-2, warmup_steps=1, ema_decay=0.5))
     run = training_run(alone(), store, tmp_path, [config], 5)
     run.run()
     mean, written = run.rungs[0].average.weights, load_coder(tmp_path / "coders" / config.name)

@@ -5,26 +5,22 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
+    from sae_dist.train.optimizers.adam import Adam
     from sae_dist.train.optimizers.average import WeightAverage
-    from sae_dist.train.optimizers.build import build_optimizer
-    from sae_dist.train.optimizers.config import (
-        OPTIMIZERS,
-        AdamConfig,
-        MuonConfig,
-        OptimConfig,
-        SignumConfig,
-    )
-    from sae_dist.train.optimizers.optimizer import Optimizer, gradient_squares
+    from sae_dist.train.optimizers.config import OPTIMIZERS, OptimConfig
+    from sae_dist.train.optimizers.muon import Muon
+    from sae_dist.train.optimizers.optimizer import Optimizer, Step, gradient_squares
+    from sae_dist.train.optimizers.signum import Signum
 
 __all__ = [
     "OPTIMIZERS",
-    "AdamConfig",
-    "MuonConfig",
+    "Adam",
+    "Muon",
     "OptimConfig",
     "Optimizer",
-    "SignumConfig",
+    "Signum",
+    "Step",
     "WeightAverage",
-    "build_optimizer",
     "gradient_squares",
 ]
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import Coder
-from sae_dist.train.optimizers.optimizer import row_blocks, scale_to_unit_norm
+from sae_dist.train.optimizers.optimizer import scale_to_unit_norm
 
 
 class WeightAverage:
@@ -34,6 +34,5 @@ class WeightAverage:
         weights = dict(self.weights)
         if self.coder.config.unit_norm_decoder:
             weights["W_dec"] = weights["W_dec"].clone()
-            for (w_rD,) in row_blocks(weights["W_dec"]):
-                scale_to_unit_norm(w_rD)
+            scale_to_unit_norm(weights["W_dec"])
         return weights

@@ -1,64 +1,71 @@
 """Muon, on matrices of which every process holds some rows."""
 
+from __future__ import annotations
+
 import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from sae_dist.kernels import AdamStep
+from sae_dist.common.settings import setting
 from sae_dist.train.optimizers.adam import adam_update
-from sae_dist.train.optimizers.optimizer import (
-    OF_ROWS,
-    Optimizer,
-    row_blocks,
-    scale_to_unit_norm,
-)
+from sae_dist.train.optimizers.config import OptimConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_dist.parallel.cost import UpdateCost
+    from sae_dist.train.optimizers.optimizer import Step
 
 _QUINTIC = 3.4445, -4.7750, 2.0315
 _RATE = 0.2
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # of the vectors' Adam: torch's defaults
 
 
-class Muon(Optimizer):
-    """M ← β M + (1 - β) G, W ← (1 - lr γ) W - 0.2 √max(F, D) lr · orth(β M + (1 - β) G).
+@dataclass(kw_only=True)
+class Muon(OptimConfig):
+    """Muon (Jordan et al. 2024): a matrix moves along its momentum, made orthogonal.
 
-    Jordan et al. 2024, with the rate of Liu et al. 2025 (eq. 4); γ is `weight_decay`. Vectors take
-    Adam's step, of the same rate.
+    M ← β M + (1 - β) G, W ← (1 - lr γ) W - 0.2 √max(F, D) lr · orth(β M + (1 - β) G), with the rate
+    of Liu et al. 2025 (eq. 4), where β is `momentum`, γ `weight_decay`, and `newton_schulz_steps`
+    of the quintic iteration are orth. Vectors take Adam's step, of the same rate, with β 0.9 and
+    0.999. Defaults and rate are sparsify's for its transcoders (Paulo et al. 2025), whose momentum
+    is Nesterov's, as here.
     """
 
-    def _first_state(self, name: str, parameter: Tensor) -> dict[str, Tensor]:
-        if parameter.dim() == 2:
-            return {"momentum": torch.zeros_like(parameter)}
-        return {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+    name: str = field(default="muon", init=False)
+    lr: float = setting(2e-3, above=0)
+    momentum: float = setting(0.95, min=0, below=1)
+    newton_schulz_steps: int = setting(5, min=1)
+    weight_decay: float = setting(0.1, min=0)
 
-    def _update(
-        self, name: str, parameter: Tensor, number: int, lr: float, grad_scale: Tensor
-    ) -> None:
-        if parameter.dim() == 1:
-            adam = AdamStep(
-                step=number,
-                lr=lr,
-                beta1=_BETA1,
-                beta2=_BETA2,
-                eps=_EPS,
-                grad_scale=grad_scale,
-                unit_norm=False,
-            )
-            return adam_update(parameter, self.state[name], adam)
-        config, momentum_FD = self.config, self.state[name]["momentum"]
-        _, grad_FD = self.projected(name, parameter, grad_scale)
-        momentum_FD.lerp_(grad_FD, 1 - config.momentum)
-        direction_FD = grad_FD.lerp_(momentum_FD, config.momentum)  # Nesterov's
-        gram_DD, num_rows = direction_FD.T @ direction_FD, len(parameter)
-        if name in OF_ROWS:  # of which others hold more
-            gram_DD = self.coder.collectives.sum_latents(gram_DD)
-            num_rows = self.coder.config.num_latents
-        right_DD = orthogonalizer(gram_DD, config.newton_schulz_steps)
-        rate = _RATE * math.sqrt(max(num_rows, parameter.shape[1])) * lr
-        for w_rD, direction_rD in row_blocks(parameter, direction_FD):
-            w_rD.mul_(1 - lr * config.weight_decay).addmm_(direction_rD, right_DD, alpha=-rate)
-            if self.has_unit_rows(name):
-                scale_to_unit_norm(w_rD)
+    def first_state(self, name: str, parameter: Tensor) -> dict[str, Tensor]:
+        kept = ("momentum",) if parameter.dim() == 2 else ("exp_avg", "exp_avg_sq")
+        return {key: parameter.new_zeros(parameter.shape) for key in kept}
+
+    def update(self, step: Step) -> None:
+        if step.parameter.dim() == 1:
+            return adam_update(step, _BETA1, _BETA2, _EPS)
+        rows_R, grad_FD = step.projected_gradient()
+        momentum_FD = step.state["momentum"].lerp_(grad_FD, 1 - self.momentum)
+        direction_FD = grad_FD.lerp_(momentum_FD, self.momentum)  # Nesterov's
+        gram_DD, num_rows = direction_FD.T @ direction_FD, len(direction_FD)
+        if step.name in ("W_enc", "W_dec"):  # of whose rows others hold more
+            gram_DD = step.coder.collectives.sum_latents(gram_DD)
+            num_rows = step.coder.config.num_latents
+        right_DD = orthogonalizer(gram_DD, self.newton_schulz_steps)
+        rate = _RATE * math.sqrt(max(num_rows, len(gram_DD))) * step.lr
+        for w_rD, direction_rD in step.blocks(rows_R, direction_FD):
+            w_rD.mul_(1 - step.lr * self.weight_decay)
+            w_rD.addmm_(direction_rD, right_DD, alpha=-rate)
+
+    def cost(self, num_latents: int, d_in: int, d_out: int) -> UpdateCost:
+        """A Gram matrix each, the update, and four products of D × D a step."""
+        widths = d_in, d_out
+        flops = sum(
+            4.0 * num_latents * D**2 + 8.0 * self.newton_schulz_steps * D**3 for D in widths
+        )
+        sums = tuple(D**2 for D in widths)
+        return replace(super().cost(num_latents, d_in, d_out), sums=sums, flops=flops)
 
 
 def orthogonalizer(gram_DD: Tensor, num_steps: int) -> Tensor:
@@ -69,6 +76,8 @@ def orthogonalizer(gram_DD: Tensor, num_steps: int) -> Tensor:
     is Q, and A ← P A P follows its own way: so the rows of G, however they are spread over
     processes, are needed for GᵀG and at the end, and one sum of D × D numbers crosses.
     """
+    import torch  # only here, as settings are read without it
+
     a, b, c = _QUINTIC
     norm = gram_DD.trace().sqrt().clamp_min(torch.finfo(gram_DD.dtype).tiny ** 0.5)
     A_DD, Q_DD = gram_DD / norm**2, torch.eye(*gram_DD.shape).to(gram_DD) / norm

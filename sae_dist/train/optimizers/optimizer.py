@@ -1,65 +1,100 @@
-"""What every optimizer is, and what keeps a decoder's rows at unit norm in each of them."""
+"""A coder's optimizer at work, and what keeps a decoder's rows at unit norm in each of them."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sae_dist.coders import Coder
 from sae_dist.common.settings import validate
+from sae_dist.train.optimizers.config import OptimConfig
 
-OF_ROWS = ("W_enc", "W_dec")  # the matrices with a row a latent
 _BLOCK_ROWS = {"cpu": 1024}  # whose products stay in a CPU's cache
 _BLOCK_ROWS_ELSEWHERE = 1 << 16
 
 
-class Optimizer(ABC):
-    """Makes a coder's weights of its gradients and of what it remembers of earlier ones.
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The step of one parameter.
 
     With `unit_norm_decoder` the decoder's gradient loses its component along each row before all
     else, and the rows are scaled to unit norm after the step; a zero row stays.
 
-    Args:
+    Attributes:
         coder: whole, or a slice of its latents, whose gradients are those of the global batch.
-        config: its settings.
+        parameter: the one called `name`, with its gradient, which may be overwritten.
+        state: what is remembered of it.
+        number: from 1.
+        lr: the learning rate.
+        grad_scale: what the gradient is to be multiplied by before all else (0-dim).
+    """
+
+    coder: Coder
+    name: str
+    parameter: Tensor
+    state: dict[str, Tensor]
+    number: int
+    lr: float
+    grad_scale: Tensor
+
+    @property
+    def has_unit_rows(self) -> bool:
+        """Whether the rows are kept at unit norm."""
+        return self.name == "W_dec" and self.coder.config.unit_norm_decoder
+
+    def gradient(self) -> tuple[Tensor | None, Tensor]:
+        """The rows that the gradient has (None for all), and their gradients [R, D], as it is."""
+        return _gradient_rows(self.parameter)
+
+    def projected_gradient(self) -> tuple[Tensor | None, Tensor]:
+        """The same scaled and projected, in its place."""
+        rows_R, grad_RD = self.gradient()
+        grad_RD.mul_(self.grad_scale)
+        if self.has_unit_rows:
+            for grad_rD, w_rD in _row_blocks(grad_RD, _rows(self.parameter, rows_R)):
+                grad_rD.addcmul_(torch.linalg.vecdot(grad_rD, w_rD)[:, None], w_rD, value=-1)
+        return rows_R, grad_RD
+
+    def blocks(
+        self, rows_R: Tensor | None, direction_RD: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Weights and directions of these rows (None: all), block by block, to move the former."""
+        W_RD = _rows(self.parameter, rows_R)
+        for w_rD, direction_rD in _row_blocks(W_RD, direction_RD):
+            yield w_rD, direction_rD
+            if self.has_unit_rows:
+                scale_to_unit_norm(w_rD)
+        if rows_R is not None:
+            self.parameter[rows_R] = W_RD
+
+
+class Optimizer:
+    """Makes a coder's weights of its gradients and of what it remembers of earlier ones.
+
+    Args:
+        coder: see `Step`.
+        config: what kind of optimizer, and its settings.
 
     Attributes:
-        state: what is remembered of each parameter, by names of its own; all that a checkpoint
-            needs. Each tensor has a row where the parameter has one.
+        state: what is remembered of each parameter, by name; all that a checkpoint needs.
 
     Raises:
         UserError: a setting outside of its range.
     """
 
-    def __init__(self, coder: Coder, config: Any) -> None:
+    def __init__(self, coder: Coder, config: OptimConfig) -> None:
         validate(config, "optim.")
         self.coder, self.config = coder, config
-        self.state = {name: self._first_state(name, p) for name, p in coder.named_parameters()}
-
-    @abstractmethod
-    def _first_state(self, name: str, parameter: Tensor) -> dict[str, Tensor]:
-        """What is remembered of a parameter before the first step."""
-
-    @abstractmethod
-    def _update(
-        self, name: str, parameter: Tensor, number: int, lr: float, grad_scale: Tensor
-    ) -> None:
-        """Take the step of one parameter, which has a gradient; see `step`."""
+        self.state = {name: config.first_state(name, p) for name, p in coder.named_parameters()}
 
     @torch.no_grad()
     def step(self, number: int, lr: float, grad_scale: Tensor) -> None:
-        """Update all parameters by their gradients, which are overwritten.
-
-        Args:
-            number: of the step, from 1.
-            lr: the learning rate.
-            grad_scale: what gradients are multiplied by before all else (0-dim).
-        """
+        """Update all parameters that have a gradient; see `Step`."""
         for name, parameter in self.coder.named_parameters():
             if parameter.grad is not None:
-                self._update(name, parameter, number, lr, grad_scale)
+                state = self.state[name]
+                self.config.update(Step(self.coder, name, parameter, state, number, lr, grad_scale))
 
     def tensors(self) -> Iterator[tuple[str, str, Tensor]]:
         """Of each parameter its name, the state's and the state."""
@@ -67,44 +102,12 @@ class Optimizer(ABC):
             for key, tensor in states.items():
                 yield name, key, tensor
 
-    def has_unit_rows(self, name: str) -> bool:
-        """Whether a parameter's rows are kept at unit norm."""
-        return name == "W_dec" and self.coder.config.unit_norm_decoder
 
-    def projected(
-        self, name: str, parameter: Tensor, grad_scale: Tensor
-    ) -> tuple[Tensor | None, Tensor]:
-        """The rows that a gradient has (None for all), and their gradients: scaled, projected."""
-        rows_R, grad_RD = gradient_rows(parameter)
-        grad_RD.mul_(grad_scale)
-        if self.has_unit_rows(name):
-            W_RD = parameter if rows_R is None else parameter[rows_R]
-            for grad_rD, w_rD in row_blocks(grad_RD, W_RD):
-                grad_rD.addcmul_(torch.linalg.vecdot(grad_rD, w_rD)[:, None], w_rD, value=-1)
-        return rows_R, grad_RD
-
-
-def gradient_rows(W_FD: Tensor) -> tuple[Tensor | None, Tensor]:
-    """The rows that a gradient has (None for all), and their gradients [R, D]."""
-    grad = W_FD.grad
-    assert grad is not None
-    if not grad.is_sparse:
-        return None, grad
-    grad = grad.coalesce()
-    rows_R = grad.indices()[0]
-    return (None if len(rows_R) == len(W_FD) else rows_R), grad.values()
-
-
-def row_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views of the same rows of each, block by block."""
-    size = _BLOCK_ROWS.get(tensors[0].device.type, _BLOCK_ROWS_ELSEWHERE)
-    return zip(*(tensor.split(size) for tensor in tensors), strict=True)
-
-
-def scale_to_unit_norm(w_rD: Tensor) -> None:
+def scale_to_unit_norm(W_FD: Tensor) -> None:
     """Divide rows by their norm, in place; a zero row stays."""
-    norms_r1 = torch.linalg.vector_norm(w_rD, dim=1, keepdim=True)
-    w_rD /= norms_r1.clamp_min(torch.finfo(w_rD.dtype).tiny)
+    for (w_rD,) in _row_blocks(W_FD):
+        norms_r1 = torch.linalg.vector_norm(w_rD, dim=1, keepdim=True)
+        w_rD /= norms_r1.clamp_min(torch.finfo(w_rD.dtype).tiny)
 
 
 @torch.no_grad()
@@ -116,11 +119,30 @@ def gradient_squares(coder: Coder) -> dict[str, Tensor]:
     for name, parameter in coder.named_parameters():
         if parameter.grad is None:
             continue
-        rows_R, grad_RD = gradient_rows(parameter)
+        rows_R, grad_RD = _gradient_rows(parameter)
         squares[name] = torch.linalg.vector_norm(grad_RD).square()
         if name == "W_dec" and coder.config.unit_norm_decoder:
-            W_RD = parameter if rows_R is None else parameter[rows_R]
-            for grad_rD, w_rD in row_blocks(grad_RD, W_RD):
+            for grad_rD, w_rD in _row_blocks(grad_RD, _rows(parameter, rows_R)):
                 squares[name] -= torch.linalg.vecdot(grad_rD, w_rD).square().sum()
             squares[name].clamp_min_(0.0)
     return squares
+
+
+def _gradient_rows(W_FD: Tensor) -> tuple[Tensor | None, Tensor]:
+    grad = W_FD.grad
+    assert grad is not None
+    if not grad.is_sparse:
+        return None, grad
+    grad = grad.coalesce()
+    rows_R = grad.indices()[0]
+    return (None if len(rows_R) == len(W_FD) else rows_R), grad.values()
+
+
+def _rows(W_FD: Tensor, rows_R: Tensor | None) -> Tensor:
+    return W_FD if rows_R is None else W_FD[rows_R]
+
+
+def _row_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of the same rows of each, block by block."""
+    size = _BLOCK_ROWS.get(tensors[0].device.type, _BLOCK_ROWS_ELSEWHERE)
+    return zip(*(tensor.split(size) for tensor in tensors), strict=True)

@@ -1,0 +1,101 @@
+"""What stands behind `group=NAME` on a command's line, as Hydra is told of it.
+
+A name is a file of `conf/`, or a class of a family (`coder=`, `optim=`). What has no recipe in
+`conf/coder/` takes that of the nearest that has: a skip transcoder a transcoder's, any form the
+autoencoder's, and a kind that of the kind it extends.
+"""
+
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from sae_dist.coders import Form
+from sae_dist.coders.kinds import KINDS
+from sae_dist.common.registry import Registry
+from sae_dist.config import COMMANDS, conf_folder, schema
+from sae_dist.train.optimizers import OPTIMIZERS
+
+FAMILIES: dict[str, Registry[Any]] = {"coder": KINDS, "optim": OPTIMIZERS}
+"""The keys whose dataclass is of a class that is chosen by name."""
+_GROUPS = {"coder": "kind", "optim": "optim"}  # in which Hydra finds these classes
+_ADDED = {"sweep", "experiment", "chat"}  # groups without a default
+_HOLDS_A_TEMPLATE = {"text", "transfer"}  # where a file of `chat` may go
+_EXPERIMENTS = ("plan", "harvest", "train")  # the commands that an experiment speaks to
+
+
+@cache
+def choices(root: str) -> dict[str, list[str]]:
+    """The groups of a command as they are written on its line, each with its names."""
+    known = {declared.name for declared in fields(schema(root))}
+    groups = {path.name: path.name for path in conf_folder().iterdir() if path.name in known}
+    groups |= {"experiment": "experiment"} if root in _EXPERIMENTS else {}
+    groups |= {f"chat@{key}": "chat" for key in _HOLDS_A_TEMPLATE & known}
+    return {
+        "+" * (folder in _ADDED) + group: sorted({*_stems(folder), *_classes(folder)})
+        for group, folder in sorted(groups.items())
+    }
+
+
+def coder_choice(kind: str, form: Form) -> str:
+    """What stands behind `coder=` for a kind and a form."""
+    return kind if form is Form.autoencoder else f"{kind}_{form}"
+
+
+@cache
+def register() -> None:
+    """Tell Hydra of the commands, against whose dataclasses every file of `conf/` is checked."""
+    store = ConfigStore.instance()
+    for name, command in COMMANDS.items():
+        node = OmegaConf.structured(command.config)
+        for key in FAMILIES.keys() & node.keys():
+            node[key] = FAMILIES[key].base()  # the choice says which
+        store.store(name=f"{name}_schema", node=node)
+        chosen = [{group: file} for group, file in command.choices.items()]
+        store.store(name=name, node={"defaults": [f"{name}_schema", *chosen, "_self_"]})
+
+
+def register_class(key: str, choice: str | None) -> None:
+    """Tell Hydra of the class of a family that is chosen, or of all of them."""
+    for name in FAMILIES[key].names() if choice is None else [_classes(key)[choice]]:
+        _register(key, name)
+
+
+@cache
+def _register(key: str, name: str) -> None:
+    store = ConfigStore.instance()
+    store.store(group=_GROUPS[key], name=name, node=FAMILIES[key].named(name))
+    for form in Form if key == "coder" else ():
+        choice = coder_choice(name, form)
+        if choice not in _stems(key):
+            recipe = _nearest(key, "", name, form) or {"/kind@coder": name}
+            defaults = [recipe, {"override /kind@coder": name}]
+            node = {"defaults": defaults, "coder": {"form": form.value}}
+            store.store(group=key, name=choice, node=node, package="_global_")
+        for optim in (f"{optimizer}_" for optimizer in OPTIMIZERS.names()):
+            recipe = _nearest("optim/recipe", optim, name, form)
+            if recipe not in (None, optim + choice):
+                store.store(optim + choice, {"defaults": [recipe]}, "optim/recipe")
+
+
+def _nearest(group: str, prefix: str, kind: str, form: Form) -> Any:
+    """The file whose recipe a kind and a form take."""
+    forms = [form, *([Form.transcoder] if form is Form.skip_transcoder else []), Form.autoencoder]
+    bases = [getattr(base, "kind", "") for base in KINDS.named(kind).__mro__]
+    names = (prefix + coder_choice(base, one) for base in bases for one in forms)
+    return next((name for name in names if name in _stems(group)), None)
+
+
+def _classes(key: str) -> dict[str, str]:
+    """What names a class of a family, without a file; for a coder with its form."""
+    names = FAMILIES[key].names() if key in FAMILIES else []
+    if key != "coder":
+        return {name: name for name in names}
+    return {coder_choice(name, form): name for name in names for form in Form}
+
+
+@cache
+def _stems(folder: str) -> list[str]:
+    return [path.stem for path in (conf_folder() / folder).glob("*.yaml")]
