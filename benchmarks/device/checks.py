@@ -115,7 +115,8 @@ def _sparse(
 def _update(shape: tuple[int, ...], W_FD: Tensor, generator: torch.Generator) -> Figure:
     grad_FD = torch.randn(W_FD.shape, generator=generator, device=DEVICE)
     adam = AdamStep(
-        step=7,
+        number=torch.tensor(7, device=DEVICE),
+        skip=torch.zeros((), dtype=torch.bool, device=DEVICE),
         lr=1e-3,
         beta1=0.9,
         beta2=0.999,

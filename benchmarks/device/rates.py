@@ -93,7 +93,8 @@ def kernels(num_latents: int, d_in: int, batch: int) -> Iterator[Figure]:
     rows = AdamRows(W_FD=W_FD, exp_avg_sq_FD=W_FD.square(), exp_avg_FD=W_FD.clone())
     grad_FD = torch.randn_like(W_FD)
     adam = AdamStep(
-        step=7,
+        number=torch.tensor(7, device=DEVICE),
+        skip=torch.zeros((), dtype=torch.bool, device=DEVICE),
         lr=1e-5,
         beta1=0.9,
         beta2=0.999,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         total_variance,
         training_forward,
     )
-    from sae_dist.coders.passes import dead_pass, sparse_pass
+    from sae_dist.coders.passes import DeadLatents, dead_pass, sparse_pass
     from sae_dist.coders.select import batch_top_k, batch_top_k_code, top_k, top_k_entries
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Coder",
     "CoderConfig",
     "Collectives",
+    "DeadLatents",
     "FREQUENCY_EDGES",
     "FiresBy",
     "Form",

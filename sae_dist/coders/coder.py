@@ -59,7 +59,7 @@ class Coder(nn.Module):
         self.pre_bias = config.form is Form.autoencoder if pre_bias is None else pre_bias
         self.collectives: Collectives = SingleProcess()
         self.is_exact, self.gradients = True, GradientForm()
-        self.hints: dict[str, float] = {}
+        self.hints: dict[str, Tensor] = {}
         self._encoder: Encoder | None = None
         self._encoder_is_of: tuple[int, int] | None = None
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sae_dist.coders.coder import Coder
     from sae_dist.coders.losses import Totals
     from sae_dist.coders.messages import Message, StepShape
+    from sae_dist.coders.passes import DeadLatents
     from sae_dist.kernels import DensePass, SparsePattern
 
     Entries = tuple[SparsePattern, Tensor]
@@ -160,7 +161,7 @@ class CoderConfig:
         """How many dead latents of a row are trained on its error (AuxK); 0 for none."""
         return 0
 
-    def further_sums(self, coder: Coder, x_BD: Tensor, dead_F: Tensor, num_dead: int) -> Sums:
+    def further_sums(self, coder: Coder, x_BD: Tensor, dead: DeadLatents) -> Sums:
         """Begin passes beside the first, and say what is summed of them.
 
         Returns:
@@ -169,18 +170,20 @@ class CoderConfig:
         return lambda y_BE, error_BE: {}
 
     def loss_parts(
-        self, totals: Totals, sparsity_coefficient: float, num_dead: int
+        self, totals: Totals, sparsity_coefficient: float, dead: DeadLatents
     ) -> dict[str, Tensor]:
         """What is minimised, in parts by name, from sums over the global batch."""
         raise NotImplementedError
 
-    def after_step(self, coder: Coder, least: Tensor, num_updates: int) -> None:
+    def after_step(self, coder: Coder, least: Tensor, num_updates: Tensor) -> None:
         """Mend or follow its own weights after an update, without gradient.
+
+        What it does to them after a step that was skipped is undone.
 
         Args:
             coder: changed in place.
             least: the smallest activation's size here, infinite if nothing fired.
-            num_updates: steps that changed the weights, this one among them.
+            num_updates: steps that changed the weights, this one among them (0-dim).
         """
 
     def logged(self, coder: Coder) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ FREQUENCY_EDGES = [-7.0 + 0.25 * i for i in range(29)]
 """log₁₀ edges of the histogram: frequencies from 10⁻⁷ to 1."""
 
 
-def frequency_histogram(fired_F: Tensor, num_tokens: int) -> Tensor:
+def frequency_histogram(fired_F: Tensor, num_tokens: int | Tensor) -> Tensor:
     """Latents by log₁₀ of the share of tokens on which they fired: int64 [1 + bins].
 
     Entry 0 counts those that never fired; frequencies below the edges count in the first bin.

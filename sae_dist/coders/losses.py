@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sae_dist.coders.coder import Coder
-from sae_dist.coders.passes import Decoded, sparse_pass
+from sae_dist.coders.passes import DeadLatents, Decoded, sparse_pass
 
 ROUNDING = 1e-12
 """Of Σ‖y‖²: what float32 may leave of a variance of 0."""
@@ -55,8 +55,7 @@ def training_forward(
     y_BE: Tensor,
     *,
     sparsity_coefficient: float,
-    dead_F: Tensor,
-    num_dead: int,
+    dead: DeadLatents,
 ) -> LossTerms:
     """Encode, decode and compute the loss of one (part of a) batch of normalised activations.
 
@@ -66,11 +65,10 @@ def training_forward(
         coder: in training mode.
         x_BD, y_BE: input and target; the same tensor for an autoencoder.
         sparsity_coefficient: λ at this step, of kinds with a penalty.
-        dead_F: bool, which of the coder's latents are dead; read by AuxK.
-        num_dead: how many latents are dead in all slices together.
+        dead: the latents that AuxK reads.
     """
     num_rows = len(x_BD) * coder.collectives.num_parts
-    decoded, own = _sums(coder, x_BD, y_BE, dead_F, num_dead)
+    decoded, own = _sums(coder, x_BD, y_BE, dead)
     sums = coder.collectives.sum_rows(own)
     totals = Totals(
         sums=sums,
@@ -78,7 +76,7 @@ def training_forward(
         variation=total_variance(sums["target"], num_rows),
         l0=sums["active"] / num_rows,
     )
-    parts = coder.config.loss_parts(totals, sparsity_coefficient, num_dead)
+    parts = coder.config.loss_parts(totals, sparsity_coefficient, dead)
     fvu = sums["error"] / totals.variation
     return LossTerms(
         loss=torch.stack(list(parts.values())).sum(),
@@ -91,14 +89,14 @@ def training_forward(
 
 
 def _sums(
-    coder: Coder, x_BD: Tensor, y_BE: Tensor, dead_F: Tensor, num_dead: int
+    coder: Coder, x_BD: Tensor, y_BE: Tensor, dead: DeadLatents
 ) -> tuple[Decoded, dict[str, Tensor]]:
     """The coder's pass, and all that its loss needs summed over the rows, by name in float64.
 
     What one pass decodes to is summed over the slices while the next ones are computed.
     """
     decoded = sparse_pass(coder, x_BD)
-    further = coder.config.further_sums(coder, x_BD, dead_F, num_dead)
+    further = coder.config.further_sums(coder, x_BD, dead)
     sums = {"target": moments(y_BE)}
     error_BE = y_BE - coder.assemble(decoded.decoded(), x_BD)
     sums["error"] = square_sum(error_BE)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import CoderConfig
@@ -29,6 +30,27 @@ class Decoded:
     least: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class DeadLatents:
+    """Latents that have been silent for long.
+
+    Attributes:
+        mask_F: which of this slice, bool.
+        count: how many in all slices (0-dim, int64).
+        at_most: what the host knows `count` not to exceed.
+    """
+
+    mask_F: Tensor
+    count: Tensor
+    at_most: int
+
+    @staticmethod
+    def of(mask_F: Tensor, count: Tensor | None = None) -> "DeadLatents":
+        """The same, where the host may wait for their number; by default these are all."""
+        count = mask_F.sum() if count is None else count
+        return DeadLatents(mask_F, count, int(count))
+
+
 def sparse_pass(coder: Coder, x_BD: Tensor, config: CoderConfig | None = None) -> Decoded:
     """One batch through the coder, or as if `config` were its own; densely where the kind says."""
     config = config or coder.config
@@ -41,11 +63,10 @@ def sparse_pass(coder: Coder, x_BD: Tensor, config: CoderConfig | None = None) -
         code, z_N = found
         z_N = encode(z_N, x_BD, coder.W_enc, coder.b_enc, centre_D, code, coder.gradients)
         acts_N, num_active = config.activate(coder, code, z_N)
-        fires_N = acts_N.detach() != 0
-        sizes_N = acts_N.detach()[fires_N].abs()
         decoded_BE = coder.decode_sparse(code, acts_N)
-        fired_F = torch.bincount(code.latents_N[fires_N], minlength=code.num_latents)
-        least = sizes_N.min() if len(sizes_N) else sizes_N.new_full((), torch.inf)
+        sizes_N = acts_N.detach().abs()
+        fired_F = code.count_by_latent(sizes_N > 0)
+        least = pad(sizes_N.where(sizes_N > 0, torch.inf), (0, 1), value=torch.inf).min()
     return Decoded(
         decoded=coder.collectives.start_sum_latents(decoded_BE),
         num_active=num_active,
@@ -57,8 +78,7 @@ def sparse_pass(coder: Coder, x_BD: Tensor, config: CoderConfig | None = None) -
 def dead_pass(
     coder: Coder,
     x_BD: Tensor,
-    dead_F: Tensor,
-    num_dead: int,
+    dead: DeadLatents,
     k: int,
     strength: Callable[[Tensor], Tensor],
 ) -> Callable[[], Tensor]:
@@ -69,12 +89,12 @@ def dead_pass(
     give when they do.
 
     Args:
-        dead_F: bool, which latents of this slice are dead; `num_dead` of them in all slices.
+        dead: which they are, at least one in all slices.
         strength: by what they are ranked, positive where they may fire.
     """
     collectives, x_BD, centre_D = coder.collectives, *coder.centring(x_BD)
-    dead = dead_F.nonzero().flatten()
-    scale_d = _tie_breaking(dead + coder.latents.start, coder.config.num_latents)
+    dead_d = dead.mask_F.nonzero().flatten()
+    scale_d = _tie_breaking(dead_d + coder.latents.start, coder.config.num_latents)
 
     def select(z_bd: Tensor) -> Tensor:
         is_rounded = z_bd.dtype is torch.bfloat16
@@ -83,7 +103,9 @@ def dead_pass(
 
     weights = coder.W_enc, coder.b_enc, centre_D, coder.W_dec
     dtype = rounded_dtype(coder.W_enc)
-    return collectives.start_sum_latents(aux_pass(x_BD, *weights, dead, num_dead, select, dtype))
+    return collectives.start_sum_latents(
+        aux_pass(x_BD, *weights, dead_d, dead.at_most, select, dtype)
+    )
 
 
 def _tie_breaking(latents_d: Tensor, num_latents: int) -> Tensor:

@@ -90,11 +90,11 @@ def batch_top_k(z_BF: Tensor, k: int, collectives: Collectives) -> Tensor:
 
 @torch.no_grad()
 def batch_top_k_code(
-    x_BD: Tensor, encoder: Encoder, k: int, guess: float, collectives: Collectives
+    x_BD: Tensor, encoder: Encoder, k: int, guess: Tensor | None, collectives: Collectives
 ) -> tuple[SparsePattern, Tensor]:
     """What `batch_top_k` keeps of z = x Wᵀ + b, as a pattern and its values [N].
 
-    `guess` (equal everywhere; 0 for none) is about what the threshold will be: the values above a
+    `guess` (0-dim, equal everywhere) is about what the threshold will be: the values above a
     part of it are looked at first. It changes the time this takes, never the result.
     """
     num_kept = k * len(x_BD) * collectives.num_parts
@@ -108,7 +108,12 @@ def batch_top_k_code(
 
 
 def _batch_candidates(
-    x_BD: Tensor, encoder: Encoder, k: int, guess: float, num_kept: int, collectives: Collectives
+    x_BD: Tensor,
+    encoder: Encoder,
+    k: int,
+    guess: Tensor | None,
+    num_kept: int,
+    collectives: Collectives,
 ) -> tuple[SparsePattern, Tensor, tuple[Tensor, int, int]]:
     """A pattern that has all of the global batch's `num_kept` largest values in it, its values,
     and what `kth_largest` says of them.
@@ -117,8 +122,8 @@ def _batch_candidates(
     are taken until no row could hold back any.
     """
     num_rows, num_latents = len(x_BD), len(encoder.b_F)
-    if guess > 0:
-        floor_F = torch.full_like(encoder.b_F, _GUESSED_SHARE * guess)
+    if guess is not None:
+        floor_F = (_GUESSED_SHARE * guess).to(encoder.b_F.dtype).expand_as(encoder.b_F)
         found = threshold_candidates(x_BD, encoder, floor_F, limit=_GUESSED_MOST * k * num_rows)
         # One sum tells everyone whether all found some, and enough together.
         num_found = -_FAILED if found is None else len(found[1])

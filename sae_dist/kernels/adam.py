@@ -32,16 +32,18 @@ class AdamRows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdamStep:
-    """One step, as torch.optim.Adam has it.
+    """One step, as torch.optim.Adam has it; its tensors are on the device of what is updated.
 
     Attributes:
-        step: its number, from 1.
+        number: from 1 (0-dim, int64).
+        skip: whether nothing is to be changed (0-dim, bool).
         grad_scale: what the gradient is multiplied by first (0-dim).
         unit_norm: whether rows are kept at unit norm: the gradient's component along a row is
             removed before, and the row is scaled after; a zero row stays.
     """
 
-    step: int
+    number: Tensor
+    skip: Tensor
     lr: float
     beta1: float
     beta2: float

@@ -63,9 +63,11 @@ class SparsePattern:
         """The latents that have entries, rising, int64 [R]."""
         return self.count_by_latent().nonzero().flatten()
 
-    def count_by_latent(self) -> Tensor:
-        """Entries of each latent, int64 [F]."""
-        return torch.bincount(self.latents_N, minlength=self.num_latents)
+    def count_by_latent(self, marked_N: Tensor | None = None) -> Tensor:
+        """Entries of each latent, or of those marked ones, int64 [F]."""
+        counts_F = torch.zeros(self.num_latents, dtype=torch.int64, device=self.latents_N.device)
+        ones_N = torch.ones_like(self.latents_N) if marked_N is None else marked_N.long()
+        return counts_F.scatter_add_(0, self.latents_N, ones_N)
 
     @cached_property
     def by_latent(self) -> tuple[Tensor, Tensor]:

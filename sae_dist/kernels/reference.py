@@ -151,7 +151,9 @@ def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: Ad
         rows_R: which rows, each once, int64; None for all.
         adam: the step's settings.
     """
-    W_FD, step, beta1, beta2 = rows.W_FD, adam.step, adam.beta1, adam.beta2
+    if adam.skip:
+        return
+    W_FD, step, beta1, beta2 = rows.W_FD, int(adam.number), adam.beta1, adam.beta2
     at_R = torch.arange(len(W_FD), device=W_FD.device) if rows_R is None else rows_R
     w_RD, v_RD, g_RD = W_FD[at_R], rows.exp_avg_sq_FD[at_R], grad_RD * adam.grad_scale
     if adam.unit_norm:

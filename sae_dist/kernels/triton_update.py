@@ -13,7 +13,7 @@ _TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
 _VALUES_A_WARP = 512  # of a row: 16 a thread, four at a time
 
 
-@triton.jit(do_not_specialize=["step"])
+@triton.jit
 def _update_rows(
     W_ptr,
     grad_ptr,
@@ -25,9 +25,10 @@ def _update_rows(
     error_ptr,
     norm_ptr,
     grad_scale_ptr,
-    step,
-    step_size,
-    correction2_sqrt,
+    number_ptr,
+    skip_ptr,
+    lr,
+    log2_beta1,
     one_minus_beta1,
     beta2,
     one_minus_beta2,
@@ -37,7 +38,13 @@ def _update_rows(
     UNIT_NORM: tl.constexpr,
     TILE_D: tl.constexpr,
 ):
+    if tl.load(skip_ptr):
+        return
     nth = tl.program_id(0).to(tl.int64)
+    number = tl.load(number_ptr)
+    exponent = number.to(tl.float64)
+    step_size = (lr / (1.0 - tl.exp2(exponent * log2_beta1))).to(tl.float32)
+    correction2 = (1.0 - tl.exp2(exponent * log2_beta2)).to(tl.float32)
     row = nth if rows_ptr is None else tl.load(rows_ptr + nth)
     col_D = tl.arange(0, TILE_D)
     inside_D = col_D < width
@@ -50,9 +57,9 @@ def _update_rows(
     if UNIT_NORM:
         g_D -= tl.sum(g_D * w_D) * w_D
     if seen_ptr is not None:
-        missed = (step - 1 - tl.load(seen_ptr + row)).to(tl.float32)
+        missed = (number - 1 - tl.load(seen_ptr + row)).to(tl.float32)
         v_D *= tl.exp2(missed * log2_beta2)
-        tl.store(seen_ptr + row, step)
+        tl.store(seen_ptr + row, number)
     m_D = g_D
     if exp_avg_ptr is not None:
         m_D = tl.load(exp_avg_ptr + here, mask=inside_D, other=0.0)
@@ -60,7 +67,7 @@ def _update_rows(
         tl.store(exp_avg_ptr + here, m_D, mask=inside_D)
     v_D = v_D * beta2 + g_D * g_D * one_minus_beta2
     tl.store(exp_avg_sq_ptr + here, v_D, mask=inside_D)
-    denominator_D = tl.sqrt(v_D) / correction2_sqrt + eps
+    denominator_D = tl.sqrt(v_D) / tl.sqrt(correction2) + eps
     # Beyond the width 0 / 0 may be NaN where eps is 0.
     w_D -= tl.where(inside_D, step_size * m_D / denominator_D, 0.0)
 
@@ -78,7 +85,7 @@ def _update_rows(
 
 def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: AdamStep) -> None:
     """See `reference.update_rows`; everything is float32 and contiguous."""
-    is_first_kept, step = rows.exp_avg_FD is not None, adam.step
+    is_first_kept = rows.exp_avg_FD is not None
     assert is_first_kept or adam.beta1 == 0.0, "without a first moment beta1 must be 0"
     assert not is_first_kept or rows.last_step_F is None, "a first moment moves rows at every step"
     num_rows, width = grad_RD.shape
@@ -94,13 +101,14 @@ def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: Ad
         rows.error_F,
         rows.norm_F,
         adam.grad_scale,
-        step,
-        adam.lr / (1.0 - adam.beta1**step),
-        math.sqrt(1.0 - adam.beta2**step),
+        adam.number,
+        adam.skip,
+        adam.lr,
+        math.log2(adam.beta1 or _TINY.value),  # of a beta of 0 next to nothing is left
         1.0 - adam.beta1,
         adam.beta2,
         1.0 - adam.beta2,
-        math.log2(adam.beta2 or _TINY.value),  # beta2 = 0: next to nothing is left
+        math.log2(adam.beta2 or _TINY.value),
         adam.eps,
         width,
         UNIT_NORM=adam.unit_norm,

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn.functional import embedding_bag, pad
 
+from sae_dist.kernels import host
 from sae_dist.kernels.adam import AdamRows, AdamStep
 from sae_dist.kernels.pattern import SparsePattern
 from sae_dist.kernels.reference import GROUP
@@ -114,7 +115,9 @@ def round_rows(W_FD: Tensor, bf16_FD: Tensor | None, error_F: Tensor, norm_F: Te
 def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: AdamStep) -> None:
     """See `reference.update_rows`: block by block, all of it while the rows are here."""
     W_FD = rows.W_FD
-    step_tensor = torch.tensor(float(adam.step), device=W_FD.device)
+    if host.is_at_hand(adam.skip) and adam.skip:
+        return
+    number = adam.number.float()
     divisor = adam.grad_scale.to(torch.float32).reciprocal()
     for block in _row_blocks(len(grad_RD)):
         at = block if rows_R is None else rows_R[block]
@@ -122,16 +125,17 @@ def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: Ad
         if adam.unit_norm:
             grad_rD.addcmul_(torch.linalg.vecdot(grad_rD, w_rD)[:, None], w_rD, value=-1)
         if rows.last_step_F is not None:
-            missed_r = (adam.step - 1 - rows.last_step_F[at]).to(W_FD.dtype)
+            last_r = rows.last_step_F[at]
+            missed_r = (adam.number - 1 - last_r).masked_fill(adam.skip, 0).to(W_FD.dtype)
             exp_avg_sq_rD *= (adam.beta2**missed_r)[:, None]
-            rows.last_step_F[at] = adam.step
+            rows.last_step_F[at] = torch.where(adam.skip, last_r, adam.number)
         torch._fused_adam_(
             [w_rD],
             [grad_rD],
             [torch.zeros_like(w_rD) if rows.exp_avg_FD is None else rows.exp_avg_FD[at]],
             [exp_avg_sq_rD],
             [],
-            [step_tensor],
+            [number],
             lr=adam.lr,
             beta1=adam.beta1,
             beta2=adam.beta2,
@@ -140,9 +144,11 @@ def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: Ad
             amsgrad=False,
             maximize=False,
             grad_scale=divisor,
+            found_inf=adam.skip.float(),  # by which it knows on a GPU that nothing is to change
         )
         if adam.unit_norm:
-            w_rD /= vector_norm(w_rD, dim=1, keepdim=True).clamp_min(_tiny(W_FD))
+            norms_r1 = vector_norm(w_rD, dim=1, keepdim=True).clamp_min(_tiny(W_FD))
+            w_rD /= norms_r1.masked_fill_(adam.skip, 1.0)
         if rows_R is not None:
             W_FD[at], rows.exp_avg_sq_FD[at] = w_rD, exp_avg_sq_rD
         if rows.error_F is not None and rows.norm_F is not None:

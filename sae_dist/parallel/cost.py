@@ -38,7 +38,7 @@ def _messages(config: CoderConfig, step: StepShape, *, has_dead: bool) -> Iterat
     if config.form is not Form.autoencoder:
         yield Message("rows of y", latent, step.b * step.E * step.s, True)
     if config.num_aux:
-        yield Message("number of dead latents", latent, SUM_BYTES)
+        yield Message("numbers of dead latents", latent, 2 * SUM_BYTES)
     yield from config.messages(step)
     yield from step.decoded()
     yield Message("number of active entries", latent, SUM_BYTES)

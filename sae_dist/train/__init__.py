@@ -18,10 +18,11 @@ if TYPE_CHECKING:
         Signum,
         WeightAverage,
     )
+    from sae_dist.train.progress import NonFiniteError
     from sae_dist.train.rows import SharedRows
     from sae_dist.train.rung import Rung
     from sae_dist.train.signals import ending_signals
-    from sae_dist.train.step import NonFiniteError, StepResult, training_step
+    from sae_dist.train.step import StepResult, training_step
     from sae_dist.train.watch import Watch
 
 __all__ = [

@@ -10,20 +10,23 @@ class LatentCounters:
     Attributes:
         silent_F: tokens since each latent last fired, int64.
         fired_F: tokens on which it fired since `restart_window`, int64.
-        window_tokens: how many tokens that window has.
+        window_tokens: how many tokens that window has (0-dim, int64).
     """
 
     def __init__(self, num_held: int, device: torch.device) -> None:
         self.silent_F = torch.zeros(num_held, dtype=torch.int64, device=device)
         self.fired_F = torch.zeros(num_held, dtype=torch.int64, device=device)
-        self.window_tokens = 0
+        self.window_tokens = torch.zeros((), dtype=torch.int64, device=device)
 
-    def update(self, fired_F: Tensor, num_tokens: int) -> None:
-        """Add a global batch in which latent f fired on `fired_F[f]` of `num_tokens` tokens."""
-        self.silent_F += num_tokens
-        self.silent_F[fired_F > 0] = 0
-        self.fired_F += fired_F
-        self.window_tokens += num_tokens
+    def update(self, fired_F: Tensor, num_tokens: int, skip: Tensor) -> None:
+        """Add a global batch in which latent f fired on `fired_F[f]` of `num_tokens` tokens, unless
+        it is to be skipped (0-dim, bool).
+        """
+        num_counted = num_tokens * ~skip
+        self.silent_F += num_counted
+        self.silent_F.masked_fill_((fired_F > 0) & ~skip, 0)
+        self.fired_F += fired_F * ~skip
+        self.window_tokens += num_counted
 
     def dead(self, after_tokens: int) -> Tensor:
         """Which latents have not fired in `after_tokens` tokens or more: bool [F]."""
@@ -32,4 +35,4 @@ class LatentCounters:
     def restart_window(self) -> None:
         """Forget the firing counts, not the silences."""
         self.fired_F.zero_()
-        self.window_tokens = 0
+        self.window_tokens.zero_()

@@ -1,5 +1,6 @@
 """The training loop: stream → every rung takes a step → log, save, go on where it stopped."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -7,21 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from sae_dist.checkpoint import Checkpoints
 from sae_dist.common.errors import Preempted, UserError
 from sae_dist.common.log import log_info, progress
 from sae_dist.common.memory import collected_every
 from sae_dist.common.settings import validate
+from sae_dist.kernels import host
 from sae_dist.parallel import World
 from sae_dist.stream import ActivationSource, Batches, BatchPart
 from sae_dist.train.config import LoopConfig, Precision, RungConfig
 from sae_dist.train.fingerprint import check_unchanged, fingerprint_of
 from sae_dist.train.ladder import build_ladder, describe, initialise, sites_of
-from sae_dist.train.measures import firing_frequency, postfix, rung_measures, to_host
+from sae_dist.train.measures import firing_frequency, postfix, rung_measures, start_to_host
 from sae_dist.train.metrics_log import MetricsLog
 from sae_dist.train.metrics_log import check as check_log
 from sae_dist.train.profiling import traced
+from sae_dist.train.progress import check_skipped
 from sae_dist.train.replicas import check_replicas
 from sae_dist.train.resume import checkpoint_to_resume, steps_done
 from sae_dist.train.rows import SharedRows
@@ -29,7 +33,7 @@ from sae_dist.train.rung import Rung
 from sae_dist.train.schedules import never_in_time
 from sae_dist.train.signals import begun, ending_signals
 from sae_dist.train.speed import Speed
-from sae_dist.train.staging import on_device
+from sae_dist.train.staging import on_device, start_reading
 from sae_dist.train.step import StepResult, training_step
 from sae_dist.train.validation import held_out_figures
 from sae_dist.train.watch import Watch
@@ -131,6 +135,8 @@ class TrainingRun:
             traced(trace, self.world.rank, steps_left) as trace_step,
         ):
             speed = Speed(self.rungs, size, self.world, self.step)
+            coming: deque[Callable[[], None]] = deque()
+            most_coming = 0 if host.is_at_hand(self.rungs[0].progress.counts_3) else 1
             self.watch.step(self.step)
             for acts, state in on_device(islice(batches, steps_left), self.world.device):
                 begun()
@@ -140,13 +146,14 @@ class TrainingRun:
                 bar.update()
                 trace_step()
                 collect_garbage()
-                if self._is_due(*log_every):
-                    figures = self._measure(results, speed, batches.waited_seconds)
-                    bar.set_postfix_str(postfix(figures), refresh=False)
-                    if log is not None:
-                        log.write(self.step - 1, self.step * size, figures)
+                is_logged = self._is_due(*log_every)
+                waited = batches.waited_seconds if is_logged else None
+                coming.append(self._start_telling(results, speed, waited, bar, log))
                 is_ending = is_anyone()
                 is_saving = is_ending or self._is_due(self.config.checkpoint.every_steps)
+                is_last = is_saving or self.step == self.num_steps
+                while len(coming) > (0 if is_last else most_coming):
+                    coming.popleft()()
                 if is_saving or self._is_due(self.config.watch.replicas_every_steps):
                     check_replicas(self.rungs, self.step)
                 if is_saving:
@@ -179,13 +186,39 @@ class TrainingRun:
         is_last = self.step == self.num_steps
         return any(every and (is_last or self.step % every == 0) for every in every_steps)
 
+    def _start_telling(
+        self,
+        results: list[StepResult],
+        speed: Speed,
+        waited: float | None,
+        bar: tqdm,
+        log: MetricsLog | None,
+    ) -> Callable[[], None]:
+        """Begin to read how a step went, and with the seconds `waited` its figures, for the log.
+
+        Called by all processes together. What is returned tells them, and raises NonFiniteError:
+        there, once for all, the host waits for the device.
+        """
+        step, tokens = self.step - 1, self.step * self.config.batch_tokens
+        in_a_row = torch.stack([rung.progress.counts_3[2] for rung in self.rungs])
+        skipped = start_reading(in_a_row)
+        measured = None if waited is None else self._measure(results, speed, waited)
+
+        def tell() -> None:
+            for rung, number in zip(self.rungs, skipped().tolist(), strict=True):
+                check_skipped(rung.name, step, number)
+            if measured is not None:
+                figures = measured()
+                bar.set_postfix_str(postfix(figures), refresh=False)
+                if log is not None:
+                    log.write(step, tokens, figures)
+
+        return tell
+
     def _measure(
         self, results: list[StepResult], speed: Speed, waited: float
-    ) -> dict[str | None, Figures]:
-        """The figures after a step, of each rung by name and of the ladder by None.
-
-        Called by all processes together. Here, once for all, the host waits for the device.
-        """
+    ) -> Callable[[], dict[str | None, Figures]]:
+        """Gives the figures after a step, of each rung by name and of the ladder by None."""
         figures: dict[str | None, Figures] = {}
         for rung, result in zip(self.rungs, results, strict=True):
             figures[rung.name] = rung_measures(rung, result, self.step - 1, self.num_steps)
@@ -197,7 +230,8 @@ class TrainingRun:
             _add(figures, held_out_figures(self.rungs, self.source, tokens, size))
             if self.evaluate is not None:
                 _add(figures, self.evaluate(self.rungs, self.step))
-        return to_host(figures) | {None: speed.read(self.step, waited)}
+        read, of_ladder = start_to_host(figures), speed.read(self.step, waited)
+        return lambda: read() | {None: of_ladder}
 
     def _fingerprint(self) -> dict[str, Any]:
         return fingerprint_of(self.config, self._configs, self.source, self.num_steps)

@@ -1,7 +1,7 @@
 """The figures that training logs of a rung, as tensors on its device, and how they are read."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from sae_dist.coders import FREQUENCY_EDGES, frequency_histogram
 from sae_dist.common.figures import shown
 from sae_dist.train.rung import Rung
 from sae_dist.train.schedules import learning_rate, sparsity_coefficient
+from sae_dist.train.staging import start_reading
 from sae_dist.train.step import StepResult
 
 
@@ -25,7 +26,7 @@ def rung_measures(rung: Rung, result: StepResult, step: int, num_steps: int) -> 
         "dead_share": rung.count_dead() / config.coder.num_latents,
         "lr": learning_rate(config.optim, config.coder.num_latents, step, num_steps),
         "grad_norm": result.gradient_norm,
-        "skipped_steps": rung.num_skipped,
+        "skipped_steps": rung.progress.counts_3[1],
         "bytes_per_step": result.bytes_sent,
     }
     if config.coder.penalty is not None:
@@ -52,13 +53,17 @@ def postfix(figures: dict[str | None, dict[str, Any]]) -> str:
     return f"{spread}, {speed:,.0f} tokens/s, {stall:.0%} waiting"
 
 
-def to_host(figures: dict[Any, Any]) -> dict[Any, Any]:
-    """The same, at any depth of dicts, with numbers and lists for tensors, in one copy."""
+def start_to_host(figures: dict[Any, Any]) -> Callable[[], dict[Any, Any]]:
+    """Begin to make the same, at any depth of dicts, with numbers and lists for tensors.
+
+    In one copy, for which only the call of what is returned waits.
+    """
     tensors = list(_tensors(figures))
     if not tensors:
-        return figures
-    joined = torch.cat([x.detach().flatten().double() for x in tensors]).cpu()
-    return _with_numbers(figures, iter(joined.split([x.numel() for x in tensors])))
+        return lambda: figures
+    joined = start_reading(torch.cat([x.detach().flatten().double() for x in tensors]))
+    sizes = [x.numel() for x in tensors]
+    return lambda: _with_numbers(figures, iter(joined().split(sizes)))
 
 
 def _tensors(figures: dict[str, Any]) -> Iterator[Tensor]:

@@ -1,7 +1,7 @@
 """One rung of a ladder: a coder, its mesh, its optimizer, and all that a checkpoint must hold."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from sae_dist.checkpoint import on_mesh
-from sae_dist.coders import Coder, fold, initialise, save_coder, slice_of
+from sae_dist.coders import Coder, DeadLatents, LossTerms, fold, initialise, save_coder, slice_of
 from sae_dist.common.errors import UserError
-from sae_dist.kernels import GradientForm
+from sae_dist.kernels import GradientForm, host
 from sae_dist.parallel import Mesh, gather_latents, set_mesh
 from sae_dist.train.config import Precision, RungConfig
 from sae_dist.train.latents import LatentCounters
 from sae_dist.train.optimizers import Optimizer, WeightAverage
+from sae_dist.train.progress import Progress
 from sae_dist.train.rows import SharedRows
+from sae_dist.train.staging import start_reading
 from sae_dist.train.warm_start import warm_start
 
 
@@ -25,7 +27,7 @@ class Rung:
 
     Attributes:
         scale: C = √E‖x‖² of the input site: x and y are divided by it.
-        num_updates, num_skipped, skipped_in_a_row: steps that changed the weights, or did not.
+        progress: how many steps changed the weights, or did not.
     """
 
     def __init__(
@@ -59,7 +61,8 @@ class Rung:
         decay = config.optim.ema_decay
         self.average = WeightAverage(self.coder, decay) if decay else None
         self.counters = LatentCounters(len(latents), device)
-        self.num_updates = self.num_skipped = self.skipped_in_a_row = 0
+        self.progress = Progress(device)
+        self._soon_dead: Callable[[], Tensor] | None = None
 
     def initialise(self, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
         """Give the coder its first weights, from a raw sample that is equal on every process.
@@ -90,14 +93,40 @@ class Rung:
         """How many latents are dead in all slices (0-dim); called by all processes together."""
         return self.mesh.latent.all_reduce(self.dead().sum())
 
+    def dead_latents(self, num_tokens: int) -> DeadLatents:
+        """What AuxK reads in a step of so many tokens; called by all processes together.
+
+        On a GPU the host knows at most how many those can be that were dead, or a batch from it, a
+        step before.
+        """
+        after = self.config.coder.dead_after_tokens
+        mask_F = self.counters.dead(after)
+        if not self.config.coder.num_aux:
+            return DeadLatents(mask_F, torch.zeros_like(self.progress.num_updates), 0)
+        soon_F = self.counters.dead(after - num_tokens)
+        counts_2 = self.mesh.latent.all_reduce(torch.stack([mask_F.sum(), soon_F.sum()]))
+        if host.is_at_hand(counts_2):
+            return DeadLatents.of(mask_F, counts_2[0])
+        at_most = int(self._soon_dead() if self._soon_dead else counts_2[1])
+        self._soon_dead = start_reading(counts_2[1])
+        return DeadLatents(mask_F, counts_2[0], at_most)
+
     @torch.no_grad()
-    def update_statistics(self, fired_F: Tensor, least: Tensor, num_tokens: int) -> None:
-        """Count what fired here in a batch, let the kind follow it (`after_step`), and average."""
-        self.num_updates += 1
+    def update_statistics(self, forward: LossTerms, num_tokens: int, skip: Tensor) -> None:
+        """Count what fired here in a batch, let the kind follow it (`after_step`), and average.
+
+        Nothing of this after a step that is to be skipped (0-dim, bool).
+        """
+        number = self.progress.num_updates
         if self.average:
-            self.average.update(self.num_updates)
-        self.counters.update(self.mesh.data.all_reduce(fired_F), num_tokens)
-        self.config.coder.after_step(self.coder, least, self.num_updates)
+            self.average.update(number, skip)
+        fired_F = self.mesh.data.all_reduce(forward.fired_F)
+        self.counters.update(fired_F, num_tokens, skip)
+        own = [self.coder.state_dict()[name] for name in self.config.coder.tensors()]
+        before = [tensor.clone() for tensor in own]
+        self.config.coder.after_step(self.coder, forward.least, number)
+        for tensor, old in zip(own, before, strict=True):
+            tensor.copy_(torch.where(skip, old, tensor))
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything of tensor form that a checkpoint holds, as parts of wholes on the mesh."""
@@ -120,26 +149,21 @@ class Rung:
 
     def numbers(self) -> dict[str, int]:
         """The plain numbers that a checkpoint holds beside the tensors."""
-        return {
-            "num_updates": self.num_updates,
-            "num_skipped": self.num_skipped,
-            "skipped_in_a_row": self.skipped_in_a_row,
-            "window_tokens": self.counters.window_tokens,
-        }
+        return self.progress.numbers() | {"window_tokens": int(self.counters.window_tokens)}
 
     def set_numbers(self, numbers: dict[str, int]) -> None:
         """Take back what `numbers` gave."""
-        self.num_updates = numbers["num_updates"]
-        self.num_skipped = numbers["num_skipped"]
-        self.skipped_in_a_row = numbers["skipped_in_a_row"]
-        self.counters.window_tokens = numbers["window_tokens"]
+        self.progress.set_numbers(numbers)
+        self.counters.window_tokens.fill_(numbers["window_tokens"])
 
     def export(self, folder: Path, about: dict[str, Any]) -> None:
         """Write the coder, folded to raw activations, from the mesh's first process.
 
         With `optim.ema_decay` it is the average one.
         """
-        averages = self.average.rows_at_unit_norm() if self.average and self.num_updates else {}
+        averages = {}
+        if self.average and self.progress.num_updates:
+            averages = self.average.rows_at_unit_norm()
         folded = fold(self.coder, self.scale, averages)
         tensors = gather_latents(folded, self.mesh) if self.mesh.data.index == 0 else None
         if tensors is not None:

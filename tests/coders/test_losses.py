@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import sae_dist.coders.kinds.jumprelu as jumprelu_module
-from sae_dist.coders import Coder, Form, initialise, kind_names, training_forward
+from sae_dist.coders import Coder, DeadLatents, Form, initialise, kind_names, training_forward
 from sae_dist.coders.losses import moments, total_variance
 from sae_dist.kernels import aux
 from tests.coders.kinds import config_of_kind
@@ -83,9 +83,7 @@ def dense_loss(coder: Coder, x: Tensor, y: Tensor, lam: float, dead: Tensor) -> 
 
 
 def forward(coder: Coder, x: Tensor, y: Tensor, lam: float, dead: Tensor):
-    return training_forward(
-        coder, x, y, sparsity_coefficient=lam, dead_F=dead, num_dead=int(dead.sum())
-    )
+    return training_forward(coder, x, y, sparsity_coefficient=lam, dead=DeadLatents.of(dead))
 
 
 @pytest.mark.parametrize(("num_dead", "rows_at_once"), [(0, B), (3, B), (20, B), (20, 7)])

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sae_dist.coders import Coder, initialise, kind_names, training_forward
+from sae_dist.coders import Coder, DeadLatents, initialise, kind_names, training_forward
 from sae_dist.kernels import aux, dense, search
 from tests.coders.kinds import config_of_kind
 
@@ -44,9 +44,10 @@ def test_no_tensor_of_rows_times_latents(
     if kind == "jumprelu":
         coder.threshold.data.fill_(threshold * float(x_BD.norm(dim=1).max()))
     dead_F = torch.ones(F, dtype=torch.bool)
+    search.search_dtype(coder.W_enc)  # tried once on a processor, with products of its own
     with LargestTensor() as largest:
         forward = training_forward(
-            coder.train(), x_BD, x_BD, sparsity_coefficient=0.1, dead_F=dead_F, num_dead=F
+            coder.train(), x_BD, x_BD, sparsity_coefficient=0.1, dead=DeadLatents.of(dead_F)
         )
         forward.loss.backward()
     assert float(forward.l0) > (F / 8 if threshold == 0 else 0)

@@ -21,7 +21,9 @@ TYPES = {
     **dict.fromkeys(["latents_ptr", "sources_ptr", "seen_ptr"], "*i64"),
     "counts_ptr": "*i32",
     **dict.fromkeys(["num_rows", "num_latents", "num_groups", "num_entries"], "i32"),
-    **dict.fromkeys(["width", "step"], "i32"),
+    "width": "i32",
+    "number_ptr": "*i64",
+    "skip_ptr": "*i1",
 }  # all others are float32
 SPANS = {"GROUP": 32, "SPAN": 1024, "TILE": 64}
 SEGMENTS = {"PIECE": 512, "TILE_N": 8, "TILE_D": 512}

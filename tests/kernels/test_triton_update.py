@@ -22,7 +22,12 @@ def matrix(num_rows: int, width: int, seed: int) -> Tensor:
 
 def adam_step(step: int, scale: float = 1.0, **changes: Any) -> AdamStep:
     settings = {"lr": 0.01, "beta1": 0.0, "beta2": 0.99, "eps": 1e-8, "unit_norm": False} | changes
-    return AdamStep(step=step, grad_scale=torch.tensor(scale, device=DEVICE), **settings)
+    return AdamStep(
+        number=torch.tensor(step, device=DEVICE),
+        skip=torch.tensor(False, device=DEVICE),
+        grad_scale=torch.tensor(scale, device=DEVICE),
+        **settings,
+    )
 
 
 @pytest.mark.parametrize("beta1", [0.0, 0.9])

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,15 @@ import torch
 from torch import Tensor
 
 import sae_dist.coders.kinds.jumprelu as jumprelu_module
-from sae_dist.coders import Coder, Form, LossTerms, kind_names, slice_of, training_forward
+from sae_dist.coders import (
+    Coder,
+    DeadLatents,
+    Form,
+    LossTerms,
+    kind_names,
+    slice_of,
+    training_forward,
+)
 from sae_dist.coders.collectives import SingleProcess
 from sae_dist.coders.files import Rows, in_file_order
 from sae_dist.coders.select import batch_top_k, batch_top_k_code, top_k, top_k_entries
@@ -58,7 +67,11 @@ def slice_here(mesh: Any) -> tuple[slice, slice]:
 
 
 def as_code(
-    select: Callable[..., Tensor], z_BF: Tensor, k: int, guess: float, sharded: MeshCollectives
+    select: Callable[..., Tensor],
+    z_BF: Tensor,
+    k: int,
+    guess: float | None,
+    sharded: MeshCollectives,
 ) -> Tensor:
     """The mask that the sparse selection gives, with z as a product: of the identity and z."""
     x_BB, b_F = torch.eye(len(z_BF)), torch.zeros(z_BF.shape[1])
@@ -67,7 +80,8 @@ def as_code(
         code, z_N = topk_candidates(x_BB, encoder, k)
         code, z_N = code.keep(top_k_entries(code, z_N, k, sharded), z_N)
     else:
-        code, z_N = batch_top_k_code(x_BB, encoder, k, guess, sharded)
+        about = None if guess is None else torch.tensor(guess, dtype=torch.float64)
+        code, z_N = batch_top_k_code(x_BB, encoder, k, about, sharded)
     assert torch.equal(z_N, z_BF[code.rows_N, code.latents_N])
     mask_BF = torch.zeros_like(z_BF, dtype=torch.bool)
     mask_BF[code.rows_N, code.latents_N] = True
@@ -84,7 +98,7 @@ def select_on(world: World, latent: int) -> list[tuple[str, int, str]]:
             z_here_BF = z_BF[rows, latents].contiguous()
             if not torch.equal(select(z_here_BF, k, MeshCollectives(mesh)), expected):
                 wrong.append((name, k, select.__name__))
-            for guess in (0.0, 0.5, 2.0, 1e6):  # none, too low, about right, too high
+            for guess in (None, 0.5, 2.0, 1e6):  # none, too low, about right, too high
                 if not torch.equal(
                     as_code(select, z_here_BF, k, guess, MeshCollectives(mesh)), expected
                 ):
@@ -130,10 +144,8 @@ def whole_coder(kind: str, form: Form) -> tuple[Coder, Tensor, Tensor]:
     return coder, x_BD, x_BD if form is Form.autoencoder else random(B, E)
 
 
-def loss_of(coder: Coder, x_BD: Tensor, y_BE: Tensor, dead_F: Tensor, num_dead: int) -> LossTerms:
-    return training_forward(
-        coder, x_BD, y_BE, sparsity_coefficient=0.1, dead_F=dead_F, num_dead=num_dead
-    )
+def loss_of(coder: Coder, x_BD: Tensor, y_BE: Tensor, dead: DeadLatents) -> LossTerms:
+    return training_forward(coder, x_BD, y_BE, sparsity_coefficient=0.1, dead=dead)
 
 
 def train_on(world: World, latent: int, dense_share: int) -> list[str]:
@@ -143,8 +155,8 @@ def train_on(world: World, latent: int, dense_share: int) -> list[str]:
     rows, latents = slice_here(mesh)
     for kind, form, (where, dead_F) in itertools.product(kind_names(), Form, DEAD.items()):
         whole, x_BD, y_BE = whole_coder(kind, form)
-        num_dead = int(dead_F.sum())
-        expected = loss_of(whole, x_BD, y_BE, dead_F, num_dead)
+        dead = DeadLatents.of(dead_F)
+        expected = loss_of(whole, x_BD, y_BE, dead)
         expected.loss.backward()
         held = range(latents.start, latents.stop)
         coder = Coder(whole.config, D, whole.d_out, latents=held, dtype=torch.float64)
@@ -155,7 +167,7 @@ def train_on(world: World, latent: int, dense_share: int) -> list[str]:
             }
         )
         set_mesh(coder, mesh)
-        found = loss_of(coder, x_BD[rows], y_BE[rows], dead_F[latents], num_dead)
+        found = loss_of(coder, x_BD[rows], y_BE[rows], replace(dead, mask_F=dead_F[latents]))
         backward(found.loss, coder, mesh)
 
         def differs(a: Tensor, b: Tensor) -> bool:

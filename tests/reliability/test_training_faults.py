@@ -114,8 +114,11 @@ def bad_rows_on_one_process(world: World, store: Path, folder: Path, value: floa
     rows = SharedRows(acts, torch.float64)
     for trained in run.rungs:
         training_step(trained, rows, 9, 100)
-    went_on = [rung.num_updates for rung in run.rungs]
-    return [unchanged, went_on, [rung.skipped_in_a_row for rung in run.rungs]]
+    numbers = [rung.progress.numbers() for rung in run.rungs]
+    return [
+        unchanged,
+        *([n[name] for n in numbers] for name in ("num_updates", "skipped_in_a_row")),
+    ]
 
 
 def each_bad_value(world: World, store: Path, folder: Path, values: list[float]) -> list:

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from sae_dist.coders import Coder, Form
 from sae_dist.coders.kinds.topk import TopK
-from sae_dist.kernels import Encoder, search
+from sae_dist.kernels import Encoder, host, search
 from sae_dist.train.optimizers import (
     Adam,
     Muon,
@@ -24,6 +24,7 @@ from sae_dist.train.optimizers import (
 from sae_dist.train.optimizers.muon import orthogonalizer
 
 F, D = 1100, 6  # more rows than a block of the update has
+TAKEN = torch.tensor(False)
 LR = 1e-2
 
 
@@ -75,7 +76,7 @@ def assert_like_the_reference(
             if name == "W_dec" and unit_norm:
                 grad = grad - (grad * W.detach()).sum(1, keepdim=True) * W.detach()
             W.grad = 0.5 * grad
-        optimizer.step(step + 1, LR, torch.tensor(0.5, dtype=torch.float64))
+        optimizer.step(torch.tensor(step + 1), LR, torch.tensor(0.5, dtype=torch.float64), TAKEN)
         take_step()
         if unit_norm:
             expected.W_dec.data = normalize(expected.W_dec.data, dim=1)
@@ -175,7 +176,7 @@ def test_rows_without_gradient_are_neither_read_nor_written(config: OptimConfig)
         )
         with torch.no_grad():
             W_FD[5] = torch.nan
-    optimizer.step(1, LR, torch.ones(()))
+    optimizer.step(torch.tensor(1), LR, torch.ones(()), TAKEN)
     assert bool(coder.W_dec[5].isnan().all())
     assert not bool(coder.W_dec[3].isnan().any())
     for state in optimizer.state["W_dec"].values():
@@ -210,7 +211,7 @@ def test_the_average_is_a_bias_corrected_exponential_one() -> None:
                 parameter.add_(math.sin(step))
         for name, W in coder.named_parameters():
             uncorrected[name] = decay * uncorrected[name] + (1 - decay) * W.detach()
-        average.update(step)
+        average.update(torch.tensor(step), TAKEN)
         for name, mean in average.weights.items():
             torch.testing.assert_close(mean, uncorrected[name] / (1 - decay**step))
     found = average.rows_at_unit_norm()
@@ -231,7 +232,7 @@ def test_the_encoders_copy_follows_its_weights(
         for name, grad in gradients(coder, step, 0.1).items():
             is_sparse = by_rows and name in ("W_enc", "W_dec")
             coder.get_parameter(name).grad = (as_sparse(grad) if is_sparse else grad).float()
-        adam.step(step + 1, LR, torch.ones(()))
+        adam.step(torch.tensor(step + 1), LR, torch.ones(()), TAKEN)
     assert coder.encoder() is before
     fresh = Encoder.of(coder.W_enc, coder.b_enc)
     assert fresh.bf16_FD.dtype is searched
@@ -253,3 +254,35 @@ def test_squares_are_those_of_the_projected_gradient(by_rows: bool) -> None:
     grads["W_dec"] -= (grads["W_dec"] * W_FD).sum(1, keepdim=True) * W_FD
     for name, square in gradient_squares(coder).items():
         torch.testing.assert_close(square, grads[name].square().sum())
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+@pytest.mark.parametrize(
+    "config", [Adam(), Adam(beta1=0.9), Signum(), Signum(momentum=0.0), Muon()], ids=repr
+)
+def test_a_step_to_be_skipped_leaves_weights_and_state(
+    config: OptimConfig, at_hand: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "is_at_hand", lambda x: at_hand)
+    coder = make(unit_norm=False, dtype=torch.float32)
+    optimizer, average = Optimizer(coder, config), WeightAverage(coder, 0.9)
+
+    def take(number: int, skip: bool) -> None:
+        for name, grad in gradients(coder, number, 1.0).items():
+            coder.get_parameter(name).grad = grad.float() * (math.nan if skip else 1.0)
+        scale, skips = torch.tensor(math.nan if skip else 1.0), torch.tensor(skip)
+        optimizer.step(torch.tensor(number), LR, scale, skips)
+        average.update(torch.tensor(number), skips)
+
+    def everything() -> list[Tensor]:
+        state = [tensor for *_, tensor in optimizer.tensors()]
+        return [
+            t.clone() for t in (*coder.state_dict().values(), *state, *average.weights.values())
+        ]
+
+    begun = everything()
+    take(1, skip=False)
+    before = everything()
+    assert not any(map(torch.equal, begun[:4], before[:4]))
+    take(1, skip=True)
+    assert all(map(torch.equal, before, everything()))

@@ -11,6 +11,7 @@ import torch
 
 from sae_dist.coders import Form, kind_names, load_coder
 from sae_dist.common.errors import UserError
+from sae_dist.kernels import host
 from sae_dist.parallel import World
 from sae_dist.train import (
     Adam,
@@ -173,13 +174,23 @@ def test_a_batch_that_is_not_finite_changes_nothing(store: Path, tmp_path: Path,
         training_step(only, SharedRows(acts, torch.float64), 5, 100)
     after = {name: tensor.full_tensor() for name, tensor in run._tensors().items()}
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert (only.num_updates, only.num_skipped) == (5, 9)
-    with pytest.raises(NonFiniteError, match="10 steps in a row"):
-        training_step(only, SharedRows(acts, torch.float64), 5, 100)
-    only.skipped_in_a_row = 0
+    assert only.progress.counts_3.tolist() == [5, 9, 9]
     acts["in"][3, 4] = 0.0
     training_step(only, SharedRows(acts, torch.float64), 5, 100)
-    assert only.num_updates == 6
+    assert only.progress.counts_3.tolist() == [6, 9, 0]
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+def test_ten_skipped_steps_in_a_row_end_a_run(
+    store: Path, tmp_path: Path, at_hand: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "is_at_hand", lambda x: at_hand)
+    run = training_run(alone(), store, tmp_path, [rung("topk")], 12)
+    with torch.no_grad():
+        run.rungs[0].coder.b_dec.fill_(torch.nan)
+    with pytest.raises(NonFiniteError, match="10 steps in a row"):
+        run.run()
+    assert run.rungs[0].progress.counts_3.tolist() == ([0, 10, 10] if at_hand else [0, 11, 11])
 
 
 def nan_on_one_rank(world: World, store: Path, folder: Path) -> tuple[int, bool]:
@@ -190,7 +201,7 @@ def nan_on_one_rank(world: World, store: Path, folder: Path) -> tuple[int, bool]
         acts["in"][0, 0] = torch.inf
     weights = run.rungs[0].coder.W_enc.detach().clone()
     training_step(run.rungs[0], SharedRows(acts, torch.float64), 3, 100)
-    return run.rungs[0].num_skipped, torch.equal(weights, run.rungs[0].coder.W_enc)
+    return int(run.rungs[0].progress.counts_3[1]), torch.equal(weights, run.rungs[0].coder.W_enc)
 
 
 def test_a_bad_batch_on_one_rank_is_skipped_by_all(store: Path, tmp_path: Path) -> None:

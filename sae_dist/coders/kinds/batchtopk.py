@@ -35,7 +35,7 @@ class BatchTopK(KSparse):
         return {"threshold": TensorSpec(has_latents=False, is_trained=False)}
 
     def find(self, coder: Coder, x_BD: Tensor) -> Entries:
-        guess = coder.hints.get("threshold", 0.0) if self is coder.config else 0.0
+        guess = coder.hints.get("threshold") if self is coder.config else None
         return coders.batch_top_k_code(x_BD, coder.encoder(), self.k, guess, coder.collectives)
 
     def infer(self, coder: Coder, x_BD: Tensor) -> Entries:
@@ -50,15 +50,19 @@ class BatchTopK(KSparse):
     def _threshold(self, coder: Coder, like: Tensor) -> Tensor:
         return coder.get_buffer("threshold").to(like.dtype)
 
-    def after_step(self, coder: Coder, least: Tensor, num_updates: int) -> None:
+    def after_step(self, coder: Coder, least: Tensor, num_updates: Tensor) -> None:
         """Follow E[least activation that is kept] (Bussmann et al. 2024, eq. 8).
 
         The plain mean of the first batches, then a running one with decay 0.999.
         """
-        least = coder.collectives.all_min(least).double()
-        if least.isfinite():
-            coder.get_buffer("threshold").lerp_(least, max(1 - _EMA, 1 / num_updates))
-            coder.hints["threshold"] = float(least)
+        import torch  # only here, as settings are read without it
+
+        threshold, least = coder.get_buffer("threshold"), coder.collectives.all_min(least).double()
+        is_found = least.isfinite()
+        weight = (1 / num_updates.double()).clamp_min(1 - _EMA)
+        threshold.copy_(torch.where(is_found, threshold.lerp(least, weight), threshold))
+        before = coder.hints.get("threshold", torch.zeros_like(least))
+        coder.hints["threshold"] = torch.where(is_found, least, before)
 
     def logged(self, coder: Coder) -> dict[str, Tensor]:
         return {"threshold/inference": coder.get_buffer("threshold")}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sae_dist.coders.coder import Coder
     from sae_dist.coders.config import Entries
     from sae_dist.coders.losses import Totals
+    from sae_dist.coders.passes import DeadLatents
     from sae_dist.kernels import DensePass, SparsePattern
 
 _DENSE_SHARE = 8  # beyond one entry in so many, dense arithmetic is faster than sparse
@@ -84,7 +85,7 @@ class JumpReLU(CoderConfig):
         return self.sparsity_coefficient
 
     def loss_parts(
-        self, totals: Totals, sparsity_coefficient: float, num_dead: int
+        self, totals: Totals, sparsity_coefficient: float, dead: DeadLatents
     ) -> dict[str, Tensor]:
         return {
             "reconstruction": totals.sums["error"] / totals.num_rows,
@@ -96,7 +97,7 @@ class JumpReLU(CoderConfig):
         target = self.target_l0
         return l0 if target is None else (2 / target) * (l0 - target) ** 2
 
-    def after_step(self, coder: Coder, least: Tensor, num_updates: int) -> None:
+    def after_step(self, coder: Coder, least: Tensor, num_updates: Tensor) -> None:
         _threshold(coder).data.clamp_min_(0.0)
 
     def logged(self, coder: Coder) -> dict[str, Tensor]:

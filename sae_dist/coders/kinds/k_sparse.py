@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sae_dist.coders.config import Sums
     from sae_dist.coders.losses import Totals
     from sae_dist.coders.messages import Message, StepShape
+    from sae_dist.coders.passes import DeadLatents
 
 
 @dataclass(kw_only=True)
@@ -63,27 +64,27 @@ class KSparse(CoderConfig):
         """By what latents are ranked, positive where they may fire."""
         return z
 
-    def further_sums(self, coder: Coder, x_BD: Tensor, dead_F: Tensor, num_dead: int) -> Sums:
+    def further_sums(self, coder: Coder, x_BD: Tensor, dead: DeadLatents) -> Sums:
         wide = coders.sparse_pass(coder, x_BD, self.widened()) if self.multi_topk else None
-        dead = None
-        if self.num_aux and num_dead:  # last: autograd adds to its few rows in place
-            dead = coders.dead_pass(coder, x_BD, dead_F, num_dead, self.aux_k, self.strength)
+        aux = None
+        if self.num_aux and dead.at_most:  # last: autograd adds to its few rows in place
+            aux = coders.dead_pass(coder, x_BD, dead, self.aux_k, self.strength)
 
         def sums(y_BE: Tensor, error_BE: Tensor) -> dict[str, Tensor]:
             found = {}
             if wide is not None:
                 wide_BE = coder.assemble(wide.decoded(), x_BD)
                 found["multi_topk"] = coders.square_sum(y_BE - wide_BE)
-            if dead is not None:
+            if aux is not None:
                 left_BE = error_BE.detach()
-                found["aux_k"] = coders.square_sum(left_BE - dead())
+                found["aux_k"] = coders.square_sum(left_BE - aux())
                 found["aux_k_target"] = coders.moments(left_BE)
             return found
 
         return sums
 
     def loss_parts(
-        self, totals: Totals, sparsity_coefficient: float, num_dead: int
+        self, totals: Totals, sparsity_coefficient: float, dead: DeadLatents
     ) -> dict[str, Tensor]:
         sums, scale = totals.sums, totals.scale
         parts = {"reconstruction": sums["error"] / scale}
@@ -92,7 +93,7 @@ class KSparse(CoderConfig):
         if "aux_k" in sums:
             left = coders.total_variance(sums["aux_k_target"], totals.num_rows)
             aux = sums["aux_k"] / left.masked_fill(left == 0, float("inf"))  # nothing to explain
-            share = min(num_dead / self.aux_k, 1.0)
+            share = (dead.count.double() / self.aux_k).clamp_max(1.0)
             parts["aux_k"] = self.aux_coefficient * share * aux
         return parts
 

@@ -67,8 +67,9 @@ def adam_update(step: Step, beta1: float, beta2: float, eps: float) -> None:
         norm_F=copy.norm_F if copy else None,
     )
     adam = kernels.AdamStep(
-        step=step.number,
-        lr=step.lr,
+        number=step.number,
+        skip=step.skip,
+        lr=step.rate,
         beta1=beta1,
         beta2=beta2,
         eps=eps,

@@ -22,11 +22,12 @@ class WeightAverage:
         self.weights = {name: torch.zeros_like(p) for name, p in coder.named_parameters()}
 
     @torch.no_grad()
-    def update(self, number: int) -> None:
-        """Add the weights after step `number`, from 1."""
-        weight = (1 - self.decay) / (1 - self.decay**number)
+    def update(self, number: Tensor, skip: Tensor) -> None:
+        """Add the weights after step `number`, from 1, unless it is to be skipped (both 0-dim)."""
+        weight = (1 - self.decay) / (1 - self.decay ** number.double())
+        weight = weight.masked_fill(skip, 0.0)
         for name, parameter in self.coder.named_parameters():
-            self.weights[name].lerp_(parameter, weight)
+            self.weights[name].lerp_(parameter, weight.to(parameter.dtype))
 
     @torch.no_grad()
     def rows_at_unit_norm(self) -> dict[str, Tensor]:

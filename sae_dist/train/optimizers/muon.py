@@ -46,17 +46,17 @@ class Muon(OptimConfig):
         if step.parameter.dim() == 1:
             return adam_update(step, _BETA1, _BETA2, _EPS)
         rows_R, grad_FD = step.projected_gradient()
-        momentum_FD = step.state["momentum"].lerp_(grad_FD, 1 - self.momentum)
+        momentum_FD = step.follow("momentum", grad_FD, 1 - self.momentum)
         direction_FD = grad_FD.lerp_(momentum_FD, self.momentum)  # Nesterov's
         gram_DD, num_rows = direction_FD.T @ direction_FD, len(direction_FD)
         if step.name in ("W_enc", "W_dec"):  # of whose rows others hold more
             gram_DD = step.coder.collectives.sum_latents(gram_DD)
             num_rows = step.coder.config.num_latents
         right_DD = orthogonalizer(gram_DD, self.newton_schulz_steps)
-        rate = _RATE * math.sqrt(max(num_rows, len(gram_DD))) * step.lr
+        right_DD *= _RATE * math.sqrt(max(num_rows, len(gram_DD))) * step.lr
         for w_rD, direction_rD in step.blocks(rows_R, direction_FD):
             w_rD.mul_(1 - step.lr * self.weight_decay)
-            w_rD.addmm_(direction_rD, right_DD, alpha=-rate)
+            w_rD.addmm_(direction_rD, right_DD, alpha=-1)
 
     def cost(self, num_latents: int, d_in: int, d_out: int) -> UpdateCost:
         """A Gram matrix each, the update, and four products of D × D a step."""

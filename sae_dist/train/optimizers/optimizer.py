@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sae_dist.coders import Coder
 from sae_dist.common.settings import validate
+from sae_dist.kernels import host
 from sae_dist.train.optimizers.config import OptimConfig
 
 _BLOCK_ROWS = {"cpu": 1024}  # whose products stay in a CPU's cache
@@ -25,8 +26,10 @@ class Step:
         coder: whole, or a slice of its latents, whose gradients are those of the global batch.
         parameter: the one called `name`, with its gradient, which may be overwritten.
         state: what is remembered of it.
-        number: from 1.
-        lr: the learning rate.
+        number: from 1 (0-dim, int64).
+        rate: the learning rate.
+        skip: whether nothing is to be changed, on a device that the host does not wait for (0-dim,
+            bool); elsewhere such a step is not taken.
         grad_scale: what the gradient is to be multiplied by before all else (0-dim).
     """
 
@@ -34,9 +37,25 @@ class Step:
     name: str
     parameter: Tensor
     state: dict[str, Tensor]
-    number: int
-    lr: float
+    number: Tensor
+    rate: float
+    skip: Tensor
     grad_scale: Tensor
+
+    @property
+    def lr(self) -> float | Tensor:
+        """The learning rate, 0 of a step that is skipped."""
+        return self._unless_skipped(self.rate)
+
+    def follow(self, key: str, value: Tensor, weight: float) -> Tensor:
+        """Move what is remembered as `key` towards `value` by `weight`, and give it."""
+        return self.state[key].lerp_(value, self._unless_skipped(weight))
+
+    def _unless_skipped(self, number: float) -> float | Tensor:
+        if host.is_at_hand(self.skip):
+            return number
+        like = self.parameter.new_full((), number)
+        return like.masked_fill_(self.skip, 0.0)
 
     @property
     def has_unit_rows(self) -> bool:
@@ -51,6 +70,8 @@ class Step:
         """The same scaled and projected, in its place."""
         rows_R, grad_RD = self.gradient()
         grad_RD.mul_(self.grad_scale)
+        if not host.is_at_hand(self.skip):
+            grad_RD.masked_fill_(self.skip, 0.0)
         if self.has_unit_rows:
             for grad_rD, w_rD in _row_blocks(grad_RD, _rows(self.parameter, rows_R)):
                 grad_rD.addcmul_(torch.linalg.vecdot(grad_rD, w_rD)[:, None], w_rD, value=-1)
@@ -89,12 +110,15 @@ class Optimizer:
         self.state = {name: config.first_state(name, p) for name, p in coder.named_parameters()}
 
     @torch.no_grad()
-    def step(self, number: int, lr: float, grad_scale: Tensor) -> None:
+    def step(self, number: Tensor, lr: float, grad_scale: Tensor, skip: Tensor) -> None:
         """Update all parameters that have a gradient; see `Step`."""
+        if host.is_at_hand(skip) and skip:
+            return
+        rest = number, lr, skip, grad_scale
         for name, parameter in self.coder.named_parameters():
             if parameter.grad is not None:
                 state = self.state[name]
-                self.config.update(Step(self.coder, name, parameter, state, number, lr, grad_scale))
+                self.config.update(Step(self.coder, name, parameter, state, *rest))
 
     def tensors(self) -> Iterator[tuple[str, str, Tensor]]:
         """Of each parameter its name, the state's and the state."""

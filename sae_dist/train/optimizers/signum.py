@@ -34,9 +34,9 @@ class Signum(OptimConfig):
     def update(self, step: Step) -> None:
         rows_R, direction_RD = step.projected_gradient()
         if self.momentum:
-            direction_RD = step.state["momentum"].lerp_(direction_RD, 1 - self.momentum)
+            direction_RD = step.follow("momentum", direction_RD, 1 - self.momentum)
         for w_rD, direction_rD in step.blocks(rows_R, direction_RD):
-            w_rD.sub_(direction_rD.sign(), alpha=step.lr)
+            w_rD.sub_(direction_rD.sign().mul_(step.lr))
 
     @property
     def moves_fired_rows_alone(self) -> bool:
