@@ -40,9 +40,9 @@ class EvaluationConfig:
     already, of the same coder, store and settings, is not measured again. `max_sequences` (null:
     all) bounds the held-out sequences; `lm_sequences` those of them that are also run through the
     language model (0: none), and `uniformity_sequences` those through which it is differentiated
-    (0: none), at `uniformity_positions` of each. About `batch_tokens` pass a coder at once, in whole sequences,
-    and so many (or `lm_batch_sequences` sequences) the language model, whose logits outweigh all
-    else.
+    (0: none), at `uniformity_positions` of each. About `batch_tokens` pass a coder at once, in
+    whole sequences, and so many (or `lm_batch_sequences` sequences) the language model, whose
+    logits outweigh all else.
     """
 
     measures: list[str] | None = setting(None, check=require_measure)

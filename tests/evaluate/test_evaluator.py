@@ -274,16 +274,13 @@ def test_what_does_not_fit_is_refused(run: Path, store: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        ("max_sequences", 0),
-        ("lm_sequences", -1),
-        ("batch_tokens", 0),
-        ("parallel", SharingConfig(latent=0)),
-    ],
+    [("max_sequences", 0), ("lm_sequences", -1), ("batch_tokens", 0), ("parallel.latent", 0)],
 )
 def test_settings_out_of_bounds_are_refused(run: Path, store: Path, name: str, value: int) -> None:
-    with pytest.raises(UserError, match=f"{name}={value}; expected at least {value + 1}"):
-        evaluated(alone(), run, store, **{name: value})
+    is_inside = name == "parallel.latent"
+    settings = {"parallel": SharingConfig(latent=value)} if is_inside else {name: value}
+    with pytest.raises(UserError, match=f"^{name}={value}; expected at least {value + 1}"):
+        evaluated(alone(), run, store, **settings)
 
 
 @pytest.mark.parametrize(("name", "least"), [("sequences", 0), ("stitch_sequences", 1)])
