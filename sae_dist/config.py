@@ -93,8 +93,9 @@ class TrainConfig(SourceConfig, LoopConfig):
     `site` is what is read and `target` what is reconstructed; by default the source's only site,
     and the same. Patterns of sites (`mlp_in.*`, `resid_post.4-7`) stand for a rung each; a
     target's `*` is the layer of its site. `expansion` latents a dimension of the site take the
-    place of `coder.num_latents`. `rungs` picks some rungs by their number (a Slurm array index,
-    say). `init_from` is a coder to go on from: a folder of ours or of another library, or
+    place of `coder.num_latents`; k and rate are the recipe's for that width. `rungs` picks some
+    rungs, by name, by a pattern (`topk-*`) or by number (from 0: a Slurm array index, say).
+    `init_from` is a coder to go on from: a folder of ours or of another library, or
     `hub:USER/REPO/FOLDER`. From Python a ladder is the rungs in `ladder`, where a name, a site or
     a target that is empty follows as on the command line. With `evaluate_lm_sequences`, what is
     measured every `log.evaluate_every_steps` has the loss, too, of the language model of a store,
@@ -112,7 +113,7 @@ class TrainConfig(SourceConfig, LoopConfig):
     parallel: MeshConfig = field(default_factory=MeshConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     ladder: list[RungConfig] = field(default_factory=list)
-    rungs: list[int] | None = setting(None, min=0)
+    rungs: list[str] | None = None
     evaluate_lm_sequences: int = setting(0, min=0)
 
 
@@ -177,8 +178,9 @@ class ReportConfig:
 class ExportConfig:
     """`sae-dist export`: writes the coders of a run as other libraries read them.
 
-    `rungs` names some of them (null: all). `folder` is `runs/NAME/exports/<to>` by default. `push`
-    is `USER/REPO` on the Hub, which is made if absent, then `private` or not.
+    `rungs` are the names of some of them or patterns (`topk-*`; null: all). `folder` is
+    `runs/NAME/exports/<to>` by default. `push` is `USER/REPO` on the Hub, which is made if absent,
+    then `private` or not.
     """
 
     run: str = setting(MISSING, check=require_plain)

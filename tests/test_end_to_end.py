@@ -67,7 +67,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the whole way was gone once, by two processes."""
     home = tmp_path_factory.mktemp("home")
     write_text(home / "text")
-    evaluate = (*TORCHRUN, "2", *installed("evaluate"), "run=tiny", "latent=2")
+    evaluate = (*TORCHRUN, "2", *installed("evaluate"), "run=tiny", "parallel.latent=2")
     assert "small LM: " in succeed(*SMALL_LM, cwd=home)
     assert "sealed store" in succeed(*HARVEST, cwd=home)
     assert "store is whole" in succeed(*installed("verify"), "store=store", cwd=home)

@@ -57,27 +57,33 @@ def register() -> None:
         store.store(name=name, node={"defaults": [f"{name}_schema", *chosen, "_self_"]})
 
 
-def register_class(key: str, choice: str | None) -> None:
-    """Tell Hydra of the class of a family that is chosen, or of all of them."""
-    for name in FAMILIES[key].names() if choice is None else [_classes(key)[choice]]:
+def register_class(key: str, choice: str) -> None:
+    """Tell Hydra of the class of a family that is chosen, or of all where a file may name any."""
+    found = _classes(key).get(choice)
+    for name in [found] if found else FAMILIES[key].names():
         _register(key, name)
 
 
 @cache
 def _register(key: str, name: str) -> None:
-    store = ConfigStore.instance()
-    store.store(group=_GROUPS[key], name=name, node=FAMILIES[key].named(name))
+    node = FAMILIES[key].named(name)
+    ConfigStore.instance().store(group=_GROUPS[key], name=name, node=node)
     for form in Form if key == "coder" else ():
-        choice = coder_choice(name, form)
-        if choice not in _stems(key):
-            recipe = _nearest(key, "", name, form) or {"/kind@coder": name}
-            defaults = [recipe, {"override /kind@coder": name}]
-            node = {"defaults": defaults, "coder": {"form": form.value}}
-            store.store(group=key, name=choice, node=node, package="_global_")
-        for optim in (f"{optimizer}_" for optimizer in OPTIMIZERS.names()):
-            recipe = _nearest("optim/recipe", optim, name, form)
-            if recipe not in (None, optim + choice):
-                store.store(optim + choice, {"defaults": [recipe]}, "optim/recipe")
+        _register_form(name, form)
+
+
+def _register_form(kind: str, form: Form) -> None:
+    """Let what has no file of its own take the nearest one, for itself and its optimizers."""
+    store, choice = ConfigStore.instance(), coder_choice(kind, form)
+    if choice not in _stems("coder"):
+        recipe = _nearest("coder", "", kind, form) or {"/kind@coder": kind}
+        node = {"defaults": [recipe, {"override /kind@coder": kind}], "coder": {"form": form.value}}
+        store.store(group="coder", name=choice, node=node, package="_global_")
+    for optimizer in OPTIMIZERS.names():
+        name = f"{optimizer}_{choice}"
+        recipe = _nearest("optim/recipe", f"{optimizer}_", kind, form)
+        if recipe not in (None, name):
+            store.store(group="optim/recipe", name=name, node={"defaults": [recipe]})
 
 
 def _nearest(group: str, prefix: str, kind: str, form: Form) -> Any:

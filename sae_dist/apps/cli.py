@@ -278,9 +278,9 @@ def _sorted(
             chosen[key] = _choice(key, value, groups[key], prefix)
         elif key != _SEARCHED:
             typed.append((key, value))
-    for key in FAMILIES.keys() & COMMANDS[root].choices.keys():
-        choice = chosen.get(key, COMMANDS[root].choices[key])
-        register_class(key, None if folders else choice)  # a file of the user's may name any
+    for key, choice in {**COMMANDS[root].choices, **chosen}.items():
+        if key in FAMILIES:
+            register_class(key, "" if folders else choice)
     added = {written.lstrip("+"): written for written in choices(root)}
     told = [f"{added[key]}={name}" for key, name in chosen.items()]
     quoted = [QuotedString(folder, Quote.single).with_quotes() for folder in folders]

@@ -1,7 +1,7 @@
 r"""Measure the coders of a run on the held-out shards of its store.
 
     sae-dist evaluate run=NAME
-    torchrun --nproc-per-node 4 -m sae_dist evaluate run=NAME latent=4
+    torchrun --nproc-per-node 4 -m sae_dist evaluate run=NAME parallel.latent=4
     sae-dist evaluate run=NAME +chat@transfer=gemma_2 \
         transfer.lm_name=FINETUNE transfer.prompts=FILE transfer.finetuned_run=RUN
     accelerate launch --config_file launch/accelerate/zero3.yaml -m sae_dist evaluate run=NAME
@@ -32,7 +32,7 @@ from sae_dist.common.log import log_info
 from sae_dist.config import EvaluateConfig, Source, SourceConfig
 from sae_dist.evaluate import Candidate, EvaluationConfig, finished
 from sae_dist.evaluate import evaluate as measure
-from sae_dist.evaluate.config import check
+from sae_dist.evaluate.config import SharingConfig, check
 from sae_dist.live import LiveActivations
 from sae_dist.lm import LM
 from sae_dist.parallel import World, start_world
@@ -55,7 +55,9 @@ def evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
         source = open_trained(where, coders, config, world.device)
         _check_source(config, source)
         if _needs_lm(config, source) and is_spread(source.about["lm"], world.size):
-            config = replace(config, latent=world.size)  # all run it together
+            config = replace(
+                config, parallel=SharingConfig(latent=world.size)
+            )  # all run it together
         transferred = [measure_transfer(config, folder, source, world) for folder, _ in runs]
         results = measure(candidates, source, _lm(config, source, world), config, world)
     for result in results:

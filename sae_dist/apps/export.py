@@ -16,6 +16,7 @@ from sae_dist.apps.runs import coders_of, finished_run
 from sae_dist.coders import load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import log_info
+from sae_dist.common.patterns import rungs_asked_for
 from sae_dist.config import ExportConfig
 from sae_dist.evaluate import read_evaluation
 from sae_dist.interop import (
@@ -55,14 +56,9 @@ def export(config: ExportConfig) -> Path:
 def _described(run: Path, names: list[str] | None) -> dict[str, dict[str, Any]]:
     """The descriptions of the rungs asked for, or of all, by name; without this machine's paths."""
     found = coders_of(run)
-    if unknown := sorted(set(names or []) - found.keys()):
-        raise UserError(
-            f"found no coder {', '.join(unknown)} in {run}; expected rungs among "
-            f"{', '.join(found)}: choose with rungs=[…]"
-        )
     return {
         name: {**found[name], "rung": name, "about": public(found[name]["about"])}
-        for name in names or found
+        for name in rungs_asked_for(names, found, of=str(run))
     }
 
 

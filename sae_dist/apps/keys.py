@@ -27,8 +27,9 @@ def keys(root: str, *chosen: Kind) -> Declared:
     """
     found = declared_in(schema(root))
     for key, family in FAMILIES.items() if root == "train" else ():
-        of_all = (family.named(name) for name in family.names())
-        for kind in [one for one in chosen if issubclass(one, family.base)] or of_all:
+        classes = [one for one in chosen if issubclass(one, family.base)]
+        kind: Kind
+        for kind in classes or map(family.named, family.names()):
             found = {**declared_in(kind, f"{key}."), **found}
     return found
 
@@ -40,7 +41,7 @@ def declared_in(kind: Any, place: str = "") -> Declared:
     for declared in (one for one in fields(kind) if one.init):
         key, inner = f"{place}{declared.name}", kinds(kind)[declared.name]
         found[key] = inner, allowed_in(declared)
-        if is_dataclass(inner):
+        if hasattr(inner, "__dataclass_fields__"):
             found |= declared_in(inner, f"{key}.")
     return found
 
@@ -73,17 +74,20 @@ def find(root: str, key: str, prefix: str, *chosen: Kind) -> tuple[Any, Allowed]
 
 def _refuse_other_class(key: str, prefix: str, chosen: tuple[Kind, ...]) -> None:
     """Raise UserError for a key that only other classes of a family have."""
-    group, place = key.partition(".")[0], f"{key.partition('.')[0]}."
+
+    def keys_of(kind: Kind) -> set[str]:
+        return {*declared_in(kind, f"{group}.")}
+
+    group = key.partition(".")[0]
     for kind in chosen:
         family = FAMILIES[group]
-        having = [n for n in family.names() if key in declared_in(family.named(n), place)]
+        having = [name for name in family.names() if key in keys_of(family.named(name))]
+        own = ", ".join(prefix + one for one in sorted(keys_of(kind) - keys_of(family.base)))
         if having:
-            own = declared_in(kind, place).keys() - declared_in(family.base, place).keys()
             raise UserError(
                 f"found key {prefix}{key}, which {group}={getattr(kind, family.key)} has not, but "
-                f"{' and '.join(having)}; expected one of "
-                f"{', '.join(prefix + one for one in sorted(own))}; take it out, or choose another "
-                f"{group}"
+                f"{' and '.join(having)}; expected one of {own}; take it out, or choose another "
+                f"{family.what}"
             )
 
 

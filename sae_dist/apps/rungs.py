@@ -8,7 +8,7 @@ from sae_dist.apps.choices import coder_choice
 from sae_dist.coders.config import Form
 from sae_dist.common.errors import UserError
 from sae_dist.common.hooks import layer_of
-from sae_dist.common.patterns import at_layer, matching
+from sae_dist.common.patterns import at_layer, matching, rungs_asked_for
 from sae_dist.config import TrainConfig
 from sae_dist.train.config import RungConfig
 
@@ -162,10 +162,10 @@ def _differing(several: list[Any], prefix: str = "") -> set[str]:
     return found
 
 
-def _pick(rungs: list[RungConfig], numbers: list[int] | None) -> list[RungConfig]:
-    if numbers is None:
-        return rungs
-    is_within = all(0 <= number < len(rungs) for number in numbers)
-    if not numbers or not is_within or len(set(numbers)) < len(numbers):
-        raise UserError(f"rungs={numbers}; the sweep has rungs 0 to {len(rungs) - 1}, each once")
-    return [rungs[number] for number in numbers]
+def _pick(rungs: list[RungConfig], asked: list[str] | None) -> list[RungConfig]:
+    """Those that are asked for by number, as a Slurm array has it, by name or pattern."""
+    by_name = {rung.name: rung for rung in rungs}
+    numbered = {str(number): name for number, name in enumerate(by_name)}
+    names = asked and [numbered.get(one, one) for one in asked]
+    of = f"the sweep, by number (0 to {len(rungs) - 1}) or name"
+    return [by_name[name] for name in rungs_asked_for(names, by_name, of)]

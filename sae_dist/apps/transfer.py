@@ -34,10 +34,6 @@ def measure_transfer(
         )
     if asked.lm_name is None or "transfer" not in (measures or ["transfer"]):
         return None
-    if world.size % config.latent:
-        raise UserError(
-            f"latent={config.latent} must divide the {world.size} processes; choose a divisor"
-        )
     harvested = source.about.get("lm")
     if harvested is None:
         raise UserError(
@@ -74,7 +70,7 @@ def measure_transfer(
         special_ids(lm.tokenizer).tolist(),
         trained,
         replace(asked, template=template),
-        make_mesh(world, config.latent, {}),
+        make_mesh(world, config.parallel.latent, {}),
     )
 
 

@@ -45,7 +45,7 @@ class Figure:
     """A value of a record: the `heading` of its column, and what it means, with its formula.
 
     Without a heading it has no column. `group` is the title of its table, if not its measure's.
-    What has no heading has no column. `source` is the paper that defines it, `error` the key of
+    `source` is the paper that defines it, `error` the key of
     its standard error; what `is_main` stands in the table of all coders, too, and is shown on
     narrow screens.
     """

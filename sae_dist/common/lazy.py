@@ -1,7 +1,7 @@
 """Packages whose names are imported at their first use, so that configurations come without torch.
 
-A package's `__init__.py` says where its names are under `if TYPE_CHECKING:`, as for any reader, and
-then `lazily(__name__)`:
+A package's `__init__.py` lists its names once, below `if TYPE_CHECKING:`, as for any reader, and
+then calls `lazily(__name__)`, which also makes `__all__` of them:
 
     if TYPE_CHECKING:
         from sae_dist.stream.order import TokenOrder as TokenOrder
@@ -20,20 +20,17 @@ from typing import Any
 def lazily(package: str) -> None:
     """Import each name that stands below `if TYPE_CHECKING:` in `package` when it is asked for."""
     module = sys.modules[package]
-    vars(module)["_homes"] = _homes(Path(module.__file__ or ""))
-    module.__class__ = _LazyPackage
-
-
-def _homes(path: Path) -> dict[str, tuple[str, str]]:
-    """(module, name there) of each name that a package imports for type checkers."""
-    blocks = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.If)]
-    return {
+    blocks = ast.parse(Path(module.__file__ or "").read_text()).body
+    homes = {
         alias.asname or alias.name: (node.module or "", alias.name)
         for block in blocks
+        if isinstance(block, ast.If)
         for node in block.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
+    vars(module).update(_homes=homes, __all__=list(homes))
+    module.__class__ = _LazyPackage
 
 
 class _LazyPackage(ModuleType):

@@ -1,10 +1,11 @@
-"""Several sites in one word: `resid_post.*`, `mlp_in.4-7`, `attn_z.0-24/4`.
+"""Several sites in one word: `resid_post.*`, `mlp_in.4-7`, `attn_z.0-24/4`, and several rungs.
 
 `*` are all layers, `A-B` those from A to B, `/N` every N-th of them from the first on.
 """
 
 import re
 from collections.abc import Collection, Iterable
+from fnmatch import fnmatchcase
 
 from sae_dist.common.errors import UserError
 
@@ -56,3 +57,23 @@ def matching(pattern: str, sites: Iterable[str]) -> list[str]:
     before, after = map(re.escape, (pattern[: match.start()], pattern[match.end() :]))
     found = (re.fullmatch(rf"{before}(\d+){after}", site) for site in sites)
     return expand(pattern, {int(one[1]) for one in found if one})
+
+
+def rungs_asked_for(asked: Iterable[str] | None, names: Collection[str], of: str) -> list[str]:
+    """Those of `names` that are asked for, by name or a pattern such as `topk-*`; all, if None is.
+
+    Args:
+        of: whose rungs these are, for the message.
+
+    Raises:
+        UserError: one that is asked for stands for none.
+    """
+    found = []
+    for one in ["*"] if asked is None else asked:
+        found += [name for name in names if fnmatchcase(name, one)]
+        if not any(fnmatchcase(name, one) for name in names):
+            raise UserError(
+                f"rungs={one}; expected rungs of {of}: {', '.join(names)}, or patterns such as "
+                "topk-*; choose some of them"
+            )
+    return list(dict.fromkeys(found))

@@ -65,19 +65,9 @@ class Allowed:
         return " and ".join(f"{word} {end}" for word, end in ends.items() if end is not None)
 
 
-def setting(
-    default: Any = MISSING,
-    *,
-    min: float | None = None,
-    max: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    binary: bool = False,
-    check: Callable[[str, str], None] | None = None,
-) -> Any:
-    """A dataclass' field with its default and what it may be; see `Allowed`."""
-    allowed = Allowed(min=min, max=max, above=above, below=below, binary=binary, check=check)
-    return field(default=default, metadata={_KEY: allowed})
+def setting(default: Any = MISSING, **allowed: Any) -> Any:
+    """A dataclass' field with its default and what it may be: the attributes of `Allowed`."""
+    return field(default=default, metadata={_KEY: Allowed(**allowed)})
 
 
 def allowed_in(declared: Field[Any]) -> Allowed:

@@ -41,10 +41,10 @@ class Candidate:
 
     def require(self, source: ActivationSource, config: EvaluationConfig) -> None:
         """Raise UserError for activations, or a mesh, that are not for this coder."""
-        if self.num_latents % config.latent:
+        if self.num_latents % config.parallel.latent:
             raise UserError(
-                f"latent={config.latent}; expected a divisor of the {self.num_latents} latents of "
-                f"{self.name}; choose another"
+                f"parallel.latent={config.parallel.latent}; expected a divisor of the "
+                f"{self.num_latents} latents of {self.name}; choose another"
             )
         for site, width in ((self.site, self.d_in), (self.target, self.d_out)):
             if source.widths.get(site) != width:

@@ -26,27 +26,34 @@ class PairConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class SharingConfig:
+    """`latent` processes share each coder's latents, the others its sequences."""
+
+    latent: int = setting(1, min=1)
+
+
+@dataclass(kw_only=True, slots=True)
 class EvaluationConfig:
     """What is measured, how much of it, and on which mesh.
 
-    `measures` and `rungs` name some (null: all); what is there already, of the same coder, store
-    and settings, is not measured again. `max_sequences` (null: all) bounds the held-out sequences;
-    `lm_sequences` those of them that are also run through the language model (0: none), and
-    `uniformity_sequences` those through which it is differentiated (0: none), at
-    `uniformity_positions` of each. About `batch_tokens` pass a coder at once, in whole sequences,
-    and so many (or `lm_batch_sequences` sequences) the language model, whose logits outweigh all
-    else. `latent` processes share each coder's latents, the others its sequences.
+    `measures` and `rungs` name some (null: all), rungs also by patterns (`topk-*`); what is there
+    already, of the same coder, store and settings, is not measured again. `max_sequences` (null:
+    all) bounds the held-out sequences; `lm_sequences` those of them that are also run through the
+    language model (0: none), and `uniformity_sequences` those through which it is differentiated
+    (0: none), at `uniformity_positions` of each. About `batch_tokens` pass a coder at once, in
+    whole sequences, and so many (or `lm_batch_sequences` sequences) the language model, whose
+    logits outweigh all else.
     """
 
     measures: list[str] | None = setting(None, check=require_measure)
-    rungs: list[str] | None = setting(None, check=require_plain)
+    rungs: list[str] | None = None
     max_sequences: int | None = setting(8192, min=1)
     lm_sequences: int = setting(2048, min=0)
     uniformity_sequences: int = setting(64, min=0)
     uniformity_positions: int = setting(8, min=1)
     batch_tokens: int = setting(4096, min=1)
     lm_batch_sequences: int | None = setting(None, min=1)
-    latent: int = setting(1, min=1)
+    parallel: SharingConfig = field(default_factory=SharingConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
 
 
@@ -81,7 +88,8 @@ class TransferConfig:
 def check(config: EvaluationConfig, world: "World") -> None:
     """Raise UserError for a setting out of bounds, or a mesh that does not fit the world."""
     validate(config)
-    if world.size % config.latent:
+    if world.size % config.parallel.latent:
         raise UserError(
-            f"latent={config.latent} must divide the {world.size} processes; choose a divisor"
+            f"parallel.latent={config.parallel.latent} must divide the {world.size} processes; "
+            "choose a divisor"
         )

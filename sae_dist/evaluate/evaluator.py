@@ -13,6 +13,7 @@ from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_atomic
 from sae_dist.common.log import log_info
+from sae_dist.common.patterns import rungs_asked_for
 from sae_dist.evaluate.candidates import Candidate
 from sae_dist.evaluate.config import EvaluationConfig, check
 from sae_dist.evaluate.groups import neighbours
@@ -77,7 +78,7 @@ class _Evaluation:
         config: EvaluationConfig,
         world: World,
     ) -> None:
-        self.mesh = make_mesh(world, config.latent, {})
+        self.mesh = make_mesh(world, config.parallel.latent, {})
         self.source, self.config = source, config
         self.passes = Passes(source, lm, config, self.mesh)
         self.candidates = _chosen(candidates, config.rungs)
@@ -212,13 +213,9 @@ class _Evaluation:
 
 
 def _chosen(candidates: Sequence[Candidate], names: list[str] | None) -> list[Candidate]:
-    known = {candidate.name for candidate in candidates}
-    if unknown := sorted(set(names or []) - known):
-        raise UserError(
-            f"found no coder {', '.join(unknown)} in {candidates[0].run}; expected rungs among "
-            f"{', '.join(sorted(known))}: choose with rungs=[…]"
-        )
-    return [candidate for candidate in candidates if names is None or candidate.name in names]
+    known = sorted({candidate.name for candidate in candidates})
+    asked = rungs_asked_for(names, known, of=str(candidates[0].run))
+    return [candidate for candidate in candidates if candidate.name in asked]
 
 
 def _missing(places: dict[Any, tuple[Path, dict[str, Any]]]) -> list[Any]:

@@ -5,43 +5,25 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
-    from sae_dist.kernels.adam import AdamRows, AdamStep
-    from sae_dist.kernels.aux import aux_pass
-    from sae_dist.kernels.dense import DensePass, dense_jumprelu
-    from sae_dist.kernels.dispatch import update_rows
-    from sae_dist.kernels.pattern import SparsePattern, join
-    from sae_dist.kernels.reference import jumprelu, kth_largest, step
-    from sae_dist.kernels.search import (
-        Encoder,
-        all_above,
-        rounded_dtype,
-        search_dtype,
-        threshold_candidates,
-        topk_candidates,
-    )
-    from sae_dist.kernels.sparse import GradientForm, decode, encode
-
-__all__ = [
-    "AdamRows",
-    "AdamStep",
-    "SparsePattern",
-    "DensePass",
-    "Encoder",
-    "GradientForm",
-    "all_above",
-    "threshold_candidates",
-    "aux_pass",
-    "decode",
-    "dense_jumprelu",
-    "encode",
-    "join",
-    "jumprelu",
-    "kth_largest",
-    "topk_candidates",
-    "rounded_dtype",
-    "search_dtype",
-    "step",
-    "update_rows",
-]
+    from sae_dist.kernels.adam import AdamRows as AdamRows
+    from sae_dist.kernels.adam import AdamStep as AdamStep
+    from sae_dist.kernels.aux import aux_pass as aux_pass
+    from sae_dist.kernels.dense import DensePass as DensePass
+    from sae_dist.kernels.dense import dense_jumprelu as dense_jumprelu
+    from sae_dist.kernels.dispatch import update_rows as update_rows
+    from sae_dist.kernels.pattern import SparsePattern as SparsePattern
+    from sae_dist.kernels.pattern import join as join
+    from sae_dist.kernels.reference import jumprelu as jumprelu
+    from sae_dist.kernels.reference import kth_largest as kth_largest
+    from sae_dist.kernels.reference import step as step
+    from sae_dist.kernels.search import Encoder as Encoder
+    from sae_dist.kernels.search import all_above as all_above
+    from sae_dist.kernels.search import rounded_dtype as rounded_dtype
+    from sae_dist.kernels.search import search_dtype as search_dtype
+    from sae_dist.kernels.search import threshold_candidates as threshold_candidates
+    from sae_dist.kernels.search import topk_candidates as topk_candidates
+    from sae_dist.kernels.sparse import GradientForm as GradientForm
+    from sae_dist.kernels.sparse import decode as decode
+    from sae_dist.kernels.sparse import encode as encode
 
 lazily(__name__)

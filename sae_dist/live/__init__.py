@@ -5,23 +5,15 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
-    from sae_dist.live.lanes import choose_lanes
-    from sae_dist.live.rounds import Round, RoundSizes, rounds
-    from sae_dist.live.source import LiveActivations, check_live
-    from sae_dist.live.stream import LiveStream, round_bytes
-    from sae_dist.live.units import TextUnits, Unit
-
-__all__ = [
-    "LiveActivations",
-    "LiveStream",
-    "Round",
-    "RoundSizes",
-    "TextUnits",
-    "Unit",
-    "check_live",
-    "choose_lanes",
-    "round_bytes",
-    "rounds",
-]
+    from sae_dist.live.lanes import choose_lanes as choose_lanes
+    from sae_dist.live.rounds import Round as Round
+    from sae_dist.live.rounds import RoundSizes as RoundSizes
+    from sae_dist.live.rounds import rounds as rounds
+    from sae_dist.live.source import LiveActivations as LiveActivations
+    from sae_dist.live.source import check_live as check_live
+    from sae_dist.live.stream import LiveStream as LiveStream
+    from sae_dist.live.stream import round_bytes as round_bytes
+    from sae_dist.live.units import TextUnits as TextUnits
+    from sae_dist.live.units import Unit as Unit
 
 lazily(__name__)

@@ -5,53 +5,36 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
-    from sae_dist.lm.capture import Capture, compile_layers, site_widths, truncate
-    from sae_dist.lm.config import LMConfig, LMDtype, SmallLMConfig
-    from sae_dist.lm.files import find_lm, revision_of
-    from sae_dist.lm.fold import fold_rms_norms
-    from sae_dist.lm.foresee import foresee, most_positions
-    from sae_dist.lm.from_scratch import train_small_lm
-    from sae_dist.lm.load import LM, load_lm, load_tokenizer
-    from sae_dist.lm.loss import divergence_NS, loss_of_logits_NS, next_token_loss_NS
-    from sae_dist.lm.rollout import rollouts
-    from sae_dist.lm.sites import End, Site, resolve
-    from sae_dist.lm.size import LMSize, expand_sites, lm_size
-    from sae_dist.lm.splice import splice
-    from sae_dist.lm.tensor import load_sliced_lm, sliced_sites
-    from sae_dist.lm.zero3 import load_zero3_lm, spread_engine
-
-__all__ = [
-    "LM",
-    "Capture",
-    "End",
-    "LMConfig",
-    "LMDtype",
-    "LMSize",
-    "Site",
-    "SmallLMConfig",
-    "compile_layers",
-    "expand_sites",
-    "divergence_NS",
-    "find_lm",
-    "fold_rms_norms",
-    "foresee",
-    "lm_size",
-    "load_lm",
-    "load_sliced_lm",
-    "load_zero3_lm",
-    "load_tokenizer",
-    "loss_of_logits_NS",
-    "most_positions",
-    "next_token_loss_NS",
-    "resolve",
-    "revision_of",
-    "rollouts",
-    "site_widths",
-    "sliced_sites",
-    "splice",
-    "spread_engine",
-    "train_small_lm",
-    "truncate",
-]
+    from sae_dist.lm.capture import Capture as Capture
+    from sae_dist.lm.capture import compile_layers as compile_layers
+    from sae_dist.lm.capture import site_widths as site_widths
+    from sae_dist.lm.capture import truncate as truncate
+    from sae_dist.lm.config import LMConfig as LMConfig
+    from sae_dist.lm.config import LMDtype as LMDtype
+    from sae_dist.lm.config import SmallLMConfig as SmallLMConfig
+    from sae_dist.lm.files import find_lm as find_lm
+    from sae_dist.lm.files import revision_of as revision_of
+    from sae_dist.lm.fold import fold_rms_norms as fold_rms_norms
+    from sae_dist.lm.foresee import foresee as foresee
+    from sae_dist.lm.foresee import most_positions as most_positions
+    from sae_dist.lm.from_scratch import train_small_lm as train_small_lm
+    from sae_dist.lm.load import LM as LM
+    from sae_dist.lm.load import load_lm as load_lm
+    from sae_dist.lm.load import load_tokenizer as load_tokenizer
+    from sae_dist.lm.loss import divergence_NS as divergence_NS
+    from sae_dist.lm.loss import loss_of_logits_NS as loss_of_logits_NS
+    from sae_dist.lm.loss import next_token_loss_NS as next_token_loss_NS
+    from sae_dist.lm.rollout import rollouts as rollouts
+    from sae_dist.lm.sites import End as End
+    from sae_dist.lm.sites import Site as Site
+    from sae_dist.lm.sites import resolve as resolve
+    from sae_dist.lm.size import LMSize as LMSize
+    from sae_dist.lm.size import expand_sites as expand_sites
+    from sae_dist.lm.size import lm_size as lm_size
+    from sae_dist.lm.splice import splice as splice
+    from sae_dist.lm.tensor import load_sliced_lm as load_sliced_lm
+    from sae_dist.lm.tensor import sliced_sites as sliced_sites
+    from sae_dist.lm.zero3 import load_zero3_lm as load_zero3_lm
+    from sae_dist.lm.zero3 import spread_engine as spread_engine
 
 lazily(__name__)

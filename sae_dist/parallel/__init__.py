@@ -5,33 +5,23 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
-    from sae_dist.parallel.axis import Axis
-    from sae_dist.parallel.collectives import MeshCollectives, gather_latents, gather_rows, set_mesh
-    from sae_dist.parallel.config import MeshConfig
-    from sae_dist.parallel.cost import MeshAxis, Message, UpdateCost, messages
-    from sae_dist.parallel.gradients import backward, gradient_norm
-    from sae_dist.parallel.mesh import Mesh, choose_mesh, make_mesh
-    from sae_dist.parallel.world import World, local_device, start_world
-
-__all__ = [
-    "Axis",
-    "Mesh",
-    "MeshConfig",
-    "Message",
-    "MeshAxis",
-    "MeshCollectives",
-    "UpdateCost",
-    "World",
-    "backward",
-    "choose_mesh",
-    "set_mesh",
-    "gather_latents",
-    "gather_rows",
-    "gradient_norm",
-    "local_device",
-    "make_mesh",
-    "messages",
-    "start_world",
-]
+    from sae_dist.parallel.axis import Axis as Axis
+    from sae_dist.parallel.collectives import MeshCollectives as MeshCollectives
+    from sae_dist.parallel.collectives import gather_latents as gather_latents
+    from sae_dist.parallel.collectives import gather_rows as gather_rows
+    from sae_dist.parallel.collectives import set_mesh as set_mesh
+    from sae_dist.parallel.config import MeshConfig as MeshConfig
+    from sae_dist.parallel.cost import MeshAxis as MeshAxis
+    from sae_dist.parallel.cost import Message as Message
+    from sae_dist.parallel.cost import UpdateCost as UpdateCost
+    from sae_dist.parallel.cost import messages as messages
+    from sae_dist.parallel.gradients import backward as backward
+    from sae_dist.parallel.gradients import gradient_norm as gradient_norm
+    from sae_dist.parallel.mesh import Mesh as Mesh
+    from sae_dist.parallel.mesh import choose_mesh as choose_mesh
+    from sae_dist.parallel.mesh import make_mesh as make_mesh
+    from sae_dist.parallel.world import World as World
+    from sae_dist.parallel.world import local_device as local_device
+    from sae_dist.parallel.world import start_world as start_world
 
 lazily(__name__)

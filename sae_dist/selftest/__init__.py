@@ -1,9 +1,16 @@
 """What only the filesystem, launcher and devices that a user will run on can show."""
 
-from sae_dist.selftest.check import Check, Found, Place, Result, perform, table
+from sae_dist.selftest.check import Check
+from sae_dist.selftest.check import Found as Found
+from sae_dist.selftest.check import Place as Place
+from sae_dist.selftest.check import Result as Result
+from sae_dist.selftest.check import perform as perform
+from sae_dist.selftest.check import table as table
 from sae_dist.selftest.filesystem import claims, locks, renames, space, syncs, visibility
-from sae_dist.selftest.jobs import Job
-from sae_dist.selftest.rates import copy_rate, disk_rate, product_rate
+from sae_dist.selftest.jobs import Job as Job
+from sae_dist.selftest.rates import copy_rate as copy_rate
+from sae_dist.selftest.rates import disk_rate as disk_rate
+from sae_dist.selftest.rates import product_rate as product_rate
 from sae_dist.selftest.resume import kill_and_resume
 from sae_dist.selftest.speed import products, stream, sums
 
@@ -19,17 +26,3 @@ CHECKS = (
     Check("stream", "no rank below half the median", stream),
     Check("kill and resume", "bits of an undisturbed run", kill_and_resume),
 )
-
-__all__ = [
-    "CHECKS",
-    "Check",
-    "Found",
-    "Job",
-    "Place",
-    "Result",
-    "copy_rate",
-    "disk_rate",
-    "perform",
-    "product_rate",
-    "table",
-]

@@ -164,7 +164,7 @@ def test_coders_go_out_come_back_are_measured_and_trained_on(
     capsys.readouterr()
     for arguments, told in (
         (("to=gemma_scope",), f"{rung}: Gemma Scope.*; export it with to=saelens, or name"),
-        (("to=saelens", "rungs=[a]"), f"found no coder a in .*; expected rungs among {rung}"),
+        (("to=saelens", "rungs=[a]"), f"rungs=a; expected rungs of .*: {rung}"),
         (("to=lens",), "saelens"),
     ):
         with pytest.raises(SystemExit, match="2"):

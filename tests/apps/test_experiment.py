@@ -22,7 +22,11 @@ ALL = {
 }
 FILES = {path: said for path, said in ALL.items() if "harvest" in said}  # others read what is there
 TOGETHER = ["gemma_scope_2_1b:ladder:1m", "gemma_scope_9b:it:131k"]
-TOGETHER += ["gemma_scope_2b:mlp:65k", "gpt2:ladder:batchtopk"]  # of all that there could be
+TOGETHER += [
+    "gemma_scope_2b:mlp:65k",
+    "gemma_scope_2b:ladder:16k",
+    "gpt2:ladder:batchtopk",
+]  # of all that there could be
 NAMES = [
     *(path.stem for path in FILES),
     *(
@@ -123,7 +127,7 @@ def test_published_numbers() -> None:
     rungs = ladder("gemma_scope_2b:transcoder")
     assert harvest.lm.fold_norms and training.coder.form == "transcoder" and len(rungs) == 26
     assert all(rung.target == rung.site.replace("in", "out") for rung in rungs)
-    widths = [rung.coder.num_latents for rung in ladder("gemma_scope_2b_width_ladder")]
+    widths = [rung.coder.num_latents for rung in ladder("gemma_scope_2b:ladder")]
     assert widths == [2**n for n in range(15, 20)]
     assert {rung.coder.target_l0 for rung in ladder("gemma_scope_2_1b:ladder")} == {10, 50, 150}
     assert len(ladder("gemma_scope_2_1b")) == 26 * 4

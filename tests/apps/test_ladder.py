@@ -10,6 +10,7 @@ from sae_dist.coders import Form, TopK
 from sae_dist.common.errors import UserError
 from sae_dist.config import SweepConfig, TrainConfig
 from sae_dist.train import RungConfig
+from sae_dist.train.schedules import learning_rate
 
 GIVEN = ["store=s", "run=r"]
 
@@ -54,15 +55,18 @@ def test_each_rung_has_the_recipe_of_its_own_kind() -> None:
     assert [rung.coder.num_latents for rung in ladder] == [512, 512]
 
 
-def test_rungs_picks_by_number() -> None:
+def test_rungs_picks_by_number_name_and_pattern() -> None:
     (third,) = rungs("+sweep=width_ladder", "rungs=[2]")
     assert third.coder.num_latents == 65536
     assert [r.coder.num_latents for r in rungs("+sweep=width_ladder", "rungs=[6,0]")] == [
         2**20,
         2**14,
     ]
-    for numbers in ("[]", "[7]", "[-1]", "[1,1]"):
-        with pytest.raises(UserError, match="^rungs=.*(the sweep has rungs 0 to 6|; expected )"):
+    named = rungs("+sweep=width_ladder", "rungs=[*-65536-*,1]")
+    assert [rung.coder.num_latents for rung in named] == [2**16, 2**15]
+    assert rungs("+sweep=width_ladder", f"rungs={named[0].name}") == named[:1]
+    for numbers in ("[]", "[7]", "[-1]", "[1,1]", "topk*"):
+        with pytest.raises(UserError, match="^rungs=.*; expected .*(0 to 6|different ones)"):
             rungs("+sweep=width_ladder", f"rungs={numbers}")
 
 
@@ -90,9 +94,20 @@ def test_an_expansion_is_of_the_site_s_width() -> None:
     )
     widths = [rung.coder.num_latents for rung in ladder]
     assert widths == [8 * 512, 8 * 768, 32 * 512, 32 * 768]
-    assert {(rung.coder.k, rung.optim.lr, rung.optim.scale_lr_by_width) for rung in ladder} == {
-        (32, 2e-4, True)
-    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "k", "rate"), [("topk", 32, 2e-4 / 1.5**0.5), ("batchtopk", 32, 3e-4)]
+)
+def test_an_expansion_brings_k_and_rate_as_published(kind: str, k: int, rate: float) -> None:
+    """And what is typed wins."""
+    line = ("expansion=32", "optim.warmup_steps=0", f"coder={kind}", "site=mlp_out.1")
+    (rung,), (typed,) = (
+        rungs(*line, *more, sites=SITES) for more in ((), ("coder.k=8", "optim.lr=1"))
+    )
+    assert (rung.coder.num_latents, rung.coder.k) == (32 * 768, k)
+    assert learning_rate(rung.optim, 32 * 768, 1, 10) == pytest.approx(rate)
+    assert (typed.coder.k, typed.optim.lr) == (8, 1)
 
 
 def test_names_that_would_be_one_are_told_apart_by_what_differs() -> None:

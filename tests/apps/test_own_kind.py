@@ -17,6 +17,7 @@ from sae_dist.apps.rungs import lay_out
 from sae_dist.coders import Coder, Form, config_of, kind_named, load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.evaluate import EvaluationConfig, evaluate, finished
+from sae_dist.evaluate.config import SharingConfig
 from sae_dist.interop import FormatName
 from sae_dist.interop.formats import require_holds
 from sae_dist.parallel import World
@@ -87,7 +88,8 @@ def trained(world: World, store: Path, folder: Path, *steps: int) -> None:
 
 
 def measured(world: World, store: Path, folder: Path) -> dict:
-    source, config = StoredActivations(open_store(store)), EvaluationConfig(latent=world.size)
+    source = StoredActivations(open_store(store))
+    config = EvaluationConfig(parallel=SharingConfig(latent=world.size))
     results = evaluate(finished(folder, world.device), source, None, config, world)
     return results[0]["rungs"][NAME]
 

@@ -15,4 +15,7 @@ KINDS = Registry(
         "abstopk": f"{__name__}.abstopk:AbsTopK",
     },
 )
-kind_names, kind_named = KINDS.names, KINDS.named
+kind_names = KINDS.names
+"""The names of all kinds; nothing is imported."""
+kind_named = KINDS.named
+"""The class of a kind; raises UserError where nobody brings one of that name."""

@@ -5,23 +5,14 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
-    from sae_dist.train.optimizers.adam import Adam
-    from sae_dist.train.optimizers.average import WeightAverage
-    from sae_dist.train.optimizers.config import OPTIMIZERS, OptimConfig
-    from sae_dist.train.optimizers.muon import Muon
-    from sae_dist.train.optimizers.optimizer import Optimizer, Step, gradient_squares
-    from sae_dist.train.optimizers.signum import Signum
-
-__all__ = [
-    "OPTIMIZERS",
-    "Adam",
-    "Muon",
-    "OptimConfig",
-    "Optimizer",
-    "Signum",
-    "Step",
-    "WeightAverage",
-    "gradient_squares",
-]
+    from sae_dist.train.optimizers.adam import Adam as Adam
+    from sae_dist.train.optimizers.average import WeightAverage as WeightAverage
+    from sae_dist.train.optimizers.config import OPTIMIZERS as OPTIMIZERS
+    from sae_dist.train.optimizers.config import OptimConfig as OptimConfig
+    from sae_dist.train.optimizers.muon import Muon as Muon
+    from sae_dist.train.optimizers.optimizer import Optimizer as Optimizer
+    from sae_dist.train.optimizers.optimizer import Step as Step
+    from sae_dist.train.optimizers.optimizer import gradient_squares as gradient_squares
+    from sae_dist.train.optimizers.signum import Signum as Signum
 
 lazily(__name__)
