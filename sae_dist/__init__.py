@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sae_dist.apps.import_coder import import_coder
     from sae_dist.apps.plan import plan
     from sae_dist.apps.report import report
+    from sae_dist.apps.selftest import selftest
     from sae_dist.apps.small_lm import small_lm
     from sae_dist.apps.train import train
     from sae_dist.apps.verify import verify
@@ -34,6 +35,7 @@ __all__ = [
     "dashboard",
     "export",
     "import_coder",
+    "selftest",
     "small_lm",
     "load_coder",
     "open_store",
