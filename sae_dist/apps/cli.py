@@ -216,21 +216,19 @@ def require_given(config: Any) -> None:
 
 
 def _require_given(config: Any, prefix: str) -> None:
-    root: Any = OmegaConf.get_type(config)
-    missing = _missing(config)
-    if wanted := [key for key in declared_in(root) if key in missing]:
-        told = ", ".join(f"{prefix}{key}=…" for key in wanted)
+    if missing := _missing(config):
+        told = ", ".join(f"{prefix}{key}=…" for key in missing)
         raise UserError(f"{told} must be given; see --help")
 
 
-def _missing(config: Any) -> set[str]:
+def _missing(config: Any) -> list[str]:
     """Keys that must be given and are not; where a source is, is one of three."""
+    root: Any = OmegaConf.get_type(config)
     missing = set(OmegaConf.missing_keys(config))
-    if issubclass(OmegaConf.get_type(config), SourceConfig):  # type: ignore[arg-type]
-        key = place_key(config.source)
+    if issubclass(root, SourceConfig) and (key := place_key(config.source)) != "harvest":
         is_said = OmegaConf.is_interpolation(config, key) or config[key] is not None
-        missing |= set() if is_said or key == "harvest" else {key}
-    return missing
+        missing |= set() if is_said else {key}
+    return [key for key in declared_in(root) if key in missing]
 
 
 def _pairs(root: str, overrides: Sequence[Override]) -> list[Pair]:

@@ -6,18 +6,15 @@ from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
     from sae_dist.plan.harvest import HarvestPlan, Tokens, plan_harvest
-    from sae_dist.plan.live import plan_live
     from sae_dist.plan.machine import MachineConfig
     from sae_dist.plan.memory import rung_memory
-    from sae_dist.plan.rung import RungPlan
     from sae_dist.plan.table import Plan, table, to_dict
-    from sae_dist.plan.training import TrainingPlan, plan_training
+    from sae_dist.plan.training import TrainingPlan, plan_live, plan_training
 
 __all__ = [
     "HarvestPlan",
     "MachineConfig",
     "Plan",
-    "RungPlan",
     "Tokens",
     "TrainingPlan",
     "plan_harvest",
