@@ -142,10 +142,8 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by their dotted keys."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
-        inner = (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-        found |= inner
+        at = prefix + key
+        found |= _flat(value, f"{at}.") if isinstance(value, dict) else {at: value}
     return found
 
 
