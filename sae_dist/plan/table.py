@@ -136,12 +136,11 @@ def _rung_lines(training: TrainingPlan) -> list[str]:
         )
         alike.setdefault(figures, []).append(rung.name)
     rows: list[tuple[str, ...]] = [_HEAD]
-    for figures, (name, *others) in alike.items():
-        rows.append((name + (f" and {len(others)} alike" if others else ""), *figures))
+    for cells, (name, *others) in alike.items():
+        rows.append((name + (f" and {len(others)} alike" if others else ""), *cells))
     first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
     return [
-        "  ".join(["", name.ljust(first), *map(str.rjust, figures, widths)])
-        for name, *figures in rows
+        "  ".join(["", head.ljust(first), *map(str.rjust, cells, widths)]) for head, *cells in rows
     ]
 
 
