@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sae_dist.apps.import_coder import import_coder as import_coder
     from sae_dist.apps.plan import plan as plan
     from sae_dist.apps.report import report as report
+    from sae_dist.apps.selftest import selftest as selftest
     from sae_dist.apps.small_lm import small_lm as small_lm
     from sae_dist.apps.train import train as train
     from sae_dist.apps.verify import verify as verify

@@ -15,7 +15,7 @@ from benchmarks.machine import circumstances
 from examples.reproduce.claims import CLAIMS
 from examples.reproduce.tables import Circumstances, render, replace_part
 from examples.reproduce.verdict import summarise
-from sae_dist.apps.terminal import one_line
+from sae_dist.apps.terminal import ended_in_one_line
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import read_json, write_atomic
 from sae_dist.common.log import log_info
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("document", type=Path)
     parser.add_argument("runs", nargs="+", help="those that differ in their seed alone")
     asked = parser.parse_args()
-    with one_line():
+    with ended_in_one_line():
         fill_in(asked.document, asked.home, asked.runs)
 
 

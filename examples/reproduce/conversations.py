@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from sae_dist.apps.terminal import one_line
+from sae_dist.apps.terminal import ended_in_one_line
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_all
 from sae_dist.common.log import log_info
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--sources", default="stdlib", help="Python files, one or a folder of them")
     parser.add_argument("--held-out-every", type=int, default=8, help="of so many one is kept")
     asked = parser.parse_args()
-    with one_line():
+    with ended_in_one_line():
         write_corpus(asked.folder, asked.sources, asked.held_out_every)
 
 

@@ -37,7 +37,8 @@ from sae_dist.config import (
     schema,
 )
 
-Override = str | tuple[str, Any]
+Pair = tuple[str, Any]
+Override = str | Pair
 """`key=value` as typed, or a key and the value itself."""
 Kinds = dict[str, list[Kind]]
 """Of a family, by its key, the class that is chosen, first, and those that a sweep chooses."""
@@ -60,10 +61,12 @@ def compose_config(root: str, overrides: Sequence[Override], prefix: str = "") -
     """
     register()
     try:
-        given = experiment.for_command(root, list(_pairs(root, overrides)))
+        given = experiment.for_command(root, _pairs(root, overrides))
         chosen, typed = _sorted(root, given, prefix)
-        config = _of_files(str(conf_folder()), root, chosen)
-        return OmegaConf.merge(config, _values(root, typed, prefix, _kinds(root, config, typed)))
+        config = OmegaConf.merge(_of_files(str(conf_folder()), root, chosen))  # a copy
+        for key, value in _values(root, typed, prefix, _kinds(root, config, typed)):
+            OmegaConf.update(config, key, value)
+        return config
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{prefix}{_first_line(error)}") from error
     except RecursionError as error:
@@ -100,74 +103,67 @@ def compose(
     Raises:
         UserError: an unknown key, choice or value, or something that must be given is not.
     """
-    unneeded = unneeded or {}
-    config = to_dataclass(compose_config(root, overrides, prefix), prefix, unneeded)
+    unneeded, given = unneeded or {}, _pairs(root, overrides)
+    config = to_dataclass(compose_config(root, given, prefix), prefix, unneeded)
     if isinstance(config, TrainConfig):
-        if {"expansion", "coder.num_latents"} <= {key for key, _ in _pairs(root, overrides)}:
+        if {"expansion", "coder.num_latents"} <= dict(given).keys():
             raise UserError(
                 f"found {prefix}expansion={config.expansion} beside {prefix}coder.num_latents="
                 f"{config.coder.num_latents}; expected one of them; drop one"
             )
-        _add_harvest(config, overrides, unneeded)
-        expand_sweep(config, overrides, prefix)
+        _add_harvest(config, given, unneeded)
+        _expand_sweep(config, given, prefix)
     if isinstance(config, PlanConfig):
-        _add_parts(config, overrides)
+        _add_parts(config, given)
     return config
 
 
-def _add_harvest(
-    config: TrainConfig, overrides: Sequence[Override], unneeded: Mapping[str, Any]
-) -> None:
+def _add_harvest(config: TrainConfig, given: Sequence[Pair], unneeded: Mapping[str, Any]) -> None:
     """What `harvest.…` says of the language model beside a training."""
     if config.source is Source.live:
-        told = [*experiment.for_part("harvest", overrides), ("store", LIVE)]  # nothing is stored
+        told = [*experiment.for_part("harvest", given), ("store", LIVE)]  # nothing is stored
         config.harvest = compose("harvest", told, "harvest.", unneeded)
-    elif any(_is_of("harvest", override) for override in overrides):
+    elif any(key.startswith("harvest.") for key, _ in given):
         raise UserError(
             f"found harvest.… beside source={config.source}; expected source=live; drop one"
         )
 
 
-def _add_parts(config: PlanConfig, overrides: Sequence[Override]) -> None:
+def _add_parts(config: PlanConfig, given: Sequence[Pair]) -> None:
     """The harvest and the training of a plan; where both will be need not be said."""
     unneeded = {"run": "plan", "store": _NOWHERE, "text.path": _NOWHERE}
-    told = experiment.for_part("train", overrides)
+    told = experiment.for_part("train", given)
     if compose_config("train", told, "train.").source is Source.live:
-        told += [override for override in overrides if _is_of("harvest", override)]
+        told += [(key, value) for key, value in given if key.startswith("harvest.")]
     config.train = compose("train", told, "train.", unneeded)
-    told = experiment.for_part("harvest", overrides)
+    told = experiment.for_part("harvest", given)
     unneeded["store"] = config.train.store or _NOWHERE
     config.harvest = config.train.harvest or compose("harvest", told, "harvest.", unneeded)
 
 
-def _is_of(part: str, override: Override) -> bool:
-    key = override if isinstance(override, str) else override[0]
-    return key.lstrip("+").startswith(f"{part}.")
-
-
-def expand_sweep(config: TrainConfig, overrides: Sequence[Override], prefix: str = "") -> None:
+def _expand_sweep(config: TrainConfig, given: Sequence[Pair], prefix: str) -> None:
     """Write the rungs of a training's sweep into its `ladder`.
 
-    Each combination of a grid is composed anew from the command line's overrides and its own.
-
-    Raises:
-        UserError: a key that no rung holds, or what composing raises.
+    Each combination of a grid is composed anew from what the command line says and its own.
     """
     if config.sweep.grids:
-        check_sweep(config.sweep.grids)
         config.ladder = []
-    given = experiment.for_command("train", list(_pairs("train", overrides)))
+    given = experiment.for_command("train", given)
     given += [(key, getattr(config, key)) for key in ("run", "store")]  # a plan's need not be said
     composed: dict[str, TrainConfig] = {}
-    for grid in config.sweep.grids:
-        values = [value if isinstance(value, list) else [value] for value in grid.values()]
-        for combination in itertools.product(*values):
+    for number, grid in enumerate(config.sweep.grids):
+        place = _GRID.format(number)
+        values = {key: one if isinstance(one, list) else [one] for key, one in grid.items()}
+        if empty := [key for key, several in values.items() if not several]:
+            raise UserError(f"{place}{empty[0]}=[]; expected one value or more; give some")
+        for combination in itertools.product(*values.values()):
             own = dict(zip(grid, combination, strict=True))
-            places = {key: own.pop(key) for key in ("site", "target") if key in own}
+            places = {k: own.pop(k) for k in ("site", "target") if isinstance(own.get(k), str)}
             if str(own) not in composed:  # where a rung reads and writes changes nothing else of it
-                told = compose_config("train", [*given, *own.items()])
+                told = compose_config("train", [*given, *own.items()], place)
                 composed[str(own)] = to_dataclass(told, prefix)
             config.ladder.append(draft(replace(composed[str(own)], **places)))
+    check_sweep(config.sweep.grids)
 
 
 def to_dataclass(config: Any, prefix: str = "", unneeded: Mapping[str, Any] | None = None) -> Any:
@@ -197,11 +193,6 @@ def to_dataclass(config: Any, prefix: str = "", unneeded: Mapping[str, Any] | No
     if isinstance(made, TrainConfig):
         for key in FAMILIES:
             _require_class(key, getattr(made, key))
-        classes = {key: [type(getattr(made, key))] for key in FAMILIES}
-        made.sweep.grids = [
-            _swept(grid, _GRID.format(number), classes)
-            for number, grid in enumerate(made.sweep.grids)
-        ]
     validate(made, prefix)
     return made
 
@@ -217,36 +208,35 @@ def require_given(config: Any) -> None:
 
 
 def _require_given(config: Any, prefix: str) -> None:
-    root: Any = OmegaConf.get_type(config)
-    missing = _missing(config)
-    if wanted := [key for key in declared_in(root) if key in missing]:
-        told = ", ".join(f"{prefix}{key}=…" for key in wanted)
+    if missing := _missing(config):
+        told = ", ".join(f"{prefix}{key}=…" for key in missing)
         raise UserError(f"{told} must be given; see --help")
 
 
-def _missing(config: Any) -> set[str]:
+def _missing(config: Any) -> list[str]:
     """Keys that must be given and are not; where a source is, is one of three."""
+    root: Any = OmegaConf.get_type(config)
     missing = set(OmegaConf.missing_keys(config))
-    if issubclass(OmegaConf.get_type(config), SourceConfig):  # type: ignore[arg-type]
-        key = place_key(config.source)
+    if issubclass(root, SourceConfig) and (key := place_key(config.source)) != "harvest":
         is_said = OmegaConf.is_interpolation(config, key) or config[key] is not None
-        missing |= set() if is_said or key == "harvest" else {key}
-    return missing
+        missing |= set() if is_said else {key}
+    return [key for key in declared_in(root) if key in missing]
 
 
-def _pairs(root: str, overrides: Sequence[Override]) -> Iterator[tuple[str, Any]]:
+def _pairs(root: str, overrides: Sequence[Override]) -> list[Pair]:
     """Each override as a key and its value, `Typed` where it was typed."""
+    found = []
     for number, override in enumerate(overrides):
-        if not isinstance(override, str):
-            yield override
-            continue
-        key, equals, value = override.partition("=")
-        if not equals or not key.strip("+") or key.startswith(("-", "~")):
-            following = [one for one in overrides[number + 1 : number + 2] if isinstance(one, str)]
-            raise UserError(_not_an_override(root, override, following))
-        key = key.lstrip("+")
-        is_live = (root, key, value) == ("train", "store", LIVE)
-        yield ("source" if is_live else key), Typed(value)
+        key, value = override if not isinstance(override, str) else (override, None)
+        if isinstance(override, str):
+            key, equals, typed = override.partition("=")
+            if not equals or not key.strip("+") or key.startswith(("-", "~")):
+                after = [one for one in overrides[number + 1 : number + 2] if isinstance(one, str)]
+                raise UserError(_not_an_override(root, override, after))
+            value = Typed(typed)
+        is_live = (root, key, value) == ("train", "store", LIVE) and isinstance(value, Typed)
+        found.append(("source" if is_live else key.lstrip("+"), value))
+    return found
 
 
 def _not_an_override(root: str, typed: str, following: list[str]) -> str:
@@ -264,36 +254,31 @@ def _not_an_override(root: str, typed: str, following: list[str]) -> str:
     return f"found {shortened(typed)}; expected key=value, as --help lists them{near}"
 
 
-def _sorted(
-    root: str, given: Sequence[tuple[str, Any]], prefix: str
-) -> tuple[tuple[str, ...], list[tuple[str, Any]]]:
+def _sorted(root: str, given: Sequence[Pair], prefix: str) -> tuple[tuple[str, ...], list[Pair]]:
     """Choices of files, for Hydra, and what was said key by key."""
     folders = _folders_of_one_s_own(given)
-    groups = {written.lstrip("+"): names for written, names in choices(root).items()}
-    groups = {group: [*names, *_own(group, folders)] for group, names in groups.items()}
+    groups = {written.lstrip("+"): (written, names) for written, names in choices(root).items()}
     chosen: dict[str, str] = {}
-    typed: list[tuple[str, Any]] = []
+    typed: list[Pair] = []
     for key, value in _leaves(root, given):
         if key in groups:
-            chosen[key] = _choice(key, value, groups[key], prefix)
+            chosen[key] = _choice(key, value, [*groups[key][1], *_own(key, folders)], prefix)
         elif key != _SEARCHED:
             typed.append((key, value))
     for key, choice in {**COMMANDS[root].choices, **chosen}.items():
         if key in FAMILIES:
             register_class(key, "" if folders else choice)
-    added = {written.lstrip("+"): written for written in choices(root)}
-    told = [f"{added[key]}={name}" for key, name in chosen.items()]
+    told = [f"{groups[key][0]}={name}" for key, name in chosen.items()]
     quoted = [QuotedString(folder, Quote.single).with_quotes() for folder in folders]
     told += [f"{_SEARCHED}=[{','.join(quoted)}]"] if folders else []
     return tuple(told), typed
 
 
-def _values(root: str, typed: Sequence[tuple[str, Any]], prefix: str, kinds: Kinds) -> Any:
-    """A tree of what was said key by key.
+def _values(root: str, typed: Sequence[Pair], prefix: str, kinds: Kinds) -> Iterator[Pair]:
+    """What was said key by key, each value read as its key's.
 
     A key that only classes have which a sweep chooses is left to their rungs.
     """
-    tree: dict[str, Any] = {}
     for key, value in typed:
         first, *others = kinds.get(key.partition(".")[0], [None])
         having = [kind for kind in (first, *others) if kind and key in keys(root, kind)]
@@ -302,11 +287,10 @@ def _values(root: str, typed: Sequence[tuple[str, Any]], prefix: str, kinds: Kin
             _require_single(f"{prefix}{key}", key, value, kind)
         read_value = read(f"{prefix}{key}", value, kind, allowed)
         if not having or having[0] is first:
-            _put(tree, key.split("."), read_value)
-    return tree
+            yield key, read_value
 
 
-def _kinds(root: str, config: Any, typed: Sequence[tuple[str, Any]]) -> Kinds:
+def _kinds(root: str, config: Any, typed: Sequence[Pair]) -> Kinds:
     """Of each family the class that files chose, and those that a sweep's grids choose."""
     if root != "train":
         return {}
@@ -328,7 +312,7 @@ def _kinds_of(key: str, grid: dict[str, Any], place: str) -> list[Kind]:
     return [OmegaConf.get_type(one, key) for one in files]
 
 
-def _folders_of_one_s_own(given: Sequence[tuple[str, Any]]) -> list[str]:
+def _folders_of_one_s_own(given: Sequence[Pair]) -> list[str]:
     """Where Hydra looks for files of groups beside `conf/`."""
     asked = [value for key, value in given if key == _SEARCHED]
     folders = read(_SEARCHED, asked[-1], list[str], Allowed()) if asked else []
@@ -344,20 +328,7 @@ def _own(group: str, folders: Sequence[str]) -> list[str]:
     return sorted(path.stem for folder in folders for path in (Path(folder) / name).glob("*.yaml"))
 
 
-def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
-    """Lay a value over what was said before; maps are laid one over the other."""
-    first, *inside = path
-    if inside:
-        if not isinstance(tree.get(first), dict):
-            tree[first] = {}
-        _put(tree[first], inside, value)
-    elif isinstance(value, dict) and isinstance(tree.get(first), dict):
-        tree[first] |= value
-    else:
-        tree[first] = value
-
-
-def _leaves(root: str, given: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+def _leaves(root: str, given: Sequence[Pair]) -> Iterator[Pair]:
     """The same, with a map for a group of keys taken apart."""
     for key, value in given:
         kind, _ = declared_in(schema(root)).get(key, (None, None))
@@ -403,30 +374,6 @@ def _require_class(key: str, config: Any) -> None:
             f"found {key} whose {name} is {told or 'not said'}; expected a file for {key}=… that "
             "chooses one among its `defaults:`, as docs/guides/your_own_kind.md has it; add that"
         )
-
-
-def _swept(grid: dict[str, Any], place: str, kinds: Kinds) -> dict[str, Any]:
-    """A grid, each value read as its key's, of a class that the grid chooses or else of `kinds`."""
-    kinds = {key: _kinds_of(key, grid, place) or kinds[key] for key in kinds}
-    return {key: _swept_key(key, value, place, kinds) for key, value in grid.items()}
-
-
-def _swept_key(key: str, value: Any, place: str, kinds: Kinds) -> Any:
-    """The values of a key of a grid, each read as that key's."""
-    values = value if isinstance(value, list) else [value]
-    if not values:
-        raise UserError(f"{place}{key}=[]; expected one value or more; give some")
-    group = key.partition(".")[0]
-    having = [kind for kind in kinds.get(group, []) if key in keys("train", kind)]
-    found = []
-    for one in values:
-        _, typed = _sorted("train", [(key, one)], place)
-        said = _values("train", typed, place, {**kinds, group: having} if having else kinds)
-        for name in key.split(".") if said else ():
-            said = said[name]
-        is_text = isinstance(one, str) and isinstance(said, str | dict)  # or a file's name
-        found.append(one if is_text else said)
-    return found if isinstance(value, list) else found[0]
 
 
 def _first_line(error: Exception) -> str:

@@ -7,12 +7,12 @@
 The words are written into the script: completing starts no Python. Print it again after an update.
 """
 
-import sys
+from collections.abc import Sequence
 
-from sae_dist.apps.console import COMMANDS
 from sae_dist.apps.help import words
-from sae_dist.apps.terminal import one_line, show
+from sae_dist.apps.terminal import show
 from sae_dist.common.errors import UserError
+from sae_dist.config import COMMANDS
 
 # Bash breaks words at "=", and then replaces only what follows it. Where no
 # word fits, it offers files.
@@ -53,17 +53,15 @@ _FISH_CASE = 'complete -c sae-dist -n "__fish_seen_subcommand_from {command}" -a
 _SHELLS = {"bash": (_BASH, _BASH_CASE), "zsh": (_ZSH, _ZSH_CASE), "fish": (_FISH, _FISH_CASE)}
 
 
-def main() -> None:
+def run(arguments: Sequence[str]) -> None:
     """The command."""
-    arguments = sys.argv[1:]
-    with one_line():
-        if "--help" in arguments or "-h" in arguments:
-            show(__doc__ or "")
-        elif len(arguments) == 1 and arguments[0] in _SHELLS:
-            show(script(arguments[0]))
-        else:
-            found = " ".join(arguments) or "nothing"
-            raise UserError(f"found {found}; expected one of {', '.join(_SHELLS)}; name your shell")
+    if "--help" in arguments or "-h" in arguments:
+        show(__doc__ or "")
+    elif len(arguments) == 1 and arguments[0] in _SHELLS:
+        show(script(arguments[0]))
+    else:
+        found = " ".join(arguments) or "nothing"
+        raise UserError(f"found {found}; expected one of {', '.join(_SHELLS)}; name your shell")
 
 
 def script(shell: str) -> str:

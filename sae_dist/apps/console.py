@@ -5,13 +5,13 @@ torchrun --nproc-per-node 8 -m sae_dist train store=PATH run=NAME +sweep=width_l
 accelerate launch --multi_gpu --num_processes 8 -m sae_dist harvest …
 """
 
-import ast
-import importlib
 import inspect
 import sys
-from pathlib import Path
 
-from sae_dist.apps.terminal import one_line, show
+from sae_dist.apps import completion
+from sae_dist.apps.command import run
+from sae_dist.apps.help import description
+from sae_dist.apps.terminal import ended_in_one_line, show
 from sae_dist.common.errors import UserError
 from sae_dist.common.names import nearest
 from sae_dist.config import COMMANDS
@@ -23,15 +23,13 @@ _CLOSING = "`sae-dist COMMAND --help` lists its keys, defaults and choices."
 def main() -> None:
     """Run the command that the first argument names, with the others as its own."""
     name, *arguments = sys.argv[1:] or ["--help"]
-    with one_line():
+    with ended_in_one_line():
         if name in ("--help", "-h", "help"):
             show(help_text())
-        elif name in (*COMMANDS, _COMPLETION):
-            sys.argv = [f"sae-dist {name}", *arguments]
-            if name == _COMPLETION:
-                importlib.import_module("sae_dist.apps.completion").main()
-            else:
-                importlib.import_module("sae_dist.apps.command").run(name)
+        elif name == _COMPLETION:
+            completion.run(arguments)
+        elif name in COMMANDS:
+            run(name, arguments)
         else:
             near = nearest(name.replace("-", "_"), COMMANDS)
             raise UserError(f"found command {name!r}; expected one of {', '.join(COMMANDS)}{near}")
@@ -39,18 +37,7 @@ def main() -> None:
 
 def help_text() -> str:
     """The commands in the order of use, each with what its module says first."""
-    lines = [*inspect.cleandoc(__doc__).splitlines(), "", "Commands:"]
-    width = max(map(len, (*COMMANDS, _COMPLETION))) + 2
-    lines += [f"  {name:{width}}{summary(name)}" for name in (*COMMANDS, _COMPLETION)]
-    return "\n".join([*lines, "", _CLOSING])
-
-
-def summary(name: str) -> str:
-    """The first line of a command's description."""
-    return description(name).splitlines()[0]
-
-
-def description(name: str) -> str:
-    """What a command's module says of it, read without importing what it needs."""
-    source = Path(__file__).with_name(f"{name}.py").read_text()
-    return ast.get_docstring(ast.parse(source)) or ""
+    names = (*COMMANDS, _COMPLETION)
+    width = max(map(len, names)) + 2
+    commands = [f"  {name:{width}}{description(name).splitlines()[0]}" for name in names]
+    return "\n".join([inspect.cleandoc(__doc__), "", "Commands:", *commands, "", _CLOSING])

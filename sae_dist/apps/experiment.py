@@ -19,7 +19,7 @@ itself.
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ _SHARED = {"store", "tokens"}
 _REPLACED = {"optim", "sweep", "chat@text", "chat@transfer"}  # whole, by a choice that is typed
 
 
-def for_command(root: str, given: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+def for_command(root: str, given: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """What a command is told, with `experiment=NAME` replaced by what it says for `root`.
 
     What is told of another command is left out.
@@ -46,28 +46,24 @@ def for_command(root: str, given: list[tuple[str, Any]]) -> list[tuple[str, Any]
     """
     others = tuple(f"{part}." for part in parts(root))
     typed = [(key, v) for key, v in given if key != _ASKED and not key.startswith(others)]
-    keys = {key for key, _ in typed}
-    groups = keys & _REPLACED
+    replaced = dict(typed).keys() & _REPLACED
     said = [
         (key, value)
         for asked, name in given
         if asked == _ASKED
         for key, value in _section(str(name), root)
-        if key not in keys and key.partition(".")[0] not in groups
+        if key.partition(".")[0] not in replaced
     ]
     return said + typed
 
 
-def for_part(part: str, overrides: Sequence[Any]) -> list[Any]:
-    """What overrides say for another command: `tokens=1B` of `train.tokens=1B`."""
-    found: list[Any] = []
-    for override in overrides:
-        key, value = (override, None) if isinstance(override, str) else override
-        key = key.lstrip("+")
-        if key.startswith((f"{_ASKED}=", f"{part}.")) or key == _ASKED:
-            key = key.removeprefix(f"{part}.")
-            found.append(key if isinstance(override, str) else (key, value))
-    return found
+def for_part(part: str, given: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """What is told of another command: `tokens=1B` of `train.tokens=1B`; and the experiment."""
+    return [
+        (key.removeprefix(f"{part}."), value)
+        for key, value in given
+        if key == _ASKED or key.startswith(f"{part}.")
+    ]
 
 
 def _section(name: str, root: str) -> list[tuple[str, Any]]:
@@ -93,8 +89,8 @@ def _section(name: str, root: str) -> list[tuple[str, Any]]:
     found = [("run", "-".join([path.stem, *variants]))] if root == "train" else []
     for layer in layers:
         found += [(key, layer[key]) for key in layer if key in _SHARED]
-        found += _flat(layer.get(root, {}))
-    return list(dict(found).items())
+        found += [(key.lstrip("+"), value) for key, value in layer.get(root, {}).items()]
+    return found
 
 
 def _file(name: str) -> Path:
@@ -136,14 +132,6 @@ def _is_layer(found: Any) -> bool:
         and found.keys() <= {*_COMMANDS, *_SHARED, "variants"}
         and all(isinstance(found[key], dict) for key in _COMMANDS & found.keys())
     )
-
-
-def _flat(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in section.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}".lstrip("+"), value
 
 
 class _AsTyped(yaml.SafeLoader):

@@ -8,7 +8,7 @@ documentation hold there too. A file that is there with other contents is left a
 """
 
 import shutil
-from collections.abc import Iterator
+from filecmp import cmp
 from pathlib import Path
 
 from sae_dist.apps.command import command, entry
@@ -17,20 +17,20 @@ from sae_dist.common.files import atomic_path
 from sae_dist.common.log import log_info
 from sae_dist.config import FilesConfig, launch_folder
 
-_SHIPPED = ("accelerate", "slurm", "first_run.sh")  # what of `launch/` pyproject.toml packs
+_SHIPPED = ("accelerate/*", "slurm/*", "first_run.sh")  # what of `launch/` pyproject.toml packs
 
 
 @command
 def files(config: FilesConfig) -> Path:
     """Copy what is not there yet, or nothing if the user has changed any of it."""
     source, to = launch_folder(), Path(config.to) / "launch"
-    paths = sorted(_files(source))
-    changed = [path for path in paths if _differs(source / path, to / path)]
-    if changed:
-        raise UserError(
-            f"found {to / changed[0]} with other contents; expected none or those of this version; "
-            "move it away, or name another folder: to=…"
-        )
+    paths = sorted(p.relative_to(source) for shipped in _SHIPPED for p in source.glob(shipped))
+    for path in paths:
+        if (to / path).exists() and not cmp(source / path, to / path, shallow=False):
+            raise UserError(
+                f"found {to / path} with other contents; expected none or those of this version; "
+                "move it away, or name another folder: to=…"
+            )
     for path in paths:
         with atomic_path(to / path) as temporary:
             shutil.copy(source / path, temporary)  # with its permissions: scripts can be run
@@ -38,18 +38,4 @@ def files(config: FilesConfig) -> Path:
     return to
 
 
-def _files(source: Path) -> Iterator[Path]:
-    """Paths within `source`."""
-    for path in map(source.joinpath, _SHIPPED):
-        found = [path] if path.is_file() else path.iterdir()
-        yield from (file.relative_to(source) for file in found)
-
-
-def _differs(one: Path, other: Path) -> bool:
-    return other.exists() and one.read_bytes() != other.read_bytes()
-
-
 main = entry("files")
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,6 @@ With `--config_file launch/accelerate/zero3.yaml` the language model is spread o
 with `lm.tensor=N` its matrices are sliced over each N of them.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, astuple, replace
 from typing import Any
@@ -20,6 +19,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 
 from sae_dist.apps.command import command, entry
+from sae_dist.apps.harvested import told_zero3
 from sae_dist.apps.pinned import pinned_sources
 from sae_dist.common.disk import check_disk
 from sae_dist.common.errors import UserError
@@ -66,10 +66,11 @@ def harvest(config: HarvestConfig) -> str:
         The store's place, a folder or a URL.
     """
     config = replace(config, sites=expand_sites(config.lm, config.sites))
-    is_zero3 = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    is_zero3 = told_zero3()
     if is_zero3 and config.lm.tensor > 1:
         raise UserError(f"lm.tensor={config.lm.tensor} under ZeRO-3; expected 1; choose one")
-    _check_start(config)
+    if widths := foresee(config.lm, config.sites, config.text.sequence_length):
+        _check_store(config, widths)  # before weights are loaded
     local_device()  # before anything else looks for its GPU
     team = join_launched_team(config.lm.tensor) if config.lm.tensor > 1 else None
     device = Accelerator(cpu=not torch.cuda.is_available()).device
@@ -100,26 +101,15 @@ def harvest(config: HarvestConfig) -> str:
     return config.store
 
 
-def _check_start(config: HarvestConfig) -> None:
-    """Refuse, alike on every process, what needs no weights to be known; nothing is written yet."""
-    widths = foresee(config.lm, config.sites, config.text.sequence_length)
-    if widths is not None:
-        _check_store(config, widths)
-
-
 def _check_store(config: HarvestConfig, widths: dict[str, int]) -> None:
     """Refuse a store whose shards cannot be, and one that is not begun and has no room."""
     num_sequences = config.tokens // config.text.sequence_length
     settings = choose_settings(
         widths, config.text.sequence_length, config.writer, {}, num_sequences
     )
-    if not _is_begun(config):
-        check_disk(config.store, sum(settings.bytes_by_array(num_sequences).values()))
-
-
-def _is_begun(config: HarvestConfig) -> bool:
     files = files_at(config.store)
-    return files.exists(SETTINGS_FILE) or files.exists(MANIFEST_FILE)
+    if not (files.exists(SETTINGS_FILE) or files.exists(MANIFEST_FILE)):
+        check_disk(config.store, sum(settings.bytes_by_array(num_sequences).values()))
 
 
 def _fill(
@@ -136,7 +126,9 @@ def _fill(
     def tokens(first: int, begin: Any) -> Text:
         nonlocal reads_text
         reads_text = True
-        return _tokens(config, text, lm, writer, first, begin)
+        earlier = (writer.read_tokens(unit)[0] for unit in range(first))
+        start = Position(*begin or ())
+        return read_text(text, lm, writer.settings.shard_sequences, config.tokens, start, earlier)
 
     try:
         fill_store(writer, capture, tokens, config.harvest, processes)
@@ -175,15 +167,6 @@ def _writer(config: HarvestConfig, text: TextConfig, lm: LM, widths: dict[str, i
     return StoreWriter.create(
         config.store, widths, config.text.sequence_length, config.writer, provenance, num_sequences
     )
-
-
-def _tokens(
-    config: HarvestConfig, text: TextConfig, lm: LM, writer: StoreWriter, first: int, begin: Any
-) -> Text:
-    """The text from unit `first` of a store on, which begins at `begin`."""
-    earlier = (writer.read_tokens(unit)[0] for unit in range(first))
-    start = Position() if begin is None else Position(*begin)
-    return read_text(text, lm, writer.settings.shard_sequences, config.tokens, start, earlier)
 
 
 def read_text(

@@ -2,13 +2,12 @@
 
 import os
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from transformers import PreTrainedTokenizerBase
 
+from sae_dist.apps.runs import as_written
 from sae_dist.common.errors import UserError
 from sae_dist.lm import (
     LM,
@@ -42,21 +41,21 @@ def load_harvested(
     config = require_harvested(harvested, name, trust_remote_code=trust_remote_code)
     if not is_spread(harvested, num_processes):
         return load_lm(replace(config, tensor=1), device, key=_KEY)
-    if not is_zero3():
+    if not told_zero3():
         return load_sliced_lm(replace(config, tensor=num_processes))
     lm = load_zero3_lm(config)
     spread_engine(lm.model, config)  # its hooks gather each layer's weights, whoever calls it
     return lm
 
 
-def is_zero3() -> bool:
+def told_zero3() -> bool:
     """Whether accelerate was told to spread a language model over the processes."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
 def is_spread(harvested: dict[str, Any], num_processes: int) -> bool:
     """Whether so many processes hold the language model together: each sees all its tokens."""
-    return num_processes > 1 and (is_zero3() or harvested.get("tensor", 1) > 1)
+    return num_processes > 1 and (told_zero3() or harvested.get("tensor", 1) > 1)
 
 
 def require_harvested(
@@ -110,11 +109,5 @@ def _config(harvested: dict[str, Any], name: str | None, trust_remote_code: bool
             "LM (evaluate: lm_sequences=0)"
         )
     known["trust_remote_code"] = wants_code
-    try:
-        same = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(LMConfig), known))
-    except OmegaConfBaseException as error:
-        raise UserError(
-            f"found no language model in the store's manifest ({str(error).splitlines()[0]}); "
-            "go without the LM (evaluate: lm_sequences=0)"
-        ) from error
-    return cast(LMConfig, same)
+    remedy = "go without the LM (evaluate: lm_sequences=0)"
+    return as_written(LMConfig, known, "no language model in the store's manifest", remedy)

@@ -1,17 +1,18 @@
 """What a command says of itself: `--help`, and the words that shells complete."""
 
+import ast
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from inspect import cleandoc
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from sae_dist.apps.choices import FAMILIES, choices
 from sae_dist.apps.cli import compose_config
-from sae_dist.apps.console import description
 from sae_dist.apps.keys import Declared, Kind, keys
 from sae_dist.common.settings import Allowed, split_optional
 from sae_dist.config import parts, schema
@@ -34,6 +35,12 @@ def help_text(root: str, arguments: Sequence[str] = ()) -> str:
         "What they mean:",
     ]
     return "\n".join([*lines, *_meanings(schema(root), chosen)])
+
+
+def description(name: str) -> str:
+    """What a command's module says of it, read without importing what it needs."""
+    source = Path(__file__).with_name(f"{name}.py").read_text()
+    return ast.get_docstring(ast.parse(source)) or ""
 
 
 def words(root: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from sae_dist.common.errors import UserError
+from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.config import HarvestConfig
 from sae_dist.lm import LMConfig, load_tokenizer
 from sae_dist.store import StoreWriter, read_settings
@@ -30,18 +30,8 @@ def pinned_sources(config: HarvestConfig) -> tuple[LMConfig, TextConfig]:
 
 def on_one(work: Callable[[], _Value]) -> _Value:
     """What `work` gives, or the UserError that it raises, on one process, on all of a world."""
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
-        return work()
-    box: list[Any] = [None, None]
-    if dist.get_rank() == 0:
-        try:
-            box[0] = work()
-        except UserError as error:
-            box[1] = str(error)
-    dist.broadcast_object_list(box, src=0)
-    if box[1] is not None:
-        raise UserError(box[1])
-    return box[0]  # type: ignore[no-any-return]
+    is_alone = not dist.is_initialized() or dist.get_world_size() == 1
+    return work() if is_alone else on_first_rank(None, work)
 
 
 def _pinned(config: HarvestConfig) -> tuple[LMConfig, TextConfig]:

@@ -28,13 +28,11 @@ from sae_dist.common.files import write_json
 from sae_dist.common.log import log_info
 from sae_dist.config import HarvestConfig, PlanConfig, Source, TrainConfig
 from sae_dist.live import check_live
-from sae_dist.lm import LMSize, expand_sites, lm_size
+from sae_dist.lm import expand_sites, lm_size
 from sae_dist.plan import (
-    HarvestPlan,
     MachineConfig,
     Plan,
     Tokens,
-    TrainingPlan,
     plan_harvest,
     plan_live,
     plan_training,
@@ -42,7 +40,6 @@ from sae_dist.plan import (
     to_dict,
 )
 from sae_dist.selftest import copy_rate, disk_rate, product_rate
-from sae_dist.train import RungConfig
 
 
 @command
@@ -71,10 +68,25 @@ def make_plan(
     if machine.disk_free_gb is None:
         written = train.runs if train.source is Source.live else harvest.store
         machine = replace(machine, disk_free_gb=free_bytes(written) / 1e9)
-    sites = expand_sites(harvest.lm, harvest.sites, harvest.architecture)
-    size = lm_size(harvest.lm, harvest.architecture, sites)
-    rungs = lay_out(train, size.widths)
-    stored, trained = _planned(harvest, train, rungs, size, machine)
+    size = lm_size(
+        harvest.lm,
+        harvest.architecture,
+        expand_sites(harvest.lm, harvest.sites, harvest.architecture),
+    )
+    rungs, writer = lay_out(train, size.widths), harvest.writer
+    tokens = Tokens(
+        num_tokens=harvest.tokens,
+        sequence_length=harvest.text.sequence_length,
+        batch_sequences=harvest.harvest.batch_sequences,
+    )
+    if train.source is Source.live:
+        check_live(list(size.widths), harvest.lm.tensor, writer)
+        stored, trained = plan_live(train, rungs, size, tokens, writer, machine)
+    else:
+        largest, tensor = int(train.max_shard_gib * 2**30), harvest.lm.tensor
+        stored = plan_harvest(size, tokens, writer, machine, tensor=tensor, max_shard_bytes=largest)
+        known = replace(train, tokens=train.tokens or stored.training_tokens)
+        trained = plan_training(known, rungs, size.widths, stored.layout, writer.dtype, machine)
     return Plan(
         lm=harvest.lm.name,
         size=size,
@@ -83,36 +95,6 @@ def make_plan(
         harvest=stored,
         training=trained,
     )
-
-
-def _planned(
-    harvest: HarvestConfig,
-    train: TrainConfig,
-    rungs: list[RungConfig],
-    size: LMSize,
-    machine: MachineConfig,
-) -> tuple[HarvestPlan, TrainingPlan]:
-    """A harvest to a store, then training on it; or the language model beside training."""
-    writer = harvest.writer
-    tokens = Tokens(
-        num_tokens=harvest.tokens,
-        sequence_length=harvest.text.sequence_length,
-        batch_sequences=harvest.harvest.batch_sequences,
-    )
-    if train.source is Source.live:
-        check_live(list(size.widths), harvest.lm.tensor, writer)
-        return plan_live(train, rungs, size, tokens, writer, machine)
-    stored = plan_harvest(
-        size,
-        tokens,
-        writer,
-        machine,
-        tensor=harvest.lm.tensor,
-        max_shard_bytes=int(train.max_shard_gib * 2**30),
-    )
-    if train.tokens is None:
-        train = replace(train, tokens=stored.training_tokens)
-    return stored, plan_training(train, rungs, size.widths, stored.layout, writer.dtype, machine)
 
 
 def measured_rates(folder: Path) -> dict[str, Any]:
@@ -139,6 +121,3 @@ def measured_rates(folder: Path) -> dict[str, Any]:
 
 
 main = entry("plan")
-
-if __name__ == "__main__":
-    main()

@@ -57,18 +57,15 @@ def _load_lm(config: VerifyConfig, settings: Settings) -> LM:
             "above from a copy, or write the store again"
         )
     device = Accelerator(cpu=not torch.cuda.is_available()).device
-    return load_harvested(
-        provenance["lm"],
-        config.lm_name,
-        device,
-        trust_remote_code=config.lm_trust_remote_code,
-    )
+    leave = config.lm_trust_remote_code
+    return load_harvested(provenance["lm"], config.lm_name, device, trust_remote_code=leave)
 
 
 def _harvest(config: VerifyConfig, store: Repair, lm: LM) -> None:
     """Run the language model over the bad units, as the harvest did."""
     settings, device = store.manifest.settings, next(lm.model.parameters()).device
-    tokens = [*_stored_tokens(store)]
+    stored = [unit for unit in store.bad_units if unit not in store.bad_tokens]
+    tokens = [(unit, *store.read_tokens(unit)) for unit in stored]
     tokens += _tokens_of_text(config, store, lm) if store.bad_tokens else []
     sites = [resolve(lm.model, name) for name in settings.widths]
     truncate(lm.model, sites)
@@ -87,16 +84,9 @@ def _harvest(config: VerifyConfig, store: Repair, lm: LM) -> None:
         store.rewrite(unit, buffer.arrays(len(ids_NS)), ids_NS, trainable_NS)
 
 
-_Tokens = tuple[int, np.ndarray, np.ndarray]
-
-
-def _stored_tokens(store: Repair) -> Iterator[_Tokens]:
-    for unit in store.bad_units:
-        if unit not in store.bad_tokens:
-            yield unit, *store.read_tokens(unit)
-
-
-def _tokens_of_text(config: VerifyConfig, store: Repair, lm: LM) -> Iterator[_Tokens]:
+def _tokens_of_text(
+    config: VerifyConfig, store: Repair, lm: LM
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """What is lost of the tokens, from the text."""
     manifest = store.manifest
     text = TextConfig(**manifest.settings.provenance["text"])

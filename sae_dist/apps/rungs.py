@@ -29,15 +29,8 @@ def check_sweep(grids: list[dict[str, Any]]) -> None:
 
 def draft(config: TrainConfig) -> RungConfig:
     """The rung that a training's own keys say, its site and name still to be filled in."""
-    return RungConfig(
-        site=config.site or "",
-        target=config.target or "",
-        init_from=config.init_from,
-        expansion=config.expansion,
-        coder=config.coder,
-        optim=config.optim,
-        parallel=config.parallel,
-    )
+    held = {key: getattr(config, key) for key in _HELD}
+    return RungConfig(**held | {"site": config.site or "", "target": config.target or ""})
 
 
 def lay_out(config: TrainConfig, widths: dict[str, int]) -> list[RungConfig]:
@@ -87,10 +80,10 @@ def _name(rungs: list[RungConfig]) -> None:
     for name, alike in _grouped(rungs, lambda rung: rung.name or _label(rung)).items():
         by_optimizer = _grouped(alike, lambda rung: rung.optim.name)
         for optimizer, same in by_optimizer.items():
-            told = [asdict(rung) for rung in same]
-            differing = [] if len(same) == 1 else sorted(_differing(told) - {"init_from"})
+            differing = [key for key in _differing(*same) if key != "init_from"]
             for rung in same:
-                values = (f"{key.rpartition('.')[2]}{_value(rung, key)}" for key in differing)
+                told = _flat(asdict(rung))
+                values = (f"{key.rpartition('.')[2]}{told.get(key)}" for key in differing)
                 rung.name = "-".join([name, *([optimizer] * (len(by_optimizer) > 1)), *values])
 
 
@@ -109,13 +102,6 @@ def _label(rung: RungConfig) -> str:
     return "-".join(filter(None, [kind, str(coder.num_latents), coder.label, rung.site]))
 
 
-def _value(rung: RungConfig, key: str) -> Any:
-    value: Any = rung
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
-
-
 def _require_different(rungs: list[RungConfig]) -> None:
     """Rungs that would be trained to the same coder, or whose names are one, are refused."""
     by_training: dict[str, RungConfig] = {}
@@ -123,7 +109,7 @@ def _require_different(rungs: list[RungConfig]) -> None:
     for rung in rungs:
         twin = by_training.setdefault(str(_trained(rung)), rung)
         if twin is not rung:
-            idle = ", ".join(sorted(_differing([asdict(twin), asdict(rung)])))
+            idle = ", ".join(_differing(twin, rung))
             reason = f" ({idle} changes nothing of a {rung.coder.kind}'s training)" if idle else ""
             raise UserError(
                 f"found rungs {twin.name} and {rung.name} of the sweep equal in all that is "
@@ -131,34 +117,34 @@ def _require_different(rungs: list[RungConfig]) -> None:
             )
         namesake = by_name.setdefault(rung.name, rung)
         if namesake is not rung:
-            differ = ", ".join(sorted(_differing([asdict(namesake), asdict(rung)])))
             raise UserError(
-                f"found two rungs of the sweep called {rung.name}, which differ in {differ}; "
+                f"found two rungs of the sweep called {rung.name}, which differ in "
+                f"{', '.join(_differing(namesake, rung))}; "
                 "expected names that tell them apart; start a run for each"
             )
 
 
 def _trained(rung: RungConfig) -> dict[str, Any]:
     """What a rung's training depends on: not its name, its mesh, or what it never reads."""
-    found = asdict(rung)
-    for key in ("name", "parallel", "expansion"):
-        del found[key]
-    for key in rung.coder.unread:
-        del found["coder"][key]
-    if rung.coder.penalty is None:
-        del found["optim"]["sparsity_warmup_steps"]
-    return found
+    unread = {"name", "expansion", *(f"coder.{key}" for key in rung.coder.unread)}
+    unread |= {"optim.sparsity_warmup_steps"} if rung.coder.penalty is None else set()
+    told = {key: value for key, value in asdict(rung).items() if key != "parallel"}
+    return {key: value for key, value in _flat(told).items() if key not in unread}
 
 
-def _differing(several: list[Any], prefix: str = "") -> set[str]:
-    """The keys in which some of these configurations differ."""
-    found: set[str] = set()
-    for key in {key for one in several for key in one} - {"name"}:
-        values = [one.get(key) for one in several]
-        if all(isinstance(value, dict) for value in values):
-            found |= _differing(values, f"{prefix}{key}.")
-        elif any(value != values[0] for value in values):
-            found.add(prefix + key)
+def _differing(*rungs: RungConfig) -> list[str]:
+    """The keys, but for names, in which some rungs differ."""
+    several = [_flat(asdict(rung)) for rung in rungs]
+    keys = sorted({key for one in several for key in one if key.rpartition(".")[2] != "name"})
+    return [key for key in keys if any(one.get(key) != several[0].get(key) for one in several)]
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        at = prefix + key
+        found |= _flat(value, f"{at}.") if isinstance(value, dict) else {at: value}
     return found
 
 

@@ -4,7 +4,7 @@ import os
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import yaml
 from omegaconf import OmegaConf
@@ -16,6 +16,7 @@ from sae_dist.common.settings import validate
 from sae_dist.config import HarvestConfig, Source, SourceConfig, place_key
 
 _MOST_CONFIG_BYTES = 2**20
+_Config = TypeVar("_Config")
 
 
 def run_folder(runs: str, name: str) -> Path:
@@ -102,16 +103,19 @@ def started_text(folder: Path) -> dict[str, Any]:
 
 
 def _harvest(told: Any) -> HarvestConfig:
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(HarvestConfig), told)
-        made = cast(HarvestConfig, OmegaConf.to_object(merged))
-    except (OmegaConfBaseException, ValueError) as error:
-        raise UserError(
-            f"found no harvest in the run's config.yaml ({str(error).splitlines()[0]}); expected "
-            "what sae-dist train wrote; restore it"
-        ) from error
+    remedy = "expected what sae-dist train wrote; restore it"
+    made = as_written(HarvestConfig, told, "no harvest in the run's config.yaml", remedy)
     validate(made, "harvest.")
     return made
+
+
+def as_written(schema: type[_Config], told: Any, what: str, remedy: str) -> _Config:
+    """The configuration that a file's values are; UserError says `what` was found where none."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), told)
+        return cast(_Config, OmegaConf.to_object(merged))
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"found {what} ({str(error).splitlines()[0]}); {remedy}") from error
 
 
 def coders_of(folder: Path) -> dict[str, dict[str, Any]]:

@@ -14,65 +14,73 @@ import shutil
 import signal
 import sys
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from sae_dist import __version__
 from sae_dist.apps.command import command, entry
 from sae_dist.apps.terminal import show
+from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_json
-from sae_dist.common.log import log_info
+from sae_dist.common.log import log_info, rank
 from sae_dist.config import SelftestConfig
-from sae_dist.parallel import World, start_world
-from sae_dist.selftest import CHECKS, Job, Place, Result, perform, table
+from sae_dist.parallel import start_world
+from sae_dist.selftest import CHECKS, Place, Result, perform, perform_alone, table
 
 _RECORD = "selftest.json"
 
 
 @command
-def selftest(config: SelftestConfig) -> None:
-    """Make every check; called by each process that a launcher started, or alone."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends jobs, too
-    if "RANK" not in os.environ:
-        sys.exit(_launch(config))
-    with start_world() as world:
-        place = Place(_fresh_folder(config, world), world)
-        results = perform(CHECKS, place)
-        if world.rank == 0:
-            _conclude(place.folder, results, config.keep)
-        failed = [result.check for result in results if not result.ok]
-        if failed and world.rank == 0:
-            raise UserError(
-                f"{len(failed)} of {len(results)} checks failed in {place.folder}: "
-                f"{', '.join(failed)}; see {_RECORD} there"
-            )
-    if failed:
-        sys.exit(2)
+def selftest(config: SelftestConfig) -> list[Result]:
+    """Make every check; called by each process that a launcher started, or alone.
+
+    Returns:
+        what each check found.
+
+    Raises:
+        UserError: a check found another thing than was promised.
+    """
+    with _jobs_end_at_sigterm():
+        if "RANK" in os.environ:
+            with start_world() as world:
+                folder = on_first_rank(None, lambda: _fresh_folder(config))
+                results, num_processes = perform(CHECKS, Place(folder, world)), world.size
+        else:
+            num_processes = config.processes or torch.cuda.device_count() or 2
+            folder = _fresh_folder(config)
+            results = perform_alone(folder, num_processes)
+    if rank() == 0:
+        _conclude(folder, results, num_processes, config.keep)
+    if failed := [result.check for result in results if not result.ok]:
+        raise UserError(
+            f"{len(failed)} of {len(results)} checks failed in {folder}: "
+            f"{', '.join(failed)}; see {_RECORD} there"
+        )
+    return results
 
 
-def _launch(config: SelftestConfig) -> int:
-    """Start this command again as a process a GPU, or as `processes`; the worst exit status."""
-    world = config.processes or torch.cuda.device_count() or 2
-    with Job("sae_dist.apps.selftest", sys.argv[1:], world) as job:
-        return max(abs(status or 0) for status in job.wait())
+@contextmanager
+def _jobs_end_at_sigterm() -> Iterator[None]:
+    """The signal leaves by every `with`, so that processes that were started end, too."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _fresh_folder(config: SelftestConfig, world: World) -> Path:
-    """A new subfolder, made by the first rank and known to all."""
-    box = [f"selftest-{uuid.uuid4().hex[:8]}"]
-    dist.broadcast_object_list(box, src=0)
-    folder = Path(config.folder).absolute() / box[0]
-    if world.rank == 0:
-        folder.mkdir()
-    dist.barrier()
+def _fresh_folder(config: SelftestConfig) -> Path:
+    folder = Path(config.folder).absolute() / f"selftest-{uuid.uuid4().hex[:8]}"
+    folder.mkdir()
     return folder
 
 
-def _conclude(folder: Path, results: list[Result], keep: bool) -> None:
+def _conclude(folder: Path, results: list[Result], num_processes: int, keep: bool) -> None:
     """Print the table, write it as JSON, and remove everything else."""
     if not keep:
         shutil.rmtree(folder)
@@ -82,7 +90,7 @@ def _conclude(folder: Path, results: list[Result], keep: bool) -> None:
         {
             "sae_dist": __version__,
             "torch": torch.__version__,
-            "ranks": dist.get_world_size(),
+            "ranks": num_processes,
             "results": [asdict(result) for result in results],
         },
     )
@@ -91,6 +99,3 @@ def _conclude(folder: Path, results: list[Result], keep: bool) -> None:
 
 
 main = entry("selftest")
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,7 @@ _MISTAKE, _INTERRUPTED = 2, 130  # 128 + SIGINT, as shells have it
 
 
 @contextmanager
-def one_line() -> Iterator[None]:
+def ended_in_one_line() -> Iterator[None]:
     """End the process where something ends a command that its user can understand.
 
     A mistake of the user's leaves one line on standard error, on every rank, and status 2; a saved

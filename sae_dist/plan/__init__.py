@@ -8,14 +8,13 @@ if TYPE_CHECKING:
     from sae_dist.plan.harvest import HarvestPlan as HarvestPlan
     from sae_dist.plan.harvest import Tokens as Tokens
     from sae_dist.plan.harvest import plan_harvest as plan_harvest
-    from sae_dist.plan.live import plan_live as plan_live
     from sae_dist.plan.machine import MachineConfig as MachineConfig
     from sae_dist.plan.memory import rung_memory as rung_memory
-    from sae_dist.plan.rung import RungPlan as RungPlan
     from sae_dist.plan.table import Plan as Plan
     from sae_dist.plan.table import table as table
     from sae_dist.plan.table import to_dict as to_dict
     from sae_dist.plan.training import TrainingPlan as TrainingPlan
+    from sae_dist.plan.training import plan_live as plan_live
     from sae_dist.plan.training import plan_training as plan_training
 
 lazily(__name__)

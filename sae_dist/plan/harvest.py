@@ -1,6 +1,7 @@
 """What a harvest takes: bytes on disk, operations, hours and memory."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sae_dist.common.dtypes import FloatDtype
@@ -87,37 +88,39 @@ def plan_harvest(
     num_sequences = tokens.num_tokens // tokens.sequence_length
     settings = choose_settings(size.widths, tokens.sequence_length, store, {}, num_sequences)
     layout = settings.layout(num_sequences)
-    specs = settings.specs()
     by_array: Counter[str] = Counter()
     for path, num_bytes in settings.bytes_by_array(num_sequences).items():
         by_array[path.partition("/")[2].removeprefix("activations/")] += num_bytes
-    flops = num_sequences * tokens.sequence_length * size.flops_per_token(tokens.sequence_length)
-    seconds = machine.seconds_of_products(float(flops), is_float32=size.bytes_per_value == 4)
-    largest = max(spec.shard_bytes for spec in specs.values())
+    flops, seconds = lm_cost(num_sequences * tokens.sequence_length, size, tokens, machine)
     plan = HarvestPlan(
         layout=layout,
         bytes_by_array=dict(by_array),
-        file_bytes=largest,
+        file_bytes=max(spec.shard_bytes for spec in settings.specs().values()),
         training_tokens=round(num_sequences * (1 - store.held_out)) * tokens.sequence_length,
-        flops=float(flops),
+        flops=flops,
         compute_hours=seconds / machine.devices / 3600,
         disk_hours=machine.seconds_of_disk(sum(by_array.values())) / 3600,
         device_bytes=_device_bytes(size, tokens, tensor),
-        host_bytes={"shards": round(_shards_held(store) * sum(_shard_bytes(layout, size, store)))},
+        host_bytes={"shards": _host_bytes(layout, size, store)},
         warnings=[],
     )
     plan.warnings.extend(_warnings(plan, store, machine, max_shard_bytes))
     return plan
 
 
-def _shards_held(store: StoreConfig) -> float:
-    """Those of the harvest; in eight bits one is quantised, and restored for its statistics."""
-    return _SHARDS_HELD + (1.5 if store.dtype is FloatDtype.int8 else 0)
+def lm_cost(
+    num_tokens: int, size: LMSize, tokens: Tokens, machine: MachineConfig
+) -> tuple[float, float]:
+    """Operations of forward passes over `num_tokens`, and seconds that one device takes."""
+    flops = float(num_tokens * size.flops_per_token(tokens.sequence_length))
+    return flops, machine.seconds_of_products(flops, is_float32=size.bytes_per_value == 4)
 
 
-def _shard_bytes(layout: Layout, size: LMSize, store: StoreConfig) -> list[int]:
+def _host_bytes(layout: Layout, size: LMSize, store: StoreConfig) -> int:
+    """Of the harvest's shards; in eight bits one is quantised, and restored for its statistics."""
     num = min(layout.shard_sequences, layout.num_sequences) * layout.sequence_length
-    return [num * width * store.dtype.storage.itemsize for width in size.widths.values()]
+    shards = _SHARDS_HELD + (1.5 if store.dtype is FloatDtype.int8 else 0)
+    return round(shards * num * sum(size.widths.values()) * store.dtype.storage.itemsize)
 
 
 def _device_bytes(size: LMSize, tokens: Tokens, tensor: int) -> dict[str, int]:
@@ -136,30 +139,27 @@ def _device_bytes(size: LMSize, tokens: Tokens, tensor: int) -> dict[str, int]:
 
 def _warnings(
     plan: HarvestPlan, store: StoreConfig, machine: MachineConfig, max_shard_bytes: int
-) -> list[str]:
-    found = []
-    free = machine.disk_free_gb
-    if free is not None and plan.store_bytes > free * 1e9:
-        found.append(
-            f"disk: the store takes {plan.store_bytes / 1e9:,.0f} GB, {free:,.0f} GB are free: "
-            "take fewer tokens or sites"
+) -> Iterator[str]:
+    held, num_units = sum(plan.device_bytes.values()), plan.layout.num_units
+    if plan.store_bytes > machine.disk_free_bytes:
+        yield (
+            f"disk: the store takes {plan.store_bytes / 1e9:,.0f} GB, {machine.disk_free_gb:,.0f} "
+            "GB are free: take fewer tokens or sites"
         )
-    memory = sum(plan.device_bytes.values())
-    if memory > machine.memory_gib * 2**30:
-        found.append(
-            f"memory: harvesting takes about {memory / 2**30:.0f} GiB a device of "
+    if held > machine.memory_bytes:
+        yield (
+            f"memory: harvesting takes about {held / 2**30:.0f} GiB a device of "
             f"{machine.memory_gib:g}: lower harvest.batch_sequences, or raise lm.tensor"
         )
     if plan.file_bytes > max_shard_bytes:
-        found.append(
+        yield (
             f"shards: files of {plan.file_bytes / 2**30:.2g} GiB, and training reads up to "
             f"{max_shard_bytes / 2**30:.2g}: lower writer.shard_mib or raise train.max_shard_gib"
         )
-    if plan.layout.num_units == 1 and store.held_out:
-        found.append("shards: 1 shard, so that nothing is held out: lower writer.shard_mib")
-    if plan.layout.num_units < machine.devices:
-        found.append(
-            f"shards: {plan.layout.num_units} for {machine.devices} devices, so that some have "
-            "nothing to harvest: lower writer.shard_mib"
+    if num_units == 1 and store.held_out:
+        yield "shards: 1 shard, so that nothing is held out: lower writer.shard_mib"
+    if num_units < machine.devices:
+        yield (
+            f"shards: {num_units} for {machine.devices} devices, so that some have nothing to "
+            "harvest: lower writer.shard_mib"
         )
-    return found

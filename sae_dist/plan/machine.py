@@ -1,5 +1,6 @@
 """The machine that a plan is made for."""
 
+import math
 from dataclasses import dataclass
 
 from sae_dist.common.settings import setting
@@ -27,6 +28,16 @@ class MachineConfig:
     disk_gbps: float = setting(1.0, above=0)
     disk_free_gb: float | None = setting(None, min=0)
     efficiency: float = setting(0.5, above=0, max=1)
+
+    @property
+    def disk_free_bytes(self) -> float:
+        """Endless where nobody says."""
+        return math.inf if self.disk_free_gb is None else self.disk_free_gb * _GIGA
+
+    @property
+    def memory_bytes(self) -> float:
+        """Of one device."""
+        return self.memory_gib * 2**30
 
     def seconds_of_products(self, flops: float, *, is_float32: bool = False) -> float:
         """What one device takes for a number of floating-point operations in dense products."""

@@ -1,6 +1,5 @@
 """A plan as lines to read, and as JSON."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,14 +26,13 @@ class Plan:
     @property
     def warnings(self) -> list[str]:
         """What will not fit; one line each. The disk holds store and checkpoints together."""
+        stored, free = self.harvest.store_bytes, self.machine.disk_free_bytes
+        trained = self.training.checkpoint_bytes + self.training.coder_bytes
         warnings = [*self.harvest.warnings, *self.training.warnings]
-        free = self.machine.disk_free_gb
-        training = self.training.checkpoint_bytes + self.training.coder_bytes
-        both = self.harvest.store_bytes + training
-        if free is not None and both > free * 1e9 >= max(self.harvest.store_bytes, training):
+        if stored + trained > free >= max(stored, trained):
             warnings.append(
-                f"disk: store, checkpoints and coders take {both / 1e9:,.0f} GB together, "
-                f"{free:,.0f} GB are free: put runs=… on another disk"
+                f"disk: store, checkpoints and coders take {(stored + trained) / 1e9:,.0f} GB "
+                f"together, {free / 1e9:,.0f} GB are free: put runs=… on another disk"
             )
         return warnings
 
@@ -117,15 +115,15 @@ def _training_lines(training: TrainingPlan) -> list[str]:
     steps = f"steps {training.compute_hours:,.3g} h"
     return [
         f"training  {training.num_steps:,} steps, {tokens} tokens, {num} rungs; one of them:",
-        *_columns(_rung_rows(training)),
+        *_rung_lines(training),
         f"  disk    {disk}",
         *_memory_lines(training.device_bytes, training.host_bytes),
         f"  time    {training.hours:,.3g} h: {steps}, {beside}",
     ]
 
 
-def _rung_rows(training: TrainingPlan) -> list[tuple[str, ...]]:
-    """A head, and a row for rungs that differ in their names alone; TFLOPs and MB are a step's."""
+def _rung_lines(training: TrainingPlan) -> list[str]:
+    """A head, and a line for rungs that differ in their names alone; TFLOPs and MB are a step's."""
     alike: dict[tuple[str, ...], list[str]] = {}
     for rung in training.rungs:
         figures = (
@@ -138,10 +136,12 @@ def _rung_rows(training: TrainingPlan) -> list[tuple[str, ...]]:
         )
         alike.setdefault(figures, []).append(rung.name)
     rows: list[tuple[str, ...]] = [_HEAD]
-    for cells, names in alike.items():
-        more = f" and {len(names) - 1} alike" if len(names) > 1 else ""
-        rows.append((names[0] + more, *cells))
-    return rows
+    for cells, (name, *others) in alike.items():
+        rows.append((name + (f" and {len(others)} alike" if others else ""), *cells))
+    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return [
+        "  ".join(["", head.ljust(first), *map(str.rjust, cells, widths)]) for head, *cells in rows
+    ]
 
 
 def _memory_lines(device: dict[str, int], host: dict[str, int]) -> list[str]:
@@ -151,33 +151,18 @@ def _memory_lines(device: dict[str, int], host: dict[str, int]) -> list[str]:
     ]
 
 
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Rows as aligned lines: the first column to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  "
-        + "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-
-
 def _parts(parts: dict[str, int]) -> str:
     told = ", ".join(f"{name} {num / 2**30:.3g}" for name, num in parts.items())
     return f"{sum(parts.values()) / 2**30:,.3g} GiB: {told}"
 
 
 def _bytes(num: float) -> str:
-    for unit, size in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if num >= size:
-            return f"{num / size:.3g} {unit}"
-    return f"{num / 1e3:.3g} kB"
+    units = (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6))
+    unit, size = next((one for one in units if num >= one[1]), ("kB", 1e3))
+    return f"{num / size:.3g} {unit}"
 
 
 def _number(num: float) -> str:
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if num >= size:
-            return f"{num / size:.4g}{unit}"
-    return f"{num:g}"
+    units = (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3))
+    unit, size = next((one for one in units if num >= one[1]), ("", 1))
+    return f"{num / size:.4g}{unit}"

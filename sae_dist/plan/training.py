@@ -1,16 +1,23 @@
-"""What training a ladder takes: memory, disk and hours of all its rungs on one stream."""
+"""What training a ladder takes: memory, disk and hours of all its rungs on one stream.
+
+The stream is of a store, or with `store=live` of a language model on each device.
+"""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
+from sae_dist.live import choose_lanes, round_bytes
+from sae_dist.lm import LMSize
+from sae_dist.plan.harvest import HarvestPlan, Tokens, lm_cost, plan_harvest
 from sae_dist.plan.machine import MachineConfig
 from sae_dist.plan.memory import checkpoint_bytes
 from sae_dist.plan.rung import RungPlan, plan_rung
+from sae_dist.store import StoreConfig
 from sae_dist.store.layout import Layout
 from sae_dist.stream import BatchPart, memory_bound
 from sae_dist.train import LoopConfig, RungConfig
@@ -68,7 +75,7 @@ def plan_training(
     Raises:
         UserError: a rung reads a site that the store would not have.
     """
-    plan, widths = plan_steps(config, rungs, widths, dtype, machine)
+    plan, widths = _plan_steps(config, rungs, widths, dtype, machine)
     part = BatchPart(config.batch_tokens, config.seed, config.stream, 0, machine.devices)
     num_rows = layout.num_sequences * layout.sequence_length
     stream = memory_bound(num_rows, layout.chunk_rows, widths, dtype, part)
@@ -80,11 +87,76 @@ def plan_training(
         disk_hours=machine.seconds_of_disk(read) / 3600,
         host_bytes={"stream": stream, **plan.host_bytes},
     )
-    plan.warnings.extend([*shortages(plan, config, machine), *_of_store(plan, config, layout)])
+    plan.warnings.extend(_shortages(plan, config, machine))
+    if config.batch_tokens > num_rows:
+        batch = f"batch_tokens={config.batch_tokens}"
+        plan.warnings.append(f"batch: {batch} of {num_rows:,} harvested tokens")
+    if plan.num_tokens > 1.2 * num_rows:
+        plan.warnings.append(
+            f"tokens: training takes {plan.num_tokens:,}, {plan.num_tokens / num_rows:.1f} times "
+            "those that are harvested"
+        )
     return plan
 
 
-def plan_steps(
+def plan_live(
+    config: LoopConfig,
+    rungs: Sequence[RungConfig],
+    size: LMSize,
+    tokens: Tokens,
+    writer: StoreConfig,
+    machine: MachineConfig,
+) -> tuple[HarvestPlan, TrainingPlan]:
+    """What one pass over `tokens` takes of the language model, and the cost of training on it.
+
+    Every token that is trained on passes the language model, and what is held out beside it is
+    skipped; a second epoch passes it again. Steps and passes share the devices, so that their
+    hours add up.
+
+    Raises:
+        UserError: a rung reads a site that is not harvested, or the text makes no forward pass.
+    """
+    unit_tokens = tokens.batch_sequences * tokens.sequence_length
+    if tokens.num_tokens < unit_tokens:
+        raise UserError(
+            f"found harvest.tokens={tokens.num_tokens}; expected at least {unit_tokens}, one pass "
+            "of the language model; raise it"
+        )
+    stored = plan_harvest(size, tokens, writer, machine)
+    harvest = replace(
+        stored, bytes_by_array={}, file_bytes=0, disk_hours=0.0, host_bytes={}, warnings=[]
+    )
+    if config.tokens is None:
+        config = replace(config, tokens=stored.training_tokens)
+    steps, widths = _plan_steps(config, rungs, size.widths, writer.dtype, machine)
+    row_bytes = sum(widths.values()) * writer.dtype.storage.itemsize
+    _, seconds = lm_cost(steps.num_tokens, size, tokens, machine)
+    num_units = int(tokens.num_tokens // unit_tokens * (1 - writer.held_out))
+    lanes = choose_lanes(config.stream, num_units, unit_tokens, config.batch_tokens)
+    held = max(1, lanes // machine.devices)
+    training = replace(
+        steps,
+        device_bytes={"lm": sum(harvest.device_bytes.values()), **steps.device_bytes},
+        host_bytes={
+            "stream": round_bytes(config.stream, unit_tokens, row_bytes, lanes, held),
+            **steps.host_bytes,
+        },
+        lm_hours=seconds / machine.devices / 3600,
+    )
+    training.warnings.extend(_shortages(training, config, machine))
+    if lanes % machine.devices:
+        training.warnings.append(f"lanes: {machine.devices} devices do not divide {lanes} lanes")
+    available = stored.training_tokens
+    if training.num_tokens > 1.2 * available:
+        training.warnings.append(
+            f"tokens: training takes {training.num_tokens:,}, "
+            f"{training.num_tokens / available:.3g} times those of harvest.tokens that are not "
+            "held out: each epoch runs the language model anew"
+        )
+    return harvest, training
+
+
+def _plan_steps(
     config: LoopConfig,
     rungs: Sequence[RungConfig],
     widths: dict[str, int],
@@ -102,7 +174,13 @@ def plan_steps(
             f"found rungs that read {', '.join(absent)}; expected sites of the harvest, "
             f"{', '.join(widths)}; change train.site, train.target or harvest.sites"
         )
-    plans, warnings = _plan_rungs(config, rungs, widths, machine)
+    plans, warnings = [], []
+    for rung in rungs:
+        sizes = widths[rung.site], widths[rung.target], config.batch_tokens
+        try:
+            plans.append(plan_rung(rung, *sizes, config.precision.weights.itemsize, machine))
+        except UserError as error:  # it fits no mesh
+            warnings.append(f"mesh: {rung.name}: {error}")
     assert config.tokens is not None, "a plan is of so many tokens"
     num_steps = config.tokens // config.batch_tokens
     read_widths = {site: widths[site] for site in sites}
@@ -120,20 +198,6 @@ def plan_steps(
         warnings=warnings,
     )
     return plan, read_widths
-
-
-def _plan_rungs(
-    config: LoopConfig, rungs: Sequence[RungConfig], widths: dict[str, int], machine: MachineConfig
-) -> tuple[list[RungPlan], list[str]]:
-    """Each rung's plan, and what was said of those that fit no mesh."""
-    plans, warnings = [], []
-    for rung in rungs:
-        sizes = widths[rung.site], widths[rung.target], config.batch_tokens
-        try:
-            plans.append(plan_rung(rung, *sizes, config.precision.weights.itemsize, machine))
-        except UserError as error:
-            warnings.append(f"mesh: {rung.name}: {error}")
-    return plans, warnings
 
 
 def _device_bytes(plans: list[RungPlan], rows: int) -> dict[str, int]:
@@ -154,33 +218,19 @@ def _num_kept(config: LoopConfig, num_steps: int) -> int:
     return min(config.checkpoint.keep + 1 + for_ever, num_saved)
 
 
-def shortages(plan: TrainingPlan, config: LoopConfig, machine: MachineConfig) -> list[str]:
+def _shortages(plan: TrainingPlan, config: LoopConfig, machine: MachineConfig) -> Iterator[str]:
     """What will not fit wherever the activations come from."""
-    found, batch = [], config.batch_tokens
-    needed = plan.checkpoint_bytes + plan.coder_bytes
-    if machine.disk_free_gb is not None and needed > machine.disk_free_gb * 1e9:
-        found.append(
+    needed, held = plan.checkpoint_bytes + plan.coder_bytes, sum(plan.device_bytes.values())
+    if needed > machine.disk_free_bytes:
+        yield (
             f"disk: checkpoints and coders take {needed / 1e9:,.0f} GB, "
             f"{machine.disk_free_gb:,.0f} GB are free: train fewer rungs at once (train.rungs=…)"
         )
-    if (held := sum(plan.device_bytes.values())) > machine.memory_gib * 2**30:
-        found.append(
+    if held > machine.memory_bytes:
+        yield (
             f"memory: training takes about {held / 2**30:,.0f} GiB a device of "
             f"{machine.memory_gib:g}: train fewer rungs at once (train.rungs=…) or on more devices"
         )
-    if batch % machine.devices:
-        found.append(f"batch: {machine.devices} devices do not divide batch_tokens={batch}")
-    return found
-
-
-def _of_store(plan: TrainingPlan, config: LoopConfig, layout: Layout) -> list[str]:
-    found = []
-    if config.batch_tokens > (tokens := layout.num_sequences * layout.sequence_length):
-        found.append(f"batch: batch_tokens={config.batch_tokens} of {tokens:,} harvested tokens")
-    harvested = layout.num_sequences * layout.sequence_length
-    if plan.num_tokens > 1.2 * harvested:
-        found.append(
-            f"tokens: training takes {plan.num_tokens:,}, {plan.num_tokens / harvested:.1f} times "
-            "those that are harvested"
-        )
-    return found
+    if config.batch_tokens % machine.devices:
+        batch = f"batch_tokens={config.batch_tokens}"
+        yield f"batch: {machine.devices} devices do not divide {batch}"

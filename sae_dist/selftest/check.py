@@ -1,11 +1,11 @@
 """A check: a name, a promise, and a function that every rank calls and that says what it found."""
 
-import os
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -78,7 +78,7 @@ def perform(checks: Sequence[Check], place: Place) -> list[Result]:
     What the commands and parts under test would say is left out.
     """
     results = []
-    is_terminal = _columns() > 0
+    is_terminal = sys.stderr.isatty()
     with progress(checks, shown=is_terminal, leave=False, bar_format=_BAR) as bar:
         for number, check in enumerate(bar, 1):
             bar.set_postfix_str(check.name)
@@ -97,30 +97,16 @@ def perform(checks: Sequence[Check], place: Place) -> list[Result]:
     return results
 
 
-def _columns() -> int:
-    """How wide the terminal is that errors go to; 0 for a file, and where nobody knows."""
-    try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns
-    except OSError:
-        return 0
-
-
 def table(results: Sequence[Result]) -> str:
     """The results as lines of at most 100 columns."""
     rows = [list(_COLUMNS)] + [
         [r.check, r.expected, r.found, f"{r.seconds:.1f}", "yes" if r.ok else "NO"] for r in results
     ]
-    lines = []
+    widths, lines = _COLUMNS.values(), []
     for row in rows:
-        cells = [
-            textwrap.wrap(cell, width) or [""]
-            for cell, width in zip(row, _COLUMNS.values(), strict=True)
-        ]
-        for i in range(max(len(cell) for cell in cells)):
-            parts = (
-                (cell[i] if i < len(cell) else "").ljust(width)
-                for cell, width in zip(cells, _COLUMNS.values(), strict=True)
-            )
-            lines.append("  ".join(parts).rstrip())
-    lines.insert(1, "─" * (sum(_COLUMNS.values()) + 2 * (len(_COLUMNS) - 1)))
+        wrapped = [textwrap.wrap(cell, width) for cell, width in zip(row, widths, strict=True)]
+        for parts in zip_longest(*wrapped, fillvalue=""):
+            cells = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
+            lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "─" * (sum(widths) + 2 * (len(widths) - 1)))
     return "\n".join(lines)

@@ -8,12 +8,11 @@ import os
 import shutil
 import statistics
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from sae_dist.common.files import create_exclusive, fsync_path, write_atomic
+from sae_dist.common.files import create_exclusive, write_atomic
 from sae_dist.selftest.check import Found, Place
 
 _THREADS, _RACES, _REWRITES, _FSYNCS = 4, 20, 100, 20
@@ -25,29 +24,30 @@ _SYNC_BYTES = 1 << 22
 
 def claims(place: Place) -> Found:
     """Of all that claim a name by os.link, one gets it, and its bytes are there."""
-    folder = place.first(_folder, place.folder / "claims")
+    names = [place.folder / f"claim.{race}" for race in range(_RACES)]
 
-    def claim_all(rival: int) -> list[int]:
-        data = f"{place.world.rank}.{rival}".encode()
-        return [race for race in range(_RACES) if create_exclusive(folder / str(race), data)]
+    def claim_all(rival: str) -> list[tuple[str, str]]:
+        return [(p.name, rival) for p in names if create_exclusive(p, rival.encode())]
 
-    won = place.together(_race, claim_all)
-    owners = Counter(race for mine in won for rival in mine for race in rival)
-    held = place.first(lambda: [(folder / str(race)).read_text() for race in range(_RACES)])
-    owner = [tuple(map(int, text.split("."))) for text in held]
-    true = sum(race in won[rank][rival] for race, (rank, rival) in enumerate(owner))
-    text = f"{_THREADS * place.world.size} rivals, {_RACES} names, {owners.total()} owners"
-    return Found(text, owners == Counter(range(_RACES)) and true == _RACES)
+    def race() -> list[tuple[str, str]]:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            rivals = [f"{place.world.rank}.{thread}" for thread in range(_THREADS)]
+            return [won for mine in pool.map(claim_all, rivals) for won in mine]
+
+    won = [claim for mine in place.together(race) for claim in mine]
+    held = place.first(lambda: [(p.name, p.read_text()) for p in names])
+    text = f"{_THREADS * place.world.size} rivals, {_RACES} names, {len(won)} owners"
+    return Found(text, sorted(won) == sorted(held))
 
 
 def locks(place: Place) -> Found:
     """A file that one process has locked is refused to all others, and free when it is closed."""
-    path = place.first(_folder, place.folder / "locks") / "lock"
+    path = place.folder / "locked"
     place.first(path.touch)
     with open(path, "r+b") as file:
         place.first(fcntl.lockf, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         during = place.together(lambda: place.world.rank == 0 or _can_lock(path))
-        place.together(lambda: file.close() if place.world.rank == 0 else None)
+        place.first(file.close)
     after = place.together(lambda: place.world.rank != 0 or _can_lock(path))
     text = f"granted to {sum(during)} of {place.world.size} ranks"
     return Found(text, sum(during) == 1 and all(after))
@@ -55,7 +55,7 @@ def locks(place: Place) -> Found:
 
 def renames(place: Place) -> Found:
     """While a file is replaced, every reader finds the old one or the new one, whole."""
-    path = place.first(_folder, place.folder / "renames") / "file"
+    path = place.folder / "renamed"
     place.first(write_atomic, path, b"0" * _SIZES[0])
 
     def rewrite_or_read() -> tuple[int, int]:
@@ -73,7 +73,7 @@ def renames(place: Place) -> Found:
 
 def visibility(place: Place) -> Found:
     """A file that one rank has written is soon seen by all."""
-    path = place.first(_folder, place.folder / "seen") / "file"
+    path = place.folder / "seen"
     place.together(path.exists)  # so that a client may remember that it was not there
     place.first(write_atomic, path, b"here")
     seconds = max(place.together(_seconds_until, path.exists))
@@ -94,17 +94,6 @@ def space(place: Place) -> Found:
     """There is room for what follows."""
     free = min(place.together(lambda: shutil.disk_usage(place.folder).free)) / 1e9
     return Found(f"{free:.1f} GB free", free >= _LEAST_FREE_GB)
-
-
-def _folder(path: Path) -> Path:
-    path.mkdir()
-    fsync_path(path.parent)
-    return path
-
-
-def _race(run: Callable[[int], list[int]]) -> list[list[int]]:
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(run, range(_THREADS)))
 
 
 def _can_lock(path: Path) -> bool:

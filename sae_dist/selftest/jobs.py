@@ -1,7 +1,6 @@
 """A command on several processes of this host, each of which can be sent a signal."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -9,7 +8,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -63,15 +61,9 @@ class Job:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for rank in self.ranks:
-            if rank.poll() is None:
-                rank.send_signal(signal.SIGKILL)
+            rank.kill()
         for rank in self.ranks:
             rank.wait()
         if self._log is not None:

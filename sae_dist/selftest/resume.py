@@ -3,7 +3,6 @@
 The jobs run on the host of rank 0, on two processes, as their signals can be sent from there.
 """
 
-import os
 import time
 from pathlib import Path
 
@@ -67,16 +66,12 @@ def _kill_in_a_save(folder: Path) -> tuple[str | None, float, list[int | None]]:
     """(the checkpoint that `latest` names, seconds until all ranks ended, their statuses)."""
     saves = folder / "disturbed" / "coder" / "checkpoints"
     with _train(folder, "disturbed") as job:
-        job.wait_until(lambda: (saves / "latest").exists() and _is_saving(saves))
+        job.wait_until(lambda: (saves / "latest").exists() and any(saves.glob("*.tmp-*")))
         job.ranks[1].kill()
         start = time.monotonic()
         statuses = job.wait(_BOUND_SECONDS)
         seconds = time.monotonic() - start
     return _latest(saves), seconds, statuses
-
-
-def _is_saving(saves: Path) -> bool:
-    return any(".tmp-" in name for name in os.listdir(saves))
 
 
 def _latest(saves: Path) -> str | None:

@@ -309,7 +309,7 @@ def test_who_reads_help_may_have_enough_of_it(reader: str, tmp_path: Path) -> No
 def test_ctrl_c_ends_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    def interrupted(name: str, config: Any) -> None:
+    def interrupted(config: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sae_dist.apps.checks.check", interrupted)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sae_dist.apps import completion, console
+from sae_dist.apps.help import description
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -39,7 +40,7 @@ def test_without_a_command_all_are_listed(
     run(monkeypatch)
     out = capsys.readouterr().out
     for name in console.COMMANDS:
-        assert f"  {name} " in out and console.summary(name) in out
+        assert f"  {name} " in out and description(name).splitlines()[0] in out
 
 
 def test_a_command_gets_the_other_arguments(

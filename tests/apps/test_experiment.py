@@ -182,11 +182,11 @@ def test_what_is_typed_wins() -> None:
 
 
 def test_parts_of_a_plan_s_command_line() -> None:
-    typed = ["+experiment=a", "machine=h200", "harvest.lm=gpt2", "train.tokens=1B"]
-    assert experiment.for_part("harvest", typed) == ["experiment=a", "lm=gpt2"]
-    assert experiment.for_part("train", typed) == ["experiment=a", "tokens=1B"]
-    given = [("machine", "h200"), ("train.tokens", "1B")]
-    assert experiment.for_command("plan", given) == [("machine", "h200")]
+    given = [("experiment", "a"), ("machine", "h200"), ("harvest.lm", "gpt2")]
+    given += [("train.tokens", "1B")]
+    assert experiment.for_part("harvest", given) == [("experiment", "a"), ("lm", "gpt2")]
+    assert experiment.for_part("train", given) == [("experiment", "a"), ("tokens", "1B")]
+    assert experiment.for_command("plan", given[1:]) == [("machine", "h200")]
 
 
 def test_an_experiment_that_is_not_there_is_told_in_one_line() -> None:

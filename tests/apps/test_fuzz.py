@@ -77,6 +77,6 @@ def test_whatever_is_typed_ends_in_a_configuration_or_in_one_line(root: str) -> 
     @given(arguments(root))
     def typed(overrides: list[str]) -> None:
         given = [*GIVEN[root], *overrides]
-        outcome(lambda: cli.to_dataclass(cli.compose_config(root, given)))
+        outcome(lambda: cli.compose(root, given))
 
     typed()

@@ -115,7 +115,10 @@ def test_a_sweep_holds_any_text(folder: Path) -> None:
     said = {"train": {"store": "s", "run": "r", "sweep": {"grids": [grid]}}}
     path.write_text(yaml.safe_dump(said, default_style='"'))
     config = cli.to_dataclass(cli.compose_config("train", [f"+experiment={path}"]))
-    assert config.sweep.grids == [{**grid, "coder.num_latents": [2**14, 512]}]
+    assert config.sweep.grids == [grid]
+    rungs = cli.compose("train", [f"+experiment={path}"]).ladder
+    assert [rung.coder.num_latents for rung in rungs] == [2**14, 512]
+    assert {rung.init_from for rung in rungs} == {grid["init_from"]}
     own = [("init_from", grid["init_from"])]
     told = cli.compose_config("train", [f"+experiment={path}", *own])
     assert cli.to_dataclass(told).init_from == grid["init_from"]

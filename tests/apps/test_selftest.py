@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import psutil
 import pytest
 import torch.distributed as dist
 
+import sae_dist
 from sae_dist.apps import selftest
+from sae_dist.common.errors import UserError
 from sae_dist.common.log import log_info, progress, warn
+from sae_dist.config import SelftestConfig
 from sae_dist.parallel import World
 from sae_dist.selftest import (
     CHECKS,
@@ -20,12 +24,12 @@ from sae_dist.selftest import (
     Found,
     Place,
     Result,
-    check,
     filesystem,
     perform,
+    perform_alone,
     table,
 )
-from tests.apps.commands import command
+from tests.apps.commands import command, installed
 from tests.processes import alone, run_on
 
 FILESYSTEM = [check for check in CHECKS if check.run.__module__ == filesystem.__name__]
@@ -79,7 +83,6 @@ def test_a_log_file_has_a_line_for_each_check_and_nothing_from_within(
 def test_a_terminal_has_one_bar_that_goes_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(check, "_columns", lambda: 100)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     perform([Check("first", "", says_much)], Place(tmp_path, alone()))
     shown = capsys.readouterr().err.split("\r")
@@ -120,7 +123,6 @@ def test_a_failed_check_ends_in_one_line_and_leaves_the_record(
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(selftest, "CHECKS", (Check("odd", "even", lambda _: Found("3", False)),))
-    monkeypatch.setattr(selftest.signal, "signal", lambda number, handler: None)
     monkeypatch.setattr("sys.argv", ["selftest", f"folder={tmp_path}"])
     with pytest.raises(SystemExit, match="2"):
         selftest.main()
@@ -131,11 +133,37 @@ def test_a_failed_check_ends_in_one_line_and_leaves_the_record(
     (record,) = (path for path in tmp_path.rglob("*") if path.is_file())
     (result,) = json.loads(record.read_text())["results"]
     assert (result["check"], result["found"], result["ok"]) == ("odd", "3", False)
+    with pytest.raises(UserError, match="1 of 1 checks failed in .*: odd; see selftest.json there"):
+        sae_dist.selftest(SelftestConfig(folder=str(tmp_path)))
+
+
+def test_it_is_called_from_python_as_other_commands_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(
+        selftest, "perform_alone", lambda folder, num: [Result("a", "b", "c", num, True)]
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    config = SelftestConfig(folder=str(tmp_path), processes=3)
+    assert sae_dist.selftest(config) == [Result("a", "b", "c", 3, True)]
+    assert re.search(r"a +b +c +3\.0 +yes", capsys.readouterr().out)
+    (record,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert json.loads(record.read_text())["ranks"] == 3
+    assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(UserError, match="^no folder nowhere; expected one to test in"):
+        sae_dist.selftest(SelftestConfig(folder="nowhere"))
+
+
+def test_processes_that_end_early_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(UserError, match=r"found processes .* ended with \[1, 1\]; expected 0"):
+        perform_alone(tmp_path, 2)
 
 
 @pytest.mark.slow
 def test_the_whole_command_leaves_its_record_and_no_process(tmp_path: Path) -> None:
-    done = command("-m", "sae_dist.apps.selftest", f"folder={tmp_path}", cwd=tmp_path)
+    done = command(*installed("selftest"), f"folder={tmp_path}", cwd=tmp_path)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     (record,) = (path for path in tmp_path.rglob("*") if path.is_file())

@@ -12,7 +12,7 @@ from torch.distributed.run import get_args_parser
 
 from benchmarks import BENCHMARKS
 from benchmarks.__main__ import module_of, options_of
-from sae_dist.apps import cli, completion, console, experiment, help
+from sae_dist.apps import cli, completion, console, help
 from sae_dist.apps.rungs import lay_out
 from sae_dist.common.errors import UserError
 from tests.apps.commands import ROOT
@@ -113,10 +113,10 @@ def _compose(root: str, words: tuple[str, ...], is_part: bool) -> None:
         return
     assert root in console.COMMANDS, f"found no command {root}"
     if root == "train" and is_part:  # store=live harvest.…
-        harvest = tuple(experiment.for_part("harvest", [w for w in words if w[:8] == "harvest."]))
+        harvest = [word for word in words if word.startswith("harvest.")]
         if harvest:
-            _compose("harvest", harvest, True)
-        words = tuple(word for word in words if not word.startswith("harvest."))
+            _compose("harvest", tuple(word.removeprefix("harvest.") for word in harvest), True)
+        words = tuple(word for word in words if word not in harvest)
     open_keys = [word.partition("=")[0] for word in words if "…" in word]
     known = {word.partition("=")[0] for word in (help.words(root) if open_keys else [])}
     assert set(open_keys) <= known, f"found {open_keys}; expected keys of {root}"

@@ -59,9 +59,9 @@ def _load(arguments: list[str]) -> None:
     import torch
 
     import sae_dist
-    from sae_dist.apps.terminal import one_line
+    from sae_dist.apps.terminal import ended_in_one_line
 
-    with one_line():
+    with ended_in_one_line():
         torch.save(sae_dist.load_coder(arguments[0]).state_dict(), "found.pt")
 
 
