@@ -9,8 +9,7 @@ if TYPE_CHECKING:
     from sae_dist.text.corpus import documents, pin, texts
     from sae_dist.text.document import Document
     from sae_dist.text.fingerprint import Fingerprint
-    from sae_dist.text.pack import Block, look, pack, pack_blocks
-    from sae_dist.text.position import Position
+    from sae_dist.text.pack import Block, Position, look, pack
     from sae_dist.text.prompts import read_prompts, wrap_prompts
     from sae_dist.text.template import Template, special_ids
 
@@ -27,7 +26,6 @@ __all__ = [
     "documents",
     "look",
     "pack",
-    "pack_blocks",
     "pin",
     "read_prompts",
     "special_ids",
