@@ -7,7 +7,7 @@ from sae_dist.common.lazy import lazily
 if TYPE_CHECKING:
     from sae_dist.lm.capture import Capture, compile_layers, site_widths, truncate
     from sae_dist.lm.config import LMConfig, LMDtype, SmallLMConfig
-    from sae_dist.lm.files import find_lm, revision_of
+    from sae_dist.lm.files import find_lm
     from sae_dist.lm.fold import fold_rms_norms
     from sae_dist.lm.foresee import foresee, most_positions
     from sae_dist.lm.from_scratch import train_small_lm
@@ -44,7 +44,6 @@ __all__ = [
     "most_positions",
     "next_token_loss_NS",
     "resolve",
-    "revision_of",
     "rollouts",
     "site_widths",
     "sliced_sites",
