@@ -1,7 +1,6 @@
 """Load a frozen language model with its tokenizer, from the Hub or from a folder."""
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sae_dist.common.errors import UserError
+from sae_dist.common.names import nearest
 from sae_dist.lm.config import LMConfig
 from sae_dist.lm.files import find_lm, refuse_unlike
 from sae_dist.lm.fold import fold_rms_norms
@@ -87,8 +87,7 @@ def find_auto_class(name: str) -> Any:
     known = [key for key in dir(transformers) if key.startswith("AutoModel")]
     if name in known:
         return getattr(transformers, name)
-    near = get_close_matches(name, known, n=3) or ["AutoModelForCausalLM"]
     raise UserError(
-        f"found lm.auto_class={name}; expected a class of transformers; "
-        f"did you mean {', '.join(near)}"
+        f"found lm.auto_class={name}; expected a class of transformers, as AutoModelForCausalLM"
+        f"{nearest(name, known)}"
     )

@@ -22,7 +22,7 @@ Values = Iterator[tuple[int, Any]]
 Placed = Iterator[tuple[str, Any]]
 """Values of a column, and where each stands, in words."""
 _BUFFER_BYTES = 1 << 20
-_BATCH_ROWS = 1024  # of a columnar file, in memory at once
+BATCH_ROWS = 1024  # of a columnar file, in memory at once
 
 
 class RowError(ValueError):
@@ -33,7 +33,7 @@ class RowError(ValueError):
         self.number, self.expected = number, expected
 
 
-def read_values(open_file: Callable[[], BinaryIO], name: str, column: str) -> Placed:
+def read_values(open_file: Callable[[], Any], name: str, column: str) -> Placed:
     """Yield what the column holds in a file, whose `name` tells its format.
 
     Raises UserError, naming the file and line or row, for what cannot be read as that format and
@@ -98,7 +98,7 @@ def _unboxed(array: pa.Array | pa.ChunkedArray) -> Iterator[Any]:
 def _parquet(file: BinaryIO, column: str) -> Values:
     source = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
     require_column(column, source.schema_arrow.names, 1)
-    yield from arrow_values(source.iter_batches(batch_size=_BATCH_ROWS, columns=[column]), column)
+    yield from arrow_values(source.iter_batches(batch_size=BATCH_ROWS, columns=[column]), column)
 
 
 def _txt(file: BinaryIO, column: str) -> Values:
