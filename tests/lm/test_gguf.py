@@ -1,9 +1,11 @@
 """A language model in one file of GGUF: its own weights, tokenizer and name, in every command."""
 
+import shutil
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -122,7 +124,7 @@ def test_what_was_harvested_is_found_again_and_known_from_others(
     harvested = {**asdict(config), "commit": lm.revision}
     moved = tmp_path / "moved"
     moved.mkdir()
-    (moved / FILE).write_bytes(Path(config.name, FILE).read_bytes())
+    shutil.copy(Path(config.name, FILE), moved)
     cpu = torch.device("cpu")
     again = load_harvested(harvested, str(moved), cpu, trust_remote_code=False)
     ids_NS = tiny_ids_NS()
@@ -141,6 +143,23 @@ def test_what_was_harvested_is_found_again_and_known_from_others(
     (moved / FILE).write_bytes(data)
     with pytest.raises(UserError, match="but the store was harvested at"):
         require_harvested(harvested, str(moved), trust_remote_code=False)
+
+
+@needs_gguf
+def test_a_file_of_the_hub_is_known_by_its_commit(
+    config: LMConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, repository = "a" * 40, tmp_path / "models--org--model"
+    (repository / "snapshots" / commit / "small").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copy(Path(config.name, FILE), repository / "snapshots" / commit / "small" / FILE)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    lm = load_lm(LMConfig(name="org/model", gguf_file=f"small/{FILE}"))
+    assert (lm.revision, lm.tokenizer.vocab_size) == (commit, VOCAB)
+    with pytest.raises(UserError, match="org/model does not load as a language model"):
+        load_lm(LMConfig(name="org/model", gguf_file=FILE))
 
 
 @needs_gguf
