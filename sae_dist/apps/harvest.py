@@ -53,7 +53,7 @@ from sae_dist.parallel import local_device
 from sae_dist.store import StoreWriter
 from sae_dist.store.location import files_at
 from sae_dist.store.records import MANIFEST_FILE, SETTINGS_FILE, choose_settings
-from sae_dist.text import Fingerprint, Position, TextConfig, documents, pack_blocks
+from sae_dist.text import Fingerprint, Position, TextConfig, documents, pack
 
 _START = Position()
 
@@ -184,7 +184,7 @@ def read_text(
     fingerprint = Fingerprint()
     for ids_NS in earlier:
         fingerprint.add_sequences(ids_NS)
-    blocks = pack_blocks(
+    blocks = pack(
         documents(text),
         lm.tokenizer,
         text,
@@ -193,7 +193,6 @@ def read_text(
         num_ids=lm.model.config.get_text_config().vocab_size,
         block_sequences=unit_sequences,
         fingerprint=fingerprint,
-        shows_progress=False,
     )
 
     def units() -> Iterator[UnitTokens]:

@@ -17,7 +17,6 @@ from sae_dist.lm import (
     load_sliced_lm,
     load_tokenizer,
     load_zero3_lm,
-    revision_of,
     spread_engine,
 )
 
@@ -63,7 +62,7 @@ def require_harvested(
 ) -> LMConfig:
     """What `load_harvested` loads, found to be there and to be it, without reading its weights."""
     config = _config(harvested, name, trust_remote_code)
-    found, expected = revision_of(*find_lm(config, _KEY)), harvested["commit"]
+    found, expected = find_lm(config, _KEY).revision, harvested["commit"]
     if found != expected:
         raise UserError(
             f"{config.name} is at {found}, but the store was harvested at {expected}; "
@@ -79,13 +78,14 @@ def load_finetune(
     device: torch.device,
     *,
     trust_remote_code: bool,
+    gguf_file: str | None = None,
 ) -> LM:
     """Load another model as the store's was held: dtype, attention, folded norms.
 
     Its own code is run only with `trust_remote_code`.
     """
     same = _config({**harvested, "trust_remote_code": False}, name, trust_remote_code=False)
-    own = replace(same, revision=revision, trust_remote_code=trust_remote_code)
+    own = replace(same, revision=revision, trust_remote_code=trust_remote_code, gguf_file=gguf_file)
     return load_lm(own, device, key="transfer.lm_name")
 
 

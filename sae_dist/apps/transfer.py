@@ -56,6 +56,7 @@ def measure_transfer(
         asked.lm_revision,
         world.device,
         trust_remote_code=asked.lm_trust_remote_code,
+        gguf_file=asked.lm_gguf_file,
     )
     _require_harvested_from(lm, trained[1:])
     if config.lm_sequences:

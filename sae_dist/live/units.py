@@ -93,9 +93,8 @@ class TextUnits:
             self._text,
             num_tokens=self.num_units * self.unit_sequences * self.sequence_length,
             block_sequences=self.unit_sequences,
-            shows_progress=False,
         )
         with closing(blocks):
-            for number, (ids_NS, trainable_NS) in enumerate(islice(blocks, self.num_units)):
-                if len(ids_NS) == self.unit_sequences:
-                    yield Unit(number, ids_NS, trainable_NS)
+            for number, block in enumerate(islice(blocks, self.num_units)):
+                if len(block.ids_NS) == self.unit_sequences:
+                    yield Unit(number, block.ids_NS, block.trainable_NS)

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from sae_dist.lm.config import LMDtype as LMDtype
     from sae_dist.lm.config import SmallLMConfig as SmallLMConfig
     from sae_dist.lm.files import find_lm as find_lm
-    from sae_dist.lm.files import revision_of as revision_of
     from sae_dist.lm.fold import fold_rms_norms as fold_rms_norms
     from sae_dist.lm.foresee import foresee as foresee
     from sae_dist.lm.foresee import most_positions as most_positions

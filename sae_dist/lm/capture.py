@@ -88,10 +88,8 @@ def truncate(model: PreTrainedModel, sites: Sequence[Site]) -> int:
     of layers, except for the token embedding, or if the sites lie in several stacks.
     """
     embed = model.get_input_embeddings()
-    inner = [
-        site.module_path for site in sites if model.get_submodule(site.module_path) is not embed
-    ]
-    places = {layer_place(model, path) for path in inner}
+    paths = {site.module_path for site in sites}
+    places = {layer_place(model, path) for path in paths if model.get_submodule(path) is not embed}
     stacks = {place and place[0] for place in places}
     if len(stacks) != 1 or None in stacks:
         return 0

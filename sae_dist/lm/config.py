@@ -22,17 +22,19 @@ class LMConfig:
     """Which language model, and how it is held.
 
     `name` is a local folder or a name on the Hub, there at `revision` (a branch, tag or commit);
-    `auto_class` is the class of transformers that loads it; `fold_norms` folds the pre-MLP
-    RMSNorms (`fold_rms_norms`), as transcoders in the manner of Gemma Scope want;
-    `trust_remote_code` lets the repository run its own Python. A harvest slices the model over
-    `tensor` processes (`load_sliced_lm`): another number may round differently. Sequences longer
-    than the model knows are refused, unless `extrapolate` lets rotary positions go on beyond.
-    With `compile` a harvest has torch.compile make layers faster (`compile_layers`), which then
-    round differently.
+    with `gguf_file`, the name of a file in it, that file alone is model and tokenizer, and its
+    quantised weights are unpacked to `dtype`. `auto_class` is the class of transformers that loads
+    it; `fold_norms` folds the pre-MLP RMSNorms (`fold_rms_norms`), as transcoders in the manner of
+    Gemma Scope want; `trust_remote_code` lets the repository run its own Python. A harvest slices
+    the model over `tensor` processes (`load_sliced_lm`): another number may round differently.
+    Sequences longer than the model knows are refused, unless `extrapolate` lets rotary positions go
+    on beyond. With `compile` a harvest has torch.compile make layers faster (`compile_layers`),
+    which then round differently.
     """
 
     name: str
     revision: str | None = None
+    gguf_file: str | None = None
     auto_class: str = "AutoModelForCausalLM"
     dtype: LMDtype = LMDtype.float32
     attn_implementation: str | None = None

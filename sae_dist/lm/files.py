@@ -4,56 +4,113 @@ import hashlib
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import transformers
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from sae_dist.common.errors import UserError
-from sae_dist.lm.config import LMConfig, local_folder
+from sae_dist.common.names import nearest
+from sae_dist.lm.config import LMConfig, LMDtype, local_folder
 
 _SAMPLE_BYTES = 1 << 20
 _POINTER = b"version https://git-lfs"
-# transformers looks at no file before it uses it, so that what one holds may go wrong in any of
-# these ways; torch's and safetensors' own errors are among them.
-_KINDS = (
-    *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError),
-    *(ImportError, RuntimeError, UnpicklingError, SafetensorError, StrictDataclassError),
-)
 
 
-def find_lm(config: LMConfig, key: str = "lm.name") -> tuple[str, str | None]:
-    """The folder of a model; or its name on the Hub, and the commit that `revision` means today.
+@dataclass(frozen=True, slots=True)
+class LMFiles:
+    """A model's files: those of a folder, or of a name on the Hub at a commit; or one of GGUF."""
 
-    Raises UserError, naming the setting `key`, for a folder or a name that is not there.
+    config: LMConfig
+    key: str
+    source: str
+    commit: str | None
+    gguf: Path | None = None
+
+    def load(self, auto_class: Any, what: str, **options: Any) -> Any:
+        """What a class of transformers makes of them.
+
+        Raises UserError, naming the setting `key`, where it does not load as `what`.
+        """
+        if self.gguf is not None:
+            options["gguf_file"] = str(self.gguf)
+        with told_in_one_line(self.config, what, self.key):
+            return auto_class.from_pretrained(
+                self.source,
+                revision=self.commit,
+                trust_remote_code=self.config.trust_remote_code,
+                **options,
+            )
+
+    @property
+    def revision(self) -> str:
+        """What tells a model's weights from others: see `LM`. No weights are loaded.
+
+        Raises UserError for a folder that holds no model.
+        """
+        if self.commit is not None:
+            return self.commit
+        digest, folder = hashlib.sha256(), Path(self.source)
+        weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+        if self.gguf is None:
+            if not (described := folder / "config.json").is_file():
+                raise UserError(f"found no {described}; expected a saved model; restore it")
+            digest.update(described.read_bytes())
+        for path in weights if self.gguf is None else [self.gguf]:
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size}\n".encode())
+            with open(path, "rb") as file:
+                digest.update(file.read(_SAMPLE_BYTES))
+                file.seek(max(0, size - _SAMPLE_BYTES))
+                digest.update(file.read())
+        return digest.hexdigest()
+
+
+def find_lm(config: LMConfig, key: str = "lm.name") -> LMFiles:
+    """Where a model's files are; on the Hub, at the commit that `revision` means today.
+
+    Raises UserError, naming the setting `key`, for a folder, a name or a file of GGUF that is not
+    there, and for what GGUF cannot have.
     """
-    if (folder := local_folder(config, key)) is not None:
-        return str(folder), None
-    with told_in_one_line(config, "a language model", key):
-        return config.name, _snapshot(config).name
+    if config.gguf_file is not None:
+        _check_gguf(config)
+    folder, file = local_folder(config, key), config.gguf_file or "config.json"
+    path, commit = Path(folder or "", file), None
+    if folder is None:
+        with told_in_one_line(config, "a language model", key):
+            path = Path(hf_hub_download(config.name, file, revision=config.revision))
+        commit = path.parents[len(Path(file).parts) - 1].name
+    if config.gguf_file is None:
+        return LMFiles(config, key, str(folder or config.name), commit)
+    if not path.is_file():
+        others = [other.name for other in path.parent.glob("*.gguf")]
+        raise UserError(f"found no {path}{nearest(file, others)}; expected a file of GGUF in {key}")
+    return LMFiles(config, key, str(path.parent), commit, path.absolute())
 
 
-def revision_of(source: str, commit: str | None) -> str:
-    """What tells a model's weights from others: see `LM`. No weights are loaded.
-
-    Raises UserError for a folder that holds no model.
-    """
-    return commit or _folder_revision(Path(source))
+def _check_gguf(config: LMConfig) -> None:
+    if find_spec("gguf") is None:
+        raise UserError(
+            f"lm.gguf_file={config.gguf_file} needs the package gguf; "
+            "run pip install 'sae-dist[gguf]'"
+        )
+    if config.dtype is LMDtype.auto or config.tensor > 1:
+        raise UserError(
+            f"lm.gguf_file={config.gguf_file} with lm.dtype={config.dtype}, "
+            f"lm.tensor={config.tensor}; expected a named dtype, as its weights are dequantised, "
+            "and whole matrices; correct them"
+        )
 
 
 def read_config(config: LMConfig, key: str = "lm.name") -> PretrainedConfig:
     """What a model's `config.json` says of it. Raises UserError if it cannot be read."""
-    source, commit = find_lm(config, key)
-    with told_in_one_line(config, "a configuration", key):
-        found: PretrainedConfig = transformers.AutoConfig.from_pretrained(
-            source, revision=commit, trust_remote_code=config.trust_remote_code
-        )
-        return found
+    described: PretrainedConfig = find_lm(config, key).load(AutoConfig, "a configuration")
+    return described
 
 
 @contextmanager
@@ -61,7 +118,7 @@ def told_in_one_line(config: LMConfig, what: str, key: str) -> Iterator[None]:
     """Turn whatever loading a model's files as `what` raises into a UserError that says why."""
     try:
         yield
-    except _KINDS as error:
+    except Exception as error:  # transformers looks at no file before it uses it
         asks = "trust_remote_code" in str(error) and not config.trust_remote_code
         leave = f"set {key.removesuffix('name')}trust_remote_code=true if you trust its code"
         raise UserError(
@@ -100,26 +157,6 @@ def _damaged(folder: Path) -> Iterator[str]:
                     pass
             except (OSError, SafetensorError) as error:
                 yield f"{path} is cut short, or no file of weights: {error}"
-
-
-def _snapshot(config: LMConfig) -> Path:
-    """Where the Hub's cache holds a revision; offline, as it was last downloaded."""
-    return Path(hf_hub_download(config.name, "config.json", revision=config.revision)).parent
-
-
-def _folder_revision(folder: Path) -> str:
-    described = folder / "config.json"
-    if not described.is_file():
-        raise UserError(f"found no {described}; expected a saved model; restore it")
-    digest = hashlib.sha256(described.read_bytes())
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
-        with open(path, "rb") as file:
-            digest.update(file.read(_SAMPLE_BYTES))
-            file.seek(max(0, size - _SAMPLE_BYTES))
-            digest.update(file.read())
-    return digest.hexdigest()
 
 
 def refuse_unlike(config: LMConfig, loaded: dict[str, Any]) -> None:

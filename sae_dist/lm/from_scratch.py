@@ -4,8 +4,9 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -23,6 +24,14 @@ from sae_dist.lm.load import load_lm
 
 _END_OF_TEXT = "<|endoftext|>"
 _REPORT = "training.json"
+_SHAPE = {  # keys of SmallLMConfig, and what transformers calls them
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "sequence_length": "max_position_embeddings",
+}
 
 
 def train_small_lm(
@@ -55,7 +64,8 @@ def train_small_lm(
         model = _initialise(config, tokenizer)
     else:
         tokenizer, model = _load(base)
-        config = _of_shape(config, model.config)
+        shape = {key: getattr(model.config, name) for key, name in _SHAPE.items()}
+        config = replace(config, **shape)
     train_NS, held_out_NS = _tokenise(config, tokenizer, documents())
     before = _held_out_loss(model, held_out_NS)
     _fit(config, model, train_NS)
@@ -69,7 +79,12 @@ def train_small_lm(
         "seconds": round(time.monotonic() - started, 1),
         "config": asdict(config),
     }
-    _save(folder, model, tokenizer, report)
+    with atomic_path(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        write_json(temporary / _REPORT, report)
+        for path in temporary.iterdir():
+            fsync_path(path)
     log_info(
         "small LM: {held_out_loss:.3f} nats a held-out token (unigram {unigram_loss:.3f}, before "
         "training {loss_before:.3f}), {num_parameters:,} parameters, {seconds} s".format_map(report)
@@ -105,36 +120,29 @@ def _tokenise(
     for index, ids in enumerate(tokenised["input_ids"]):
         is_held_out = index % config.held_out_every == config.held_out_every - 1
         streams[is_held_out].extend([*ids, tokenizer.eos_token_id])
-    train_NS, held_out_NS = (_sequences(config, tokenizer, stream) for stream in streams)
+    length, bos = config.sequence_length, tokenizer.bos_token_id
+    train_NS, held_out_NS = (_sequences(stream, length, bos) for stream in streams)
     if not len(train_NS) or not len(held_out_NS):
         raise UserError(
             f"found {len(streams[0])} tokens to train on and {len(streams[1])} to hold out; "
-            f"expected at least {config.sequence_length} of each; give more text"
+            f"expected at least {length} of each; give more text"
         )
-    stride = max(
-        1, len(held_out_NS) // config.held_out_sequences
-    )  # from all over the held-out text
+    stride = max(1, len(held_out_NS) // config.held_out_sequences)  # from all over the text
     return train_NS, held_out_NS[::stride][: config.held_out_sequences]
 
 
-def _sequences(
-    config: SmallLMConfig, tokenizer: PreTrainedTokenizerFast, stream: list[int]
-) -> Tensor:
-    length = config.sequence_length - 1
-    content = torch.tensor(stream[: len(stream) // length * length], dtype=torch.long)
-    return F.pad(content.view(-1, length), (1, 0), value=tokenizer.bos_token_id)
+def _sequences(stream: list[int], length: int, bos: int) -> Tensor:
+    num_content = length - 1
+    content = torch.tensor(stream[: len(stream) // num_content * num_content], dtype=torch.long)
+    return F.pad(content.view(-1, num_content), (1, 0), value=bos)
 
 
 def _initialise(config: SmallLMConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    shape = {name: getattr(config, key) for key, name in _SHAPE.items()}
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
+            **{**shape, "vocab_size": len(tokenizer)},
             num_key_value_heads=config.num_heads,
-            max_position_embeddings=config.sequence_length,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             tie_word_embeddings=True,
@@ -150,21 +158,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
             "sae-dist small_lm wrote; train it first, or correct finetune_from"
         )
     lm = load_lm(LMConfig(name=str(folder)), key="finetune_from")
-    lm.model.requires_grad_(True)
-    return cast(PreTrainedTokenizerFast, lm.tokenizer), cast(LlamaForCausalLM, lm.model)
-
-
-def _of_shape(config: SmallLMConfig, found: LlamaConfig) -> SmallLMConfig:
-    """The same training, of a model as it was found."""
-    return replace(
-        config,
-        vocab_size=found.vocab_size,
-        hidden_size=found.hidden_size,
-        intermediate_size=found.intermediate_size,
-        num_layers=found.num_hidden_layers,
-        num_heads=found.num_attention_heads,
-        sequence_length=found.max_position_embeddings,
-    )
+    return lm.tokenizer, lm.model.requires_grad_(True)
 
 
 def _fit(config: SmallLMConfig, model: LlamaForCausalLM, train_NS: Tensor) -> None:
@@ -175,9 +169,8 @@ def _fit(config: SmallLMConfig, model: LlamaForCausalLM, train_NS: Tensor) -> No
         weight_decay=config.weight_decay,
         fused=True,
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _learning_rate_factor(step, config.num_steps)
-    )
+    factor = partial(_learning_rate_factor, num_steps=config.num_steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     model.train()
     bar = progress(_batches(config, train_NS), total=config.num_steps, desc="train LM", unit="step")
     for ids_NS in bar:
@@ -232,18 +225,3 @@ def _unigram_loss(config: SmallLMConfig, train_NS: Tensor, held_out_NS: Tensor) 
     """Cross entropy of held-out tokens under the training tokens' frequencies, plus one each."""
     counts_V = torch.bincount(train_NS[:, 1:].flatten(), minlength=config.vocab_size) + 1
     return -(counts_V / counts_V.sum()).log()[held_out_NS[:, 1:]].mean().item()
-
-
-def _save(
-    folder: Path,
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    report: dict[str, Any],
-) -> None:
-    """Write beside `folder`, then rename: an interrupted run leaves no folder that looks whole."""
-    with atomic_path(folder) as temporary:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        write_json(temporary / _REPORT, report)
-        for path in temporary.iterdir():
-            fsync_path(path)

@@ -1,7 +1,6 @@
 """Load a frozen language model with its tokenizer, from the Hub or from a folder."""
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -9,8 +8,9 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sae_dist.common.errors import UserError
+from sae_dist.common.names import nearest
 from sae_dist.lm.config import LMConfig
-from sae_dist.lm.files import find_lm, read_config, refuse_unlike, revision_of, told_in_one_line
+from sae_dist.lm.files import find_lm, refuse_unlike
 from sae_dist.lm.fold import fold_rms_norms
 
 
@@ -19,7 +19,7 @@ class LM:
     """A frozen language model. `revision` says exactly which weights it has.
 
     It is the commit on the Hub, or for a folder a SHA-256 over its configuration and, of each file
-    of weights, the name, the size and the first and last MiB.
+    of weights, the name, the size and the first and last MiB; over such of one file of GGUF.
     """
 
     model: PreTrainedModel
@@ -44,29 +44,30 @@ def load_lm(
     a model whose norms cannot be folded though `fold_norms` asks for it.
     """
     auto_class = find_auto_class(config.auto_class)
-    source, commit = find_lm(config, key)
-    read_config(config, key)  # first, so that it is named where it is to blame
-    shared: dict[str, Any] = {"revision": commit, "trust_remote_code": config.trust_remote_code}
-    tokenizer = load_tokenizer(config, key=key)
+    files = find_lm(config, key)
+    files.load(
+        transformers.AutoConfig, "a configuration"
+    )  # first, to be named where it is to blame
+    tokenizer = files.load(transformers.AutoTokenizer, "a tokenizer")
     if config.attn_implementation:
-        shared["attn_implementation"] = config.attn_implementation
-    with told_in_one_line(config, config.auto_class, key):
-        model, loaded = auto_class.from_pretrained(
-            source,
-            dtype=config.dtype.value,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, with their shapes
-            **shared,
-            **loading,
-        )
+        loading["attn_implementation"] = config.attn_implementation
+    if config.gguf_file:
+        loading["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    model, loaded = files.load(
+        auto_class,
+        config.auto_class,
+        dtype=config.dtype.value,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, with their shapes
+        **loading,
+    )
     refuse_unlike(config, loaded)
     model.eval().requires_grad_(False)
     for part in (model.config, model.config.get_text_config()):
         part.use_cache = False
     if config.fold_norms:
         fold_rms_norms(model)
-    revision = revision_of(source, commit)
-    return LM(model if device is None else model.to(device), tokenizer, config, revision)
+    return LM(model if device is None else model.to(device), tokenizer, config, files.revision)
 
 
 def load_tokenizer(config: LMConfig, *, key: str = "lm.name") -> PreTrainedTokenizerBase:
@@ -75,11 +76,10 @@ def load_tokenizer(config: LMConfig, *, key: str = "lm.name") -> PreTrainedToken
     Raises UserError, naming the setting `key`, for a missing folder, an unknown name or revision,
     and files that are none of a tokenizer's.
     """
-    source, commit = find_lm(config, key)
-    with told_in_one_line(config, "a tokenizer", key):
-        return transformers.AutoTokenizer.from_pretrained(
-            source, revision=commit, trust_remote_code=config.trust_remote_code
-        )
+    tokenizer: PreTrainedTokenizerBase = find_lm(config, key).load(
+        transformers.AutoTokenizer, "a tokenizer"
+    )
+    return tokenizer
 
 
 def find_auto_class(name: str) -> Any:
@@ -87,8 +87,7 @@ def find_auto_class(name: str) -> Any:
     known = [key for key in dir(transformers) if key.startswith("AutoModel")]
     if name in known:
         return getattr(transformers, name)
-    near = get_close_matches(name, known, n=3) or ["AutoModelForCausalLM"]
     raise UserError(
-        f"found lm.auto_class={name}; expected a class of transformers; "
-        f"did you mean {', '.join(near)}"
+        f"found lm.auto_class={name}; expected a class of transformers, as AutoModelForCausalLM"
+        f"{nearest(name, known)}"
     )

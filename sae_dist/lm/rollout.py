@@ -1,7 +1,6 @@
 """What a language model goes on to say: sampled, and the same again from the same seeds."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -46,13 +45,16 @@ def rollouts(
         eos_token_id=ends or None,
         pad_token_id=filler,
     )
-    with _settings(model, config):
+    own, model.generation_config = model.generation_config, config
+    try:  # with its own, `generate` would fill in what is not said otherwise
         found_NS: Tensor = model.generate(  # type: ignore[operator]  # typed as a tensor
             ids_NS,
             attention_mask=seen_NS.long().to(model.device),
             logits_processor=LogitsProcessorList([_Draw(seeds, temperature)]),
             use_cache=True,
         )
+    finally:
+        model.generation_config = own
     return [_until(ends, row) for row in found_NS[:, longest:].tolist()]
 
 
@@ -71,17 +73,6 @@ class _Draw(LogitsProcessor):
         u_N1 = below_NV.new_tensor([[g.random()] for g in self._generators]) * below_NV[:, -1:]
         drawn_N1 = torch.searchsorted(below_NV, u_N1, right=True).clamp(max=p_NV.shape[1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(1, drawn_N1, 0.0)
-
-
-@contextmanager
-def _settings(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """`generate` fills in from the model's own settings what is not said otherwise."""
-    own = model.generation_config
-    model.generation_config = config
-    try:
-        yield
-    finally:
-        model.generation_config = own
 
 
 def _ids(value: int | list[int] | None) -> list[int]:

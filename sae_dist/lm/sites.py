@@ -9,10 +9,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sae_dist.common.errors import UserError
-from sae_dist.lm.families import FAMILIES, Family, decoder_of, family_of
+from sae_dist.lm.families import FAMILIES, decoder_of, family_of
 
-_LAYER_SITES = ("resid_pre", "resid_post", "mlp_in", "mlp_out", "attn_z")
-_SHORT_NAME = re.compile(rf"({'|'.join(_LAYER_SITES)})\.(-?\d+)|embed")
+_SHORT_NAME = re.compile(r"(resid_pre|resid_post|mlp_in|mlp_out|attn_z)\.-?\d+|embed")
 
 
 class End(StrEnum):
@@ -43,24 +42,18 @@ def resolve(model: PreTrainedModel, name: str) -> Site:
 
     Raises UserError, with the nearest names, if there is no such place.
     """
-    short = _SHORT_NAME.fullmatch(name)
-    if not short:
+    if not _SHORT_NAME.fullmatch(name):
         return _resolve_path(model, name)
-    family = family_of(model)
-    if family is None:
+    if family_of(model) is None:
         raise UserError(
             f"found site {name} in a model of type {model.config.model_type}, which has no short "
             f"names; expected one of {', '.join(FAMILIES)}; name path.to.module.output"
         )
-    kind, layer = (short[1], int(short[2])) if short[1] else ("embed", None)
-    prefix, decoder = decoder_of(model)
-    num_layers = len(decoder.get_submodule(family.layers))  # type: ignore[arg-type]
-    if layer is not None and not 0 <= layer < num_layers:
-        raise UserError(
-            f"found site {name}; expected a layer from 0 to {num_layers - 1}; correct the name"
-        )
-    inside, end = _place(family, kind, layer)
-    return Site(name, ".".join(filter(None, (prefix, inside))), end, layer)
+    sites = _short_names(model)
+    if name not in sites:
+        last = max(site.layer for site in sites.values() if site.layer is not None)
+        raise UserError(f"found site {name}; expected a layer from 0 to {last}; correct the name")
+    return sites[name]
 
 
 def layer_place(model: nn.Module, module_path: str) -> tuple[str, int] | None:
@@ -73,24 +66,32 @@ def layer_place(model: nn.Module, module_path: str) -> tuple[str, int] | None:
     return None
 
 
-def _place(family: Family, kind: str, layer: int | None) -> tuple[str, End]:
-    """Path inside the decoder, and end, of a short name."""
-    at = f"{family.layers}.{layer}"
-    return {
-        "embed": (family.embed, End.output),
-        "resid_pre": (at, End.input),
-        "resid_post": (at, End.output),
-        "mlp_in": (f"{at}.{family.mlp}", End.input),
-        "mlp_out": (f"{at}.{family.mlp_out}", End.output),
-        "attn_z": (f"{at}.{family.attention_out}", End.input),
-    }[kind]
+def _short_names(model: PreTrainedModel) -> dict[str, Site]:
+    """All sites of a model that have a short name, by it; none in an unknown family."""
+    family = family_of(model)
+    if family is None:
+        return {}
+    prefix, decoder = decoder_of(model)
+    inside = f"{prefix}." if prefix else ""
+    sites = [Site("embed", inside + family.embed, End.output, None)]
+    for layer, _ in enumerate(decoder.get_submodule(family.layers).children()):
+        at = f"{inside}{family.layers}.{layer}"
+        sites += [
+            Site(f"resid_pre.{layer}", at, End.input, layer),
+            Site(f"resid_post.{layer}", at, End.output, layer),
+            Site(f"mlp_in.{layer}", f"{at}.{family.mlp}", End.input, layer),
+            Site(f"mlp_out.{layer}", f"{at}.{family.mlp_out}", End.output, layer),
+            Site(f"attn_z.{layer}", f"{at}.{family.attention_out}", End.input, layer),
+        ]
+    return {site.name: site for site in sites}
 
 
 def _resolve_path(model: PreTrainedModel, name: str) -> Site:
     path, _, end = name.rpartition(".")
     paths = {module_path for module_path, _ in model.named_modules() if module_path}
     if path not in paths or end not in list(End):
-        near = get_close_matches(name, _known_names(model, paths), n=3)
+        long_names = [f"{path}.{end}" for path in sorted(paths) for end in End]
+        near = get_close_matches(name, [*_short_names(model), *long_names], n=3)
         hint = f"did you mean {', '.join(near)}" if near else "see model.named_modules()"
         raise UserError(
             f"found site {name}; expected a short name such as resid_post.3, or "
@@ -98,15 +99,3 @@ def _resolve_path(model: PreTrainedModel, name: str) -> Site:
         )
     place = layer_place(model, path)
     return Site(name, path, End(end), place[1] if place else None)
-
-
-def _known_names(model: PreTrainedModel, paths: set[str]) -> list[str]:
-    """Every name that `resolve` takes."""
-    long_names = [f"{path}.{end}" for path in sorted(paths) for end in End]
-    family = family_of(model)
-    if family is None:
-        return long_names
-    layers = decoder_of(model)[1].get_submodule(family.layers)
-    num_layers = len(layers)  # type: ignore[arg-type]
-    short_names = [f"{kind}.{layer}" for kind in _LAYER_SITES for layer in range(num_layers)]
-    return [*short_names, "embed", *long_names]

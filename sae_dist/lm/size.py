@@ -82,8 +82,7 @@ def lm_size(config: LMConfig, architecture: dict[str, Any], sites: list[str]) ->
     found = [resolve(model, name) for name in sites]
     num_dropped = truncate(model, found)
     dtype = config.dtype if config.dtype is not LMDtype.auto else LMDtype.bfloat16
-    heads = text.num_attention_heads
-    d_head = getattr(text, "head_dim", None) or text.hidden_size // heads
+    d_head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     inner = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None)
     return LMSize(
         parameters=parameters,
@@ -91,10 +90,10 @@ def lm_size(config: LMConfig, architecture: dict[str, Any], sites: list[str]) ->
         matrix_parameters=_matrix_parameters(model.base_model),
         d_model=text.hidden_size,
         d_mlp=inner or 4 * text.hidden_size,
-        num_heads=heads,
-        d_attention=heads * d_head,
+        num_heads=text.num_attention_heads,
+        d_attention=text.num_attention_heads * d_head,
         widths=site_widths(Capture(model, found), "meta"),
-        bytes_per_value=torch.empty(0, dtype=getattr(torch, dtype.value)).itemsize,
+        bytes_per_value=getattr(torch, dtype.value).itemsize,
         is_eager=config.attn_implementation == "eager",
     )
 
@@ -113,10 +112,6 @@ def _described(config: LMConfig, architecture: dict[str, Any]) -> PretrainedConf
 
 def _matrix_parameters(model: nn.Module) -> int:
     """Weights of two dimensions, but for embeddings, of which a token reads one row."""
-    embeddings = {
-        parameter
-        for module in model.modules()
-        if isinstance(module, nn.Embedding)
-        for parameter in module.parameters()
-    }
-    return sum(p.numel() for p in model.parameters() if p.ndim == 2 and p not in embeddings)
+    modules = (module for module in model.modules() if not isinstance(module, nn.Embedding))
+    own = (parameter for module in modules for parameter in module.parameters(recurse=False))
+    return sum(parameter.numel() for parameter in own if parameter.ndim == 2)

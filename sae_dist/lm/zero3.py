@@ -21,10 +21,11 @@ def load_zero3_lm(config: LMConfig) -> LM:
 
     if config.compile:
         raise UserError("lm.compile=true under ZeRO-3; expected layers as they are; drop it")
-    if config.dtype is LMDtype.auto or config.fold_norms:
+    if config.dtype is LMDtype.auto or config.fold_norms or config.gguf_file:
         raise UserError(
-            f"lm.dtype={config.dtype}, lm.fold_norms={config.fold_norms} under ZeRO-3; expected a "
-            "named dtype and no folding: fold once, save the model, and harvest from that folder"
+            f"lm.dtype={config.dtype}, lm.fold_norms={config.fold_norms}, "
+            f"lm.gguf_file={config.gguf_file} under ZeRO-3; expected a named dtype, no folding and "
+            "no GGUF: fold or unpack once, save the model, and harvest from that folder"
         )
     deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo")
     settings = HfDeepSpeedConfig(_settings(config))  # while it lives, from_pretrained spreads

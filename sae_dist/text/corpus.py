@@ -3,21 +3,20 @@
 import sysconfig
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import generator
 from sae_dist.text.config import STDLIB, TextConfig
 from sae_dist.text.document import Document, NoDocumentError, as_document
 from sae_dist.text.files import find_files, is_saved
-from sae_dist.text.formats import Values, format_of, place_of, read_values
+from sae_dist.text.formats import Placed, is_text, read_values
 
 _STDLIB_LEFT_OUT = frozenset(
     "site-packages dist-packages test tests idle_test idlelib lib2to3 encodings turtledemo".split()
 )
 _BUFFER_BYTES = 1 << 20
-_Place = tuple[str, Values]
 
 
 def documents(config: TextConfig) -> Generator[Document]:
@@ -28,17 +27,21 @@ def documents(config: TextConfig) -> Generator[Document]:
     reading, for a path, data set or column that is missing, for files that cannot be read as what
     they claim to be, and for a corpus without any text.
     """
+    path = Path(config.path).expanduser()
     if config.path == STDLIB:
         return _some(_stdlib(), config)
-    path = Path(config.path).expanduser()
     if path.exists():
-        return _some(_documents(_local(find_files(path), config), config), config)
-    if _looks_local(config.path):
+        values = _local(find_files(path), config)
+    elif _looks_local(config.path):
         raise UserError(
             f"found no {path}; expected a text file or folder; correct text.path "
             f"(or use `{STDLIB}`, the embedded corpus)"
         )
-    return _some(_documents(_hub(config), config), config)
+    else:
+        from sae_dist.text.hub import hub_values
+
+        values = hub_values(config)
+    return _some(_documents(values, config), config)
 
 
 def texts(config: TextConfig) -> Iterator[str]:
@@ -66,7 +69,7 @@ def pin(config: TextConfig) -> TextConfig:
 
 
 def _looks_local(path: str) -> bool:
-    return path.startswith(("/", ".", "~")) or format_of(path) is not None
+    return path.startswith(("/", ".", "~")) or is_text(path)
 
 
 def _some(found: Iterable[Document], config: TextConfig) -> Generator[Document]:
@@ -97,42 +100,25 @@ def _stdlib() -> Iterator[str]:
             yield text
 
 
-def _documents(places: Iterable[_Place], config: TextConfig) -> Iterator[Document]:
-    for name, values in places:
-        for number, value in values:
-            try:
-                document = as_document(value)
-            except NoDocumentError as error:
-                found, _, expected = str(error).partition("; ")
-                raise UserError(
-                    f"found {found} in column `{config.column}` of {name}, "
-                    f"{place_of(name, number)}; {expected}; mend it or set text.column"
-                ) from error
-            if document is not None:
-                yield document
+def _documents(values: Placed, config: TextConfig) -> Iterator[Document]:
+    for place, value in values:
+        try:
+            document = as_document(value)
+        except NoDocumentError as error:
+            raise UserError(
+                f"found {error} in column `{config.column}` of {place}; expected {error.expected}; "
+                "mend it or set text.column"
+            ) from error
+        if document is not None:
+            yield document
 
 
-def _local(files: list[Path], config: TextConfig) -> Iterator[_Place]:
+def _local(files: list[Path], config: TextConfig) -> Placed:
     for path in files:
         if is_saved(path):
             from sae_dist.text.hub import saved_values
 
-            yield str(path), saved_values(path, config)
-            continue
-        with _open(path) as file:
-            yield str(path), read_values(file, str(path), config.column)
-
-
-def _open(path: Path) -> BinaryIO:
-    try:
-        return open(path, "rb", buffering=_BUFFER_BYTES)
-    except OSError as error:
-        raise UserError(
-            f"found {path} unreadable ({error.strerror}); expected a file; mend it"
-        ) from error
-
-
-def _hub(config: TextConfig) -> Iterator[_Place]:
-    from sae_dist.text.hub import hub_values
-
-    return hub_values(config)
+            yield from saved_values(path, config)
+        else:
+            open_file = partial(open, path, "rb", buffering=_BUFFER_BYTES)
+            yield from read_values(open_file, str(path), config.column)

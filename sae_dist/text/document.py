@@ -6,12 +6,15 @@ import numpy as np
 
 Message = dict[str, Any]
 Document = str | list[Message] | np.ndarray
-_EXPECTED = "expected strings, messages or token ids"
 _ROLES = {"human": "user", "gpt": "assistant"}
 
 
 class NoDocumentError(ValueError):
-    """A value that is no document: what was found, and what was expected."""
+    """A value that is no document."""
+
+    def __init__(self, found: str, expected: str = "strings, messages or token ids") -> None:
+        super().__init__(found)
+        self.expected = expected
 
 
 def as_document(value: Any) -> Document | None:
@@ -25,7 +28,7 @@ def as_document(value: Any) -> Document | None:
     if value is None:
         return None
     if not isinstance(value, list | np.ndarray):
-        raise NoDocumentError(f"{type(value).__name__}; {_EXPECTED}")
+        raise NoDocumentError(type(value).__name__)
     if len(value) == 0:
         return None
     if isinstance(value[0], dict):
@@ -35,28 +38,30 @@ def as_document(value: Any) -> Document | None:
 
 def num_characters(document: Document) -> int:
     """Of a text, or of all messages of a conversation; token ids have none."""
-    if isinstance(document, np.ndarray):
-        return 0
-    return len(document) if isinstance(document, str) else sum(map(_content_length, document))
+    if isinstance(document, str):
+        return len(document)
+    contents = [] if isinstance(document, np.ndarray) else [item["content"] for item in document]
+    return sum(len(content) for content in contents if isinstance(content, str))
 
 
 def _ids(value: list[Any] | np.ndarray) -> np.ndarray:
-    first = type(value[0]).__name__
     try:
         ids = np.asarray(value)
-    except (ValueError, OverflowError) as error:  # lists of several lengths
-        raise NoDocumentError(f"a list of {first}; {_EXPECTED}") from error
+    except (ValueError, OverflowError):  # lists of several lengths
+        ids = np.zeros(())
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise NoDocumentError(f"a list of {first}; {_EXPECTED}")
-    if ids.min() < 0 or ids.max() >= 2**31:
-        worst = ids.min() if ids.min() < 0 else ids.max()
-        raise NoDocumentError(f"token id {worst}; expected ids from 0 to 2,147,483,647")
+        raise NoDocumentError(f"a list of {type(value[0]).__name__}")
+    if (worst := ids.min()) < 0 or (worst := ids.max()) >= 2**31:
+        raise NoDocumentError(f"token id {worst}", "ids from 0 to 2,147,483,647")
     return ids.astype(np.int32)
 
 
-def _whole(text: str) -> str:
-    """With U+FFFD in place of halves of surrogate pairs, which JSON can spell and UTF-8 cannot."""
-    if text.isascii():
+def _whole(text: Any) -> Any:
+    """With U+FFFD in place of halves of surrogate pairs, which JSON can spell and UTF-8 cannot.
+
+    What is no string stays as it is.
+    """
+    if not isinstance(text, str) or text.isascii():
         return text
     try:
         text.encode()
@@ -68,17 +73,9 @@ def _whole(text: str) -> str:
 def _message(item: Any) -> Message:
     known = {key: x for key, x in item.items() if x is not None} if isinstance(item, dict) else {}
     if "role" in known:
-        return {**known, "content": _content(known.get("content"))}
+        return {**known, "content": _whole(known.get("content"))}
     if "from" in known and "value" in known:
         role = str(known["from"])
-        return {"role": _ROLES.get(role, role), "content": _content(known["value"])}
+        return {"role": _ROLES.get(role, role), "content": _whole(known["value"])}
     keys = f"with {sorted(known)}" if known else f"that is {type(item).__name__}"
-    raise NoDocumentError(f"a message {keys}; expected `role` and `content`, or `from` and `value`")
-
-
-def _content(value: Any) -> Any:
-    return _whole(value) if isinstance(value, str) else value
-
-
-def _content_length(message: Message) -> int:
-    return len(message["content"]) if isinstance(message["content"], str) else 0
+    raise NoDocumentError(f"a message {keys}", "`role` and `content`, or `from` and `value`")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sae_dist.common.errors import UserError
-from sae_dist.text.formats import FORMATS, format_of
+from sae_dist.text.formats import FORMATS, is_text
 
 # What `datasets` writes beside data, and does not read as data either
 _NO_TEXT = frozenset("config.json dataset_info.json dataset_infos.json dataset_dict.json".split())
@@ -19,7 +19,7 @@ def find_files(path: Path) -> list[Path]:
     ways is taken once, by the first. Raises UserError if there is none.
     """
     if not path.is_dir():
-        if format_of(path.name) is None:
+        if not is_text(path.name):
             raise UserError(f"found {path}; expected {FORMATS}; convert it or correct text.path")
         return [path]
     files = list(_walk(path, set()))
@@ -44,7 +44,7 @@ def _walk(path: Path, seen: set[str]) -> Iterator[Path]:
     if real in seen:
         return
     if not path.is_dir():
-        if path.name not in _NO_TEXT and format_of(path.name) is not None and path.is_file():
+        if path.name not in _NO_TEXT and is_text(path.name) and path.is_file():
             seen.add(real)
             yield path
         return

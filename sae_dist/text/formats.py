@@ -8,6 +8,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain, count
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
@@ -18,45 +19,32 @@ import pyarrow.parquet as pq
 from sae_dist.common.errors import UserError
 
 Values = Iterator[tuple[int, Any]]
+Placed = Iterator[tuple[str, Any]]
+"""Values of a column, and where each stands, in words."""
 _BUFFER_BYTES = 1 << 20
-_BATCH_ROWS = 1024  # of a columnar file, in memory at once
+BATCH_ROWS = 1024  # of a columnar file, in memory at once
 
 
-class NoColumnError(ValueError):
-    """A row without the column asked for."""
+class RowError(ValueError):
+    """A row that is not what was expected there."""
 
-    def __init__(self, number: int, column: str, others: Iterable[str]) -> None:
-        self.number = number
-        super().__init__(f"no column `{column}`, only {sorted(others)}")
-
-
-class BadRowError(ValueError):
-    """A row that is not what such a file holds."""
-
-    def __init__(self, number: int, found: str) -> None:
-        self.number = number
+    def __init__(self, number: int, found: str, expected: str = "a whole row; mend it") -> None:
         super().__init__(found)
+        self.number, self.expected = number, expected
 
 
-def read_values(file: BinaryIO, name: str, column: str) -> Values:
-    """Yield what the column holds in an open file, whose `name` tells its format.
+def read_values(open_file: Callable[[], Any], name: str, column: str) -> Placed:
+    """Yield what the column holds in a file, whose `name` tells its format.
 
     Raises UserError, naming the file and line or row, for what cannot be read as that format and
     for a row without the column.
     """
-    found = format_of(name)
-    if found is None:
-        raise UserError(f"found {name}; expected {FORMATS}; convert it or correct text.path")
-    suffix, compression = found
+    suffix, compression = _format(name)
     try:
-        stream = pa.input_stream(file, compression=compression) if compression else file
-        yield from _READERS[suffix](stream, column)
-    except NoColumnError as error:
-        place = f"{name}, {place_of(name, error.number)}"
-        raise UserError(f"found {error} in {place}; expected text; set text.column") from error
-    except BadRowError as error:
-        place = f"{name}, {place_of(name, error.number)}"
-        raise UserError(f"found {error} in {place}; expected a whole row; mend it") from error
+        with open_file() as file:
+            stream = pa.input_stream(file, compression=compression) if compression else file
+            unit = "line" if suffix in _LINES else "row"
+            yield from placed(_READERS[suffix](stream, column), name, unit)
     except (OSError, ValueError, EOFError, RecursionError, csv.Error, pa.ArrowException) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -64,20 +52,34 @@ def read_values(file: BinaryIO, name: str, column: str) -> Values:
         ) from error
 
 
-def format_of(name: str) -> tuple[str, str | None] | None:
-    """The suffix that says how a file is read, and its compression; None if it is no text."""
+def placed(values: Values, name: str, unit: str = "row") -> Placed:
+    """The values with their places in what is called `name`. A RowError becomes a UserError."""
+    try:
+        for number, value in values:
+            yield f"{name}, {unit} {number}", value
+    except RowError as error:
+        place = f"{name}, {unit} {error.number}"
+        raise UserError(f"found {error} in {place}; expected {error.expected}") from error
+
+
+def is_text(name: str) -> bool:
+    """Whether a file's name says that it is one of `FORMATS`."""
+    suffix, compression = _format(name)
+    return suffix in _READERS and not (compression and suffix == ".parquet")
+
+
+def _format(name: str) -> tuple[str, str | None]:
+    """The suffix that says how a file is read, and its compression."""
     suffixes = PurePosixPath(name.lower()).suffixes
     compression = _COMPRESSIONS.get(suffixes[-1]) if suffixes else None
-    kind = "".join(suffixes[-2:-1] if compression else suffixes[-1:])
-    if kind not in _READERS or (compression and kind == ".parquet"):
-        return None
-    return kind, compression
+    return "".join(suffixes[-2:-1] if compression else suffixes[-1:]), compression
 
 
-def place_of(name: str, number: int) -> str:
-    """Where in a file a value stands, in words."""
-    is_lines = (format_of(name) or ("",))[0] in _LINES
-    return f"line {number}" if is_lines else f"row {number}"
+def require_column(column: str, columns: Iterable[str], number: int) -> None:
+    """Raise RowError for row `number` if it has no such column."""
+    if column not in columns:
+        found = f"no column `{column}`, only {sorted(columns)}"
+        raise RowError(number, found, "text; set text.column")
 
 
 def arrow_values(batches: Iterable[pa.RecordBatch | pa.Table], column: str) -> Values:
@@ -86,21 +88,17 @@ def arrow_values(batches: Iterable[pa.RecordBatch | pa.Table], column: str) -> V
 
 
 def _unboxed(array: pa.Array | pa.ChunkedArray) -> Iterator[Any]:
-    kind = array.type
-    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_integer(
-        kind.value_type
-    ):
-        rows = (row.values for row in array)
-        return (ids if ids is None else ids.to_numpy(zero_copy_only=False) for ids in rows)
-    return iter(array.to_pylist())
+    is_list = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
+    if not (is_list and pa.types.is_integer(array.type.value_type)):
+        return iter(array.to_pylist())
+    rows = (row.values for row in array)
+    return (ids if ids is None else ids.to_numpy(zero_copy_only=False) for ids in rows)
 
 
 def _parquet(file: BinaryIO, column: str) -> Values:
     source = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
-    names = source.schema_arrow.names
-    if column not in names:
-        raise NoColumnError(1, column, names)
-    yield from arrow_values(source.iter_batches(batch_size=_BATCH_ROWS, columns=[column]), column)
+    require_column(column, source.schema_arrow.names, 1)
+    yield from arrow_values(source.iter_batches(batch_size=BATCH_ROWS, columns=[column]), column)
 
 
 def _txt(file: BinaryIO, column: str) -> Values:
@@ -115,7 +113,7 @@ def _jsonl(file: BinaryIO, column: str) -> Values:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise BadRowError(number, "no JSON") from error
+            raise RowError(number, "no JSON") from error
         yield number, _field(row, column, number)
 
 
@@ -173,9 +171,8 @@ def _after_space(text: str, at: int, more: str) -> int:
 
 def _field(row: Any, column: str, number: int) -> Any:
     if not isinstance(row, dict):
-        raise BadRowError(number, f"{type(row).__name__} instead of an object")
-    if column not in row:
-        raise NoColumnError(number, column, row)
+        raise RowError(number, f"{type(row).__name__} instead of an object")
+    require_column(column, row, number)
     return row[column]
 
 
@@ -186,18 +183,13 @@ def _csv(file: BinaryIO, column: str, delimiter: str = ",") -> Values:
     header = next(reader, [])
     if not header:
         return
-    if column not in header:
-        raise NoColumnError(1, column, header)
+    require_column(column, header, 1)
     at = header.index(column)
     for row in reader:
         if len(row) > at:
             yield reader.line_num, row[at]
         elif row:
-            raise BadRowError(reader.line_num, f"{len(row)} of {len(header)} fields")
-
-
-def _tsv(file: BinaryIO, column: str) -> Values:
-    return _csv(file, column, "\t")
+            raise RowError(reader.line_num, f"{len(row)} of {len(header)} fields")
 
 
 def _buffered(file: Any) -> io.BufferedReader:
@@ -210,7 +202,7 @@ _READERS: dict[str, Callable[[BinaryIO, str], Values]] = {
     ".ndjson": _jsonl,
     ".json": _json,
     ".csv": _csv,
-    ".tsv": _tsv,
+    ".tsv": partial(_csv, delimiter="\t"),
     ".parquet": _parquet,
 }
 _LINES = (".jsonl", ".ndjson", ".csv", ".tsv")

@@ -1,48 +1,47 @@
 """Data sets of the Hub, and those that `datasets` saved in a folder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 import fsspec
 import huggingface_hub
-from datasets.exceptions import DatasetsError
 
 from sae_dist.common.errors import UserError
+from sae_dist.text import formats
 from sae_dist.text.config import STDLIB, TextConfig
-from sae_dist.text.formats import Values, arrow_values, format_of, read_values
+from sae_dist.text.formats import Placed, Values
 
 _OWN_READERS = ("json", "parquet")  # what `datasets` calls them; with csv it takes options
-_BATCH_ROWS = 1024
 
 
-def hub_values(config: TextConfig) -> Iterator[tuple[str, Values]]:
-    """The files of a Hub data set, and the values of the column in each, streamed.
+def hub_values(config: TextConfig) -> Placed:
+    """The values of the column in a Hub data set, streamed.
 
     Files that we read ourselves are read column by column (`sae_dist.text.formats`): `datasets`
     demands that the other columns, too, be of one type. The rest goes through it.
     """
-    with told_in_one_line(config):
+    with _told_in_one_line(config):
         builder = datasets.load_dataset_builder(
             config.path, name=config.subset, revision=config.commit or config.revision
         )
         files = (builder.config.data_files or {}).get(config.split, [])
         is_ours = builder.name in _OWN_READERS and not getattr(builder.config, "field", None)
-        if not (is_ours and files and all(format_of(file) for file in files)):
+        if not (is_ours and files and all(map(formats.is_text, files))):
             stream = builder.as_streaming_dataset(config.split)
-            yield config.path, _streamed(stream, config)
+            yield from formats.placed(_streamed(stream, config.column), config.path)
             return
         for url in files:
             system, path = fsspec.core.url_to_fs(url)
-            with system.open(path, "rb") as file:
-                yield url, read_values(file, url, config.column)
+            yield from formats.read_values(partial(system.open, path, "rb"), url, config.column)
 
 
-def saved_values(folder: Path, config: TextConfig) -> Values:
+def saved_values(folder: Path, config: TextConfig) -> Placed:
     """The values of the column in a folder that `datasets` saved, which is mapped into memory."""
-    with told_in_one_line(config):
+    with _told_in_one_line(config):
         found = datasets.load_from_disk(str(folder))
         if isinstance(found, datasets.DatasetDict):
             if config.split not in found:
@@ -51,48 +50,39 @@ def saved_values(folder: Path, config: TextConfig) -> Values:
                     "one of them; set text.split"
                 )
             found = found[config.split]
-        _require(config, found.column_names, str(folder))
-        column = found.select_columns([config.column]).with_format("arrow")
-        yield from arrow_values(column.iter(_BATCH_ROWS), config.column)
+        yield from formats.placed(_saved(found, config.column), str(folder))
 
 
 def commit_of(config: TextConfig) -> str:
     """The commit that a data set's revision means today."""
-    try:
-        commit = huggingface_hub.HfApi().dataset_info(config.path, revision=config.revision).sha
-    except Exception as error:  # the network's own errors differ between versions of the Hub
-        raise _unreadable(config, error) from error
-    return str(commit)
+    with _told_in_one_line(config):
+        hub = huggingface_hub.HfApi()
+        return str(hub.dataset_info(config.path, revision=config.revision).sha)
 
 
-def _streamed(stream: Any, config: TextConfig) -> Values:
-    with told_in_one_line(config):
-        for number, row in enumerate(stream, 1):
-            _require(config, row, config.path)
-            yield number, row[config.column]
+def _saved(data: datasets.Dataset, column: str) -> Values:
+    formats.require_column(column, data.column_names, 1)
+    batches = data.select_columns([column]).with_format("arrow").iter(formats.BATCH_ROWS)
+    yield from formats.arrow_values(batches, column)
 
 
-def _require(config: TextConfig, columns: Any, where: str) -> None:
-    if config.column not in columns:
-        raise UserError(
-            f"found no column `{config.column}`, only {sorted(columns)} in {where}; expected text; "
-            "set text.column"
-        )
+def _streamed(rows: Iterable[dict[str, Any]], column: str) -> Values:
+    for number, row in enumerate(rows, 1):
+        formats.require_column(column, row, number)
+        yield number, row[column]
 
 
 @contextmanager
-def told_in_one_line(config: TextConfig) -> Iterator[None]:
+def _told_in_one_line(config: TextConfig) -> Iterator[None]:
     """Whatever goes wrong in a data set becomes a UserError."""
     try:
         yield
-    except (OSError, ValueError, DatasetsError) as error:
-        raise _unreadable(config, error) from error
-
-
-def _unreadable(config: TextConfig, error: Exception) -> UserError:
-    cause = error.__cause__ or error
-    reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-    return UserError(
-        f"found {config.path} unreadable ({reason}); expected `{STDLIB}`, a local file or folder, "
-        "or a Hub data set with that subset, split and revision; correct text.path"
-    )
+    except UserError:
+        raise
+    except Exception as error:  # the network's own differ between versions of the Hub
+        cause = error.__cause__ or error
+        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        raise UserError(
+            f"found {config.path} unreadable ({reason}); expected `{STDLIB}`, a local file or "
+            "folder, or a Hub data set with that subset, split and revision; correct text.path"
+        ) from error

@@ -3,15 +3,12 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from sae_dist.common.errors import UserError
 from sae_dist.text.template import Template, special_ids
-
-_FIELDS = ("prompt", "text")
 
 
 def read_prompts(path: str | Path) -> list[str]:
@@ -62,13 +59,13 @@ def wrap_prompts(
 
 def _prompt(line: str, place: str) -> str:
     try:
-        row: Any = json.loads(line)
+        row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"found no JSON in {place}; expected an object a line; mend it") from error
-    values = [row[field] for field in _FIELDS if field in row] if isinstance(row, dict) else []
-    if not values or not isinstance(values[0], str):
+    prompt = row.get("prompt", row.get("text")) if isinstance(row, dict) else None
+    if not isinstance(prompt, str):
         raise UserError(
             f"found no prompt in {place}; expected an object with a string `prompt` or `text`; "
             "mend it"
         )
-    return values[0]
+    return prompt

@@ -1,7 +1,6 @@
 """Documents wrapped in a finetune's chat prefixes."""
 
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -10,7 +9,6 @@ from transformers import PreTrainedTokenizerBase
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import warn
-from sae_dist.text.position import Piece, Position
 
 DOCUMENT = "{document}"
 _LIKE_A_SPECIAL_TOKEN = re.compile(r"<\|?\w+\|?>")
@@ -28,13 +26,15 @@ class Template:
     after_P: np.ndarray
 
     @classmethod
-    def of(cls, text: str, tokenizer: PreTrainedTokenizerBase) -> Self:
+    def of(cls, text: str | None, tokenizer: PreTrainedTokenizerBase) -> Self:
         """The template of a text with one `{document}`; both parts are tokenised by themselves, so
-        that no token reaches over an end of the document.
+        that no token reaches over an end of the document. None has no token on either side.
 
         Warns of what looks like a special token and is none to this tokenizer. Raises UserError for
         another number of documents, and where BOS is written out.
         """
+        if text is None:
+            return cls(np.zeros(0, np.int32), np.zeros(0, np.int32))
         if text.count(DOCUMENT) != 1:
             raise UserError(
                 f"found {text.count(DOCUMENT)} times {DOCUMENT} in template {text!r}; expected it "
@@ -51,46 +51,8 @@ class Template:
             )
         return cls(before_P, after_P)
 
-    @classmethod
-    def none(cls) -> Self:
-        """Nothing before a document and nothing after it."""
-        return cls(np.zeros(0, np.int32), np.zeros(0, np.int32))
-
     def __len__(self) -> int:
         return len(self.before_P) + len(self.after_P)
-
-    def rows(
-        self,
-        documents: Iterable[Piece],
-        length: int,
-        separator: np.ndarray,
-        *,
-        shares: bool,
-    ) -> Iterator[Piece]:
-        """Sequences [length] of wrapped documents; what is not to be trained on is negative: ~id.
-
-        With `shares` a sequence is filled with wrapped documents, a separator between two;
-        otherwise it holds one. A document that does not fit is cut there, and what is left of it is
-        wrapped again and begins the next sequence: both prefixes are whole wherever they are. Where
-        no token of a document goes, separators fill the sequence up. An incomplete last sequence
-        of several documents is dropped.
-        """
-        row: list[np.ndarray] = []
-        room = length
-        for end, ids in documents:
-            start = 0
-            while start < len(ids):
-                part = ids[start : start + room - len(self)]
-                start += len(part)
-                row += [~self.before_P, part, self.after_P]
-                room -= len(self) + len(part)
-                if shares and room > len(separator) + len(self):
-                    row.append(separator)
-                    room -= len(separator)
-                else:
-                    at = Position(end.document, end.token - len(ids) + start)
-                    yield at, np.concatenate([*row, _filling(separator, room)])
-                    row, room = [], length
 
 
 def _warn_of_strangers(text: str, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -101,11 +63,6 @@ def _warn_of_strangers(text: str, tokenizer: PreTrainedTokenizerBase) -> None:
             f"the tokenizer has no token {', '.join(dict.fromkeys(strangers))} and spells it out; "
             "if the template is another model's, choose this one's"
         )
-
-
-def _filling(separator: np.ndarray, num: int) -> np.ndarray:
-    """No token sees what comes after it: any would do."""
-    return ~np.resize(separator if len(separator) else np.zeros(1, np.int32), num)
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:

@@ -34,9 +34,20 @@ def tokenise(
     for batch in _batches(documents):
         texts = [_text(document, tokenizer, config) for document in batch]
         strings = [text for text in texts if text is not None]
-        tokenised = iter(_ids(strings, tokenizer, config) if strings else [])
+        ids_of_strings = iter(
+            tokenizer(
+                strings,
+                add_special_tokens=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                split_special_tokens=config.special_tokens == SpecialTokens.text,
+                verbose=False,
+            )["input_ids"]
+            if strings
+            else []
+        )
         for document, text in zip(batch, texts, strict=True):
-            ids = document if text is None else next(tokenised)
+            ids = document if text is None else next(ids_of_strings)
             yield document, np.asarray(ids, dtype=np.int32)
 
 
@@ -51,20 +62,6 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
             batch, num = [], 0
     if batch:
         yield batch
-
-
-def _ids(
-    texts: list[str], tokenizer: PreTrainedTokenizerBase, config: TextConfig
-) -> list[list[int]]:
-    tokenised = tokenizer(
-        texts,
-        add_special_tokens=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        split_special_tokens=config.special_tokens == SpecialTokens.text,
-        verbose=False,
-    )
-    return list(tokenised["input_ids"])
 
 
 def _text(document: Document, tokenizer: PreTrainedTokenizerBase, config: TextConfig) -> str | None:

@@ -25,7 +25,7 @@ from sae_dist.harvest import (
 from sae_dist.harvest.tokens import Tokeniser
 from sae_dist.lm import Capture, resolve
 from sae_dist.store import StoreConfig, StoreWriter
-from sae_dist.text import Fingerprint, Position, TextConfig, pack_blocks
+from sae_dist.text import Fingerprint, Position, TextConfig, pack
 from tests.lm.tiny import NUM_LAYERS, VOCAB, WIDTH, tiny_model
 
 SITES = ("resid_post.1", "mlp_in.1", "mlp_out.1")
@@ -58,7 +58,7 @@ def tokens(first: int = 0, begin: Any = None) -> Text:
     if first:
         for tokens_before in islice(tokens().units, first):
             fingerprint.add_sequences(tokens_before.ids_NS)
-    blocks = pack_blocks(
+    blocks = pack(
         TEXTS,
         tokenizer(),
         config,
@@ -66,7 +66,6 @@ def tokens(first: int = 0, begin: Any = None) -> Text:
         num_tokens=(NUM_SEQUENCES - first * UNIT_SEQUENCES) * POSITIONS,
         block_sequences=UNIT_SEQUENCES,
         fingerprint=fingerprint,
-        shows_progress=False,
     )
 
     def units() -> Iterator[UnitTokens]:

@@ -23,17 +23,6 @@ def test_a_text_file_is_one_document_with_its_line_ends(tmp_path: Path) -> None:
     assert list(documents(TextConfig(path=str(tmp_path / "a.txt")))) == ["één\r\n\r\ntwo\n"]
 
 
-def test_a_jsonl_file_has_one_document_a_row_and_empty_ones_are_left_out(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "a.jsonl", ["one", None, "", "two"])
-    assert list(documents(TextConfig(path=str(tmp_path / "a.jsonl")))) == ["one", "two"]
-
-
-def test_a_parquet_file_is_read_from_the_column_asked_for(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"body": ["one", "two"], "id": [1, 2]}), tmp_path / "a.parquet")
-    config = TextConfig(path=str(tmp_path / "a.parquet"), column="body")
-    assert list(documents(config)) == ["one", "two"]
-
-
 def test_a_folder_is_read_in_the_order_of_its_sorted_paths(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "b.txt").write_text("second")

@@ -1,4 +1,5 @@
 import hashlib
+from collections.abc import Iterable
 from itertools import chain
 
 import numpy as np
@@ -7,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from sae_dist.common.errors import UserError
-from sae_dist.text import Fingerprint, TextConfig, pack
+from sae_dist.text import Block, Fingerprint, TextConfig, pack
 
 BOS, EOS, PAD = 0, 1, 2  # and word "i" is token i
 
@@ -24,10 +25,17 @@ def make_tokenizer(**special: str) -> PreTrainedTokenizerFast:
 FULL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 
 
+def whole(blocks: Iterable[Block]) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of all blocks, and which of them are trained on."""
+    parts = [(block.ids_NS, block.trainable_NS) for block in blocks]
+    ids_NS, trainable_NS = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return ids_NS, trainable_NS
+
+
 def ids_of(texts: list[str], length: int = 4, **options) -> list[list[int]]:
     tokenizer = make_tokenizer(**options.pop("special", FULL))
     blocks = pack(texts, tokenizer, TextConfig(sequence_length=length), **options)
-    return np.concatenate([ids_NS for ids_NS, _ in blocks]).tolist()
+    return whole(blocks)[0].tolist()
 
 
 def test_documents_are_joined_by_eos_cut_and_led_by_bos() -> None:
@@ -52,7 +60,7 @@ def test_without_either_there_are_only_words() -> None:
 
 def test_special_ids_and_the_excluded_prefix_are_not_trainable() -> None:
     config = TextConfig(sequence_length=6, exclude_prefix=2)
-    ((ids_NS, trainable_NS),) = pack(["3 4 5", "<pad> 7"], make_tokenizer(**FULL), config)
+    ids_NS, trainable_NS = whole(pack(["3 4 5", "<pad> 7"], make_tokenizer(**FULL), config))
     assert ids_NS.dtype == np.int32
     assert trainable_NS.dtype == np.bool_
     assert ids_NS.tolist() == [[BOS, 3, 4, 5, EOS, PAD]]
@@ -63,17 +71,11 @@ def test_special_ids_and_the_excluded_prefix_are_not_trainable() -> None:
 def test_blocks_of_any_size_hold_the_same_sequences(block_sequences: int) -> None:
     texts = [" ".join(str(3 + i % 190) for i in range(start, start + 17)) for start in range(40)]
     expected = ids_of(texts)
-    blocks = list(
-        pack(
-            texts,
-            make_tokenizer(**FULL),
-            TextConfig(sequence_length=4),
-            block_sequences=block_sequences,
-        )
-    )
-    assert np.concatenate([ids_NS for ids_NS, _ in blocks]).tolist() == expected
-    assert {len(ids_NS) for ids_NS, _ in blocks[:-1]} <= {block_sequences}
-    assert len(blocks[-1][0]) <= block_sequences
+    config = TextConfig(sequence_length=4)
+    blocks = list(pack(texts, make_tokenizer(**FULL), config, block_sequences=block_sequences))
+    assert whole(blocks)[0].tolist() == expected
+    assert {len(block.ids_NS) for block in blocks[:-1]} <= {block_sequences}
+    assert len(blocks[-1].ids_NS) <= block_sequences
 
 
 def test_a_limit_on_tokens_keeps_whole_sequences_and_reads_no_document_too_many() -> None:

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sae_dist.common.errors import UserError
 from sae_dist.text import Fingerprint, Template, TextConfig, pack, special_ids, wrap_prompts
-from tests.text.test_pack import BOS, EOS, FULL, make_tokenizer
+from tests.text.test_pack import BOS, EOS, FULL, make_tokenizer, whole
 
 USER, MODEL = 200, 201  # special tokens of the chat: one named, one only added as special
 CHAT = "<u> 90 {document} 91 <m> 92"
@@ -25,8 +25,7 @@ def packed(
     texts: list[str], length: int, special: dict[str, str] = FULL, template: str = CHAT, **options
 ) -> tuple[list[list[int]], list[list[bool]]]:
     config = TextConfig(sequence_length=length, template=template)
-    blocks = list(pack(texts, chat_tokenizer(**special), config, **options))
-    ids_NS, trainable_NS = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    ids_NS, trainable_NS = whole(pack(texts, chat_tokenizer(**special), config, **options))
     assert ids_NS.dtype == np.int32 and trainable_NS.dtype == np.bool_
     return ids_NS.tolist(), trainable_NS.tolist()
 
