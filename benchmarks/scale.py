@@ -20,10 +20,10 @@ from benchmarks.figures import Figure
 from sae_dist.harvest import Units
 from sae_dist.store import StoreConfig, StoreWriter, open_store
 from sae_dist.store.contents import Contents
-from sae_dist.store.files import Files
+from sae_dist.store.files import Files, files_at
 from sae_dist.store.layout import Layout
-from sae_dist.store.location import files_at
 from sae_dist.store.records import (
+    COPIES,
     SETTINGS_FILE,
     Manifest,
     Settings,
@@ -32,7 +32,6 @@ from sae_dist.store.records import (
     dump,
     tokens_file,
 )
-from sae_dist.store.seal import write_manifest
 from sae_dist.store.values import Statistics
 from sae_dist.stream import ActivationStream, BatchPart, StreamConfig, TokenOrder
 
@@ -64,11 +63,12 @@ def seal_nothing(folder: Path, num_tokens: int) -> None:
         fingerprint={},
         sums="",
     )
-    contents = Contents(manifest)
-    contents.take_sums(np.random.default_rng(0).bytes(4 * contents.num_sums))
     files = files_at(folder)
-    files.make_folders([""])
-    write_manifest(files, contents)
+    files.make_folders([COPIES])
+    contents = Contents(files, manifest)
+    num_sums = sum(int(array.first_chunk[-1]) for array in contents.arrays.values())
+    contents.take_sums(np.random.default_rng(0).bytes(4 * num_sums))
+    contents.write_manifest()
 
 
 @contextmanager

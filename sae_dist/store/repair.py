@@ -3,21 +3,17 @@
 Files are replaced where they lie, each at once: a repair that was killed is simply started again.
 """
 
-import uuid
-
 import msgspec
 import numpy as np
 
 from sae_dist.common.errors import UserError
-from sae_dist.common.files import to_json
 from sae_dist.store.contents import Contents
-from sae_dist.store.layout import TOKEN_ARRAYS, of_unit
+from sae_dist.store.layout import TOKEN_ARRAYS
 from sae_dist.store.reader import Store
 from sae_dist.store.records import MANIFEST_FILE, SETTINGS_FILE, Manifest, UnitCommit, commit_file
-from sae_dist.store.seal import clear_up, write_manifest
-from sae_dist.store.unit import UNTRAINABLE, discard, publish, unit_statistics, write_unit
+from sae_dist.store.unit import UNTRAINABLE, UnitFiles, unit_statistics
 from sae_dist.store.values import Statistics
-from sae_dist.store.verify import FOLDERS, Audit
+from sae_dist.store.verify import Audit
 
 
 class Repair:
@@ -31,25 +27,23 @@ class Repair:
 
     def __init__(self, audit: Audit) -> None:
         """Raises UserError when too much is lost to go by, and for a folder that is a link."""
-        self._files = audit.files
-        self._files.check_folders(FOLDERS)
-        if audit.is_sealed and (audit.manifest is None or audit.contents is None):
+        path = audit.files.path()
+        if audit.stopped_by is not None:
+            raise audit.stopped_by
+        if audit.is_sealed and audit.contents is None:
             raise UserError(
-                f"found {MANIFEST_FILE} or its sums damaged in {audit.root}, and their copies; "
+                f"found {MANIFEST_FILE} or its sums damaged in {path}, and their copies; "
                 "expected one whole; restore one from a copy of the store"
             )
         if SETTINGS_FILE in audit.bad_records:
             raise UserError(
-                f"found damaged {SETTINGS_FILE} in {audit.root}; expected it whole; restore it "
+                f"found damaged {SETTINGS_FILE} in {path}; expected it whole; restore it "
                 "from a copy, or harvest into another path"
             )
-        if audit.contents is not None:
-            self._files.check_folders(audit.contents.specs)
-        self.is_sealed = audit.is_sealed
-        self.bad_units = sorted(audit.bad_units)
-        self.bad_tokens = sorted(audit.bad_tokens)
+        self.is_sealed, self.bad_units = audit.is_sealed, audit.bad_units
+        self.bad_tokens = audit.bad_tokens
+        self._files, self._contents = audit.files, audit.contents
         self._bad_records = audit.bad_records
-        self._contents = audit.contents
         self._changed: dict[int, UnitCommit] = {}
 
     @property
@@ -64,16 +58,8 @@ class Repair:
         return self.contents.manifest
 
     def mend_records(self) -> None:
-        """Write the seal, its copies and the arrays' metadata again where they differ."""
-        if self._bad_records:
-            write_manifest(self._files, self.contents)
-        for spec in self.contents.specs.values():
-            expected = to_json(spec.metadata(self.contents.layout))
-            name = spec.metadata_file
-            if not self._files.exists(name) or self._files.read(name) != expected:
-                self._files.make_folders([spec.path])
-                self._files.write(name, expected)
-        clear_up(self._files, self.contents.specs)
+        """Write the seal, its copies and the arrays' metadata again."""
+        self.contents.seal()
 
     def withdraw(self) -> None:
         """Have the bad units of a store that is not sealed count as not harvested."""
@@ -83,7 +69,7 @@ class Repair:
     def read_tokens(self, unit: int) -> tuple[np.ndarray, np.ndarray]:
         """(ids int32 [n, S], trainable bool [n, S]) as they were before any was dropped."""
         sequences = self.contents.layout.sequences_of(unit)
-        ids, marks = self._store().read_marked_tokens(sequences)
+        ids, marks = Store(self.contents).read_marked_tokens(sequences)
         return ids, marks != UNTRAINABLE
 
     def rewrite(
@@ -93,18 +79,16 @@ class Repair:
 
         Raises UserError, and changes no file, for other tokens than those that were harvested.
         """
-        settings, token = self.manifest.settings, uuid.uuid4().hex
-        held_out = bool(self.contents.is_held_out[unit])
-        specs = of_unit(self.contents.specs, held_out)
-        commit = write_unit(self._files, settings, unit, token, arrays, ids, trainable)
-        expected = {s.path: self.contents.sums_of(s.path, unit).tobytes() for s in specs}
-        if any(commit.sums[path] != expected[path] for path in TOKEN_ARRAYS):
-            discard(self._files, specs, unit, token)
+        unit_files = UnitFiles(self._files, self.manifest.settings, unit)
+        commit, all_arrays = unit_files.write(arrays, ids, trainable), self.contents.arrays
+        expected = {path: all_arrays[path].sums_of(unit).tobytes() for path in commit.sums}
+        is_same_text = all(commit.sums[path] == expected[path] for path in TOKEN_ARRAYS)
+        unit_files.settle(is_committed=is_same_text)
+        if not is_same_text:
             raise UserError(
                 f"found another text, or other tokens to drop, in unit {unit}; expected those that "
                 "were harvested; give the text that was harvested with text_path=…"
             )
-        publish(self._files, specs, unit, token)
         if commit.sums != expected:
             self._changed[unit] = commit
 
@@ -117,24 +101,19 @@ class Repair:
             return True
         for unit, commit in self._changed.items():
             for path, sums in commit.sums.items():
-                changed = self.contents.sums[path] = self.contents.sums[path].copy()
-                first = self.contents.first_chunk[path]
-                changed[first[unit] : first[unit + 1]] = np.frombuffer(sums, "<u4")
+                self.contents.arrays[path].sums_of(unit)[:] = np.frombuffer(sums, "<u4")
         self.contents.take_sums(self.contents.all_sums())
         if not all(self.contents.is_held_out[unit] for unit in self._changed):
             self.contents.manifest = msgspec.structs.replace(
                 self.manifest,
                 statistics={site: self._statistics(site) for site in self.manifest.settings.widths},
             )
-        write_manifest(self._files, self.contents)
+        self.contents.write_manifest()
         return False
-
-    def _store(self) -> Store:
-        return Store(self._files, "", self.contents)
 
     def _statistics(self, site: str) -> Statistics:
         """Of all training units, as sealing added them up."""
-        store, settings = self._store(), self.manifest.settings
+        store, settings = Store(self.contents), self.manifest.settings
         layout, total = store.layout, Statistics.zero(settings.widths[site])
         for unit in np.flatnonzero(~self.contents.is_held_out).tolist():
             sequences = layout.sequences_of(unit)

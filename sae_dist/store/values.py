@@ -1,6 +1,6 @@
 """What is made of a unit's values: their sums, their form in eight bits, their outliers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Self
 
 import msgspec
@@ -11,7 +11,7 @@ from sae_dist.common.dtypes import FloatDtype, from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.store.config import NonFinite
 
-BLOCK_VALUES = (1 << 15) - 1  # from 2¹⁵ on torch divides its work among threads
+_BLOCK_VALUES = (1 << 15) - 1  # from 2¹⁵ on torch divides its work among threads
 _SUMMED_VALUES = 1 << 17
 _LEAST_SQUARE = 1e-30  # of a value, in the mean: float32 has no digits far below
 
@@ -46,10 +46,10 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True, eq=False, forbid_unk
         return self.sum_square / max(self.count, 1)
 
 
-def norms_of(x_NSD: torch.Tensor) -> np.ndarray:
-    """‖x‖ of each token, float64 [N·S], the same with any number of threads."""
-    blocks = x_NSD.flatten(0, 1).split(max(1, BLOCK_VALUES // x_NSD.shape[2]))
-    return torch.cat([x_TD.double().square().sum(1) for x_TD in blocks]).sqrt().numpy()
+def _blocks(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """The same rows of all, of the first [T, D] so few that torch works in one thread."""
+    rows = max(1, _BLOCK_VALUES // tensors[0].shape[1])
+    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
 def statistics_of(
@@ -105,9 +105,8 @@ def _fill(out_TD: np.ndarray, x_TD: torch.Tensor) -> None:
         bits_TD[:] = x_TD.view(torch.uint16).numpy()
         bits_TD <<= 16
         return
-    rows = max(1, BLOCK_VALUES // x_TD.shape[1])
-    for out, part in zip(torch.from_numpy(out_TD).split(rows), x_TD.split(rows), strict=True):
-        out.copy_(part)
+    for x_RD, out_RD in _blocks(x_TD, torch.from_numpy(out_TD)):
+        out_RD.copy_(x_RD)
 
 
 _LARGEST = 127
@@ -117,9 +116,7 @@ def quantise(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(q int8 [..., D], s float32 [...]) of bfloat16 values [..., D] as numpy holds them."""
     x_TD = from_storage(array.reshape(-1, array.shape[-1]), FloatDtype.int8)
     q_TD, s_T = torch.empty(x_TD.shape, dtype=torch.int8), torch.empty(len(x_TD))
-    rows = max(1, BLOCK_VALUES // x_TD.shape[1])
-    blocks = (part.split(rows) for part in (x_TD, q_TD, s_T))
-    for x_RD, q_RD, s_R in zip(*blocks, strict=True):
+    for x_RD, q_RD, s_R in _blocks(x_TD, q_TD, s_T):
         values_RD = x_RD.float()
         torch.mul(values_RD.abs().amax(1), 1 / _LARGEST, out=s_R)
         s_R[~s_R.isfinite()] = torch.nan
@@ -128,26 +125,16 @@ def quantise(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return q_TD.numpy().reshape(array.shape), s_T.numpy().reshape(array.shape[:-1])
 
 
-def restore_into(q: np.ndarray, s: np.ndarray, out: np.ndarray) -> None:
-    """Fill `out` [..., D] with q · s in bfloat16, as numpy holds it; `s` has q's shape but D.
+def restored(q: np.ndarray, s: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """`out` [..., D], or a new array, filled with q · s in bfloat16, as numpy holds it.
 
-    In the thread that calls: a stream reads in several.
+    `s` has q's shape but D. In the thread that calls: a stream reads in several.
     """
-    width = q.shape[-1]
-    rows = max(1, BLOCK_VALUES // width)
-    flat = (
-        torch.from_numpy(q.reshape(-1, width)),
-        torch.from_numpy(s.reshape(-1, 1)),
-        from_storage(out.reshape(-1, width), FloatDtype.int8),
-    )
-    for q_RD, s_R1, out_RD in zip(*(part.split(rows) for part in flat), strict=True):
+    out = np.empty(q.shape, FloatDtype.int8.storage) if out is None else out
+    q_TD, out_TD = (torch.from_numpy(array.reshape(-1, q.shape[-1])) for array in (q, out))
+    s_T1 = torch.from_numpy(s.reshape(-1, 1))
+    for q_RD, s_R1, out_RD in _blocks(q_TD, s_T1, out_TD.view(torch.bfloat16)):
         torch.mul(q_RD, s_R1, out=out_RD)
-
-
-def restored(q: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """q · s as a new array."""
-    out = np.empty(q.shape, FloatDtype.int8.storage)
-    restore_into(q, s, out)
     return out
 
 
@@ -155,35 +142,39 @@ _LARGEST_SHARE = 0.02  # of a unit's trainable tokens: more is no outlier
 
 
 def find_outliers(
-    norms: Mapping[str, np.ndarray],
-    trainable_T: np.ndarray,
+    x_by_site: Mapping[str, torch.Tensor],
+    trainable_NS: np.ndarray,
     non_finite: NonFinite,
     max_norm: float | None,
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """Which of a unit's trainable tokens are left out, bool [T], and how many because of each site.
+    """Which of a unit's trainable tokens are left out, bool [N, S], and how many for each site.
 
     Args:
-        norms: ‖x‖ of each token at each site, float64 [T]; not finite where x is not.
-        trainable_T: the tokens that may be trained on.
+        x_by_site: the activations [N, S, D] of each site.
+        trainable_NS: the tokens that may be trained on.
         non_finite: whether tokens that are not finite are left out (or stay, to be refused).
         max_norm: times the median norm of the site's trainable tokens; longer ones are left out.
 
     Raises UserError when it would be more than 2 % of the trainable tokens.
     """
-    out = {site: np.zeros_like(trainable_T) for site in norms}
-    for site, norms_T in norms.items():
-        is_finite_T = np.isfinite(norms_T)
-        if non_finite is NonFinite.drop:
-            out[site] |= ~is_finite_T
-        if max_norm is not None and (counted_T := is_finite_T & trainable_T).any():
-            out[site] |= is_finite_T & (norms_T > max_norm * np.median(norms_T[counted_T]))
-        out[site] &= trainable_T
-    any_T = np.logical_or.reduce(list(out.values()))
-    per_site = {site: int(out_T.sum()) for site, out_T in out.items() if out_T.any()}
-    if any_T.sum() > _LARGEST_SHARE * trainable_T.sum():
+    out_NS, per_site = np.zeros_like(trainable_NS), dict[str, int]()
+    if non_finite is NonFinite.fail and max_norm is None:  # without a look at the values
+        return out_NS, per_site
+    for site, x_NSD in x_by_site.items():
+        norms = [x_TD.double().square().sum(1) for (x_TD,) in _blocks(x_NSD.flatten(0, 1))]
+        norms_NS = torch.cat(norms).sqrt().numpy().reshape(trainable_NS.shape)
+        is_finite_NS = np.isfinite(norms_NS)
+        is_out_NS = ~is_finite_NS if non_finite is NonFinite.drop else np.zeros_like(trainable_NS)
+        if max_norm is not None and (counted_NS := is_finite_NS & trainable_NS).any():
+            is_out_NS |= is_finite_NS & (norms_NS > max_norm * np.median(norms_NS[counted_NS]))
+        is_out_NS &= trainable_NS
+        out_NS |= is_out_NS
+        if is_out_NS.any():
+            per_site[site] = int(is_out_NS.sum())
+    if out_NS.sum() > _LARGEST_SHARE * trainable_NS.sum():
         raise UserError(
-            f"found {any_T.sum()} of {trainable_T.sum()} trainable tokens to drop {per_site}; "
+            f"found {out_NS.sum()} of {trainable_NS.sum()} trainable tokens to drop {per_site}; "
             f"expected at most {_LARGEST_SHARE:.0%}; raise writer.max_norm, store as float32, or "
             "look at the language model"
         )
-    return any_T, per_site
+    return out_NS, per_site

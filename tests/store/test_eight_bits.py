@@ -119,7 +119,9 @@ def test_tokens_that_are_not_finite_are_refused_or_dropped(
         data.fill(create("fails", dtype=INT8))
     arrays = {site: to_storage(x_NSD, INT8) for site, x_NSD in data.acts.items()}
     writer = create("drops", dtype=INT8, non_finite=NonFinite.drop, shard_mib=1.0, held_out=0.0)
-    writer.write_in_order([(data.ids, data.trainable, arrays)])
+    writer.put_tokens(0, data.ids, data.trainable, None)
+    writer.write_unit(0, arrays)
+    writer.end_tokens(23, {})
     writer.seal()
     store = open_store(writer.path)
     assert store.manifest.dropped == {"in.0": 1}

@@ -11,7 +11,7 @@ import pytest
 
 from sae_dist.common.errors import UserError
 from sae_dist.store import CacheConfig, StoreWriter, audit, open_store, verify
-from sae_dist.store.location import files_at
+from sae_dist.store.files import files_at
 from sae_dist.store.repair import Repair
 from tests.harvest.tiny import contents
 from tests.s3 import credentials, endpoint, needs_server  # noqa: F401
