@@ -27,12 +27,12 @@ from sae_dist.store.records import (
     SETTINGS_FILE,
     Manifest,
     Settings,
+    Statistics,
     choose_settings,
     commit_file,
     dump,
     tokens_file,
 )
-from sae_dist.store.values import Statistics
 from sae_dist.stream import ActivationStream, BatchPart, StreamConfig, TokenOrder
 
 SITE, WIDTH, POSITIONS, WORLD, BATCH = "x", 2304, 1024, 64, 4096

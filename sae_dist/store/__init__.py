@@ -9,8 +9,7 @@ if TYPE_CHECKING:
     from sae_dist.store.from_arrays import write_store
     from sae_dist.store.layout import Layout
     from sae_dist.store.reader import Store, open_store, read_settings
-    from sae_dist.store.records import Manifest, Settings
-    from sae_dist.store.values import Statistics
+    from sae_dist.store.records import Manifest, Settings, Statistics
     from sae_dist.store.verify import Audit, audit, verify
     from sae_dist.store.writer import StoreWriter
 

@@ -25,11 +25,11 @@ from sae_dist.store.records import (
     UNIT_COMMITS,
     Manifest,
     Settings,
+    Statistics,
     TokensEnd,
     UnitCommit,
     dump,
 )
-from sae_dist.store.values import Statistics
 
 Value = TypeVar("Value")
 

@@ -56,7 +56,8 @@ def write_store(
     config = StoreConfig(
         dtype=FloatDtype(dtype), chunk_mib=chunk_mib, shard_mib=shard_mib, held_out=held_out
     )
-    streams = {site: _activations(site, blocks, config.dtype) for site, blocks in arrays.items()}
+    given = {site: _blocks(blocks) for site, blocks in arrays.items()}
+    streams = {site: _activations(site, blocks, config.dtype) for site, blocks in given.items()}
     firsts = {site: [*islice(stream, 1)] for site, stream in streams.items()}
     shapes = {site: first[0].shape[1:] for site, first in firsts.items() if first}
     if len(shapes) < len(arrays) or len({length for length, _ in shapes.values()}) != 1:
@@ -67,15 +68,18 @@ def write_store(
     streams = {site: chain(firsts[site], stream) for site, stream in streams.items()}
     length = next(iter(shapes.values()))[0]
     widths = {site: width for site, (_, width) in shapes.items()}
-    total = next(filter(None, map(_length, arrays.values())), None)
+    totals = [
+        sum(map(len, blocks)) for blocks in given.values() if isinstance(blocks, list | tuple)
+    ]
+    total = next(filter(None, totals), None)
     if total is None:
         site, stream = next(iter(streams.items()))
         most = choose_settings(widths, length, config, {}, None).shard_sequences
         total, streams[site] = _drawn_ahead(stream, most)
     if input_ids is not None:
-        streams[_IDS] = _tokens(input_ids, torch.int32)
+        streams[_IDS] = _tokens(_blocks(input_ids), torch.int32)
     if trainable is not None:
-        streams[_TRAINABLE] = _tokens(trainable, torch.bool)
+        streams[_TRAINABLE] = _tokens(_blocks(trainable), torch.bool)
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
         _write(
@@ -111,11 +115,8 @@ def _write(writer: StoreWriter, streams: dict[str, Iterator[np.ndarray]]) -> Non
     writer.seal()
 
 
-def _length(blocks: Blocks) -> int | None:
-    """How many sequences there are, if that can be told before they are drawn."""
-    if isinstance(blocks, np.ndarray | torch.Tensor):
-        return len(blocks)
-    return sum(map(len, blocks)) if isinstance(blocks, list | tuple) else None
+def _blocks(blocks: Blocks) -> Iterable[Array]:
+    return [blocks] if isinstance(blocks, np.ndarray | torch.Tensor) else blocks
 
 
 def _drawn_ahead(
@@ -130,19 +131,15 @@ def _drawn_ahead(
     return drawn if 0 < drawn <= most else None, chain(again, stream)
 
 
-def _blocks(blocks: Blocks) -> Iterable[Array]:
-    return [blocks] if isinstance(blocks, np.ndarray | torch.Tensor) else blocks
-
-
 def _tensor(block: Array) -> torch.Tensor:
     """A CPU tensor; numpy arrays are copied, since they may be read-only."""
     return torch.tensor(block) if isinstance(block, np.ndarray) else block.detach().cpu()
 
 
-def _activations(site: str, blocks: Blocks, dtype: FloatDtype) -> Iterator[np.ndarray]:
+def _activations(site: str, blocks: Iterable[Array], dtype: FloatDtype) -> Iterator[np.ndarray]:
     """Each block as a storage array [n, S, d]."""
     shape: list[int] | None = None
-    for block in _blocks(blocks):
+    for block in blocks:
         x = _tensor(block)
         x = x.unsqueeze(1) if x.ndim == 2 else x
         shape = shape or list(x.shape[1:])
@@ -154,9 +151,9 @@ def _activations(site: str, blocks: Blocks, dtype: FloatDtype) -> Iterator[np.nd
         yield to_storage(x, dtype)
 
 
-def _tokens(blocks: Blocks, dtype: torch.dtype) -> Iterator[np.ndarray]:
+def _tokens(blocks: Iterable[Array], dtype: torch.dtype) -> Iterator[np.ndarray]:
     """Each block of token ids or trainable marks as an array [n, S]."""
-    for block in _blocks(blocks):
+    for block in blocks:
         x = _tensor(block)
         exact = x.to(dtype)
         if x.is_floating_point() or (x.dtype is torch.bool) != (dtype is torch.bool):

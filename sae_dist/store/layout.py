@@ -60,12 +60,8 @@ def is_held_out(unit: int, share: float) -> bool:
     This depends on nothing else, since a text may end before the tokens that were asked for. Of two
     units or more one at least is held out when `share` > 0, and one at least never is.
     """
-    return unit > 0 and _num_held_out(unit + 1, share) > _num_held_out(unit, share)
-
-
-def _num_held_out(num_units: int, share: float) -> int:
-    """How many of the first `num_units` are held out."""
-    return math.ceil(round((num_units - 1) * share, 9))
+    before, after = (math.ceil(round(num * share, 9)) for num in (unit - 1, unit))
+    return unit > 0 and after > before
 
 
 INPUT_IDS = "sequences/input_ids"

@@ -66,12 +66,10 @@ class ObjectFiles(Files):
 
     @override
     def create(self, name: str, data: bytes) -> bool:
-        try:
-            with _explained(self.path(name)):
-                obstore.put(self._store, name, data, mode="create")
-        except FileExistsError:
-            return False
-        return True
+        with _explained(self.path(name)), suppress(AlreadyExistsError):
+            obstore.put(self._store, name, data, mode="create")
+            return True
+        return False
 
     @override
     def write(self, name: str, data: bytes) -> None:
@@ -121,8 +119,6 @@ def _explained(path: str) -> Iterator[None]:
     """Errors of the service in one line that names the object."""
     try:
         yield
-    except AlreadyExistsError as error:
-        raise FileExistsError(f"{path} exists") from error
     except BaseError as error:
         raise UserError(
             f"found no answer for {path} ({str(error).splitlines()[0]}); expected an object store "

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import crc32c
 from sae_dist.store.cache import ChunkCache
@@ -23,7 +22,6 @@ from sae_dist.store.layout import (
     INPUT_IDS,
     MARKS,
     TOKEN_ARRAYS,
-    Layout,
     activations_path,
     scales_path,
 )
@@ -34,6 +32,7 @@ from sae_dist.store.records import (
     UNIT_COMMITS,
     Manifest,
     Settings,
+    Statistics,
     digest,
     list_units,
     load,
@@ -42,8 +41,7 @@ from sae_dist.store.records import (
     load_settings,
     parse,
 )
-from sae_dist.store.unit import TRAINABLE
-from sae_dist.store.values import Statistics, restored
+from sae_dist.store.unit import TRAINABLE, restored
 
 MAX_SHARD_BYTES = 2**30
 
@@ -57,34 +55,24 @@ class Store:
     Attributes:
         path: the store's folder.
         manifest, hash: what vouches for it, and the sha256 of that: equal stores have equal hashes.
+        layout: the grid of sequences, units and chunks.
+        dtype: the format of the stored activations.
+        sites: width of each site.
         chunk_rows: rows of every training chunk, int64 [chunks]; all but a unit's last are equal.
         unit_of_chunk: which unit each of them is of, int64 [chunks].
     """
 
     def __init__(self, contents: Contents, digest: str = "", cache: ChunkCache | None = None):
         self.path, self.manifest, self.hash = contents.files.path(), contents.manifest, digest
+        self.layout, settings = contents.layout, self.manifest.settings
+        self.dtype, self.sites = settings.dtype, dict(settings.widths)
         self._contents, self._cache = contents, cache
-        index, size = contents.arrays[INDEX], self.manifest.settings.chunk_rows
+        index = contents.arrays[INDEX]
         self.unit_of_chunk = np.repeat(np.arange(len(index.items)), np.diff(index.first_chunk))
-        self.chunk_rows = np.full(len(self.unit_of_chunk), size, np.int64)
+        self.chunk_rows = np.full(len(self.unit_of_chunk), settings.chunk_rows, np.int64)
         has_rows = index.items > 0
         last_chunk = index.first_chunk[1:][has_rows] - 1
-        self.chunk_rows[last_chunk] = (index.items[has_rows] - 1) % size + 1
-
-    @property
-    def layout(self) -> Layout:
-        """The grid of sequences, units and chunks."""
-        return self._contents.layout
-
-    @property
-    def dtype(self) -> FloatDtype:
-        """The format of the stored activations."""
-        return self.manifest.settings.dtype
-
-    @property
-    def sites(self) -> dict[str, int]:
-        """Width of each site."""
-        return dict(self.manifest.settings.widths)
+        self.chunk_rows[last_chunk] = (index.items[has_rows] - 1) % settings.chunk_rows + 1
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -231,10 +219,9 @@ class Store:
         )
 
     def _require(self, site: str) -> None:
-        if site not in self.manifest.settings.widths:
+        if site not in self.sites:
             raise UserError(
-                f"found no site {site!r} in {self.path}; expected one of "
-                f"{', '.join(self.manifest.settings.widths)}"
+                f"found no site {site!r} in {self.path}; expected one of {', '.join(self.sites)}"
             )
 
 

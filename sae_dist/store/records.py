@@ -24,7 +24,6 @@ from sae_dist.common.settings import validate
 from sae_dist.store.config import NonFinite, StoreConfig
 from sae_dist.store.files import Fault, Files
 from sae_dist.store.layout import ArraySpec, Layout, array_specs, is_held_out
-from sae_dist.store.values import Statistics
 
 FORMAT = 4
 SETTINGS_FILE = "SETTINGS.json"
@@ -147,6 +146,36 @@ class UnitTokens(msgspec.Struct, frozen=True):
         """The bytes of its file."""
         data = msgspec.msgpack.encode(self)
         return data + hashlib.sha256(data).digest()
+
+
+class Statistics(msgspec.Struct, frozen=True, kw_only=True, eq=False, forbid_unknown_fields=True):
+    """Sums over trainable tokens, float64; adding two gives the statistics of both."""
+
+    count: int
+    sum: np.ndarray
+    sum_square: float
+
+    @classmethod
+    def zero(cls, width: int) -> Self:
+        """Statistics of no token, of sites `width` wide."""
+        return cls(count=0, sum=np.zeros(width), sum_square=0.0)
+
+    def __add__(self, other: "Statistics") -> "Statistics":
+        return Statistics(
+            count=self.count + other.count,
+            sum=self.sum + other.sum,
+            sum_square=self.sum_square + other.sum_square,
+        )
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean activation, float64 [width]; zeros when nothing was counted."""
+        return self.sum / max(self.count, 1)
+
+    @property
+    def mean_square(self) -> float:
+        """E‖x‖², the mean squared norm of an activation."""
+        return self.sum_square / max(self.count, 1)
 
 
 class UnitCommit(Record, frozen=True):

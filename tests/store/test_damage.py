@@ -11,8 +11,7 @@ import torch
 
 from sae_dist.common.errors import UserError
 from sae_dist.store import StoreWriter, open_store, verify
-from sae_dist.store.repair import Repair
-from sae_dist.store.verify import audit
+from sae_dist.store.verify import Repair, audit
 from tests.harvest.tiny import contents
 from tests.store.conftest import WIDTHS, everything
 from tests.store.damage import flip, forge, swap

@@ -12,9 +12,8 @@ import zarr
 from sae_dist.common.dtypes import FloatDtype, from_storage, to_storage
 from sae_dist.common.errors import UserError
 from sae_dist.store import NonFinite, StoreWriter, open_store, verify
-from sae_dist.store.repair import Repair
-from sae_dist.store.values import quantise, restored, statistics_of
-from sae_dist.store.verify import audit
+from sae_dist.store.unit import quantise, restored, statistics_of
+from sae_dist.store.verify import Repair, audit
 from tests.store.conftest import everything
 from tests.store.damage import KINDS, damage
 

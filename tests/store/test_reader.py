@@ -12,7 +12,8 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.files import crc32c
 from sae_dist.store import StoreWriter, open_store, read_settings
 from sae_dist.store.files import Files
-from sae_dist.store.values import Statistics, statistics_of
+from sae_dist.store.records import Statistics
+from sae_dist.store.unit import statistics_of
 from tests.store.conftest import everything
 
 EXACT = [dtype for dtype in FloatDtype if dtype is not FloatDtype.int8]

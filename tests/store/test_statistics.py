@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae_dist.store.values import statistics_of
+from sae_dist.store.unit import statistics_of
 
 
 @pytest.fixture
