@@ -23,7 +23,6 @@ from sae_dist.store.contents import Contents
 from sae_dist.store.files import Files, files_at
 from sae_dist.store.layout import Layout
 from sae_dist.store.records import (
-    COPIES,
     SETTINGS_FILE,
     Manifest,
     Settings,
@@ -63,9 +62,7 @@ def seal_nothing(folder: Path, num_tokens: int) -> None:
         fingerprint={},
         sums="",
     )
-    files = files_at(folder)
-    files.make_folders([COPIES])
-    contents = Contents(files, manifest)
+    contents = Contents(files_at(folder), manifest)
     num_sums = sum(int(array.first_chunk[-1]) for array in contents.arrays.values())
     contents.take_sums(np.random.default_rng(0).bytes(4 * num_sums))
     contents.write_manifest()

@@ -139,7 +139,7 @@ class Contents:
 
     def seal(self) -> None:
         """Write metadata and manifest of a store that has all files; remove what is not of it."""
-        self.files.make_folders([COPIES, *self.arrays])
+        self.files.make_folders(self.arrays)
         for array in self.arrays.values():
             self.files.write(array.spec.metadata_file, self.metadata(array))
         self.write_manifest()
@@ -151,6 +151,7 @@ class Contents:
 
     def write_manifest(self) -> None:
         """Write the seal, the copies first: a reader trusts what is under the first name."""
+        self.files.make_folders([COPIES])
         for folder in (f"{COPIES}/", ""):
             self.files.write(folder + SUMS_FILE, self.all_sums())
             self.files.write(folder + MANIFEST_FILE, dump(self.manifest))
