@@ -20,20 +20,18 @@ from benchmarks.figures import Figure
 from sae_dist.harvest import Units
 from sae_dist.store import StoreConfig, StoreWriter, open_store
 from sae_dist.store.contents import Contents
-from sae_dist.store.files import Files
+from sae_dist.store.files import Files, files_at
 from sae_dist.store.layout import Layout
-from sae_dist.store.location import files_at
 from sae_dist.store.records import (
     SETTINGS_FILE,
     Manifest,
     Settings,
+    Statistics,
     choose_settings,
     commit_file,
     dump,
     tokens_file,
 )
-from sae_dist.store.seal import write_manifest
-from sae_dist.store.values import Statistics
 from sae_dist.stream import ActivationStream, BatchPart, StreamConfig, TokenOrder
 
 SITE, WIDTH, POSITIONS, WORLD, BATCH = "x", 2304, 1024, 64, 4096
@@ -64,11 +62,10 @@ def seal_nothing(folder: Path, num_tokens: int) -> None:
         fingerprint={},
         sums="",
     )
-    contents = Contents(manifest)
-    contents.take_sums(np.random.default_rng(0).bytes(4 * contents.num_sums))
-    files = files_at(folder)
-    files.make_folders([""])
-    write_manifest(files, contents)
+    contents = Contents(files_at(folder), manifest)
+    num_sums = sum(int(array.first_chunk[-1]) for array in contents.arrays.values())
+    contents.take_sums(np.random.default_rng(0).bytes(4 * num_sums))
+    contents.write_manifest()
 
 
 @contextmanager

@@ -51,7 +51,7 @@ from sae_dist.lm import (
 )
 from sae_dist.parallel import local_device
 from sae_dist.store import StoreWriter
-from sae_dist.store.location import files_at
+from sae_dist.store.files import files_at
 from sae_dist.store.records import MANIFEST_FILE, SETTINGS_FILE, choose_settings
 from sae_dist.text import Fingerprint, Position, TextConfig, documents, pack
 

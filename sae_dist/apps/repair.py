@@ -15,7 +15,7 @@ from sae_dist.config import VerifyConfig
 from sae_dist.harvest import StagingBuffer, round_of
 from sae_dist.lm import LM, Capture, compile_layers, resolve, truncate
 from sae_dist.store import Audit, Settings
-from sae_dist.store.repair import Repair
+from sae_dist.store.verify import Repair
 from sae_dist.text import TextConfig
 
 

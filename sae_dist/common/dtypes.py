@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # a configuration is read without it
 class FloatDtype(StrEnum):
     """Format of stored activations. numpy has no bfloat16: its bits travel as uint16.
 
-    `int8` is a way to store bfloat16 (`store/values.py`); in memory it is bfloat16.
+    `int8` is a way to store bfloat16 (`store/unit.py`); in memory it is bfloat16.
     """
 
     bfloat16 = "bfloat16"

@@ -77,7 +77,7 @@ def _fill(
 ) -> None:
     """Harvest units until all are committed, by any process."""
     settings = writer.settings
-    sizes = (settings.widths, (settings.shard_sequences, settings.sequence_length), writer.dtype)
+    sizes = (settings.widths, (settings.shard_sequences, settings.sequence_length), settings.dtype)
     free = [StagingBuffer(*sizes, processes.device) for _ in range(_SHARDS_HELD)]
     writing: deque[tuple[Future[bool], StagingBuffer]] = deque()
     with ThreadPoolExecutor(1, "writer") as thread, TokenBar(writer, units) as bar:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sae_dist.store.reader import read_settings as read_settings
     from sae_dist.store.records import Manifest as Manifest
     from sae_dist.store.records import Settings as Settings
-    from sae_dist.store.values import Statistics as Statistics
+    from sae_dist.store.records import Statistics as Statistics
     from sae_dist.store.verify import Audit as Audit
     from sae_dist.store.verify import audit as audit
     from sae_dist.store.verify import verify as verify

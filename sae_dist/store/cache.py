@@ -10,7 +10,6 @@ import fcntl
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedRandom
@@ -60,29 +59,30 @@ class ChunkCache:
         return False
 
     def put(self, name: str, data: np.ndarray) -> None:
-        """Keep a chunk (uint8 [n]) if there is room; of several that do so at once, one counts."""
+        """Keep a chunk (uint8 [n]) if there is room, one after the other on a node."""
         path = self._folder / name
-        if self._is_full:
-            return
         try:
-            self._is_full = not self._reserve(data.nbytes)
             if not self._is_full:
-                temporary = path.with_name(f"{uuid.uuid4().hex}.tmp")
-                temporary.write_bytes(data.data)
-                os.replace(temporary, path)
+                with self._locked() as file:
+                    self._is_full = not path.exists() and not self._reserve(file, data.nbytes)
+                    if not self._is_full:
+                        temporary = path.with_name(f"{name}.tmp")
+                        temporary.write_bytes(data.data)
+                        os.replace(temporary, path)
         except OSError as error:
             self._is_full = True
             warn(f"no more chunks are kept in {self._root}: {error.strerror}")
 
-    def _reserve(self, num_bytes: int) -> bool:
-        with self._locked() as file:
-            total = int(file.read() or 0)
-            if total + num_bytes > self._max_bytes:
-                total = self._make_room(num_bytes)
-            fits = total + num_bytes <= self._max_bytes
-            file.seek(0)
-            file.truncate()
-            file.write(b"%d" % (total + num_bytes * fits))
+    def _reserve(self, file: BufferedRandom, num_bytes: int) -> bool:
+        """Count what will be written in the locked `file`, if there is room for it."""
+        total = int(file.read() or 0)
+        if total + num_bytes > self._max_bytes:
+            total = self._make_room(num_bytes)
+        fits = total + num_bytes <= self._max_bytes
+        file.seek(0)
+        file.truncate()
+        file.write(b"%d" % (total + num_bytes * fits))
+        file.flush()
         return fits
 
     def _make_room(self, num_bytes: int) -> int:

@@ -22,7 +22,7 @@ class StoreConfig:
     1 GiB a site: two shards are held in memory by each process of a harvest.
 
     `dtype` int8 stores bfloat16 in half the bytes, off by up to 1/254 of a token's largest value
-    (`store/values.py`).
+    (`store/unit.py`).
 
     Trainable tokens that are not finite end the harvest, or are dropped; so are those longer than
     `max_norm` times the median norm of a shard's trainable tokens at a site (None: any length).

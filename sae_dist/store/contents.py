@@ -1,128 +1,203 @@
 """What each file of a store holds, as its records tell: of which array what, and its checksums."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 import numpy as np
 
-from sae_dist.store.files import Fault, FaultError, Files
-from sae_dist.store.layout import TOKEN_ARRAYS, ArraySpec, Layout, is_held_out
+from sae_dist.common.files import to_json
+from sae_dist.common.log import warn
+from sae_dist.store.files import Fault, Files, is_leftover
+from sae_dist.store.layout import ArraySpec
 from sae_dist.store.records import (
+    COPIES,
     MANIFEST_FILE,
     SETTINGS_FILE,
-    TOKENS_END,
+    SUMS_FILE,
+    TOKENS,
+    UNIT_COMMITS,
     Manifest,
     Settings,
+    Statistics,
     TokensEnd,
     UnitCommit,
-    UnitTokens,
-    commit_file,
-    load,
-    tokens_file,
+    dump,
 )
-from sae_dist.store.values import Statistics
 
 Value = TypeVar("Value")
+
+
+@dataclass(slots=True)
+class Array:
+    """What one array's files hold.
+
+    Attributes:
+        spec: how it is cut.
+        has_file: bool [units].
+        items: how many are in each unit's file, int64 [units].
+        first_chunk: the number of each unit's first chunk, int64 [units + 1]: chunks are numbered
+            through all files of an array.
+        sums: the CRC-32C of every chunk, uint32.
+    """
+
+    spec: ArraySpec
+    has_file: np.ndarray
+    items: np.ndarray
+    first_chunk: np.ndarray
+    sums: np.ndarray
+
+    def sums_of(self, unit: int) -> np.ndarray:
+        """The checksums of the chunks in one file; a view."""
+        return self.sums[self.first_chunk[unit] : self.first_chunk[unit + 1]]
+
+    def file_bytes(self, unit: int) -> int:
+        """Bytes of one file."""
+        return self.spec.file_bytes(int(self.items[unit]))
 
 
 class Contents:
     """All files of a store, as its manifest tells them.
 
     Attributes:
-        manifest, layout, specs: that manifest, its grid and its arrays.
+        files: what reaches them.
+        manifest, layout, arrays: that manifest, its grid, and its arrays by path.
         is_held_out: bool [units].
-        items: of each array (by path) how many items are in each unit's file, int64 [units].
-        first_chunk: of each array the number of each unit's first chunk, int64 [units + 1]: chunks
-            are numbered through all files of an array.
-        sums: of each array the CRC-32C of every chunk, uint32.
         tokens: part of the names that a unit's files have until they get their own, in a store that
             is not sealed.
-        unpublished: those names.
     """
 
-    def __init__(self, manifest: Manifest, commits: Mapping[int, UnitCommit] | None = None) -> None:
-        """`commits` are those of the units that are there; of a sealed store all are."""
-        self.manifest = manifest
-        self.layout: Layout = manifest.layout
-        self.specs = manifest.settings.specs()
-        numbers = range(self.layout.num_units)
-        is_there = np.array([commits is None or unit in commits for unit in numbers], bool)
-        share = manifest.settings.held_out
-        self.is_held_out = np.array([is_held_out(unit, share) for unit in numbers], bool)
-        starts = np.arange(len(numbers)) * self.layout.shard_sequences
-        lengths = np.minimum(self.layout.num_sequences - starts, self.layout.shard_sequences)
-        rows = np.array(manifest.rows, np.int64)
-        self.has_file, self.items, self.first_chunk = {}, {}, {}
-        for path, spec in self.specs.items():
-            is_of_array = self._is_of_array(spec) & is_there
-            self.has_file[path] = is_of_array
-            self.items[path] = np.where(is_of_array, rows if spec.is_of_rows else lengths, 0)
-            chunks = -(-self.items[path] // spec.chunk_items)
-            self.first_chunk[path] = np.concatenate([[0], np.cumsum(chunks)])
-        self.sums: dict[str, np.ndarray] = {}
-        self.tokens = {unit: commit.token for unit, commit in (commits or {}).items()}
-        self.unpublished = {
-            spec.unpublished(unit, self.tokens[unit])
-            for spec, unit in self.files()
-            if unit in self.tokens
-        }
+    def __init__(
+        self, files: Files, manifest: Manifest, commits: Mapping[int, UnitCommit] | None = None
+    ) -> None:
+        """`commits` are those of the units that are there; of a sealed store all are.
 
-    @property
-    def num_sums(self) -> int:
-        """Chunks of all arrays."""
-        return sum(int(first[-1]) for first in self.first_chunk.values())
+        Raises Fault for a folder that is a link.
+        """
+        self.files, self.manifest = files, manifest
+        self.layout, settings = manifest.layout, manifest.settings
+        numbers = range(self.layout.num_units)
+        self.tokens = {unit: commit.token for unit, commit in (commits or {}).items()}
+        is_there = np.array([commits is None or unit in commits for unit in numbers], bool)
+        self.is_held_out = held_out = np.array([settings.is_held_out(u) for u in numbers], bool)
+        lengths = np.array([len(self.layout.sequences_of(unit)) for unit in numbers], np.int64)
+        rows, self.arrays = np.array(manifest.rows, np.int64), dict[str, Array]()
+        for path, spec in settings.specs().items():
+            has_file = is_there & np.where(held_out, spec.is_of(True), spec.is_of(False))
+            items = np.where(has_file, rows if spec.is_of_rows else lengths, 0)
+            first_chunk = np.concatenate([[0], np.cumsum(-(-items // spec.chunk_items))])
+            no_sums = np.zeros(0, np.uint32)
+            self.arrays[path] = Array(spec, has_file, items, first_chunk, no_sums)
+        files.check_folders(self.arrays)
+
+    def each_file(self) -> Iterator[tuple[Array, int]]:
+        """(array, unit) of every file."""
+        for array in self.arrays.values():
+            for unit in np.flatnonzero(array.has_file).tolist():
+                yield array, unit
+
+    def read(self, spec: ArraySpec, unit: int, read: Callable[[str], Value]) -> Value:
+        """What `read` gives of one file by its name, which it may get only just now."""
+        name = spec.file(unit)
+        if (token := self.tokens.get(unit)) is not None:
+            for other in (name, spec.unpublished(unit, token)):
+                with suppress(FileNotFoundError):
+                    return read(other)
+        return read(name)
 
     def all_sums(self) -> bytes:
         """The chunks' checksums one after the other, by array: SUMS.bin."""
-        return b"".join(sums.tobytes() for sums in self.sums.values())
+        return b"".join(array.sums.tobytes() for array in self.arrays.values())
 
     def take_sums(self, data: bytes) -> None:
         """Take what `all_sums` gave, and let the manifest vouch for it."""
         digest = hashlib.sha256(data).hexdigest()
         self.manifest = msgspec.structs.replace(self.manifest, sums=digest)
-        all_sums, start = np.frombuffer(data, "<u4"), 0
-        for path, first in self.first_chunk.items():
-            self.sums[path] = all_sums[start : start + int(first[-1])]
-            start += int(first[-1])
+        all_sums, start = np.frombuffer(bytearray(data), "<u4"), 0
+        for array in self.arrays.values():
+            array.sums = all_sums[start : start + int(array.first_chunk[-1])]
+            start += len(array.sums)
 
-    def sums_of(self, path: str, unit: int) -> np.ndarray:
-        """The checksums of the chunks in one file."""
-        first = self.first_chunk[path]
-        return self.sums[path][first[unit] : first[unit + 1]]
+    def load_sums(self, name: str) -> bytes:
+        """What `all_sums` gave, from a file; Fault when the manifest does not vouch for it."""
+        path = self.files.path(name)
+        try:
+            sums = self.files.read(name)
+        except FileNotFoundError as error:
+            raise Fault(path, "missing", "checksums") from error
+        num_sums = sum(int(array.first_chunk[-1]) for array in self.arrays.values())
+        is_right = hashlib.sha256(sums).hexdigest() == self.manifest.sums
+        if not is_right or len(sums) != 4 * num_sums:
+            raise Fault(path, "with other checksums", "those of the manifest's chunks")
+        return sums
 
-    def read(self, spec: ArraySpec, unit: int, read: Callable[[str], Value]) -> Value:
-        """What `read` gives of one file by its name, which it may get only just now."""
-        name = spec.file(unit)
-        if (token := self.tokens.get(unit)) is None:
-            return read(name)
-        with suppress(FileNotFoundError):
-            return read(name)
-        with suppress(FileNotFoundError):
-            return read(spec.unpublished(unit, token))
-        return read(name)
+    def seal(self) -> None:
+        """Write metadata and manifest of a store that has all files; remove what is not of it."""
+        self.files.make_folders(self.arrays)
+        for array in self.arrays.values():
+            self.files.write(array.spec.metadata_file, self.metadata(array))
+        self.write_manifest()
+        clear_up(self.files, self.arrays)
 
-    def files(self) -> Iterator[tuple[ArraySpec, int]]:
-        """(array, unit) of every file."""
-        for path, spec in self.specs.items():
-            for unit in np.flatnonzero(self.has_file[path]).tolist():
-                yield spec, unit
+    def metadata(self, array: Array) -> bytes:
+        """An array's zarr.json."""
+        return to_json(array.spec.metadata(self.layout))
 
-    def _is_of_array(self, spec: ArraySpec) -> np.ndarray:
-        if spec.path in TOKEN_ARRAYS:
-            return np.ones_like(self.is_held_out)
-        return self.is_held_out ^ spec.is_of_rows
+    def write_manifest(self) -> None:
+        """Write the seal, the copies first: a reader trusts what is under the first name."""
+        self.files.make_folders([COPIES])
+        for folder in (f"{COPIES}/", ""):
+            self.files.write(folder + SUMS_FILE, self.all_sums())
+            self.files.write(folder + MANIFEST_FILE, dump(self.manifest))
+
+    def publish(self) -> None:
+        """Give files their names whose writers were killed before it."""
+        there = {path: set(self.files.list(path)) for path in self.arrays}
+        for array, unit in self.each_file():
+            name = array.spec.file(unit)
+            if name.rpartition("/")[2] in there[array.spec.path]:
+                continue
+            try:
+                self.files.rename(array.spec.unpublished(unit, self.tokens[unit]), name)
+            except FileNotFoundError as error:
+                if not self.files.exists(name):  # else another process seals, too
+                    raise Fault(self.files.path(name), "missing", "what was committed") from error
 
 
-def check_manifest(files: Files, name: str, manifest: Manifest, max_shard_bytes: int) -> None:
-    """Raise FaultError for what contradicts itself, or would lead out of memory."""
+def clear_up(files: Files, arrays: Iterable[str]) -> None:
+    """Remove what a sealed store does not need: its commits, and what killed writers left.
+
+    What another process is writing goes, too: it finds the store sealed then.
+    """
+    for folder in (UNIT_COMMITS, TOKENS):
+        for name in files.list(folder):
+            files.remove(f"{folder}/{name}")
+    files.remove_folders([UNIT_COMMITS, TOKENS])
+    files.remove(SETTINGS_FILE)
+    left = [
+        f"{folder}/{name}" if folder else name
+        for folder in ("", COPIES, *arrays)
+        for name in files.list(folder)
+        if is_leftover(name)
+    ]
+    for name in left:
+        files.remove(name)
+    if left:
+        told = files.path(left[0])
+        warn(f"{len(left)} leftover files of killed writers removed (first: {told})")
+
+
+def check_manifest(path: Path | str, manifest: Manifest, max_shard_bytes: int) -> None:
+    """Raise Fault for what contradicts itself, or would lead out of memory."""
 
     def refuse(found: str, expected: str) -> None:
-        raise FaultError(Fault(path=files.path(name), found=f"with {found}", expected=expected))
+        raise Fault(path, f"with {found}", expected)
 
     layout, widths = manifest.layout, manifest.settings.widths
     if layout.shard_sequences % layout.chunk_sequences:
@@ -138,76 +213,24 @@ def check_manifest(files: Files, name: str, manifest: Manifest, max_shard_bytes:
     if max(manifest.rows) > layout.unit_rows:
         refuse(f"{max(manifest.rows)} rows in a unit", f"at most {layout.unit_rows}")
     sizes = {site: len(statistics.sum) for site, statistics in manifest.statistics.items()}
-    if sizes != dict(widths):
-        refuse(f"statistics of {sizes}"[:200], f"{dict(widths)}"[:200])
-
-
-def load_sums(files: Files, name: str, contents: Contents) -> bytes:
-    """The checksums of all chunks. Raises FaultError when they are not the manifest's."""
-    path = files.path(name)
-    try:
-        sums = files.read(name)
-    except FileNotFoundError as error:
-        raise FaultError(Fault(path=path, found="missing", expected="checksums")) from error
-    is_right = hashlib.sha256(sums).hexdigest() == contents.manifest.sums
-    if not is_right or len(sums) != 4 * contents.num_sums:
-        expected = "those of the manifest's chunks"
-        raise FaultError(Fault(path=path, found="with other checksums", expected=expected))
-    return sums
-
-
-def load_settings(files: Files) -> tuple[str, Settings]:
-    """(file, settings) of a started or sealed store. Raises FileNotFoundError if there is none."""
-    try:
-        return SETTINGS_FILE, load(files, SETTINGS_FILE, Settings)
-    except FileNotFoundError:  # sealing writes the manifest before it removes the settings
-        return MANIFEST_FILE, load(files, MANIFEST_FILE, Manifest).settings
-
-
-def list_units(files: Files, folder: str) -> set[int]:
-    """The units of which there are tokens (in TOKENS) or a commit (in UNIT_COMMITS)."""
-    names = (name.removesuffix(".json") for name in files.list(folder))
-    return {int(name) for name in names if name.isdigit()}
-
-
-def load_commit(files: Files, unit: int) -> UnitCommit:
-    """The commit of one unit. Raises FaultError when it is damaged, or another unit's."""
-    commit, name = load(files, commit_file(unit), UnitCommit), commit_file(unit)
-    if commit.unit != unit:
-        found = f"to be of unit {commit.unit}"
-        raise FaultError(Fault(path=files.path(name), found=found, expected="its own", unit=unit))
-    return commit
-
-
-def load_tokens(files: Files, unit: int) -> UnitTokens:
-    """Raises FaultError for tokens that were altered, FileNotFoundError if there are none."""
-    name = tokens_file(unit)
-    try:
-        return UnitTokens.decode(files.read(name))
-    except ValueError as error:
-        expected = "the tokens that were written"
-        fault = Fault(path=files.path(name), found="altered", expected=expected, unit=unit)
-        raise FaultError(fault) from error
-
-
-def load_end(files: Files) -> TokensEnd | None:
-    """What is known once all tokens are written."""
-    return load(files, TOKENS_END, TokensEnd) if files.exists(TOKENS_END) else None
+    if sizes != widths:
+        refuse(f"statistics of {sizes}"[:200], f"{widths}"[:200])
 
 
 def assemble(
-    settings: Settings, end: TokensEnd | None, commits: Mapping[int, UnitCommit]
+    files: Files, settings: Settings, end: TokensEnd | None, commits: Mapping[int, UnitCommit]
 ) -> Contents | None:
     """What these units come to; statistics are added in order. None without commits and an end."""
-    if end is None and commits:
-        last = commits[max(commits)]
+    in_order = [commits[unit] for unit in sorted(commits)]
+    if end is None and in_order:
+        last = in_order[-1]
         num_sequences = last.unit * settings.shard_sequences + last.num_sequences
         end = TokensEnd(num_sequences=num_sequences, fingerprint={})
     if end is None:
         return None
-    in_order = [commits[unit] for unit in sorted(commits)]
-    training = [c for c in in_order if not is_held_out(c.unit, settings.held_out)]
+    training = [commit for commit in in_order if not settings.is_held_out(commit.unit)]
     num_units = settings.layout(end.num_sequences).num_units
+    dropped = {site: sum(c.dropped.get(site, 0) for c in in_order) for site in settings.widths}
     manifest = Manifest(
         settings=settings,
         num_sequences=end.num_sequences,
@@ -216,15 +239,12 @@ def assemble(
             site: reduce(add, (c.statistics[site] for c in training), Statistics.zero(width))
             for site, width in settings.widths.items()
         },
-        dropped={
-            site: num
-            for site in settings.widths
-            if (num := sum(commit.dropped.get(site, 0) for commit in in_order))
-        },
+        dropped={site: num for site, num in dropped.items() if num},
         num_dropped=sum(commit.num_dropped for commit in in_order),
         fingerprint=end.fingerprint,
         sums="",
     )
-    contents = Contents(manifest, commits)
-    contents.take_sums(b"".join(commits[unit].sums[s.path] for s, unit in contents.files()))
+    contents = Contents(files, manifest, commits)
+    each = (commits[unit].sums[array.spec.path] for array, unit in contents.each_file())
+    contents.take_sums(b"".join(each))
     return contents

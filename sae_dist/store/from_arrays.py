@@ -2,9 +2,8 @@
 
 import shutil
 import uuid
-from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -57,33 +56,35 @@ def write_store(
     config = StoreConfig(
         dtype=FloatDtype(dtype), chunk_mib=chunk_mib, shard_mib=shard_mib, held_out=held_out
     )
-    streams = {site: _activations(site, blocks, config.dtype) for site, blocks in arrays.items()}
-    firsts = {site: next(stream, None) for site, stream in streams.items()}
-    shapes = {site: first.shape[1:] for site, first in firsts.items() if first is not None}
+    given = {site: _blocks(blocks) for site, blocks in arrays.items()}
+    streams = {site: _activations(site, blocks, config.dtype) for site, blocks in given.items()}
+    firsts = {site: [*islice(stream, 1)] for site, stream in streams.items()}
+    shapes = {site: first[0].shape[1:] for site, first in firsts.items() if first}
     if len(shapes) < len(arrays) or len({length for length, _ in shapes.values()}) != 1:
         raise UserError(
             f"found blocks of [positions, width] { ({s: list(v) for s, v in shapes.items()}) } for "
             f"sites {list(arrays)}; expected equal positions at each; mend the arrays"
         )
-    for site, first in firsts.items():
-        assert first is not None
-        streams[site] = chain([first], streams[site])
+    streams = {site: chain(firsts[site], stream) for site, stream in streams.items()}
     length = next(iter(shapes.values()))[0]
-    if input_ids is not None:
-        streams[_IDS] = _tokens(input_ids, torch.int32)
-    if trainable is not None:
-        streams[_TRAINABLE] = _tokens(trainable, torch.bool)
     widths = {site: width for site, (_, width) in shapes.items()}
+    totals = [
+        sum(map(len, blocks)) for blocks in given.values() if isinstance(blocks, list | tuple)
+    ]
+    total = next(filter(None, totals), None)
+    if total is None:
+        site, stream = next(iter(streams.items()))
+        most = choose_settings(widths, length, config, {}, None).shard_sequences
+        total, streams[site] = _drawn_ahead(stream, most)
+    if input_ids is not None:
+        streams[_IDS] = _tokens(_blocks(input_ids), torch.int32)
+    if trainable is not None:
+        streams[_TRAINABLE] = _tokens(_blocks(trainable), torch.bool)
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
-        total = next(filter(None, map(_length, arrays.values())), None)
-        if total is None:
-            site, stream = next(iter(streams.items()))
-            most = choose_settings(widths, length, config, {}, None).shard_sequences
-            total, streams[site] = _drawn_ahead(stream, most)
-        writer = StoreWriter.create(partial, widths, length, config, provenance or {}, total)
-        writer.write_in_order(_units(streams, writer.settings.shard_sequences, length))
-        writer.seal()
+        _write(
+            StoreWriter.create(partial, widths, length, config, provenance or {}, total), streams
+        )
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -91,29 +92,43 @@ def write_store(
     return open_store(target)
 
 
-def _length(blocks: Blocks) -> int | None:
-    """How many sequences there are, if that can be told before they are drawn."""
-    if isinstance(blocks, np.ndarray | torch.Tensor):
-        return len(blocks)
-    return sum(map(len, blocks)) if isinstance(blocks, list | tuple) else None
+def _write(writer: StoreWriter, streams: dict[str, Iterator[np.ndarray]]) -> None:
+    """Write and seal a store of what the streams give, unit after unit."""
+    size, positions = writer.settings.shard_sequences, writer.settings.sequence_length
+    cut, num_sequences = [_rebatched(stream, size) for stream in streams.values()], 0
+    for unit, blocks in enumerate(zip_longest(*cut, fillvalue=np.empty(0))):
+        arrays = dict(zip(streams, blocks, strict=True))
+        ends = {name: unit * size + len(array) for name, array in arrays.items()}
+        short, long = min(ends, key=ends.__getitem__), max(ends, key=ends.__getitem__)
+        if ends[short] < ends[long]:
+            raise UserError(
+                f"found {ends[short]} sequences of {short} and at least {ends[long]} of {long}; "
+                "expected equal totals; mend the arrays"
+            )
+        num_sequences = ends[long]
+        shape = (len(blocks[0]), positions)
+        ids = arrays.pop(_IDS, np.full(shape, -1, np.int32))
+        trainable = arrays.pop(_TRAINABLE, np.full(shape, True))
+        writer.put_tokens(unit, ids, trainable, None)
+        writer.write_unit(unit, arrays)
+    writer.end_tokens(num_sequences, {})
+    writer.seal()
+
+
+def _blocks(blocks: Blocks) -> Iterable[Array]:
+    return [blocks] if isinstance(blocks, np.ndarray | torch.Tensor) else blocks
 
 
 def _drawn_ahead(
     stream: Iterator[np.ndarray], most: int
 ) -> tuple[int | None, Iterator[np.ndarray]]:
     """How many sequences there are, None for more than `most`; and the stream as it was."""
-    drawn, held = 0, deque[np.ndarray]()
-    for block in stream:
-        drawn += len(block)
+    drawn, held = 0, list[np.ndarray]()
+    while drawn <= most and (block := next(stream, None)) is not None:
         held.append(block)
-        if drawn > most:
-            break
-    again = (held.popleft() for _ in range(len(held)))
+        drawn += len(block)
+    again = (held.pop(0) for _ in range(len(held)))  # and let go of
     return drawn if 0 < drawn <= most else None, chain(again, stream)
-
-
-def _blocks(blocks: Blocks) -> Iterable[Array]:
-    return [blocks] if isinstance(blocks, np.ndarray | torch.Tensor) else blocks
 
 
 def _tensor(block: Array) -> torch.Tensor:
@@ -121,10 +136,10 @@ def _tensor(block: Array) -> torch.Tensor:
     return torch.tensor(block) if isinstance(block, np.ndarray) else block.detach().cpu()
 
 
-def _activations(site: str, blocks: Blocks, dtype: FloatDtype) -> Iterator[np.ndarray]:
+def _activations(site: str, blocks: Iterable[Array], dtype: FloatDtype) -> Iterator[np.ndarray]:
     """Each block as a storage array [n, S, d]."""
     shape: list[int] | None = None
-    for block in _blocks(blocks):
+    for block in blocks:
         x = _tensor(block)
         x = x.unsqueeze(1) if x.ndim == 2 else x
         shape = shape or list(x.shape[1:])
@@ -136,9 +151,9 @@ def _activations(site: str, blocks: Blocks, dtype: FloatDtype) -> Iterator[np.nd
         yield to_storage(x, dtype)
 
 
-def _tokens(blocks: Blocks, dtype: torch.dtype) -> Iterator[np.ndarray]:
+def _tokens(blocks: Iterable[Array], dtype: torch.dtype) -> Iterator[np.ndarray]:
     """Each block of token ids or trainable marks as an array [n, S]."""
-    for block in _blocks(blocks):
+    for block in blocks:
         x = _tensor(block)
         exact = x.to(dtype)
         if x.is_floating_point() or (x.dtype is torch.bool) != (dtype is torch.bool):
@@ -148,54 +163,18 @@ def _tokens(blocks: Blocks, dtype: torch.dtype) -> Iterator[np.ndarray]:
         yield (exact.unsqueeze(1) if x.ndim == 1 else exact).numpy()
 
 
-def _units(
-    streams: dict[str, Iterator[np.ndarray]], shard_sequences: int, length: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
-    """(ids, trainable, activations of each site) of one unit after the other."""
-    cut = [rebatch(((block,) for block in stream), shard_sequences) for stream in streams.values()]
-    for unit, blocks in enumerate(zip_longest(*cut)):
-        arrays = {name: b[0] for name, b in zip(streams, blocks, strict=True) if b is not None}
-        ends = {name: unit * shard_sequences + len(arrays.get(name, ())) for name in streams}
-        if len(set(ends.values())) > 1:
-            short, long = min(ends, key=ends.__getitem__), max(ends, key=ends.__getitem__)
-            raise UserError(
-                f"found {ends[short]} sequences of {short} and at least {ends[long]} of {long}; "
-                "expected equal totals; mend the arrays"
-            )
-        shape = (len(next(iter(arrays.values()))), length)
-        ids = arrays.pop(_IDS, np.full(shape, -1, np.int32))
-        trainable = arrays.pop(_TRAINABLE, np.full(shape, True))
-        yield ids, trainable, arrays
+def _rebatched(blocks: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
+    """The rows of `blocks`, `length` at a time; the last may be fewer.
 
-
-Arrays = tuple[np.ndarray, ...]
-
-
-def rebatch(blocks: Iterable[Arrays], length: int, limit: int | None = None) -> Iterator[Arrays]:
-    """Yield the rows of `blocks` (tuples of arrays with equal numbers of rows) `length` at a time.
-
-    The last block may be shorter; at most `limit` rows are taken, and no block is drawn that is
-    not needed. Memory: one new block and one given block.
+    No block is drawn that is not needed. Memory: one new block and one given block.
     """
-    parts: list[Arrays] = []
-    held = 0
+    parts, held = list[np.ndarray](), 0
     for block in blocks:
-        rows = len(block[0]) if limit is None else min(len(block[0]), limit)
-        limit = None if limit is None else limit - rows
-        start = 0
-        while start < rows:
-            stop = min(rows, start + length - held)
-            parts.append(tuple(array[start:stop] for array in block))
-            held += stop - start
-            start = stop
+        for part in np.split(block, range(length - held, len(block), length)):
+            parts.append(part)
+            held += len(part)
             if held == length:
-                yield _joined(parts)
+                yield np.concatenate(parts)
                 parts, held = [], 0
-        if limit == 0:
-            break
-    if parts:
-        yield _joined(parts)
-
-
-def _joined(parts: list[Arrays]) -> Arrays:
-    return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
+    if held:
+        yield np.concatenate(parts)

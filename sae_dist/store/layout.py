@@ -19,10 +19,7 @@ from typing import Any
 import numpy as np
 
 from sae_dist.common.dtypes import FloatDtype
-from sae_dist.common.errors import UserError
 from sae_dist.common.files import crc32c
-
-_MIB = 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,72 +54,21 @@ class Layout:
         return range(start, min(start + self.shard_sequences, self.num_sequences))
 
 
-def choose_layout(
-    *,
-    num_sequences: int | None,
-    sequence_length: int,
-    bytes_per_position: int,
-    chunk_mib: float,
-    shard_mib: float,
-    held_out: float = 0.0,
-) -> Layout:
-    """The layout whose chunks and shards come closest to the wanted sizes without passing them.
-
-    Units of a known number of sequences are even, so that none is nearly empty, and as many, if
-    there are so many sequences, as it takes to set a share of `held_out` aside.
-
-    `bytes_per_position` counts all sites together, so that one grid fits them all. A chunk holds
-    at least one row (or one sequence) and a unit one sequence, however small the wanted sizes.
-    Raises UserError when a shard is wanted smaller than a chunk.
-    """
-    if not 0 < chunk_mib <= shard_mib:
-        raise UserError(
-            f"found chunk_mib={chunk_mib:g} and shard_mib={shard_mib:g}; expected "
-            "0 < chunk_mib <= shard_mib; change one of them"
-        )
-    shard = max(1, int(shard_mib * _MIB) // (sequence_length * bytes_per_position))
-    if num_sequences and 0 < held_out < 1:
-        shard = min(shard, math.ceil(num_sequences * held_out))
-    if num_sequences:
-        shard = _evenly(num_sequences, shard)
-    rows = max(1, int(chunk_mib * _MIB) // bytes_per_position)
-    chunk_sequences = _evenly(shard, max(1, rows // sequence_length))
-    shard = math.ceil(shard / chunk_sequences) * chunk_sequences
-    return Layout(
-        num_sequences=num_sequences or 0,
-        sequence_length=sequence_length,
-        shard_sequences=shard,
-        chunk_sequences=chunk_sequences,
-        chunk_rows=_evenly(shard * sequence_length, rows),
-    )
-
-
-def _evenly(total: int, largest: int) -> int:
-    """The size of parts as equal as can be, and none larger than `largest`."""
-    return math.ceil(total / math.ceil(total / largest))
-
-
 def is_held_out(unit: int, share: float) -> bool:
     """Whether a unit is kept from training: number 1, and evenly spaced ones after it.
 
     This depends on nothing else, since a text may end before the tokens that were asked for. Of two
     units or more one at least is held out when `share` > 0, and one at least never is.
     """
-    return unit > 0 and _num_held_out(unit + 1, share) > _num_held_out(unit, share)
-
-
-def _num_held_out(num_units: int, share: float) -> int:
-    """How many of the first `num_units` are held out."""
-    return math.ceil(round((num_units - 1) * share, 9))
+    before, after = (math.ceil(round(num * share, 9)) for num in (unit - 1, unit))
+    return unit > 0 and after > before
 
 
 INPUT_IDS = "sequences/input_ids"
 MARKS = "sequences/marks"
 INDEX = "rows/index"
 TOKEN_ARRAYS = (INPUT_IDS, MARKS)
-BFLOAT16_NAN = 0x7FC1
-INT8_HOLE = -128  # a value is at least -127
-_FILLS = {FloatDtype.bfloat16: BFLOAT16_NAN, FloatDtype.int8: INT8_HOLE}
+_HOLES = {FloatDtype.bfloat16: 0x7FC1, FloatDtype.int8: -128}  # NaN's bits; no value is below -127
 CRC_BYTES = 4
 _NO_CHUNK = 2**64 - 1
 
@@ -146,6 +92,10 @@ class ArraySpec:
     def is_of_rows(self) -> bool:
         """Whether it holds the rows of training units, or else sequences."""
         return self.path.startswith("rows/")
+
+    def is_of(self, is_held_out: bool) -> bool:
+        """Whether a held-out unit, or a training unit, has a file of it."""
+        return self.path in TOKEN_ARRAYS or self.is_of_rows is not is_held_out
 
     @property
     def metadata_file(self) -> str:
@@ -188,11 +138,9 @@ class ArraySpec:
     def index(self, num_items: int) -> bytes:
         """The end of that file: (offset, bytes) of each chunk, and their CRC-32C."""
         places = np.full((self.shard_items // self.chunk_items, 2), _NO_CHUNK, "<u8")
-        number = np.arange(self.num_chunks(num_items), dtype="<u8")
-        places[: len(number), 0], places[: len(number), 1] = (
-            number * self.chunk_bytes,
-            self.chunk_bytes,
-        )
+        there = places[: self.num_chunks(num_items)]
+        there[:, 0] = np.arange(len(there)) * self.chunk_bytes
+        there[:, 1] = self.chunk_bytes
         return places.tobytes() + crc32c(places).to_bytes(4, "little")
 
     def empty_chunk(self) -> np.ndarray:
@@ -233,9 +181,9 @@ def activations_path(site: str, is_of_rows: bool) -> str:
     return f"{'rows' if is_of_rows else 'sequences'}/activations/{site}"
 
 
-def scales_path(site: str, is_of_rows: bool) -> str:
-    """Folder of the scales of one site in eight bits, one a token."""
-    return f"{'rows' if is_of_rows else 'sequences'}/scales/{site}"
+def scales_path(activations: str) -> str:
+    """Folder of the scales of activations in eight bits, one a token."""
+    return activations.replace("/activations/", "/scales/")
 
 
 def array_specs(
@@ -258,23 +206,11 @@ def array_specs(
                 path=activations_path(site, is_of_rows),
                 item_shape=(*item, width),
                 dtype=dtype.disk,
-                fill_value=_FILLS.get(dtype, "NaN"),
+                fill_value=_HOLES.get(dtype, "NaN"),
                 attributes={"logical_dtype": dtype.value},
             )
-            scales = of_site(
-                path=scales_path(site, is_of_rows),
-                item_shape=item,
-                dtype=float32,
-                fill_value="NaN",
-            )
-            specs += [values, scales] if dtype is FloatDtype.int8 else [values]
+            specs.append(values)
+            if dtype is FloatDtype.int8:
+                path = scales_path(values.path)
+                specs.append(of_site(path=path, item_shape=item, dtype=float32, fill_value="NaN"))
     return {spec.path: spec for spec in specs}
-
-
-def of_unit(specs: Mapping[str, ArraySpec], is_held_out: bool) -> list[ArraySpec]:
-    """The arrays of which a unit has a file."""
-    return [
-        spec
-        for spec in specs.values()
-        if spec.path in TOKEN_ARRAYS or spec.is_of_rows is not is_held_out
-    ]

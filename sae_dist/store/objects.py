@@ -15,7 +15,7 @@ from obstore.store import from_url
 from typing_extensions import override
 
 from sae_dist.common.errors import UserError
-from sae_dist.store.files import Files, TooShortError
+from sae_dist.store.files import Files
 
 _PART_BYTES = 16 << 20  # of an upload in parts
 
@@ -61,17 +61,15 @@ class ObjectFiles(Files):
             end = offset + out.nbytes
             data = obstore.get_range(self._store, name, start=offset, end=end)
         if len(data) < out.nbytes:
-            raise TooShortError("object too short")
+            raise OSError("object too short")
         out[:] = np.frombuffer(memoryview(data), np.uint8)  # no copy but this one
 
     @override
     def create(self, name: str, data: bytes) -> bool:
-        try:
-            with _explained(self.path(name)):
-                obstore.put(self._store, name, data, mode="create")
-        except FileExistsError:
-            return False
-        return True
+        with _explained(self.path(name)), suppress(AlreadyExistsError):
+            obstore.put(self._store, name, data, mode="create")
+            return True
+        return False
 
     @override
     def write(self, name: str, data: bytes) -> None:
@@ -100,20 +98,19 @@ class ObjectFiles(Files):
 
     @override
     def remove(self, name: str) -> None:
-        if name not in ("", "."):  # the store's own folder is none
-            with _explained(self.path(name)), suppress(FileNotFoundError):
-                obstore.delete(self._store, name)
+        with _explained(self.path(name)), suppress(FileNotFoundError):
+            obstore.delete(self._store, name)
 
     @override
     def make_folders(self, folders: Iterable[str]) -> None:
         pass
 
     @override
-    def sync(self, folder: str) -> None:
+    def check_folders(self, folders: Iterable[str]) -> None:
         pass
 
     @override
-    def check_folders(self, folders: Iterable[str]) -> None:
+    def remove_folders(self, folders: Iterable[str]) -> None:
         pass
 
 
@@ -122,8 +119,6 @@ def _explained(path: str) -> Iterator[None]:
     """Errors of the service in one line that names the object."""
     try:
         yield
-    except AlreadyExistsError as error:
-        raise FileExistsError(f"{path} exists") from error
     except BaseError as error:
         raise UserError(
             f"found no answer for {path} ({str(error).splitlines()[0]}); expected an object store "

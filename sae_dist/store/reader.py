@@ -4,41 +4,27 @@ Files are opened when they are read: one that is missing or cut short is told th
 The arrays' zarr.json are for other readers: where a chunk is follows from the manifest.
 """
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import crc32c
 from sae_dist.store.cache import ChunkCache
 from sae_dist.store.config import CacheConfig
-from sae_dist.store.contents import (
-    Contents,
-    assemble,
-    check_manifest,
-    list_units,
-    load_commit,
-    load_end,
-    load_settings,
-    load_sums,
-)
-from sae_dist.store.files import Fault, FaultError, Files, TooShortError
+from sae_dist.store.contents import Array, Contents, assemble, check_manifest
+from sae_dist.store.files import Fault, files_at
 from sae_dist.store.layout import (
     CRC_BYTES,
     INDEX,
     INPUT_IDS,
     MARKS,
     TOKEN_ARRAYS,
-    ArraySpec,
-    Layout,
     activations_path,
     scales_path,
 )
-from sae_dist.store.location import files_at
 from sae_dist.store.records import (
     MANIFEST_FILE,
     SETTINGS_FILE,
@@ -46,12 +32,16 @@ from sae_dist.store.records import (
     UNIT_COMMITS,
     Manifest,
     Settings,
+    Statistics,
     digest,
+    list_units,
     load,
+    load_commit,
+    load_end,
+    load_settings,
     parse,
 )
-from sae_dist.store.unit import TRAINABLE
-from sae_dist.store.values import Statistics, restore_into
+from sae_dist.store.unit import TRAINABLE, restored
 
 MAX_SHARD_BYTES = 2**30
 
@@ -65,38 +55,24 @@ class Store:
     Attributes:
         path: the store's folder.
         manifest, hash: what vouches for it, and the sha256 of that: equal stores have equal hashes.
+        layout: the grid of sequences, units and chunks.
+        dtype: the format of the stored activations.
+        sites: width of each site.
         chunk_rows: rows of every training chunk, int64 [chunks]; all but a unit's last are equal.
         unit_of_chunk: which unit each of them is of, int64 [chunks].
     """
 
-    def __init__(
-        self, files: Files, digest: str, contents: Contents, cache: ChunkCache | None = None
-    ) -> None:
-        self.path = files.path()
-        self.manifest = manifest = contents.manifest
-        self.hash = digest
-        self._files, self._contents, self._cache = files, contents, cache
-        items, first = contents.items[INDEX], contents.first_chunk[INDEX]
-        size = manifest.settings.chunk_rows
-        self.chunk_rows = np.full(int(first[-1]), size, np.int64)
-        has_rows = items > 0
-        self.chunk_rows[first[1:][has_rows] - 1] = (items[has_rows] - 1) % size + 1
-        self.unit_of_chunk = np.repeat(np.arange(len(items)), np.diff(first))
-
-    @property
-    def layout(self) -> Layout:
-        """The grid of sequences, units and chunks."""
-        return self._contents.layout
-
-    @property
-    def dtype(self) -> FloatDtype:
-        """The format of the stored activations."""
-        return self.manifest.settings.dtype
-
-    @property
-    def sites(self) -> dict[str, int]:
-        """Width of each site."""
-        return dict(self.manifest.settings.widths)
+    def __init__(self, contents: Contents, digest: str = "", cache: ChunkCache | None = None):
+        self.path, self.manifest, self.hash = contents.files.path(), contents.manifest, digest
+        self.layout, settings = contents.layout, self.manifest.settings
+        self.dtype, self.sites = settings.dtype, dict(settings.widths)
+        self._contents, self._cache = contents, cache
+        index = contents.arrays[INDEX]
+        self.unit_of_chunk = np.repeat(np.arange(len(index.items)), np.diff(index.first_chunk))
+        self.chunk_rows = np.full(len(self.unit_of_chunk), settings.chunk_rows, np.int64)
+        has_rows = index.items > 0
+        last_chunk = index.first_chunk[1:][has_rows] - 1
+        self.chunk_rows[last_chunk] = (index.items[has_rows] - 1) % settings.chunk_rows + 1
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -106,7 +82,8 @@ class Store:
     @property
     def held_out(self) -> list[range]:
         """The sequences of each held-out unit, in order."""
-        units = np.flatnonzero(self._contents.has_file[INPUT_IDS] & self._contents.is_held_out)
+        is_there = self._contents.arrays[INPUT_IDS].has_file
+        units = np.flatnonzero(is_there & self._contents.is_held_out)
         return [self.layout.sequences_of(unit) for unit in units.tolist()]
 
     def statistics(self, site: str) -> Statistics:
@@ -122,7 +99,7 @@ class Store:
         """
         self._require(site)
         out = np.empty((self._num_rows(chunk), self.sites[site]), self.dtype.storage)
-        self._read_activations(site, True, chunk, out)
+        self.read_rows_into(site, chunk, out)
         return out
 
     def read_rows_into(self, site: str, chunk: int, out: np.ndarray) -> None:
@@ -132,7 +109,7 @@ class Store:
         `read_rows`.
         """
         self._require(site)
-        self._read_activations(site, True, chunk, out)
+        self._read_chunk(activations_path(site, True), chunk, out)
 
     def read_index(self, chunk: int) -> np.ndarray:
         """Which tokens the rows of one training chunk are: sequence · S + position, int64 [n].
@@ -150,11 +127,7 @@ class Store:
         for sequences of other units, and like `read_rows`.
         """
         self._require(site)
-        shape = (len(sequences), self.layout.sequence_length, self.sites[site])
-        out = np.empty(shape, self.dtype.storage)
-        read = partial(self._read_activations, site, False)
-        self._read_sequences(activations_path(site, False), sequences, out, read)
-        return out
+        return self._read_sequences(activations_path(site, False), sequences)
 
     def read_tokens(self, sequences: range) -> tuple[np.ndarray, np.ndarray]:
         """(ids int32 [n, S], trainable bool [n, S]) of whole sequences of any units.
@@ -166,57 +139,33 @@ class Store:
 
     def read_marked_tokens(self, sequences: range) -> tuple[np.ndarray, np.ndarray]:
         """(ids int32, marks uint8) [n, S], marks as `store.unit` numbers them."""
-        found = []
-        for path in (INPUT_IDS, MARKS):
-            shape = (len(sequences), self.layout.sequence_length)
-            out = np.empty(shape, self._contents.specs[path].dtype)
-            self._read_sequences(path, sequences, out, partial(self._read_chunk, path))
-            found.append(out)
-        return found[0], found[1]
+        return self._read_sequences(INPUT_IDS, sequences), self._read_sequences(MARKS, sequences)
 
-    def _read_activations(self, site: str, is_of_rows: bool, chunk: int, out: np.ndarray) -> None:
-        path = activations_path(site, is_of_rows)
-        if self.dtype is not FloatDtype.int8:
-            self._read_chunk(path, chunk, out)
-            return
-        values, scales = np.empty(out.shape, np.int8), np.empty(out.shape[:-1], np.float32)
-        self._read_chunk(path, chunk, values)
-        self._read_chunk(scales_path(site, is_of_rows), chunk, scales)
-        restore_into(values, scales, out)
-
-    def _read_sequences(
-        self,
-        path: str,
-        sequences: range,
-        out: np.ndarray,
-        read: Callable[[int, np.ndarray], None],
-    ) -> None:
-        """Fill `out` by sequences of the store; `read` fills its second argument by a chunk."""
-        done = 0
-        while done < len(sequences):
-            chunk, offset, size = self._locate(path, sequences[done])
-            num = min(size - offset, len(sequences) - done)
-            if num == size:
-                read(chunk, out[done : done + num])
-            else:
-                held = np.empty((size, *out.shape[1:]), out.dtype)
-                read(chunk, held)
-                out[done : done + num] = held[offset : offset + num]
-            done += num
-
-    def _locate(self, path: str, sequence: int) -> tuple[int, int, int]:
-        """(chunk of an array, place in it, sequences in it) of one of the store's sequences."""
-        unit, place = divmod(sequence, self.layout.shard_sequences)
-        contents = self._contents
-        if sequence not in self.layout.sequences_of(unit) or not contents.has_file[path][unit]:
-            what = "one that is there" if path in TOKEN_ARRAYS else "one of a held-out unit"
-            raise UserError(
-                f"found no sequence {sequence} in {self.path}/{path}; expected {what}; ask for one"
-            )
-        size = contents.specs[path].chunk_items
-        number, offset = divmod(place, size)
-        items = min(size, int(contents.items[path][unit]) - number * size)
-        return int(contents.first_chunk[path][unit]) + number, offset, items
+    def _read_sequences(self, path: str, sequences: range) -> np.ndarray:
+        """Whole sequences [n, …] of an array, from the chunks that hold them."""
+        array, num_done = self._contents.arrays[path], 0
+        spec = array.spec
+        dtype = self.dtype.storage if spec.dtype == np.int8 else spec.dtype
+        out = np.empty((len(sequences), *spec.item_shape), dtype)
+        while num_done < len(sequences):
+            sequence = sequences[num_done]
+            unit, place = divmod(sequence, self.layout.shard_sequences)
+            if sequence not in range(self.layout.num_sequences) or not array.has_file[unit]:
+                what = "one that is there" if path in TOKEN_ARRAYS else "one of a held-out unit"
+                raise UserError(
+                    f"found no sequence {sequence} in {self.path}/{path}; expected {what}; "
+                    "ask for one"
+                )
+            number, offset = divmod(place, spec.chunk_items)
+            size = min(spec.chunk_items, int(array.items[unit]) - number * spec.chunk_items)
+            num = min(size - offset, len(sequences) - num_done)
+            room = out[num_done : num_done + num]
+            chunk = room if num == size else np.empty((size, *spec.item_shape), dtype)
+            self._read_chunk(path, int(array.first_chunk[unit]) + number, chunk)
+            if chunk is not room:
+                room[:] = chunk[offset : offset + num]
+            num_done += num
+        return out
 
     def _num_rows(self, chunk: int) -> int:
         if not 0 <= chunk < len(self.chunk_rows):
@@ -227,50 +176,52 @@ class Store:
         return int(self.chunk_rows[chunk])
 
     def _read_chunk(self, path: str, chunk: int, out: np.ndarray) -> None:
-        """Fill `out` (C order) by the items of a chunk, and compare its checksum."""
-        contents, spec = self._contents, self._contents.specs[path]
-        first = contents.first_chunk[path]
-        unit = int(np.searchsorted(first, chunk, side="right")) - 1
-        offset = (chunk - int(first[unit])) * spec.chunk_bytes
+        """Fill `out` (C order) by the items of a chunk; those in eight bits are restored."""
+        array = self._contents.arrays[path]
+        if array.spec.dtype != np.int8:
+            self._read_items(array, chunk, out)
+            return
+        values, scales = np.empty(out.shape, np.int8), np.empty(out.shape[:-1], np.float32)
+        self._read_items(array, chunk, values)
+        self._read_items(self._contents.arrays[scales_path(path)], chunk, scales)
+        restored(values, scales, out)
+
+    def _read_items(self, array: Array, chunk: int, out: np.ndarray) -> None:
+        """Fill `out` from nearby or from the store, and compare the chunk's checksum."""
+        chunk_bytes = array.spec.chunk_bytes - CRC_BYTES
         data = items = out.reshape(-1).view(np.uint8)
-        if items.nbytes < spec.chunk_bytes - CRC_BYTES:  # fill values follow in the file
-            data = np.empty(spec.chunk_bytes - CRC_BYTES, np.uint8)
-        expected = int(contents.sums[path][chunk])
-        name = f"{path.replace('/', '+')}+{chunk}"
-        if self._cache is None or not self._cache.read_into(name, data, expected):
-            said = self._read_stored(spec, unit, offset, data, expected)
-            if said:
-                raise FaultError(
-                    Fault(
-                        path=self._files.path(spec.file(unit)),
-                        found=f"with chunk {chunk} damaged ({said})",
-                        expected="the bytes that were committed",
-                        remedy="run sae-dist verify, with repair=true to mend it",
-                        unit=unit,
-                    )
-                )
+        if items.nbytes < chunk_bytes:  # fill values follow in the file
+            data = np.empty(chunk_bytes, np.uint8)
+        name, crc = f"{array.spec.path.replace('/', '+')}+{chunk}", int(array.sums[chunk])
+        if self._cache is None or not self._cache.read_into(name, data, crc):
+            self._read_stored(array, chunk, data, crc)
             if self._cache is not None:
                 self._cache.put(name, data)
         if data is not items:
             items[:] = data[: items.nbytes]
 
-    def _read_stored(
-        self, spec: ArraySpec, unit: int, offset: int, out: np.ndarray, expected: int
-    ) -> str:
-        """Fill `out` from the store's own file; what is wrong with it, if anything."""
+    def _read_stored(self, array: Array, chunk: int, out: np.ndarray, expected: int) -> None:
+        """Fill `out` from the store's own file."""
+        spec, files = array.spec, self._contents.files
+        unit = int(np.searchsorted(array.first_chunk, chunk, side="right")) - 1
+        offset = (chunk - int(array.first_chunk[unit])) * spec.chunk_bytes
         try:
-            read = partial(self._files.read_into, offset=offset, out=out)
-            self._contents.read(spec, unit, read)
-        except (TooShortError, OSError) as error:
-            return str(error)
-        found = crc32c(out)
-        return "" if found == expected else f"crc32c {found:08x} instead of {expected:08x}"
+            self._contents.read(spec, unit, partial(files.read_into, offset=offset, out=out))
+            if (crc := crc32c(out)) == expected:
+                return
+            said = f"crc32c {crc:08x} instead of {expected:08x}"
+        except OSError as error:
+            said = str(error)
+        raise Fault(
+            files.path(spec.file(unit)),
+            f"with chunk {chunk} damaged ({said})",
+            remedy="run sae-dist verify, with repair=true to mend it",
+        )
 
     def _require(self, site: str) -> None:
-        if site not in self.manifest.settings.widths:
+        if site not in self.sites:
             raise UserError(
-                f"found no site {site!r} in {self.path}; expected one of "
-                f"{', '.join(self.manifest.settings.widths)}"
+                f"found no site {site!r} in {self.path}; expected one of {', '.join(self.sites)}"
             )
 
 
@@ -289,7 +240,15 @@ def open_store(
     """
     files = files_at(path)
     if files.exists(MANIFEST_FILE):
-        return _open_sealed(files, max_shard_bytes, cache)
+        data = files.read(MANIFEST_FILE)
+        manifest = parse(data, files.path(MANIFEST_FILE), Manifest)
+        check_manifest(files.path(MANIFEST_FILE), manifest, max_shard_bytes)
+        contents = Contents(files, manifest)
+        contents.take_sums(contents.load_sums(SUMS_FILE))
+        hash, near = digest(data), None
+        if cache is not None and cache.folder is not None:
+            near = ChunkCache(Path(cache.folder), int(cache.gib * 2**30), hash)
+        return Store(contents, hash, near)
     if not files.exists(SETTINGS_FILE):
         raise UserError(f"found no store at {path}; expected {MANIFEST_FILE}; check the path")
     if not unsealed:
@@ -297,7 +256,15 @@ def open_store(
             f"found an unsealed store at {path}; expected {MANIFEST_FILE}; finish the harvest "
             "(open_store(…, unsealed=True) reads what is there)"
         )
-    return _open_unsealed(files, max_shard_bytes)
+    settings = load(files, SETTINGS_FILE, Settings)
+    commits = {unit: load_commit(files, unit) for unit in list_units(files, UNIT_COMMITS)}
+    found = assemble(files, settings, load_end(files), commits)
+    if found is None:
+        raise UserError(
+            f"found nothing in {files.path()} yet; expected a unit that is harvested; wait for one"
+        )
+    check_manifest(files.path(SETTINGS_FILE), found.manifest, max_shard_bytes)
+    return Store(found)
 
 
 def read_settings(path: str | Path) -> Settings | None:
@@ -306,29 +273,3 @@ def read_settings(path: str | Path) -> Settings | None:
         return load_settings(files_at(path))[1]
     except FileNotFoundError:
         return None
-
-
-def _open_sealed(files: Files, max_shard_bytes: int, cache: CacheConfig | None) -> Store:
-    data = files.read(MANIFEST_FILE)
-    manifest = parse(data, files.path(MANIFEST_FILE), Manifest)
-    check_manifest(files, MANIFEST_FILE, manifest, max_shard_bytes)
-    contents = Contents(manifest)
-    files.check_folders(contents.specs)
-    contents.take_sums(load_sums(files, SUMS_FILE, contents))
-    hash, chunks = digest(data), None
-    if cache is not None and cache.folder is not None:
-        chunks = ChunkCache(Path(cache.folder), int(cache.gib * 2**30), hash)
-    return Store(files, hash, contents, chunks)
-
-
-def _open_unsealed(files: Files, max_shard_bytes: int) -> Store:
-    settings = load(files, SETTINGS_FILE, Settings)
-    commits = {unit: load_commit(files, unit) for unit in list_units(files, UNIT_COMMITS)}
-    contents = assemble(settings, load_end(files), commits)
-    if contents is None:
-        raise UserError(
-            f"found nothing in {files.path()} yet; expected a unit that is harvested; wait for one"
-        )
-    check_manifest(files, SETTINGS_FILE, contents.manifest, max_shard_bytes)
-    files.check_folders(contents.specs)
-    return Store(files, "", contents)

@@ -2,33 +2,30 @@
 
 The chunks' checksums and the layout say what every byte of every file is, so that nothing else is
 compared: of each file its size, its chunks, the sum after each, and the index at its end.
+
+A repair mends a store from what is whole in it; only activations and tokens come from elsewhere.
+Files are replaced where they lie, each at once: one that was killed is simply started again.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 
-from sae_dist.common.files import crc32c, to_json
+from sae_dist.common.dtypes import from_storage
+from sae_dist.common.errors import UserError
+from sae_dist.common.files import crc32c
 from sae_dist.common.log import progress
-from sae_dist.store.contents import (
-    Contents,
-    assemble,
-    check_manifest,
-    list_units,
-    load_commit,
-    load_sums,
-    load_tokens,
-)
-from sae_dist.store.files import Fault, FaultError, Files, TooShortError
-from sae_dist.store.layout import CRC_BYTES, ArraySpec
-from sae_dist.store.location import files_at
-from sae_dist.store.reader import MAX_SHARD_BYTES
+from sae_dist.store.contents import Array, Contents, assemble, check_manifest
+from sae_dist.store.files import Fault, Files, files_at, is_leftover
+from sae_dist.store.layout import CRC_BYTES, TOKEN_ARRAYS
+from sae_dist.store.reader import MAX_SHARD_BYTES, Store
 from sae_dist.store.records import (
     COPIES,
     MANIFEST_FILE,
@@ -37,18 +34,21 @@ from sae_dist.store.records import (
     TOKENS,
     TOKENS_END,
     UNIT_COMMITS,
-    AnyRecord,
     Manifest,
     Settings,
-    TokensEnd,
+    Statistics,
+    UnitCommit,
     commit_file,
+    list_units,
     load,
+    load_commit,
+    load_end,
+    load_tokens,
     tokens_file,
 )
-from sae_dist.store.seal import is_leftover
+from sae_dist.store.unit import UNTRAINABLE, UnitFiles, unit_statistics
 
 Value = TypeVar("Value")
-FOLDERS = ("commits", UNIT_COMMITS, TOKENS, COPIES)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -56,28 +56,26 @@ class Audit:
     """What an audit found.
 
     Attributes:
-        root: the store's folder.
+        files: what reaches the store.
+        is_sealed: whether it is sealed, or was.
+        contents: what is vouched for by the seal, or by the units committed so far; None if that is
+            not known.
         faults: all that is wrong, one a file.
+        stopped_by: the one beyond which nothing could be looked at, if any.
+        bad_files: those of `contents`, as (array, unit).
+        bad_records: names of settings, commits, tokens, seals and metadata that are bad.
         leftovers: what killed writers left, which does no harm.
-        manifest: the seal, or what it would be of the units committed so far; None if neither is
-            known.
-        is_sealed, num_committed: whether it is sealed; else how many units are committed.
-        bad_units, bad_tokens: units with a bad file, and those of them whose tokens are bad.
-        bad_records: names of settings, commits, tokens and seals that are bad.
         num_files, num_bytes, seconds: looked at, read, taken.
     """
 
-    root: Path | str
     files: Files
-    faults: list[Fault] = field(default_factory=list)
-    leftovers: list[Path | str] = field(default_factory=list)
-    manifest: Manifest | None = None
+    is_sealed: bool
     contents: Contents | None = None
-    is_sealed: bool = False
-    num_committed: int = 0
-    bad_units: set[int] = field(default_factory=set)
-    bad_tokens: set[int] = field(default_factory=set)
+    faults: list[Fault] = field(default_factory=list)
+    stopped_by: Fault | None = None
+    bad_files: list[tuple[Array, int]] = field(default_factory=list)
     bad_records: list[str] = field(default_factory=list)
+    leftovers: list[Path | str] = field(default_factory=list)
     num_files: int = 0
     num_bytes: int = 0
     seconds: float = 0.0
@@ -85,31 +83,35 @@ class Audit:
     @property
     def num_units(self) -> int:
         """Units of the whole store, as far as is known."""
-        return 0 if self.manifest is None else self.manifest.layout.num_units
+        return 0 if self.contents is None else self.contents.layout.num_units
 
-    def blame(self, name: str, found: str, expected: str, unit: int | None = None) -> None:
-        """Note a fault of a file."""
-        path = self.files.path(name)
-        self.faults.append(Fault(path=path, found=found, expected=expected, unit=unit))
-        if unit is not None:
-            self.bad_units.add(unit)
-            if name.startswith(("sequences/input_ids", "sequences/marks")):
-                self.bad_tokens.add(unit)
+    @property
+    def num_committed(self) -> int:
+        """Units that are committed by now, of a store that is not sealed."""
+        return 0 if self.contents is None else len(self.contents.tokens)
 
-    def load(self, name: str, kind: type[AnyRecord]) -> AnyRecord | None:
-        """A file's record; None, and a fault, if it is damaged or missing."""
-        return self.attempt(name, lambda: load(self.files, name, kind))
+    @property
+    def bad_units(self) -> list[int]:
+        """Units with a bad file."""
+        return sorted({unit for _, unit in self.bad_files})
+
+    @property
+    def bad_tokens(self) -> list[int]:
+        """Those of them whose tokens are bad."""
+        return sorted({unit for array, unit in self.bad_files if array.spec.path in TOKEN_ARRAYS})
 
     def attempt(self, name: str, read: Callable[[], Value]) -> Value | None:
         """What `read` gives of a record; None, and a fault, if it is damaged or missing."""
+        path = self.files.path(name)
         try:
             return read()
+        except Fault as error:
+            fault = error
         except FileNotFoundError:
-            self.blame(name, "missing", "the bytes that were committed")
-        except FaultError as error:
-            self.faults.append(error.fault)
+            fault = Fault(path, "missing")
         except OSError as error:
-            self.blame(name, f"unreadable ({error.strerror})", "a file that can be read")
+            fault = Fault(path, f"unreadable ({error.strerror})", "a file that can be read")
+        self.faults.append(fault)
         self.bad_records.append(name)
         return None
 
@@ -129,59 +131,56 @@ def audit(
 ) -> Audit:
     """`verify`, with what the faults are about."""
     begun, files = time.perf_counter(), files_at(path)
-    found = Audit(root=files.path(), files=files)
-    found.is_sealed = files.exists(MANIFEST_FILE) or files.exists(f"{COPIES}/{MANIFEST_FILE}")
-    if not found.is_sealed and not files.exists(SETTINGS_FILE):
-        found.faults.append(
-            Fault(
-                path=found.root,
-                found="without a store",
-                expected=MANIFEST_FILE,
-                remedy="check the path",
-            )
-        )
-        return found
+    is_sealed = files.exists(MANIFEST_FILE) or files.exists(f"{COPIES}/{MANIFEST_FILE}")
+    found = Audit(files=files, is_sealed=is_sealed)
     try:
-        files.check_folders(FOLDERS)
-        if found.is_sealed:
+        files.check_folders([UNIT_COMMITS, TOKENS, COPIES])
+        if is_sealed:
             _look_at_seal(found, max_shard_bytes)
-        else:
+        elif files.exists(SETTINGS_FILE):
             _look_at_commits(found, max_shard_bytes)
+        else:
+            raise Fault(files.path(), "without a store", MANIFEST_FILE, "check the path")
         if found.contents is not None:
-            files.check_folders(found.contents.specs)
             _look_at_files(found, found.contents, full, workers)
-    except FaultError as error:  # beyond which nothing can be looked at
-        found.faults.append(error.fault)
+    except Fault as fault:
+        found.stopped_by = fault
+        found.faults.append(fault)
     found.seconds = time.perf_counter() - begun
     return found
 
 
 def _look_at_seal(found: Audit, max_shard_bytes: int) -> None:
     """Both copies of the manifest and of the sums; the first that is whole counts."""
-    manifests = [found.load(name, Manifest) for name in (MANIFEST_FILE, _copy(MANIFEST_FILE))]
-    whole = [manifest for manifest in manifests if manifest is not None]
-    if not whole:
+    files = found.files
+    names = (MANIFEST_FILE, f"{COPIES}/{MANIFEST_FILE}")
+    manifests = [found.attempt(name, partial(load, files, name, Manifest)) for name in names]
+    manifest = next(filter(None, manifests), None)
+    if manifest is None:
         return
-    check_manifest(found.files, MANIFEST_FILE, whole[0], max_shard_bytes)
-    found.manifest, contents = whole[0], Contents(whole[0])
-    found.num_committed = found.num_units
-    names = (SUMS_FILE, _copy(SUMS_FILE))
-    sums = [found.attempt(n, partial(load_sums, found.files, n, contents)) for n in names]
-    if (whole_sums := next((s for s in sums if s is not None), None)) is not None:
-        contents.take_sums(whole_sums)
+    check_manifest(files.path(MANIFEST_FILE), manifest, max_shard_bytes)
+    contents = Contents(files, manifest)
+    names = (SUMS_FILE, f"{COPIES}/{SUMS_FILE}")
+    sums = [found.attempt(name, partial(contents.load_sums, name)) for name in names]
+    if (whole := next((each for each in sums if each is not None), None)) is not None:
+        contents.take_sums(whole)
         found.contents = contents
-        _look_at_metadata(found, contents)
-    if found.files.exists(SETTINGS_FILE):
-        found.leftovers.append(found.files.path(SETTINGS_FILE))
+        for array in contents.arrays.values():
+            found.attempt(array.spec.metadata_file, partial(_check_metadata, contents, array))
+    if files.exists(SETTINGS_FILE):
+        found.leftovers.append(files.path(SETTINGS_FILE))
 
 
-def _copy(name: str) -> str:
-    return f"{COPIES}/{name}"
+def _check_metadata(contents: Contents, array: Array) -> None:
+    files, name, expected = contents.files, array.spec.metadata_file, contents.metadata(array)
+    if files.size(name) != len(expected) or files.read(name) != expected:  # huge ones are not read
+        raise Fault(files.path(name), "altered", "the array's metadata")
 
 
 def _look_at_commits(found: Audit, max_shard_bytes: int) -> None:
     """Settings, tokens and commits; a store that is not sealed has no metadata yet."""
-    files, settings = found.files, found.load(SETTINGS_FILE, Settings)
+    files = found.files
+    settings = found.attempt(SETTINGS_FILE, partial(load, files, SETTINGS_FILE, Settings))
     if settings is None:
         return
     for unit in sorted(list_units(files, TOKENS)):
@@ -191,89 +190,178 @@ def _look_at_commits(found: Audit, max_shard_bytes: int) -> None:
         for unit in sorted(list_units(files, UNIT_COMMITS))
         if (commit := found.attempt(commit_file(unit), partial(load_commit, files, unit)))
     }
-    found.num_committed = len(commits)
-    end = found.load(TOKENS_END, TokensEnd) if files.exists(TOKENS_END) else None
-    if contents := assemble(settings, end, commits):
-        found.manifest = contents.manifest
-        check_manifest(files, SETTINGS_FILE, contents.manifest, max_shard_bytes)
+    end = found.attempt(TOKENS_END, partial(load_end, files))
+    if contents := assemble(files, settings, end, commits):
+        check_manifest(files.path(SETTINGS_FILE), contents.manifest, max_shard_bytes)
         found.contents = contents
 
 
-def _look_at_metadata(found: Audit, contents: Contents) -> None:
-    for spec in contents.specs.values():
-        expected = to_json(spec.metadata(contents.layout))
-        try:
-            is_as_long = found.files.size(spec.metadata_file) == len(expected)  # before it is read
-            if not is_as_long or found.files.read(spec.metadata_file) != expected:
-                found.blame(spec.metadata_file, "altered", "the array's metadata")
-        except FileNotFoundError:
-            found.blame(spec.metadata_file, "missing", "the array's metadata")
-        except FaultError as error:
-            found.faults.append(error.fault)
-
-
 def _look_at_files(found: Audit, contents: Contents, full: bool, workers: int) -> None:
-    files = list(contents.files())
-    found.num_files = len(files)
-    total = sum(spec.file_bytes(int(contents.items[spec.path][unit])) for spec, unit in files)
-    faults: dict[int, str] = {}
+    each = list(contents.each_file())
+    found.num_files = len(each)
+    total = sum(array.file_bytes(unit) for array, unit in each)
+    found.num_bytes = total if full else 0
     with (
         ThreadPoolExecutor(workers, "verify") as pool,
         progress(total=total, desc="verify", unit="B", unit_scale=True) as bar,
     ):
-        checks = {
-            pool.submit(_file_fault, found.files, contents, spec, unit, full): number
-            for number, (spec, unit) in enumerate(files)
-        }
-        for done in as_completed(checks):
-            spec, unit = files[checks[done]]
-            if (fault := done.result()) is not None:
-                faults[checks[done]] = fault
-            bar.update(spec.file_bytes(int(contents.items[spec.path][unit])))
-    for number in sorted(faults):
-        spec, unit = files[number]
-        said, expected = faults[number].split("; expected ")
-        found.blame(spec.file(unit), said, expected, unit)
-    found.num_bytes = total if full else 0
-    for path in contents.specs:
+        faults = pool.map(lambda file: _fault_of(contents, full, *file), each)
+        for (array, unit), fault in zip(each, faults, strict=True):
+            if fault is not None:
+                found.faults.append(fault)
+                found.bad_files.append((array, unit))
+            bar.update(array.file_bytes(unit))
+    waiting = {
+        array.spec.unpublished(unit, contents.tokens[unit])
+        for array, unit in each
+        if unit in contents.tokens
+    }
+    for path in contents.arrays:
         names = [f"{path}/{name}" for name in found.files.list(path) if is_leftover(name)]
-        found.leftovers += [found.files.path(n) for n in names if n not in contents.unpublished]
+        found.leftovers += [found.files.path(name) for name in names if name not in waiting]
 
 
-def _file_fault(
-    files: Files, contents: Contents, spec: ArraySpec, unit: int, full: bool
-) -> str | None:
-    """What is wrong with one file ("found; expected …"); None where it is whole."""
-    expected_bytes = spec.file_bytes(int(contents.items[spec.path][unit]))
+def _fault_of(contents: Contents, full: bool, array: Array, unit: int) -> Fault | None:
+    """What is wrong with one file; None where it is whole."""
+    files, spec, num_bytes = contents.files, array.spec, array.file_bytes(unit)
+    path, sums = files.path(spec.file(unit)), array.sums_of(unit).tolist()
 
-    def look(name: str) -> str | None:
-        if (size := files.size(name)) != expected_bytes:
-            return f"with {size} bytes; expected {expected_bytes} bytes"
-        return next(_chunk_faults(files, name, contents, spec, unit), None) if full else None
+    def check(name: str) -> None:
+        if (size := files.size(name)) != num_bytes:
+            raise Fault(path, f"with {size} bytes", f"{num_bytes} bytes")
+        stored = np.empty(spec.chunk_bytes, np.uint8)
+        for number, expected in enumerate(sums if full else ()):
+            files.read_into(name, number * spec.chunk_bytes, stored)
+            found = crc32c(stored[:-CRC_BYTES])
+            if found != expected or int(stored[-CRC_BYTES:].view("<u4")[0]) != expected:
+                place = f"chunk {number} of {len(sums)}"
+                raise Fault(path, f"with {place} altered (crc32c {found:08x})", f"{expected:08x}")
+        index = np.frombuffer(spec.index(int(array.items[unit])), np.uint8)
+        if full:
+            read = np.empty_like(index)
+            files.read_into(name, len(sums) * spec.chunk_bytes, read)
+            if not np.array_equal(read, index):
+                raise Fault(path, "with its index altered", "that of its chunks")
 
     try:
-        return contents.read(spec, unit, look)
-    except FaultError as error:
-        return f"{error.fault.found}; expected {error.fault.expected}"
+        contents.read(spec, unit, check)
+    except Fault as fault:
+        return fault
     except FileNotFoundError:
-        return f"missing; expected {expected_bytes} bytes"
-    except (OSError, TooShortError) as error:
-        return f"unreadable ({error}); expected {expected_bytes} bytes"
+        return Fault(path, "missing", f"{num_bytes} bytes")
+    except OSError as error:
+        return Fault(path, f"unreadable ({error})", f"{num_bytes} bytes")
+    return None
 
 
-def _chunk_faults(
-    files: Files, name: str, contents: Contents, spec: ArraySpec, unit: int
-) -> Iterator[str]:
-    """What in a file is not as its chunks' checksums and the layout say, in order."""
-    num_items, sums = int(contents.items[spec.path][unit]), contents.sums_of(spec.path, unit)
-    stored = np.empty(spec.chunk_bytes, np.uint8)
-    for number, expected in enumerate(sums.tolist()):
-        files.read_into(name, number * spec.chunk_bytes, stored)
-        found = crc32c(stored[:-CRC_BYTES])
-        if found != expected or int(stored[-CRC_BYTES:].view("<u4")[0]) != expected:
-            place = f"chunk {number} of {len(sums)}"
-            yield f"with {place} altered (crc32c {found:08x}); expected {expected:08x}"
-    index = np.empty(spec.file_bytes(num_items) - len(sums) * spec.chunk_bytes, np.uint8)
-    files.read_into(name, len(sums) * spec.chunk_bytes, index)
-    if index.tobytes() != spec.index(num_items):
-        yield "with its index altered; expected that of its chunks"
+class Repair:
+    """What an audit calls for.
+
+    Attributes:
+        is_sealed: if not, `withdraw` is all there is to do, and the harvest goes on.
+        bad_units: those whose activations are to be harvested again.
+        bad_tokens: those of them whose tokens come from the text.
+    """
+
+    def __init__(self, audit: Audit) -> None:
+        """Raises UserError when too much is lost to go by, and for a folder that is a link."""
+        path = audit.files.path()
+        if audit.stopped_by is not None:
+            raise audit.stopped_by
+        if audit.is_sealed and audit.contents is None:
+            raise UserError(
+                f"found {MANIFEST_FILE} or its sums damaged in {path}, and their copies; "
+                "expected one whole; restore one from a copy of the store"
+            )
+        if SETTINGS_FILE in audit.bad_records:
+            raise UserError(
+                f"found damaged {SETTINGS_FILE} in {path}; expected it whole; restore it "
+                "from a copy, or harvest into another path"
+            )
+        self.is_sealed, self.bad_units = audit.is_sealed, audit.bad_units
+        self.bad_tokens = audit.bad_tokens
+        self._files, self._contents = audit.files, audit.contents
+        self._bad_records = audit.bad_records
+        self._changed: dict[int, UnitCommit] = {}
+
+    @property
+    def contents(self) -> Contents:
+        """What a sealed store's files hold."""
+        assert self._contents is not None
+        return self._contents
+
+    @property
+    def manifest(self) -> Manifest:
+        """What vouches for a sealed store's units."""
+        return self.contents.manifest
+
+    def mend_records(self) -> None:
+        """Write the seal, its copies and the arrays' metadata again."""
+        self.contents.seal()
+
+    def withdraw(self) -> None:
+        """Have the bad units of a store that is not sealed count as not harvested."""
+        for name in [*self._bad_records, *map(commit_file, self.bad_units)]:
+            self._files.remove(name)
+
+    def read_tokens(self, unit: int) -> tuple[np.ndarray, np.ndarray]:
+        """(ids int32 [n, S], trainable bool [n, S]) as they were before any was dropped."""
+        sequences = self.contents.layout.sequences_of(unit)
+        ids, marks = Store(self.contents).read_marked_tokens(sequences)
+        return ids, marks != UNTRAINABLE
+
+    def rewrite(
+        self, unit: int, arrays: dict[str, np.ndarray], ids: np.ndarray, trainable: np.ndarray
+    ) -> None:
+        """Write a unit of a sealed store again; see `StoreWriter.write_unit`.
+
+        Raises UserError, and changes no file, for other tokens than those that were harvested.
+        """
+        unit_files = UnitFiles(self._files, self.manifest.settings, unit)
+        commit, all_arrays = unit_files.write(arrays, ids, trainable), self.contents.arrays
+        expected = {path: all_arrays[path].sums_of(unit).tobytes() for path in commit.sums}
+        is_same_text = all(commit.sums[path] == expected[path] for path in TOKEN_ARRAYS)
+        unit_files.settle(is_committed=is_same_text)
+        if not is_same_text:
+            raise UserError(
+                f"found another text, or other tokens to drop, in unit {unit}; expected those that "
+                "were harvested; give the text that was harvested with text_path=…"
+            )
+        if commit.sums != expected:
+            self._changed[unit] = commit
+
+    def finish(self) -> bool:
+        """Vouch for what was written; False where that is not what was there before.
+
+        Then the statistics are summed anew, from all training units.
+        """
+        if not self._changed:
+            return True
+        for unit, commit in self._changed.items():
+            for path, sums in commit.sums.items():
+                self.contents.arrays[path].sums_of(unit)[:] = np.frombuffer(sums, "<u4")
+        self.contents.take_sums(self.contents.all_sums())
+        if not all(self.contents.is_held_out[unit] for unit in self._changed):
+            self.contents.manifest = msgspec.structs.replace(
+                self.manifest,
+                statistics={site: self._statistics(site) for site in self.manifest.settings.widths},
+            )
+        self.contents.write_manifest()
+        return False
+
+    def _statistics(self, site: str) -> Statistics:
+        """Of all training units, as sealing added them up."""
+        store, settings = Store(self.contents), self.manifest.settings
+        layout, total = store.layout, Statistics.zero(settings.widths[site])
+        for unit in np.flatnonzero(~self.contents.is_held_out).tolist():
+            sequences = layout.sequences_of(unit)
+            shape = (len(sequences), layout.sequence_length)
+            x_NSD = np.zeros((*shape, settings.widths[site])).astype(settings.dtype.storage)
+            kept_NS = np.zeros(shape, bool)
+            for chunk in np.flatnonzero(store.unit_of_chunk == unit).tolist():
+                place = np.divmod(store.read_index(chunk), layout.sequence_length)
+                place = (place[0] - sequences.start, place[1])
+                x_NSD[place], kept_NS[place] = store.read_rows(site, chunk), True
+            x = from_storage(x_NSD, settings.dtype)
+            total += unit_statistics(settings, unit, site, x, kept_NS)
+        return total

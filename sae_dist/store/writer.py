@@ -3,8 +3,6 @@
 Every step ends in one atomic commit, so a killed writer leaves a store that can be continued.
 """
 
-import uuid
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -12,20 +10,12 @@ from typing import Any, Self
 import numpy as np
 
 from sae_dist.common.disk import explain_disk_errors
-from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
+from sae_dist.common.log import warn
 from sae_dist.store.config import StoreConfig
-from sae_dist.store.contents import (
-    assemble,
-    list_units,
-    load_commit,
-    load_end,
-    load_settings,
-    load_tokens,
-)
-from sae_dist.store.files import Files
+from sae_dist.store.contents import assemble, clear_up
+from sae_dist.store.files import Files, files_at
 from sae_dist.store.layout import Layout
-from sae_dist.store.location import files_at
 from sae_dist.store.records import (
     MANIFEST_FILE,
     SETTINGS_FILE,
@@ -40,12 +30,16 @@ from sae_dist.store.records import (
     choose_settings,
     commit_file,
     dump,
+    list_units,
     load,
+    load_commit,
+    load_end,
+    load_settings,
+    load_tokens,
     require_same,
     tokens_file,
 )
-from sae_dist.store.seal import clear_up, seal
-from sae_dist.store.unit import discard, publish, require_tokens, write_unit
+from sae_dist.store.unit import UnitFiles
 
 
 class StoreWriter:
@@ -59,9 +53,9 @@ class StoreWriter:
         self.path = files.path()
         self.files = files
         self.settings = settings
-        self._specs = settings.specs()
+        self._arrays = list(settings.specs())
         self._end: TokensEnd | None = None
-        files.make_folders([*self._specs, *(() if self.sealed else (UNIT_COMMITS, TOKENS))])
+        files.make_folders([*self._arrays, *(() if self.sealed else (UNIT_COMMITS, TOKENS))])
 
     @classmethod
     def create(
@@ -84,7 +78,7 @@ class StoreWriter:
         with explain_disk_errors(files.path(), lambda: len(data)):
             files.make_folders([""])
             names = [name for name in files.list("") if not name.startswith(".")]
-            if names and not {SETTINGS_FILE, MANIFEST_FILE} & {*files.list("")}:
+            if names and not {SETTINGS_FILE, MANIFEST_FILE} & {*names}:
                 raise UserError(
                     f"found {names[0]!r} in {files.path()}; expected an empty folder or a store; "
                     "choose another path"
@@ -113,11 +107,6 @@ class StoreWriter:
         return self.files.exists(MANIFEST_FILE)
 
     @property
-    def dtype(self) -> FloatDtype:
-        """The format in which activations are stored."""
-        return self.settings.dtype
-
-    @property
     def num_units(self) -> int | None:
         """How many there are in all; None while the end of the tokens is not known."""
         end = self._load_end()
@@ -140,14 +129,14 @@ class StoreWriter:
             ids, trainable: int32 and bool [n, S]; n is shard_sequences but for the last unit.
             cursor: where the text stands after them (JSON), for whoever goes on.
         """
-        require_tokens(self.settings, ids, trainable)
-        tokens = UnitTokens(
-            num_sequences=len(ids),
-            ids=ids.astype("<i4").tobytes(),
-            trainable=trainable.astype(np.uint8).tobytes(),
-            cursor=cursor,
-        )
-        self.files.create(tokens_file(unit), tokens.encode())
+        shape = (len(ids), self.settings.sequence_length)
+        found = [(array.shape, array.dtype.name) for array in (ids, trainable)]
+        if found != [(shape, "int32"), (shape, "bool")]:
+            raise UserError(
+                f"found input_ids {found[0]} and trainable {found[1]}; expected int32 and bool of "
+                f"{shape}; pack the tokens to the store's sequence length"
+            )
+        self.files.create(tokens_file(unit), UnitTokens.of(ids, trainable, cursor).encode())
 
     def end_tokens(self, num_sequences: int, fingerprint: dict[str, Any]) -> None:
         """Say that all tokens are written, and what they are of (JSON); unless that is said."""
@@ -169,15 +158,12 @@ class StoreWriter:
     def read_tokens(self, unit: int) -> tuple[np.ndarray, np.ndarray]:
         """(ids int32 [n, S], trainable bool [n, S]) of one unit. Raises UserError before that."""
         try:
-            tokens = load_tokens(self.files, unit)
+            return load_tokens(self.files, unit).arrays()
         except FileNotFoundError as error:
             raise UserError(
                 f"found no {tokens_file(unit)} in {self.path}; expected the tokens first; write "
                 "them"
             ) from error
-        shape = (tokens.num_sequences, self.settings.sequence_length)
-        ids = np.frombuffer(tokens.ids, "<i4").reshape(shape).astype(np.int32)
-        return ids, np.frombuffer(tokens.trainable, np.uint8).reshape(shape).astype(bool)
 
     def committed(self) -> set[int]:
         """Units that are written, by one listing."""
@@ -213,27 +199,14 @@ class StoreWriter:
         """
         if self.is_committed(unit):
             return False
+        unit_files = UnitFiles(self.files, self.settings, unit)
         try:
-            ids, trainable = self.read_tokens(unit)
-            return self._write_unit(unit, arrays, ids, trainable)
+            commit = unit_files.write(arrays, *self.read_tokens(unit))
+            return self._commit(commit, unit_files)
         except (FileNotFoundError, UserError):
             if self.sealed:  # by another job meanwhile: what this one needs has gone
                 return False
             raise
-
-    def write_in_order(
-        self, units: Iterable[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]
-    ) -> None:
-        """Write units (ids, trainable, arrays by site) from 0 on, when their number is not known.
-
-        All but the last hold shard_sequences sequences. This cannot be continued: it is for stores
-        that one process writes in one go.
-        """
-        num_sequences = 0
-        for unit, (ids, trainable, arrays) in enumerate(units):
-            self._write_unit(unit, arrays, ids, trainable)
-            num_sequences += len(ids)
-        self.end_tokens(num_sequences, {})
 
     def seal(self) -> Manifest:
         """Write the manifest once every unit is committed; a second call changes nothing.
@@ -248,16 +221,13 @@ class StoreWriter:
                 if not self.sealed:  # by another meanwhile, which removed the commits
                     raise
         manifest = load(self.files, MANIFEST_FILE, Manifest)
-        clear_up(self.files, self._specs)  # after a process that was killed at it
+        clear_up(self.files, self._arrays)  # after a process that was killed at it
         return manifest
 
     def abandon(self) -> None:
         """Remove a store that holds no tokens yet; its folder, too, if nothing else is in it."""
         self.files.remove(SETTINGS_FILE)
-        folders = {parent for name in (*self._specs, UNIT_COMMITS, TOKENS) for parent in _up(name)}
-        for folder in sorted(folders, key=len, reverse=True):
-            with suppress(OSError):  # not empty: what is in it is not of this store
-                self.files.remove(folder)
+        self.files.remove_folders([*self._arrays, UNIT_COMMITS, TOKENS])
 
     def _seal(self) -> Manifest:
         if missing := self.missing():
@@ -265,13 +235,14 @@ class StoreWriter:
                 f"found {len(missing)} of {self.num_units} shards missing in {self.path} (first: "
                 f"{missing[0]}); expected all; write them before sealing"
             )
-        commits = {u: load_commit(self.files, u) for u in range(self.num_units or 0)}
-        contents = assemble(self.settings, self._load_end(), commits)
-        if contents is None or self._end is None:
-            raise UserError(
-                f"found no end of the tokens of {self.path}; expected them first; write them"
-            )
-        return seal(self.files, contents)
+        commits = {u: load_commit(self.files, u) for u in range(self.layout.num_units)}
+        contents = assemble(self.files, self.settings, self._load_end(), commits)
+        assert contents is not None
+        contents.publish()
+        if self.settings.held_out > 0 and not contents.is_held_out.any():
+            warn(f"{self.path} has one unit only: nothing is held out for evaluation")
+        contents.seal()
+        return contents.manifest
 
     def _load_end(self) -> TokensEnd | None:
         """Read once, since it never changes."""
@@ -279,35 +250,22 @@ class StoreWriter:
             self._end = load_end(self.files)
         return self._end
 
-    def _write_unit(
-        self, unit: int, arrays: dict[str, np.ndarray], ids: np.ndarray, trainable: np.ndarray
-    ) -> bool:
-        token, specs = uuid.uuid4().hex, self.settings.specs_of(unit)
-        commit = write_unit(self.files, self.settings, unit, token, arrays, ids, trainable)
+    def _commit(self, commit: UnitCommit, unit_files: UnitFiles) -> bool:
+        """Vouch for a unit; False if another writer did first, whose files stay as they are."""
         try:
-            is_ours = self._create_commit(unit, commit)
+            is_ours = self._create_commit(commit)
         except Exception:
             with suppress(Exception):  # on a full disk the files go, unless the commit is there
-                settle = publish if self._is_committed_by(unit, token) else discard
-                settle(self.files, specs, unit, token)
+                unit_files.settle(is_committed=self._is_there(commit))
             raise
-        settle = publish if is_ours else discard  # what the other one wrote stays as it is
-        settle(self.files, specs, unit, token)
+        unit_files.settle(is_committed=is_ours)
         return is_ours
 
-    def _is_committed_by(self, unit: int, token: str) -> bool:
-        try:
-            return load_commit(self.files, unit).token == token
-        except FileNotFoundError:
-            return False
-
-    def _create_commit(self, unit: int, commit: UnitCommit) -> bool:
-        """Vouch for a unit; False if another writer did first, or the store is sealed by now."""
-        name = commit_file(unit)
+    def _create_commit(self, commit: UnitCommit) -> bool:
+        name = commit_file(commit.unit)
         try:
             # of an answer that was lost on its way the second try says that there is one: ours
-            is_ours = self.files.create(name, dump(commit))
-            is_ours = is_ours or self._is_committed_by(unit, commit.token)
+            is_ours = self.files.create(name, dump(commit)) or self._is_there(commit)
         except FileNotFoundError:
             if not self.sealed:
                 raise
@@ -317,8 +275,8 @@ class StoreWriter:
             return False
         return is_ours
 
-
-def _up(name: str) -> list[str]:
-    """A folder's name, and those of all it is in up to the store's own."""
-    path = Path(name)
-    return [str(path), *(str(parent) for parent in path.parents)]
+    def _is_there(self, commit: UnitCommit) -> bool:
+        try:
+            return load_commit(self.files, commit.unit).token == commit.token
+        except FileNotFoundError:
+            return False

@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from sae_dist.apps import evaluate, harvest, train, verify
 from sae_dist.store import open_store
-from sae_dist.store.location import files_at
+from sae_dist.store.files import files_at
 from tests.harvest.tiny import TEXTS, contents, tokenizer
 from tests.lm.tiny import tiny_model
 from tests.s3 import credentials, endpoint, needs_server  # noqa: F401

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from sae_dist.store import open_store, verify
-from sae_dist.store.location import files_at
+from sae_dist.store.files import files_at
 from sae_dist.store.records import MANIFEST_FILE, SETTINGS_FILE, UNIT_COMMITS
 from tests.harvest.tiny import tiny_harvest
 

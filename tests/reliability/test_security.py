@@ -21,8 +21,7 @@ from sae_dist.common.credentials import keys_with_credentials, without_credentia
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import log_info, warn, write_error
 from sae_dist.store import StoreWriter, open_store, verify, write_store
-from sae_dist.store.repair import Repair
-from sae_dist.store.verify import audit
+from sae_dist.store.verify import Repair, audit
 from sae_dist.train.wandb_tracker import wandb_id
 from tests.apps.commands import ROOT, command, installed, launch
 from tests.coders.kinds import config_of_kind

@@ -12,7 +12,7 @@ from sae_dist.apps import harvest, verify
 from sae_dist.apps import repair as repair_module
 from sae_dist.store import verify as verify_store
 from sae_dist.store import write_store
-from sae_dist.store.repair import Repair
+from sae_dist.store.verify import Repair
 from tests.harvest.tiny import TEXTS, contents, tokenizer
 from tests.lm.tiny import tiny_model
 from tests.store.damage import flip, swap

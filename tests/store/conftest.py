@@ -36,7 +36,7 @@ class Data:
 
     def shard(self, writer: StoreWriter, unit: int) -> dict[str, np.ndarray]:
         rows = slice(unit * 6, unit * 6 + 6)
-        return {site: to_storage(x[rows], writer.dtype) for site, x in self.acts.items()}
+        return {site: to_storage(x[rows], writer.settings.dtype) for site, x in self.acts.items()}
 
     def fill(self, writer: StoreWriter) -> None:
         """What a harvest does, from wherever it was stopped."""

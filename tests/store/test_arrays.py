@@ -14,7 +14,7 @@ from zarr.storage import MemoryStore
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.files import to_json
 from sae_dist.store.layout import INDEX, ArraySpec, Layout, array_specs
-from sae_dist.store.unit import ShardParts
+from sae_dist.store.unit import shard_parts
 
 LAYOUT = Layout(
     num_sequences=12, sequence_length=3, shard_sequences=6, chunk_sequences=2, chunk_rows=5
@@ -22,7 +22,7 @@ LAYOUT = Layout(
 
 
 def written(spec: ArraySpec, items: np.ndarray, order: np.ndarray | None = None) -> bytes:
-    return b"".join(bytes(part) for part in ShardParts(spec, items, order))
+    return b"".join(bytes(part) for part in shard_parts(spec, items, order, []))
 
 
 def in_memory(spec: ArraySpec) -> tuple[dict[str, Any], zarr.Array]:
@@ -92,7 +92,7 @@ def test_no_more_than_one_copied_chunk_is_held() -> None:
     items = np.zeros((64 * 64, 64), np.float32)
     order = np.arange(64 * 64)
     tracemalloc.start()
-    for _ in ShardParts(spec, items, order):
+    for _ in shard_parts(spec, items, order, []):
         pass
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -12,9 +12,8 @@ import zarr
 from sae_dist.common.dtypes import FloatDtype, from_storage, to_storage
 from sae_dist.common.errors import UserError
 from sae_dist.store import NonFinite, StoreWriter, open_store, verify
-from sae_dist.store.repair import Repair
-from sae_dist.store.values import quantise, restored, statistics_of
-from sae_dist.store.verify import audit
+from sae_dist.store.unit import quantise, restored, statistics_of
+from sae_dist.store.verify import Repair, audit
 from tests.store.conftest import everything
 from tests.store.damage import KINDS, damage
 
@@ -119,7 +118,9 @@ def test_tokens_that_are_not_finite_are_refused_or_dropped(
         data.fill(create("fails", dtype=INT8))
     arrays = {site: to_storage(x_NSD, INT8) for site, x_NSD in data.acts.items()}
     writer = create("drops", dtype=INT8, non_finite=NonFinite.drop, shard_mib=1.0, held_out=0.0)
-    writer.write_in_order([(data.ids, data.trainable, arrays)])
+    writer.put_tokens(0, data.ids, data.trainable, None)
+    writer.write_unit(0, arrays)
+    writer.end_tokens(23, {})
     writer.seal()
     store = open_store(writer.path)
     assert store.manifest.dropped == {"in.0": 1}

@@ -1,7 +1,11 @@
+from typing import Any
+
 import pytest
 
 from sae_dist.common.errors import UserError
-from sae_dist.store.layout import Layout, choose_layout, is_held_out
+from sae_dist.store import StoreConfig
+from sae_dist.store.layout import Layout, is_held_out
+from sae_dist.store.records import choose_settings
 
 LAYOUT = Layout(
     num_sequences=23, sequence_length=4, shard_sequences=6, chunk_sequences=2, chunk_rows=7
@@ -15,16 +19,12 @@ def test_units_cover_every_sequence_once_and_have_room_for_all_of_its_tokens() -
     assert LAYOUT.unit_rows == 28  # of 24 tokens in chunks of 7
 
 
-def chosen(positions: int, kib: int, num_sequences: int | None, **sizes: float) -> tuple[int, ...]:
+def chosen(positions: int, kib: int, num_sequences: int | None, **sizes: Any) -> tuple[int, ...]:
     """(sequences of a shard, sequences of a chunk, rows of a chunk)."""
-    layout = choose_layout(
-        num_sequences=num_sequences,
-        sequence_length=positions,
-        bytes_per_position=kib * 2**10,
-        **{"chunk_mib": 4.0, "shard_mib": 256.0, **sizes},
-    )
-    assert layout.shard_sequences % layout.chunk_sequences == 0
-    return layout.shard_sequences, layout.chunk_sequences, layout.chunk_rows
+    config = StoreConfig(**{"chunk_mib": 4.0, "shard_mib": 256.0, "held_out": 0.0, **sizes})
+    settings = choose_settings({"x": kib * 2**9}, positions, config, {}, num_sequences)
+    assert settings.shard_sequences % settings.chunk_sequences == 0
+    return settings.shard_sequences, settings.chunk_sequences, settings.chunk_rows
 
 
 def test_a_chunk_is_so_many_rows_or_whole_sequences_as_fill_it() -> None:
@@ -55,13 +55,7 @@ def test_there_are_units_enough_to_set_a_share_aside() -> None:
 @pytest.mark.parametrize(("chunk_mib", "shard_mib"), [(0, 1), (-1, 1), (2, 1)])
 def test_impossible_sizes_are_refused(chunk_mib: float, shard_mib: float) -> None:
     with pytest.raises(UserError, match="chunk_mib"):
-        choose_layout(
-            num_sequences=9,
-            sequence_length=8,
-            bytes_per_position=1,
-            chunk_mib=chunk_mib,
-            shard_mib=shard_mib,
-        )
+        chosen(8, 1, 9, chunk_mib=chunk_mib, shard_mib=shard_mib)
 
 
 def test_held_out_units_are_evenly_spaced_and_never_all() -> None:

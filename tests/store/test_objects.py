@@ -11,8 +11,8 @@ import pytest
 
 from sae_dist.common.errors import UserError
 from sae_dist.store import CacheConfig, StoreWriter, audit, open_store, verify
-from sae_dist.store.location import files_at
-from sae_dist.store.repair import Repair
+from sae_dist.store.files import files_at
+from sae_dist.store.verify import Repair
 from tests.harvest.tiny import contents
 from tests.s3 import credentials, endpoint, needs_server  # noqa: F401
 from tests.store.conftest import POSITIONS, SEQUENCES, WIDTHS, Data, config, everything

@@ -9,9 +9,8 @@ import torch
 from sae_dist.common.errors import UserError
 from sae_dist.store import Store, StoreWriter, open_store, verify
 from sae_dist.store.config import NonFinite
-from sae_dist.store.repair import Repair
 from sae_dist.store.unit import DROPPED
-from sae_dist.store.verify import audit
+from sae_dist.store.verify import Repair, audit
 from tests.harvest.tiny import contents
 from tests.store.conftest import SEQUENCES, WIDTHS, Data
 
@@ -34,7 +33,7 @@ def spoilt(data: Data) -> Data:
 @pytest.fixture
 def generous(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of 24 tokens are too small for a share of 2 %."""
-    monkeypatch.setattr("sae_dist.store.values._LARGEST_SHARE", 0.2)
+    monkeypatch.setattr("sae_dist.store.unit._LARGEST_SHARE", 0.2)
 
 
 def trainable(store: Store) -> np.ndarray:

@@ -12,7 +12,6 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.files import crc32c
 from sae_dist.store import StoreWriter, open_store, read_settings
 from sae_dist.store.files import Files
-from sae_dist.store.values import Statistics, statistics_of
 from tests.store.conftest import everything
 
 EXACT = [dtype for dtype in FloatDtype if dtype is not FloatDtype.int8]
@@ -149,27 +148,6 @@ def test_statistics_are_those_of_the_rows_of_training_units(
     assert statistics.count == len(x_TD)
     np.testing.assert_allclose(statistics.mean, x_TD.mean(0), rtol=0, atol=1e-7)
     assert statistics.mean_square == pytest.approx(float(x_TD.square().sum(1).mean()), rel=1e-6)
-
-
-def test_statistics_add_up() -> None:
-    x_NSD = torch.randn(100, 8, 500, generator=torch.Generator().manual_seed(0))
-    trainable_NS = torch.rand(100, 8, generator=torch.Generator().manual_seed(1)) < 0.9
-    whole = statistics_of(x_NSD, trainable_NS, 0)
-    parts = [
-        statistics_of(x, trainable, 0)
-        for x, trainable in zip(x_NSD.split(30), trainable_NS.split(30), strict=True)
-    ]
-    together = sum(parts, Statistics.zero(500))
-    exact = x_NSD[trainable_NS].double()
-    for found in (whole, together):
-        assert found.count == len(exact)
-        np.testing.assert_allclose(found.sum, exact.sum(0), rtol=0, atol=1e-4)
-        assert found.sum_square == pytest.approx(float(exact.square().sum()), rel=1e-6)
-
-
-def test_squares_beyond_float32_are_summed() -> None:
-    statistics = statistics_of(torch.full((2, 1, 3), 1e30), torch.ones(2, 1, dtype=torch.bool), 0)
-    assert statistics.mean_square == pytest.approx(3e60, rel=1e-6)
 
 
 def test_an_unsealed_store_opens_only_when_asked_for(

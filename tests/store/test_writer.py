@@ -14,8 +14,8 @@ from sae_dist.common.disk import check_disk
 from sae_dist.common.errors import UserError
 from sae_dist.store import StoreConfig, StoreWriter, audit, open_store, verify
 from sae_dist.store import files as store_files
-from sae_dist.store import writer as writer_module
 from sae_dist.store.records import dump
+from sae_dist.store.unit import UnitFiles
 from tests.store.damage import flip
 
 
@@ -152,7 +152,7 @@ def test_altered_tokens_are_refused(data: Any, create: Callable[..., StoreWriter
     flip(writer.path / "commits/tokens/00002", 99)
     with pytest.raises(UserError, match="00002 altered"):
         writer.write_unit(2, data.shard(writer, 2))
-    assert [fault.unit for fault in verify(writer.path)] == [2]
+    assert [fault.path.name for fault in verify(writer.path)] == ["00002"]
 
 
 def test_no_temporary_file_is_left_by_data_that_fail(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_unit_is_there_once_it_is_committed_though_its_files_have_no_names_yet
     writer = create()
     data.put_tokens(writer)
     with monkeypatch.context() as patch:
-        patch.setattr(writer_module, "publish", Mock(side_effect=KilledError))
+        patch.setattr(UnitFiles, "settle", Mock(side_effect=KilledError))
         with pytest.raises(KilledError):
             writer.write_unit(0, data.shard(writer, 0))
     assert len(list(writer.path.rglob("*.tmp"))) == 5
