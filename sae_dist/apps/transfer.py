@@ -34,10 +34,6 @@ def measure_transfer(
         )
     if asked.lm_name is None or "transfer" not in (measures or ["transfer"]):
         return None
-    if world.size % config.latent:
-        raise UserError(
-            f"latent={config.latent} must divide the {world.size} processes; choose a divisor"
-        )
     harvested = source.about.get("lm")
     if harvested is None:
         raise UserError(
