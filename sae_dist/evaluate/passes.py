@@ -1,6 +1,7 @@
 """Passes over the held-out sequences, each shared by all measures that need the same."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from operator import attrgetter
@@ -28,27 +29,25 @@ _DOING = {
 }
 
 
+@dataclass(frozen=True, eq=False)
 class Passes:
     """Feeds measures with held-out sequences, and says of each when it has seen all.
 
-    Args:
+    Attributes:
         load_lm: loads the language model, once it is needed; None where there is none.
     """
 
-    def __init__(
-        self,
-        source: ActivationSource,
-        load_lm: Callable[[], LM] | None,
-        config: EvaluationConfig,
-        mesh: Mesh,
-    ) -> None:
-        self.source, self.config, self.mesh = source, config, mesh
-        self._load_lm = load_lm
-        self._zeros: dict[tuple[str, int], dict[str, Changed]] = {}  # they are no coder's
+    source: ActivationSource
+    load_lm: Callable[[], LM] | None
+    config: EvaluationConfig
+    mesh: Mesh
+    _zeros: dict[tuple[str, int], dict[str, Changed]] = field(  # they are no coder's
+        default_factory=dict, init=False
+    )
 
     def sequences(self, kind: type[Declared]) -> int:
         """How many held-out sequences a measure is given; 0: it is not taken."""
-        if kind.needs.runs_lm and (self._load_lm is None or not self.config.lm_sequences):
+        if kind.needs.runs_lm and (self.load_lm is None or not self.config.lm_sequences):
             return 0
         asked = attrgetter(kind.sequences)(self.config)
         return self.source.num_held_out if asked is None else min(asked, self.source.num_held_out)
@@ -105,8 +104,8 @@ class Passes:
 
     @cached_property
     def _lm(self) -> LM:
-        assert self._load_lm is not None
-        return self._load_lm()
+        assert self.load_lm is not None
+        return self.load_lm()
 
     def _batches(self, measure: Declared, sites: list[str], size: int) -> Iterator[HeldOutBatch]:
         """This part's batches of the first sequences, `size` at once, under a bar over all."""

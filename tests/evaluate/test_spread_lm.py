@@ -8,7 +8,7 @@ import pytest
 
 from sae_dist.evaluate import read_evaluation
 from tests.apps.commands import TORCHRUN, installed, launch
-from tests.evaluate.test_evaluator import assert_same
+from tests.evaluate.test_evaluator import flat
 from tests.harvest.tiny import tokenizer
 from tests.lm.tiny import tiny_model
 from tests.test_end_to_end import (
@@ -43,11 +43,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_evaluated_as_the_whole_one(home: Path) -> None:
     """Figures come back, and are taken away for the next."""
-    found, expected = read_evaluation(home / "runs/tiny"), read_evaluation(home)
+    rungs, expected = (read_evaluation(run)["rungs"] for run in (home / "runs/tiny", home))
     shutil.rmtree(home / "runs/tiny/evaluation")
-    assert sorted(found["rungs"]) == NAMES
-    assert all("uniformity" in rung and "delta_loss" in rung for rung in found["rungs"].values())
-    assert_same(found["rungs"], expected["rungs"])
+    assert sorted(rungs) == NAMES
+    assert all("uniformity" in rung and "delta_loss" in rung for rung in rungs.values())
+    found = flat(rungs)
+    assert found.keys() == flat(expected).keys()
+    for key, value in flat(expected).items():
+        # sums in float32, in another order: a ratio of small differences of losses shows it most
+        close = pytest.approx(value, rel=1e-3, abs=1e-5) if isinstance(value, float) else value
+        assert found[key] == close, key
 
 
 @pytest.mark.slow
