@@ -74,7 +74,8 @@ class _Evaluation:
 
     def results(self) -> list[dict[str, Any]]:
         runs = list(dict.fromkeys(candidate.run for candidate in self.candidates))
-        on_first_rank(None, lambda: [self._write_about(run) for run in runs])
+        for run in runs:
+            on_first_rank(None, partial(self._write_about, run))
         for width in sorted({candidate.num_latents for candidate in self.candidates}):
             alike = [(c,) for c in self.candidates if c.num_latents == width]
             self._take(alike, [n for n, kind in self.asked.items() if kind.needs.of_one])

@@ -100,6 +100,7 @@ class LMBatch:
 
     @torch.enable_grad()
     def _differentiate(self, read: str, write: str, num_positions: int) -> tuple[Tensor, Tensor]:
+        model, source, target = self.lm.model, self._site(read), self._site(write)
         seen: list[Tensor] = []
 
         def watch(x_NSD: Tensor, y_NSE: Tensor) -> Tensor:
@@ -107,11 +108,10 @@ class LMBatch:
             return seen[1]
 
         def forward() -> Tensor:
-            with language.splice(model, *sites, watch, everywhere):
+            with language.splice(model, source, target, watch, everywhere):
                 logits_NSV: Tensor = model(input_ids=self.ids_NS).logits
             return logits_NSV
 
-        model, sites = self.lm.model, (self._site(read), self._site(write))
         everywhere = torch.zeros_like(self.trainable_NS)
         # ZeRO-3 gathers weights for one pass backward after each forward, and no more
         is_zero3 = hasattr(next(model.parameters()), "ds_id")
@@ -132,7 +132,6 @@ class LMBatch:
             (grad_NSE,) = torch.autograd.grad(goal_M.sum(), seen[1], retain_graph=not is_zero3)
             inputs.append(x_NSD[at])
             gradients.append(grad_NSE[at])
-        source, target = sites
         return self._whole(torch.cat(inputs), source), self._whole(torch.cat(gradients), target)
 
     def _is_sliced(self, site: "Site") -> bool:

@@ -50,12 +50,12 @@ class _Sums(Declared):
 
     def __init__(self, *subjects: Subject) -> None:
         self.subjects, self.mesh = subjects, subjects[0].mesh
-        self._sums: list[Tensor] = []
+        self._all_sums: list[Tensor] = []
 
     def zeros(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """Sums of nothing, to be changed in place; `conclude` finds those over all tokens there."""
         sums = torch.zeros(shape, dtype=dtype, device=self.subjects[0].device)
-        self._sums.append(sums)
+        self._all_sums.append(sums)
         return sums
 
     def whole(self, *sums_F: Tensor) -> list[Tensor]:
@@ -64,7 +64,7 @@ class _Sums(Declared):
 
     def result(self) -> Figures:
         """The figures, over all tokens and latents; called once, by all processes together."""
-        for sums in self._sums:
+        for sums in self._all_sums:
             sums.copy_(self.mesh.data.all_reduce(sums))
         return self.conclude()
 
