@@ -62,35 +62,21 @@ def converse(
     others are told. Of rollouts what is not in `special` is measured.
     """
     order = generator(config.seed, "prompts").permutation(len(prompts)).tolist()
+    unmeasured = set(special)
     longest = max(len(prompt.ids) for prompt in prompts) + config.rollout_tokens
     starts = range(0, config.sequences, config.batch_sequences)
-    device = lm.model.device
     with progress(total=config.sequences, desc="roll out", unit="sequence") as bar:
         for start in starts[mesh.data.index :: mesh.data.size]:
             which = range(start, min(start + config.batch_sequences, config.sequences))
-            both_2NS = torch.zeros(2, len(which), longest, dtype=torch.int64, device=device)
+            both_2NS = torch.zeros(2, len(which), longest, dtype=torch.int64).to(lm.model.device)
             if mesh.latent.index == 0:
                 chosen = [prompts[order[number % len(order)]] for number in which]
                 seeds = [derive(config.seed, "sequence", number) for number in which]
-                for row, pair in enumerate(_said(lm, chosen, seeds, special, config)):
-                    both_2NS[:, row, : len(pair[0])] = torch.tensor(pair)
-            ids_NS, part_NS = mesh.latent.all_reduce(both_2NS)
-            yield Conversations(ids_NS, part_NS)
+                limits = config.rollout_tokens, config.temperature
+                answers = language.rollouts(lm.model, [p.ids for p in chosen], seeds, *limits)
+                for row, (prompt, answer) in enumerate(zip(chosen, answers, strict=True)):
+                    said = [0 if token in unmeasured else 2 for token in answer]
+                    parts = [int(measured) for measured in prompt.measured] + said
+                    both_2NS[:, row, : len(parts)] = torch.tensor([prompt.ids + answer, parts])
+            yield Conversations(*mesh.latent.all_reduce(both_2NS))
             bar.update(min(len(which) * mesh.data.size, config.sequences - bar.n))
-
-
-def _said(
-    lm: "LM",
-    prompts: Sequence[Prompt],
-    seeds: Sequence[int],
-    special: Sequence[int],
-    config: TransferConfig,
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Of each prompt and its rollout the ids and their parts."""
-    asked = [prompt.ids for prompt in prompts]
-    answers = language.rollouts(lm.model, asked, seeds, config.rollout_tokens, config.temperature)
-    unmeasured = set(special)
-    for prompt, answer in zip(prompts, answers, strict=True):
-        parts = [int(measured) for measured in prompt.measured]
-        parts += [0 if token in unmeasured else 2 for token in answer]
-        yield prompt.ids + answer, parts

@@ -19,7 +19,8 @@ class Similarity:
 
     Attributes:
         cosine_G, latent_G: of each latent g of this slice the largest decoder cosine with another
-            coder's latent, and with which of all its slices (Leask et al. 2025, fig. 7).
+            coder's latent, and with which of all its slices (Leask et al. 2025, fig. 7); where
+            latents are signed, and so have two directions, cosines are taken without their sign.
         edges_2N: all pairs (g, f) with a cosine of at least τ; None where they are too many.
     """
 
@@ -29,7 +30,13 @@ class Similarity:
 
 
 def compare_decoders(
-    W_GE: Tensor, others_FE: Tensor, tau: float, axis: Axis, first_row: int = 0
+    W_GE: Tensor,
+    others_FE: Tensor,
+    tau: float,
+    axis: Axis,
+    first_row: int = 0,
+    *,
+    are_signed: bool = False,
 ) -> Similarity:
     """Compare this slice's rows, counted from `first_row`, with those of all slices of the others.
 
@@ -40,6 +47,7 @@ def compare_decoders(
     latent_G = torch.zeros_like(cosine_G, dtype=torch.int64)
     edges, num_edges = [latent_G.new_zeros(2, 0)], 0
     for rows, first, block_gf in _cosines(W_GE, others_FE, axis):
+        block_gf = block_gf.abs() if are_signed else block_gf
         best_g, where_g = block_gf.max(1)
         is_nearer_g = best_g > cosine_G[rows]  # of equals the first
         cosine_G[rows] = torch.where(is_nearer_g, best_g, cosine_G[rows])

@@ -1,25 +1,22 @@
 """Measures the coders of runs, and writes the figures of each measure as they are there."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save
-
 from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.common.errors import UserError
-from sae_dist.common.files import write_atomic
 from sae_dist.common.log import log_info
 from sae_dist.common.patterns import rungs_asked_for
 from sae_dist.evaluate.candidates import Candidate
 from sae_dist.evaluate.config import EvaluationConfig, check
 from sae_dist.evaluate.groups import neighbours
-from sae_dist.evaluate.measure import Declared, Figures, LadderMeasure, Needs, Pair
+from sae_dist.evaluate.measure import Figures, LadderMeasure, Pair, Subject
 from sae_dist.evaluate.passes import Passes
-from sae_dist.evaluate.registry import measures
+from sae_dist.evaluate.registry import Declared, Needs, measures
 from sae_dist.evaluate.results import (
     ABOUT,
     DESCRIPTION,
@@ -35,9 +32,6 @@ from sae_dist.evaluate.results import (
 from sae_dist.lm import LM
 from sae_dist.parallel import World, make_mesh
 from sae_dist.stream import ActivationSource
-
-_OF_ONE = (Needs.WEIGHTS, Needs.CODES, Needs.LM, Needs.GRADIENTS)
-Asked = dict[str, type[Any]]
 
 
 def evaluate(
@@ -66,140 +60,86 @@ def evaluate(
             token in it that is measured.
     """
     check(config, world)
-    return _Evaluation(candidates, source, lm, config, world).results()
+    passes = Passes(source, lm, config, make_mesh(world, config.parallel.latent, {}))
+    chosen = _chosen(candidates, config.rungs)
+    for candidate in chosen:
+        candidate.require(source, config)
+    return _Evaluation(passes, chosen, _asked(passes)).results()
 
 
+@dataclass(frozen=True, slots=True)
 class _Evaluation:
-    def __init__(
-        self,
-        candidates: Sequence[Candidate],
-        source: ActivationSource,
-        lm: Callable[[], LM] | None,
-        config: EvaluationConfig,
-        world: World,
-    ) -> None:
-        self.mesh = make_mesh(world, config.parallel.latent, {})
-        self.source, self.config = source, config
-        self.passes = Passes(source, lm, config, self.mesh)
-        self.candidates = _chosen(candidates, config.rungs)
-        for candidate in self.candidates:
-            candidate.require(source, config)
-        self.runs = list(dict.fromkeys(candidate.run for candidate in self.candidates))
-        self.asked = self._asked()
+    passes: Passes
+    candidates: list[Candidate]
+    asked: dict[str, type[Any]]
 
     def results(self) -> list[dict[str, Any]]:
-        on_first_rank(None, self._write_about)
+        runs = list(dict.fromkeys(candidate.run for candidate in self.candidates))
+        for run in runs:
+            on_first_rank(None, partial(self._write_about, run))
         for width in sorted({candidate.num_latents for candidate in self.candidates}):
-            self._measure([c for c in self.candidates if c.num_latents == width])
-        self._compare()
-        return [on_first_rank(None, partial(self._conclude, run)) for run in self.runs]
+            alike = [(c,) for c in self.candidates if c.num_latents == width]
+            self._take(alike, [n for n, kind in self.asked.items() if kind.needs.of_one])
+        of_pairs = [name for name, kind in self.asked.items() if kind.needs is Needs.PAIR]
+        for pair in self._pairs() if of_pairs else []:
+            self._take([pair], of_pairs)
+        return [on_first_rank(None, partial(self._conclude, run)) for run in runs]
 
-    def _asked(self) -> Asked:
-        """The measures to take: those asked for, and what they rest upon."""
-        every = measures()
-        names = list(every) if self.config.measures is None else self.config.measures
-        taken = {n: every[n] for n in names if every[n].needs is not Needs.FINETUNE}
-        idle = [name for name, kind in taken.items() if not self._is_taken(kind)]
-        if self.config.measures is not None and idle:
-            raise UserError(
-                f"found nothing to take measures={idle} of; expected a language model in the store "
-                "and sequences to read; leave them out, or raise lm_sequences, "
-                "uniformity_sequences or pairs.sequences"
-            )
-        taken = {name: kind for name, kind in taken.items() if name not in idle}
-        needs = {kind.needs for kind in taken.values()}
-        resting = [DESCRIPTION, *(["fidelity"] if needs & {Needs.PAIR, Needs.FIGURES} else [])]
-        return {name: every[name] for name in resting} | taken
+    def _take(self, subjects: Sequence[tuple[Candidate, ...]], names: Sequence[str]) -> None:
+        """What no figures are there of, or others, of coders or of pairs, which are held at once.
 
-    def _is_taken(self, kind: type[Declared]) -> bool:
-        return kind.needs in (Needs.WEIGHTS, Needs.FIGURES) or self.passes.sequences(kind) > 0
+        Every process is told the same of what is there.
+        """
+        wanted = [(name, coders) for coders in subjects for name in names]
+        places = [(_path(n, *coders), self._of(self.asked[n], *coders)) for n, coders in wanted]
+        missing = on_first_rank(
+            None, lambda: [i for i, place in enumerate(places) if read_figures(*place) is None]
+        )
+        load = cache(self._load)
+        taken = {self.asked[n](load(*coders)): i for i in missing for n, coders in [wanted[i]]}
+        for measure in self.passes.take(taken):
+            write = partial(write_figures, *places[taken[measure]], measure.result())
+            on_first_rank(None, write)
 
-    def _of(self, kind: type[Declared], **coders: str) -> dict[str, Any]:
+    def _load(self, *coders: Candidate) -> Subject | Pair:
+        given = self.passes.mesh, self.passes.source.sequence_length, self.passes.config
+        if len(coders) == 1:
+            return coders[0].subject(*given)
+        log_info(f"  {_beside(*coders)} and {coders[1].name}")
+        return Pair(*(candidate.subject(*given) for candidate in coders))
+
+    def _of(self, kind: type[Declared], *coders: Candidate) -> dict[str, Any]:
         """What figures are of: other such figures are measured again."""
-        found: dict[str, Any] = {**coders, "version": kind.version}
-        if kind.needs is not Needs.WEIGHTS:
-            found |= {"store": self.source.identity, kind.sequences: self.passes.sequences(kind)}
-            found |= {key: attrgetter(key)(self.config) for key in kind.settings}
-        if kind.needs in (Needs.LM, Needs.GRADIENTS):
-            found["lm"] = (self.source.about.get("lm") or {}).get("commit")
+        source, found = self.passes.source, dict[str, Any](version=kind.version)
+        if len(coders) == 1:
+            found["coder"] = coders[0].fingerprint
+        else:
+            found |= {"smaller": _beside(*coders), "smaller_coder": coders[0].fingerprint}
+            found |= {"larger": coders[1].name, "larger_coder": coders[1].fingerprint}
+        if kind.needs.reads:
+            found |= {"store": source.identity, kind.sequences: self.passes.sequences(kind)}
+            found |= {key: attrgetter(key)(self.passes.config) for key in kind.settings}
+        if kind.needs.runs_lm:
+            found["lm"] = (source.about.get("lm") or {}).get("commit")
         return found
 
-    def _measure(self, candidates: list[Candidate]) -> None:
-        """All that is missing of coders of one width."""
-        places = {
-            (number, name): (
-                rung_path(candidate.run, candidate.name, name),
-                self._of(kind, coder=candidate.fingerprint),
-            )
-            for number, candidate in enumerate(candidates)
-            for name, kind in self.asked.items()
-            if kind.needs in _OF_ONE
-        }
-        missing = _missing(places)
-        subjects = {
-            number: candidates[number].subject(self.mesh, self.source.sequence_length, self.config)
-            for number in dict.fromkeys(number for number, _ in missing)
-        }
-        taken = {self.asked[name](subjects[number]): (number, name) for number, name in missing}
-        for measure in self.passes.take(taken):
-            self._write(*places[taken[measure]], measure.result())
-
-    def _compare(self) -> None:
-        """All that is missing of pairs; those of several runs, too, lie with the larger coder."""
-        asked = {name: kind for name, kind in self.asked.items() if kind.needs is Needs.PAIR}
-        if not asked:
-            return
-        known = {self._called(c): c for c in self.candidates}
+    def _pairs(self) -> list[tuple[Candidate, Candidate]]:
+        """A smaller and a larger coder; those of several runs, too, lie with the larger one."""
+        are_several = len({candidate.run for candidate in self.candidates}) > 1
+        known = {f"{c.run.name}/{c.name}" if are_several else c.name: c for c in self.candidates}
         rungs = on_first_rank(None, lambda: {name: _figures(c) for name, c in known.items()})
-        for names in neighbours(rungs):
-            small, large = (known[name] for name in names)
-            called = small.name if small.run == large.run else f"{small.run.name}/{small.name}"
-            coders = {
-                "smaller": called,
-                "larger": large.name,
-                "smaller_coder": small.fingerprint,
-                "larger_coder": large.fingerprint,
-            }
-            places = {
-                (name,): (pair_path(large.run, called, large.name, name), self._of(kind, **coders))
-                for name, kind in asked.items()
-            }
-            if not (missing := _missing(places)):
-                continue
-            both = (
-                c.subject(self.mesh, self.source.sequence_length, self.config)
-                for c in (small, large)
-            )
-            pair = Pair(small=next(both), large=next(both))
-            log_info(f"  {called} and {large.name}")
-            taken = {asked[name](pair): (name,) for (name,) in missing}
-            for measure in self.passes.take(taken):
-                path, of = places[taken[measure]]
-                by_latent = {key: v.cpu() for key, v in measure.by_latent().items()}
-                figures = measure.result()
-                if by_latent:
-                    file = path.with_suffix(".safetensors")
-                    figures["by_latent"] = str(file.relative_to(large.run))
-                    on_first_rank(None, partial(_write_tensors, file, by_latent))
-                self._write(path, of, figures)
+        return [(known[smaller], known[larger]) for smaller, larger in neighbours(rungs)]
 
-    def _called(self, candidate: Candidate) -> str:
-        return candidate.name if len(self.runs) == 1 else f"{candidate.run.name}/{candidate.name}"
-
-    def _write(self, path: Path, of: dict[str, Any], figures: Figures) -> None:
-        on_first_rank(None, lambda: write_figures(path, of, figures))
-
-    def _write_about(self) -> None:
-        about = self.source.about
-        for run in self.runs:
-            record = {
-                "version": VERSION,
-                "run": run.name,
-                "store": {"path": about.get("store"), "manifest": self.source.identity},
-                "lm": about.get("lm"),
-                "sequences": self.passes.sequences(measures()["fidelity"]),
-            }
-            write_record(run_path(run, ABOUT), record)
+    def _write_about(self, run: Path) -> None:
+        source = self.passes.source
+        about = {
+            "version": VERSION,
+            "run": run.name,
+            "store": {"path": source.about.get("store"), "manifest": source.identity},
+            "lm": source.about.get("lm"),
+            "sequences": self.passes.sequences(measures()["fidelity"]),
+        }
+        write_record(run_path(run, ABOUT), about)
 
     def _conclude(self, run: Path) -> dict[str, Any]:
         """What all figures of a run say together; by the first process."""
@@ -207,8 +147,9 @@ class _Evaluation:
         assert found is not None
         for name, kind in self.asked.items():
             if issubclass(kind, LadderMeasure):
-                figures = kind.of(found["rungs"])
-                write_figures(run_path(run, name), {"version": kind.version}, figures)
+                write_figures(
+                    run_path(run, name), {"version": kind.version}, kind.of(found["rungs"])
+                )
         return read_evaluation(run) or {}
 
 
@@ -218,11 +159,34 @@ def _chosen(candidates: Sequence[Candidate], names: list[str] | None) -> list[Ca
     return [candidate for candidate in candidates if candidate.name in asked]
 
 
-def _missing(places: dict[Any, tuple[Path, dict[str, Any]]]) -> list[Any]:
-    """Of what no figures are there, or others; every process is told the same."""
-    return on_first_rank(
-        None, lambda: [key for key, (path, of) in places.items() if read_figures(path, of) is None]
-    )
+def _asked(passes: Passes) -> dict[str, type[Any]]:
+    """The measures to take: those asked for, and what they rest upon."""
+    every, asked = measures(), passes.config.measures
+    taken = {n: every[n] for n in asked or every if every[n].needs is not Needs.FINETUNE}
+    idle = {n: kind for n, kind in taken.items() if kind.needs.reads and not passes.sequences(kind)}
+    if asked is not None and idle:
+        keys = {kind.sequences for kind in idle.values()}
+        keys |= {"lm_sequences" for kind in idle.values() if kind.needs.runs_lm}
+        raise UserError(
+            f"found nothing to take measures={list(idle)} of; expected a language model in the "
+            f"store and sequences to read; leave them out, or raise {' or '.join(sorted(keys))}"
+        )
+    taken = {name: kind for name, kind in taken.items() if name not in idle}
+    needs = {kind.needs for kind in taken.values()}
+    resting = [DESCRIPTION, *(["fidelity"] if needs & {Needs.PAIR, Needs.FIGURES} else [])]
+    return {name: every[name] for name in resting} | taken
+
+
+def _path(name: str, *coders: Candidate) -> Path:
+    own = coders[-1]
+    if len(coders) == 1:
+        return rung_path(own.run, own.name, name)
+    return pair_path(own.run, _beside(*coders), own.name, name)
+
+
+def _beside(small: Candidate, large: Candidate) -> str:
+    """The smaller coder's name, with its run's before it where that is another."""
+    return small.name if small.run == large.run else f"{small.run.name}/{small.name}"
 
 
 def _figures(candidate: Candidate) -> Figures:
@@ -231,8 +195,3 @@ def _figures(candidate: Candidate) -> Figures:
     for name in (DESCRIPTION, "fidelity"):
         found |= read_figures(rung_path(candidate.run, candidate.name, name)) or {}
     return {key: found[key] for key in ("kind", "form", "site", "target", "num_latents", "l0")}
-
-
-def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, save(tensors))

@@ -11,12 +11,14 @@ _ALIKE = ("kind", "form", "site", "target")
 
 def groups(rungs: Rungs) -> list[tuple[dict[str, str], Rungs]]:
     """Each kind, form, site and target there is, with its rungs from narrow to wide."""
+
+    def by_width(rung: tuple[str, dict[str, Any]]) -> tuple[int, float, str]:
+        return rung[1]["num_latents"], rung[1].get("l0") or 0.0, rung[0]
+
     found: dict[tuple[str, ...], Rungs] = {}
-    for name, figures in sorted(rungs.items(), key=_by_width):
+    for name, figures in sorted(rungs.items(), key=by_width):
         found.setdefault(tuple(figures[key] for key in _ALIKE), {})[name] = figures
-    return [
-        (dict(zip(_ALIKE, key, strict=True)), members) for key, members in sorted(found.items())
-    ]
+    return [(dict(zip(_ALIKE, key, strict=True)), own) for key, own in sorted(found.items())]
 
 
 def neighbours(rungs: Rungs) -> list[tuple[str, str]]:
@@ -34,8 +36,3 @@ def neighbours(rungs: Rungs) -> list[tuple[str, str]]:
                 l0 = rungs[name]["l0"]
                 pairs.append((min(smaller, key=lambda n: abs(rungs[n]["l0"] - l0)), name))
     return pairs
-
-
-def _by_width(rung: tuple[str, dict[str, Any]]) -> tuple[int, float, str]:
-    name, figures = rung
-    return figures["num_latents"], figures.get("l0") or 0.0, name

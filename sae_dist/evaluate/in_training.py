@@ -44,7 +44,19 @@ def lm_figures(
     def evaluate(rungs: Sequence[InTraining], step: int) -> dict[str, dict[str, float]]:
         found = {}
         for size in sorted({rung.mesh.latent.size for rung in rungs}):
-            alike = [_subject(r, source, config) for r in rungs if r.mesh.latent.size == size]
+            alike = [
+                Subject(
+                    coder=fold(rung.coder, rung.scale),
+                    mesh=rung.mesh,
+                    num_positions=source.sequence_length,
+                    name=rung.name,
+                    site=rung.config.site,
+                    target=rung.config.target,
+                    config=config,
+                )
+                for rung in rungs
+                if rung.mesh.latent.size == size
+            ]
             passes = known.setdefault(size, Passes(source, load, config, alike[0].mesh))
             for loss in passes.take(LMLoss(subject) for subject in alike):
                 figures = loss.result()
@@ -56,15 +68,3 @@ def lm_figures(
         return found
 
     return evaluate
-
-
-def _subject(rung: InTraining, source: ActivationSource, config: EvaluationConfig) -> Subject:
-    return Subject(
-        coder=fold(rung.coder, rung.scale),
-        mesh=rung.mesh,
-        num_positions=source.sequence_length,
-        name=rung.name,
-        site=rung.config.site,
-        target=rung.config.target,
-        config=config,
-    )

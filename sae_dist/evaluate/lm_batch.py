@@ -90,7 +90,8 @@ class LMBatch:
         logit less the mean logit [M, E], at `num_positions` tokens of each sequence.
 
         These are evenly spaced among those that neither are special nor predict such. A token's
-        gradient takes a pass backward of its own, of all sequences at once.
+        gradient takes a pass backward of its own, of all sequences at once; under ZeRO-3 forward,
+        too.
         """
         key = read, write, num_positions
         if key not in self._gradients:
@@ -99,16 +100,22 @@ class LMBatch:
 
     @torch.enable_grad()
     def _differentiate(self, read: str, write: str, num_positions: int) -> tuple[Tensor, Tensor]:
+        model, source, target = self.lm.model, self._site(read), self._site(write)
         seen: list[Tensor] = []
 
         def watch(x_NSD: Tensor, y_NSE: Tensor) -> Tensor:
             seen[:] = [x_NSD.detach(), y_NSE.detach().requires_grad_()]
             return seen[1]
 
+        def forward() -> Tensor:
+            with language.splice(model, source, target, watch, everywhere):
+                logits_NSV: Tensor = model(input_ids=self.ids_NS).logits
+            return logits_NSV
+
         everywhere = torch.zeros_like(self.trainable_NS)
-        sites = self._site(read), self._site(write)
-        with language.splice(self.lm.model, *sites, watch, everywhere):
-            logits_NSV = self.lm.model(input_ids=self.ids_NS).logits
+        # ZeRO-3 gathers weights for one pass backward after each forward, and no more
+        is_zero3 = hasattr(next(model.parameters()), "ds_id")
+        logits_NSV = forward()
         x_NSD, y_NSE = seen
         chosen_NP = _evenly(self.trainable_NS[:, :-1] & self.predicted_NS, num_positions)
         inputs, gradients = [x_NSD[:0, 0]], [y_NSE.detach()[:0, 0]]
@@ -117,13 +124,14 @@ class LMBatch:
             if not len(row_M):
                 continue
             at = row_M, chosen_N[row_M]
+            if is_zero3 and len(inputs) > 1:
+                logits_NSV = forward()
             logits_MV = logits_NSV[at].float()
             next_M = self.ids_NS[row_M, at[1] + 1].long()
             goal_M = logits_MV.gather(1, next_M[:, None])[:, 0] - logits_MV.mean(1)
-            (grad_NSE,) = torch.autograd.grad(goal_M.sum(), y_NSE, retain_graph=True)
+            (grad_NSE,) = torch.autograd.grad(goal_M.sum(), seen[1], retain_graph=not is_zero3)
             inputs.append(x_NSD[at])
             gradients.append(grad_NSE[at])
-        source, target = sites
         return self._whole(torch.cat(inputs), source), self._whole(torch.cat(gradients), target)
 
     def _is_sliced(self, site: "Site") -> bool:

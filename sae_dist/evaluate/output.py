@@ -10,6 +10,7 @@ from torch.linalg import vecdot
 
 from sae_dist.coders import Coder
 from sae_dist.kernels import SparsePattern
+from sae_dist.parallel import Axis
 
 _BLOCK_ROWS = {"cpu": 1 << 7, "cuda": 1 << 16}  # in float64 at once: a CPU's cache holds them
 
@@ -117,3 +118,20 @@ def run_coder(
         position_B=position_B,
         input_ids_NS=input_ids_NS,
     )
+
+
+def whole_code(coder: Coder, seen: CoderOutput, axis: Axis) -> tuple[SparsePattern, Tensor]:
+    """The code of all slices of a coder: pattern and values, in each row latents rising.
+
+    Called by all processes of the latent axis together.
+    """
+    code, latents_N = seen.code, seen.code.latents_N + coder.latents.start
+    if axis.size == 1:
+        return code, seen.acts_N
+    rows_N, latents_N, acts_N = (
+        axis.all_gather_uneven(v) for v in (code.rows_N, latents_N, seen.acts_N)
+    )
+    num_latents = coder.config.num_latents
+    order_N = (rows_N * num_latents + latents_N).argsort()
+    whole = SparsePattern.from_rows(rows_N[order_N], latents_N[order_N], len(seen), num_latents)
+    return whole, acts_N[order_N]

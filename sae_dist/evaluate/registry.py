@@ -1,18 +1,19 @@
-"""Every measure by name, in the order of the report.
+"""What a measure says of itself, and every measure by name, in the order of the report.
 
 Another package brings one under the entry point `sae_dist.measures`, as `NAME = "module:Class"`.
 """
 
+from abc import ABC
+from collections.abc import Sequence
+from enum import StrEnum
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
+from sae_dist.common.declare import Figure, Plot, Topic
 from sae_dist.common.errors import UserError
 from sae_dist.common.names import nearest
-
-if TYPE_CHECKING:
-    from sae_dist.evaluate.measure import Declared
 
 _HERE = "sae_dist.evaluate.measures"
 _OURS = {
@@ -32,13 +33,66 @@ _OURS = {
 }
 
 
+class Needs(StrEnum):
+    """What a measure is given."""
+
+    WEIGHTS = "weights"  # the coder alone
+    CODES = "codes"  # a `CoderOutput` of each batch of held-out sequences
+    LM = "lm"  # an `LMBatch` of each
+    GRADIENTS = "gradients"  # likewise; fewer sequences, as each takes several passes
+    PAIR = "pair"  # two coders' `CoderOutput`s
+    FIGURES = "figures"  # what the others found, of all rungs
+    FINETUNE = "finetune"  # a finetune of the language model, and prompts to it
+
+    @property
+    def of_one(self) -> bool:
+        """Whether the figures are of one coder."""
+        return self not in (Needs.PAIR, Needs.FIGURES, Needs.FINETUNE)
+
+    @property
+    def reads(self) -> bool:
+        """Whether it reads held-out sequences."""
+        return self not in (Needs.WEIGHTS, Needs.FIGURES, Needs.FINETUNE)
+
+    @property
+    def runs_lm(self) -> bool:
+        """Whether the language model of the store runs on them."""
+        return self in (Needs.LM, Needs.GRADIENTS)
+
+
+class Declared(ABC):
+    """What every measure says of itself; its name is that of its file.
+
+    Attributes:
+        version: raised when the same figures come to mean, or to be, something else.
+        settings: keys of `EvaluationConfig` that the figures depend on, beside `sequences`.
+        sequences: key of the number of held-out sequences it is given.
+        group, caption, source: of the table in which its figures stand with others of that group
+            and topic; without a group there is none.
+        table_by: a key; there is a table for each of its values.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[Needs]
+    version: ClassVar[int] = 1
+    settings: ClassVar[Sequence[str]] = ()
+    sequences: ClassVar[str] = "max_sequences"
+    topic: ClassVar[Topic]
+    group: ClassVar[str] = ""
+    caption: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    table_by: ClassVar[str] = ""
+    figures: ClassVar[Sequence[Figure]] = ()
+    plots: ClassVar[Sequence[Plot]] = ()
+
+
 def names() -> list[str]:
     """Those that can be asked for; none is imported."""
     return [*_OURS, *(point.name for point in entry_points(group="sae_dist.measures"))]
 
 
 @cache
-def measures() -> dict[str, type["Declared"]]:
+def measures() -> dict[str, type[Declared]]:
     """All of them, imported."""
     ours = {n: getattr(import_module(f"{_HERE}.{n}"), own) for n, own in _OURS.items()}
     return ours | {point.name: point.load() for point in entry_points(group="sae_dist.measures")}

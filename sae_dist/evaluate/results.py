@@ -15,9 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
+
 from sae_dist.common.errors import UserError
 from sae_dist.common.figures import not_finite, or_null
-from sae_dist.common.files import write_json
+from sae_dist.common.files import write_atomic, write_json
 from sae_dist.common.log import log_info
 
 VERSION = 4
@@ -42,7 +44,16 @@ def run_path(run: Path, measure: str) -> Path:
 
 
 def write_figures(path: Path, of: Mapping[str, Any], figures: Figures) -> None:
-    """Write what a measure found; what is not finite becomes null, and is told."""
+    """Write what a measure found; what is not finite becomes null, and is told.
+
+    The tensors that a pair's figures have at `by_latent` go to a file beside them, which takes
+    their place there.
+    """
+    if by_latent := figures.get("by_latent"):
+        file = path.with_suffix(".safetensors")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, save({key: value.cpu() for key, value in by_latent.items()}))
+        figures = figures | {"by_latent": "/".join(file.parts[-4:])}  # from the run's folder on
     if places := list(not_finite(figures)):
         more = f" and {len(places) - 3} others" if len(places) > 3 else ""
         log_info(
@@ -103,24 +114,18 @@ def read_evaluation(run: Path) -> dict[str, Any] | None:
         "tokens": max((rung.get("tokens", 0) for rung in rungs.values()), default=0),
         "clean_loss": next(clean, None),
         "rungs": rungs,
-        "pairs": [_pair(path) for path in _pairs(folder)],
+        "pairs": [_merged(path) for path in sorted(folder.glob(f"{PAIRS}/*"))],
         "of_run": of_run,
     }
 
 
-def _pairs(folder: Path) -> list[Path]:
-    return sorted({path.parent for path in folder.glob(f"{PAIRS}/*/*.json")})
-
-
-def _pair(folder: Path) -> Figures:
-    of = _read(next(folder.glob("*.json")))["of"]
-    return {"smaller": of["smaller"], "larger": of["larger"]} | _merged(folder)
-
-
 def _merged(folder: Path) -> Figures:
+    """All figures of a rung, or of a pair with the names of both."""
     found: Figures = {}
     for path in sorted(folder.glob("*.json")):
-        found |= read_figures(path) or {}
+        record = _read(path)
+        found |= {key: record["of"][key] for key in ("smaller", "larger") if key in record["of"]}
+        found |= record["figures"]
     return found
 
 

@@ -42,7 +42,7 @@ def ratio(numerator: Tensor, denominator: Tensor) -> float | None:
 
 
 def ratios(numerators: Tensor, denominators: Tensor) -> list[float | None]:
-    """Several of them."""
-    defined = (denominators != 0).tolist()
+    """Several of them, of one denominator or as many."""
+    defined = (denominators != 0).expand_as(numerators).tolist()
     values = (numerators / denominators).tolist()
     return [v if ok else None for v, ok in zip(values, defined, strict=True)]

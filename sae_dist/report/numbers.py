@@ -1,7 +1,7 @@
 """Numbers as text: the values of a column together, so that their decimal points stand in line."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sae_dist.common.declare import Write
@@ -16,23 +16,23 @@ def written(values: Sequence[Any], how: Write) -> list[str]:
     Numbers have as many decimals as show three digits of the least and four of the greatest of
     them, and of a billion and more the exponent.
     """
-    if how is Write.NUMBER:
-        sizes = [abs(value) for value in values if value] or [1.0]
-        decimals = max(_decimals(min(sizes), 3), _decimals(max(sizes), 4))
-        one: Callable[[Any], str] = lambda value: _fixed(value, decimals)  # noqa: E731
-    else:
-        one = _WRITERS[how]
-    texts = [_MISSING if value is None else one(value) for value in values]
+    sizes = [abs(value) for value in values if value] if how is Write.NUMBER else []
+    decimals = max(_decimals(min(sizes, default=1.0), 3), _decimals(max(sizes, default=1.0), 4))
+    texts = [_MISSING if value is None else _one(value, how, decimals) for value in values]
     return texts if how in (Write.TEXT, Write.RUNG) else [t.replace("-", _MINUS) for t in texts]
 
 
-_WRITERS: dict[Write, Callable[[Any], str]] = {
-    Write.PERCENT: lambda share: f"{100 * share:.2f}{_THIN_SPACE}%",
-    Write.COUNT: lambda count: f"{count:,}",
-    Write.SETTING: lambda value: f"{value:g}",
-    Write.TEXT: str,
-    Write.RUNG: str,
-}
+def _one(value: Any, how: Write, decimals: int) -> str:
+    match how:
+        case Write.NUMBER:
+            return _fixed(value, decimals)
+        case Write.PERCENT:
+            return f"{100 * value:.2f}{_THIN_SPACE}%"
+        case Write.COUNT:
+            return f"{value:,}"
+        case Write.SETTING:
+            return f"{value:g}"
+    return str(value)
 
 
 def number(value: float) -> str:

@@ -1,11 +1,12 @@
 """A run's results as one page of HTML that needs nothing else."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import vl_convert
 import yaml
@@ -14,15 +15,13 @@ from markupsafe import Markup
 
 from sae_dist.common.declare import Figure, Plot, Topic, Write
 from sae_dist.common.files import write_atomic
+from sae_dist.evaluate.registry import Declared, Needs, measures
 from sae_dist.report.facts import facts, headline, leaves
 from sae_dist.report.plots import plot_data
 from sae_dist.report.results import Record, RunResults, has
-from sae_dist.report.styles import DASHES, Style, assign_styles, grouped, legend, palette
+from sae_dist.report.styles import Style, assign_styles, grouped, legend, palette
 from sae_dist.report.table import Cell, Table, column, tables
 from sae_dist.report.training import TRAINING, training_plots
-
-if TYPE_CHECKING:
-    from sae_dist.evaluate.measure import Declared
 
 _NAME = Figure("rung", "rung", "name of the coder’s folder", write=Write.RUNG)
 _ABOUT = (
@@ -50,15 +49,12 @@ class Page:
     plots: list[tuple[Plot, dict[str, Any]]] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to show."""
-        return not (self.plots or self.tables or self.missing)
-
 
 @dataclass(frozen=True, slots=True)
 class RungPage:
-    """All that is known of one coder: its figures by the title of their table."""
+    """All that is known of one coder: its figures by the title of their table, and the `partners`
+    that it is compared with latent by latent.
+    """
 
     style: Style
     described: str
@@ -76,8 +72,6 @@ def write_report(results: RunResults, path: Path) -> Path:
 
 def render(results: RunResults) -> str:
     """The page as text."""
-    from sae_dist.evaluate.registry import measures
-
     declared = list(measures().values())
     styles = assign_styles(results)
     pages = topics(results, declared, styles)
@@ -85,7 +79,7 @@ def render(results: RunResults) -> str:
     num_colours = 1 + max((style.colour for style in styles.values()), default=-1)
     drawn = {
         "plots": {data["key"]: data for page in pages for _, data in page.plots},
-        "styles": {name: _drawn_as(style) for name, style in styles.items()},
+        "styles": {name: style.drawn for name, style in styles.items()},
     }
     environment = Environment(
         loader=PackageLoader("sae_dist.report"),
@@ -111,14 +105,14 @@ def render(results: RunResults) -> str:
 
 
 def topics(
-    results: RunResults, declared: Sequence["type[Declared]"], styles: dict[str, Style]
+    results: RunResults, declared: Sequence[type[Declared]], styles: dict[str, Style]
 ) -> list[Page]:
     """The parts that compare coders, without those in which there is nothing."""
     overview = Page("overview", "Rungs", missing=_missing(results))
     main = [
         figure
         for measure in declared
-        if (records := _records(results, measure)) and records[0] in results.rungs
+        if measure.needs.of_one
         for figure in measure.figures
         if figure.is_main
     ]
@@ -129,24 +123,21 @@ def topics(
     def page(topic: Topic) -> Page:
         return pages.setdefault(topic.key, Page(topic.key, topic.title, topic.lead))
 
-    def draw(topic: Topic, plot: Plot, records: Sequence[Record]) -> None:
-        if data := plot_data(plot, records, styles):
-            page(topic).plots.append((plot, data))
+    def draw(plots: Sequence[Plot], topic: Topic, records: Sequence[Record]) -> None:
+        for plot in plots:
+            if data := plot_data(plot, records, styles):
+                page(plot.topic or topic).plots.append((plot, data))
 
     for measure in declared:
         own = page(measure.topic)
         own.facts += leaves({**results.of_run.get(measure.name, {}), "rows": None})
-        for plot in measure.plots:
-            draw(plot.topic or measure.topic, plot, _records(results, measure))
+        draw(measure.plots, measure.topic, _records(results, measure))
     for (key, title), columns in _by_table(declared).items():
         first = columns[0][0]
         is_own = title == first.group
         pages[key].tables += tables(
             title,
-            [
-                *([_NAME] if first.needs not in _OF_OTHERS else []),
-                *(figure for _, figure in columns),
-            ],
+            [*([_NAME] if first.needs.of_one else []), *(figure for _, figure in columns)],
             _records(results, first),
             styles,
             caption=first.caption if is_own else "",
@@ -154,36 +145,32 @@ def topics(
             table_by=first.table_by,
         )
     plots, records = training_plots(results, styles)
-    for topic, plot in plots:
-        draw(topic, plot, records)
+    draw(plots, TRAINING, records)
     if not results.metrics:
         page(TRAINING).missing = "The run has no metrics.jsonl: its training is not shown."
-    return [page for page in pages.values() if not page.is_empty or page.key == "overview"]
-
-
-_OF_OTHERS = ("pair", "figures", "finetune")  # needs of measures whose records are not of a rung
+    return [p for p in pages.values() if p is overview or p.plots or p.tables or p.missing]
 
 
 def _by_table(
-    declared: Sequence["type[Declared]"],
-) -> dict[tuple[str, str], list[tuple["type[Declared]", Figure]]]:
+    declared: Sequence[type[Declared]],
+) -> dict[tuple[str, str], list[tuple[type[Declared], Figure]]]:
     """The figures that have a column, with their measures, by topic and title of their table."""
     figures = [(m, f) for m in declared for f in m.figures if f.heading and (f.group or m.group)]
     return grouped(figures, lambda own: (own[0].topic.key, own[1].group or own[0].group))
 
 
-def _records(results: RunResults, measure: "type[Declared]") -> list[Record]:
-    if measure.needs == "pair":
+def _records(results: RunResults, measure: type[Declared]) -> list[Record]:
+    if measure.needs.of_one:
+        return results.rungs
+    if measure.needs is Needs.PAIR:
         return results.pairs
-    if measure.needs in _OF_OTHERS:
-        return list(results.of_run.get(measure.name, {}).get("rows", []))
-    return results.rungs
+    return list(results.of_run.get(measure.name, {}).get("rows", []))
 
 
 def _rung_page(
     record: Record,
     results: RunResults,
-    declared: Sequence["type[Declared]"],
+    declared: Sequence[type[Declared]],
     pages: Sequence[Page],
     styles: dict[str, Style],
 ) -> RungPage:
@@ -192,7 +179,7 @@ def _rung_page(
         title: [
             cell
             for measure, figure in own
-            if measure.needs not in _OF_OTHERS and has(record, figure.key)
+            if measure.needs.of_one and has(record, figure.key)
             for cell in column(figure, [record], styles)
         ]
         for (_, title), own in _by_table(declared).items()
@@ -203,12 +190,18 @@ def _rung_page(
         for plot, data in page.plots
         if plot.by_rung and any(s["rung"] == name for p in data["panels"] for s in p["series"])
     ]
+    pairs = ((pair["smaller"], pair["larger"]) for pair in results.pairs)
     return RungPage(
         style=styles[name],
         described=_described(record),
         readings={group: cells for group, cells in readings.items() if cells},
         plots=plots,
-        partners=list(_partners(name, results, styles)),
+        partners=[
+            styles[other]
+            for pair in pairs
+            for own, other in permutations(pair)
+            if own == name and other in styles
+        ],
     )
 
 
@@ -221,14 +214,6 @@ def _described(record: Record) -> str:
     return ", ".join(parts)
 
 
-def _partners(name: str, results: RunResults, styles: dict[str, Style]) -> Iterator[Style]:
-    """Those that a coder is compared with latent by latent."""
-    for pair in results.pairs:
-        for own, other in ((pair["smaller"], pair["larger"]), (pair["larger"], pair["smaller"])):
-            if own == name and other in styles:
-                yield styles[other]
-
-
 def _missing(results: RunResults) -> str:
     if not results.rungs:
         return "The coders have not been evaluated: run the evaluation, then the report again."
@@ -238,16 +223,6 @@ def _missing(results: RunResults) -> str:
             "recovered are left out."
         )
     return ""
-
-
-def _drawn_as(style: Style) -> dict[str, Any]:
-    dash = [float(length) for length in DASHES[style.dash].split()]
-    return {
-        "colour": f"var(--series-{style.colour})",
-        "dash": dash or [1, 0],
-        "marker": style.marker,
-        "anchor": style.anchor,
-    }
 
 
 @cache

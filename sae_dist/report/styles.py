@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sae_dist.report.results import Record, RunResults, width_label
 
@@ -47,6 +47,16 @@ class Style:
     dash_label: str = ""
     marker: str = "circle"
 
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """For the page's script."""
+        return {
+            "colour": f"var(--series-{self.colour})",
+            "dash": [float(length) for length in DASHES[self.dash].split()] or [1, 0],
+            "marker": self.marker,
+            "anchor": self.anchor,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class LegendEntry:
@@ -66,7 +76,8 @@ def assign_styles(results: RunResults) -> dict[str, Style]:
     """
     records = results.rungs
     names = [record["rung"] for record in records]
-    variants, ranks = _variants(records), _ranks(records)
+    variants = _variants(records)
+    ranks = _ranks(records, variants)
     widths = sorted({record["num_latents"] for record in records})
     by_variant = max(ranks.values(), default=0) >= (1 if len(widths) == 1 else len(DASHES))
     families = list(dict.fromkeys(record["family"] for record in records))
@@ -74,10 +85,8 @@ def assign_styles(results: RunResults) -> dict[str, Style]:
     styles = {}
     for record in records:
         name, label = record["rung"], width_label(record["num_latents"])
-        by_width, by_rank = (
-            (widths.index(record["num_latents"]), label),
-            (ranks[name], variants[name]),
-        )
+        by_width = widths.index(record["num_latents"]), label
+        by_rank = ranks[name], variants[name]
         colour, dash = (by_rank, by_width) if by_variant else (by_width, by_rank)
         styles[name] = Style(
             rung=name,
@@ -102,19 +111,17 @@ def assign_styles(results: RunResults) -> dict[str, Style]:
 def legend(styles: Iterable[Style]) -> list[LegendEntry]:
     """What colours, lines and marks stand for; of lines and marks where there are several."""
     own = list(styles)
-    colours = grouped(own, lambda style: style.colour)
-    dashes = grouped((style for style in own if style.anchor), lambda style: style.dash)
-    markers = grouped((style for style in own if style.anchor), lambda style: style.marker)
+    evaluated = [style for style in own if style.anchor]
+    dashes = grouped(evaluated, lambda style: style.dash)
+    markers = grouped(evaluated, lambda style: style.marker)
     entries = [
-        LegendEntry("━", colour, _joined(s.colour_label for s in colours[colour]))
-        for colour in sorted(colours)
+        LegendEntry("━", colour, _joined(style.colour_label for style in same))
+        for colour, same in sorted(grouped(own, lambda style: style.colour).items())
     ]
     if len(dashes) > 1:
         entries += [
-            LegendEntry(
-                "", None, _joined(s.dash_label for s in dashes[dash]), DASHES[dash] or "none"
-            )
-            for dash in sorted(dashes)
+            LegendEntry("", None, _joined(s.dash_label for s in same), DASHES[dash] or "none")
+            for dash, same in sorted(dashes.items())
         ]
     if len(markers) > 1:
         entries += [LegendEntry(MARKERS[m], None, same[0].family) for m, same in markers.items()]
@@ -176,11 +183,10 @@ def _variants(records: list[Record]) -> dict[str, str]:
     return variants
 
 
-def _ranks(records: list[Record]) -> dict[str, int]:
+def _ranks(records: list[Record], variants: dict[str, str]) -> dict[str, int]:
     """The place of each rung's variant: equal variants have equal places, and L0s, which all differ
     a little, their order among rungs that are otherwise alike.
     """
-    variants = _variants(records)
     ranks: dict[str, int] = {}
     for own in grouped(records, _alike).values():
         ordered = sorted(own, key=lambda r: (r.get("target_l0") or 0, r.get("l0") or 0))

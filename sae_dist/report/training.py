@@ -106,7 +106,7 @@ def logged_metrics(results: RunResults) -> Iterator[tuple[Logged, str]]:
 
 def training_plots(
     results: RunResults, styles: dict[str, Style]
-) -> tuple[list[tuple[Topic, Plot]], list[Record]]:
+) -> tuple[list[Plot], list[Record]]:
     """The plots of what was logged, and the records they draw: one a rung, one of the ladder.
 
     What a rung has shown already, under another name, is not drawn again.
@@ -144,6 +144,7 @@ def training_plots(
             ),
             panel="family_and_place",
             by_rung=name in ("fvu", "l0"),
+            topic=logged.topic,
         )
-        plots.append((logged.topic, plot))
+        plots.append(plot)
     return plots, records

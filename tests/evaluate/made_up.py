@@ -32,7 +32,7 @@ def pair_of(small: Coder, large: Coder, mesh: Mesh | None = None, tau: float = 0
     """Two coders beside each other."""
     config = EvaluationConfig(pairs=PairConfig(tau=tau))
     both = (subject_of(coder, mesh, config=config) for coder in (small, large))
-    return Pair(small=next(both), large=next(both))
+    return Pair(*both)
 
 
 def compared(pair: Pair, tokens: Iterable[Tokens], few: Iterable[Tokens]) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def compared(pair: Pair, tokens: Iterable[Tokens], few: Iterable[Tokens]) -> dic
     for measure, parts in ((novelty, tokens), (stitching, few)):
         for part in parts:
             measure.update(*(run_coder(subject.coder, *part) for subject in measure.subjects))
-    return novelty.result() | stitching.result() | {"by_latent": novelty.by_latent()}
+    return novelty.result() | stitching.result()
 
 
 def rung(num_latents: int, k: int | None, **figures: Any) -> dict[str, Any]:

@@ -230,3 +230,10 @@ def test_both_consistency_heuristics_are_counted_as_by_hand(split: list[int]) ->
     caption, code = (found[f"consistent_activation_{name}"] for name in ("caption", "code"))
     assert caption["mean"] == pytest.approx((20 + 40) / NUM_TOKENS / 2)
     assert (code["mean"], code["quantiles"]["0.1"], code["quantiles"]["0.9"]) == (5.5, 1.0, 10.0)
+
+
+def test_activations_of_either_sign_do_not_cancel() -> None:
+    acts_BF = torch.tensor([[3.0], [-3.0]])
+    y_BE = torch.zeros(2, D_OUT)
+    found = measured(ConsistentActivation(subject(1)), [2], acts_BF, y_BE, y_BE)
+    assert found["consistent_activation_caption"]["mean"] == 3.0

@@ -82,12 +82,13 @@ def test_what_a_latent_adds_is_what_inserting_it_changes() -> None:
     nothing, one = torch.zeros(6).bool(), torch.eye(10).bool()
     before = mse(small, nothing, large, torch.zeros(10).bool())
     fires_G = large.encode(x[mask]).any(0)
-    for g, change in enumerate(novelty.changes().tolist()):
+    found = novelty.result()
+    for g, change in enumerate(found["by_latent"]["mse_change"].tolist()):
         if fires_G[g]:
             assert change == pytest.approx(mse(small, nothing, large, one[g]) - before, abs=1e-5)
         else:
             assert change != change
-    table = novelty.result()["mse"]
+    table = found["mse"]
     assert table["smaller"]["all"] == pytest.approx(before, rel=1e-5)
     acts_BG, errors_B = large.encode(x[mask]), (x[mask] - small(x[mask])).square().sum(1)
     chosen = (novelty._near.cosine_G < 0.7) & fires_G & (acts_BG == 0).any(0)
@@ -119,6 +120,19 @@ def test_similar_activations_are_correlated_as_by_hand() -> None:
     assert found["r_squared"] == pytest.approx(
         float(torch.corrcoef(torch.tensor(both).T)[0, 1] ** 2), rel=1e-3
     )
+
+
+def test_a_signed_latent_turned_round_is_the_same() -> None:
+    small = coder(6, 0, "abstopk")
+    turned = coder(6, 0, "abstopk")
+    for name in ("W_enc", "b_enc", "W_dec"):
+        turned.state_dict()[name].neg_()
+    found = compared(pair_of(small, turned), [tokens()], [tokens()])
+    assert found["latents"]["below_tau"] == found["stitching"]["num_inserted"] == 0
+    torch.testing.assert_close(found["by_latent"]["max_cosine"], torch.ones(6))
+    assert found["by_latent"]["nearest"].tolist() == list(range(6))
+    mse = found["stitching"]["mse"]
+    assert mse == pytest.approx([mse[0]] * len(mse), rel=1e-5)
 
 
 def test_groups_are_swapped_whole_after_the_others_came_in() -> None:

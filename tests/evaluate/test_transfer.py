@@ -17,9 +17,9 @@ from sae_dist.common.errors import UserError
 from sae_dist.evaluate import Candidate, TransferConfig, finished
 from sae_dist.evaluate.conversations import Conversations, Prompt, converse
 from sae_dist.evaluate.measures.transfer import (
-    MeanNorm,
     Trained,
     _OnParts,
+    mean_norms,
     measure_on,
     transfer,
 )
@@ -203,11 +203,10 @@ def test_a_rescaled_coder_is_one_between_two_factors() -> None:
 
 
 def test_the_mean_norm_is_over_measured_tokens() -> None:
-    norm = MeanNorm(["a"], torch.device("cpu"))
     x_NSD = torch.tensor([[[3.0, 4.0], [1e9, 0.0]], [[0.0, 0.0], [0.0, -7.0]]])
-    for rows in ([0], [1]):
-        norm.update({"a": x_NSD[rows]}, torch.tensor([[True, False], [True, True]])[rows])
-    assert norm.result(mesh()) == {"a": 4.0}
+    measured_NS = torch.tensor([[True, False], [True, True]])
+    passed = [({"a": x_NSD[rows]}, measured_NS[rows]) for rows in ([0], [1])]
+    assert mean_norms(passed, ["a"], mesh(), CPU) == {"a": 4.0}
 
 
 def on_a_mesh(world: World, run: Path, store: Path, settings: dict) -> dict:

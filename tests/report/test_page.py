@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sae_dist.common.declare import Axis, Figure, Mark, Plot, Topic
-from sae_dist.evaluate.registry import measures
+from sae_dist.evaluate.registry import Declared, Needs, measures
 from sae_dist.evaluate.results import read_figures, rung_path, write_figures
 from sae_dist.report import RunResults, load, write_report
 from sae_dist.report.page import render, topics
@@ -117,8 +117,8 @@ def test_a_law_is_drawn_over_what_varies(page: str) -> None:
 
 
 def test_a_measure_of_another_package_is_drawn_like_ours(results: RunResults) -> None:
-    class Probing:
-        name, needs, group, caption, source, table_by = "probing", "codes", "Probing", "", "", ""
+    class Probing(Declared):
+        name, needs, group = "probing", Needs.CODES, "Probing"
         topic = Topic(key="probing", title="Probing", lead="What latents know.")
         figures = (Figure(key="probe/accuracy", heading="accuracy", is_main=True),)
         plots = (
@@ -134,7 +134,7 @@ def test_a_measure_of_another_package_is_drawn_like_ours(results: RunResults) ->
 
     rungs = [rung | {"probe": {"accuracy": 0.9}} for rung in results.rungs]
     changed = RunResults(name="r", rungs=rungs)
-    overview, own, *_ = topics(changed, [Probing], assign_styles(changed))  # type: ignore[list-item]
+    overview, own, *_ = topics(changed, [Probing], assign_styles(changed))
     assert [figure.heading for figure in overview.tables[0].figures][-1] == "accuracy"
     assert [table.title for table in own.tables] == ["Probing"]
     assert len(own.plots[0][1]["panels"][0]["series"]) == len(rungs)

@@ -4,7 +4,8 @@ from typing import Any
 
 from sae_dist.coders import FiresBy
 from sae_dist.common.declare import Axis, Figure, Mark, Plot
-from sae_dist.evaluate.measure import Figures, Measure, Needs
+from sae_dist.evaluate.measure import Figures, Measure
+from sae_dist.evaluate.registry import Needs
 from sae_dist.evaluate.summary import histogram, summary
 from sae_dist.evaluate.topics import LATENTS
 
@@ -46,7 +47,7 @@ class Description(Measure):
         ),
     )
 
-    def result(self) -> Figures:
+    def conclude(self) -> Figures:
         """The description and, flat beside it, the thresholds."""
         coder, config = self.subject.coder, self.subject.coder.config
         return {
@@ -70,5 +71,5 @@ class Description(Measure):
             return {"threshold": float(weights["threshold"])}
         if fires_by is not FiresBy.thresholds:
             return {}
-        threshold_F = self.subject.mesh.latent.all_gather(weights["threshold"]).double()
+        threshold_F = self.whole(weights["threshold"])[0].double()
         return {"thresholds": summary(threshold_F) | histogram(threshold_F, _NUM_BINS)}

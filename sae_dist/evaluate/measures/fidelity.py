@@ -4,7 +4,7 @@ import torch
 
 from sae_dist.coders import ROUNDING, total_variance
 from sae_dist.common.declare import Axis, Figure, Mark, Plot, Write
-from sae_dist.evaluate.measure import Figures, Measure, Needs, Subject
+from sae_dist.evaluate.measure import Figures, Measure, Subject
 from sae_dist.evaluate.output import CoderOutput
 from sae_dist.evaluate.summary import ratio
 from sae_dist.evaluate.topics import FIDELITY, GEMMA_SCOPE
@@ -24,7 +24,6 @@ class Fidelity(Measure):
     """
 
     name = "fidelity"
-    needs = Needs.CODES
     settings = ("batch_tokens",)
     topic = FIDELITY
     group = "Reconstruction"
@@ -119,22 +118,19 @@ class Fidelity(Measure):
         self._sum_E += moments.sum_E
         self._error_sum_E += moments.error_sum_E
 
-    def result(self) -> Figures:
+    def conclude(self) -> Figures:
         """L0, FVU and its variants, and the number of tokens."""
-        tokens, error, square = self.total(self._tokens, self._error, self._square)
-        within, ratios, without = self.total(self._within, self._ratios, self._without)
-        sum_E, error_sum_E = self.total(self._sum_E, self._error_sum_E)
-        (active,) = self.total(self.subject.mesh.latent.all_reduce(self._active))
-        variation = total_variance(torch.cat([sum_E, square[None]]), tokens)
-        varying_error = error - error_sum_E.square().sum() / tokens
+        tokens, error, active = self._tokens, self._error, self._active
+        variation = total_variance(torch.cat([self._sum_E, self._square[None]]), tokens)
+        varying_error = error - self._error_sum_E.square().sum() / tokens
         return {
             "tokens": int(tokens),
-            "l0": ratio(active, tokens),
+            "l0": ratio(self.mesh.latent.all_reduce(active), tokens),
             "fvu": ratio(error, variation),
             "variance_explained": ratio(variation - error, variation),
             "fvu_variants": {
                 "error_variance": ratio(varying_error, variation),
-                "batch_mean": ratio(error, within),
-                "token_mean": None if without else ratio(ratios, tokens),
+                "batch_mean": ratio(error, self._within),
+                "token_mean": None if self._without else ratio(self._ratios, tokens),
             },
         }

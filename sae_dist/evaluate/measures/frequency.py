@@ -4,7 +4,7 @@ import torch
 
 from sae_dist.coders import FREQUENCY_EDGES, frequency_histogram
 from sae_dist.common.declare import Axis, Figure, Mark, Plot, Write
-from sae_dist.evaluate.measure import Figures, Measure, Needs, Subject
+from sae_dist.evaluate.measure import Figures, Measure, Subject
 from sae_dist.evaluate.measures.fidelity import WIDTH_AXIS
 from sae_dist.evaluate.output import CoderOutput
 from sae_dist.evaluate.topics import GEMMA_SCOPE, LATENTS, SCALING
@@ -16,7 +16,6 @@ class FiringFrequency(Measure):
     """The share of tokens on which each latent is active."""
 
     name = "frequency"
-    needs = Needs.CODES
     topic = LATENTS
     group = "Latents"
     figures = (
@@ -74,25 +73,22 @@ class FiringFrequency(Measure):
 
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
-        self._fired_F = self.zeros(len(subject.coder.latents)).long()
-        self._tokens = self.zeros().long()
+        self._fired_F = self.zeros(len(subject.coder.latents), dtype=torch.int64)
+        self._tokens = self.zeros()
 
     def update(self, seen: CoderOutput) -> None:
         """Add some tokens."""
-        code, _ = seen.active
-        self._fired_F += code.count_by_latent()
+        self._fired_F += seen.active[0].count_by_latent()
         self._tokens += len(seen)
 
-    def result(self) -> Figures:
+    def conclude(self) -> Figures:
         """Those shares, and `firing_frequency`: the histogram of log₁₀ frequencies over all latents
         that fired, and how many never did.
         """
-        fired_F, tokens = self.total(self._fired_F, self._tokens)
-        latent = self.subject.mesh.latent
-        histogram = frequency_histogram(fired_F, int(tokens))
-        above = torch.stack([(fired_F > share * int(tokens)).sum() for share in _DENSE.values()])
+        fired_F, tokens, latent = self._fired_F, int(self._tokens), self.mesh.latent
+        above = torch.stack([(fired_F > share * tokens).sum() for share in _DENSE.values()])
         dense = latent.all_reduce(above).tolist()
-        never, *counts = latent.all_reduce(histogram).tolist()
+        never, *counts = latent.all_reduce(frequency_histogram(fired_F, tokens)).tolist()
         num_latents = never + sum(counts)
         return {
             "dead_share": never / num_latents,

@@ -2,9 +2,10 @@
 
 from sae_dist.common.declare import Axis, Figure, Mark, Plot
 from sae_dist.evaluate.lm_batch import LMBatch, replacement_by
-from sae_dist.evaluate.measure import Figures, Measure, Needs, Subject
+from sae_dist.evaluate.measure import Figures, Measure, Subject
 from sae_dist.evaluate.measures.fidelity import L0_AXIS, WIDTH_AXIS
 from sae_dist.evaluate.measures.position import POSITION_AXIS
+from sae_dist.evaluate.registry import Needs
 from sae_dist.evaluate.summary import ratio, ratios
 from sae_dist.evaluate.topics import FIDELITY, GEMMA_SCOPE, POSITION, SAEBENCH, TRANSCODERS
 
@@ -117,13 +118,11 @@ class LMLoss(Measure):
         self._kl += spliced.kl
         self._zero_kl += zero.kl
 
-    def result(self) -> Figures:
+    def conclude(self) -> Figures:
         """Losses and divergences, and how they compare."""
-        tokens_S, clean_S, spliced_S, zero_S = self.total(
-            self._tokens_S, self._clean_S, self._spliced_S, self._zero_S
-        )
-        kl, zero_kl = self.total(self._kl, self._zero_kl)
-        tokens, clean, spliced, zero = (v.sum() for v in (tokens_S, clean_S, spliced_S, zero_S))
+        tokens_S, clean_S, spliced_S, kl = self._tokens_S, self._clean_S, self._spliced_S, self._kl
+        sums = tokens_S, clean_S, spliced_S, self._zero_S
+        tokens, clean, spliced, zero = (v.sum() for v in sums)
         return {
             "clean_loss": ratio(clean, tokens),
             "delta_loss": ratio(spliced - clean, tokens),
@@ -131,6 +130,6 @@ class LMLoss(Measure):
             "zero_ablation_loss": ratio(zero, tokens),
             "loss_recovered": ratio(zero - spliced, zero - clean),
             "kl": ratio(kl, tokens),
-            "kl_score": ratio(zero_kl - kl, zero_kl),
+            "kl_score": ratio(self._zero_kl - kl, self._zero_kl),
             "delta_loss_by_position": ratios(spliced_S - clean_S, tokens_S),
         }

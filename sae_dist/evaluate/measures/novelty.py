@@ -8,9 +8,8 @@ from torch import Tensor
 
 from sae_dist.coders import ROUNDING, FiresBy
 from sae_dist.common.declare import Axis, Figure, Mark, Plot, Write
-from sae_dist.evaluate.entries import all_entries
 from sae_dist.evaluate.measure import Figures, Pair, PairMeasure
-from sae_dist.evaluate.output import CoderOutput
+from sae_dist.evaluate.output import CoderOutput, whole_code
 from sae_dist.evaluate.summary import ratios
 from sae_dist.evaluate.topics import PAIRS, STITCHING
 from sae_dist.kernels.dispatch import sddmm
@@ -19,8 +18,6 @@ _NUM_BINS, _CURVE_POINTS = 40, 101
 _SAME = 1e-6  # by less cosines, or correlations, do not differ
 _ALIKE = 0.5  # where Leask et al. (2025, fig. 8) compare the two similarities
 _COSINE = Axis("maximal decoder cosine", "max_cosine/edges")
-
-
 _ERRORS = "Error where a novel latent is active"
 _NAMES = (
     Figure("larger", "larger coder", write=Write.RUNG, is_main=True),
@@ -41,10 +38,12 @@ class Novelty(PairMeasure):
     which a latent is held to be novel without looking.
 
     Latents that fire by rank do so as each coder by itself selects them; those with thresholds fire
-    whatever else is in the coder. `selection` says which.
+    whatever else is in the coder. `selection` says which. Latents with a sign have two directions:
+    their cosines and correlations are taken without it.
     """
 
     name = "novelty"
+    version = 2
     settings = ("pairs.tau",)
     topic = PAIRS
     group = "Novel and reconstruction latents"
@@ -171,14 +170,11 @@ class Novelty(PairMeasure):
         self._small, self._large, self._near = pair.small.coder, pair.large.coder, pair.similarity
         num_small, num_large = len(self._small.W_dec), len(self._large.W_dec)
         self._square_norm_G = self._large.W_dec.detach().double().square().sum(1)
-        self._tokens, self._errors_2 = (
-            self.zeros(),
-            self.zeros(2),
-        )  # Σ‖e‖² of the smaller and the larger one
-        self._change_G, self._active_G = self.zeros(num_large), self.zeros(num_large)
+        self._tokens, self._errors_2 = self.zeros(), self.zeros(2)  # Σ‖e‖² of the smaller, larger
         self._errors_2G = self.zeros(2, num_large)  # the same where latent g is active
+        self._change_G, self._active_G = self.zeros(2, num_large)
         self._sum_G, self._square_G, self._product_G = self.zeros(3, num_large)
-        self._sum_F, self._square_F = self.zeros(num_small), self.zeros(num_small)
+        self._sum_F, self._square_F = self.zeros(2, num_small)
 
     def update(self, small: CoderOutput, large: CoderOutput) -> None:
         """Add the same tokens as both coders see them."""
@@ -202,91 +198,77 @@ class Novelty(PairMeasure):
     def _nearest_acts(self, small: CoderOutput, large: CoderOutput) -> Tensor:
         """At each entry of the larger coder's code its nearest latent's activation [N]."""
         num_small = self._small.config.num_latents
-        rows_M, latents_M, acts_M = all_entries(self._small, small, self.mesh.latent)
-        own_M = rows_M * num_small + latents_M  # rising
+        code, acts_M = whole_code(self._small, small, self.mesh.latent)
+        own_M = code.rows_N * num_small + code.latents_N  # rising
         wanted_N = large.code.rows_N * num_small + self._near.latent_G[large.code.latents_N]
         if not len(own_M):
             return torch.zeros_like(wanted_N, dtype=torch.float64)
         place_N = torch.searchsorted(own_M, wanted_N).clamp_max(len(own_M) - 1)
         return acts_M[place_N].double() * (own_M[place_N] == wanted_N)
 
-    def changes(self) -> Tensor:
-        """ΔMSE of each latent [G]; NaN for those that never fire."""
-        change_G, active_G = self.whole(self._change_G, self._active_G)
-        return torch.where(
-            active_G > 0, change_G / self.mesh.data.all_reduce(self._tokens), torch.nan
-        )
-
-    def by_latent(self) -> dict[str, Tensor]:
-        """Of every latent of the larger coder [G] the maximal cosine, the smaller coder's latent
-        that it is with, and ΔMSE, NaN if it never fires; called by all processes together.
+    def conclude(self) -> Figures:
+        """`by_latent` has of every latent of the larger coder [G] the maximal cosine, the smaller
+        coder's latent that it is with, and ΔMSE, NaN if it never fires.
         """
-        cosine_G, nearest_G = self._nearest()
-        return {"max_cosine": cosine_G, "nearest": nearest_G, "mse_change": self.changes()}
-
-    def _nearest(self) -> tuple[Tensor, Tensor]:
-        gather = self.mesh.latent.all_gather
-        return gather(self._near.cosine_G), gather(self._near.latent_G)
-
-    def result(self) -> Figures:
-        """Everything but what `by_latent` gives."""
-        cosine_G, change_G = self._nearest()[0].double(), self.changes()
-        fires_G = ~change_G.isnan()
-        is_novel_G = change_G[fires_G] < 0
-        by_rank = self._large.config.fires_by is FiresBy.rank
+        gather, tau = self.mesh.latent.all_gather, self.pair.tau
+        cosine_G, near_G = gather(self._near.cosine_G), gather(self._near.latent_G)
+        change_G, active_G = self.whole(self._change_G, self._active_G)
+        change_G = (change_G / self._tokens).where(active_G > 0, torch.nan)
+        by_latent = {"max_cosine": cosine_G, "nearest": near_G, "mse_change": change_G}
+        cosine_G = cosine_G.double()
+        fires_G, is_novel_G, is_below_G = active_G > 0, change_G < 0, cosine_G < tau
         return {
             **_by_cosine(cosine_G, change_G),
-            "activation_similarity": self._similarity(*self._nearest()),
+            "activation_similarity": self._similarity(cosine_G, near_G),
             "latents": {
                 "novel": int(is_novel_G.sum()),
-                "reconstruction": int((~is_novel_G).sum()),
+                "reconstruction": int((fires_G & ~is_novel_G).sum()),
                 "never_fired": int((~fires_G).sum()),
-                "tau": self.pair.tau,
-                "below_tau": int((cosine_G < self.pair.tau).sum()),
-                "novel_below_tau": int((is_novel_G & (cosine_G[fires_G] < self.pair.tau)).sum()),
-                "fired_below_tau": int((cosine_G[fires_G] < self.pair.tau).sum()),
+                "tau": tau,
+                "below_tau": int(is_below_G.sum()),
+                "novel_below_tau": int((is_novel_G & is_below_G).sum()),
+                "fired_below_tau": int((fires_G & is_below_G).sum()),
             },
-            "roc": roc(-cosine_G[fires_G], is_novel_G),
-            "mse": self._table(cosine_G),
-            "selection": "own_top_k" if by_rank else "threshold",
+            "roc": roc(-cosine_G[fires_G], is_novel_G[fires_G]),
+            "mse": self._table(active_G, is_below_G),
+            "selection": (
+                "own_top_k" if self._large.config.fires_by is FiresBy.rank else "threshold"
+            ),
+            "by_latent": by_latent,
         }
 
     def _similarity(self, cosine_G: Tensor, near_G: Tensor) -> dict[str, Any]:
         """R² of the decoder cosine with the correlation of activations, over cosines above 0.5."""
-        tokens = self.mesh.data.all_reduce(self._tokens)
         sums = self._sum_G, self._square_G, self._product_G, self._sum_F, self._square_F
-        sum_G, square_G, product_G, sum_F, square_F = (v / tokens for v in self.whole(*sums))
+        sum_G, square_G, product_G, sum_F, square_F = (v / self._tokens for v in self.whole(*sums))
         covariance_G = product_G - sum_G * sum_F[near_G]
         large_G, small_G = _variances(sum_G, square_G), _variances(sum_F, square_F)[near_G]
         kept_G = (large_G > 0) & (small_G > 0) & (cosine_G > _ALIKE)
         correlation_G = covariance_G / (large_G.sqrt() * small_G.sqrt())
-        both_2K = torch.stack([cosine_G.double(), correlation_G])[:, kept_G]
+        correlation_G = correlation_G.abs() if self._large.config.signed else correlation_G
+        both_2K = torch.stack([cosine_G, correlation_G])[:, kept_G]
         differs = both_2K.shape[1] > 2 and (both_2K.std(1) > _SAME).all()
         r_squared = float(torch.corrcoef(both_2K)[0, 1] ** 2) if differs else None
         return {"above_cosine": _ALIKE, "latents": int(kept_G.sum()), "r_squared": r_squared}
 
-    def _table(self, cosine_G: Tensor) -> dict[str, Any]:
+    def _table(self, active_G: Tensor, is_below_G: Tensor) -> dict[str, Any]:
         """MSE of both coders where a novel latent (by τ) is active and where it is not: means over
         those latents, each with its own mean over tokens.
         """
-        tokens, total_2 = (self.mesh.data.all_reduce(v) for v in (self._tokens, self._errors_2))
-        active_G, active_2G = self.whole(self._active_G, self._errors_2G)
-        chosen_G = (cosine_G < self.pair.tau) & (active_G > 0) & (active_G < tokens)
-        num_chosen, everywhere_2 = chosen_G.sum(), tokens.expand(2)
+        (active_2G,) = self.whole(self._errors_2G)
+        tokens, total_2 = self._tokens, self._errors_2
+        chosen_G = is_below_G & (active_G > 0) & (active_G < tokens)
         inside_2 = (active_2G / active_G)[:, chosen_G].sum(1)
         outside_2 = ((total_2[:, None] - active_2G) / (tokens - active_G))[:, chosen_G].sum(1)
+        means = {
+            "all": ratios(total_2, tokens),
+            "active": ratios(inside_2, chosen_G.sum()),
+            "inactive": ratios(outside_2, chosen_G.sum()),
+        }
         return {
-            "latents": int(num_chosen),
-            **{
-                name: {"all": all_, "active": on, "inactive": off}
-                for name, all_, on, off in zip(
-                    ("smaller", "larger"),
-                    ratios(total_2, everywhere_2),
-                    ratios(inside_2, num_chosen.expand(2)),
-                    ratios(outside_2, num_chosen.expand(2)),
-                    strict=True,
-                )
-            },
+            "latents": int(chosen_G.sum()),
+            "smaller": {where: smaller for where, (smaller, _) in means.items()},
+            "larger": {where: larger for where, (_, larger) in means.items()},
         }
 
 
@@ -297,18 +279,17 @@ def _by_cosine(cosine_G: Tensor, change_G: Tensor) -> dict[str, Any]:
     edges = torch.linspace(-1, 1, _NUM_BINS + 1, dtype=torch.float64, device=cosine_G.device)
     bin_G = torch.bucketize(cosine_G, edges[1:-1], right=True)  # rounding may leave [-1, 1]
     fires_G = ~change_G.isnan()
-
-    def counted(bin_N: Tensor) -> Tensor:
-        return torch.bincount(bin_N, minlength=_NUM_BINS)
-
-    fired = counted(bin_G[fires_G])
+    counts, fired, novel = (
+        torch.bincount(bin_N, minlength=_NUM_BINS)
+        for bin_N in (bin_G, bin_G[fires_G], bin_G[change_G < 0])
+    )
     sums = change_G.new_zeros(_NUM_BINS).index_add_(0, bin_G[fires_G], change_G[fires_G])
     return {
-        "max_cosine": {"edges": edges.tolist(), "counts": counted(bin_G).tolist()},
+        "max_cosine": {"edges": edges.tolist(), "counts": counts.tolist()},
         "mse_change": {
             "edges": edges.tolist(),
             "fired": fired.tolist(),
-            "novel": counted(bin_G[change_G < 0]).tolist(),
+            "novel": novel.tolist(),
             "mean": ratios(sums, fired),
         },
     }

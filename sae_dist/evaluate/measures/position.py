@@ -4,7 +4,7 @@ import torch
 
 from sae_dist.coders import total_variance
 from sae_dist.common.declare import Axis, Figure, Mark, Plot
-from sae_dist.evaluate.measure import Figures, Measure, Needs, Subject
+from sae_dist.evaluate.measure import Figures, Measure, Subject
 from sae_dist.evaluate.output import CoderOutput
 from sae_dist.evaluate.summary import ratios
 from sae_dist.evaluate.topics import GEMMA_SCOPE, POSITION
@@ -20,7 +20,6 @@ class ReconstructionByPosition(Measure):
     """
 
     name = "position"
-    needs = Needs.CODES
     topic = POSITION
     figures = (
         Figure("by_position/tokens", "", "how many tokens there are at each position"),
@@ -65,12 +64,11 @@ class ReconstructionByPosition(Measure):
         self._square += moments.square_B.sum()
         self._sum_E += moments.sum_E
 
-    def result(self) -> Figures:
+    def conclude(self) -> Figures:
         """`by_position`: a list a figure, an entry a position."""
-        tokens_S, error_S = self.total(self._tokens_S, self._error_S)
-        square, sum_E = self.total(self._square, self._sum_E)
-        tokens = tokens_S.sum()
-        variance = total_variance(torch.cat([sum_E, square[None]]), tokens) / tokens
+        tokens_S, error_S, tokens = self._tokens_S, self._error_S, self._tokens_S.sum()
+        moments = torch.cat([self._sum_E, self._square[None]])
+        variance = total_variance(moments, tokens) / tokens
         return {
             "by_position": {
                 "tokens": tokens_S.long().tolist(),

@@ -9,6 +9,7 @@ from scipy.optimize import OptimizeResult, least_squares
 from sae_dist.common.declare import Axis, Figure, Mark, Plot, Write
 from sae_dist.evaluate.groups import Rungs, groups
 from sae_dist.evaluate.measure import Figures, LadderMeasure
+from sae_dist.evaluate.measures.fidelity import L0_AXIS, WIDTH_AXIS
 from sae_dist.evaluate.topics import SCALING, SCALING_LAWS
 
 # Their coefficients: of the power law, and of the loss that no width takes away.
@@ -19,23 +20,12 @@ LAWS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "width_only": (("alpha", "beta_n"), ()),
     "l0_only": (("alpha", "beta_k"), ()),
 }
-SYMBOLS = {
-    "alpha": "α",
-    "beta_k": "β_k",
-    "beta_n": "β_n",
-    "gamma": "γ",
-    "zeta": "ζ",
-    "eta": "η",
-}
+SYMBOLS = {"alpha": "α", "beta_k": "β_k", "beta_n": "β_n", "gamma": "γ", "zeta": "ζ", "eta": "η"}
 _LOSSES = ("fvu", "delta_loss")
 _NUM_STARTS = 32
 _SAME_L0 = 1.1  # L0s less than this factor apart say nothing about L0
 _SAME_LOSS = 1e-9  # logarithms of losses no more than this apart are equal
 _LEAST_EFFECT = 1e-5  # of a coefficient's change by 1 on a loss's logarithm, to be told at all
-
-
-_BELOW = Axis("L0 (active latents a token)", "l0")
-_INSTEAD = Axis("width (latents)", "num_latents")
 
 
 class ScalingLaws(LadderMeasure):
@@ -96,8 +86,8 @@ class ScalingLaws(LadderMeasure):
             "measured (filled) and as the law fitted to all of them says (open, joined).",
             source=f"{SCALING_LAWS}, section 3.1.3",
             each="points",
-            x=_BELOW,
-            instead=_INSTEAD,
+            x=L0_AXIS,
+            instead=WIDTH_AXIS,
             y=Axis("loss", "loss"),
             fitted="fitted",
             panel="title",
@@ -110,8 +100,8 @@ class ScalingLaws(LadderMeasure):
             "ln(measured) − ln(fitted): 0.01 is a loss 1 % above the law. A trend along "
             "the axis or from colour to colour says that the form does not hold here.",
             each="points",
-            x=_BELOW,
-            instead=_INSTEAD,
+            x=L0_AXIS,
+            instead=WIDTH_AXIS,
             y=Axis("ln(measured / fitted)", "residual", log=False, zero=True),
             panel="title",
         ),
@@ -147,12 +137,14 @@ def _fitted(rungs: Rungs, loss: str) -> dict[str, Any]:
         for key in ("num_latents", "l0", loss)
     )
     log_n, log_k, log_loss = np.log(n), np.log(k), np.log(losses)
-    for law in _permitted(log_n, log_k):
+    num_widths, num_l0s = len(np.unique(n)), _num_l0s(log_k)
+    for law in _permitted(len(n), num_widths, num_l0s):
         fit = _fit(law, log_n, log_k, log_loss)
         if _tells_apart(fit.jac):
             break
     else:
-        return about | {"left_out": _too_few(log_n, log_k)}
+        said = f"{len(n)} rungs of {num_widths} widths and {num_l0s} L0s: too few, or too much"
+        return about | {"left_out": f"{said} alike, for the coefficients of any law"}
     names = [name for part in LAWS[law] for name in part]
     spread = float(np.square(log_loss - log_loss.mean()).sum())
     points = [
@@ -176,9 +168,8 @@ def _fitted(rungs: Rungs, loss: str) -> dict[str, Any]:
     }
 
 
-def _permitted(log_n: np.ndarray, log_k: np.ndarray) -> list[str]:
+def _permitted(num_rungs: int, num_widths: int, num_l0s: int) -> list[str]:
     """The laws that so many rungs, widths and L0s can tell anything about, longest first."""
-    num_widths, num_l0s = len(np.unique(log_n)), _num_l0s(log_k)
     enough = {
         "full": num_widths > 2 and num_l0s > 1,
         "no_irreducible": num_widths > 1 and num_l0s > 1,
@@ -186,21 +177,13 @@ def _permitted(log_n: np.ndarray, log_k: np.ndarray) -> list[str]:
         "width_only": num_widths > 1 and num_l0s == 1,
         "l0_only": num_widths == 1 and num_l0s > 1,
     }
-    return [law for law, parts in LAWS.items() if enough[law] and len(log_n) > sum(map(len, parts))]
+    return [law for law, parts in LAWS.items() if enough[law] and num_rungs > sum(map(len, parts))]
 
 
 def _num_l0s(log_k: np.ndarray) -> int:
     """How many L0s there are, near ones counted as one."""
     gaps = np.diff(np.sort(log_k))
     return int((gaps > math.log(_SAME_L0)).sum()) + min(len(log_k), 1)
-
-
-def _too_few(log_n: np.ndarray, log_k: np.ndarray) -> str:
-    widths, l0s = len(np.unique(log_n)), _num_l0s(log_k)
-    return (
-        f"{len(log_n)} rungs of {widths} widths and {l0s} L0s: too few, or too much alike, for "
-        "the coefficients of any law"
-    )
 
 
 def _fit(law: str, log_n: np.ndarray, log_k: np.ndarray, log_loss: np.ndarray) -> OptimizeResult:

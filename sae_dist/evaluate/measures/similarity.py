@@ -1,7 +1,7 @@
 """In which direction a reconstruction points, and how long it is: SAEBench's core figures."""
 
 from sae_dist.common.declare import Figure
-from sae_dist.evaluate.measure import Figures, Measure, Needs, Subject
+from sae_dist.evaluate.measure import Figures, Measure, Subject
 from sae_dist.evaluate.output import CoderOutput
 from sae_dist.evaluate.summary import ratio
 from sae_dist.evaluate.topics import FIDELITY, SAEBENCH
@@ -15,7 +15,6 @@ class Similarity(Measure):
     """
 
     name = "similarity"
-    needs = Needs.CODES
     topic = FIDELITY
     group = "Reconstruction"
     figures = (
@@ -46,14 +45,10 @@ class Similarity(Measure):
         self._square += moments.reconstruction_square_B.sum()
         self._product += moments.product_B.sum()
 
-    def result(self) -> Figures:
+    def conclude(self) -> Figures:
         """All three, over all tokens."""
-        tokens, cosine, norms, zeros = self.total(
-            self._tokens, self._cosine, self._ratio, self._zeros
-        )
-        square, product = self.total(self._square, self._product)
         return {
-            "cosine_similarity": ratio(cosine, tokens),
-            "l2_norm_ratio": None if zeros else ratio(norms, tokens),
-            "relative_reconstruction_bias": ratio(square, product),
+            "cosine_similarity": ratio(self._cosine, self._tokens),
+            "l2_norm_ratio": None if self._zeros else ratio(self._ratio, self._tokens),
+            "relative_reconstruction_bias": ratio(self._square, self._product),
         }

@@ -9,14 +9,15 @@ from sae_dist.coders import Coder
 from sae_dist.common.declare import Axis as Drawn
 from sae_dist.common.declare import Figure, Mark, Plot
 from sae_dist.common.errors import UserError
-from sae_dist.evaluate.entries import Entries, all_entries
 from sae_dist.evaluate.measure import Figures, Pair, PairMeasure
-from sae_dist.evaluate.output import CoderOutput
+from sae_dist.evaluate.output import CoderOutput, whole_code
 from sae_dist.evaluate.summary import ratios
 from sae_dist.evaluate.topics import PAIRS, STITCHING
+from sae_dist.kernels import SparsePattern
 from sae_dist.parallel import Axis
 
 _CURVE_POINTS = 200
+_Entries = tuple[SparsePattern, Tensor]
 _BLOCK_VALUES = {"cpu": 1 << 21, "cuda": 1 << 26}  # contributions and products at once
 
 
@@ -92,6 +93,7 @@ class Stitching(PairMeasure):
     """
 
     name = "stitching"
+    version = 2
     settings = ("pairs.tau",)
     sequences = "pairs.stitch_sequences"
     topic = PAIRS
@@ -126,7 +128,7 @@ class Stitching(PairMeasure):
 
     def __init__(self, pair: Pair) -> None:
         super().__init__(pair)
-        small, large, axis = pair.small.coder, pair.large.coder, pair.mesh.latent
+        small, large, axis = pair.small.coder, pair.large.coder, self.mesh.latent
         near = pair.similarity
         if near.edges_2N is None:
             raise UserError(
@@ -145,14 +147,15 @@ class Stitching(PairMeasure):
     def update(self, small: CoderOutput, large: CoderOutput) -> None:
         """Add the same tokens as both coders see them."""
         error_Be = small.error_BE[:, self._dims]
-        axis, num_tokens = self.pair.mesh.latent, len(small)
-        in_ = _ByToken(all_entries(self.pair.large.coder, large, axis), num_tokens)
-        out = _ByToken(all_entries(self.pair.small.coder, small, axis), num_tokens)
+        axis, num_tokens = self.mesh.latent, len(small)
+        in_ = whole_code(self.pair.large.coder, large, axis)
+        out = whole_code(self.pair.small.coder, small, axis)
         self._tokens += num_tokens
         before = error_Be.square().sum()
         changed_S = torch.zeros_like(self._errors_S)
-        order_B = (in_.counts_B + out.counts_B).argsort(descending=True)
-        sizes, first = (in_.counts_B + out.counts_B)[order_B].tolist(), 0
+        sizes_B = (in_[0].offsets_B + out[0].offsets_B).diff()
+        order_B, first = sizes_B.argsort(descending=True), 0
+        sizes = sizes_B[order_B].tolist()
         while first < num_tokens and sizes[first]:
             values = sizes[first] * (sizes[first] + error_Be.shape[1])
             height = max(1, _BLOCK_VALUES[error_Be.device.type] // values)
@@ -164,11 +167,11 @@ class Stitching(PairMeasure):
         self._errors_S += changed_S
 
     def _add(
-        self, in_: "_ByToken", out: "_ByToken", rows_b: Tensor, error_be: Tensor, changed_S: Tensor
+        self, in_: _Entries, out: _Entries, rows_b: Tensor, error_be: Tensor, changed_S: Tensor
     ) -> None:
         """What the entries of some tokens change, all but those of the last step."""
-        in_bn, in_acts_bn = in_.padded(rows_b)
-        out_bm, out_acts_bm = out.padded(rows_b)
+        in_bn, in_acts_bn = _padded(*in_, rows_b)
+        out_bm, out_acts_bm = _padded(*out, rows_b)
         step_bn = torch.cat([self._plan.in_G[in_bn], self._plan.out_F[out_bm]], 1)
         acts_bn = torch.cat([in_acts_bn, -out_acts_bm], 1)
         count_bn = torch.cat([in_acts_bn != 0, out_acts_bm != 0], 1).double()
@@ -187,46 +190,35 @@ class Stitching(PairMeasure):
         is_last_bn = step_bn == self._plan.num_steps - 1
         changed_S[1:].index_add_(0, step_bn.flatten(), delta_bn.where(~is_last_bn, 0.0).flatten())
 
-    def result(self) -> Figures:
+    def conclude(self) -> Figures:
         """MSE and L0 after each step (at most 200 of them are listed; 0 is the smaller coder)."""
-        mesh = self.pair.mesh
-        tokens = mesh.data.all_reduce(self._tokens)
-        errors_S = mesh.world.all_reduce(self._errors_S).cumsum(0)
-        active_S = mesh.data.all_reduce(self._active_S).cumsum(0)
+        errors_S = self.mesh.latent.all_reduce(self._errors_S).cumsum(0)
+        active_S = self._active_S.cumsum(0)
         num, num_inserted = len(errors_S), self._plan.num_inserted
         every = max(1, num // _CURVE_POINTS)
         shown = sorted({*range(0, num, every), num_inserted, num - 1})
         return {
             "stitching": {
-                "tokens": int(tokens),
+                "tokens": int(self._tokens),
                 "num_inserted": num_inserted,
                 "num_listed": sum(step <= num_inserted for step in shown),
                 "num_steps": self._plan.num_steps,
                 "steps": shown,
-                "mse": ratios(errors_S[shown], tokens.expand(len(shown))),
-                "l0": ratios(active_S[shown], tokens.expand(len(shown))),
+                "mse": ratios(errors_S[shown], self._tokens),
+                "l0": ratios(active_S[shown], self._tokens),
             }
         }
 
 
-class _ByToken:
-    """The entries of a code, which lie row by row."""
-
-    def __init__(self, entries: Entries, num_tokens: int) -> None:
-        self._entries = entries
-        self.counts_B = torch.bincount(entries.rows_N, minlength=num_tokens)
-        self._starts_B = self.counts_B.cumsum(0) - self.counts_B
-
-    def padded(self, rows_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Of some rows latents and activations [b, n], 0 where a row has fewer."""
-        counts_b = self.counts_B[rows_b]
-        place_n = torch.arange(int(counts_b.max()), device=rows_b.device)
-        is_there_bn = place_n < counts_b[:, None]
-        index_bn = (self._starts_B[rows_b, None] + place_n).where(is_there_bn, 0)
-        _, latents_N, acts_N = self._entries
-        if not len(latents_N):
-            return index_bn, index_bn.double()
-        return latents_N[index_bn].where(is_there_bn, 0), acts_N[index_bn].double() * is_there_bn
+def _padded(code: SparsePattern, acts_N: Tensor, rows_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Of some rows latents and activations [b, n], 0 where a row has fewer."""
+    starts_b, counts_b = code.offsets_B[rows_b], code.offsets_B.diff()[rows_b]
+    place_n = torch.arange(int(counts_b.max()), device=rows_b.device)
+    is_there_bn = place_n < counts_b[:, None]
+    index_bn = (starts_b[:, None] + place_n).where(is_there_bn, 0)
+    if not len(acts_N):
+        return index_bn, index_bn.double()
+    return code.latents_N[index_bn].where(is_there_bn, 0), acts_N[index_bn].double() * is_there_bn
 
 
 def _columns(coder: Coder, dims: slice, axis: Axis) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,9 +19,11 @@ from sae_dist.evaluate.candidates import Candidate, finished
 from sae_dist.evaluate.config import EvaluationConfig, TransferConfig
 from sae_dist.evaluate.conversations import PARTS, Conversations, Prompt, converse
 from sae_dist.evaluate.lm_batch import replacement_by
-from sae_dist.evaluate.measure import Declared, Figures, Needs, Subject
+from sae_dist.evaluate.measure import Figures, Subject
+from sae_dist.evaluate.measures.coder import Description
 from sae_dist.evaluate.measures.fidelity import FVU_AXIS, L0_AXIS, Fidelity
 from sae_dist.evaluate.output import CoderOutput, run_coder
+from sae_dist.evaluate.registry import Declared, Needs
 from sae_dist.evaluate.results import read_figures, run_path, write_figures
 from sae_dist.evaluate.topics import GEMMA_SCOPE, TRANSFER
 from sae_dist.parallel import Mesh
@@ -184,15 +186,19 @@ def transfer(
     if known is not None:
         return known
     talks = list(converse(lm, prompts, special, config, mesh))
+    counts = dict(zip(PARTS, map(int, _tokens_P(talks, lm, mesh)), strict=True))
+    for part, number in counts.items():
+        if number < 2:
+            raise UserError(
+                f"found {number} tokens of {part}s that are not special; expected many; give more "
+                "prompts, or look at what the finetune says at this temperature"
+            )
     figures = {
         "lm": lm.config.name,
         "lm_commit": lm.revision,
-        "prompts": config.prompts,
-        "template": config.template,
-        "temperature": config.temperature,
-        "seed": config.seed,
+        **{key: asdict(config)[key] for key in ("prompts", "template", "temperature", "seed")},
         "sequences": config.sequences,
-        **_token_counts(talks, mesh, lm.model.device),
+        **{f"{part}_tokens": number for part, number in counts.items()},
         **measure_on(lm, coders, talks, config, mesh),
     }
     on_first_rank(None, lambda: write_figures(path, of, figures))
@@ -211,41 +217,34 @@ def measure_on(
     """
     _require_widths(lm, coders)
     sites = sorted({site for _, c in coders for site in (c.site, c.target)})
-    capture, norms = _capture(lm, sites), MeanNorm(sites, lm.model.device)
-    clean_P = torch.zeros(len(PARTS), dtype=torch.float64, device=lm.model.device)
-    tokens_P = torch.zeros_like(clean_P)
-    for talk in progress(talks, desc="measure norms", unit="batch"):
-        norms.update(capture(talk.ids_NS), talk.measured_NS)
-        tokens_P += talk.masks_PNS[..., 1:].sum((1, 2))
+    here = _norms_here(lm, sites, talks, mesh)
+    there = _trained_norms(coders, config, mesh, lm.model.device)
+    tokens_P, clean_P = _tokens_P(talks, lm, mesh), _zeros_P(lm)
+    for talk in progress(talks, desc="pass the finetune", unit="batch"):
         clean_P += _loss_P(lm, talk)
-    tokens_P, clean_P = mesh.data.all_reduce(tokens_P), mesh.data.all_reduce(clean_P)
-    here, there = norms.result(mesh), _trained_norms(coders, config, mesh, lm.model.device)
-    for site in (site for site in sites if here[site] == 0):
-        raise UserError(
-            f"found activations of zeros at {site} of the finetune; expected some of another "
-            "length; set transfer.lm_name to a finetune of this language model"
-        )
-    rows = []
+    clean_P = mesh.data.all_reduce(clean_P)
+    rows: dict[str, list[Figures]] = {}
     for width in sorted({candidate.num_latents for _, candidate in coders}):
         held = []
         for run, candidate in (both for both in coders if both[1].num_latents == width):
             subject = candidate.subject(mesh, 0, EvaluationConfig())
             a, b = (there[run.on, s] / here[s] for s in (candidate.site, candidate.target))
-            plain, rescaled = _OnParts(lm, subject), _OnParts(lm, subject, a, b)
-            held.append((_about(run, subject, a, b), plain, rescaled))
-        capture = _capture(lm, {s for _, plain, _ in held for s in plain.subject.sites})
+            held.append((run, _OnParts(lm, subject), _OnParts(lm, subject, a, b)))
+        capture = _capture(lm, {s for _, plain, _ in held for s in plain.sites})
         for talk in progress(talks, desc="splice into the finetune", unit="batch"):
             acts = capture(talk.ids_NS)
             for variant in (v for _, *variants in held for v in variants):
                 variant.update(acts, talk)
-        for about, plain, rescaled in held:
-            both = plain.result(clean_P, tokens_P), rescaled.result(clean_P, tokens_P)
-            for part in PARTS:
-                scaled = {f"{key}_rescaled": both[1][part][key] for key in _FIGURES}
-                rows.append(about | {"part": part} | both[0][part] | scaled)
-    order = {run.called(candidate.name): place for place, (run, candidate) in enumerate(coders)}
-    rows.sort(key=lambda row: order[row["name"]])
-    return {"clean_loss": _by_part(clean_P / tokens_P), "rows": rows}
+        for run, plain, rescaled in held:
+            about = _about(run, rescaled)
+            both = (variant.result(clean_P, tokens_P) for variant in (plain, rescaled))
+            rows[about["name"]] = [
+                about | {"part": part} | own | {f"{key}_rescaled": scaled[key] for key in _FIGURES}
+                for part, own, scaled in zip(PARTS, *both, strict=True)
+            ]
+    clean = dict(zip(PARTS, (clean_P / tokens_P).tolist(), strict=True))
+    in_order = [row for run, c in coders for row in rows[run.called(c.name)]]
+    return {"clean_loss": clean, "rows": in_order}
 
 
 class _OnParts:
@@ -258,61 +257,73 @@ class _OnParts:
 
     def __init__(self, lm: "LM", subject: Subject, a: float = 1.0, b: float = 1.0) -> None:
         self.lm, self.subject, self.a, self.b = lm, subject, a, b
-        self._fidelity = {part: Fidelity(subject) for part in PARTS}
-        self._loss_P = torch.zeros(len(PARTS), dtype=torch.float64, device=subject.device)
+        self.sites = subject.site, subject.target
+        self._fidelity = [Fidelity(subject) for _ in PARTS]
+        self._loss_P = _zeros_P(lm)
 
     def update(self, acts: Mapping[str, Tensor], talk: Conversations) -> None:
         """Add a batch; the coder takes the place of every measured token, in both parts alike."""
-        for part, mask_NS in zip(PARTS, talk.masks_PNS, strict=True):
+        for fidelity, mask_NS in zip(self._fidelity, talk.masks_PNS, strict=True):
             if mask_NS.any():  # a batch may be silent
-                self._fidelity[part].update(self.run_coder(acts, mask_NS))
-        model = self.lm.model
-        read, write = (language.resolve(model, s) for s in (self.subject.site, self.subject.target))
-        with language.splice(model, read, write, self.replace, ~talk.measured_NS):
+                fidelity.update(self.run_coder(acts, mask_NS))
+        read, write = (language.resolve(self.lm.model, site) for site in self.sites)
+        with language.splice(self.lm.model, read, write, self.replace, ~talk.measured_NS):
             self._loss_P += _loss_P(self.lm, talk)
 
     def run_coder(self, acts: Mapping[str, Tensor], measured_NS: Tensor) -> CoderOutput:
         """The code of a x and the reconstruction of b y: their L0 and FVU are those of ŷ and y."""
-        dtype = self.subject.coder.W_enc.dtype
-        x_NSD = acts[self.subject.site].to(dtype) * self.a
-        y_NSE = acts[self.subject.target].to(dtype) * self.b
-        return run_coder(self.subject.coder, x_NSD, y_NSE, measured_NS)
+        x_NSD, y_NSE = (acts[site].to(self.subject.coder.W_enc.dtype) for site in self.sites)
+        return run_coder(self.subject.coder, x_NSD * self.a, y_NSE * self.b, measured_NS)
 
     def replace(self, x_NSD: Tensor, y_NSE: Tensor) -> Tensor:
         """ŷ [N, S, E], as `lm.splice` asks for it."""
         coder = self.subject.coder
         return replacement_by(coder)(x_NSD.to(coder.W_enc.dtype) * self.a, y_NSE) / self.b
 
-    def result(self, clean_P: Tensor, tokens_P: Tensor) -> dict[str, Figures]:
+    def result(self, clean_P: Tensor, tokens_P: Tensor) -> list[Figures]:
         """By part; from the clean losses and numbers of tokens of all processes."""
         loss_P = self.subject.mesh.data.all_reduce(self._loss_P)
-        delta = _by_part((loss_P - clean_P) / tokens_P)
-        found = {part: sums.result() for part, sums in self._fidelity.items()}
-        return {
-            part: {key: found[part][key] for key in ("tokens", "l0", "fvu")}
-            | {"delta_loss": delta[part]}
-            for part in PARTS
-        }
+        deltas = ((loss_P - clean_P) / tokens_P).tolist()
+        found = [fidelity.result() for fidelity in self._fidelity]
+        return [
+            {key: own[key] for key in ("tokens", "l0", "fvu")} | {"delta_loss": delta}
+            for own, delta in zip(found, deltas, strict=True)
+        ]
 
 
-class MeanNorm:
-    """The mean of ‖x‖ over tokens, at each of some sites."""
+def mean_norms(
+    passed: Iterable[tuple[Mapping[str, Tensor], Tensor]],
+    sites: Sequence[str],
+    mesh: Mesh,
+    device: torch.device,
+) -> dict[str, float]:
+    """The mean of ‖x‖ at each of some sites; called by all processes together.
 
-    def __init__(self, sites: Iterable[str], device: torch.device) -> None:
-        self._norms = {s: torch.zeros((), dtype=torch.float64, device=device) for s in sites}
-        self._tokens = torch.zeros((), dtype=torch.float64, device=device)
+    Args:
+        passed: this process' activations [N, S, D] by site, and which tokens are measured [N, S].
+    """
+    sums = torch.zeros(1 + len(sites), dtype=torch.float64, device=device)
+    for acts, measured_NS in passed:
+        sums[0] += measured_NS.sum().to(device)
+        for number, site in enumerate(sites, 1):
+            sums[number] += acts[site][measured_NS].to(device).double().norm(dim=1).sum()
+    tokens, *norms = mesh.data.all_reduce(sums)
+    return {site: float(norm / tokens) for site, norm in zip(sites, norms, strict=True)}
 
-    def update(self, acts: Mapping[str, Tensor], measured_NS: Tensor) -> None:
-        """Add the measured tokens of some sequences [N, S, D]."""
-        self._tokens += measured_NS.sum().to(self._tokens.device)
-        for site, sum_of_norms in self._norms.items():
-            acts_BD = acts[site][measured_NS].to(sum_of_norms.device).double()
-            sum_of_norms += acts_BD.norm(dim=1).sum()
 
-    def result(self, mesh: Mesh) -> dict[str, float]:
-        """By site; called by all processes together."""
-        tokens = mesh.data.all_reduce(self._tokens)
-        return {s: float(mesh.data.all_reduce(norms) / tokens) for s, norms in self._norms.items()}
+def _norms_here(
+    lm: "LM", sites: Sequence[str], talks: Sequence[Conversations], mesh: Mesh
+) -> dict[str, float]:
+    capture = _capture(lm, sites)
+    bar = progress(talks, desc="measure norms", unit="batch")
+    passed = ((capture(talk.ids_NS), talk.measured_NS) for talk in bar)
+    norms = mean_norms(passed, sites, mesh, lm.model.device)
+    for site in (site for site in sites if norms[site] == 0):
+        raise UserError(
+            f"found activations of zeros at {site} of the finetune; expected some of another "
+            "length; set transfer.lm_name to a finetune of this language model"
+        )
+    return norms
 
 
 def _trained_norms(
@@ -325,16 +336,20 @@ def _trained_norms(
     norms: dict[tuple[str, str], float] = {}
     for run in {run.on: run for run, _ in coders}.values():
         sites = sorted({s for own, c in coders if own is run for s in (c.site, c.target)})
-        mean_norm, data = MeanNorm(sites, device), mesh.data
-        size = config.batch_sequences
-        for batch in run.source.held_out(sites, data.index, data.size, config.sequences, size):
-            mean_norm.update(batch.acts, batch.trainable)
-        norms |= {(run.on, site): norm for site, norm in mean_norm.result(mesh).items()}
+        part, size = (mesh.data.index, mesh.data.size), config.batch_sequences
+        batches = run.source.held_out(sites, *part, config.sequences, size)
+        passed = ((batch.acts, batch.trainable) for batch in batches)
+        found = mean_norms(passed, sites, mesh, device)
+        norms |= {(run.on, site): norm for site, norm in found.items()}
     return norms
 
 
 def _capture(lm: "LM", sites: Iterable[str]) -> "language.Capture":
     return language.Capture(lm.model, [language.resolve(lm.model, site) for site in sorted(sites)])
+
+
+def _zeros_P(lm: "LM") -> Tensor:
+    return torch.zeros(len(PARTS), dtype=torch.float64, device=lm.model.device)
 
 
 @torch.no_grad()
@@ -344,42 +359,25 @@ def _loss_P(lm: "LM", talk: Conversations) -> Tensor:
     return loss_NS.where(talk.masks_PNS[..., 1:], 0.0).sum((1, 2))
 
 
-def _by_part(values_P: Tensor) -> dict[str, float]:
-    return dict(zip(PARTS, values_P.tolist(), strict=True))
+def _tokens_P(talks: Sequence[Conversations], lm: "LM", mesh: Mesh) -> Tensor:
+    """How many tokens of each part can be predicted, of all processes."""
+    tokens_P = _zeros_P(lm)
+    for talk in talks:
+        tokens_P += talk.masks_PNS[..., 1:].sum((1, 2))
+    return mesh.data.all_reduce(tokens_P)
 
 
-def _about(run: Trained, subject: Subject, a: float, b: float) -> dict[str, Any]:
-    config = subject.coder.config
+def _about(run: Trained, rescaled: _OnParts) -> Figures:
+    described = Description(rescaled.subject).result()
+    kept = ("kind", "form", "site", "target", "num_latents", "k")
     return {
-        "name": run.called(subject.name),
+        "name": run.called(rescaled.subject.name),
         "trained_on": run.on,
         "run": run.folder.name,
-        "rung": subject.name,
-        "kind": config.kind,
-        "form": config.form.value,
-        "site": subject.site,
-        "target": subject.target,
-        "num_latents": config.num_latents,
-        "k": config.aim.get("k"),
-        "rescaled_by": {"input": a, "target": b},
+        "rung": rescaled.subject.name,
+        **{key: described[key] for key in kept},
+        "rescaled_by": {"input": rescaled.a, "target": rescaled.b},
     }
-
-
-def _token_counts(
-    talks: Sequence[Conversations], mesh: Mesh, device: torch.device
-) -> dict[str, int]:
-    """How many tokens of each part are measured; every part needs some that can be predicted."""
-    counts_P = torch.zeros(len(PARTS), dtype=torch.int64, device=device)
-    for talk in talks:
-        counts_P += talk.masks_PNS[..., 1:].sum((1, 2))
-    counts = dict(zip(PARTS, mesh.data.all_reduce(counts_P).tolist(), strict=True))
-    for part, number in counts.items():
-        if number < 2:
-            raise UserError(
-                f"found {number} tokens of {part}s that are not special; expected many; give more "
-                "prompts, or look at what the finetune says at this temperature"
-            )
-    return {f"{part}_tokens": number for part, number in counts.items()}
 
 
 def _require_widths(lm: "LM", coders: Sequence[tuple[Trained, Candidate]]) -> None:

@@ -5,8 +5,9 @@ from torch import Tensor
 
 from sae_dist.common.declare import Axis, Figure, Mark, Plot
 from sae_dist.evaluate.lm_batch import LMBatch
-from sae_dist.evaluate.measure import Figures, Measure, Needs, Subject
+from sae_dist.evaluate.measure import Figures, Measure, Subject
 from sae_dist.evaluate.measures.fidelity import L0_AXIS
+from sae_dist.evaluate.registry import Needs
 from sae_dist.evaluate.topics import GEMMA_SCOPE, LATENTS
 from sae_dist.kernels import SparsePattern
 from sae_dist.kernels.dispatch import sddmm
@@ -66,17 +67,16 @@ class Uniformity(Measure):
     def update(self, seen: LMBatch) -> None:
         """Add a batch of sequences."""
         subject, coder = self.subject, self.subject.coder
-        num_positions = subject.config.uniformity_positions
+        num_positions, dtype = subject.config.uniformity_positions, coder.W_enc.dtype
         x_MD, grad_ME = seen.gradients(subject.site, subject.target, num_positions)
-        dtype = coder.W_enc.dtype
         code, acts_N = coder.encode_sparse(x_MD.to(dtype))
         y_N = acts_N * sddmm(grad_ME.to(dtype), coder.W_dec.detach(), code)
-        r_M, count_M = r_l0(subject.mesh.latent.all_reduce(importance_sums(y_N, code)))
+        r_M, count_M = r_l0(self.mesh.latent.all_reduce(importance_sums(y_N, code)))
         self._sums += torch.stack([r_M.sum(), (count_M > 0).sum(), (count_M == 0).sum()])
 
-    def result(self) -> Figures:
+    def conclude(self) -> Figures:
         """`uniformity`: r_L0, the tokens it is the mean of, and those left out."""
-        total, tokens, left_out = self.total(self._sums)[0].tolist()
+        total, tokens, left_out = self._sums.tolist()
         mean = total / tokens if tokens else None
         return {"uniformity": {"r_l0": mean, "tokens": int(tokens), "left_out": int(left_out)}}
 
