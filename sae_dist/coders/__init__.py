@@ -8,7 +8,14 @@ if TYPE_CHECKING:
     from sae_dist.coders.coder import Coder
     from sae_dist.coders.collectives import Collectives, SingleProcess
     from sae_dist.coders.config import CoderConfig, FiresBy, Form, TensorSpec
-    from sae_dist.coders.files import config_of, describe_coder, load_coder, save_coder, slice_of
+    from sae_dist.coders.files import (
+        config_of,
+        describe_coder,
+        load_coder,
+        map_coder,
+        save_coder,
+        slice_of,
+    )
     from sae_dist.coders.fold import fold, unfold
     from sae_dist.coders.frequency import FREQUENCY_EDGES, frequency_histogram
     from sae_dist.coders.initialise import initialise
@@ -56,6 +63,7 @@ __all__ = [
     "kind_named",
     "kind_names",
     "load_coder",
+    "map_coder",
     "moments",
     "save_coder",
     "slice_of",

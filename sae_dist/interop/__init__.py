@@ -6,20 +6,23 @@ from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
     from sae_dist.interop.card import public, write_card
-    from sae_dist.interop.config import FormatName
-    from sae_dist.interop.formats import FORMATS, place, require_holds
+    from sae_dist.interop.format import Format
+    from sae_dist.interop.formats import all_formats, format_named, format_names
     from sae_dist.interop.hub import push
     from sae_dist.interop.load import import_foreign, load_coder
+    from sae_dist.interop.published import ForeignCoder, plain_tensors
 
 __all__ = [
-    "FORMATS",
-    "FormatName",
+    "ForeignCoder",
+    "Format",
+    "all_formats",
+    "format_named",
+    "format_names",
+    "import_foreign",
     "load_coder",
-    "place",
+    "plain_tensors",
     "public",
     "push",
-    "require_holds",
-    "import_foreign",
     "write_card",
 ]
 
