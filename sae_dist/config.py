@@ -15,7 +15,7 @@ from sae_dist.common.names import require_plain, require_repo
 from sae_dist.common.settings import kinds, setting, split_optional
 from sae_dist.evaluate import EvaluationConfig, TransferConfig
 from sae_dist.harvest import HarvestLoopConfig
-from sae_dist.interop import FormatName
+from sae_dist.interop import format_names
 from sae_dist.lm import LMConfig, SmallLMConfig
 from sae_dist.parallel import MeshConfig
 from sae_dist.plan import MachineConfig
@@ -185,7 +185,7 @@ class ExportConfig:
 
     run: str = setting(MISSING, check=require_plain)
     runs: str = "runs"
-    to: FormatName = MISSING
+    to: str = setting(MISSING, among=format_names)
     rungs: list[str] | None = None
     folder: str | None = None
     push: str | None = setting(None, check=require_repo)

@@ -44,16 +44,27 @@ def description(name: str) -> str:
 
 
 def words(root: str) -> list[str]:
-    """What may stand on a command's line: `group=choice`, and `key=` for every single value."""
+    """What may stand on a command's line: `group=choice`, and `key=` for every single value, or
+    `key=value` where there are some to choose from.
+    """
     chosen = [f"{group}={name}" for group, names in choices(root).items() for name in names]
     return [
         *chosen,
         *(
-            f"{key}="
-            for key, (kind, _) in keys(root).items()
+            f"{key}={value}"
+            for key, (kind, allowed) in keys(root).items()
             if not is_dataclass(kind) and key not in parts(root)
+            for value in _values(kind, allowed) or [""]
         ),
     ]
+
+
+def _values(kind: Any, allowed: Allowed) -> list[str]:
+    """The values that there are to choose from; none where there are too many to say."""
+    plain, is_optional = split_optional(kind)
+    if isinstance(plain, type) and issubclass(plain, Enum):
+        return [one.value for one in plain] + ["null"] * is_optional
+    return allowed.among() if allowed.among is not None else []
 
 
 def _defaults(declared: Declared, yaml: str) -> Iterator[str]:
@@ -70,12 +81,9 @@ def _defaults(declared: Declared, yaml: str) -> Iterator[str]:
 
 def _note(kind: Any, allowed: Allowed) -> str:
     """A number's range, or the values that there are."""
-    plain, is_optional = split_optional(kind)
-    if isinstance(plain, type) and issubclass(plain, Enum):
-        return "|".join([one.value for one in plain] + ["null"] * is_optional)
     if allowed.has_range:
-        return f"{allowed}, or null" if is_optional else str(allowed)
-    return ""
+        return f"{allowed}, or null" if split_optional(kind)[1] else str(allowed)
+    return "|".join(_values(kind, allowed))
 
 
 def _meanings(kind: Any, chosen: dict[str, Kind], place: str = "") -> Iterator[str]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sae_dist.coders.files import config_of as config_of
     from sae_dist.coders.files import describe_coder as describe_coder
     from sae_dist.coders.files import load_coder as load_coder
+    from sae_dist.coders.files import map_coder as map_coder
     from sae_dist.coders.files import save_coder as save_coder
     from sae_dist.coders.files import slice_of as slice_of
     from sae_dist.coders.fold import fold as fold
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from sae_dist.coders.kinds.jumprelu import JumpReLU as JumpReLU
     from sae_dist.coders.kinds.k_sparse import KSparse as KSparse
     from sae_dist.coders.kinds.topk import TopK as TopK
-    from sae_dist.coders.losses import ROUNDING as ROUNDING
     from sae_dist.coders.losses import LossTerms as LossTerms
+    from sae_dist.coders.losses import ROUNDING as ROUNDING
     from sae_dist.coders.losses import moments as moments
     from sae_dist.coders.losses import square_sum as square_sum
     from sae_dist.coders.losses import total_variance as total_variance

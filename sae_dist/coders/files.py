@@ -1,11 +1,11 @@
 """A finished coder on disk: `coder.safetensors` and `coder.json`, on raw activations."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -84,10 +84,41 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor | Rows]) -> None:
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in header:
-            for block in _blocks(tensors[name]):
-                values = block.detach().cpu().contiguous().view(-1)
-                file.write(values.view(torch.uint8).numpy().data)
+            write_values(file, tensors[name])
         assert file.tell() == 8 + len(text) + end
+
+
+def write_values(file: IO[bytes], tensor: Tensor | Rows) -> None:
+    """Write a tensor's values, row after row; in memory, one block of them.
+
+    What is a matrix only turned is read as it lies, its rows together, and written to places.
+    """
+    if isinstance(tensor, Tensor) and _is_turned(tensor):
+        _write_turned(file, tensor.T)
+        return
+    for block in _blocks(tensor):
+        file.write(_bytes(block))
+
+
+def _is_turned(tensor: Tensor) -> bool:
+    return tensor.dim() == 2 and not tensor.is_contiguous() and tensor.T.is_contiguous()
+
+
+def _write_turned(file: IO[bytes], own_FD: Tensor) -> None:
+    """Write the columns of a matrix, each after the other."""
+    start, column_bytes, done = file.tell(), len(own_FD) * own_FD.itemsize, 0
+    for block_ND in _blocks(own_FD):
+        values, size = _bytes(block_ND.T), len(block_ND) * own_FD.itemsize
+        for d in range(own_FD.shape[1]):
+            file.seek(start + d * column_bytes + done)
+            file.write(values[d * size : (d + 1) * size])
+        done += size
+    file.seek(start + own_FD.nbytes)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    values = tensor.detach().cpu().contiguous().view(-1)
+    return values.view(torch.uint8).numpy().data
 
 
 def _blocks(tensor: Tensor | Rows) -> Iterable[Tensor]:
@@ -150,15 +181,30 @@ def load_coder(
         UserError: the folder holds no coder, its weights are not those of its description, or
             `parts` does not divide its latents.
     """
-    folder = Path(folder)
+    coder, tensors = _opened(Path(folder), device, part, parts)
+    coder.to_empty(device=device).load_state_dict(tensors)
+    return _finished(Path(folder), coder)
+
+
+def map_coder(folder: str | Path) -> Coder:
+    """Like `load_coder`, but its weights stay in the file, and are read where they are used."""
+    coder, tensors = _opened(Path(folder), "cpu", 0, 1)
+    coder.load_state_dict(tensors, assign=True)
+    return _finished(Path(folder), coder)
+
+
+def _opened(
+    folder: Path, device: torch.device | str, part: int, parts: int
+) -> tuple[Coder, dict[str, Tensor]]:
+    """A slice of a coder that holds no memory, and the weights for it."""
     description = describe_coder(folder)
-    whole = _described(folder, description, None, "meta")  # holds no memory, whatever is claimed
+    whole = _described(folder, description, None)
     latents = slice_of(whole.config.num_latents, part, parts)
     held = slice(latents.start, latents.stop)
     try:
         with safe_open(folder / WEIGHTS, framework="pt", device=str(device)) as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no dict
-            _require_shapes(folder / WEIGHTS, whole, slices)
+            _require_weights(folder / WEIGHTS, whole, slices)
             tensors = {
                 name: file.get_slice(name)[held]
                 if name in whole.latent_tensors
@@ -167,10 +213,12 @@ def load_coder(
             }
     except (OSError, SafetensorError) as error:
         raise _not_a_coder(folder / WEIGHTS, str(error)) from error
-    coder = _described(folder, description, latents, device)
-    coder.load_state_dict(tensors)
+    return _described(folder, description, latents), tensors
+
+
+def _finished(folder: Path, coder: Coder) -> Coder:
     for name, tensor in coder.state_dict().items():
-        if not tensor.isfinite().all():
+        if not all(block.isfinite().all() for block in _blocks(tensor)):
             raise _not_a_coder(folder / WEIGHTS, f"{name} is not finite")
     return coder.eval().requires_grad_(False)
 
@@ -189,26 +237,31 @@ def _require_sorts(description: dict[str, Any]) -> None:
             raise TypeError(f"{name}={value!r}")
 
 
-def _described(
-    folder: Path, description: dict[str, Any], latents: range | None, device: torch.device | str
-) -> Coder:
-    """The coder that a description speaks of, without its weights."""
+def _described(folder: Path, description: dict[str, Any], latents: range | None) -> Coder:
+    """The coder that a description speaks of; it holds no memory, whatever is claimed."""
     try:
         widths = description["d_in"], description["d_out"]
         pre_bias = description["pre_bias"]
         config = config_of(description["config"])
-        return Coder(config, *widths, latents=latents, pre_bias=pre_bias, device=device)
+        return Coder(config, *widths, latents=latents, pre_bias=pre_bias, device="meta")
     except (TypeError, LookupError, ValueError, RuntimeError, OverflowError) as error:
         raise _not_a_coder(folder / DESCRIPTION, str(error)) from error
 
 
-def _require_shapes(path: Path, coder: Coder, slices: dict[str, Any]) -> None:
+def differences(found: Mapping[str, Sequence[int]], expected: Mapping[str, Tensor]) -> str:
+    """Which shapes are not as expected, as `b_enc absent instead of [64]`; "" if all are."""
+    have = {name: list(shape) for name, shape in found.items()}
+    want = {name: list(one.shape) for name, one in expected.items()}
+    names = sorted(name for name in have | want if have.get(name) != want.get(name))
+    return ", ".join(
+        f"{n} {have.get(n, 'absent')} instead of {want.get(n, 'absent')}" for n in names
+    )
+
+
+def _require_weights(path: Path, coder: Coder, slices: dict[str, Any]) -> None:
     """Refuse tensors other than the coder's, before any of them is read."""
-    expected = {name: list(tensor.shape) for name, tensor in coder.state_dict().items()}
     found = {name: part.get_shape() for name, part in slices.items()}
-    if found != expected:
-        names = sorted(n for n in found.keys() | expected if found.get(n) != expected.get(n))
-        wrong = ", ".join(f"{n} {found.get(n)} instead of {expected.get(n)}" for n in names)
+    if wrong := differences(found, coder.state_dict()):
         raise _not_a_coder(path, wrong)
     if odd := [name for name, part in slices.items() if part.get_dtype() not in _FLOATS.values()]:
         raise _not_a_coder(path, f"{odd[0]} of {slices[odd[0]].get_dtype()} instead of floats")

@@ -15,6 +15,7 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from sae_dist.common.errors import UserError
+from sae_dist.common.names import nearest
 
 _KEY = "allowed"
 _NUMBERS = (int, float)
@@ -29,6 +30,7 @@ class Allowed:
         above, below: ends that do not.
         binary: K is 1,024 of what is counted, not 1,000.
         check: called with the key and a text; raises UserError for one that cannot be used.
+        among: gives the texts that there are to choose from.
     """
 
     min: float | None = None
@@ -37,6 +39,7 @@ class Allowed:
     below: float | None = None
     binary: bool = False
     check: Callable[[str, str], None] | None = None
+    among: Callable[[], list[str]] | None = None
 
     @property
     def has_range(self) -> bool:
@@ -132,6 +135,9 @@ def require(key: str, value: Any, kind: Any, allowed: Allowed, given: str | None
             raise UserError(f"{key}={shown}; expected one or more different ones, as [a,b]")
         for one in value:
             require(key, one, item, allowed)
+    elif kind is str and allowed.among is not None and value not in (names := allowed.among()):
+        known = ", ".join(names + ["null"] * is_optional)
+        raise UserError(f"{key}={shown}; expected one of {known}{nearest(str(value), names)}")
     elif kind is str and allowed.check is not None:
         allowed.check(key, value)
 

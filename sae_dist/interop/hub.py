@@ -11,8 +11,8 @@ from typing import Any
 
 from sae_dist.common.errors import UserError, one_line
 from sae_dist.common.names import require_repo
-from sae_dist.interop.config import FormatName
-from sae_dist.interop.formats import FORMATS, PICKLES
+from sae_dist.interop.format import Format
+from sae_dist.interop.formats import all_formats
 
 PREFIX = "hub:"
 _PLAIN = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
@@ -29,26 +29,27 @@ def download(where: str) -> Path:
     if not match:
         raise UserError(f"found {where}; expected hub:USER/REPO/FOLDER, with @REVISION to pin it")
     repo, path, revision = match[1], match[2].strip("/"), match[3]
-    files = {file for module in FORMATS.values() for file in module.FILES} - PICKLES
+    pickles = {one.weights for one in all_formats() if one.is_pickle}
+    files = {file for one in all_formats() for file in one.files} - pickles
     patterns = [f"{path}/{file}".lstrip("/") for file in sorted(files)]
     with _told_in_one_line(where):
         snapshot = _hub().snapshot_download(repo, revision=revision, allow_patterns=patterns)
     folder = Path(snapshot) / path
-    if not any((folder / module.WEIGHTS).is_file() for module in FORMATS.values()):
+    if not any((folder / one.weights).is_file() for one in all_formats()):
         raise UserError(
             f"found no coder at {where}; expected a folder with one of {', '.join(sorted(files))}; "
-            f"look after the address ({', '.join(PICKLES)}, a pickle, download yourself)"
+            f"look after the address ({', '.join(pickles)}, a pickle, download yourself)"
         )
     return folder
 
 
-def push(folder: Path, files: list[Path], name: FormatName, repo: str, *, private: bool) -> str:
+def push(folder: Path, files: list[Path], format: Format, repo: str, *, private: bool) -> str:
     """Upload files of a folder in one commit; a repository that is absent is made.
 
     Args:
         folder: whose layout the repository gets.
         files: inside it.
-        name: of their format. A repository holds one alone: several share names of files.
+        format: theirs. A repository holds one alone: several share names of files.
         repo: `USER/REPO`.
         private: whether a new repository is.
 
@@ -63,23 +64,22 @@ def push(folder: Path, files: list[Path], name: FormatName, repo: str, *, privat
     with _told_in_one_line(repo):
         api = hub.HfApi(library_name="sae_dist")
         api.create_repo(repo, private=private, exist_ok=True)
-        _require_alone(api.list_repo_files(repo), name, repo)
+        _require_alone(api.list_repo_files(repo), format, repo)
         operations = [
             hub.CommitOperationAdd(file.relative_to(folder).as_posix(), file) for file in files
         ]
-        message = f"Coders for {FORMATS[name].TITLE}"
+        message = f"Coders for {format.title}"
         return str(api.create_commit(repo, operations, commit_message=message).commit_url)
 
 
-def _require_alone(found: list[str], name: FormatName, repo: str) -> None:
+def _require_alone(found: list[str], format: Format, repo: str) -> None:
     """Refuse a repository that holds weights of another format."""
     there = {PurePosixPath(file).name for file in found}
-    for other, module in FORMATS.items():
-        weights = {file for file in module.FILES if not file.endswith(".json")}
-        if other is not name and there & weights:
+    for other in all_formats():
+        if other.name != format.name and other.weights in there:
             raise UserError(
-                f"{repo} holds coders for {module.TITLE}; a repository holds one format: push "
-                f"those for {FORMATS[name].TITLE} to another"
+                f"{repo} holds coders for {other.title}; a repository holds one format: push "
+                f"those for {format.title} to another"
             )
 
 

@@ -5,13 +5,11 @@ from typing import Any
 
 import torch
 
-from sae_dist import coders
-from sae_dist.coders import Coder, Form, describe_coder, save_coder, slice_of
-from sae_dist.coders.files import DESCRIPTION
+from sae_dist.coders import Coder, Form, describe_coder, save_coder
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import atomic_path
-from sae_dist.interop.config import FormatName
-from sae_dist.interop.formats import FOREIGN
+from sae_dist.interop.format import Format
+from sae_dist.interop.formats import all_formats
 from sae_dist.interop.hub import PREFIX, download
 
 
@@ -39,11 +37,7 @@ def load_coder(
             latents.
     """
     folder = local_folder(where)
-    name = format_of(folder)
-    if name is FormatName.sae_dist:
-        return coders.load_coder(folder, device, part=part, parts=parts)
-    coder = FOREIGN[name].read(folder).coder(folder)
-    return _slice(coder, part, parts).to(device)
+    return format_of(folder).load(folder, device, part, parts)
 
 
 def local_folder(where: str | Path) -> Path:
@@ -51,26 +45,22 @@ def local_folder(where: str | Path) -> Path:
     return download(str(where)) if str(where).startswith(PREFIX) else Path(where)
 
 
-def format_of(folder: Path) -> FormatName:
+def format_of(folder: Path) -> Format:
     """Whose files a folder holds.
 
     Raises:
         UserError: nobody's, or several's.
     """
-    if (folder / DESCRIPTION).is_file():
-        return FormatName.sae_dist
-    found = [name for name, module in FOREIGN.items() if (folder / module.WEIGHTS).is_file()]
+    found = [one for one in all_formats() if (folder / one.weights).is_file()]
     if len(found) == 1:
         return found[0]
     if found:
+        names = " and ".join(one.name for one in found)
         raise UserError(
-            f"found coders for {' and '.join(found)} in {folder}; expected one; "
-            "give each its own folder"
+            f"found coders for {names} in {folder}; expected one; give each its own folder"
         )
-    known = "; ".join(f"{' and '.join(m.FILES)} ({m.TITLE})" for m in FOREIGN.values())
-    raise UserError(
-        f"no coder in {folder}: expected {DESCRIPTION} and coder.safetensors, or of others {known}"
-    )
+    known = "; ".join(f"{' and '.join(one.files)} ({one.title})" for one in all_formats())
+    raise UserError(f"no coder in {folder}: expected {known}")
 
 
 def import_foreign(
@@ -92,10 +82,8 @@ def import_foreign(
             weights are not of.
     """
     folder = local_folder(where)
-    name = format_of(folder)
-    if name is FormatName.sae_dist:
-        raise UserError(f"{where} is a coder of ours already; use it where it is, or copy it")
-    published = FOREIGN[name].read(folder)
+    its = format_of(folder)
+    published = its.read(folder)
     site = site or published.about.get("site")
     if not site:
         raise UserError(f"{where} does not say what it was trained on; give it with site=…")
@@ -105,23 +93,8 @@ def import_foreign(
     if published.form is not Form.autoencoder and target == site:
         raise UserError(f"a {published.form} needs target=… beside site={site}")
     coder = published.coder(folder)
-    about = {"site": site, "target": target, "format": name.value, "from": _shown(where)}
+    shown = where if str(where).startswith(PREFIX) else Path(where).name
+    about = {"site": site, "target": target, "format": its.name, "from": str(shown)}
     with atomic_path(to) as temporary:
         save_coder(temporary, coder, coder.state_dict(), about)
     return describe_coder(to)
-
-
-def _shown(where: str | Path) -> str:
-    """An address on the Hub, of a folder only its name."""
-    return str(where) if str(where).startswith(PREFIX) else Path(where).name
-
-
-def _slice(coder: Coder, part: int, parts: int) -> Coder:
-    if parts == 1:
-        return coder
-    latents = slice_of(coder.config.num_latents, part, parts)
-    held = Coder(coder.config, coder.d_in, coder.d_out, latents=latents, pre_bias=coder.pre_bias)
-    rows = slice(latents.start, latents.stop)
-    state = coder.state_dict()
-    held.load_state_dict({n: t[rows] if n in coder.latent_tensors else t for n, t in state.items()})
-    return held.eval().requires_grad_(False)

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sae_dist.coders import Coder, CoderConfig, FiresBy, Form
+from sae_dist.coders import Coder, CoderConfig, FiresBy, Form, slice_of
+from sae_dist.coders.files import differences, rows_at_once
 from sae_dist.common.errors import UserError, one_line
 
 
@@ -40,8 +41,9 @@ class ForeignCoder:
     about: dict[str, Any] = field(default_factory=dict)
 
     @torch.no_grad()
-    def coder(self, path: Path) -> Coder:
-        """The same as a coder of ours in evaluation mode, float32, with `pre_bias` folded.
+    def coder(self, path: Path, part: int = 0, parts: int = 1) -> Coder:
+        """A slice of the same as a coder of ours in evaluation mode, float32, with `pre_bias`
+        folded.
 
         A threshold below 0 becomes 0: other libraries take ReLU before they compare.
 
@@ -50,13 +52,19 @@ class ForeignCoder:
                 or not finite.
         """
         tensors = dict(self.tensors)
-        coder = self._empty(path, tensors)
-        expected = {name: tensor.shape for name, tensor in coder.state_dict().items()}
+        whole = self._empty(path, tensors)
+        expected = whole.state_dict()
         if self.is_relu:
             del expected["threshold"]
-        _require_shapes(path, tensors, expected)
+        if wrong := differences({name: t.shape for name, t in tensors.items()}, expected):
+            raise unusable(path, wrong)
+        latents = slice_of(whole.config.num_latents, part, parts)
+        rows = slice(latents.start, latents.stop)
+        coder = Coder(whole.config, whole.d_in, whole.d_out, latents=latents, pre_bias=False)
         with told_in_one_line(path):
-            coder.load_state_dict(self._folded(tensors))
+            folded = self._folded(tensors).items()
+            own = whole.latent_tensors
+            coder.load_state_dict({name: t[rows] if name in own else t for name, t in folded})
         for name, tensor in coder.state_dict().items():
             if not tensor.isfinite().all():
                 raise unusable(path, f"{name} is not finite")
@@ -69,7 +77,7 @@ class ForeignCoder:
         if "threshold" in tensors:
             tensors["threshold"] = tensors["threshold"].clamp_min(0.0)
         if self.pre_bias:
-            shift_F = tensors["W_enc"].double() @ tensors["b_dec"].double()
+            shift_F = _shift(tensors["W_enc"], tensors["b_dec"])
             tensors["b_enc"] = tensors["b_enc"].double() - shift_F
         if self.scales_by_decoder:
             norms_F = tensors["W_dec"].norm(dim=1)
@@ -80,10 +88,11 @@ class ForeignCoder:
         return tensors
 
     def _empty(self, path: Path, tensors: dict[str, Tensor]) -> Coder:
-        """A coder of these widths, without their weights."""
+        """A coder of these widths, which holds no memory."""
         shapes = [tensors[name].shape for name in ("W_enc", "W_dec") if name in tensors]
         if len(shapes) < 2 or any(len(shape) != 2 or 0 in shape for shape in shapes):
-            raise unusable(path, _told(tensors))
+            told = ", ".join(f"{name} {list(t.shape)}" for name, t in sorted(tensors.items()))
+            raise unusable(path, f"tensors {told}")
         (num_latents, d_in), (_, d_out) = shapes
         for said, found in zip(self.widths, (d_in, num_latents, d_out), strict=True):
             if said not in (None, found):
@@ -93,32 +102,21 @@ class ForeignCoder:
             raise unusable(path, f"an autoencoder of {d_in} → {num_latents} → {d_out}")
         config = self.kind(form=self.form, num_latents=num_latents, **self.settings)
         try:
-            return Coder(config, d_in, d_out, pre_bias=False)
+            return Coder(config, d_in, d_out, pre_bias=False, device="meta")
         except UserError as error:  # a k out of range
             raise unusable(path, str(error)) from error
 
 
-def _require_shapes(
-    path: Path, tensors: dict[str, Tensor], expected: Mapping[str, torch.Size]
-) -> None:
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    if found != expected:
-        names = sorted(n for n in found.keys() | expected if found.get(n) != expected.get(n))
-        wrong = (f"{n} {_size(found.get(n))} instead of {_size(expected.get(n))}" for n in names)
-        raise unusable(path, ", ".join(wrong))
-
-
-def _size(shape: torch.Size | None) -> str:
-    return "absent" if shape is None else str(list(shape))
-
-
-def _told(tensors: Mapping[str, Tensor]) -> str:
-    return f"tensors {', '.join(f'{n} {list(t.shape)}' for n, t in sorted(tensors.items()))}"
+def _shift(W_FD: Tensor, b_D: Tensor) -> Tensor:
+    """W b [F], summed in float64, of some rows at a time."""
+    return torch.cat([block.double() @ b_D.double() for block in W_FD.split(rows_at_once(W_FD))])
 
 
 @torch.no_grad()
 def plain_tensors(coder: Coder, *, pre_bias: bool = False) -> dict[str, Tensor]:
     """A coder's weights as other libraries take them: float32, on the CPU, in our shapes.
+
+    Of matrices that are so already no copy is made.
 
     Args:
         coder: whole.
@@ -130,28 +128,11 @@ def plain_tensors(coder: Coder, *, pre_bias: bool = False) -> dict[str, Tensor]:
     """
     tensors = coder.state_dict()
     if coder.pre_bias != pre_bias:
-        shift_F = coder.W_enc.double() @ coder.b_dec.double()
+        shift_F = _shift(coder.W_enc, coder.b_dec)
         tensors["b_enc"] = coder.b_enc.double() + (shift_F if pre_bias else -shift_F)
     if coder.config.fires_by is FiresBy.threshold:
         tensors["threshold"] = tensors["threshold"].expand(coder.config.num_latents)
     return {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def misfit(config: CoderConfig, format: str, *held: FiresBy) -> str | None:
-    """Why a format, which decides what fires in these ways, cannot hold a kind; None if it can."""
-    if config.signed:
-        return f"{format} has no negative activations, as {config.title} gives"
-    if config.fires_by not in held:
-        known = " or ".join(_IN_WORDS[way] for way in held)
-        return f"{format} wants {known}, which {config.title} has not"
-    return None
-
-
-_IN_WORDS = {
-    FiresBy.rank: "the k largest of each row",
-    FiresBy.threshold: "a threshold",
-    FiresBy.thresholds: "a threshold a latent",
-}
 
 
 def unusable(path: Path, found: str) -> UserError:

@@ -12,14 +12,14 @@ import torch
 
 from sae_dist.apps import cli
 from sae_dist.apps.choices import FAMILIES
+from sae_dist.apps.export import require_holds
 from sae_dist.apps.help import help_text
 from sae_dist.apps.rungs import lay_out
 from sae_dist.coders import Coder, Form, config_of, kind_named, load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.evaluate import EvaluationConfig, evaluate, finished
 from sae_dist.evaluate.config import SharingConfig
-from sae_dist.interop import FormatName
-from sae_dist.interop.formats import require_holds
+from sae_dist.interop import all_formats
 from sae_dist.parallel import World
 from sae_dist.plan import MachineConfig
 from sae_dist.plan.rung import plan_rung
@@ -137,10 +137,11 @@ def test_it_is_planned_and_exported_or_refused_with_the_reason() -> None:
     assert config_of(described).k == 4
     about = {"site": "in", "target": "in"}
     description = {"config": described, "d_in": WIDTH, "d_out": WIDTH, "about": about}
-    require_holds(FormatName.sae_dist, NAME, description)
-    for name in set(FormatName) - {FormatName.sae_dist}:
+    *others, ours = all_formats()
+    require_holds(ours, NAME, description)
+    for other in others:
         with pytest.raises(UserError, match="negative activations, as signed TopK gives; export"):
-            require_holds(name, NAME, description)
+            require_holds(other, NAME, description)
 
 
 def test_without_its_package_it_is_refused() -> None:

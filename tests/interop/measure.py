@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import Coder, FiresBy, Form, fold, kind_names
-from sae_dist.interop import FORMATS, FormatName, load_coder
-from sae_dist.interop.formats import FOREIGN
+from sae_dist.interop import format_named, format_names, load_coder
+from tests.coders.kinds import config_of_kind
 from tests.interop.hub import Hub, serving
 
+FOREIGN = [name for name in format_names() if name != "sae_dist"]
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "interop.md"
 BEGIN, END = "<!-- differences: begin -->\n", "<!-- differences: end -->\n"
 D, E, F, K, ROWS, SCALE = 32, 24, 256, 8, 512, 20.0
@@ -62,7 +63,7 @@ def activations() -> Tensor:
 def made(kind: str, form: Form, d_out: int) -> Coder:
     """A coder with generic weights, folded to raw activations."""
     generator = torch.Generator().manual_seed(1)
-    coder = Coder(made(kind, form=form, num_latents=F, k=K), D, d_out)
+    coder = Coder(config_of_kind(kind, form=form, num_latents=F, k=K), D, d_out)
     with torch.no_grad():
         for tensor in coder.parameters():
             scale = 0.3 if tensor.dim() == 1 else tensor.shape[1] ** -0.5
@@ -75,51 +76,45 @@ def made(kind: str, form: Form, d_out: int) -> Coder:
     return fold(coder.eval(), SCALE)
 
 
-def exports() -> list[tuple[FormatName, str, Form, str]]:
+def exports() -> list[tuple[str, str, Form, str]]:
     """Every format with every kind and form that it can hold, and sites for them."""
     cases = []
     for name, kind, form in itertools.product(FOREIGN, kind_names(), Form):
         coder = made(kind, form, width_out(name, form))
         about = {"site": "resid_post.3", "target": "mlp_out.3"}
-        if FOREIGN[name].unsupported_reason(coder.config, D, coder.d_out, about) is None:
+        if format_named(name).unsupported_reason(coder.config, D, coder.d_out, about) is None:
             cases.append((name, kind, form, about["site"]))
-    return [*cases, (FormatName.saelens, "jumprelu", Form.autoencoder, "attn_z.3")]
+    return [*cases, ("saelens", "jumprelu", Form.autoencoder, "attn_z.3")]
 
 
-def width_out(name: FormatName, form: Form) -> int:
+def width_out(name: str, form: Form) -> int:
     """Sparsify's outputs are as wide as its inputs."""
-    return D if form is Form.autoencoder or name is FormatName.sparsify else E
+    return D if form is Form.autoencoder or name == "sparsify" else E
 
 
-def published() -> list[tuple[FormatName, dict[str, Any]]]:
+def published() -> list[tuple[str, dict[str, Any]]]:
     """What the libraries are asked to make and write themselves.
 
     With `older` those settings are put over what SAELens or sparsify writes today.
     """
-    saelens = {"d_in": D, "d_sae": F, "dtype": "float32"}
-    transcoder = {**saelens, "d_out": E, "apply_b_dec_to_input": False}
-    asked: list[tuple[FormatName, dict[str, Any]]] = [
-        (FormatName.saelens, {**saelens, "architecture": "standard"}),
-        (FormatName.saelens, {**saelens, "architecture": "jumprelu"}),
-        (FormatName.saelens, {**saelens, "architecture": "topk", "k": K}),
-    ]
-    rescaled = {"architecture": "topk", "k": K, "rescale_acts_by_decoder_norm": True}
-    asked.append((FormatName.saelens, {**saelens, **rescaled}))
-    for architecture in ("transcoder", "skip_transcoder"):
-        for prefix in ("", "jumprelu_"):
-            settings = {**transcoder, "architecture": f"{prefix}{architecture}"}
-            asked.append((FormatName.saelens, settings))
-    asked += [(FormatName.saelens, {**saelens, **settings}) for settings in older()]
-    for settings in ({}, {"transcode": True}, {"transcode": True, "skip_connection": True}):
-        asked.append((FormatName.sparsify, {"num_latents": F, "k": K, **settings}))
+    of_saelens = [{"architecture": name} for name in ("standard", "jumprelu")]
+    topk = {"architecture": "topk", "k": K}
+    of_saelens += [topk, {**topk, "rescale_acts_by_decoder_norm": True}]
+    transcoders = "transcoder jumprelu_transcoder skip_transcoder jumprelu_skip_transcoder"
+    own = {"d_out": E, "apply_b_dec_to_input": False}
+    of_saelens += [{**own, "architecture": name} for name in transcoders.split()]
+    of_sparsify = [{}, {"transcode": True}, {"transcode": True, "skip_connection": True}]
     before_1 = {"expansion_factor": F // D, "k": K, "signed": False, "d_in": D}
-    told = {"older": before_1, "told": "topk, of 0.x"}
-    asked.append((FormatName.sparsify, {"num_latents": F, "k": K, **told}))
-    for name in ("AutoEncoder", "AutoEncoderNew", "JumpReluAutoEncoder"):
-        asked.append((FormatName.dictionary_learning, {"dict_class": name}))
-    for name in ("AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
-        asked.append((FormatName.dictionary_learning, {"dict_class": name, "k": K}))
-    return asked
+    of_sparsify.append({"older": before_1, "told": "topk, of 0.x"})
+    relus = "AutoEncoder AutoEncoderNew JumpReluAutoEncoder".split()
+    topks = "AutoEncoderTopK BatchTopKSAE MatryoshkaBatchTopKSAE".split()
+    sizes = {"d_in": D, "d_sae": F, "dtype": "float32"}
+    return [
+        *(("saelens", {**sizes, **settings}) for settings in (*of_saelens, *older())),
+        *(("sparsify", {"num_latents": F, "k": K, **settings}) for settings in of_sparsify),
+        *(("dictionary_learning", {"dict_class": name}) for name in relus),
+        *(("dictionary_learning", {"dict_class": name, "k": K}) for name in topks),
+    ]
 
 
 def older() -> list[dict[str, Any]]:
@@ -151,12 +146,12 @@ def measure(folder: Path) -> tuple[list[Difference], dict[str, str]]:
     """Write, let the clients read, and the other way round; their versions."""
     x_BD = activations()
     np.save(folder / "x.npy", x_BD.numpy())
-    jobs: dict[str, list[dict[str, Any]]] = {name.value: [] for name in FOREIGN}
+    jobs: dict[str, list[dict[str, Any]]] = {name: [] for name in FOREIGN}
     for i, (name, kind, form, site) in enumerate(exports()):
-        jobs[name.value].append(_written(folder / f"ours-{i}", name, kind, form, site))
+        jobs[name].append(_written(folder / f"ours-{i}", name, kind, form, site))
     for i, (name, asked) in enumerate(published()):
         job = {"publish": asked, "coder": _told(asked), "seed": i, "num_latents": F}
-        jobs[name.value].append({**job, "folder": str(folder / f"theirs-{i}")})
+        jobs[name].append({**job, "folder": str(folder / f"theirs-{i}")})
     versions: dict[str, str] = {}
     with serving() as hub:
         for job in (job for asked in jobs.values() for job in asked if "repo" in job):
@@ -172,15 +167,15 @@ def measure(folder: Path) -> tuple[list[Difference], dict[str, str]]:
     return found, versions
 
 
-def _written(folder: Path, name: FormatName, kind: str, form: Form, site: str) -> dict[str, Any]:
+def _written(folder: Path, name: str, kind: str, form: Form, site: str) -> dict[str, Any]:
     """One of our coders in a format, and the job to read it."""
     coder = made(kind, form, width_out(name, form))
     is_transcoder = form is not Form.autoencoder
     about = {"site": site, "target": "mlp_out.3" if is_transcoder else site}
-    FORMATS[name].write(folder, coder, about)
+    format_named(name).write(folder, coder, about)
     widths = {"d_in": D, "d_sae": F, **({"d_out": coder.d_out} if is_transcoder else {})}
     heads = " (attn_z)" if site.startswith("attn_z") else ""
-    is_gemma_scope = name is FormatName.gemma_scope
+    is_gemma_scope = name == "gemma_scope"
     return {
         "folder": str(folder),
         "ours": [kind, form.value],
@@ -221,7 +216,7 @@ def _difference(client: str, job: dict[str, Any], x_BD: Tensor) -> Difference:
     """What the client made of it beside what the coder does: ours as made, or as we read theirs."""
     if "ours" in job:
         kind, form = job["ours"][0], Form(job["ours"][1])
-        coder = made(kind, form, width_out(FormatName(client), form))
+        coder = made(kind, form, width_out(client, form))
     else:
         coder = load_coder(job["folder"])
     theirs = {name: torch.from_numpy(v) for name, v in np.load(job["out"]).items()}
@@ -258,26 +253,23 @@ def tables(found: list[Difference], versions: dict[str, str]) -> str:
     """The tables of docs/interop.md."""
     told = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     text = f"{told}; {D} → {F} → {D} or {E}, k = {K}, {ROWS} rows of raw activations, float32.\n"
-    text += (
-        "\nWritten by sae_dist, read by the client (a blank is refused); largest difference of\n"
-    )
-    text += "latents and of outputs, relative to the largest value:\n\n" + _written_table(
-        [d for d in found if d.written_by == "sae_dist"]
-    )
+    text += "\nWritten by sae_dist, read by the client (a blank is refused); largest difference of"
+    text += "\nlatents and of outputs, relative to the largest value:\n\n"
+    text += _written_table([d for d in found if d.written_by == "sae_dist"])
     text += "\nWritten by the client, read by sae_dist and by the client:\n\n"
     text += "| client | its coder | latents, outputs |\n|---|---|---|\n"
     theirs = (d for d in found if d.written_by != "sae_dist")
-    rows = ([FORMATS[FormatName(d.client)].TITLE, d.coder, _cell(d)] for d in theirs)
+    rows = ([format_named(d.client).title, d.coder, _cell(d)] for d in theirs)
     return text + "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 
 def _written_table(found: list[Difference]) -> str:
     by = {(d.client, d.coder): d for d in found}
     coders = sorted({d.coder for d in found})
-    text = f"| coder | {' | '.join(m.TITLE for m in FOREIGN.values())} |\n"
+    text = f"| coder | {' | '.join(format_named(name).title for name in FOREIGN)} |\n"
     text += "|---|" + "---|" * len(FOREIGN) + "\n"
     for coder in coders:
-        cells = [_cell(by.get((name.value, coder))) for name in FOREIGN]
+        cells = [_cell(by.get((name, coder))) for name in FOREIGN]
         text += f"| {coder} | {' | '.join(cells)} |\n"
     return text
 

@@ -19,7 +19,7 @@ import torch
 
 from sae_dist.coders import fold, load_coder
 from sae_dist.evaluate import read_evaluation
-from sae_dist.interop import FORMATS, FormatName
+from sae_dist.interop import format_named
 from sae_dist.lm import LMConfig, load_lm
 from sae_dist.store import open_store
 from sae_dist.stream import HeldOutBatch, held_out
@@ -136,7 +136,7 @@ def _plan(home: Path) -> dict[str, Any]:
     for name in lens:
         coder, about = load_coder(home / f"runs/r/coders/{name}"), {"site": "resid_post.0"}
         about["target"] = about["site"]
-        FORMATS[FormatName.saelens].write(home / "lens" / name, coder, about)
+        format_named("saelens").write(home / "lens" / name, coder, about)
     return {
         "model": LM,
         "coders": "runs/r/coders",

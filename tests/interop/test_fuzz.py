@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sae_dist.coders import Coder, Form, fold, kind_names
 from sae_dist.common.errors import UserError
-from sae_dist.interop import FORMATS, FormatName, load_coder
+from sae_dist.interop import format_named, format_names, load_coder
 from sae_dist.interop.saebench import load_for_saebench
 from tests.coders.kinds import config_of_kind
 
@@ -33,21 +33,21 @@ Values = dict[str, Any]
 Harm = Callable[[Values, dict[str, Any]], None]  # to settings and tensors
 
 
-def cases() -> Iterator[tuple[FormatName, str, Form]]:
-    for name, kind, form in itertools.product(FORMATS, kind_names(), Form):
+def cases() -> Iterator[tuple[str, str, Form]]:
+    for name, kind, form in itertools.product(format_names(), kind_names(), Form):
         config = config_of_kind(kind, form=form, num_latents=F, k=K)
-        if FORMATS[name].unsupported_reason(config, D, D, ABOUT) is None:
+        if format_named(name).unsupported_reason(config, D, D, ABOUT) is None:
             yield name, kind, form
 
 
-def written(folder: Path, name: FormatName, kind: str, form: Form) -> None:
+def written(folder: Path, name: str, kind: str, form: Form) -> None:
     """A valid coder with small generic weights."""
     generator = torch.Generator().manual_seed(0)
     coder = Coder(config_of_kind(kind, form=form, num_latents=F, k=K), D, D)
     with torch.no_grad():
         for tensor in coder.state_dict().values():
             tensor.copy_(torch.rand(tensor.shape, generator=generator))
-    FORMATS[name].write(folder, fold(coder.eval(), 2.0), ABOUT)
+    format_named(name).write(folder, fold(coder.eval(), 2.0), ABOUT)
 
 
 def contents(folder: Path) -> tuple[Path | None, Values, Path, dict[str, Any]]:
@@ -173,7 +173,7 @@ def require_one_line(call: Callable[[], Any]) -> Any:
 
 @pytest.mark.parametrize(("name", "kind", "form"), list(cases()))
 def test_harmed_files_are_refused_in_one_line_or_give_a_coder(
-    name: FormatName, kind: str, form: Form, tmp_path: Path
+    name: str, kind: str, form: Form, tmp_path: Path
 ) -> None:
     written(tmp_path / "whole", name, kind, form)
     described, values, weights, tensors = contents(tmp_path / "whole")
@@ -208,7 +208,7 @@ def test_harmed_files_are_refused_in_one_line_or_give_a_coder(
             assert (acts_BF != 0).sum(1).max() <= most
             is_small = all(t.abs().max() < 1e15 for t in coder.state_dict().values())
             assert not is_small or (acts_BF.isfinite().all() and y_BE.isfinite().all())
-        if name is FormatName.sae_dist:
+        if name == "sae_dist":
             require_one_line(lambda: load_for_saebench(folder))
         shutil.rmtree(folder)
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import Coder, Form
-from sae_dist.interop import FORMATS, FormatName
-from sae_dist.interop.saelens import FILES
+from sae_dist.interop import format_named
 from sae_dist.lm import Capture, LMConfig, load_lm, resolve
 from tests.coders.kinds import config_of_kind
 from tests.harvest.tiny import tokenizer
@@ -27,8 +26,8 @@ def export(folder: Path, site: str, width: int, lm: LMConfig) -> str:
     config = config_of_kind("topk", form=Form.autoencoder, num_latents=8, k=2)
     coder = Coder(config, width, width)
     about = {"site": site, "target": site, "source": {"lm": asdict(lm)}}
-    FORMATS[FormatName.saelens].write(folder, coder.eval(), about)
-    return json.loads((folder / FILES[0]).read_text())["metadata"]["hook_name"]
+    format_named("saelens").write(folder, coder.eval(), about)
+    return json.loads((folder / "cfg.json").read_text())["metadata"]["hook_name"]
 
 
 @pytest.mark.parametrize(("folds", "hook"), [(False, "mlp.hook_in"), (True, "ln2.hook_normalized")])

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_dist.coders import Form, fold, load_coder, save_coder
+from sae_dist.coders import Form, fold, load_coder
 from sae_dist.coders.files import WEIGHTS
-from sae_dist.evaluate.results import ABOUT, VERSION, run_path, rung_path, write_record
-from sae_dist.interop import FORMATS, FormatName
+from sae_dist.interop import format_named
 from tests.coders.test_coder import trained
 from tests.interop.hub import TOKEN, Hub, serving
+from tests.interop.runs import make_run
 from tests.interop.worker import Done, Worker
 
 SOURCE = {
@@ -34,17 +34,10 @@ def hub() -> Iterator[Hub]:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of two evaluated coders."""
     home = tmp_path_factory.mktemp("home")
-    run = home / "runs" / "r"
     figures = {"l0": 3.0, "fvu": 0.25, "delta_loss": 0.5, "loss_recovered": 0.9, "dead_share": 0.0}
-    for name, kind in KINDS.items():
-        coder = fold(trained(kind, Form.autoencoder)[0], 2.0)
-        about = {"site": "resid_post.1", "target": "resid_post.1", "run": "r", "source": SOURCE}
-        save_coder(run / "coders" / name, coder, coder.state_dict(), about)
-    (run / "config.yaml").write_text("store: /home/me/store\n")
-    write_record(run_path(run, ABOUT), {"version": VERSION})
     figures |= {"tokens": 1000, "clean_loss": 3.0}
-    for name in KINDS:
-        write_record(rung_path(run, name, "coder"), {"of": {}, "figures": figures})
+    coders = {name: fold(trained(kind, Form.autoencoder)[0], 2.0) for name, kind in KINDS.items()}
+    make_run(home / "runs/r", coders, figures, source=SOURCE)
     return home
 
 
@@ -90,7 +83,7 @@ def test_gemma_scopes_file_is_loaded_and_nothing_beside_it(
     hub: Hub, run: Run, tmp_path: Path
 ) -> None:
     coder = fold(trained("jumprelu", Form.autoencoder)[0], 2.0)
-    FORMATS[FormatName.gemma_scope].write(tmp_path, coder, {})
+    format_named("gemma_scope").write(tmp_path, coder, {})
     found = (tmp_path / "params.npz").read_bytes()
     folder = "layer_3/width_16k/average_l0_3"
     files = (f"{folder}/params.npz", f"{folder}/ae.pt", f"{folder}/inner/params.npz", "params.npz")
@@ -109,8 +102,9 @@ def test_the_card_says_what_was_measured_and_nothing_of_this_machine(
     _, tree = hub.at("me/lens", "main")
     card = tree["README.md"].decode()
     assert "base_model: some/lm\n" in card and "library_name: saelens\n" in card
-    row = "| `topk-24` | topk | autoencoder | resid_post.1 | resid_post.1 | 24 | 3.0 | 0.2500 |"
-    assert f"{row} 0.5000 | 90.0% | 0.0% |" in card
+    assert "| latents | L0 | FVU | Δ loss | recovered | dead |" in card
+    row = "| `topk-24` | topk | autoencoder | resid_post.1 | resid_post.1 | 24 | 3.000 | 0.2500 |"
+    assert f"{row} 0.5000 | 0.9000 | 0.00\N{NARROW NO-BREAK SPACE}% |" in card
     assert 'SAE.from_pretrained("me/lens", "jumprelu-24")' in card
     assert 'sae_dist.load_coder("hub:me/lens/jumprelu-24")' in card
     secrets = (b"/home/me", TOKEN.encode(), str(home).encode())

@@ -13,7 +13,7 @@ from torch.nn.functional import relu
 
 from sae_dist.coders import Form, save_coder
 from sae_dist.common.errors import UserError
-from sae_dist.interop import FORMATS, FormatName, load_coder
+from sae_dist.interop import format_named, load_coder
 from tests.interop.test_formats import ABOUT, folded
 
 D, F, K = 16, 64, 5
@@ -177,7 +177,7 @@ def test_settings_of_sparsify_without_a_meaning_here_are_refused(
     change: dict, told: str, tmp_path: Path
 ) -> None:
     coder, _ = folded("topk", Form.autoencoder)
-    FORMATS[FormatName.sparsify].write(tmp_path / "c", coder, ABOUT)
+    format_named("sparsify").write(tmp_path / "c", coder, ABOUT)
     path = tmp_path / "c/cfg.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     require_refused(tmp_path / "c", told)

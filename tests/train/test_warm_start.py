@@ -10,7 +10,7 @@ import pytest
 from sae_dist.coders import Coder, Form, load_coder, save_coder
 from sae_dist.coders.losses import moments, square_sum, total_variance
 from sae_dist.common.errors import UserError
-from sae_dist.interop import FORMATS, FormatName
+from sae_dist.interop import format_named
 from sae_dist.parallel import World
 from sae_dist.store import open_store
 from sae_dist.stream import BatchPart, StoredActivations, StreamConfig
@@ -24,9 +24,9 @@ CASES = [
     ("batchtopk", Form.autoencoder),
 ]
 FOREIGN = {
-    ("jumprelu", Form.autoencoder): FormatName.gemma_scope,
-    ("topk", Form.autoencoder): FormatName.sparsify,
-    ("batchtopk", Form.autoencoder): FormatName.dictionary_learning,
+    ("jumprelu", Form.autoencoder): "gemma_scope",
+    ("topk", Form.autoencoder): "sparsify",
+    ("batchtopk", Form.autoencoder): "dictionary_learning",
 }
 
 
@@ -104,7 +104,7 @@ def test_it_goes_on_from_another_librarys_files(
 ) -> None:
     where, store = home / "first" / "coders" / f"{case[0]}-{case[1]}", home / "store"
     about = {"site": "in.0", "target": "in.0"}
-    FORMATS[FOREIGN[case]].write(tmp_path / "foreign", load_coder(where), about)
+    format_named(FOREIGN[case]).write(tmp_path / "foreign", load_coder(where), about)
     ours, measured = begun(alone(), store, tmp_path / "ours", case, where)
     theirs, again = begun(alone(), store, tmp_path / "theirs", case, tmp_path / "foreign")
     for name, array in ours.items():

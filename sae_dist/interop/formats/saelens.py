@@ -13,9 +13,9 @@ from sae_dist.coders import Coder, CoderConfig, FiresBy, Form, JumpReLU, TopK
 from sae_dist.coders.files import write_tensors
 from sae_dist.common.files import described_by
 from sae_dist.common.hooks import hook_name, site_of
+from sae_dist.interop.format import Format
 from sae_dist.interop.published import (
     ForeignCoder,
-    misfit,
     plain_tensors,
     read_tensors,
     transposed,
@@ -23,15 +23,6 @@ from sae_dist.interop.published import (
 )
 from sae_dist.interop.settings import TEXT, Understood, read_settings, require_understood
 
-TITLE = "SAELens"
-FILES = SETTINGS, WEIGHTS = "cfg.json", "sae_weights.safetensors"
-LOADING = """\
-from sae_lens import SAE
-
-sae = SAE.from_pretrained("{repo}", "{path}")  # or SAE.load_from_disk("{path}")
-acts = sae.encode(x)  # of the hook in sae.cfg.metadata; see from_pretrained_no_processing
-y = sae(x)
-"""
 _VERSION = "6.0.0"  # settings of an older version, or of none, would be converted
 _JUMPRELU = {
     Form.autoencoder: "jumprelu",
@@ -105,42 +96,91 @@ _NO_BEARING = frozenset(
 )
 
 
-def unsupported_reason(
-    config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]
-) -> str | None:
-    """Why this format cannot hold such a coder; None if it can."""
-    if reason := misfit(config, TITLE, FiresBy.rank, FiresBy.thresholds, FiresBy.threshold):
-        return reason
-    if config.fires_by is FiresBy.rank and config.form is not Form.autoencoder:
-        return f"SAELens has no {config.title} {config.form.replace('_', ' ')}"
-    if config.form is not Form.autoencoder and _joins_heads(about["site"], about["target"]):
-        return "SAELens joins the heads of attn_z for autoencoders alone"
-    return None
+class SAELens(Format):
+    """`cfg.json` and `sae_weights.safetensors`."""
 
+    name = "saelens"
+    title = "SAELens"
+    library = "saelens"
+    files = settings, weights = "cfg.json", "sae_weights.safetensors"
+    loading = """\
+from sae_lens import SAE
 
-def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
-    """Write a coder; one threshold of all latents becomes a JumpReLU's."""
-    tensors = plain_tensors(coder)
-    tensors["W_enc"] = tensors["W_enc"].T
-    config = coder.config
-    is_topk = config.fires_by is FiresBy.rank
-    settings: dict[str, Any] = {
-        "architecture": "topk" if is_topk else _JUMPRELU[config.form],
-        "d_in": coder.d_in,
-        "d_sae": config.num_latents,
-        "dtype": "float32",
-        "device": "cpu",
-        "apply_b_dec_to_input": False,
-        "normalize_activations": "none",
-        "reshape_activations": "hook_z" if _joins_heads(about["site"]) else "none",
-        "metadata": _metadata(about),
-    }
-    if is_topk:
-        settings |= {**config.aim, "rescale_acts_by_decoder_norm": False}
-    if config.form is not Form.autoencoder:
-        settings["d_out"] = coder.d_out
-    with described_by(folder / SETTINGS, settings):
-        write_tensors(folder / WEIGHTS, tensors)
+sae = SAE.from_pretrained("{repo}", "{path}")  # or SAE.load_from_disk("{path}")
+acts = sae.encode(x)  # of the hook in sae.cfg.metadata; see from_pretrained_no_processing
+y = sae(x)
+"""
+    fires_by = FiresBy.rank, FiresBy.thresholds, FiresBy.threshold
+
+    def unsupported_reason(
+        self, config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]
+    ) -> str | None:
+        if reason := super().unsupported_reason(config, d_in, d_out, about):
+            return reason
+        if config.form is Form.autoencoder:
+            return None
+        if config.fires_by is FiresBy.rank:
+            return f"SAELens has no {config.title} {config.form.replace('_', ' ')}"
+        joins_heads = _joins_heads(about["site"], about["target"])
+        return "SAELens joins the heads of attn_z for autoencoders alone" if joins_heads else None
+
+    def write(self, folder: Path, coder: Coder, about: dict[str, Any]) -> None:
+        """Write a coder; one threshold of all latents becomes a JumpReLU's."""
+        tensors = plain_tensors(coder)
+        tensors["W_enc"] = tensors["W_enc"].T
+        config = coder.config
+        is_topk = config.fires_by is FiresBy.rank
+        settings: dict[str, Any] = {
+            "architecture": "topk" if is_topk else _JUMPRELU[config.form],
+            "d_in": coder.d_in,
+            "d_sae": config.num_latents,
+            "dtype": "float32",
+            "device": "cpu",
+            "apply_b_dec_to_input": False,
+            "normalize_activations": "none",
+            "reshape_activations": "hook_z" if _joins_heads(about["site"]) else "none",
+            "metadata": _metadata(about),
+        }
+        if is_topk:
+            settings |= {**config.aim, "rescale_acts_by_decoder_norm": False}
+        if config.form is not Form.autoencoder:
+            settings["d_out"] = coder.d_out
+        with described_by(folder / self.settings, settings):
+            write_tensors(folder / self.weights, tensors)
+
+    def read(self, folder: Path) -> ForeignCoder:
+        """Read a coder that runs without training: jumprelu, topk, standard, and transcoders.
+
+        Files of SAELens before 6 are read as 6.54 reads them.
+
+        Raises:
+            UserError: settings that have no equal here, or unusable files.
+        """
+        path = folder / self.settings
+        settings = _understood(path, read_settings(path))
+        architecture = settings.get("architecture", "standard")
+        form, is_topk = _FORMS[architecture], architecture == "topk"
+        if is_topk and "k" not in settings:
+            raise unusable(path, "a topk without k")
+        pre_bias = settings.get("apply_b_dec_to_input", True)
+        if pre_bias and form is not Form.autoencoder:
+            raise unusable(path, f"a {architecture} whose apply_b_dec_to_input is not false")
+        tensors = read_tensors(folder / self.weights)
+        if "scaling_factor" in tensors and bool((tensors["scaling_factor"] == 1).all()):
+            del tensors["scaling_factor"]  # SAELens wrote ones for a while, and drops them
+        hooks = {**settings, **(settings.get("metadata") or {})}
+        site = site_of(hooks.get("hook_name") or "")
+        return ForeignCoder(
+            kind=TopK if is_topk else JumpReLU,
+            settings={"k": settings["k"]} if is_topk else {},
+            form=form,
+            tensors=transposed(tensors, "W_enc"),
+            widths=(settings.get("d_in"), settings.get("d_sae"), settings.get("d_out")),
+            pre_bias=pre_bias,
+            is_relu=architecture in _RELU,
+            scales_by_decoder=is_topk and settings.get("rescale_acts_by_decoder_norm", False),
+            about={"site": site, "target": site_of(hooks.get("hook_name_out") or site)},
+        )
 
 
 def _joins_heads(*sites: str) -> bool:
@@ -168,41 +208,6 @@ def _metadata(about: dict[str, Any]) -> dict[str, Any]:
         "model_from_pretrained_kwargs": {},
         "neuronpedia_id": None,
     }
-
-
-def read(folder: Path) -> ForeignCoder:
-    """Read a coder that runs without training: jumprelu, topk, standard, and transcoders.
-
-    Files of SAELens before 6 are read as 6.54 reads them.
-
-    Raises:
-        UserError: settings that have no equal here, or unusable files.
-    """
-    path = folder / SETTINGS
-    settings = _understood(path, read_settings(path))
-    architecture = settings.get("architecture", "standard")
-    form, is_topk = _FORMS[architecture], architecture == "topk"
-    if is_topk and "k" not in settings:
-        raise unusable(path, "a topk without k")
-    pre_bias = settings.get("apply_b_dec_to_input", True)
-    if pre_bias and form is not Form.autoencoder:
-        raise unusable(path, f"a {architecture} whose apply_b_dec_to_input is not false")
-    tensors = read_tensors(folder / WEIGHTS)
-    if "scaling_factor" in tensors and bool((tensors["scaling_factor"] == 1).all()):
-        del tensors["scaling_factor"]  # SAELens wrote ones for a while, and drops them
-    hooks = {**settings, **(settings.get("metadata") or {})}
-    site = site_of(hooks.get("hook_name") or "")
-    return ForeignCoder(
-        kind=TopK if is_topk else JumpReLU,
-        settings={"k": settings["k"]} if is_topk else {},
-        form=form,
-        tensors=transposed(tensors, "W_enc"),
-        widths=(settings.get("d_in"), settings.get("d_sae"), settings.get("d_out")),
-        pre_bias=pre_bias,
-        is_relu=architecture in _RELU,
-        scales_by_decoder=is_topk and settings.get("rescale_acts_by_decoder_norm", False),
-        about={"site": site, "target": site_of(hooks.get("hook_name_out") or site)},
-    )
 
 
 def _understood(path: Path, found: dict[str, Any]) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from torch import Tensor
 from sae_dist.coders import BatchTopK, Coder, CoderConfig, FiresBy, Form, JumpReLU, TopK
 from sae_dist.common.files import atomic_path, described_by
 from sae_dist.common.hooks import layer_of, site_of
+from sae_dist.interop.format import Format
 from sae_dist.interop.published import (
     ForeignCoder,
     floats,
-    misfit,
     plain_tensors,
     told_in_one_line,
     transposed,
@@ -28,16 +28,6 @@ from sae_dist.interop.published import (
 )
 from sae_dist.interop.settings import TEXT, Understood, read_settings, require_understood
 
-TITLE = "dictionary_learning"
-FILES = WEIGHTS, SETTINGS = "ae.pt", "config.json"
-LOADING = """\
-from dictionary_learning.utils import load_dictionary
-from huggingface_hub import snapshot_download
-
-folder = snapshot_download("{repo}") + "/{path}"
-ae, config = load_dictionary(folder, device="cpu")
-y, acts = ae(x, output_features=True)
-"""
 _LINEAR = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight"}
 _MATRICES = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
 
@@ -108,38 +98,90 @@ _NO_BEARING = frozenset(
 _UNSET = -1.0
 
 
-def unsupported_reason(
-    config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]
-) -> str | None:
-    """Why this format cannot hold such a coder; None if it can."""
-    if config.form is not Form.autoencoder:
-        return "dictionary_learning has no transcoders"
-    if config.fires_by is FiresBy.threshold and "k" not in config.aim:
-        return "dictionary_learning wants the k of one threshold for all latents"
-    return misfit(config, TITLE, *_WRITTEN)
+class DictionaryLearning(Format):
+    """`ae.pt` and `config.json`."""
 
+    name = title = "dictionary_learning"
+    files = weights, settings = "ae.pt", "config.json"
+    is_pickle = True
+    loading = """\
+from dictionary_learning.utils import load_dictionary
+from huggingface_hub import snapshot_download
 
-def write(folder: Path, coder: Coder, about: dict[str, Any]) -> None:
-    """Write an autoencoder."""
-    has_thresholds = coder.config.fires_by is FiresBy.thresholds
-    tensors = plain_tensors(coder, pre_bias=not has_thresholds)
-    if has_thresholds:
-        state = {**tensors, "W_enc": tensors["W_enc"].T.contiguous()}
-    else:
-        threshold_F = tensors.get("threshold", torch.tensor([_UNSET]))
-        state = {
-            **{theirs: tensors[ours] for ours, theirs in _LINEAR.items()},
-            "b_dec": tensors["b_dec"],
-            "k": torch.tensor(coder.config.aim["k"], dtype=torch.int32),
-            "threshold": threshold_F[0].clone(),
-        }
-        state["decoder.weight"] = state["decoder.weight"].T.contiguous()
-    with (
-        described_by(folder / SETTINGS, _settings(coder, about)),
-        atomic_path(folder / WEIGHTS) as temporary,
-        open(temporary, "wb") as file,  # by a name torch would not say why it cannot write
-    ):
-        torch.save(state, file)
+folder = snapshot_download("{repo}") + "/{path}"
+ae, config = load_dictionary(folder, device="cpu")
+y, acts = ae(x, output_features=True)
+"""
+    forms = (Form.autoencoder,)
+    fires_by = tuple(_WRITTEN)
+
+    def unsupported_reason(
+        self, config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]
+    ) -> str | None:
+        if config.fires_by is FiresBy.threshold and "k" not in config.aim:
+            return "dictionary_learning wants the k of one threshold for all latents"
+        return super().unsupported_reason(config, d_in, d_out, about)
+
+    def write(self, folder: Path, coder: Coder, about: dict[str, Any]) -> None:
+        """Write an autoencoder.
+
+        A pickle has the strides of its tensors, so that one is turned without a copy of it.
+        """
+        has_thresholds = coder.config.fires_by is FiresBy.thresholds
+        tensors = plain_tensors(coder, pre_bias=not has_thresholds)
+        if has_thresholds:
+            state = {**tensors, "W_enc": tensors["W_enc"].T}
+        else:
+            threshold_F = tensors.get("threshold", torch.tensor([_UNSET]))
+            state = {
+                **{theirs: tensors[ours] for ours, theirs in _LINEAR.items()},
+                "b_dec": tensors["b_dec"],
+                "k": torch.tensor(coder.config.aim["k"], dtype=torch.int32),
+                "threshold": threshold_F[0].clone(),
+            }
+            state["decoder.weight"] = state["decoder.weight"].T
+        with (
+            described_by(folder / self.settings, _settings(coder, about)),
+            atomic_path(folder / self.weights) as temporary,
+            open(temporary, "wb") as file,  # by a name torch would not say why it cannot write
+        ):
+            torch.save(state, file)
+
+    def read(self, folder: Path) -> ForeignCoder:
+        """Read an autoencoder with ReLU, JumpReLU, TopK or BatchTopK.
+
+        Raises:
+            UserError: another class, no settings and tensors that fit several, a BatchTopK whose
+                threshold was never set, a pickle of anything but tensors, or unusable files.
+        """
+        path, settings = folder / self.weights, _trainer(folder / self.settings)
+        found = _state(path)
+        name = settings.get("dict_class") or _class_of(path, found)
+        known = _CLASSES[name]
+        if not known.is_of(found.keys()):
+            raise unusable(path, f"tensors {', '.join(sorted(found))}, which are not of a {name}")
+        beside = {key: found.pop(key) for key in known.beside & found.keys()}
+        ours = {theirs: ours for ours, theirs in known.names.items()}
+        with told_in_one_line(path):
+            ks = {int(k) for k in (settings.get("k"), beside.get("k")) if k is not None}
+            threshold = float(found["threshold"]) if known.kind is BatchTopK else 0.0
+        if len(ks) != 1 and known.kind is not JumpReLU:
+            raise unusable(path, f"k = {' and '.join(map(str, ks)) or 'nothing'}")
+        if threshold < 0:
+            raise unusable(path, f"threshold {threshold:g}: it was never set")
+        tensors = transposed(floats(path, found), "W_enc", "decoder.weight")
+        site = site_of(settings.get("submodule_name") or "")
+        return ForeignCoder(
+            kind=known.kind,
+            form=Form.autoencoder,
+            tensors={ours[name]: tensor for name, tensor in tensors.items()},
+            widths=(settings.get("activation_dim"), settings.get("dict_size"), None),
+            settings={"k": ks.pop()} if known.kind is not JumpReLU else {},
+            pre_bias=known.pre_bias,
+            is_relu=known.is_relu,
+            scales_by_decoder=known.is_relu,
+            about={"site": site, "target": site},
+        )
 
 
 def _settings(coder: Coder, about: dict[str, Any]) -> dict[str, Any]:
@@ -160,43 +202,6 @@ def _settings(coder: Coder, about: dict[str, Any]) -> dict[str, Any]:
     return {"trainer": trainer, "buffer": {"ctx_len": text.get("sequence_length")}}
 
 
-def read(folder: Path) -> ForeignCoder:
-    """Read an autoencoder with ReLU, JumpReLU, TopK or BatchTopK.
-
-    Raises:
-        UserError: another class, no settings and tensors that fit several, a BatchTopK whose
-            threshold was never set, a pickle of anything but tensors, or unusable files.
-    """
-    path, settings = folder / WEIGHTS, _trainer(folder / SETTINGS)
-    found = _state(path)
-    name = settings.get("dict_class") or _class_of(path, found)
-    known = _CLASSES[name]
-    if not known.is_of(found.keys()):
-        raise unusable(path, f"tensors {', '.join(sorted(found))}, which are not of a {name}")
-    beside = {key: found.pop(key) for key in known.beside & found.keys()}
-    ours = {theirs: ours for ours, theirs in known.names.items()}
-    with told_in_one_line(path):
-        ks = {int(k) for k in (settings.get("k"), beside.get("k")) if k is not None}
-        threshold = float(found["threshold"]) if known.kind is BatchTopK else 0.0
-    if len(ks) != 1 and known.kind is not JumpReLU:
-        raise unusable(path, f"k = {' and '.join(map(str, ks)) or 'nothing'}")
-    if threshold < 0:
-        raise unusable(path, f"threshold {threshold:g}: it was never set")
-    tensors = transposed(floats(path, found), "W_enc", "decoder.weight")
-    site = site_of(settings.get("submodule_name") or "")
-    return ForeignCoder(
-        kind=known.kind,
-        form=Form.autoencoder,
-        tensors={ours[name]: tensor for name, tensor in tensors.items()},
-        widths=(settings.get("activation_dim"), settings.get("dict_size"), None),
-        settings={"k": ks.pop()} if known.kind is not JumpReLU else {},
-        pre_bias=known.pre_bias,
-        is_relu=known.is_relu,
-        scales_by_decoder=known.is_relu,
-        about={"site": site, "target": site},
-    )
-
-
 def _trainer(path: Path) -> dict[str, Any]:
     """What the settings say of the coder; nothing where there are none, as beside old files."""
     if not path.exists():
@@ -211,7 +216,7 @@ def _class_of(path: Path, found: Mapping[str, Tensor]) -> str:
     names = [name for name, known in _CLASSES.items() if known.is_of(found.keys())]
     if len(names) != 1:
         told = " or ".join(names) or "none that is known"
-        raise unusable(path, f"tensors of {told}: only a {SETTINGS} beside it can say")
+        raise unusable(path, f"tensors of {told}: only a config.json beside it can say")
     return names[0]
 
 
