@@ -6,12 +6,14 @@ from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
     from sae_dist.live.lanes import choose_lanes
+    from sae_dist.live.passes import PASSING
     from sae_dist.live.rounds import Round, RoundSizes, rounds
     from sae_dist.live.source import LiveActivations, check_live
     from sae_dist.live.stream import LiveStream, round_bytes
     from sae_dist.live.units import TextUnits, Unit
 
 __all__ = [
+    "PASSING",
     "LiveActivations",
     "LiveStream",
     "Round",

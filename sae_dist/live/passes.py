@@ -11,8 +11,8 @@ from sae_dist.common.errors import UserError
 from sae_dist.live.units import Unit
 from sae_dist.lm import LM, Capture, resolve
 
-_PASSING = threading.Lock()
-"""Of all passes of a process: another one's hooks would see this one's activations."""
+PASSING = threading.Lock()
+"""Of all passes of a process: another one's hooks would see, or change, this one's activations."""
 
 
 class Passes:
@@ -34,7 +34,7 @@ class Passes:
         """
         ids_NS = torch.from_numpy(unit.ids_NS).to(self.device)
         trainable_NS = torch.from_numpy(unit.trainable_NS).to(self.device)
-        with _PASSING:
+        with PASSING:
             captured = self._capture(ids_NS)
         acts = {site: x.to(self.dtype.compute) for site, x in captured.items()}
         for site, acts_NSD in acts.items():

@@ -28,7 +28,6 @@ from tests.harvest.tiny import (
     POSITIONS,
     SITES,
     contents,
-    job_store,
     tiny_harvest,
     tiny_writer,
     tokens,
@@ -55,7 +54,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def harvest_on(world: World, path: Path) -> int:
     """Harvest as one of the world's processes; the number of its forward passes."""
     passes: list[int] = []
-    processes = Processes(world.rank, world.size, world.device, store=job_store())
+    processes = Processes(world.rank, world.size, world.device, store=world.store)
     tiny_harvest(path, processes=processes, seen=lambda ids_NS: passes.append(len(ids_NS)))
     return len(passes)
 
@@ -156,7 +155,7 @@ def slow_tokens(first: int, begin: Any) -> Text:
 def harvest_in_step(world: World, path: Path) -> int:
     """The number of this process' forward passes."""
     passes: list[int] = []
-    processes = Processes(world.rank, world.size, world.device, in_step=True, store=job_store())
+    processes = Processes(world.rank, world.size, world.device, in_step=True, store=world.store)
     tiny_harvest(path, "llama", processes, lambda ids_NS: passes.append(1), text=slow_tokens)
     return len(passes)
 

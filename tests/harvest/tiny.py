@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -80,11 +79,6 @@ def tokens(first: int = 0, begin: Any = None) -> Text:
         return fingerprint.to_dict(config)
 
     return Text(units(), told)
-
-
-def job_store() -> dist.Store:
-    """The one by which the processes of `run_on` met: what a launcher gives a job."""
-    return dist.distributed_c10d._get_default_store()
 
 
 def with_tokens(writer: StoreWriter) -> StoreWriter:
