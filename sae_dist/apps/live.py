@@ -28,7 +28,7 @@ def settled(config: HarvestConfig, run: Path) -> HarvestConfig:
 def open_live(
     config: HarvestConfig, device: torch.device, *, whole_lm: bool = False
 ) -> LiveActivations:
-    """Load a language model, unless it is to be `whole_lm` without the layers that no site needs."""
+    """Load a language model; the layers that no site needs are kept with `whole_lm` alone."""
     check_live(config.sites, config.lm.tensor, config.writer)
     foresee(config.lm, config.sites, config.text.sequence_length, "harvest.")
     next(documents(config.text))

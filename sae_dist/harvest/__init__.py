@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
-    from sae_dist.harvest.assign import Round, round_of
     from sae_dist.harvest.config import HarvestLoopConfig
-    from sae_dist.harvest.harvest import fill_store
+    from sae_dist.harvest.harvest import batches_of, fill_store
     from sae_dist.harvest.processes import Processes
     from sae_dist.harvest.staging import StagingBuffer
-    from sae_dist.harvest.team import Team, join_launched_team, join_slices, join_team
+    from sae_dist.harvest.team import join_launched_team, join_slices, join_team
     from sae_dist.harvest.tokens import Text, Tokens, UnitTokens
     from sae_dist.harvest.units import Units
 
@@ -18,17 +17,15 @@ __all__ = [
     "HarvestLoopConfig",
     "StagingBuffer",
     "Processes",
-    "Round",
-    "Team",
     "Text",
     "Tokens",
     "UnitTokens",
     "Units",
+    "batches_of",
     "fill_store",
     "join_launched_team",
     "join_slices",
     "join_team",
-    "round_of",
 ]
 
 lazily(__name__)

@@ -21,7 +21,7 @@ from sae_dist.harvest import (
     UnitTokens,
     fill_store,
 )
-from sae_dist.harvest.tokens import Tokeniser
+from sae_dist.harvest.tokens import tokenised
 from sae_dist.lm import Capture, resolve
 from sae_dist.store import StoreConfig, StoreWriter
 from sae_dist.text import Fingerprint, Position, TextConfig, pack_blocks
@@ -83,9 +83,9 @@ def tokens(first: int = 0, begin: Any = None) -> Text:
 
 def with_tokens(writer: StoreWriter) -> StoreWriter:
     """The same, with all tokens written."""
-    with Tokeniser(writer, tokens) as tokeniser:
+    with tokenised(writer, tokens) as check:
         while writer.num_units is None or not writer.has_tokens(writer.num_units - 1):
-            tokeniser.check()
+            check()
             time.sleep(0.01)
     return writer
 
