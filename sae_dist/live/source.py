@@ -135,7 +135,7 @@ class LiveActivations:
 
     def _beginning(self) -> dict[str, Tensor]:
         """Rows [n, D] of some units, evenly spaced over the beginning of the text."""
-        num_units = -(-_SAMPLE_TOKENS // (self._units.unit_sequences * self.sequence_length))
+        num_units = -(-_SAMPLE_TOKENS // self._units.unit_tokens)
         first = list(islice(self._units.training(), num_units * _SAMPLE_SPREAD))
         chosen = first[:: max(1, len(first) // num_units)][:num_units]
         if not any(unit.trainable_NS.any() for unit in chosen):

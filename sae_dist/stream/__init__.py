@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
-    from sae_dist.stream.batches import Batch, Batches, BatchPart, StreamState
+    from sae_dist.stream.batches import Batch, Batches, BatchPart, Step, StreamState
     from sae_dist.stream.config import StreamConfig
     from sae_dist.stream.held_out import HeldOutBatch, held_out, in_batches
-    from sae_dist.stream.in_memory import ActivationsInMemory, RowStream
+    from sae_dist.stream.in_memory import ActivationsInMemory
     from sae_dist.stream.order import TokenOrder
     from sae_dist.stream.prefetch import Prefetch
     from sae_dist.stream.source import ActivationSource, StoredActivations
@@ -23,7 +23,7 @@ __all__ = [
     "BatchPart",
     "Batches",
     "HeldOutBatch",
-    "RowStream",
+    "Step",
     "StoredActivations",
     "StreamConfig",
     "StreamState",

@@ -58,12 +58,13 @@ def held_out(
     """
     for site in sites:
         store.statistics(site)
-    if not (blocks := _blocks(store)):
+    if not (num_held_out := sum(map(len, store.held_out))):
         raise UserError(
             f"found no held-out shard in {store.path}; expected one; harvest with held_out > 0"
         )
-    own = share_of(sum(map(len, blocks)), part, parts, max_sequences, batch_sequences)
-    return _read_ahead(store, sites, _overlaps(blocks, own), batch_sequences)
+    own = share_of(num_held_out, part, parts, max_sequences, batch_sequences)
+    blocks = (_read(store, sites, block) for block in _blocks(store, own))
+    return _ahead(blocks, batch_sequences)
 
 
 def share_of(
@@ -103,25 +104,18 @@ def _joined(pieces: list[HeldOutBatch]) -> HeldOutBatch:
     )
 
 
-def _blocks(store: Store) -> list[range]:
-    """The held-out sequences, those of a chunk together."""
-    size = store.layout.chunk_sequences
-    return [unit[i : i + size] for unit in store.held_out for i in range(0, len(unit), size)]
+def _blocks(store: Store, own: range) -> Iterator[range]:
+    """What `own` counts of all held-out sequences, those of a chunk together."""
+    size, before = store.layout.chunk_sequences, 0
+    for unit in store.held_out:
+        for block in (unit[first : first + size] for first in range(0, len(unit), size)):
+            if found := block[max(0, own.start - before) : max(0, own.stop - before)]:
+                yield found
+            before += len(block)
 
 
-def _overlaps(blocks: list[range], own: range) -> list[range]:
-    """What lies of each block in `own`, which counts through all of them."""
-    found, before = [], 0
-    for block in blocks:
-        found.append(block[max(0, own.start - before) : max(0, own.stop - before)])
-        before += len(block)
-    return [block for block in found if block]
-
-
-def _read_ahead(
-    store: Store, sites: Sequence[str], blocks: list[range], batch_sequences: int
-) -> Iterator[HeldOutBatch]:
-    ahead = Prefetch((_read(store, sites, block) for block in blocks), depth=1)
+def _ahead(blocks: Iterator[HeldOutBatch], batch_sequences: int) -> Iterator[HeldOutBatch]:
+    ahead = Prefetch(blocks, depth=1)
     try:
         yield from in_batches(ahead, batch_sequences)
     finally:
