@@ -215,10 +215,11 @@ class TrainingRun:
         self.checkpoints.save(self.step, self._tensors(), about)
 
     def _resume(self, path: Path) -> None:
-        about = self.checkpoints.about(path)
+        checkpoint = self.checkpoints.open(path)
+        about = checkpoint.about
         check_unchanged(about["identity"], self._fingerprint(), path)
         self.step = steps_done(about, self.num_steps, self.config, path)
-        self.checkpoints.load(path, self._tensors())
+        checkpoint.load(self._tensors())
         for rung in self.rungs:
             rung.set_numbers(about["rungs"][rung.name])
         log_info(f"going on from {path}")
