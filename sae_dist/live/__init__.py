@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
-    from sae_dist.live.lanes import choose_lanes
     from sae_dist.live.passes import PASSING
-    from sae_dist.live.rounds import Round, RoundSizes, rounds
+    from sae_dist.live.rounds import Round, RoundSizes, choose_lanes, rounds
     from sae_dist.live.source import LiveActivations, check_live
     from sae_dist.live.stream import LiveStream, round_bytes
     from sae_dist.live.units import TextUnits, Unit

@@ -23,7 +23,7 @@ class Passes:
     """
 
     def __init__(self, lm: LM, sites: list[str], dtype: FloatDtype) -> None:
-        self.sites, self.dtype = sites, dtype
+        self.dtype = dtype
         self.device = next(lm.model.parameters()).device
         self._capture = Capture(lm.model, [resolve(lm.model, site) for site in sites])
 

@@ -14,9 +14,8 @@ from sae_dist.common.dtypes import from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import log_info, progress
 from sae_dist.harvest import StagingBuffer
-from sae_dist.live.lanes import choose_lanes
 from sae_dist.live.passes import Passes
-from sae_dist.live.rounds import Round, RoundSizes, rounds
+from sae_dist.live.rounds import Round, RoundSizes, choose_lanes, rounds
 from sae_dist.live.units import TextUnits, Unit
 from sae_dist.stream import Batch, Batches, BatchPart, Prefetch, Step, StreamConfig, StreamState
 

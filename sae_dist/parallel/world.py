@@ -13,6 +13,7 @@ import torch.distributed as dist
 from sae_dist.common.memory import keep_freed_memory
 
 _TIMEOUT = timedelta(minutes=10)
+_stores: list[dist.Store] = []  # as long as the process: others may ask when the first is done
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,4 +102,5 @@ def _own_store() -> dist.Store:
         store = dist.TCPStore(host, 0, is_master=True, timeout=_TIMEOUT, wait_for_workers=False)
     where = [(host, store.port if store else 0)]
     dist.broadcast_object_list(where, src=0)
-    return store or dist.TCPStore(*where[0], timeout=_TIMEOUT)
+    _stores.append(store or dist.TCPStore(*where[0], timeout=_TIMEOUT))
+    return _stores[-1]

@@ -85,15 +85,13 @@ class StoredActivations:
         chunks = chunks[: max(needed, _SAMPLE_CHUNKS)]
         starts = np.concatenate([[0], store.chunk_rows[chunks].cumsum()])
         drawn = np.sort(rng.permutation(starts[-1])[:num_tokens])
-        parts: dict[str, list[np.ndarray]] = {site: [] for site in sites}
-        for chunk, start, stop in zip(chunks.tolist(), starts, starts[1:], strict=False):
-            rows = drawn[(drawn >= start) & (drawn < stop)] - start
-            for site in sites:
-                parts[site].append(store.read_rows(site, chunk)[rows])
-        return {
-            site: from_storage(np.concatenate(blocks), store.dtype)
-            for site, blocks in parts.items()
-        }
+        rows = np.split(drawn, np.searchsorted(drawn, starts[1:-1]))
+        found = {}
+        for site in sites:
+            of_chunks = zip(chunks.tolist(), starts, rows, strict=False)
+            blocks = [store.read_rows(site, chunk)[own - first] for chunk, first, own in of_chunks]
+            found[site] = from_storage(np.concatenate(blocks), store.dtype)
+        return found
 
     def batches(self, sites: list[str], part: BatchPart) -> ActivationStream:
         """See `ActivationStream`."""

@@ -8,20 +8,17 @@ if TYPE_CHECKING:
     from sae_dist.common.errors import Preempted
     from sae_dist.train.config import LoopConfig, Resume, RungConfig, WatchConfig
     from sae_dist.train.fingerprint import check_alike
-    from sae_dist.train.ladder import build_ladder
     from sae_dist.train.loop import Evaluate, TrainingRun
     from sae_dist.train.optimizers import (
         AdamConfig,
         MuonConfig,
         OptimConfig,
-        Optimizer,
         SignumConfig,
-        WeightAverage,
     )
     from sae_dist.train.rows import SharedRows
     from sae_dist.train.rung import Rung
     from sae_dist.train.signals import ending_signals
-    from sae_dist.train.step import NonFiniteError, StepResult, training_step
+    from sae_dist.train.step import NonFiniteError, training_step
     from sae_dist.train.watch import Watch
 
 __all__ = [
@@ -31,19 +28,15 @@ __all__ = [
     "MuonConfig",
     "NonFiniteError",
     "OptimConfig",
-    "Optimizer",
     "Preempted",
     "Resume",
     "Rung",
     "RungConfig",
     "SharedRows",
     "SignumConfig",
-    "StepResult",
     "TrainingRun",
     "Watch",
     "WatchConfig",
-    "WeightAverage",
-    "build_ladder",
     "check_alike",
     "ending_signals",
     "training_step",

@@ -20,7 +20,6 @@ from sae_dist.train.fingerprint import check_unchanged, fingerprint_of
 from sae_dist.train.ladder import build_ladder, describe, initialise, sites_of
 from sae_dist.train.measures import firing_frequency, postfix, rung_measures, to_host
 from sae_dist.train.metrics_log import MetricsLog
-from sae_dist.train.metrics_log import check as check_log
 from sae_dist.train.profiling import traced
 from sae_dist.train.replicas import check_replicas
 from sae_dist.train.resume import checkpoint_to_resume, steps_done
@@ -31,6 +30,7 @@ from sae_dist.train.signals import begun, ending_signals
 from sae_dist.train.speed import Speed
 from sae_dist.train.staging import on_device
 from sae_dist.train.step import StepResult, training_step
+from sae_dist.train.tensorboard_tracker import require_tensorboard
 from sae_dist.train.validation import held_out_figures
 from sae_dist.train.watch import Watch
 
@@ -231,7 +231,8 @@ def _add(figures: dict[str | None, Figures], more: dict[str, Figures]) -> None:
 
 
 def _check(config: LoopConfig, num_tokens: int, source: ActivationSource, world: World) -> None:
-    check_log(config.log)
+    if config.log.tensorboard:
+        require_tensorboard()
     validate(config)
     if config.log.evaluate_every_steps is not None and not source.num_held_out:
         raise UserError(
