@@ -16,7 +16,7 @@ from sae_dist.evaluate.measure import Declared, Measure, Needs, PairMeasure, Sub
 from sae_dist.evaluate.output import CoderOutput, run_coder
 from sae_dist.lm import LM
 from sae_dist.parallel import Mesh
-from sae_dist.stream import ActivationSource, HeldOutBatch
+from sae_dist.stream import ActivationSource, HeldOutBatch, HeldOutPart
 
 _ORDER = list(Needs)
 _DOING = {
@@ -103,7 +103,7 @@ class Passes:
     ) -> Iterator[HeldOutBatch]:
         """This part's batches of the first sequences, `size` at once, under a bar over all."""
         total, data = self.sequences(type(group[0])), self.mesh.data
-        batches = self.source.held_out(sites, data.index, data.size, total, size)
+        batches = self.source.held_out(sites, HeldOutPart(data.index, data.size, total, size))
         with progress(total=total, desc=_DOING[group[0].needs], unit="sequence") as bar:
             for batch in batches:
                 yield batch

@@ -2,7 +2,6 @@
 
 import threading
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,11 +46,3 @@ class Passes:
                     "to a store with writer.non_finite=drop"
                 )
         return acts
-
-    def trainable(self, unit: Unit) -> dict[str, Tensor]:
-        """The rows [n, D] of trainable tokens alone, on the CPU."""
-        chosen = torch.from_numpy(np.flatnonzero(unit.trainable_NS))
-        return {
-            site: acts_NSD.flatten(0, 1)[chosen.to(self.device)].cpu()
-            for site, acts_NSD in self(unit).items()
-        }

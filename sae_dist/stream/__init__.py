@@ -7,7 +7,7 @@ from sae_dist.common.lazy import lazily
 if TYPE_CHECKING:
     from sae_dist.stream.batches import Batch, Batches, BatchPart, Step, StreamState
     from sae_dist.stream.config import StreamConfig
-    from sae_dist.stream.held_out import HeldOutBatch, held_out, in_batches
+    from sae_dist.stream.held_out import HeldOutBatch, HeldOutPart, held_out, in_batches
     from sae_dist.stream.in_memory import ActivationsInMemory
     from sae_dist.stream.order import TokenOrder
     from sae_dist.stream.prefetch import Prefetch
@@ -23,6 +23,7 @@ __all__ = [
     "BatchPart",
     "Batches",
     "HeldOutBatch",
+    "HeldOutPart",
     "Step",
     "StoredActivations",
     "StreamConfig",

@@ -39,19 +39,41 @@ class HeldOutBatch:
         )
 
 
-def held_out(
-    store: Store,
-    sites: Sequence[str],
-    part: int = 0,
-    parts: int = 1,
-    max_sequences: int | None = None,
-    batch_sequences: int = 1,
-) -> Iterator[HeldOutBatch]:
-    """Yield this part's run of the held-out sequences, `batch_sequences` at once.
+@dataclass(frozen=True, slots=True)
+class HeldOutPart:
+    """One of several parts of the first held-out sequences.
 
-    `max_sequences` takes the first so many of the store's held-out sequences. Batches are the same
-    however the store is cut into files and however many parts share them: each gets whole ones, one
-    more or less than the others. Raises UserError when the store has none, and for unknown sites.
+    Batches are the same however many parts share them: each gets whole ones, one more or less than
+    the others.
+
+    Attributes:
+        part, parts: which of how many.
+        max_sequences: that all parts share; None: all there are.
+        batch_sequences: that are given out at once.
+    """
+
+    part: int = 0
+    parts: int = 1
+    max_sequences: int | None = None
+    batch_sequences: int = 1
+
+    def of(self, num_held_out: int) -> range:
+        """This part of so many sequences."""
+        asked, size = self.max_sequences, self.batch_sequences
+        total = num_held_out if asked is None else min(num_held_out, asked)
+        bounds = (size * (p * -(-total // size) // self.parts) for p in (self.part, self.part + 1))
+        return range(*(min(bound, total) for bound in bounds))
+
+
+_ALL = HeldOutPart()
+
+
+def held_out(
+    store: Store, sites: Sequence[str], part: HeldOutPart = _ALL
+) -> Iterator[HeldOutBatch]:
+    """Yield a part of a store's held-out sequences; batches do not depend on its files.
+
+    Raises UserError when the store has none, and for unknown sites.
 
     Memory, at most: three chunks' worth of sequences at `sites` (those given out, those before
     while a batch of them is held, and those read ahead in a thread), one chunk, and a batch.
@@ -62,19 +84,8 @@ def held_out(
         raise UserError(
             f"found no held-out shard in {store.path}; expected one; harvest with held_out > 0"
         )
-    own = share_of(num_held_out, part, parts, max_sequences, batch_sequences)
-    blocks = (_read(store, sites, block) for block in _blocks(store, own))
-    return _ahead(blocks, batch_sequences)
-
-
-def share_of(
-    num_held_out: int, part: int, parts: int, max_sequences: int | None, batch_sequences: int
-) -> range:
-    """Which of the held-out sequences, counted from 0, one part reads: whole batches."""
-    total = num_held_out if max_sequences is None else min(num_held_out, max_sequences)
-    num_batches = -(-total // batch_sequences)
-    bounds = (batch_sequences * (p * num_batches // parts) for p in (part, part + 1))
-    return range(*(min(bound, total) for bound in bounds))
+    blocks = (_read(store, sites, block) for block in _blocks(store, part.of(num_held_out)))
+    return _ahead(blocks, part.batch_sequences)
 
 
 def in_batches(blocks: Iterable[HeldOutBatch], size: int) -> Iterator[HeldOutBatch]:

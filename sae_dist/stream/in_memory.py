@@ -11,7 +11,7 @@ from torch import Tensor
 from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import generator
 from sae_dist.stream.batches import Batch, Batches, BatchPart, Step, StreamState
-from sae_dist.stream.held_out import HeldOutBatch, share_of
+from sae_dist.stream.held_out import HeldOutBatch, HeldOutPart
 from sae_dist.stream.prefetch import Prefetch
 
 
@@ -52,20 +52,13 @@ class ActivationsInMemory:
         self._check(sites)
         return RowStream(self._site, self._rows_ND, part)
 
-    def held_out(
-        self,
-        sites: list[str],
-        part: int,
-        parts: int,
-        max_sequences: int | None,
-        batch_sequences: int,
-    ) -> Iterator[HeldOutBatch]:
+    def held_out(self, sites: list[str], part: HeldOutPart) -> Iterator[HeldOutBatch]:
         """One part of all rows, in order, [n, 1, D] a batch; token ids are 0."""
         self._check(sites)
-        own = share_of(self.num_held_out, part, parts, max_sequences, batch_sequences)
-        for first in own[::batch_sequences]:
-            numbers_N = torch.arange(first, min(first + batch_sequences, own.stop))
-            rows_N1D = self._rows_ND[first : first + batch_sequences][: len(numbers_N), None]
+        own, size = part.of(self.num_held_out), part.batch_sequences
+        for first in own[::size]:
+            numbers_N = torch.arange(first, min(first + size, own.stop))
+            rows_N1D = self._rows_ND[numbers_N, None]
             yield HeldOutBatch(
                 sequences=numbers_N,
                 input_ids=torch.zeros(rows_N1D.shape[:2], dtype=torch.int64),

@@ -11,7 +11,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import generator
 from sae_dist.store import Store
 from sae_dist.stream.batches import Batches, BatchPart
-from sae_dist.stream.held_out import HeldOutBatch, held_out
+from sae_dist.stream.held_out import HeldOutBatch, HeldOutPart, held_out
 from sae_dist.stream.order import spread_evenly
 from sae_dist.stream.stream import ActivationStream
 
@@ -46,17 +46,8 @@ class ActivationSource(Protocol):
     def batches(self, sites: list[str], part: BatchPart) -> Batches:
         """This rank's part of every global batch, from a step on, for ever."""
 
-    def held_out(
-        self,
-        sites: list[str],
-        part: int,
-        parts: int,
-        max_sequences: int | None,
-        batch_sequences: int,
-    ) -> Iterator[HeldOutBatch]:
-        """One part of the sequences for evaluation, in order, so many at once: batches are the same
-        however many parts share them. A store's are never trained on.
-        """
+    def held_out(self, sites: list[str], part: HeldOutPart) -> Iterator[HeldOutBatch]:
+        """One part of the sequences for evaluation, in order. A store's are never trained on."""
 
 
 class StoredActivations:
@@ -97,13 +88,6 @@ class StoredActivations:
         """See `ActivationStream`."""
         return ActivationStream(self._store, sites, part)
 
-    def held_out(
-        self,
-        sites: list[str],
-        part: int,
-        parts: int,
-        max_sequences: int | None,
-        batch_sequences: int,
-    ) -> Iterator[HeldOutBatch]:
+    def held_out(self, sites: list[str], part: HeldOutPart) -> Iterator[HeldOutBatch]:
         """See `stream.held_out`."""
-        return held_out(self._store, sites, part, parts, max_sequences, batch_sequences)
+        return held_out(self._store, sites, part)

@@ -25,7 +25,7 @@ from sae_dist.evaluate.output import CoderOutput, run_coder
 from sae_dist.evaluate.results import read_figures, run_path, write_figures
 from sae_dist.evaluate.topics import GEMMA_SCOPE, TRANSFER
 from sae_dist.parallel import Mesh
-from sae_dist.stream import ActivationSource
+from sae_dist.stream import ActivationSource, HeldOutPart
 
 if TYPE_CHECKING:
     from sae_dist.lm import LM
@@ -326,8 +326,8 @@ def _trained_norms(
     for run in {run.on: run for run, _ in coders}.values():
         sites = sorted({s for own, c in coders if own is run for s in (c.site, c.target)})
         mean_norm, data = MeanNorm(sites, device), mesh.data
-        size = config.batch_sequences
-        for batch in run.source.held_out(sites, data.index, data.size, config.sequences, size):
+        own = HeldOutPart(data.index, data.size, config.sequences, config.batch_sequences)
+        for batch in run.source.held_out(sites, own):
             mean_norm.update(batch.acts, batch.trainable)
         norms |= {(run.on, site): norm for site, norm in mean_norm.result(mesh).items()}
     return norms
