@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sae_dist.common.memory import keep_freed_memory
 from sae_dist.store import open_store
-from sae_dist.stream import BatchPart, StoredActivations, StreamConfig
+from sae_dist.stream import BatchPart, HeldOutPart, StoredActivations, StreamConfig
 
 SITE = "resid_post.2"
 BATCH = 1024
@@ -63,4 +63,4 @@ def write_activations(store: Path, tokens: int, path: Path) -> dict[str, float]:
 
 
 def _held_out(source: StoredActivations):
-    return source.held_out([SITE], 0, 1, None, 16)
+    return source.held_out([SITE], HeldOutPart(batch_sequences=16))

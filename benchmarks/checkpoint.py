@@ -98,7 +98,7 @@ def run(
                 found = [next(turns) for _ in range(rounds)]
                 path = checkpoints.latest()
                 assert path is not None
-                load = seconds_of(lambda p=path, c=checkpoints, r=rung: c.load(p, r.tensors()))
+                load = seconds_of(lambda p=path, c=checkpoints, r=rung: c.open(p).load(r.tensors()))
             step = statistics.median(second for turn in found for second in turn["plain"])
             costs = [t["call"] + sum(t["beside"]) - len(t["beside"]) * step for t in found]
             waited = statistics.median(turn["waited"] for turn in found)

@@ -24,7 +24,7 @@ from sae_dist.evaluate import EvaluationConfig, Needs, Subject, run_coder
 from sae_dist.evaluate.registry import measures
 from sae_dist.parallel import Mesh, make_mesh, start_world
 from sae_dist.store import open_store, write_store
-from sae_dist.stream import StoredActivations
+from sae_dist.stream import HeldOutPart, StoredActivations
 
 SEQUENCE, SITE = 128, "resid_post.0"
 _BATCH = EvaluationConfig().batch_tokens
@@ -66,7 +66,7 @@ def make_coder(kind: str, num_latents: int, d_in: int) -> Coder:
 
 def parts(source: StoredActivations) -> Iterator[tuple[Tensor, Tensor]]:
     """What is evaluated at once, as `evaluate` cuts it: activations and mask [N, S, …]."""
-    for batch in source.held_out([SITE], 0, 1, None, _BATCH // SEQUENCE):
+    for batch in source.held_out([SITE], HeldOutPart(batch_sequences=_BATCH // SEQUENCE)):
         yield batch.acts[SITE], batch.trainable
 
 

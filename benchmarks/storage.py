@@ -23,7 +23,7 @@ from sae_dist.coders import Coder, TopK, load_coder
 from sae_dist.common.dtypes import FloatDtype, from_storage
 from sae_dist.parallel import World, start_world
 from sae_dist.store import Store, open_store, write_store
-from sae_dist.stream import BatchPart, StoredActivations, StreamConfig
+from sae_dist.stream import BatchPart, HeldOutPart, StoredActivations, StreamConfig
 from sae_dist.train import Adam, LoopConfig, RungConfig, TrainingRun
 from sae_dist.train.config import LogConfig, WandbMode
 
@@ -68,7 +68,7 @@ def trained(world: World, store: Store, num_tokens: int, seed: int, folder: Path
 
 def held_out(store: Store) -> torch.Tensor:
     """The held-out trainable tokens [N, D], float32."""
-    batches = StoredActivations(store).held_out([SITE], 0, 1, None, 16)
+    batches = StoredActivations(store).held_out([SITE], HeldOutPart(batch_sequences=16))
     return torch.cat([batch.acts[SITE][batch.trainable] for batch in batches]).float()
 
 

@@ -98,8 +98,8 @@ class TrainConfig(SourceConfig, LoopConfig):
     `init_from` is a coder to go on from: a folder of ours or of another library, or
     `hub:USER/REPO/FOLDER`. From Python a ladder is the rungs in `ladder`, where a name, a site or
     a target that is empty follows as on the command line. With `evaluate_lm_sequences`, what is
-    measured every `log.evaluate_every_steps` has the loss, too, of the language model of a store,
-    which is then held beside the training.
+    measured every `log.evaluate_every_steps` has the loss, too, of the language model that the
+    activations come from, which is then held whole beside the training.
     """
 
     run: str = setting(MISSING, check=require_plain)

@@ -74,15 +74,10 @@ def as_rank(
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     try:
-        dist.init_process_group(
-            "gloo",
-            store=dist.FileStore(str(store), world),
-            rank=rank,
-            world_size=world,
-            timeout=_TIMEOUT,
-        )
+        met = dist.FileStore(str(store), world)
+        dist.init_process_group("gloo", store=met, rank=rank, world_size=world, timeout=_TIMEOUT)
         dist.barrier()  # who leaves at once would close on those that still connect
-        value = function(World(rank, world, torch.device("cpu")), *args)
+        value = function(World(rank, world, torch.device("cpu"), met), *args)
         results.put(pickle.dumps((rank, False, value)))
         dist.barrier()
     except BaseException:  # the parent re-raises it; what pytest raises is no Exception

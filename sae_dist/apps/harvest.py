@@ -27,7 +27,6 @@ from sae_dist.common.log import log_info, warn
 from sae_dist.config import HarvestConfig
 from sae_dist.harvest import (
     Processes,
-    Team,
     Text,
     UnitTokens,
     fill_store,
@@ -71,8 +70,8 @@ def harvest(config: HarvestConfig) -> str:
         raise UserError(f"lm.tensor={config.lm.tensor} under ZeRO-3; expected 1; choose one")
     if widths := foresee(config.lm, config.sites, config.text.sequence_length):
         _check_store(config, widths)  # before weights are loaded
-    local_device()  # before anything else looks for its GPU
-    team = join_launched_team(config.lm.tensor) if config.lm.tensor > 1 else None
+    own = local_device()  # before anything else looks for its GPU
+    team = join_launched_team(config.lm.tensor, own) if config.lm.tensor > 1 else None
     device = Accelerator(cpu=not torch.cuda.is_available()).device
     lm_config, text = pinned_sources(config)
     if team is not None:
@@ -86,7 +85,7 @@ def harvest(config: HarvestConfig) -> str:
         compile_layers(lm.model, sites)
     engine = spread_engine(lm.model.base_model, lm_config) if is_zero3 else None
     capture = Capture(lm.model, sites, stop=not is_zero3, forward=engine, join=join)
-    processes = _processes(team, device, is_zero3)
+    processes = team or _processes(device, is_zero3)
     widths = site_widths(capture, device)
     _check_store(config, widths)
     writer = _writer(config, text, lm, widths)
@@ -138,10 +137,7 @@ def _fill(
         raise
 
 
-def _processes(team: Team | None, device: torch.device, is_zero3: bool) -> Processes:
-    if team is not None:
-        rank, world, store = team.index, team.num_teams, team.store
-        return Processes(rank, world, device, in_team=True, leads=team.leads, store=store)
+def _processes(device: torch.device, is_zero3: bool) -> Processes:
     # DeepSpeed may leave accelerate's own rank and world at 0 and 1: torch knows better.
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     store = next(dist.rendezvous("env://"))[0] if world > 1 else dist.HashStore()

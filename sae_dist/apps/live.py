@@ -1,5 +1,6 @@
 """A language model beside a training: what it is asked for, and its activations."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from sae_dist.apps.harvested import load_harvested
 from sae_dist.apps.pinned import on_one, pinned_text
 from sae_dist.apps.runs import started_text
 from sae_dist.config import EvaluateConfig, HarvestConfig
-from sae_dist.live import LiveActivations, check_live
+from sae_dist.evaluate import EvaluationConfig
+from sae_dist.evaluate.in_training import lm_figures
+from sae_dist.live import PASSING, LiveActivations, check_live
 from sae_dist.lm import LM, compile_layers, expand_sites, foresee, load_lm, resolve, truncate
 from sae_dist.text import documents, pin
+from sae_dist.train import Evaluate, Rung
 
 
 def settled(config: HarvestConfig, run: Path) -> HarvestConfig:
@@ -21,17 +25,31 @@ def settled(config: HarvestConfig, run: Path) -> HarvestConfig:
     return replace(config, sites=expand_sites(config.lm, config.sites), text=text)
 
 
-def open_live(config: HarvestConfig, device: torch.device) -> LiveActivations:
-    """Load a language model without the layers that no site needs."""
+def open_live(
+    config: HarvestConfig, device: torch.device, *, whole_lm: bool = False
+) -> LiveActivations:
+    """Load a language model; the layers that no site needs are kept with `whole_lm` alone."""
     check_live(config.sites, config.lm.tensor, config.writer)
     foresee(config.lm, config.sites, config.text.sequence_length, "harvest.")
     next(documents(config.text))
     lm = load_lm(config.lm, device, key="harvest.lm.name")
     found = [resolve(lm.model, site) for site in config.sites]
-    truncate(lm.model, found)
+    if not whole_lm:
+        truncate(lm.model, found)
     if lm.config.compile:
         compile_layers(lm.model, found)
     return _live(config, lm)
+
+
+def live_lm_figures(source: LiveActivations, config: EvaluationConfig) -> Evaluate:
+    """`lm_figures` of the language model that training reads, while it makes no activations."""
+    measure = lm_figures(source, lambda: source.lm, config)
+
+    def evaluate(rungs: Sequence[Rung], step: int) -> dict[str, dict[str, Any]]:
+        with PASSING:
+            return measure(rungs, step)
+
+    return evaluate
 
 
 def open_trained_live(

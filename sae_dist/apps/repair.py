@@ -12,7 +12,7 @@ from sae_dist.apps.harvested import load_harvested
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import log_info
 from sae_dist.config import VerifyConfig
-from sae_dist.harvest import StagingBuffer, round_of
+from sae_dist.harvest import StagingBuffer, batches_of
 from sae_dist.lm import LM, Capture, compile_layers, resolve, truncate
 from sae_dist.store import Audit, Settings
 from sae_dist.store.verify import Repair
@@ -76,11 +76,9 @@ def _harvest(config: VerifyConfig, store: Repair, lm: LM) -> None:
     buffer = StagingBuffer(settings.widths, shape, settings.dtype, device)
     for unit, ids_NS, trainable_NS in tokens:
         log_info(f"harvesting unit {unit} again")
-        round_ = round_of({unit: len(ids_NS)}, settings.provenance["batch_sequences"], 0)
-        for batch in round_.batches:
-            buffer.put(
-                batch, capture(torch.from_numpy(ids_NS[batch.start : batch.stop]).to(device))
-            )
+        for batch in batches_of(len(ids_NS), settings.provenance["batch_sequences"]):
+            own_NS = torch.from_numpy(ids_NS[batch.start : batch.stop])
+            buffer.put(batch, capture(own_NS.to(device)))
         store.rewrite(unit, buffer.arrays(len(ids_NS)), ids_NS, trainable_NS)
 
 

@@ -14,8 +14,12 @@ from sae_dist.store import open_store
 from sae_dist.stream import ActivationsInMemory, ActivationSource, StoredActivations
 
 
-def open_source(config: SourceConfig, device: torch.device) -> ActivationSource:
+def open_source(
+    config: SourceConfig, device: torch.device, *, whole_lm: bool = False
+) -> ActivationSource:
     """The activations of a store, of a language model run beside the training, or decoder rows.
+
+    With `whole_lm` that language model keeps the layers that no site needs.
 
     Raises:
         UserError: there is no such store or coder, or it is not sound; or what the language
@@ -24,7 +28,7 @@ def open_source(config: SourceConfig, device: torch.device) -> ActivationSource:
     if config.source is Source.live:
         from sae_dist.apps.live import open_live  # with transformers, seconds a process
 
-        return open_live(cast(HarvestConfig, config.harvest), device)
+        return open_live(cast(HarvestConfig, config.harvest), device, whole_lm=whole_lm)
     if config.source is Source.decoder:
         return decoder_rows(Path(str(config.decoder)))
     max_shard_bytes = int(config.max_shard_gib * 2**30)

@@ -15,6 +15,7 @@ Start the same command again to go on where it stopped, on any number of process
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from omegaconf import OmegaConf
 
@@ -30,6 +31,9 @@ from sae_dist.evaluate import EvaluationConfig
 from sae_dist.parallel import World, start_world
 from sae_dist.stream import ActivationSource
 from sae_dist.train import Evaluate, TrainingRun, Watch, check_alike, ending_signals
+
+if TYPE_CHECKING:
+    from sae_dist.live import LiveActivations
 
 
 @command
@@ -53,7 +57,8 @@ def train(config: TrainConfig) -> Path:
             from sae_dist.apps.live import settled  # with transformers, seconds a process
 
             config = replace(config, harvest=settled(config.harvest, folder))
-        source = open_source(config, world.device)
+        whole_lm = config.evaluate_lm_sequences > 0
+        source = open_source(config, world.device, whole_lm=whole_lm)
         check_alike(world, config, source)
         rungs = lay_out(config, source.widths)
         measure = _with_lm(config, source, world)
@@ -75,14 +80,18 @@ def _with_lm(config: TrainConfig, source: ActivationSource, world: World) -> Eva
         source.about.get("lm"),
         f"evaluate_lm_sequences={config.evaluate_lm_sequences}",
     )
-    if harvested is None or config.source is Source.live:
-        raise UserError(f"found {told}, but no harvested store; expected one; set it to 0")
+    if harvested is None:
+        raise UserError(f"found {told}, but no language model's activations; set it to 0")
     if config.log.evaluate_every_steps is None:
         raise UserError(f"found {told} without log.evaluate_every_steps; expected both; set that")
+    asked = EvaluationConfig(lm_sequences=config.evaluate_lm_sequences)
+    if config.source is Source.live:
+        from sae_dist.apps.live import live_lm_figures
+
+        return live_lm_figures(cast("LiveActivations", source), asked)
     from sae_dist.apps.harvested import load_harvested  # with transformers, seconds a process
     from sae_dist.evaluate.in_training import lm_figures
 
-    asked = EvaluationConfig(lm_sequences=config.evaluate_lm_sequences)
     return lm_figures(
         source,
         lambda: load_harvested(harvested, None, world.device, trust_remote_code=False),

@@ -14,8 +14,8 @@ import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -23,7 +23,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from sae_dist.checkpoint.config import CheckpointConfig
@@ -118,12 +118,7 @@ class Checkpoints:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
             self.finish()
             return
@@ -136,30 +131,14 @@ class Checkpoints:
         """The newest complete checkpoint: the one `latest` names, or failing that the last."""
         return on_first_rank(self._group, self._newest)
 
-    def about(self, path: Path) -> dict[str, Any]:
-        """What was said about a checkpoint when it was saved.
-
-        Raises:
-            UserError: the record is not as it was written.
-        """
-        about: dict[str, Any] = on_first_rank(self._group, lambda: read_record(path)["about"])
-        return about
-
-    def load(self, path: Path, tensors: dict[str, Tensor]) -> None:
-        """Fill `tensors` in place, after every file's checksum has been found right.
-
-        Each rank checks its share of the files; torch opens none before all have. Memory: beside
-        `tensors` one stored part of one tensor at a time.
-
-        Raises:
-            UserError: a file is missing, not as it was written, or not of our making.
-        """
-        OpenCheckpoint(path, self._group).load(tensors)
+    def open(self, path: Path) -> "OpenCheckpoint":
+        """A checkpoint of this run."""
+        return OpenCheckpoint(path, self._group)
 
     def _newest(self) -> Path | None:
         for path in self._unfinished():
             log_info(f"warning: {path} did not finish; it is not read, and goes at the next save")
-        complete = self._complete()
+        complete = complete_checkpoints(self.folder)
         pointer = self.folder / LATEST
         if (pointer.exists() or pointer.is_symlink()) and complete:
             named = _named(pointer, complete)
@@ -183,7 +162,7 @@ class Checkpoints:
 
     def _move_latest(self, path: Path) -> None:
         write_atomic(self.folder / LATEST, path.name.encode())
-        complete, every = self._complete(), self.config.keep_every
+        complete, every = complete_checkpoints(self.folder), self.config.keep_every
         for old in complete[: -self.config.keep]:
             is_for_ever = every is not None and _step(old) % every == 0
             if old != path and not is_for_ever:
@@ -195,35 +174,40 @@ class Checkpoints:
         for path in self.folder.glob(f".{LATEST}.*.tmp"):
             path.unlink()
 
-    def _complete(self) -> list[Path]:
-        return complete_checkpoints(self.folder)
-
     def _unfinished(self) -> list[Path]:
         return [path for path in _folders(self.folder) if _UNFINISHED.fullmatch(path.name)]
 
 
 class OpenCheckpoint:
-    """A complete checkpoint, found to be as it was written; made and read by all of a group.
+    """A complete checkpoint; made and read by all of a group.
 
-    Each rank checks its share of the files; torch opens none before all have.
+    Before anything but `about` is read, each rank checks its share of the files: torch opens none
+    before all have been found to be as they were written.
 
     Attributes:
         about: what was said when it was saved.
-        shapes: of each tensor, by name.
 
     Raises:
-        UserError: a file is missing, not as it was written, or not of our making.
+        UserError: now or later; a file is missing, not as it was written, or not of our making.
     """
 
     def __init__(self, path: Path, group: dist.ProcessGroup | None = None) -> None:
         self._path, self._group = path, group
         record = on_first_rank(group, lambda: read_record(path))
-        files, self.about = record["files"], record["about"]
+        self._files, self.about = record["files"], record["about"]
+
+    @cached_property
+    def _metadata(self) -> Metadata:
+        path, group, files = self._path, self._group, self._files
         share = sorted(files)[dist.get_rank(group) :: dist.get_world_size(group)]
         on_every_rank(group, lambda: check_files(path, {name: files[name] for name in share}))
-        self._metadata = on_first_rank(group, lambda: read_metadata(path, set(files)))
+        return on_first_rank(group, lambda: read_metadata(path, set(files)))
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of each tensor, by name."""
         stored = self._metadata.state_dict_metadata
-        self.shapes = {
+        return {
             name: tuple(entry.size)
             for name, entry in stored.items()
             if isinstance(entry, TensorStorageMetadata)

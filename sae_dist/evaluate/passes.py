@@ -18,7 +18,7 @@ from sae_dist.evaluate.output import run_coder
 from sae_dist.evaluate.registry import Declared, Needs
 from sae_dist.lm import LM
 from sae_dist.parallel import Mesh
-from sae_dist.stream import ActivationSource, HeldOutBatch
+from sae_dist.stream import ActivationSource, HeldOutBatch, HeldOutPart
 
 _ORDER = list(Needs)
 _DOING = {
@@ -110,7 +110,7 @@ class Passes:
     def _batches(self, measure: Declared, sites: list[str], size: int) -> Iterator[HeldOutBatch]:
         """This part's batches of the first sequences, `size` at once, under a bar over all."""
         total, data = self.sequences(type(measure)), self.mesh.data
-        batches = self.source.held_out(sites, data.index, data.size, total, size)
+        batches = self.source.held_out(sites, HeldOutPart(data.index, data.size, total, size))
         with progress(total=total, desc=_DOING[measure.needs], unit="sequence") as bar:
             for batch in batches:
                 yield batch

@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
-    from sae_dist.harvest.assign import Round as Round
-    from sae_dist.harvest.assign import round_of as round_of
     from sae_dist.harvest.config import HarvestLoopConfig as HarvestLoopConfig
+    from sae_dist.harvest.harvest import batches_of as batches_of
     from sae_dist.harvest.harvest import fill_store as fill_store
     from sae_dist.harvest.processes import Processes as Processes
     from sae_dist.harvest.staging import StagingBuffer as StagingBuffer
-    from sae_dist.harvest.team import Team as Team
     from sae_dist.harvest.team import join_launched_team as join_launched_team
     from sae_dist.harvest.team import join_slices as join_slices
     from sae_dist.harvest.team import join_team as join_team

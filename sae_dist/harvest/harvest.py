@@ -2,8 +2,9 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import numpy as np
 import torch
@@ -12,12 +13,11 @@ from sae_dist.common.disk import check_disk, explain_disk_errors
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import log_info
 from sae_dist.common.settings import validate
-from sae_dist.harvest.assign import Round, round_of
 from sae_dist.harvest.bar import TokenBar
 from sae_dist.harvest.config import HarvestLoopConfig
 from sae_dist.harvest.processes import Processes
 from sae_dist.harvest.staging import StagingBuffer
-from sae_dist.harvest.tokens import Tokeniser, Tokens
+from sae_dist.harvest.tokens import Tokens, tokenised
 from sae_dist.harvest.units import Units
 from sae_dist.lm import Capture
 from sae_dist.store import StoreWriter
@@ -50,13 +50,18 @@ def fill_store(
     leads_job = processes.leads and processes.rank == 0
     with explain_disk_errors(writer.path, writer.bytes_needed), ExitStack() as threads:
         processes.decide(lambda: _check_room(writer))
-        tokeniser = threads.enter_context(Tokeniser(writer, tokens)) if leads_job else None
-        units = Units(writer, processes.store)
-        _fill(writer, capture, config, processes, units, tokeniser)
+        check_text = threads.enter_context(tokenised(writer, tokens)) if leads_job else None
+        Harvester(writer, capture, config.batch_sequences, processes, check_text).run()
         if leads_job:
             writer.seal()
         while not writer.sealed:
             time.sleep(_POLL_SECONDS)
+
+
+def batches_of(num_sequences: int, batch_sequences: int) -> list[range]:
+    """The forward passes of a unit: ranges of its sequences, the same whoever harvests it."""
+    starts = range(0, num_sequences, batch_sequences)
+    return [range(num_sequences)[start : start + batch_sequences] for start in starts]
 
 
 def _check_room(writer: StoreWriter) -> None:
@@ -67,50 +72,66 @@ def _check_room(writer: StoreWriter) -> None:
     check_disk(writer.path, num_bytes)
 
 
-def _fill(
-    writer: StoreWriter,
-    capture: Capture,
-    config: HarvestLoopConfig,
-    processes: Processes,
-    units: Units,
-    tokeniser: Tokeniser | None,
-) -> None:
-    """Harvest units until all are committed, by any process."""
-    settings = writer.settings
-    sizes = (settings.widths, (settings.shard_sequences, settings.sequence_length), settings.dtype)
-    free = [StagingBuffer(*sizes, processes.device) for _ in range(_SHARDS_HELD)]
-    writing: deque[tuple[Future[bool], StagingBuffer]] = deque()
-    with ThreadPoolExecutor(1, "writer") as thread, TokenBar(writer, units) as bar:
-        num_idle = 0
-        while (taken := _take(units, processes, tokeniser)) is not None:
-            num_idle = 0 if taken else num_idle + 1
-            if writing and (not taken or not free or writing[0][0].done()):
-                written, used = writing.popleft()
-                if not written.result():
-                    units.lost()
-                free.append(used)
-            elif not taken:  # the first tokens come soon, others' units late
-                time.sleep(_POLL_SECONDS * 2.0 ** min(num_idle - 6, 0))
-            if taken:
-                this = round_of(taken, config.batch_sequences, processes.place)
-                buffer = free.pop() if this.unit is not None and processes.leads else None
-                _harvest_round(writer, capture, this, processes, buffer, bar)
-                if this.unit is not None and buffer is not None:
-                    arrays = buffer.arrays(taken[this.unit])
-                    writing.append((thread.submit(writer.write_unit, this.unit, arrays), buffer))
-            bar.show()
-        for written, _ in writing:
-            written.result()
+class Harvester:
+    """What one process harvests of a store whose tokens come.
 
-
-def _take(units: Units, processes: Processes, tokeniser: Tokeniser | None) -> dict[int, int] | None:
-    """Units, each with its sequences, for those that go together: one each at most.
-
-    Empty: others work on all that are left, or tokens are awaited. None: none is left.
+    Args:
+        writer, capture, processes: as in `fill_store`.
+        batch_sequences: of a forward pass.
+        check_text: raises what ended the reading of the text, in the process that reads it.
     """
 
-    def take() -> dict[int, int] | None:
-        _check_text(tokeniser, processes)
+    def __init__(
+        self,
+        writer: StoreWriter,
+        capture: Capture,
+        batch_sequences: int,
+        processes: Processes,
+        check_text: Callable[[], None] | None,
+    ) -> None:
+        self._writer, self._capture, self._processes = writer, capture, processes
+        self._batch_sequences, self._check_text = batch_sequences, check_text
+        self._units = Units(writer, processes.store)
+
+    def run(self) -> None:
+        """Harvest units until all are committed, by any process."""
+        writer, settings = self._writer, self._writer.settings
+        shape = settings.shard_sequences, settings.sequence_length
+        sizes = settings.widths, shape, settings.dtype, self._processes.device
+        free = [StagingBuffer(*sizes) for _ in range(_SHARDS_HELD)]
+        writing: deque[tuple[Future[bool], StagingBuffer]] = deque()
+        with (
+            ThreadPoolExecutor(1, "writer") as thread,
+            closing(TokenBar(writer, self._units)) as bar,
+        ):
+            num_idle = 0
+            while (taken := self._processes.decide(self._take)) is not None:
+                num_idle = 0 if taken else num_idle + 1
+                if writing and (not taken or not free or writing[0][0].done()):
+                    written, used = writing.popleft()
+                    if not written.result():
+                        self._units.lost()
+                    free.append(used)
+                elif not taken:  # the first tokens come soon, others' units late
+                    time.sleep(_POLL_SECONDS * 2.0 ** min(num_idle - 6, 0))
+                place = self._processes.place  # beyond the units this process keeps nothing
+                unit = list(taken)[place] if place < len(taken) else None
+                buffer = free.pop() if unit is not None and self._processes.leads else None
+                self._pass(unit, taken, buffer, bar)
+                if unit is not None and buffer is not None:
+                    arrays = buffer.arrays(taken[unit])
+                    writing.append((thread.submit(writer.write_unit, unit, arrays), buffer))
+                bar.show()
+            for written, _ in writing:
+                written.result()
+
+    def _take(self) -> dict[int, int] | None:
+        """Units, each with its sequences, for those that go together: one each at most.
+
+        Empty: others work on all that are left, or tokens are awaited. None: none is left.
+        """
+        units, processes = self._units, self._processes
+        self._raise_if_text_failed()
         if units.all_done:
             return None
         taken: dict[int, int] = {}
@@ -119,60 +140,51 @@ def _take(units: Units, processes: Processes, tokeniser: Tokeniser | None) -> di
                 taken[unit] = units.length(unit)
             elif taken and units.awaits_text and not units.all_done:
                 time.sleep(_POLL_SECONDS)  # a round of fewer units takes as long
-                _check_text(tokeniser, processes)
+                self._raise_if_text_failed()
             else:
                 break
         return taken
 
-    return processes.decide(take)
+    def _raise_if_text_failed(self) -> None:
+        """In the process that reads the text, and in the others of its job."""
+        store = self._processes.store
+        if self._check_text is None:
+            if store.check([_FAILED]):
+                why = store.get(_FAILED).decode()
+                raise UserError(f"the process that reads the text failed: {why}")
+            return
+        try:
+            self._check_text()
+        except Exception as error:
+            store.set(_FAILED, f"{type(error).__name__}: {error}")
+            raise
 
+    def _pass(
+        self, unit: int | None, taken: dict[int, int], buffer: StagingBuffer | None, bar: TokenBar
+    ) -> None:
+        """Put a unit's activations into `buffer`, if any, and tell `bar` of every pass.
 
-def _check_text(tokeniser: Tokeniser | None, processes: Processes) -> None:
-    """Raise what ended the reading of the text, in the process that reads it and in its job's."""
-    if tokeniser is None:
-        if processes.store.check([_FAILED]):
-            why = processes.store.get(_FAILED).decode()
-            raise UserError(f"the process that reads the text failed: {why}")
-        return
-    try:
-        tokeniser.check()
-    except Exception as error:
-        processes.store.set(_FAILED, f"{type(error).__name__}: {error}")
-        raise
+        Engines that gather weights together (ZeRO-3) run in step: as many passes as the longest
+        unit that is `taken` has, empty ones where this process has fewer sequences.
+        """
+        device, positions = self._processes.device, self._writer.settings.sequence_length
+        ids_NS = torch.from_numpy(self._read_tokens(unit))
+        for batch in batches_of(max(taken.values(), default=0), self._batch_sequences):
+            own_NS = ids_NS[batch.start : batch.stop]
+            if unit is not None and len(own_NS):
+                acts = self._capture(own_NS.to(device))
+                if buffer is not None:
+                    buffer.put(batch[: len(own_NS)], acts)
+                bar.add(unit, len(own_NS))
+            elif self._processes.in_step:
+                self._capture(torch.zeros(1, positions, dtype=torch.int64, device=device))
 
-
-def _harvest_round(
-    writer: StoreWriter,
-    capture: Capture,
-    this: Round,
-    processes: Processes,
-    buffer: StagingBuffer | None,
-    bar: TokenBar,
-) -> None:
-    """Put a unit's activations into `buffer`, if any; without a unit, run empty passes if need be.
-
-    `bar` hears of every pass.
-    """
-    positions = writer.settings.sequence_length
-    idle_NS = torch.zeros(1, positions, dtype=torch.int64, device=processes.device)
-    ids_NS = None if this.unit is None else _read_tokens(writer, this.unit)
-    for batch in this.batches:
-        if batch and ids_NS is not None:
-            batch_ids_NS = torch.from_numpy(ids_NS[batch.start : batch.stop]).to(processes.device)
-            acts = capture(batch_ids_NS)
-            if buffer is not None:
-                buffer.put(batch, acts)
-            if this.unit is not None:
-                bar.add(this.unit, len(batch))
-        elif processes.in_step:
-            capture(idle_NS)
-
-
-def _read_tokens(writer: StoreWriter, unit: int) -> np.ndarray | None:
-    """A unit's ids [n, S]; None if another job sealed the store meanwhile."""
-    try:
-        return writer.read_tokens(unit)[0]
-    except UserError:
-        if writer.sealed:
-            return None
-        raise
+    def _read_tokens(self, unit: int | None) -> np.ndarray:
+        """A unit's ids [n, S]; none without one, or if another job sealed the store meanwhile."""
+        try:
+            if unit is not None:
+                return self._writer.read_tokens(unit)[0]
+        except UserError:
+            if not self._writer.sealed:
+                raise
+        return np.empty((0, self._writer.settings.sequence_length), np.int32)

@@ -1,35 +1,27 @@
 """Teams of processes: one holds a language model together, and teams are replicas."""
 
 import os
-from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from sae_dist.common.errors import UserError
+from sae_dist.harvest.processes import Processes
 
 
-@dataclass(frozen=True, slots=True)
-class Team:
-    """Which of `num_teams` this process is of, whether it leads it, and all teams' `store`."""
-
-    index: int
-    num_teams: int
-    leads: bool
-    store: dist.Store = field(default_factory=dist.HashStore, compare=False)
-
-
-def join_launched_team(size: int) -> Team:
+def join_launched_team(size: int, device: torch.device) -> Processes:
     """`join_team` for processes that torchrun or accelerate launched."""
     if "WORLD_SIZE" not in os.environ:
         raise UserError(
             f"lm.tensor={size} and one process; expected {size} or more; use accelerate launch"
         )
-    return join_team(size, *next(dist.rendezvous("env://")))
+    return join_team(size, device, *next(dist.rendezvous("env://")))
 
 
-def join_team(size: int, store: dist.Store, rank: int, world: int) -> Team:
+def join_team(
+    size: int, device: torch.device, store: dist.Store, rank: int, world: int
+) -> Processes:
     """Make each `size` neighbours among `world` processes a world of torch.distributed.
 
     transformers slices a language model over a whole world and refuses a mesh that is less; so a
@@ -41,15 +33,13 @@ def join_team(size: int, store: dist.Store, rank: int, world: int) -> Team:
             f"lm.tensor={size} and {world} processes; expected a multiple; launch other processes"
         )
     index, place = divmod(rank, size)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group(
-        "nccl" if torch.cuda.is_available() else "gloo",
+        "nccl" if device.type == "cuda" else "gloo",
         store=dist.PrefixStore(f"team/{index}", store),
         rank=place,
         world_size=size,
     )
-    return Team(index, world // size, place == 0, store)
+    return Processes(index, world // size, device, in_team=True, leads=place == 0, store=store)
 
 
 def join_slices(acts_NSK: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
 """Tokens of one unit after the other, written by a thread ahead of the language model."""
 
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from threading import Event
+from typing import Any
 
 import numpy as np
 
@@ -33,63 +34,51 @@ Tokens = Callable[[int, Any], Text]
 """Starts the corpus at a unit that begins at a place (None: at the beginning)."""
 
 
-class Tokeniser:
-    """Writes the tokens that a store does not have yet, in a thread; a context manager.
+@contextmanager
+def tokenised(writer: StoreWriter, tokens: Tokens) -> Iterator[Callable[[], None]]:
+    """While inside, write the tokens that a store does not have yet, in a thread.
 
-    It goes on where another was killed. Several may do so at once, as all write the same. That the
-    text ends is written before its last unit: who finds a unit's tokens knows how long it is.
+    It goes on where another was killed. Several may do so at once, as all write the same. What is
+    yielded raises what ended the thread, if anything did.
     """
+    ending = Event()
 
-    def __init__(self, writer: StoreWriter, tokens: Tokens) -> None:
-        self._writer, self._tokens = writer, tokens
-        self._error: BaseException | None = None
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="tokens", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._ending.set()
-        self._thread.join()
-
-    def check(self) -> None:
-        """Raise what ended the thread, if anything did."""
-        if self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
+    def write() -> None:
         try:
-            with explain_disk_errors(self._writer.path, self._writer.bytes_needed):
-                self._write()
-        except BaseException as error:
-            if not self._writer.sealed:  # else what it needed has gone with the last commit
-                self._error = error
+            with explain_disk_errors(writer.path, writer.bytes_needed):
+                _write(writer, tokens, ending)
+        except Exception:
+            if not writer.sealed:  # else what it needed has gone with the last commit
+                raise
 
-    def _write(self) -> None:
-        num_written, cursor = self._writer.tokens_written()
-        if num_written == self._writer.num_units:
+    with ThreadPoolExecutor(1, "tokens") as thread:
+        writing = thread.submit(write)
+        try:
+            yield lambda: writing.result() if writing.done() else None
+        finally:
+            ending.set()
+
+
+def _write(writer: StoreWriter, tokens: Tokens, ending: Event) -> None:
+    """Write unit by unit, the text's end before its last one: so who finds that knows the end."""
+    num_written, cursor = writer.tokens_written()
+    if num_written == writer.num_units:
+        return
+    first = max(0, num_written - 1)  # the newest is made again: so one is always left
+    text = tokens(first, cursor)
+    num_sequences, last = first * writer.settings.shard_sequences, None
+    for unit, made in enumerate(text.units, first):
+        if ending.is_set():
             return
-        first = max(0, num_written - 1)  # the newest is made again: so one is always left
-        text = self._tokens(first, cursor)
-        num_sequences, last = first * self._writer.settings.shard_sequences, None
-        for unit, tokens in enumerate(text.units, first):
-            if self._ending.is_set():
-                return
-            if last is not None:
-                self._put(unit - 1, last)
-            num_sequences += len(tokens.ids_NS)
-            last = tokens
-        self._writer.end_tokens(num_sequences, text.fingerprint())
         if last is not None:
-            self._put(unit, last)
+            _put(writer, unit - 1, last)
+        num_sequences += len(made.ids_NS)
+        last = made
+    writer.end_tokens(num_sequences, text.fingerprint())
+    if last is not None:
+        _put(writer, unit, last)
 
-    def _put(self, unit: int, tokens: UnitTokens) -> None:
-        if not self._writer.has_tokens(unit):
-            self._writer.put_tokens(unit, tokens.ids_NS, tokens.trainable_NS, tokens.begin)
+
+def _put(writer: StoreWriter, unit: int, tokens: UnitTokens) -> None:
+    if not writer.has_tokens(unit):
+        writer.put_tokens(unit, tokens.ids_NS, tokens.trainable_NS, tokens.begin)

@@ -61,6 +61,13 @@ class Units:
             return len(self._writer.layout.sequences_of(unit))
         return settings.shard_sequences
 
+    @property
+    def num_sequences_done(self) -> int:
+        """Sequences of the units that are done, of which only the very last may have fewer."""
+        size, last = self._writer.settings.shard_sequences, (self.num_units or 0) - 1
+        missing = size - self.length(last) if last in self.done else 0
+        return len(self.done) * size - missing
+
     def take(self) -> int | None:
         """A unit for this process; None if there is none now."""
         now = time.monotonic()
@@ -86,11 +93,6 @@ class Units:
         self._last = None
         self._look()
 
-    def look(self) -> None:
-        """See what is committed by now, if that was not done just before."""
-        if time.monotonic() >= self._look_at:
-            self._look()
-
     def _look(self) -> None:
         begun = time.monotonic()
         done = self._writer.committed()
@@ -113,7 +115,8 @@ class Units:
         if self._last is not None and self._last + 1 < len(self._is_free):
             if self._is_free[self._last + 1]:
                 return self._last + 1
-            self.look()
+            if time.monotonic() >= self._look_at:
+                self._look()
         free = np.flatnonzero(self._is_free)
         return int(self._rng.choice(free)) if len(free) else None
 

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
-    from sae_dist.live.lanes import choose_lanes as choose_lanes
+    from sae_dist.live.passes import PASSING as PASSING
     from sae_dist.live.rounds import Round as Round
     from sae_dist.live.rounds import RoundSizes as RoundSizes
+    from sae_dist.live.rounds import choose_lanes as choose_lanes
     from sae_dist.live.rounds import rounds as rounds
     from sae_dist.live.source import LiveActivations as LiveActivations
     from sae_dist.live.source import check_live as check_live

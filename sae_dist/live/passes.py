@@ -2,7 +2,6 @@
 
 import threading
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,8 +10,8 @@ from sae_dist.common.errors import UserError
 from sae_dist.live.units import Unit
 from sae_dist.lm import LM, Capture, resolve
 
-_PASSING = threading.Lock()
-"""Of all passes of a process: another one's hooks would see this one's activations."""
+PASSING = threading.Lock()
+"""Of all passes of a process: another one's hooks would see, or change, this one's activations."""
 
 
 class Passes:
@@ -23,7 +22,7 @@ class Passes:
     """
 
     def __init__(self, lm: LM, sites: list[str], dtype: FloatDtype) -> None:
-        self.sites, self.dtype = sites, dtype
+        self.dtype = dtype
         self.device = next(lm.model.parameters()).device
         self._capture = Capture(lm.model, [resolve(lm.model, site) for site in sites])
 
@@ -34,7 +33,7 @@ class Passes:
         """
         ids_NS = torch.from_numpy(unit.ids_NS).to(self.device)
         trainable_NS = torch.from_numpy(unit.trainable_NS).to(self.device)
-        with _PASSING:
+        with PASSING:
             captured = self._capture(ids_NS)
         acts = {site: x.to(self.dtype.compute) for site, x in captured.items()}
         for site, acts_NSD in acts.items():
@@ -47,11 +46,3 @@ class Passes:
                     "to a store with writer.non_finite=drop"
                 )
         return acts
-
-    def trainable(self, unit: Unit) -> dict[str, Tensor]:
-        """The rows [n, D] of trainable tokens alone, on the CPU."""
-        chosen = torch.from_numpy(np.flatnonzero(unit.trainable_NS))
-        return {
-            site: acts_NSD.flatten(0, 1)[chosen.to(self.device)].cpu()
-            for site, acts_NSD in self(unit).items()
-        }

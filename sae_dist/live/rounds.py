@@ -1,4 +1,4 @@
-"""Which units are in memory together, and how many steps they last: from the tokens alone."""
+"""Which units are in memory together, how many lanes share them, and how many steps they last."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -9,6 +9,9 @@ import numpy as np
 from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import generator
 from sae_dist.live.units import Unit
+from sae_dist.stream import StreamConfig
+
+_MAX_LANES = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +91,23 @@ class RoundSizes:
             return [Lane(units[lane::lanes]) for lane in range(lanes)]
         parts = lanes // num
         return [Lane([units[lane // parts]], lane % parts, parts) for lane in range(lanes)]
+
+
+def choose_lanes(config: StreamConfig, num_units: int, unit_tokens: int, batch_tokens: int) -> int:
+    """Those that `config` asks for, else what suits `num_units` units and a batch.
+
+    That is the largest number up to 64 that shares a batch, and of which each lane gets equally
+    many units, but for a tenth of all, and enough for its share of a batch.
+    """
+    if config.lanes is not None:
+        return config.lanes
+
+    def suits(lanes: int) -> bool:
+        units = num_units // lanes  # of a lane; some of their tokens are not trained on
+        is_shared = batch_tokens % lanes == 0 and units * lanes >= 0.9 * num_units
+        return is_shared and units * unit_tokens // 2 >= batch_tokens // lanes
+
+    return next((n for n in range(min(_MAX_LANES, num_units), 1, -1) if suits(n)), 1)
 
 
 def rounds(

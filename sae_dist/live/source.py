@@ -20,7 +20,7 @@ from sae_dist.live.stream import LiveStream
 from sae_dist.live.units import TextUnits, Unit
 from sae_dist.lm import LM, Capture, resolve, site_widths
 from sae_dist.store import NonFinite, StoreConfig
-from sae_dist.stream import BatchPart, HeldOutBatch, in_batches
+from sae_dist.stream import BatchPart, HeldOutBatch, HeldOutPart, in_batches
 from sae_dist.text import TextConfig
 
 _OPENING_UNITS = 16  # what they hold tells a text from another of the same name
@@ -100,14 +100,7 @@ class LiveActivations:
         passes = Passes(self.lm, sites, self._dtype)
         return LiveStream(self._units, passes, widths, part)
 
-    def held_out(
-        self,
-        sites: list[str],
-        part: int,
-        parts: int,
-        max_sequences: int | None,
-        batch_sequences: int,
-    ) -> Iterator[HeldOutBatch]:
+    def held_out(self, sites: list[str], part: HeldOutPart) -> Iterator[HeldOutBatch]:
         """One part of the held-out sequences, in order: every `parts`-th run of units that makes up
         whole batches, since nobody knows how long the text is.
 
@@ -116,10 +109,10 @@ class LiveActivations:
         """
         if not self.num_held_out:
             raise UserError("found no held-out sequences; train with harvest.writer.held_out > 0")
-        size, total = self._units.unit_sequences, max_sequences or self.num_held_out
-        together = math.lcm(size, batch_sequences) // size
+        size, total = self._units.unit_sequences, part.max_sequences or self.num_held_out
+        together = math.lcm(size, part.batch_sequences) // size
         units = enumerate(islice(self._units.held_out(), -(-total // size)))
-        own = ((place, unit) for place, unit in units if place // together % parts == part)
+        own = ((n, unit) for n, unit in units if n // together % part.parts == part.part)
         passes = Passes(self.lm, sites, self._dtype) if sites else None
 
         def read(place: int, unit: Unit) -> HeldOutBatch:
@@ -131,11 +124,11 @@ class LiveActivations:
                 acts={site: acts_NSD.cpu() for site, acts_NSD in acts.items()},
             ).cut(0, total - place * size)
 
-        return in_batches(starmap(read, own), batch_sequences)
+        return in_batches(starmap(read, own), part.batch_sequences)
 
     def _beginning(self) -> dict[str, Tensor]:
         """Rows [n, D] of some units, evenly spaced over the beginning of the text."""
-        num_units = -(-_SAMPLE_TOKENS // (self._units.unit_sequences * self.sequence_length))
+        num_units = -(-_SAMPLE_TOKENS // self._units.unit_tokens)
         first = list(islice(self._units.training(), num_units * _SAMPLE_SPREAD))
         chosen = first[:: max(1, len(first) // num_units)][:num_units]
         if not any(unit.trainable_NS.any() for unit in chosen):
@@ -145,8 +138,12 @@ class LiveActivations:
                 "harvest.harvest.batch_sequences"
             )
         passes = Passes(self.lm, list(self.widths), self._dtype)
-        found = [passes.trainable(unit) for unit in chosen]
-        return {site: torch.cat([rows[site] for rows in found]) for site in self.widths}
+        found: dict[str, list[Tensor]] = {site: [] for site in self.widths}
+        for unit in chosen:
+            trainable_NS = torch.from_numpy(unit.trainable_NS).to(passes.device)
+            for site, acts_NSD in passes(unit).items():
+                found[site].append(acts_NSD[trainable_NS].cpu())
+        return {site: torch.cat(rows) for site, rows in found.items()}
 
     def _digest(self, num_tokens: int, writer: StoreConfig) -> str:
         """Of all that the activations and their order depend on; the LM may lie elsewhere."""

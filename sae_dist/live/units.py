@@ -26,6 +26,12 @@ class TextUnits:
 
     The first unit is held out, if any is. A unit that is not full is dropped.
 
+    Attributes:
+        unit_sequences, sequence_length, unit_tokens: of a unit, of a sequence, of a unit.
+        num_units, num_training: of all, and of those trained on, if the text is long enough.
+        num_held_out: sequences that are held out, likewise.
+        num_training_tokens: about as many are trained on: each sequence's first token is never.
+
     Raises:
         UserError: there is not one unit, or a share of units that leaves none for training.
     """
@@ -48,32 +54,18 @@ class TextUnits:
         self._tokenizer, self._text = tokenizer, text
         self._period = round(1 / held_out) if held_out else 0
         self.unit_sequences, self.sequence_length = unit_sequences, text.sequence_length
-        self.num_units = num_tokens // (unit_sequences * text.sequence_length)
+        self.unit_tokens = unit_sequences * text.sequence_length
+        self.num_units = num_tokens // self.unit_tokens
         if not self.num_units:
             raise UserError(
-                f"found harvest.tokens={num_tokens}; expected at least "
-                f"{unit_sequences * text.sequence_length}, one pass of the language model; raise it"
+                f"found harvest.tokens={num_tokens}; expected at least {self.unit_tokens}, one "
+                "pass of the language model; raise it"
             )
-
-    @property
-    def num_held_out(self) -> int:
-        """Sequences that are held out, if the text has as many tokens as are wanted."""
-        return self._num_held_out_units * self.unit_sequences
-
-    @property
-    def num_training_tokens(self) -> int:
-        """About as many are trained on, likewise: each sequence's first token is never."""
-        num_sequences = (self.num_units - self._num_held_out_units) * self.unit_sequences
-        return num_sequences * (self.sequence_length - max(1, self._text.exclude_prefix))
-
-    @property
-    def _num_held_out_units(self) -> int:
-        return -(-self.num_units // self._period) if self._period else 0
-
-    @property
-    def num_training(self) -> int:
-        """Units that are trained on, if the text has as many tokens as are wanted."""
-        return self.num_units - self.num_held_out // self.unit_sequences
+        num_held_out = -(-self.num_units // self._period) if self._period else 0
+        self.num_held_out = num_held_out * unit_sequences
+        self.num_training = self.num_units - num_held_out
+        positions = text.sequence_length - max(1, text.exclude_prefix)
+        self.num_training_tokens = self.num_training * unit_sequences * positions
 
     def training(self) -> Iterator[Unit]:
         """The units that are trained on, once."""
@@ -91,7 +83,7 @@ class TextUnits:
             documents(self._text),
             self._tokenizer,
             self._text,
-            num_tokens=self.num_units * self.unit_sequences * self.sequence_length,
+            num_tokens=self.num_units * self.unit_tokens,
             block_sequences=self.unit_sequences,
         )
         with closing(blocks):

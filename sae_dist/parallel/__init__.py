@@ -8,12 +8,8 @@ if TYPE_CHECKING:
     from sae_dist.parallel.axis import Axis as Axis
     from sae_dist.parallel.collectives import MeshCollectives as MeshCollectives
     from sae_dist.parallel.collectives import gather_latents as gather_latents
-    from sae_dist.parallel.collectives import gather_rows as gather_rows
     from sae_dist.parallel.collectives import set_mesh as set_mesh
     from sae_dist.parallel.config import MeshConfig as MeshConfig
-    from sae_dist.parallel.cost import MeshAxis as MeshAxis
-    from sae_dist.parallel.cost import Message as Message
-    from sae_dist.parallel.cost import UpdateCost as UpdateCost
     from sae_dist.parallel.cost import messages as messages
     from sae_dist.parallel.gradients import backward as backward
     from sae_dist.parallel.gradients import gradient_norm as gradient_norm

@@ -16,19 +16,6 @@ from sae_dist.parallel.axis import Axis
 from sae_dist.parallel.mesh import Mesh
 
 
-class _SumForward(torch.autograd.Function):
-    """Sum over an axis; the gradient is passed on as it is."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, axis: Axis) -> Tensor:
-        return axis.all_reduce(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad, None
-
-
 class _Arrival(torch.autograd.Function):
     """Wait for a sum that was begun; the gradient is passed on as it is."""
 
@@ -57,6 +44,15 @@ class _SumBackward(torch.autograd.Function):
         return ctx.axis.all_reduce(grad), None
 
 
+def _start_sum(x: Tensor, axis: Axis) -> Callable[[], Tensor]:
+    """Begin to sum over an axis; call what is returned for the sum, whose gradient is x's."""
+    if axis.size == 1:
+        return lambda: x
+    total = x.detach().clone(memory_format=torch.contiguous_format)
+    work = axis.start_all_reduce(total)
+    return lambda: _Arrival.apply(x, total, work)
+
+
 @dataclass(frozen=True, slots=True)
 class MeshCollectives:
     """`coders.Collectives` on a mesh: latents over one axis, rows over the other."""
@@ -71,20 +67,17 @@ class MeshCollectives:
         return _SumBackward.apply(x, self.mesh.latent)
 
     def sum_latents(self, y: Tensor) -> Tensor:
-        return _SumForward.apply(y, self.mesh.latent)
+        return _start_sum(y, self.mesh.latent)()
 
     def start_sum_latents(self, y: Tensor) -> Callable[[], Tensor]:
-        if self.mesh.latent.size == 1:
-            return lambda: y
-        total = y.detach().clone(memory_format=torch.contiguous_format)
-        work = self.mesh.latent.start_all_reduce(total)
-        return lambda: _Arrival.apply(y, total, work)
+        return _start_sum(y, self.mesh.latent)
 
     def sum_rows(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.num_parts == 1:
             return sums
         joined = torch.cat([v.flatten() for v in sums.values()])
-        totals = _SumForward.apply(joined, self.mesh.data).split([v.numel() for v in sums.values()])
+        joined = _start_sum(joined, self.mesh.data)()
+        totals = joined.split([v.numel() for v in sums.values()])
         return {name: t.view_as(v) for (name, v), t in zip(sums.items(), totals, strict=True)}
 
     def count(self, counts: Tensor) -> Tensor:
@@ -107,14 +100,6 @@ def set_mesh(coder: Coder, mesh: Mesh) -> Coder:
     """Tell a coder that holds its slice of the latents where the others are."""
     coder.collectives = MeshCollectives(mesh)
     return coder
-
-
-def gather_rows(x_BD: Tensor, mesh: Mesh) -> Callable[[], Tensor]:
-    """Send for the rows that the latent axis' processes hold; wait for them by a call.
-
-    They come in the global batch's order [B·latent, D].
-    """
-    return mesh.latent.start_all_gather(x_BD)
 
 
 def gather_latents(coder: Coder, mesh: Mesh) -> dict[str, Tensor | Rows] | None:

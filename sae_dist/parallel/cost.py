@@ -3,7 +3,7 @@
 `docs/architecture.md` has the same as a table. The tests hold real steps to it, byte by byte.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from sae_dist.coders import CoderConfig, Form
@@ -103,37 +103,21 @@ def messages(
     return [m for m in (*_messages(coder, step, has_dead=has_dead), *sums) if sizes[m.over] > 1]
 
 
-def wire_bytes(
-    coder: CoderConfig,
-    d_in: int,
-    d_out: int,
-    batch_tokens: int,
-    mesh: tuple[int, int],
-    update: UpdateCost = ADAM,
-) -> float:
-    """Bytes that a process sends in a float32 step with dead latents, with ring collectives."""
+def wire_bytes(step: Iterable[Message], mesh: tuple[int, int]) -> float:
+    """Bytes that a process of a mesh sends for a step's messages, with ring collectives."""
     sizes = _sizes(mesh)
-    step = messages(coder, d_in, d_out, batch_tokens, mesh, update=update)
     return sum(message.wire_bytes(sizes[message.over]) for message in step)
 
 
-def message_seconds(
-    coder: CoderConfig,
-    d_in: int,
-    d_out: int,
-    batch_tokens: int,
-    mesh: tuple[int, int],
-    per_node: int,
-    update: UpdateCost = ADAM,
-) -> float:
-    """What the messages of that step take, one after the other, on GPUs with `per_node` a node.
+def message_seconds(step: Iterable[Message], mesh: tuple[int, int], per_node: int) -> float:
+    """What a step's messages take, one after the other, on GPUs with `per_node` a node.
 
     Each has its latency, and its bytes go at the speed of the slowest link of its axis.
     """
     sizes, seconds = _sizes(mesh), 0.0
     world = sizes[MeshAxis.world]
     per_node = min(per_node, world)
-    for message in messages(coder, d_in, d_out, batch_tokens, mesh, update=update):
+    for message in step:
         span = mesh[1] if message.over is MeshAxis.latent else world  # ranks from first to last
         bandwidth = _IN_NODE if per_node % span == 0 else _BETWEEN_NODES
         seconds += _LATENCY + message.wire_bytes(sizes[message.over]) / bandwidth

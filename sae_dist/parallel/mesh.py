@@ -9,7 +9,7 @@ from sae_dist.coders import CoderConfig
 from sae_dist.common.errors import UserError
 from sae_dist.parallel.axis import Axis
 from sae_dist.parallel.config import MeshConfig
-from sae_dist.parallel.cost import ADAM, UpdateCost, message_seconds
+from sae_dist.parallel.cost import ADAM, UpdateCost, message_seconds, messages
 from sae_dist.parallel.world import World
 
 _FLOAT32 = 4
@@ -73,8 +73,13 @@ def choose_mesh(
             f"parallel.memory_gib={config.memory_gib:g}: start more processes, or raise it where "
             "devices hold more"
         )
-    sizes, nodes = (coder, d_in, d_out, batch_tokens), per_node or world
-    return min(roomy, key=lambda n: message_seconds(*sizes, (world // n, n), nodes, update))
+
+    def seconds(latent: int) -> float:
+        mesh = world // latent, latent
+        step = messages(coder, d_in, d_out, batch_tokens, mesh, update=update)
+        return message_seconds(step, mesh, per_node or world)
+
+    return min(roomy, key=seconds)
 
 
 def make_mesh(world: World, latent: int, known: dict[int, DeviceMesh]) -> Mesh:

@@ -1,6 +1,7 @@
 """The processes of a run, as the launcher started them."""
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from sae_dist.common.memory import keep_freed_memory
 
 _TIMEOUT = timedelta(minutes=10)
+_stores: list[dist.Store] = []  # as long as the process: others may ask when the first is done
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def start_world() -> Iterator[World]:
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
     store, is_ours = None, not dist.is_initialized()
     if not is_ours:
-        store = dist.distributed_c10d._get_default_store() if dist.get_world_size() > 1 else None
+        store = _own_store() if dist.get_world_size() > 1 else None
     elif "RANK" in os.environ:
         store, rank, size = next(dist.rendezvous("env://", timeout=_TIMEOUT))
         store.set_timeout(_TIMEOUT)
@@ -90,3 +92,15 @@ def start_world() -> Iterator[World]:
     finally:
         if is_ours:
             dist.destroy_process_group()
+
+
+def _own_store() -> dist.Store:
+    """A store of ours at the first process: of the group's own torch tells nobody in public."""
+    host = os.environ.get("MASTER_ADDR") or socket.gethostname()
+    store, is_first = None, dist.get_rank() == 0
+    if is_first:
+        store = dist.TCPStore(host, 0, is_master=True, timeout=_TIMEOUT, wait_for_workers=False)
+    where = [(host, store.port if store else 0)]
+    dist.broadcast_object_list(where, src=0)
+    _stores.append(store or dist.TCPStore(*where[0], timeout=_TIMEOUT))
+    return _stores[-1]

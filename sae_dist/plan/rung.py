@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sae_dist.coders import CoderConfig
 from sae_dist.coders.flops import CANDIDATES, step_flops
 from sae_dist.parallel import choose_mesh
-from sae_dist.parallel.cost import wire_bytes
+from sae_dist.parallel.cost import messages, wire_bytes
 from sae_dist.plan.machine import MachineConfig
 from sae_dist.plan.memory import ROUNDED_BYTES, checkpoint_bytes, rung_memory, working_memory
 from sae_dist.train import OptimConfig, RungConfig
@@ -61,7 +61,7 @@ def plan_rung(
     product, sparse = step_flops(coder, D, E, batch_tokens)
     product += update.flops * mesh[0]  # each part of the batch has it to do
     moved = moved_bytes(coder, rung.optim, D, E, rows, mesh, w)
-    sent = wire_bytes(coder, D, E, batch_tokens, mesh, update)
+    sent = wire_bytes(messages(*sizes, mesh, update=update), mesh)
     return RungPlan(
         name=rung.name,
         mesh=mesh,

@@ -1,15 +1,17 @@
 """What every stream of activations is asked for, what it gives out, and how it ends."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 import torch
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.settings import validate
 from sae_dist.stream.config import StreamConfig
+from sae_dist.stream.prefetch import Prefetch
 
 _MIN_BUCKET_BATCHES = 64
 
@@ -85,26 +87,46 @@ class StreamState:
     epoch: int
 
 
-class Batches(Protocol):
-    """Iterates `(Batch, StreamState)` for ever; leaving it as a context manager ends its threads.
+Step = tuple[Batch, StreamState]
+"""A batch, and where the stream stands after it."""
 
-    `waited_seconds` is the time its consumer was kept waiting.
+
+class Batches(ABC):
+    """Iterates `(Batch, StreamState)` for ever, made ahead by threads.
+
+    Iterating again after a stop goes on with the next batch. `waited_seconds` is the time the
+    consumer was kept waiting. Use it as a context manager, or `close` it, to end its threads.
     """
 
-    waited_seconds: float
+    def __init__(self, part: BatchPart) -> None:
+        self.waited_seconds = 0.0
+        self._part, self._step = part, part.start_step
+        self._threads: ExitStack | None = None
 
-    def __iter__(self) -> Iterator[tuple[Batch, StreamState]]: ...
+    @abstractmethod
+    def _start(self, threads: ExitStack) -> Prefetch[Step]:
+        """Begin with batch `_step`; what is left in `threads` ends all that was begun."""
+
+    def __iter__(self) -> Iterator[Step]:
+        if self._threads is not None:
+            raise RuntimeError("this stream is being iterated already; close it first")
+        before = self.waited_seconds
+        with ExitStack() as threads:
+            self._threads = threads
+            threads.callback(setattr, self, "_threads", None)
+            ahead = self._start(threads)
+            for batch, state in ahead:
+                self.waited_seconds = before + ahead.waited_seconds
+                self._step = state.step
+                yield batch, state
 
     def close(self) -> None:
         """End all threads; an iteration under way ends. Closing twice does no harm."""
+        if (threads := self._threads) is not None:
+            threads.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

@@ -10,7 +10,7 @@ class StreamConfig:
     """How activations are mixed and read; `bucket_tokens` (of all ranks together) fixes the order.
 
     So many tokens are mixed with each other, and of a store 64 batches at least. `lanes` are those
-    of `store=live` (`live/lanes.py`), which the ranks must divide.
+    of `store=live` (`live/rounds.py`), which the ranks must divide.
     """
 
     lanes: int | None = setting(None, min=1)

@@ -39,41 +39,53 @@ class HeldOutBatch:
         )
 
 
-def held_out(
-    store: Store,
-    sites: Sequence[str],
-    part: int = 0,
-    parts: int = 1,
-    max_sequences: int | None = None,
-    batch_sequences: int = 1,
-) -> Iterator[HeldOutBatch]:
-    """Yield this part's run of the held-out sequences, `batch_sequences` at once.
+@dataclass(frozen=True, slots=True)
+class HeldOutPart:
+    """One of several parts of the first held-out sequences.
 
-    `max_sequences` takes the first so many of the store's held-out sequences. Batches are the same
-    however the store is cut into files and however many parts share them: each gets whole ones, one
-    more or less than the others. Raises UserError when the store has none, and for unknown sites.
+    Batches are the same however many parts share them: each gets whole ones, one more or less than
+    the others.
+
+    Attributes:
+        part, parts: which of how many.
+        max_sequences: that all parts share; None: all there are.
+        batch_sequences: that are given out at once.
+    """
+
+    part: int = 0
+    parts: int = 1
+    max_sequences: int | None = None
+    batch_sequences: int = 1
+
+    def of(self, num_held_out: int) -> range:
+        """This part of so many sequences."""
+        asked, size = self.max_sequences, self.batch_sequences
+        total = num_held_out if asked is None else min(num_held_out, asked)
+        bounds = (size * (p * -(-total // size) // self.parts) for p in (self.part, self.part + 1))
+        return range(*(min(bound, total) for bound in bounds))
+
+
+_ALL = HeldOutPart()
+
+
+def held_out(
+    store: Store, sites: Sequence[str], part: HeldOutPart = _ALL
+) -> Iterator[HeldOutBatch]:
+    """Yield a part of a store's held-out sequences; batches do not depend on its files.
+
+    Raises UserError when the store has none, and for unknown sites.
 
     Memory, at most: three chunks' worth of sequences at `sites` (those given out, those before
     while a batch of them is held, and those read ahead in a thread), one chunk, and a batch.
     """
     for site in sites:
         store.statistics(site)
-    if not (blocks := _blocks(store)):
+    if not (num_held_out := sum(map(len, store.held_out))):
         raise UserError(
             f"found no held-out shard in {store.path}; expected one; harvest with held_out > 0"
         )
-    own = share_of(sum(map(len, blocks)), part, parts, max_sequences, batch_sequences)
-    return _read_ahead(store, sites, _overlaps(blocks, own), batch_sequences)
-
-
-def share_of(
-    num_held_out: int, part: int, parts: int, max_sequences: int | None, batch_sequences: int
-) -> range:
-    """Which of the held-out sequences, counted from 0, one part reads: whole batches."""
-    total = num_held_out if max_sequences is None else min(num_held_out, max_sequences)
-    num_batches = -(-total // batch_sequences)
-    bounds = (batch_sequences * (p * num_batches // parts) for p in (part, part + 1))
-    return range(*(min(bound, total) for bound in bounds))
+    blocks = (_read(store, sites, block) for block in _blocks(store, part.of(num_held_out)))
+    return _ahead(blocks, part.batch_sequences)
 
 
 def in_batches(blocks: Iterable[HeldOutBatch], size: int) -> Iterator[HeldOutBatch]:
@@ -103,25 +115,18 @@ def _joined(pieces: list[HeldOutBatch]) -> HeldOutBatch:
     )
 
 
-def _blocks(store: Store) -> list[range]:
-    """The held-out sequences, those of a chunk together."""
-    size = store.layout.chunk_sequences
-    return [unit[i : i + size] for unit in store.held_out for i in range(0, len(unit), size)]
+def _blocks(store: Store, own: range) -> Iterator[range]:
+    """What `own` counts of all held-out sequences, those of a chunk together."""
+    size, before = store.layout.chunk_sequences, 0
+    for unit in store.held_out:
+        for block in (unit[first : first + size] for first in range(0, len(unit), size)):
+            if found := block[max(0, own.start - before) : max(0, own.stop - before)]:
+                yield found
+            before += len(block)
 
 
-def _overlaps(blocks: list[range], own: range) -> list[range]:
-    """What lies of each block in `own`, which counts through all of them."""
-    found, before = [], 0
-    for block in blocks:
-        found.append(block[max(0, own.start - before) : max(0, own.stop - before)])
-        before += len(block)
-    return [block for block in found if block]
-
-
-def _read_ahead(
-    store: Store, sites: Sequence[str], blocks: list[range], batch_sequences: int
-) -> Iterator[HeldOutBatch]:
-    ahead = Prefetch((_read(store, sites, block) for block in blocks), depth=1)
+def _ahead(blocks: Iterator[HeldOutBatch], batch_sequences: int) -> Iterator[HeldOutBatch]:
+    ahead = Prefetch(blocks, depth=1)
     try:
         yield from in_batches(ahead, batch_sequences)
     finally:

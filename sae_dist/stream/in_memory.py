@@ -1,18 +1,18 @@
 """Activations of one site that lie in memory, and are all there is of their kind."""
 
-import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import count
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import generator
-from sae_dist.stream.batches import Batch, Batches, BatchPart, StreamState
-from sae_dist.stream.held_out import HeldOutBatch, share_of
+from sae_dist.stream.batches import Batch, Batches, BatchPart, Step, StreamState
+from sae_dist.stream.held_out import HeldOutBatch, HeldOutPart
+from sae_dist.stream.prefetch import Prefetch
 
 
 class ActivationsInMemory:
@@ -52,20 +52,13 @@ class ActivationsInMemory:
         self._check(sites)
         return RowStream(self._site, self._rows_ND, part)
 
-    def held_out(
-        self,
-        sites: list[str],
-        part: int,
-        parts: int,
-        max_sequences: int | None,
-        batch_sequences: int,
-    ) -> Iterator[HeldOutBatch]:
+    def held_out(self, sites: list[str], part: HeldOutPart) -> Iterator[HeldOutBatch]:
         """One part of all rows, in order, [n, 1, D] a batch; token ids are 0."""
         self._check(sites)
-        own = share_of(self.num_held_out, part, parts, max_sequences, batch_sequences)
-        for first in own[::batch_sequences]:
-            numbers_N = torch.arange(first, min(first + batch_sequences, own.stop))
-            rows_N1D = self._rows_ND[first : first + batch_sequences][: len(numbers_N), None]
+        own, size = part.of(self.num_held_out), part.batch_sequences
+        for first in own[::size]:
+            numbers_N = torch.arange(first, min(first + size, own.stop))
+            rows_N1D = self._rows_ND[numbers_N, None]
             yield HeldOutBatch(
                 sequences=numbers_N,
                 input_ids=torch.zeros(rows_N1D.shape[:2], dtype=torch.int64),
@@ -82,13 +75,10 @@ class ActivationsInMemory:
 
 
 class RowStream(Batches):
-    """Iterates `(Batch, StreamState)` for ever over rows in memory.
+    """Rows in memory as `Batches`.
 
     Every epoch permutes all rows, and a global batch is the next `batch_tokens` of them: a pure
-    function of (rows, seed, step). Nothing is read from files, nor of `part.config`. What is left
-    of an epoch after its last whole batch is dropped. Iterating again goes on with the next batch.
-
-    `waited_seconds` is the time it took to gather rows.
+    function of (rows, seed, step). What is left of an epoch after its last whole batch is dropped.
     """
 
     def __init__(self, site: str, rows_ND: Tensor, part: BatchPart) -> None:
@@ -99,27 +89,21 @@ class RowStream(Batches):
                 "ranks; expected at most as many as rows, and a multiple of the ranks; change "
                 "batch_tokens"
             )
-        self.waited_seconds = 0.0
-        self._site, self._rows_ND, self._part = site, rows_ND, part
-        self._step = part.start_step
+        super().__init__(part)
+        self._site, self._rows_ND = site, rows_ND
 
-    def __iter__(self) -> Iterator[tuple[Batch, StreamState]]:
-        steps_per_epoch = len(self._rows_ND) // self._part.batch_tokens
-        for epoch in count(self._step // steps_per_epoch):
-            order_N = generator(self._part.seed, "epoch", epoch).permutation(len(self._rows_ND))
-            for step in range(self._step % steps_per_epoch, steps_per_epoch):
-                batch = self._batch(order_N, step)
-                self._step += 1
-                yield batch, StreamState(step=self._step, epoch=self._step // steps_per_epoch)
+    def _start(self, threads: ExitStack) -> Prefetch[Step]:
+        ahead = Prefetch(self._batches(), self._part.config.batches_ahead)
+        threads.callback(ahead.close)
+        return ahead
 
-    def _batch(self, order_N: np.ndarray, step: int) -> Batch:
-        begun, part = time.perf_counter(), self._part
-        size = part.batch_tokens // part.world
-        first = step * part.batch_tokens + part.rank * size
-        index_B = torch.from_numpy(order_N[first : first + size])
-        batch = Batch(acts={self._site: self._rows_ND[index_B]}, index=index_B)
-        self.waited_seconds += time.perf_counter() - begun
-        return batch
-
-    def close(self) -> None:
-        """Nothing is open."""
+    def _batches(self) -> Iterator[Step]:
+        part, num_rows = self._part, len(self._rows_ND)
+        steps_per_epoch, order_N = num_rows // part.batch_tokens, None
+        for step in count(self._step):
+            epoch, place = divmod(step, steps_per_epoch)
+            if order_N is None or place == 0:
+                order_N = generator(part.seed, "epoch", epoch).permutation(num_rows)
+            index_B = torch.from_numpy(order_N[place * part.batch_tokens :][part.rows])
+            batch = Batch(acts={self._site: self._rows_ND[index_B]}, index=index_B)
+            yield batch, StreamState(step=step + 1, epoch=(step + 1) // steps_per_epoch)

@@ -63,7 +63,7 @@ class TokenOrder:
         self._rows, self._units, self._seed = rows_per_chunk, unit_of_chunk, seed
         num_buckets = _num_buckets(self.steps_in_epoch, batch_tokens, bucket_tokens)
         self._first_steps = np.arange(num_buckets + 1) * self.steps_in_epoch // num_buckets
-        self._epoch: Epoch | None = None  # the last that was asked for
+        self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None  # the last asked for
 
     def locate(self, step: int) -> tuple[int, int]:
         """(epoch, step in that epoch) of a step counted from the very first."""
@@ -87,17 +87,18 @@ class TokenOrder:
         groups = np.tile(np.arange(num_steps, dtype=np.int32), (self.batch_tokens, 1))
         own_GT = rng.permuted(groups, axis=1, out=groups)[part]
         first_row = start * self.batch_tokens + part.start * num_steps
-        chunks, offset = self._in_epoch(epoch).chunks(first_row, first_row + own_GT.size)
-        rows_TG = own_GT.T + (offset + num_steps * np.arange(len(own_GT)))
-        return Share(chunks, np.ascontiguousarray(rows_TG))
+        order, starts = self._in_epoch(epoch)
+        left = int(np.searchsorted(starts, first_row, side="right")) - 1
+        right = int(np.searchsorted(starts, first_row + own_GT.size))
+        rows_TG = own_GT.T + (first_row - starts[left] + num_steps * np.arange(len(own_GT)))
+        return Share(order[left:right], np.ascontiguousarray(rows_TG))
 
-    def _in_epoch(self, number: int) -> "Epoch":
-        if self._epoch is None or self._epoch.number != number:
-            rng = generator(self._seed, "epoch", number)
-            order = spread_evenly(self._units, rng)
-            starts = np.concatenate([[0], np.cumsum(self._rows[order])])
-            self._epoch = Epoch(number, order, starts)
-        return self._epoch
+    def _in_epoch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """The order of chunks, and where each one's rows begin in it, and the last one's end."""
+        if self._epoch is None or self._epoch[0] != number:
+            order = spread_evenly(self._units, generator(self._seed, "epoch", number))
+            self._epoch = number, order, np.concatenate([[0], np.cumsum(self._rows[order])])
+        return self._epoch[1:]
 
 
 def largest_bucket(num_rows: int, batch_tokens: int, bucket_tokens: int) -> int:
@@ -109,21 +110,6 @@ def largest_bucket(num_rows: int, batch_tokens: int, bucket_tokens: int) -> int:
 def _num_buckets(num_steps: int, batch_tokens: int, bucket_tokens: int) -> int:
     """Buckets that are alike in length, none longer than is wanted, or than a batch."""
     return -(-num_steps // max(1, bucket_tokens // batch_tokens))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Epoch:
-    """One epoch's order of chunks, and where each chunk's rows begin in it, and the last end."""
-
-    number: int
-    order: np.ndarray
-    starts: np.ndarray
-
-    def chunks(self, first: int, stop: int) -> tuple[np.ndarray, int]:
-        """The chunks that hold rows [first, stop), and which row of them the first is."""
-        left = int(np.searchsorted(self.starts, first, side="right")) - 1
-        right = int(np.searchsorted(self.starts, stop))
-        return self.order[left:right], first - int(self.starts[left])
 
 
 def spread_evenly(unit_of_chunk: np.ndarray, rng: np.random.Generator) -> np.ndarray:

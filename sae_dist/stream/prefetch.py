@@ -1,29 +1,27 @@
 """An iterator that runs ahead of its consumer in a thread of its own."""
 
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from queue import SimpleQueue
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class Prefetch(Generic[T]):
-    """Iterates over `items` in one thread, at most `depth` items ahead (and one being made).
+    """Iterates over `items` in one thread, at most `depth` items ahead.
 
-    An exception of `items` is raised in the consumer. `close` ends the thread; it must be called
-    when the iterator is not used up. `waited_seconds` adds up the time the consumer was kept.
+    An exception of `items` is raised in the consumer, as often as it asks. `close` ends the thread.
+    `waited_seconds` adds up the time the consumer was kept.
     """
 
     def __init__(self, items: Iterator[T], depth: int) -> None:
         self.waited_seconds = 0.0
-        self._items = items
-        self._free = threading.Semaphore(depth)
-        self._closing = False
-        self._made: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="sae-ahead", daemon=True)
-        self._thread.start()
+        self._items, self._closing = items, False
+        self._thread = ThreadPoolExecutor(1, "sae-ahead")
+        self._coming = deque(self._thread.submit(next, items) for _ in range(depth))
 
     def __iter__(self) -> "Prefetch[T]":
         return self
@@ -32,13 +30,17 @@ class Prefetch(Generic[T]):
         if self._closing:
             raise StopIteration
         begun = time.perf_counter()
-        item, error = self._made.get()
+        try:
+            item = self._coming[0].result()
+        except BaseException:
+            if self._closing:
+                raise StopIteration from None
+            raise
         self.waited_seconds += time.perf_counter() - begun
-        if error is not None:
-            self._made.put((None, error))  # whoever asks again is told again
-            raise error
-        self._free.release()
-        return item  # type: ignore[return-value]  # only the end and errors come without an item
+        self._coming.popleft()
+        with suppress(RuntimeError):  # closed meanwhile
+            self._coming.append(self._thread.submit(next, self._items))
+        return item
 
     def close(self, wake: Callable[[], object] = lambda: None) -> None:
         """End the thread and wait for it; a consumer still waiting gets StopIteration.
@@ -46,16 +48,6 @@ class Prefetch(Generic[T]):
         `wake` ends what `items` may be waiting for, by an exception there.
         """
         self._closing = True
-        self._free.release()
+        self._thread.shutdown(wait=False, cancel_futures=True)
         wake()
-        self._thread.join()
-
-    def _run(self) -> None:
-        end: BaseException = StopIteration()
-        try:
-            while self._free.acquire() and not self._closing:
-                self._made.put((next(self._items), None))
-        except BaseException as error:
-            end = StopIteration() if self._closing else error
-        finally:
-            self._made.put((None, end))
+        self._thread.shutdown()

@@ -11,7 +11,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import generator
 from sae_dist.store import Store
 from sae_dist.stream.batches import Batches, BatchPart
-from sae_dist.stream.held_out import HeldOutBatch, held_out
+from sae_dist.stream.held_out import HeldOutBatch, HeldOutPart, held_out
 from sae_dist.stream.order import spread_evenly
 from sae_dist.stream.stream import ActivationStream
 
@@ -46,17 +46,8 @@ class ActivationSource(Protocol):
     def batches(self, sites: list[str], part: BatchPart) -> Batches:
         """This rank's part of every global batch, from a step on, for ever."""
 
-    def held_out(
-        self,
-        sites: list[str],
-        part: int,
-        parts: int,
-        max_sequences: int | None,
-        batch_sequences: int,
-    ) -> Iterator[HeldOutBatch]:
-        """One part of the sequences for evaluation, in order, so many at once: batches are the same
-        however many parts share them. A store's are never trained on.
-        """
+    def held_out(self, sites: list[str], part: HeldOutPart) -> Iterator[HeldOutBatch]:
+        """One part of the sequences for evaluation, in order. A store's are never trained on."""
 
 
 class StoredActivations:
@@ -85,27 +76,18 @@ class StoredActivations:
         chunks = chunks[: max(needed, _SAMPLE_CHUNKS)]
         starts = np.concatenate([[0], store.chunk_rows[chunks].cumsum()])
         drawn = np.sort(rng.permutation(starts[-1])[:num_tokens])
-        parts: dict[str, list[np.ndarray]] = {site: [] for site in sites}
-        for chunk, start, stop in zip(chunks.tolist(), starts, starts[1:], strict=False):
-            rows = drawn[(drawn >= start) & (drawn < stop)] - start
-            for site in sites:
-                parts[site].append(store.read_rows(site, chunk)[rows])
-        return {
-            site: from_storage(np.concatenate(blocks), store.dtype)
-            for site, blocks in parts.items()
-        }
+        rows = np.split(drawn, np.searchsorted(drawn, starts[1:-1]))
+        found = {}
+        for site in sites:
+            of_chunks = zip(chunks.tolist(), starts, rows, strict=False)
+            blocks = [store.read_rows(site, chunk)[own - first] for chunk, first, own in of_chunks]
+            found[site] = from_storage(np.concatenate(blocks), store.dtype)
+        return found
 
     def batches(self, sites: list[str], part: BatchPart) -> ActivationStream:
         """See `ActivationStream`."""
         return ActivationStream(self._store, sites, part)
 
-    def held_out(
-        self,
-        sites: list[str],
-        part: int,
-        parts: int,
-        max_sequences: int | None,
-        batch_sequences: int,
-    ) -> Iterator[HeldOutBatch]:
+    def held_out(self, sites: list[str], part: HeldOutPart) -> Iterator[HeldOutBatch]:
         """See `stream.held_out`."""
-        return held_out(self._store, sites, part, parts, max_sequences, batch_sequences)
+        return held_out(self._store, sites, part)

@@ -1,7 +1,9 @@
 """Batches of activations for ever, each with the state from which to go on."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import cycle
 
 import numpy as np
@@ -10,27 +12,60 @@ import torch
 from sae_dist.common.dtypes import FloatDtype, from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.store import Store
-from sae_dist.stream.batches import Batch, Batches, BatchPart, StreamState
-from sae_dist.stream.buckets import Bucket, Place
-from sae_dist.stream.order import TokenOrder, largest_bucket
+from sae_dist.stream.batches import Batch, Batches, BatchPart, Step, StreamState
+from sae_dist.stream.order import Share, TokenOrder, largest_bucket
 from sae_dist.stream.prefetch import Prefetch
 
 _GATHER_THREADS, _ROWS_AT_ONCE = 2, 1024
 _ORDER_BYTES = 64  # a chunk, while an epoch's order is made
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Room for the chunks of a share: `acts[site]` [rows, d] in storage dtype.
+
+    `index` int64 [rows], or None where nobody asks for it.
+    """
+
+    acts: dict[str, np.ndarray]
+    index: np.ndarray | None
+
+
+class Bucket:
+    """A share of a bucket on its way into a place, which is its own until it is used up."""
+
+    def __init__(
+        self, store: Store, share: Share, place: Place, readers: ThreadPoolExecutor
+    ) -> None:
+        self.share, self.place = share, place
+        starts = np.concatenate([[0], np.cumsum(store.chunk_rows[share.chunks])]).tolist()
+        self._reads: list[Future[None]] = [
+            readers.submit(_read, store, chunk, place, slice(start, stop))
+            for chunk, start, stop in zip(share.chunks.tolist(), starts, starts[1:], strict=False)
+        ]
+
+    def wait(self) -> None:
+        """Wait until all chunks are there, or raise what reading one of them raised."""
+        for read in self._reads:
+            read.result()
+
+
+def _read(store: Store, chunk: int, place: Place, rows: slice) -> None:
+    for site, stored in place.acts.items():
+        store.read_rows_into(site, chunk, stored[rows])
+    if place.index is not None:
+        place.index[rows] = store.read_index(chunk)
+
+
 class ActivationStream(Batches):
-    """Iterates `(Batch, StreamState)` for ever over the training shards of a store.
+    """The training shards of a store as `Batches`.
 
     The batches of all ranks, one after the other, are the same global batch in every world, and a
-    rank reads hardly more than its part. Several sites are read at the same index. Iterating again
-    after a stop goes on with the next batch.
+    rank reads hardly more than its part. Several sites are read at the same index.
 
     Memory of one rank, at most: its part of two buckets and the rest of their outermost chunks,
     `batches_ahead` + 2 batches, an epoch's order of all chunks, and what reading a chunk takes;
-    `memory_bound` gives it in bytes. `waited_seconds` is the time the consumer was kept waiting;
-    `tokens_per_epoch` the tokens of an epoch. Use it as a context manager, or `close` it, to end
-    its threads.
+    `memory_bound` gives it in bytes. `tokens_per_epoch` is the tokens of an epoch.
     """
 
     def __init__(self, store: Store, sites: Sequence[str], part: BatchPart) -> None:
@@ -42,13 +77,11 @@ class ActivationStream(Batches):
                 f"found stream.lanes={part.config.lanes} for a store; expected lanes with "
                 "store=live alone; drop it"
             )
-        self.waited_seconds = 0.0
-        self._store, self._sites, self._part = store, list(sites), part
-        self._config, self._step = part.config, part.start_step
+        super().__init__(part)
+        self._store, self._sites = store, list(sites)
         self._order = TokenOrder(
             store.chunk_rows, store.unit_of_chunk, part.batch_tokens, part.bucket_tokens, part.seed
         )
-        self._running: tuple[Prefetch[Batch], list[ThreadPoolExecutor]] | None = None
 
     @property
     def tokens_per_epoch(self) -> int:
@@ -67,43 +100,28 @@ class ActivationStream(Batches):
         """The state whose next batch is number `step`, counted from the very first."""
         return StreamState(step=step, epoch=self._order.locate(step)[0])
 
-    def __iter__(self) -> Iterator[tuple[Batch, StreamState]]:
-        if self._running is not None:
-            raise RuntimeError("this stream is being iterated already; close it first")
-        readers = ThreadPoolExecutor(self._config.read_threads, "sae-read")
-        gatherers = ThreadPoolExecutor(_GATHER_THREADS, "sae-gather")  # not queued behind reads
-        ahead = Prefetch(self._batches(self._step, readers, gatherers), self._config.batches_ahead)
-        self._running = running = (ahead, [readers, gatherers])
-        before = self.waited_seconds
-        try:
-            for batch in ahead:
-                self.waited_seconds = before + ahead.waited_seconds
-                self._step += 1
-                yield batch, self.state_at(self._step)
-        finally:
-            if self._running is running:
-                self.close()
+    def _start(self, threads: ExitStack) -> Prefetch[Step]:
+        config = self._part.config
+        pools = [  # gathering does not queue behind reading
+            threads.enter_context(ThreadPoolExecutor(config.read_threads, "sae-read")),
+            threads.enter_context(ThreadPoolExecutor(_GATHER_THREADS, "sae-gather")),
+        ]
 
-    def close(self) -> None:
-        """End all threads; an iteration under way ends. Closing twice does no harm."""
-        running, self._running = self._running, None
-        if running is None:
-            return
-        ahead, pools = running
-
-        def stop_pools() -> None:
+        def stop() -> None:
             for pool in pools:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-        ahead.close(wake=stop_pools)
-        for pool in pools:
-            pool.shutdown()
+        numbered = enumerate(self._batches(*pools), self._step + 1)
+        items = ((batch, self.state_at(step)) for step, batch in numbered)
+        ahead = Prefetch(items, config.batches_ahead)
+        threads.callback(ahead.close, stop)
+        return ahead
 
     def _batches(
-        self, step: int, readers: ThreadPoolExecutor, gatherers: ThreadPoolExecutor
+        self, readers: ThreadPoolExecutor, gatherers: ThreadPoolExecutor
     ) -> Iterator[Batch]:
         """Bucket by bucket, the next being read while one is given out; in two places by turns."""
-        shares = self._order.shares(step, self._part.rows)
+        shares = self._order.shares(self._step, self._part.rows)
         places = cycle([self._place() for _ in range(2)])  # new memory is as slow as reading
         coming = Bucket(self._store, next(shares), next(places), readers)
         while True:

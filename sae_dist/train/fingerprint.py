@@ -55,24 +55,19 @@ def changes(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
     Rungs are compared by name; those of new names with those that are gone, one by one.
     """
-    rungs_was = {rung["name"]: rung for rung in was.get("rungs", [])}
-    rungs_now = {rung["name"]: rung for rung in now.get("rungs", [])}
+    (rest_was, rungs_was), (rest_now, rungs_now) = _by_name(was), _by_name(now)
+    same = [name for name in rungs_was if name in rungs_now]
     gone = [name for name in rungs_was if name not in rungs_now]
     new = [name for name in rungs_now if name not in rungs_was]
-    found = list(_differences(_settings(was), _settings(now)))
-    pairs = [(name, name) for name in rungs_was if name in rungs_now]
-    if len(gone) == len(new):
-        pairs += zip(gone, new, strict=True)
-    else:
+    found = list(_differences(rest_was, rest_now))
+    if len(gone) != len(new):
         found.append(f"rungs were {', '.join(rungs_was)}, are {', '.join(rungs_now)}")
-    for name_was, name_now in pairs:
-        rung_was, rung_now = (
-            {key: value for key, value in rungs[name].items() if key != "name"}
-            for rungs, name in ((rungs_was, name_was), (rungs_now, name_now))
-        )
+        gone = new = []
+    for name_was, name_now in zip(same + gone, same + new, strict=True):
+        unlike = list(_differences(rungs_was[name_was], rungs_now[name_now]))
         prefix = f"{name_now}: " if len(rungs_now) > 1 else ""
-        found += [prefix + text for text in _differences(rung_was, rung_now)]
-        if name_was != name_now and rung_was == rung_now:
+        found += [prefix + text for text in unlike]
+        if name_was != name_now and not unlike:
             found.append(f"rung {name_was} is now called {name_now}")
     return found
 
@@ -113,8 +108,11 @@ def check_alike(world: World, config: Any, source: ActivationSource) -> None:
             )
 
 
-def _settings(identity: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in identity.items() if key != "rungs"}
+def _by_name(identity: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """An identity without its rungs, and what makes these, by name."""
+    rest = {key: value for key, value in identity.items() if key != "rungs"}
+    rungs = identity.get("rungs", [])
+    return rest, {rung["name"]: {k: v for k, v in rung.items() if k != "name"} for rung in rungs}
 
 
 def _differences(was: Any, now: Any, form: str = "{key} was {was}, is {now}") -> Iterator[str]:

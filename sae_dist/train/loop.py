@@ -23,7 +23,6 @@ from sae_dist.train.fingerprint import check_unchanged, fingerprint_of
 from sae_dist.train.ladder import build_ladder, describe, initialise, sites_of
 from sae_dist.train.measures import firing_frequency, postfix, rung_measures, start_to_host
 from sae_dist.train.metrics_log import MetricsLog
-from sae_dist.train.metrics_log import check as check_log
 from sae_dist.train.profiling import traced
 from sae_dist.train.progress import check_skipped
 from sae_dist.train.replicas import check_replicas
@@ -35,6 +34,7 @@ from sae_dist.train.signals import begun, ending_signals
 from sae_dist.train.speed import Speed
 from sae_dist.train.staging import on_device, start_reading
 from sae_dist.train.step import StepResult, training_step
+from sae_dist.train.tensorboard_tracker import require_tensorboard
 from sae_dist.train.validation import held_out_figures
 from sae_dist.train.watch import Watch
 
@@ -249,10 +249,11 @@ class TrainingRun:
         self.checkpoints.save(self.step, self._tensors(), about)
 
     def _resume(self, path: Path) -> None:
-        about = self.checkpoints.about(path)
+        checkpoint = self.checkpoints.open(path)
+        about = checkpoint.about
         check_unchanged(about["identity"], self._fingerprint(), path)
         self.step = steps_done(about, self.num_steps, self.config, path)
-        self.checkpoints.load(path, self._tensors())
+        checkpoint.load(self._tensors())
         for rung in self.rungs:
             rung.set_numbers(about["rungs"][rung.name])
         log_info(f"going on from {path}")
@@ -264,7 +265,8 @@ def _add(figures: dict[str | None, Figures], more: dict[str, Figures]) -> None:
 
 
 def _check(config: LoopConfig, num_tokens: int, source: ActivationSource, world: World) -> None:
-    check_log(config.log)
+    if config.log.tensorboard:
+        require_tensorboard()
     validate(config)
     if config.log.evaluate_every_steps is not None and not source.num_held_out:
         raise UserError(

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from sae_dist.common.figures import or_null
 from sae_dist.common.files import write_all
 from sae_dist.train.config import LogConfig
-from sae_dist.train.tensorboard_tracker import TensorBoardTracker, require_tensorboard
+from sae_dist.train.tensorboard_tracker import TensorBoardTracker
 from sae_dist.train.wandb_tracker import WandbTracker, chosen_mode
 
 METRICS = "metrics.jsonl"
@@ -65,9 +65,7 @@ class MetricsLog:
         self._file = open(self._path, "a")  # noqa: SIM115 - open as long as the run
         self._trackers: list[Tracker] = []
         if (mode := chosen_mode(config.wandb)) != "disabled":
-            self._trackers.append(
-                WandbTracker(folder, name, rungs, mode, config.project, config.entity)
-            )
+            self._trackers.append(WandbTracker(folder, name, rungs, mode, config))
         if config.tensorboard:
             self._trackers.append(TensorBoardTracker(folder / "tensorboard", self._rungs, step))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sae-trackers")
@@ -120,12 +118,6 @@ class MetricsLog:
             for rung in self._rungs if ends_step else [line["rung"]]:
                 if step >= tracker.first_missing(rung):
                     tracker.write(rung, step, measures, ends_step)
-
-
-def check(config: LogConfig) -> None:
-    """Raise UserError for a package that a setting needs and is not there."""
-    if config.tensorboard:
-        require_tensorboard()
 
 
 def _cut(path: Path, step: int) -> None:

@@ -1,7 +1,5 @@
 """Whether replicas are still replicas: the processes of a data axis hold the same bits."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -27,7 +25,9 @@ def check_replicas(rungs: list[Rung], step: int) -> None:
         hashes_T = torch.stack([bit_hash(tensor) for tensor in tensors])
         hashes_RT = world.all_gather(hashes_T[None]).cpu()
         for name, is_slice, hashes_R in zip(names, are_slices, hashes_RT.T, strict=True):
-            for ranks in _replicas(rung, is_slice):
+            num_slices = rung.mesh.latent.size if is_slice else 1
+            for first in range(num_slices):
+                ranks = range(first, world.size, num_slices)
                 _compare(rung.name, name, {rank: int(hashes_R[rank]) for rank in ranks}, step)
 
 
@@ -46,15 +46,6 @@ def bit_hash(tensor: Tensor) -> Tensor:
         factors_N.mul_(_ODD - 1).add_(_ODD)
         total += factors_N.mul_(block_N).sum()
     return total
-
-
-def _replicas(rung: Rung, is_slice: bool) -> Iterator[list[int]]:
-    """The ranks that must hold the same: those of one slice, or all."""
-    world, latent = rung.mesh.world.size, rung.mesh.latent.size
-    if not is_slice:
-        yield list(range(world))
-    else:
-        yield from (list(range(index, world, latent)) for index in range(latent))
 
 
 def _compare(rung: str, name: str, hashes: dict[int, int], step: int) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sae_dist.parallel import Mesh, gather_rows
+from sae_dist.parallel import Mesh
 
 
 class SharedRows:
@@ -26,7 +26,7 @@ class SharedRows:
         """Begin to gather what `normalised` will be asked for; called by all processes alike."""
         key = site, mesh.latent.size
         if key not in self._coming:
-            self._coming[key] = gather_rows(self._acts[site], mesh)
+            self._coming[key] = mesh.latent.start_all_gather(self._acts[site])
 
     def normalised(self, site: str, scale: float, mesh: Mesh) -> Tensor:
         """The rows [B, width] that a process of `mesh` works on, divided by `scale`.

@@ -44,10 +44,9 @@ class Speed:
     """
 
     def __init__(self, rungs: Sequence[Rung], batch_tokens: int, world: World, step: int) -> None:
-        self._step_tokens, self._step_flops = batch_tokens, 0.0
-        for rung in rungs:
-            coder = rung.coder
-            self._step_flops += sum(step_flops(coder.config, coder.d_in, coder.d_out, batch_tokens))
+        shapes = [(coder.config, coder.d_in, coder.d_out) for coder in (r.coder for r in rungs)]
+        self._step_flops = float(sum(sum(step_flops(*s, batch_tokens)) for s in shapes))
+        self._step_tokens = batch_tokens
         self._device, self._is_cuda = world.device, world.device.type == "cuda"
         peak = peak_flops(torch.cuda.get_device_name(world.device)) if self._is_cuda else None
         self._peak = None if peak is None else peak * world.size

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders.losses import moments, square_sum, total_variance
-from sae_dist.stream import ActivationSource
+from sae_dist.stream import ActivationSource, HeldOutPart
 from sae_dist.train.rung import Rung
 
 _ENTRIES = 2**24  # rows times latents at once: all of them may fire, as a JumpReLU's do at first
@@ -36,7 +36,7 @@ def held_out_figures(
         sites = sorted({site for sums in alike.values() for site in sums.sites})
         part = next(iter(alike.values())).rung.mesh.data.index
         together = max(1, batch_tokens // size // source.sequence_length)
-        for batch in source.held_out(sites, part, size, num_sequences, together):
+        for batch in source.held_out(sites, HeldOutPart(part, size, num_sequences, together)):
             acts = {site: x_NSD[batch.trainable] for site, x_NSD in batch.acts.items()}
             for sums in alike.values():
                 sums.add(acts)

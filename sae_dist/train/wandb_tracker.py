@@ -12,7 +12,7 @@ import wandb
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_atomic
 from sae_dist.common.seeds import derive
-from sae_dist.train.config import WandbMode
+from sae_dist.train.config import LogConfig, WandbMode
 
 
 class WandbTracker:
@@ -32,8 +32,7 @@ class WandbTracker:
         group: str,
         rungs: dict[str, dict[str, Any]],
         mode: str,
-        project: str,
-        entity: str | None,
+        config: LogConfig,
     ) -> None:
         """Begin or resume the W&B run of the first of `rungs` (configurations by name).
 
@@ -43,21 +42,17 @@ class WandbTracker:
             UserError: W&B cannot be reached, or does not let us in.
         """
         self._folder, self._group, self._begun = folder, group, begun_as(folder)
-        self._rungs, self._mode = rungs, mode
-        self._project, self._entity = project, entity
+        self._rungs, self._mode, self._config = rungs, mode, config
         self._runs: dict[str, wandb.Run] = {}
         self._run(next(iter(rungs)))
 
     def _run(self, rung: str) -> wandb.Run:
-        if rung not in self._runs:
-            self._runs[rung] = self._init(rung)
-        return self._runs[rung]
-
-    def _init(self, rung: str) -> wandb.Run:
+        if rung in self._runs:
+            return self._runs[rung]
         try:
-            return wandb.init(
-                project=self._project,
-                entity=self._entity,
+            self._runs[rung] = wandb.init(
+                project=self._config.project,
+                entity=self._config.entity,
                 group=self._group,
                 name=rung,
                 id=wandb_id(self._group, rung, self._begun),
@@ -76,6 +71,7 @@ class WandbTracker:
                 f"W&B refused the run ({error}); log in with `wandb login`, or set "
                 f"log.wandb=offline and upload later with `wandb sync {self._folder / 'wandb'}`"
             ) from error
+        return self._runs[rung]
 
     def first_missing(self, rung: str) -> int:
         """The first step of which W&B has no figures."""

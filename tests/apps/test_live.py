@@ -1,5 +1,6 @@
 """`store=live`: trained and evaluated by the commands without a store."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,6 +154,24 @@ def test_what_is_asked_for_is_composed_as_the_harvest_composes_it(
         lines = capsys.readouterr().err.splitlines()
         assert said in lines[-1] and lines[-1].startswith("error: ")
     assert not (home / "runs").exists()
+
+
+def test_what_the_language_model_loses_is_logged_while_it_is_read(
+    run: Command,  # noqa: F811
+    home: Path,
+) -> None:
+    run(train.main, *LIVE, "run=blind", *SETTINGS, "tokens=2K")
+    beside = ("log.evaluate_every_steps=5", "evaluate_lm_sequences=8")
+    run(train.main, *LIVE, "run=r", *SETTINGS, "tokens=2K", *beside)
+    run(evaluate.main, "run=r", "lm_sequences=8")
+    lines = map(json.loads, (home / "runs/r/metrics.jsonl").read_text().splitlines())
+    logged = [line for line in lines if "validation/fvu" in line]
+    assert [line["step"] for line in logged] == [4, 9, 14, 19, 24]
+    for key in ("delta_loss", "loss_recovered"):
+        expected = pytest.approx(figures(home / "runs/r")[key], rel=1e-3, abs=1e-6)
+        assert logged[-1][f"validation/{key}"] == expected
+    blind, watched = coder(home / "runs/blind"), coder(home / "runs/r")
+    assert all(torch.equal(blind[name], watched[name]) for name in blind)
 
 
 def test_evaluation_wants_the_language_model_it_was_trained_on(

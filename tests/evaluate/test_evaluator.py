@@ -33,7 +33,7 @@ from sae_dist.evaluate.measures.coder import Description
 from sae_dist.lm import LM, LMConfig
 from sae_dist.parallel import World
 from sae_dist.store import Store, open_store, write_store
-from sae_dist.stream import StoredActivations
+from sae_dist.stream import HeldOutPart, StoredActivations
 from tests.coders.kinds import config_of_kind
 from tests.harvest.tiny import tiny_harvest
 from tests.lm.tiny import WIDTH, tiny_model
@@ -170,7 +170,7 @@ def test_fidelity_is_that_of_the_coder_as_anyone_loads_it(run: Path, store: Path
     figures = evaluated(alone(), run, store)["rungs"]["topk-skip"]
     coder, x, y = load_coder(run / "coders" / "topk-skip"), [], []
     for batch in StoredActivations(open_store(store)).held_out(
-        ["mlp_in.1", "mlp_out.1"], 0, 1, None, 4
+        ["mlp_in.1", "mlp_out.1"], HeldOutPart()
     ):
         x.append(batch.acts["mlp_in.1"][batch.trainable])
         y.append(batch.acts["mlp_out.1"][batch.trainable])

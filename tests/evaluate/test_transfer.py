@@ -26,7 +26,7 @@ from sae_dist.evaluate.measures.transfer import (
 from sae_dist.lm import LM, next_token_loss_NS, resolve
 from sae_dist.parallel import World, make_mesh
 from sae_dist.store import open_store, write_store
-from sae_dist.stream import StoredActivations
+from sae_dist.stream import HeldOutPart, StoredActivations
 from tests.evaluate.made_up import subject_of
 from tests.evaluate.test_evaluator import (
     CODERS,
@@ -151,7 +151,7 @@ def held_out(source: StoredActivations) -> list[Conversations]:
     """The base's own held-out text as if it were rollouts."""
     return [
         Conversations(batch.input_ids, 2 * batch.trainable.long())
-        for batch in source.held_out([], 0, 1, None, 4)
+        for batch in source.held_out([], HeldOutPart(batch_sequences=4))
     ]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from sae_dist.common.dtypes import FloatDtype, from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.harvest import HarvestLoopConfig, Processes, Text, UnitTokens, fill_store
-from sae_dist.harvest.harvest import _fill
+from sae_dist.harvest.harvest import Harvester
 from sae_dist.harvest.units import Units
 from sae_dist.lm import Capture, resolve
 from sae_dist.parallel import World
@@ -28,7 +28,6 @@ from tests.harvest.tiny import (
     POSITIONS,
     SITES,
     contents,
-    job_store,
     tiny_harvest,
     tiny_writer,
     tokens,
@@ -55,7 +54,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def harvest_on(world: World, path: Path) -> int:
     """Harvest as one of the world's processes; the number of its forward passes."""
     passes: list[int] = []
-    processes = Processes(world.rank, world.size, world.device, store=job_store())
+    processes = Processes(world.rank, world.size, world.device, store=world.store)
     tiny_harvest(path, processes=processes, seen=lambda ids_NS: passes.append(len(ids_NS)))
     return len(passes)
 
@@ -156,7 +155,7 @@ def slow_tokens(first: int, begin: Any) -> Text:
 def harvest_in_step(world: World, path: Path) -> int:
     """The number of this process' forward passes."""
     passes: list[int] = []
-    processes = Processes(world.rank, world.size, world.device, in_step=True, store=job_store())
+    processes = Processes(world.rank, world.size, world.device, in_step=True, store=world.store)
     tiny_harvest(path, "llama", processes, lambda ids_NS: passes.append(1), text=slow_tokens)
     return len(passes)
 
@@ -258,13 +257,13 @@ def test_a_round_without_a_unit_leaves_what_is_being_written_alone(
         written[unit] = {site: array.copy() for site, array in arrays.items()}
         return True
 
-    monkeypatch.setattr("sae_dist.harvest.harvest._take", lambda *_: next(rounds))
+    monkeypatch.setattr(Harvester, "_take", lambda _: next(rounds))
+    monkeypatch.setattr(Processes, "go_together", False)  # these are alone
     monkeypatch.setattr(StoreWriter, "write_unit", slow)
     writer, model = with_tokens(tiny_writer(tmp_path / "store")), tiny_model("llama")
     capture = Capture(model, [resolve(model, name) for name in SITES])
     second = Processes(1, 2, torch.device("cpu"), in_step=True)
-    units = Units(writer, second.store)
-    _fill(writer, capture, HarvestLoopConfig(batch_sequences=4), second, units, None)
+    Harvester(writer, capture, 4, second, None).run()
     assert written.keys() == {1, 4}
     for unit, arrays in written.items():
         expected = capture(torch.from_numpy(writer.read_tokens(unit)[0]))

@@ -31,9 +31,8 @@ def names(family: str) -> list[str]:
 def team_of_two(world: World, store: Path) -> Processes:
     """Leave the world that `run_on` made, and make teams of two."""
     dist.destroy_process_group()
-    team = join_team(2, dist.FileStore(str(store), world.size), world.rank, world.size)
-    rank, num = team.index, team.num_teams
-    return Processes(rank, num, world.device, in_team=True, leads=team.leads, store=team.store)
+    met = dist.FileStore(str(store), world.size)
+    return join_team(2, world.device, met, world.rank, world.size)
 
 
 def capture_of(folder: Path, wanted: list[str]) -> Capture:
@@ -143,8 +142,9 @@ def test_what_cannot_be_sliced_is_told_in_one_line(
 
 
 def test_processes_that_make_no_whole_teams_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cpu")
     with pytest.raises(UserError, match="lm.tensor=2 and 3 processes; expected a multiple"):
-        join_team(2, dist.HashStore(), 0, 3)
+        join_team(2, device, dist.HashStore(), 0, 3)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(UserError, match="lm.tensor=2 and one process"):
-        join_launched_team(2)
+        join_launched_team(2, device)

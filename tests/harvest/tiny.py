@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -22,7 +21,7 @@ from sae_dist.harvest import (
     UnitTokens,
     fill_store,
 )
-from sae_dist.harvest.tokens import Tokeniser
+from sae_dist.harvest.tokens import tokenised
 from sae_dist.lm import Capture, resolve
 from sae_dist.store import StoreConfig, StoreWriter
 from sae_dist.text import Fingerprint, Position, TextConfig, pack
@@ -81,16 +80,11 @@ def tokens(first: int = 0, begin: Any = None) -> Text:
     return Text(units(), told)
 
 
-def job_store() -> dist.Store:
-    """The one by which the processes of `run_on` met: what a launcher gives a job."""
-    return dist.distributed_c10d._get_default_store()
-
-
 def with_tokens(writer: StoreWriter) -> StoreWriter:
     """The same, with all tokens written."""
-    with Tokeniser(writer, tokens) as tokeniser:
+    with tokenised(writer, tokens) as check:
         while writer.num_units is None or not writer.has_tokens(writer.num_units - 1):
-            tokeniser.check()
+            check()
             time.sleep(0.01)
     return writer
 

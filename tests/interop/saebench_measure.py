@@ -22,7 +22,7 @@ from sae_dist.evaluate import read_evaluation
 from sae_dist.interop import format_named
 from sae_dist.lm import LMConfig, load_lm
 from sae_dist.store import open_store
-from sae_dist.stream import HeldOutBatch, held_out
+from sae_dist.stream import HeldOutBatch, HeldOutPart, held_out
 from tests.apps.commands import ROOT, command, launch
 from tests.interop.hub import serving
 from tests.interop.saebench_formulas import of_activations, of_the_lm
@@ -198,7 +198,7 @@ def _write_classes(folder: Path) -> None:
 def _batches(home: Path, sites: list[str]) -> list[HeldOutBatch]:
     """The held-out sequences that are evaluated, in SAEBench's batches."""
     store = open_store(home / "store")
-    return list(held_out(store, sites, max_sequences=SEQUENCES, batch_sequences=BATCH))
+    return list(held_out(store, sites, HeldOutPart(0, 1, SEQUENCES, BATCH)))
 
 
 def _core_figures(path: Path) -> dict[str, float]:

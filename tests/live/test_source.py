@@ -16,7 +16,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.live import LiveStream
 from sae_dist.live.units import Unit
 from sae_dist.lm import Capture, resolve
-from sae_dist.stream import BatchPart, StreamConfig
+from sae_dist.stream import BatchPart, HeldOutPart, StreamConfig
 from sae_dist.train import Preempted, ending_signals
 from sae_dist.train.signals import begun
 from tests.live.tiny import (
@@ -167,14 +167,14 @@ def test_iterating_again_goes_on(text: Path) -> None:
 
 def test_held_out_units_come_whole_in_order_and_are_shared(text: Path) -> None:
     source = tiny_live(text)
-    batches = list(source.held_out([SITE], 0, 1, None, 3))
+    batches = list(source.held_out([SITE], HeldOutPart(batch_sequences=3)))
     numbers_N = torch.cat([batch.sequences for batch in batches])
     units_N = torch.arange(len(numbers_N)) // SEQUENCES
     assert torch.equal(numbers_N, 5 * SEQUENCES * units_N + torch.arange(len(units_N)) % SEQUENCES)
     expected = by_hand(text).view(-1, POSITIONS, WIDTH)
     for batch in batches:
         assert torch.equal(batch.acts[SITE], expected[batch.sequences])
-    shared = [list(source.held_out([], part, 2, 9, 2)) for part in range(2)]
+    shared = [list(source.held_out([], HeldOutPart(part, 2, 9, 2))) for part in range(2)]
     assert [len(batch) for part in shared for batch in part] == [2, 2, 1, 2, 2]
     found_N = torch.cat([batch.sequences for part in shared for batch in part])
     assert torch.equal(found_N.sort().values, numbers_N[:9])
@@ -230,7 +230,7 @@ def test_what_cannot_be_is_refused_in_one_line(text: Path) -> None:
     with pytest.raises(UserError, match="does not give 40 lanes 100 tokens each"):
         next(iter(batches(lanes=40, batch=4000)))  # type: ignore[call-overload]
     with pytest.raises(UserError, match="no held-out sequences; train with harvest.writer.held"):
-        next(tiny_live(text, held_out=0.0).held_out([SITE], 0, 1, None, 1))
+        next(tiny_live(text, held_out=0.0).held_out([SITE], HeldOutPart()))
     with pytest.raises(UserError, match="writer.dtype=int8 with store=live; expected bfloat16"):
         tiny_live(text, dtype=FloatDtype.int8)
     with pytest.raises(UserError, match="non_finite or max_norm with store=live; expected neither"):

@@ -5,7 +5,7 @@ import pytest
 from sae_dist.coders import CoderConfig
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import MeshConfig, choose_mesh
-from sae_dist.parallel.cost import message_seconds, wire_bytes
+from sae_dist.parallel.cost import message_seconds, messages, wire_bytes
 from tests.coders.kinds import config_of_kind
 
 
@@ -29,7 +29,8 @@ def test_the_batch_decides_and_tiny_messages_are_not_worth_their_latency() -> No
 
     assert [latent(2**14, batch) for batch in (4096, 16384, 65536)] == [8, 4, 2]
     sizes = topk(256), 64, 64, 512
-    sent = {n: wire_bytes(*sizes, (8 // n, n)) for n in (1, 2, 4, 8)}
+    meshes = {n: (8 // n, n) for n in (1, 2, 4, 8)}
+    sent = {n: wire_bytes(messages(*sizes, mesh), mesh) for n, mesh in meshes.items()}
     assert min(sent, key=lambda n: sent[n]) > 1
     assert choose_mesh(MeshConfig(), 8, *sizes) == 1
 
@@ -37,7 +38,8 @@ def test_the_batch_decides_and_tiny_messages_are_not_worth_their_latency() -> No
 def test_latents_are_shared_within_a_node_before_they_cross_the_network() -> None:
     sizes = topk(2**14), 2304, 2304, 16384
     assert choose_mesh(MeshConfig(), 64, *sizes, per_node=8) == 8
-    slow, fast = (message_seconds(*sizes, (8, 8), per_node) for per_node in (4, 64))
+    step = messages(*sizes, (8, 8))
+    slow, fast = (message_seconds(step, (8, 8), per_node) for per_node in (4, 64))
     assert slow > 2 * fast
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from sae_dist.parallel import local_device, start_world
-from tests.processes import alone
+from sae_dist.parallel import World, local_device, start_world
+from tests.processes import alone, run_on
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,12 @@ def test_a_program_s_own_group_is_taken_and_left() -> None:
     with start_world() as world:
         assert (world.rank, world.size) == (0, 1)
     assert dist.is_initialized()
+    assert run_on(2, add_up_in_its_store) == [11, 11]
+
+
+def add_up_in_its_store(world: World) -> int:
+    with start_world() as found:
+        assert found == world and found.store is not None
+        found.store.add("sum", 1 + 9 * world.rank)
+        dist.barrier()
+        return found.store.clone().add("sum", 0)  # type: ignore[attr-defined]

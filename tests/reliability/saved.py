@@ -27,7 +27,7 @@ def load(folder: Path, path: Path | None = None) -> int:
     path = path or checkpoints.latest()
     assert path is not None
     found = tensors(-1.0)
-    checkpoints.load(path, found)
-    step = int(checkpoints.about(path)["step"])
+    checkpoints.open(path).load(found)
+    step = int(checkpoints.open(path).about["step"])
     assert all((tensor == step).all() for tensor in found.values())
     return step

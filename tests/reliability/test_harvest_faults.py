@@ -19,7 +19,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.harvest import Processes
 from sae_dist.parallel import World
 from sae_dist.store import StoreConfig, StoreWriter, verify
-from tests.harvest.tiny import contents, job_store, tiny_harvest, tiny_writer, with_tokens
+from tests.harvest.tiny import contents, tiny_harvest, tiny_writer, with_tokens
 from tests.processes import run_on, start
 from tests.reliability.jobs import committed, job, passes, torn, wait_until
 from tests.reliability.small_disk import remount, small_disk
@@ -119,7 +119,7 @@ def harvest_on(world: World, path: Path, most: int | None) -> int:
             raise Stopped
         seen.append(1)
 
-    processes = Processes(world.rank, world.size, torch.device("cpu"), store=job_store())
+    processes = Processes(world.rank, world.size, torch.device("cpu"), store=world.store)
     try:
         tiny_harvest(path, processes=processes, seen=note)
     except Stopped:

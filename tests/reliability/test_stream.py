@@ -16,12 +16,19 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.shuffling import documents, layout_of, share
+from benchmarks.shuffling import (
+    Rows,
+    batch_index,
+    distinct_share,
+    documents,
+    expected_distinct,
+    layout_of,
+    share,
+)
 from sae_dist.common.errors import UserError
 from sae_dist.store import Store, open_store, write_store
 from sae_dist.store.layout import Layout
 from sae_dist.stream import ActivationStream, BatchPart, StreamConfig, TokenOrder
-from sae_dist.stream.shuffling import Rows, batch_index, distinct_share, expected_distinct
 
 POSITIONS, NUM_SEQUENCES, BATCH = 16, 1024, 64
 CONFIG = StreamConfig(bucket_tokens=64 * BATCH, read_threads=2, batches_ahead=3)

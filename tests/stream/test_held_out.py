@@ -8,7 +8,7 @@ import torch
 
 from sae_dist.common.errors import UserError
 from sae_dist.store import Store, write_store
-from sae_dist.stream import held_out
+from sae_dist.stream import HeldOutPart, held_out
 
 
 def sequences(
@@ -16,8 +16,8 @@ def sequences(
 ) -> list[list[list[int]]]:
     """Of each part the sequences of each batch."""
     return [
-        [b.sequences.tolist() for b in held_out(store, ["in"], part, parts, max_sequences, size)]
-        for part in range(parts)
+        [batch.sequences.tolist() for batch in held_out(store, ["in"], part)]
+        for part in (HeldOutPart(n, parts, max_sequences, size) for n in range(parts))
     ]
 
 
@@ -26,7 +26,7 @@ def test_the_held_out_sequences_come_whole_and_in_order(
 ) -> None:
     expected = [s for run in store.held_out for s in run]
     assert sequences(store, 1, None) == [[[s] for s in expected]] and len(expected) == 40
-    for batch in held_out(store, ["in", "out"], batch_sequences=7):
+    for batch in held_out(store, ["in", "out"], HeldOutPart(batch_sequences=7)):
         rows = batch.sequences
         ids = torch.arange(400 * 4).reshape(400, 4) + 7
         assert batch.input_ids.dtype == torch.int64 and torch.equal(batch.input_ids, ids[rows])
@@ -80,7 +80,7 @@ def test_dropping_the_iterator_ends_its_thread(store: Store) -> None:
     batches = held_out(store, ["in"])
     next(batches)
     del batches
-    assert not [t for t in threading.enumerate() if t.name == "sae-ahead"]
+    assert not [t for t in threading.enumerate() if t.name.startswith("sae-ahead")]
 
 
 def test_unknown_sites_and_stores_without_are_refused_at_once(store: Store, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sae_dist.common.errors import UserError
-from sae_dist.stream import ActivationsInMemory, BatchPart, StreamConfig, StreamState
+from sae_dist.stream import ActivationsInMemory, BatchPart, HeldOutPart, StreamConfig, StreamState
 
 NUM_ROWS, BATCH = 50, 12
 STEPS_PER_EPOCH = NUM_ROWS // BATCH
@@ -62,7 +62,7 @@ def test_evaluation_reads_all_rows(max_sequences: int | None) -> None:
         found = {
             int(batch.sequences[0]): batch
             for part in range(parts)
-            for batch in source().held_out(["w"], part, parts, max_sequences, 8)
+            for batch in source().held_out(["w"], HeldOutPart(part, parts, max_sequences, 8))
         }
         rows = torch.cat([found[first].acts["w"] for first in sorted(found)])
         assert torch.equal(rows, expected[:, None])

@@ -19,7 +19,7 @@ from sae_dist.stream import (
     StreamState,
     memory_bound,
 )
-from sae_dist.stream.buckets import Bucket
+from sae_dist.stream.stream import Bucket
 
 BATCH = 32
 CONFIG = StreamConfig(read_threads=2, batches_ahead=3)

@@ -11,7 +11,7 @@ from sae_dist.coders import Coder, Form, kind_names, load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.parallel import World
 from sae_dist.store import open_store, write_store
-from sae_dist.stream import StoredActivations
+from sae_dist.stream import HeldOutPart, StoredActivations
 from sae_dist.train import Rung
 from tests.processes import alone, run_on
 from tests.train.ladders import BATCH, make_store, rung, training_run
@@ -45,7 +45,7 @@ def held_out_figures(coder: Coder, store: Path, site: str, target: str) -> dict[
     """By the exported coder, on raw activations, densely."""
     source = StoredActivations(open_store(store))
     num = -(-TOKENS // source.sequence_length)
-    batches = list(source.held_out([site, target], 0, 1, num, num))
+    batches = list(source.held_out([site, target], HeldOutPart(0, 1, num, num)))
     x_ND, y_NE = (
         torch.cat([batch.acts[name][batch.trainable] for batch in batches]).double()
         for name in (site, target)

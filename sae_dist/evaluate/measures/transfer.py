@@ -27,7 +27,7 @@ from sae_dist.evaluate.registry import Declared, Needs
 from sae_dist.evaluate.results import read_figures, run_path, write_figures
 from sae_dist.evaluate.topics import GEMMA_SCOPE, TRANSFER
 from sae_dist.parallel import Mesh
-from sae_dist.stream import ActivationSource
+from sae_dist.stream import ActivationSource, HeldOutPart
 
 if TYPE_CHECKING:
     from sae_dist.lm import LM
@@ -336,9 +336,10 @@ def _trained_norms(
     norms: dict[tuple[str, str], float] = {}
     for run in {run.on: run for run, _ in coders}.values():
         sites = sorted({s for own, c in coders if own is run for s in (c.site, c.target)})
-        part, size = (mesh.data.index, mesh.data.size), config.batch_sequences
-        batches = run.source.held_out(sites, *part, config.sequences, size)
-        passed = ((batch.acts, batch.trainable) for batch in batches)
+        own = HeldOutPart(
+            mesh.data.index, mesh.data.size, config.sequences, config.batch_sequences
+        )
+        passed = ((batch.acts, batch.trainable) for batch in run.source.held_out(sites, own))
         found = mean_norms(passed, sites, mesh, device)
         norms |= {(run.on, site): norm for site, norm in found.items()}
     return norms

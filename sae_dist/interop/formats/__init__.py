@@ -13,7 +13,7 @@ FORMATS = Registry(
         "sparsify": f"{__name__}.sparsify:Sparsify",
         "gemma_scope": f"{__name__}.gemma_scope:GemmaScope",
         "dictionary_learning": f"{__name__}.dictionary_learning:DictionaryLearning",
-        "sae_dist": f"{__name__}.native:Native",
+        "sae_dist": f"{__name__}.sae_dist:Native",
     },
 )
 format_names = FORMATS.names
