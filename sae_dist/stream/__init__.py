@@ -6,8 +6,8 @@ from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
     from sae_dist.stream.batches import Batch as Batch
-    from sae_dist.stream.batches import BatchPart as BatchPart
     from sae_dist.stream.batches import Batches as Batches
+    from sae_dist.stream.batches import BatchPart as BatchPart
     from sae_dist.stream.batches import Step as Step
     from sae_dist.stream.batches import StreamState as StreamState
     from sae_dist.stream.config import StreamConfig as StreamConfig

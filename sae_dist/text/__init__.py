@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
-    from sae_dist.text.config import Packing as Packing
     from sae_dist.text.config import STDLIB as STDLIB
+    from sae_dist.text.config import Packing as Packing
     from sae_dist.text.config import SpecialTokens as SpecialTokens
     from sae_dist.text.config import TextConfig as TextConfig
     from sae_dist.text.corpus import documents as documents

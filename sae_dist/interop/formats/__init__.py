@@ -16,7 +16,11 @@ FORMATS = Registry(
         "sae_dist": f"{__name__}.sae_dist:Native",
     },
 )
-format_names = FORMATS.names
+
+
+def format_names() -> list[str]:
+    """The names of all; nothing is imported."""
+    return FORMATS.names()
 
 
 def format_named(name: str) -> Format:
