@@ -11,7 +11,7 @@ from benchmarks.timing import DEVICE, activations
 from sae_dist.coders import kind_named, kind_names
 from sae_dist.kernels import AdamRows, AdamStep, SparsePattern, dispatch, reference
 from sae_dist.parallel import World, make_mesh, start_world
-from sae_dist.train import AdamConfig, Rung, RungConfig, SharedRows, training_step
+from sae_dist.train import Adam, Rung, RungConfig, SharedRows, training_step
 from sae_dist.train.config import Precision
 
 _ENTRIES_A_ROW = 32
@@ -150,7 +150,7 @@ def steps(num_latents: int, width: int) -> Iterator[Figure]:
 
 def _losses(kind: str, num_latents: int, width: int, precision: Precision, world: World) -> Tensor:
     """Of each step, from weights that are drawn in float64 [T]."""
-    optim = AdamConfig(lr=1e-3, warmup_steps=0, clip_norm=1.0, beta1=0.9)
+    optim = Adam(lr=1e-3, warmup_steps=0, clip_norm=1.0, beta1=0.9)
     coder = kind_named(kind)(num_latents=num_latents, dead_after_tokens=1024)
     if hasattr(coder, "aux_coefficient"):
         coder = replace(coder, aux_coefficient=1 / 32)

@@ -336,8 +336,9 @@ def _trained_norms(
     norms: dict[tuple[str, str], float] = {}
     for run in {run.on: run for run, _ in coders}.values():
         sites = sorted({s for own, c in coders if own is run for s in (c.site, c.target)})
-        own = HeldOutPart(mesh.data.index, mesh.data.size, config.sequences, config.batch_sequences)
-        passed = ((batch.acts, batch.trainable) for batch in run.source.held_out(sites, own))
+        data, size = mesh.data, config.batch_sequences
+        part = HeldOutPart(data.index, data.size, config.sequences, size)
+        passed = ((batch.acts, batch.trainable) for batch in run.source.held_out(sites, part))
         found = mean_norms(passed, sites, mesh, device)
         norms |= {(run.on, site): norm for site, norm in found.items()}
     return norms
