@@ -63,11 +63,11 @@ class TransferConfig:
 
     `lm_name` (at `lm_revision`, or its `lm_gguf_file`) is the finetune, held as the run's model
     was, with its own code only if `lm_trust_remote_code`. `prompts` is a file: .jsonl with a
-    `prompt` or `text`, or lines. Each is cut at `prompt_tokens`, wrapped in `template` (by default that of the finetuned run's
-    store) and continued by up to `rollout_tokens`, drawn at `temperature`; `sequences` of them,
-    `batch_sequences` at once, prompts in an order that `seed` fixes, again and again if they are
-    fewer. The coders of `finetuned_run` are measured beside; `finetuned_store` says where its store
-    is now, if elsewhere.
+    `prompt` or `text`, or lines. Each is cut at `prompt_tokens`, wrapped in `template` (by default
+    that of the finetuned run's store) and continued by up to `rollout_tokens`, drawn at
+    `temperature`; `sequences` of them, `batch_sequences` at once, prompts in an order that `seed`
+    fixes, again and again if they are fewer. The coders of `finetuned_run` are measured beside;
+    `finetuned_store` says where its store is now, if elsewhere.
     """
 
     lm_name: str | None = None

@@ -1,7 +1,7 @@
 """Which entries of z = x Wᵀ + b can matter, found with bfloat16 products and a bound on them.
 
-The search reads W, b and x as rounded to bfloat16, ŵ, b̂ and x̂: such products are twice as fast on a
-CPU that has units for them, and ten times on a GPU. For every entry
+The search reads W, b and x as rounded to bfloat16, ŵ, b̂ and x̂: such products are twice as fast on
+most CPUs that have units for them, and ten times on a GPU. For every entry
 
     |z - ẑ| ≤ ‖x̂‖ ‖w - ŵ‖ + ‖x - x̂‖ ‖w‖ + |b - b̂| + 2 D ε ‖x‖ ‖w‖ + u |ẑ|
 
