@@ -122,7 +122,8 @@ class Rung:
             self.average.update(number, skip)
         fired_F = self.mesh.data.all_reduce(forward.fired_F)
         self.counters.update(fired_F, num_tokens, skip)
-        own = [self.coder.state_dict()[name] for name in self.config.coder.tensors()]
+        weights, names = self.coder.state_dict(), self.config.coder.tensors()
+        own = [weights[name] for name in names]
         before = [tensor.clone() for tensor in own]
         self.config.coder.after_step(self.coder, forward.least, number)
         for tensor, old in zip(own, before, strict=True):
