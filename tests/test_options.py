@@ -21,13 +21,17 @@ def options(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_names(root: Path) -> set[str]:
-    """Every `x` of an `….x` whose value is taken, or of a measure's `sequences = "….x"`."""
+    """Every `x` of an `….x` whose value is taken, of a measure's `sequences = "….x"`, or of the
+    table `_SHAPE`, by whose names a configuration is read.
+    """
     found = set()
     for node in (n for path in root.rglob("*.py") for n in ast.walk(ast.parse(path.read_text()))):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             found.add(node.attr)
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "sequences":
             found.add(ast.unparse(node.value).strip("'").rpartition(".")[2])
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_SHAPE":
+            found |= set(ast.literal_eval(node.value))
     return found
 
 

@@ -13,6 +13,7 @@ from sae_dist.coders import Coder, load_coder, save_coder
 from sae_dist.common.errors import UserError
 from sae_dist.evaluate import EvaluationConfig, finished
 from sae_dist.evaluate import evaluate as evaluate_run
+from sae_dist.evaluate.config import SharingConfig
 from sae_dist.parallel import World
 from tests.apps.test_commands import Command, evaluation, run  # noqa: F401 - a fixture
 from tests.coders.kinds import config_of_kind
@@ -84,7 +85,7 @@ def trained(world: World, folder: Path, tokens: int) -> None:
 
 def evaluated(world: World, folder: Path, latent: int = 1) -> dict:
     source = decoder_rows(folder.parent / "base/coders/a")
-    config = EvaluationConfig(batch_tokens=64, latent=latent)
+    config = EvaluationConfig(batch_tokens=64, parallel=SharingConfig(latent=latent))
     (results,) = evaluate_run(finished(folder, world.device), source, None, config, world)
     return results
 
