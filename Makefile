@@ -83,7 +83,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "  1/2 torch, some 200 MB where a CPU build is offered ..."
 	@$(INSTALL) torch
 	@echo "  2/2 the other packages ..."
-	@$(INSTALL) -e '.[dev,deepspeed]'
+	@$(INSTALL) -e '.[dev,deepspeed,gguf]'
 	@touch $@
 
 # A peer that does not install is left out, and the results say so. PyPI's torchvision comes with some

@@ -109,7 +109,11 @@ class ForeignCoder:
 
 def _shift(W_FD: Tensor, b_D: Tensor) -> Tensor:
     """W b [F], summed in float64, of some rows at a time."""
-    return torch.cat([block.double() @ b_D.double() for block in W_FD.split(rows_at_once(W_FD))])
+    shift_F = b_D.new_empty(len(W_FD), dtype=torch.float64)
+    step = rows_at_once(W_FD)
+    for w_fD, shift_f in zip(W_FD.split(step), shift_F.split(step), strict=True):
+        torch.mv(w_fD.double(), b_D.double(), out=shift_f)
+    return shift_F
 
 
 @torch.no_grad()
