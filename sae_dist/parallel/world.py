@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -30,22 +30,13 @@ class World:
     store: dist.Store | None = field(default=None, compare=False)
     per_node: int | None = None
 
-    def start_any(self, flag: bool) -> Callable[[], bool]:
-        """Begin to ask whether any process says so; call what is returned for the answer.
-
-        The hosts talk, whatever their devices are at. All processes ask alike.
-        """
+    def largest(self, numbers: list[float]) -> list[float]:
+        """Of each number the largest of all processes, whose hosts talk; all ask alike."""
         if self.size == 1:
-            return lambda: flag
-        total = torch.tensor(int(flag))
-        asked = dist.all_reduce(total, async_op=True)
-        assert asked is not None
-
-        def answer() -> bool:
-            asked.wait()
-            return bool(total)
-
-        return answer
+            return numbers
+        largest = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return largest.tolist()
 
 
 def local_device() -> torch.device:

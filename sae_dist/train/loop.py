@@ -30,7 +30,7 @@ from sae_dist.train.resume import checkpoint_to_resume, steps_done
 from sae_dist.train.rows import SharedRows
 from sae_dist.train.rung import Rung
 from sae_dist.train.schedules import never_in_time
-from sae_dist.train.signals import begun, ending_signals
+from sae_dist.train.signals import AnyProcess, begun, ending_signals
 from sae_dist.train.speed import Speed
 from sae_dist.train.staging import on_device, start_reading
 from sae_dist.train.step import StepResult, training_step
@@ -137,10 +137,10 @@ class TrainingRun:
             speed = Speed(self.rungs, size, self.world, self.step)
             coming: deque[Callable[[], None]] = deque()
             most_coming = 0 if host.is_at_hand(self.rungs[0].progress.counts_3) else 1
+            anyone = AnyProcess(self.world, self.step)
             self.watch.step(self.step)
             for acts, state in on_device(islice(batches, steps_left), self.world.device):
                 begun()
-                is_anyone = self.world.start_any(asked_to_end() or self.checkpoints.has_failed)
                 results = self._step(acts)
                 self.step = state.step
                 bar.update()
@@ -149,7 +149,8 @@ class TrainingRun:
                 is_logged = self._is_due(*log_every)
                 waited = batches.waited_seconds if is_logged else None
                 coming.append(self._start_telling(results, speed, waited, bar, log))
-                is_ending = is_anyone()
+                own_wish = asked_to_end() or self.checkpoints.has_failed
+                is_ending = anyone.wishes(self.step, own_wish)
                 is_saving = is_ending or self._is_due(self.config.checkpoint.every_steps)
                 is_last = is_saving or self.step == self.num_steps
                 while len(coming) > (0 if is_last else most_coming):

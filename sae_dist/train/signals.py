@@ -1,15 +1,18 @@
-"""The signals by which a scheduler asks a job to end."""
+"""The signals by which a scheduler asks a job to end, and what its processes make of them."""
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from sae_dist.common.errors import Preempted
+from sae_dist.parallel import World
 
 _ENDING = (signal.SIGTERM, signal.SIGUSR1)  # the second where Slurm's --signal says so
 _GRACE = 5.0  # seconds: if a process failed, the watch of the others tells why meanwhile
+_ASK_SECONDS = 1.0  # between two times that processes ask each other
 _asked = threading.Event()  # a signal is for the whole process
 _begun = threading.Event()
 
@@ -43,6 +46,30 @@ def begun() -> None:
     if not _begun.is_set():
         _begun.set()
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+class AnyProcess:
+    """Whether any process wishes to end, which all ask each other at the same steps.
+
+    Not at every one, as nobody can go on before the slowest has answered: about once a second, or
+    while that is not known to be more, after 1, 2, 4, … steps.
+    """
+
+    def __init__(self, world: World, step: int) -> None:
+        self._world, self._step, self._next = world, step, step + 1
+        self._since = time.monotonic()
+
+    def wishes(self, step: int, own: bool) -> bool:
+        """After a step, from what this process wishes."""
+        if self._world.size == 1:
+            return own
+        if step < self._next:
+            return False
+        now, num_steps = time.monotonic(), step - self._step
+        wish, seconds = self._world.largest([float(own), (now - self._since) / num_steps])
+        asked_again = min(2 * num_steps, int(_ASK_SECONDS / max(seconds, 1e-9)))
+        self._step, self._next, self._since = step, step + max(1, asked_again), now
+        return bool(wish)
 
 
 def _ask(number: int, frame: FrameType | None) -> None:

@@ -18,7 +18,7 @@ import torch
 
 from sae_dist.coders import load_coder
 from sae_dist.parallel import World
-from sae_dist.train import Preempted, SharedRows, training_step
+from sae_dist.train import Preempted, SharedRows, signals, training_step
 from tests.apps.commands import ROOT, TORCHRUN, launch
 from tests.coders.kinds import KINDS
 from tests.processes import run_on
@@ -39,6 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_to(world: World, store: Path, folder: Path, latent: int, stops: list[int]) -> dict:
     """Every rung's tensors and numbers at the end, after stops by SIGTERM or SIGUSR1."""
+    signals._ASK_SECONDS = 0.0
     rungs = [rung(kind, latent=latent) for kind in KINDS]
     for stop in [*stops, STEPS]:
         run = training_run(world, store, folder, rungs, STEPS, every_steps=1000)
@@ -57,7 +58,7 @@ def _ask_to_end_at(run: Any, stop: int, world: World) -> None:
     real = run._step
 
     def step(acts: dict) -> list:
-        if run.step == stop - 2 and world.rank == world.size - 1:
+        if run.step == stop - 1 and world.rank == world.size - 1:
             os.kill(os.getpid(), signal.SIGUSR1)
             os.kill(os.getpid(), signal.SIGTERM)
         return real(acts)

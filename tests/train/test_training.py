@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from sae_dist.train import (
     Preempted,
     SharedRows,
     Signum,
+    signals,
     training_step,
 )
 from tests.processes import alone, run_on
@@ -115,13 +117,14 @@ def resume_until(
     import os
     import signal
 
+    signals._ASK_SECONDS = 0.0
     run = training_run(world, store, folder, ladder(latent), steps, every_steps=1000)
     if stop == steps:
         return run.run()
     real_step = run._step
 
     def step(acts: dict) -> list:
-        if run.step == stop - 2 and world.rank == 0:  # asked of all before the next step
+        if run.step == stop - 1 and world.rank == 0:
             os.kill(os.getpid(), signal.SIGTERM)
         return real_step(acts)
 
@@ -228,3 +231,25 @@ def test_unit_norm_and_thresholds_are_kept(store: Path, tmp_path: Path) -> None:
     folded = load_coder(tmp_path / "coders" / "batchtopk-autoencoder")
     scale = run.rungs[1].scale
     torch.testing.assert_close(folded.threshold, batchtopk.threshold * scale)
+
+
+def step_of_the_wish(world: World) -> tuple[int, int]:
+    """When a wish of the last process is heard, and how often all asked each other till then."""
+    asked = []
+
+    def largest(numbers: list[float]) -> list[float]:
+        asked.append(numbers)
+        return World.largest(world, numbers)
+
+    anyone = signals.AnyProcess(SimpleNamespace(size=world.size, largest=largest), 0)
+    step = next(
+        step for step in range(1, 1000) if anyone.wishes(step, world.rank == 1 and step > 100)
+    )
+    return step, len(asked)
+
+
+def test_a_wish_to_end_is_heard_by_all_at_one_step_and_not_asked_for_at_each() -> None:
+    heard = run_on(2, step_of_the_wish)
+    assert heard[0] == heard[1]
+    (step, times), _ = heard
+    assert 100 < step < 1000 and times < 50
