@@ -12,6 +12,7 @@ from sae_dist.coders.collectives import Collectives
 from sae_dist.kernels import (
     Encoder,
     SparsePattern,
+    host,
     kth_largest,
     threshold_candidates,
     topk_candidates,
@@ -28,10 +29,11 @@ def top_k(z_BF: Tensor, k: int, collectives: Collectives) -> Tensor:
     own_BK = z_BF.topk(min(k + 1, z_BF.shape[1]), dim=1, sorted=False).values
     kth_B1, num_B1, room_B1 = _kth_of_rows(own_BK, k, collectives)
     mask_BF = (z_BF >= kth_B1) & (z_BF > 0)
-    if (num_B1 > k).any():
+    if _may_be(num_B1 > k):
         ties_BF = mask_BF & (z_BF == kth_B1)
         num_before_B1 = collectives.exclusive_sum_latents(ties_BF.sum(1, keepdim=True))
-        tied_T = (num_B1 > k).flatten().nonzero().flatten()
+        is_known = host.is_at_hand(num_B1)  # which rows have ties; else all are looked at
+        tied_T = (num_B1 > k).flatten().nonzero().flatten() if is_known else slice(None)
         places_TF = num_before_B1[tied_T] + ties_BF[tied_T].cumsum(1, dtype=torch.int32)
         mask_BF[tied_T] &= ~ties_BF[tied_T] | (places_TF <= room_B1[tied_T])
     return mask_BF
@@ -43,12 +45,17 @@ def top_k_entries(code: SparsePattern, z_N: Tensor, k: int, collectives: Collect
     kth_B1, num_B1, room_B1 = _kth_of_rows(code.row_lists(z_N, k + 1), k, collectives)
     kth_N = kth_B1.flatten()[code.rows_N]
     kept_N = (z_N >= kth_N) & (z_N > 0)
-    if (num_B1 > k).any():
+    if _may_be(num_B1 > k):
         ties_N = kept_N & (z_N == kth_N)
         place_N, ties_B = _places(ties_N, code)
         num_before_B = collectives.exclusive_sum_latents(ties_B)
         kept_N &= ~ties_N | (num_before_B[code.rows_N] + place_N <= room_B1.flatten()[code.rows_N])
     return kept_N
+
+
+def _may_be(is_so: Tensor) -> bool:
+    """Whether it is so anywhere; where the host would have to wait for that, it may be."""
+    return not host.is_at_hand(is_so) or bool(is_so.any())
 
 
 def _kth_of_rows(own_BK: Tensor, k: int, collectives: Collectives) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,7 +83,7 @@ def batch_top_k(z_BF: Tensor, k: int, collectives: Collectives) -> Tensor:
     num_kept = k * len(z_BF) * collectives.num_parts
     kth, num_greater, num_equal = kth_largest(z_BF, num_kept, collectives.count)
     mask_BF = (z_BF >= kth) & (z_BF > 0)
-    if num_greater + num_equal > num_kept:
+    if _may_be(num_greater + num_equal > num_kept):
         ties_BF = mask_BF & (z_BF == kth)
         ties_B = ties_BF.sum(1)
         ties_everywhere_B = collectives.sum_latents(ties_B)
@@ -101,7 +108,7 @@ def batch_top_k_code(
     code, z_N, edge = _batch_candidates(x_BD, encoder, k, guess, num_kept, collectives)
     kth, num_greater, num_equal = edge
     kept_N = (z_N >= kth) & (z_N > 0)
-    if num_greater + num_equal > num_kept:
+    if _may_be(num_greater + num_equal > num_kept):
         room = num_kept - num_greater
         kept_N &= (z_N > kth) | _is_first(z_N == kth, code, room, collectives)
     return code.keep(kept_N, z_N)
@@ -114,7 +121,7 @@ def _batch_candidates(
     guess: Tensor | None,
     num_kept: int,
     collectives: Collectives,
-) -> tuple[SparsePattern, Tensor, tuple[Tensor, int, int]]:
+) -> tuple[SparsePattern, Tensor, tuple[Tensor, Tensor, Tensor]]:
     """A pattern that has all of the global batch's `num_kept` largest values in it, its values,
     and what `kth_largest` says of them.
 
@@ -141,7 +148,9 @@ def _batch_candidates(
         num_sought = min(4 * num_sought, num_latents)
 
 
-def _is_first(ties_N: Tensor, code: SparsePattern, room: int, collectives: Collectives) -> Tensor:
+def _is_first(
+    ties_N: Tensor, code: SparsePattern, room: Tensor, collectives: Collectives
+) -> Tensor:
     """Which of the entries marked as ties are among the first `room` of all, by row and latent."""
     place_N, ties_B = _places(ties_N, code)
     everywhere_B = collectives.sum_latents(ties_B)

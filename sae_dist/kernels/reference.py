@@ -74,32 +74,35 @@ def step(z_BF: Tensor, threshold_F: Tensor, bandwidth: float) -> Tensor:
 
 def kth_largest(
     values: Tensor, k: int, sum_counts: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, int, int]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The k-th largest of the positive values, which may be spread over processes: exactly.
 
     A radix select: positive floats are ordered as their bits are, so a histogram, which
     `sum_counts` adds up over the processes, settles 16 bits a round. Two rounds for float32,
-    whatever k is and however the values are spread.
+    whatever k is and however the values are spread; no host waits for a device.
 
     Returns:
-        the value (0-dim; 0 if fewer than k are positive), how many are greater, how many equal.
+        the value (0 if fewer than k are positive), how many are greater, how many equal (0-dim).
     """
-    bits = values[values > 0].view(_INTEGER[values.element_size()]).long()
-    prefix, num_greater, num_equal = 0, 0, 0
+    bits, integer = values.flatten(), _INTEGER[values.element_size()]
+    is_open, bits = bits > 0, bits.view(integer).long()
+    prefix = num_greater = num_equal = torch.zeros((), dtype=torch.int64, device=values.device)
+    is_enough = None
     for shift in range(8 * values.element_size() - _DIGIT_BITS, -1, -_DIGIT_BITS):
         digits = (bits >> shift) & (2**_DIGIT_BITS - 1)
-        counts = sum_counts(torch.bincount(digits, minlength=2**_DIGIT_BITS))
+        counts = digits.new_zeros(2**_DIGIT_BITS).scatter_add_(0, digits, is_open.long())
+        counts = sum_counts(counts)
         from_top = counts.flip(0).cumsum(0)
-        if int(from_top[-1]) < k - num_greater:
-            return values.new_zeros(()), int(from_top[-1]), 0
-        index = int(torch.searchsorted(from_top, k - num_greater))
+        is_enough = from_top[-1] >= k if is_enough is None else is_enough
+        index = torch.searchsorted(from_top, k - num_greater).clamp_max(len(counts) - 1)
         digit = len(counts) - 1 - index
-        num_equal = int(counts[digit])
-        num_greater += int(from_top[index]) - num_equal
+        num_equal = counts.gather(0, digit[None])[0]
+        num_greater = num_greater + from_top.gather(0, index[None])[0] - num_equal
         prefix = (prefix << _DIGIT_BITS) | digit
-        bits = bits[digits == digit]
-    value = torch.tensor(prefix, dtype=_INTEGER[values.element_size()], device=values.device)
-    return value.view(values.dtype), num_greater, num_equal
+        is_open = is_open & (digits == digit)
+    value = prefix.to(integer).view(values.dtype)
+    assert is_enough is not None
+    return value * is_enough, num_greater + num_equal * ~is_enough, num_equal * is_enough
 
 
 def product(x_bD: Tensor, W_fD: Tensor, b_f: Tensor) -> tuple[Tensor, Tensor]:

@@ -205,13 +205,15 @@ def topk_candidates(x_BD: Tensor, encoder: Encoder, k: int) -> tuple[SparsePatte
     candidates = _joined([_topk_of_rows(blocks, k) for blocks in search.rows()])
     code, z_N = _pattern(candidates, x_BD, encoder), candidates.z_N
     is_first_N = ~(z_N < code.kth_largest(z_N, k)[code.rows_N])
-    first, _ = code.keep(is_first_N, z_N)
+    place_n = is_first_N.nonzero().flatten()
+    first = code.at(place_n)
     z_n = encoder.values(x_BD, first)
     if not encoder.is_exact:
         return first, z_n
     can_N = ~is_first_N & ~(candidates.upper_N < first.kth_largest(z_n, k)[code.rows_N])
-    second, _ = code.keep(can_N, z_N)
-    z_N[is_first_N], z_N[can_N] = z_n, encoder.values(x_BD, second)
+    place_m = can_N.nonzero().flatten()
+    z_m = encoder.values(x_BD, code.at(place_m))
+    z_N.index_copy_(0, place_n, z_n).index_copy_(0, place_m, z_m)
     return code.keep(is_first_N | can_N, z_N)
 
 

@@ -107,7 +107,7 @@ class Rung:
         counts_2 = self.mesh.latent.all_reduce(torch.stack([mask_F.sum(), soon_F.sum()]))
         if host.is_at_hand(counts_2):
             return DeadLatents.of(mask_F, counts_2[0])
-        at_most = int(self._soon_dead() if self._soon_dead else counts_2[1])
+        at_most = int((self._soon_dead or start_reading(counts_2[1]))().numpy())
         self._soon_dead = start_reading(counts_2[1])
         return DeadLatents(mask_F, counts_2[0], at_most)
 
