@@ -7,30 +7,12 @@ from abc import ABC
 from collections.abc import Sequence
 from enum import StrEnum
 from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import ClassVar
 
 from sae_dist.common.declare import Figure, Plot, Topic
 from sae_dist.common.errors import UserError
 from sae_dist.common.names import nearest
-
-_HERE = "sae_dist.evaluate.measures"
-_OURS = {
-    "fidelity": "Fidelity",
-    "similarity": "Similarity",
-    "lm_loss": "LMLoss",
-    "position": "ReconstructionByPosition",
-    "frequency": "FiringFrequency",
-    "consistency": "ConsistentActivation",
-    "coder": "Description",
-    "uniformity": "Uniformity",
-    "scaling": "ScalingLaws",
-    "forms": "Forms",
-    "novelty": "Novelty",
-    "stitching": "Stitching",
-    "transfer": "Transfer",
-}
+from sae_dist.common.registry import Registry
 
 
 class Needs(StrEnum):
@@ -86,16 +68,35 @@ class Declared(ABC):
     plots: ClassVar[Sequence[Plot]] = ()
 
 
-def names() -> list[str]:
-    """Those that can be asked for; none is imported."""
-    return [*_OURS, *(point.name for point in entry_points(group="sae_dist.measures"))]
+_HERE = "sae_dist.evaluate.measures"
+MEASURES = Registry(
+    "measure",
+    Declared,
+    key="name",
+    group="sae_dist.measures",
+    ours={
+        "fidelity": f"{_HERE}.fidelity:Fidelity",
+        "similarity": f"{_HERE}.similarity:Similarity",
+        "lm_loss": f"{_HERE}.lm_loss:LMLoss",
+        "position": f"{_HERE}.position:ReconstructionByPosition",
+        "frequency": f"{_HERE}.frequency:FiringFrequency",
+        "consistency": f"{_HERE}.consistency:ConsistentActivation",
+        "coder": f"{_HERE}.coder:Description",
+        "uniformity": f"{_HERE}.uniformity:Uniformity",
+        "scaling": f"{_HERE}.scaling:ScalingLaws",
+        "forms": f"{_HERE}.forms:Forms",
+        "novelty": f"{_HERE}.novelty:Novelty",
+        "stitching": f"{_HERE}.stitching:Stitching",
+        "transfer": f"{_HERE}.transfer:Transfer",
+    },
+)
+names = MEASURES.names
 
 
 @cache
 def measures() -> dict[str, type[Declared]]:
     """All of them, imported."""
-    ours = {n: getattr(import_module(f"{_HERE}.{n}"), own) for n, own in _OURS.items()}
-    return ours | {point.name: point.load() for point in entry_points(group="sae_dist.measures")}
+    return {name: MEASURES.named(name) for name in names()}
 
 
 def require_measure(key: str, name: str) -> None:

@@ -404,12 +404,17 @@ def test_another_package_brings_a_measure(
     run: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     point = EntryPoint("num_latents", f"{__name__}:NumLatents", "sae_dist.measures")
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
-    registry.measures.cache_clear()
+
+    def forget() -> None:
+        registry.measures.cache_clear()
+        vars(registry.MEASURES).pop("_homes", None)
+
+    monkeypatch.setattr("sae_dist.common.registry.entry_points", lambda group: [point])
+    forget()
     try:
         results = evaluated(alone(), run, store, measures=["num_latents"], **FEW)
     finally:
-        registry.measures.cache_clear()
+        forget()
     found = {name: rung["their_figure"] for name, rung in results["rungs"].items()}
     assert found == NUM_LATENTS
 
