@@ -24,7 +24,7 @@ from benchmarks.process import call
 from benchmarks.steps import PEERS, PRECISIONS
 from benchmarks.trained.task import K
 from sae_dist.coders import Coder, JumpReLU, TopK
-from sae_dist.evaluate import Fidelity, run_coder
+from sae_dist.evaluate import Fidelity, Subject, run_coder
 from sae_dist.parallel import World, make_mesh, start_world
 
 OURS = "sae_dist"
@@ -165,12 +165,13 @@ class Trainer:
     def measure(self, weights: dict[str, Tensor]) -> dict[str, float]:
         """L0 and FVU on the held-out rows: those of `sae_dist.evaluate`, for every program."""
         coder = as_coder(weights, K).to(self.world.device)
-        fidelity = Fidelity(coder.d_out, self.world.device)
+        mesh = make_mesh(self.world, 1, {})
+        fidelity = Fidelity(Subject(coder=coder, mesh=mesh, num_positions=1))
         for x_BD in self.held_out_MD.split(_BATCH):
             x_1BD = x_BD.to(self.world.device)[None]
             everything = torch.ones(x_1BD.shape[:2], dtype=torch.bool, device=x_1BD.device)
             fidelity.update(run_coder(coder, x_1BD, x_1BD, everything))
-        result = fidelity.result(make_mesh(self.world, 1, {}))
+        result = fidelity.result()
         return {"l0": result["l0"], "fvu": result["fvu"]}
 
 

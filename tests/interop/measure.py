@@ -51,7 +51,8 @@ class Difference:
 
 def python() -> str | None:
     """The clients' Python, as make gives it."""
-    return os.environ.get("SAE_DIST_CLIENTS")
+    found = os.environ.get("SAE_DIST_CLIENTS")
+    return found and str(Path(found).absolute())
 
 
 def activations() -> Tensor:

@@ -23,7 +23,7 @@ from sae_dist.interop import format_named
 from sae_dist.lm import LMConfig, load_lm
 from sae_dist.store import open_store
 from sae_dist.stream import HeldOutBatch, HeldOutPart, held_out
-from tests.apps.commands import ROOT, command, launch
+from tests.apps.commands import ROOT, command, installed
 from tests.interop.hub import serving
 from tests.interop.saebench_formulas import of_activations, of_the_lm
 
@@ -94,7 +94,8 @@ class Found:
 
 def python() -> str | None:
     """SAEBench's Python, as make gives it."""
-    return os.environ.get("SAE_DIST_SAEBENCH")
+    found = os.environ.get("SAE_DIST_SAEBENCH")
+    return found and str(Path(found).absolute())
 
 
 def relative(one: float, other: float) -> float:
@@ -106,7 +107,7 @@ def measure(home: Path) -> Found:
     """Go the whole way in an empty folder, then let SAEBench measure what came of it."""
     for line in _WAY.replace("\n    ", " ").strip().splitlines():
         name, *given = line.split()
-        done = command(launch(name), *given, cwd=home)
+        done = command(*installed(name), *given, cwd=home)
         assert done.returncode == 0, done.stderr
     tokens = [ids for batch in _batches(home, []) for ids in batch.input_ids.tolist()]
     _write_lines(home / "tokens/train.jsonl", [{"tokens": ids} for ids in tokens])

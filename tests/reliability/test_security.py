@@ -490,7 +490,7 @@ def test_secrets_of_the_environment_are_in_no_file_and_no_line(tmp_path: Path) -
     said = ""
     for arguments in (
         (launch("harvest"), *lm, *sizes),
-        (launch("train"), "store=store", "run=r", *SMALL, *STREAM[:2], "log.every_steps=2"),
+        (launch("train"), "store=store", "run=r", *SMALL, STREAM[0], "log.every_steps=2"),
         (*installed("evaluate"), "run=r"),
         (*installed("report"), "run=r"),
         (launch("train"), "store=nowhere", "run=r"),
