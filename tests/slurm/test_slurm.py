@@ -74,7 +74,12 @@ def test_a_training_job_goes_on_after_each_end_and_the_next_ones_wait_for_it(
         lambda: cluster.ask("scontrol", "requeue", job),
         lambda: cluster.submit("--partition=urgent", "--exclusive", "--nodes=2", "--wrap", "true"),
     )
+
+    def has_begun_again(times: int) -> bool:
+        return cluster.output(job).count("going on from") == times
+
     for restarts, interrupt in enumerate(interruptions, start=1):
+        wait_for(lambda n=restarts - 1: has_begun_again(n), 300)  # what was told to end has ended
         written = lines(home, "preempted")
         wait_for(lambda more=written: lines(home, "preempted") > more, 300)
         interrupt()
