@@ -10,16 +10,15 @@ missed. The few that can are then computed in W's own dtype, each by itself: wha
 and does not depend on how rows and latents are cut into blocks or slices.
 """
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from sae_dist.common.processor import multiplies_bfloat16_faster
 from sae_dist.kernels import dispatch as kernels
 from sae_dist.kernels.pattern import SparsePattern
 from sae_dist.kernels.reference import GROUP
@@ -79,29 +78,8 @@ def rounded_dtype(W_FD: Tensor) -> torch.dtype:
 def search_dtype(W_FD: Tensor) -> torch.dtype:
     """The dtype that is multiplied fastest, of those that a search in it is exact after all."""
     dtype = rounded_dtype(W_FD)
-    return dtype if W_FD.is_cuda or _is_faster(dtype, W_FD.dtype) else W_FD.dtype
-
-
-@cache
-def _is_faster(dtype: torch.dtype, other: torch.dtype) -> bool:
-    """Whether this processor multiplies a dtype faster than another.
-
-    Tried once: with AVX-512's bfloat16 units alone, without AMX, an Intel Xeon was seen to do it at
-    two thirds of float32's rate, and an AMD EPYC at twice.
-    """
-    return dtype is not other and _seconds(dtype) < _seconds(other)
-
-
-def _seconds(dtype: torch.dtype) -> float:
-    """The least of some that a product of 1.6 GFLOP takes."""
-    x_BD, W_FD = (torch.ones(n, 768, dtype=dtype) for n in (512, 2048))
-
-    def once() -> float:
-        begin = time.perf_counter()
-        x_BD @ W_FD.T
-        return time.perf_counter() - begin
-
-    return min(once() for _ in range(5))
+    is_faster = W_FD.is_cuda or dtype is W_FD.dtype or multiplies_bfloat16_faster()
+    return dtype if is_faster else W_FD.dtype
 
 
 @dataclass(frozen=True, slots=True)
