@@ -274,7 +274,6 @@ ALLOWED = {
     ("sae_dist/apps/experiment.py", "yaml.load"): "with a SafeLoader that resolves no tag",
     ("sae_dist/apps/command.py", "import_module"): "the commands, by the name they are run by",
     ("sae_dist/common/lazy.py", "import_module"): "a package's own modules, named in its file",
-    ("sae_dist/evaluate/registry.py", "import_module"): "the measures, named in the file",
     (
         "sae_dist/checkpoint/metadata.py",
         "pickle.UnpicklingError",

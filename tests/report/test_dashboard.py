@@ -74,7 +74,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         wandb.teardown()  # which reads the environment once
         yield server
-    wandb.teardown()
+        wandb.teardown()  # while there is somebody to tell the rest to
 
 
 def test_the_command_saves_it_and_says_where(

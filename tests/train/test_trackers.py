@@ -15,12 +15,13 @@ import pytest
 import wandb
 
 from sae_dist.common.errors import UserError
+from sae_dist.parallel import World
 from sae_dist.train import tensorboard_tracker
 from sae_dist.train.config import LogConfig, LoopConfig, WandbMode
 from sae_dist.train.metrics_log import MetricsLog
 from sae_dist.train.wandb_tracker import artifact_name, begun_as, chosen_mode, wandb_id
 from tests.apps.commands import ROOT
-from tests.processes import alone
+from tests.processes import alone, run_on
 from tests.train.ladders import BATCH, make_store, rung, training_run
 from tests.train.test_metrics_log import RUNGS, write
 from tests.train.wandb_files import (
@@ -132,7 +133,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         wandb.teardown()  # which reads the environment once
         yield server
-    wandb.teardown()
+        wandb.teardown()  # while there is somebody to tell the rest to
 
 
 def test_going_on_online_resumes_the_same_runs(tmp_path: Path, server: WandbServer) -> None:
@@ -164,32 +165,35 @@ def test_a_run_begun_anew_under_an_old_name_is_another_one(
     assert len(server.runs) == 2 * len(RUNGS)
 
 
-@pytest.mark.parametrize(
-    ("host", "environment", "mode"),
-    [
-        ("api.wandb.ai", {}, "online"),
-        ("wandb.here:8080", {"WANDB_BASE_URL": "https://wandb.here:8080"}, "online"),
-        ("api.wandb.ai", {"WANDB_BASE_URL": "https://wandb.here"}, "offline"),
-        ("elsewhere", {}, "offline"),
-        ("elsewhere", {"WANDB_API_KEY": KEY}, "online"),
-        ("api.wandb.ai", {"WANDB_MODE": "offline"}, "offline"),
-    ],
-)
-def test_auto_is_online_where_there_is_a_login_for_the_server(
-    host: str,
-    environment: dict[str, str],
-    mode: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    (tmp_path / "netrc").write_text(f"machine {host} login user password {KEY}\n")
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    wandb.teardown()  # which reads the environment once
-    assert chosen_mode(WandbMode.auto) == mode
-    assert chosen_mode(WandbMode.disabled) == "disabled"
-    wandb.teardown()
+LOGINS = [
+    ("api.wandb.ai", {}, "online"),
+    ("wandb.here:8080", {"WANDB_BASE_URL": "https://wandb.here:8080"}, "online"),
+    ("api.wandb.ai", {"WANDB_BASE_URL": "https://wandb.here"}, "offline"),
+    ("elsewhere", {}, "offline"),
+    ("elsewhere", {"WANDB_API_KEY": KEY}, "online"),
+    ("api.wandb.ai", {"WANDB_MODE": "offline"}, "offline"),
+]
+
+
+def modes(world: World, folder: Path) -> list[tuple[str, str]]:
+    """Of each of `LOGINS` what `auto` and `disabled` mean."""
+    found = []
+    for host, environment, _ in LOGINS:
+        (folder / "netrc").write_text(f"machine {host} login user password {KEY}\n")
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+                patch.delenv(name, raising=False)
+            for name, value in {"NETRC": str(folder / "netrc"), **environment}.items():
+                patch.setenv(name, value)
+            wandb.teardown()  # which reads the environment once
+            found.append((chosen_mode(WandbMode.auto), chosen_mode(WandbMode.disabled)))
+    return found
+
+
+def test_auto_is_online_where_there_is_a_login_for_the_server(tmp_path: Path) -> None:
+    """In a process of its own, where W&B has nothing of other tests to wait for."""
+    (found,) = run_on(1, modes, tmp_path)
+    assert found == [(mode, "disabled") for *_, mode in LOGINS]
 
 
 def test_offline_files_are_uploaded_by_wandb_sync(folder: Path, server: WandbServer) -> None:
