@@ -52,7 +52,7 @@ def run(
         kinds: of their coders.
         d_in: width of the activations.
         batch: rows of a step.
-        num_steps: steps between two events.
+        num_steps: of each of the three runs that are timed.
         beyond: latents of matrices whose last entries lie beyond what 32 bits can say.
         checked_latents: of the steps of every kind that are held against a CPU's.
         lm_width: of the language model that is harvested; 2,304 is Gemma 2 2B's.

@@ -114,7 +114,17 @@ def _sparse(
 
 def _update(shape: tuple[int, ...], W_FD: Tensor, generator: torch.Generator) -> Figure:
     grad_FD = torch.randn(W_FD.shape, generator=generator, device=DEVICE)
-    adam = AdamStep(
+    adam = adam_step()
+    found, exact = _rows(W_FD.clone()), _rows(W_FD.double())
+    dispatch.update_rows(found, grad_FD.clone(), None, adam)
+    exact_step = replace(adam, grad_scale=adam.grad_scale.double())
+    reference.update_rows(exact, grad_FD.double(), None, exact_step)
+    return _figure("Adam's update", shape, _error(found.W_FD, exact.W_FD), 1e-5, True)
+
+
+def adam_step() -> AdamStep:
+    """The seventh, of a matrix whose rows have unit norm, with a clipped gradient."""
+    return AdamStep(
         number=torch.tensor(7, device=DEVICE),
         skip=torch.zeros((), dtype=torch.bool, device=DEVICE),
         lr=1e-3,
@@ -124,11 +134,6 @@ def _update(shape: tuple[int, ...], W_FD: Tensor, generator: torch.Generator) ->
         grad_scale=torch.full((), 0.5, device=DEVICE),
         unit_norm=True,
     )
-    found, exact = _rows(W_FD.clone()), _rows(W_FD.double())
-    dispatch.update_rows(found, grad_FD.clone(), None, adam)
-    exact_step = replace(adam, grad_scale=adam.grad_scale.double())
-    reference.update_rows(exact, grad_FD.double(), None, exact_step)
-    return _figure("Adam's update", shape, _error(found.W_FD, exact.W_FD), 1e-5, True)
 
 
 def _rows(W_FD: Tensor) -> AdamRows:

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from benchmarks.device.checks import adam_step
 from benchmarks.figures import Figure
 from benchmarks.own import AUX_K, floor, hold_dead, make_rung, optimizer_bytes
 from benchmarks.timing import DEVICE, Case, median_seconds, peak_bytes, seconds_of
 from sae_dist.harvest.staging import StagingBuffer
-from sae_dist.kernels import AdamRows, AdamStep, Encoder, dispatch, topk_candidates
+from sae_dist.kernels import AdamRows, Encoder, dispatch, topk_candidates
 from sae_dist.lm import Capture, resolve, truncate
 from sae_dist.parallel import World, start_world
 from sae_dist.store import StoreConfig
@@ -92,16 +93,7 @@ def kernels(num_latents: int, d_in: int, batch: int) -> Iterator[Figure]:
         yield Figure(name, 1e3 * median_seconds(action, _TURNS), "ms", floor_ms)
     rows = AdamRows(W_FD=W_FD, exp_avg_sq_FD=W_FD.square(), exp_avg_FD=W_FD.clone())
     grad_FD = torch.randn_like(W_FD)
-    adam = AdamStep(
-        number=torch.tensor(7, device=DEVICE),
-        skip=torch.zeros((), dtype=torch.bool, device=DEVICE),
-        lr=1e-5,
-        beta1=0.9,
-        beta2=0.999,
-        eps=1e-8,
-        grad_scale=torch.ones((), device=DEVICE),
-        unit_norm=True,
-    )
+    adam = adam_step()
     seconds = median_seconds(lambda: dispatch.update_rows(rows, grad_FD, None, adam), _TURNS)
     floor_ms = 1e3 * 7 * W_FD.nbytes / bytes_per_second
     yield Figure("Adam's update of every row", 1e3 * seconds, "ms", floor_ms)
