@@ -2,6 +2,7 @@
 
 import time
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -13,7 +14,8 @@ def multiplies_bfloat16_faster() -> bool:
     With AVX-512's units for it alone, without AMX, an Intel Xeon was seen to do it at two thirds of
     float32's rate, and an AMD EPYC at twice. Without units it is emulated.
     """
-    found = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot say
+    # Older versions of torch cannot say.
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     has_units = any(found.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
     has_units = has_units or torch.cpu._is_avx512_bf16_supported()
     return has_units and _seconds(torch.bfloat16) < _seconds(torch.float32)
