@@ -1,6 +1,9 @@
 """The architecture as a test: imports point down only, and each room imports what DESIGN allows."""
 
 import ast
+import importlib.metadata
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +61,9 @@ RESERVED = {
 }
 # room: the only packages from outside that it may import, besides the standard library
 SELF_CONTAINED = {"kernels": {"torch", "triton"}, "coders": {"torch", "triton", "safetensors"}}
+# rooms that import with these packages, and what they need, alone, but for one module
+OF_A_STEP, ENOUGH = ("kernels", "coders", "parallel", "train"), ("torch", "triton", "safetensors")
+_BESIDE = "train/wandb_tracker.py"
 # room: packages that it may not import
 FORBIDDEN = {"train": {"transformers"}}
 
@@ -171,3 +177,42 @@ def test_an_allowed_import_passes(tmp_path: Path, file: str, source: str) -> Non
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text(source)
     assert violations(tmp_path) == []
+
+
+def needed_by(*packages: str) -> set[str]:
+    """Packages and all that they need, by name; and numpy, from which safetensors makes tensors."""
+    found, left = set(), [*packages, "numpy"]
+    while left:
+        name = left.pop().lower().replace("-", "_")
+        if name not in found:
+            found.add(name)
+            try:
+                needs = importlib.metadata.requires(name) or []
+            except importlib.metadata.PackageNotFoundError:  # as triton on a Mac
+                continue
+            left += [re.split(r"[^\w.-]", need)[0] for need in needs if "extra ==" not in need]
+    return found
+
+
+def test_what_takes_a_step_imports_with_torch_triton_and_safetensors_alone() -> None:
+    enough = needed_by(*ENOUGH) | {"sae_dist"}
+    installed = importlib.metadata.packages_distributions().items()
+    absent = [
+        module
+        for module, packages in installed
+        if not {name.lower().replace("-", "_") for name in packages} & enough
+    ]
+    assert {"crc32c", "msgspec", "tqdm", "wandb", "zarr"} <= set(absent)
+    paths = sorted(
+        path.relative_to(ROOT) for room in OF_A_STEP for path in (ROOT / room).rglob("*.py")
+    )
+    modules = [".".join(("sae_dist", *p.with_suffix("").parts)) for p in paths if str(p) != _BESIDE]
+    code = (
+        "import importlib, sys\n"
+        f"sys.modules.update(dict.fromkeys({absent}))\n"  # each raises ModuleNotFoundError
+        f"for name in {modules}: importlib.import_module(name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
