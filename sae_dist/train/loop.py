@@ -88,7 +88,7 @@ class TrainingRun:
         torch.set_float32_matmul_precision("highest" if is_exact else "medium")
         self.num_steps = num_tokens // config.batch_tokens
         self.rungs = build_ladder(
-            rung_configs, source, world, config.batch_tokens, config.precision
+            rung_configs, source, world, config.batch_tokens, config.precision, config.machine
         )
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
         self.step = 0

@@ -20,8 +20,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.evaluate import EvaluationConfig, evaluate, finished
 from sae_dist.evaluate.config import SharingConfig
 from sae_dist.interop import all_formats
-from sae_dist.parallel import World
-from sae_dist.plan import MachineConfig
+from sae_dist.parallel import MachineConfig, World
 from sae_dist.plan.rung import plan_rung
 from sae_dist.store import open_store
 from sae_dist.stream import StoredActivations
