@@ -194,14 +194,19 @@ def needed_by(*packages: str) -> set[str]:
     return found
 
 
-def test_what_takes_a_step_imports_with_torch_triton_and_safetensors_alone() -> None:
-    enough = needed_by(*ENOUGH) | {"sae_dist"}
+def packages_beside(*packages: str) -> list[str]:
+    """What can be imported here that none of these packages needs."""
+    enough = needed_by(*packages) | {"sae_dist"}
     installed = importlib.metadata.packages_distributions().items()
-    absent = [
+    return [
         module
-        for module, packages in installed
-        if not {name.lower().replace("-", "_") for name in packages} & enough
+        for module, names in installed
+        if not {name.lower().replace("-", "_") for name in names} & enough
     ]
+
+
+def test_what_takes_a_step_imports_with_torch_triton_and_safetensors_alone() -> None:
+    absent = packages_beside(*ENOUGH)
     assert {"crc32c", "msgspec", "tqdm", "wandb", "zarr"} <= set(absent)
     paths = sorted(
         path.relative_to(ROOT) for room in OF_A_STEP for path in (ROOT / room).rglob("*.py")
