@@ -1,5 +1,8 @@
 """How a mesh is chosen: pure arithmetic."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from sae_dist.coders import CoderConfig
@@ -44,6 +47,21 @@ def test_latents_are_shared_within_a_node_before_they_cross_the_network() -> Non
     nodes = (MachineConfig(devices_per_node=per_node) for per_node in (4, 64))
     slow, fast = (message_seconds(step, (8, 8), machine) for machine in nodes)
     assert slow > 2 * fast
+
+
+def test_the_table_of_the_architecture_is_what_is_chosen() -> None:
+    text = (Path(__file__).parents[2] / "docs/architecture.md").read_text()
+    rows = re.findall(r"^\| ([\d,]+) \| (8|64)[^|]*\| (.*) \|$", text, re.MULTILINE)
+    assert len(rows) == 4
+    for batch, world, cells in rows:
+        sizes = 2304, 2304, int(batch.replace(",", ""))
+        chosen = [
+            choose_mesh(MeshConfig(), H100, int(world), topk(2**log_width), *sizes)
+            for log_width in range(11, 21)
+        ]
+        said = cells.replace(", ", " | ").split(" | ")
+        said += said[-1:] * (len(chosen) - len(said))  # and more
+        assert [f"{int(world) // latent}×{latent}" for latent in chosen] == said
 
 
 def test_the_network_of_the_machine_decides() -> None:
