@@ -99,17 +99,18 @@ def token_kind(tokenizer: "PreTrainedTokenizerBase", seed: int) -> Iterator[Samp
     """
     for name, source in islice(corpora.stdlib_modules(), _NUM_MODULES):
         starts = np.cumsum([0, *map(len, io.StringIO(source))])
-        found: dict[str, list[Sample]] = {}
+        found: dict[str, list[tuple[int, int]]] = {}
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
             if kind := _kind(token):
-                ends = token.start, token.end
-                begin, end = (int(starts[line - 1]) + column for line, column in ends)
+                begin, end = (
+                    int(starts[at - 1]) + column for at, column in (token.start, token.end)
+                )
+                found.setdefault(kind, []).append((begin, end))
+        for kind, places in found.items():
+            order = generator(seed, "token_kind", name, kind).permutation(len(places))
+            for begin, end in (places[place] for place in order[:_TOKENS_A_MODULE]):
                 first = max(0, begin - _CONTEXT_CHARACTERS)
-                sample = Sample(source[first:end], kind, span=(begin - first, end - first))
-                found.setdefault(kind, []).append(sample)
-        for kind, samples in found.items():
-            order = generator(seed, "token_kind", name, kind).permutation(len(samples))
-            yield from (samples[place] for place in order[:_TOKENS_A_MODULE])
+                yield Sample(source[first:end], kind, span=(begin - first, end - first))
 
 
 def _kind(token: tokenize.TokenInfo) -> str | None:
