@@ -72,8 +72,11 @@ def save_lm(folder: Path) -> Path:
     return folder
 
 
-def coder(form: str = "autoencoder") -> Coder:
-    """TopK: a latent for each letter, one for some words of each, the rest random."""
+def coder(*, centred: bool = False) -> Coder:
+    """TopK: a latent for each letter, one for some words of each, the rest random.
+
+    If `centred`, b_dec is 0, and nothing fires on zeros.
+    """
     embedding, vocab = model().get_input_embeddings().weight, tokenizer().get_vocab()
     by_letter = [
         [embedding[vocab[w]] for w in words() if w[0] == c] for c in string.ascii_lowercase
@@ -84,7 +87,7 @@ def coder(form: str = "autoencoder") -> Coder:
     others = torch.randn(382, WIDTH, generator=generator)
     W = torch.nn.functional.normalize(torch.cat([letters, some, others]), dim=1)
     made = Coder(TopK(num_latents=len(W), k=6), WIDTH, WIDTH)
-    b_dec = 0.05 * torch.randn(WIDTH, generator=generator)
+    b_dec = (0.0 if centred else 0.05) * torch.randn(WIDTH, generator=generator)
     weights = {"W_enc": W, "W_dec": W, "b_enc": torch.zeros(len(W)), "b_dec": b_dec}
     made.load_state_dict({k: v.clone() for k, v in weights.items()})
     return made.eval().requires_grad_(False)
