@@ -1,4 +1,4 @@
-"""SAEBench's probing evaluations on texts that are given: run by its own Python, see the other client.
+"""SAEBench's probing evaluations on texts that are given, run by its own Python.
 
 python saebench_probes_client.py PLAN    in the folder that holds all that PLAN, a JSON file, names
 

@@ -1,6 +1,5 @@
 """Our probing measures beside SAEBench's own evaluations; see `test_saebench.py`."""
 
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 

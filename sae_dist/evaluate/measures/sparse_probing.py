@@ -32,8 +32,8 @@ class SparseProbing(TextMeasure):
             Figure(
                 f"sparse_probing/{of}/top_{k}",
                 f"{heading}, k = {k}",
-                f"mean test accuracy of logistic regression (L2, C = 1) on k = {k} {columns}, those "
-                "whose mean over texts differs most between a class and the others",
+                f"mean test accuracy of logistic regression (L2, C = 1) on k = {k} {columns}, "
+                "those whose mean over texts differs most between a class and the others",
                 source=f"{SAEBENCH}: {theirs}_top_{k}_test_accuracy",
                 write=Write.PERCENT,
                 is_main=of == "latents",
