@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "live": {"text", "lm", "store", "harvest", "stream"},
     "config": set(FLOOR) - {"apps", "__main__", "config", "selftest", "live", "report", "pages"},
     "train": {"coders", "kernels", "parallel", "stream", "checkpoint", "interop"},
-    "evaluate": {"lm", "coders", "kernels", "parallel", "stream", "checkpoint"},
+    "evaluate": {"text", "lm", "coders", "kernels", "parallel", "stream", "checkpoint"},
     "latents": {"lm", "coders", "kernels", "parallel", "stream", "checkpoint"},
     "explain": {"latents", "lm"},
     "pages": {"latents"},
