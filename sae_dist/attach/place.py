@@ -81,8 +81,8 @@ def _sites(
     write, *beyond = further or [read if is_autoencoder else about.get("target")]
     if write is None or beyond:
         raise UserError(
-            f"found {coder.config.form} at {name}; expected what it reads, as resid_post.4, or what "
-            "it reads and writes, as mlp_in.4 → mlp_out.4; correct the name"
+            f"found {coder.config.form} at {name}; expected what it reads, as resid_post.4, or "
+            "what it reads and writes, as mlp_in.4 → mlp_out.4; correct the name"
         )
     return str(read), str(write)
 

@@ -263,14 +263,11 @@ def test_a_text_of_special_tokens_alone_has_no_latents() -> None:
 
 def test_no_hook_is_left_after_an_error_or_the_block() -> None:
     lm = a_language_model()
-    with pytest.raises(UserError, match="width 32 at resid_post.1; expected 16, which the coder"):
-        with sae_dist.attach(lm, {MLP: both()[MLP], RESID: a_coder(width=16)}) as run:
-            run(TEXT)
-    assert hooks(lm.model) == 0
-    with sae_dist.attach(lm, both()) as run, pytest.raises(ZeroDivisionError):
-        with run.steer(RESID, 3, add=9.0):
-            raise ZeroDivisionError
+    narrow = {MLP: both()[MLP], RESID: a_coder(width=16)}
+    said = "width 32 at resid_post.1; expected 16, which the coder"
+    with pytest.raises(UserError, match=said), sae_dist.attach(lm, narrow) as run:
         run(TEXT)
+    assert hooks(lm.model) == 0
     with sae_dist.attach(lm, both()) as run:
         with pytest.raises(ZeroDivisionError), run.steer(RESID, 3, add=9.0):
             raise ZeroDivisionError
