@@ -79,11 +79,11 @@ def find_lm(config: LMConfig, key: str = "lm.name") -> LMFiles:
     Raises UserError, naming the setting `key`, for a folder, a name or a file of GGUF that is not
     there, and for what GGUF cannot have.
     """
-    if (one := published(config)) is not None:
+    folder, file = local_folder(config, key), config.gguf_file or "config.json"
+    if folder is None and (one := published(config)) is not None:
         return LMFiles(config, key, str(unpacked(one, key)), one.sha256)
     if config.gguf_file is not None:
-        _check_gguf(config, config.gguf_file)
-    folder, file = local_folder(config, key), config.gguf_file or "config.json"
+        _check_gguf(config)
     path, commit = Path(folder or "", file), None
     if folder is None:
         with told_in_one_line(config, "a language model", key):
@@ -97,8 +97,8 @@ def find_lm(config: LMConfig, key: str = "lm.name") -> LMFiles:
     return LMFiles(config, key, str(path.parent), commit, path.absolute())
 
 
-def _check_gguf(config: LMConfig, file: str) -> None:
-    require_gguf(file)
+def _check_gguf(config: LMConfig) -> None:
+    require_gguf(str(config.gguf_file))
     if config.dtype is LMDtype.auto or config.tensor > 1:
         raise UserError(
             f"lm.gguf_file={config.gguf_file} with lm.dtype={config.dtype}, "
