@@ -184,7 +184,7 @@ class Attached:
     def steer(
         self,
         site: str,
-        latent: int | Sequence[int],
+        latent: int | Sequence[int] | Tensor,
         *,
         add: float | None = None,
         set: float | None = None,
@@ -206,7 +206,7 @@ class Attached:
         """
         if (add is None) == (set is None):
             raise UserError(f"found add={add}, set={set}; expected one of them; give the other up")
-        latents = (latent,) if isinstance(latent, int) else tuple(latent)
+        latents = tuple(torch.as_tensor(latent).flatten().tolist())
         num_latents = self._place(site).coder.config.num_latents
         if beyond := [one for one in latents if not 0 <= one < num_latents]:
             raise UserError(
@@ -223,7 +223,7 @@ class Attached:
         )
 
     def ablate(
-        self, site: str, latents: int | Sequence[int], *, positions: Positions = None
+        self, site: str, latents: int | Sequence[int] | Tensor, *, positions: Positions = None
     ) -> Edit:
         """Let latents be silent: `steer` with `set=0`."""
         return self.steer(site, latents, set=0.0, positions=positions)

@@ -31,7 +31,7 @@ class Latents:
         values, order = self.values_A[is_here_A].sort(descending=True)
         return self.latents_A[is_here_A][order], values
 
-    def of(self, latent: int) -> Tensor:
+    def of(self, latent: int | Tensor) -> Tensor:
         """One latent's activations [N, S], 0 where it does not fire."""
         is_it_A = self.latents_A == latent
         place = self.sequences_A[is_it_A], self.positions_A[is_it_A]
