@@ -16,7 +16,7 @@ FLOORS = {
     1: ["common", "text", "lm", "kernels"],
     2: ["store", "coders"],
     3: ["harvest", "stream", "parallel", "checkpoint", "interop"],
-    4: ["train", "evaluate", "latents", "selftest", "plan", "live"],
+    4: ["train", "evaluate", "latents", "selftest", "plan", "live", "attach"],
     5: ["report", "explain", "pages", "handoff"],
     6: ["config"],
     7: ["apps"],
@@ -39,7 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoint": {"coders"},
     "interop": {"coders"},
     "live": {"text", "lm", "store", "harvest", "stream"},
-    "config": set(FLOOR) - {"apps", "__main__", "config", "selftest", "live", "report", "pages"},
+    "config": set(FLOOR)
+    - {"apps", "__main__", "config", "selftest", "live", "report", "pages", "attach"},
     "train": {"coders", "kernels", "parallel", "stream", "checkpoint", "interop"},
     "evaluate": {"text", "lm", "coders", "kernels", "parallel", "stream", "checkpoint"},
     "latents": {"lm", "coders", "kernels", "parallel", "stream", "checkpoint"},
@@ -47,10 +48,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pages": {"latents"},
     "handoff": {"latents", "coders", "interop"},
     "selftest": {"store", "stream", "parallel"},
+    "attach": {"text", "lm", "coders", "kernels", "interop"},
     "plan": {"lm", "coders", "store", "stream", "parallel", "live", "train"},
     "apps": set(FLOOR) - {"apps", "__main__"},
     "__main__": {"apps"},
-    "__init__": {"apps", "store", "interop"},
+    "__init__": {"apps", "store", "interop", "attach"},
 }
 # package: the only rooms that may import it
 RESERVED = {
