@@ -16,10 +16,11 @@ _IS_CUDA = DEVICE == "cuda"
 _LENIENCE = 60.0  # seconds that one figure may take beyond its stage's end
 _SHARES = {
     "ceilings": 0.05,
+    "products of eight bits": 0.02,
     "kernels against float64": 0.25,
     "steps against the CPU": 0.12,
     "kernels alone": 0.15,
-    "steps": 0.33,
+    "steps": 0.31,
     "harvest": 0.1,
 }
 PACKAGES = ("triton", "transformers")
@@ -59,8 +60,9 @@ def run(
         seconds: for all.
     """
     sizes = d_in, batch
-    stages: dict[str, Callable[[], Iterator[Figure]]] = {
+    stages: dict[str, Callable[[], Iterator[Figure | LeftOut]]] = {
         "ceilings": lambda: rates.ceilings(widths[0], *sizes),
+        "products of eight bits": lambda: rates.eight_bits(widths[0], *sizes),
         "kernels against float64": lambda: checks.kernels(d_in, beyond),
         "steps against the CPU": lambda: checks.steps(checked_latents, min(d_in, 256)),
         "kernels alone": lambda: rates.kernels(widths[0], *sizes),
@@ -73,7 +75,9 @@ def run(
         yield from _in_time(name, stage(), end)
 
 
-def _in_time(name: str, figures: Iterator[Figure], end: float) -> Iterator[Figure | LeftOut]:
+def _in_time(
+    name: str, figures: Iterator[Figure | LeftOut], end: float
+) -> Iterator[Figure | LeftOut]:
     """The figures of a stage until it is over, has failed, or its time has ended."""
     while True:
         left = end - time.monotonic()

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from benchmarks.cheaper_search import product_rates
 from benchmarks.device.checks import adam_step
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, LeftOut
 from benchmarks.own import AUX_K, floor, hold_dead, make_rung, optimizer_bytes
 from benchmarks.timing import DEVICE, Case, median_seconds, peak_bytes, seconds_of
 from sae_dist.harvest.staging import StagingBuffer
@@ -53,6 +54,11 @@ def ceilings(num_latents: int, d_in: int, batch: int) -> Iterator[Figure]:
     maxima = torch.randn(batch, max(_K, num_latents // 32), device=DEVICE)
     seconds = median_seconds(lambda: maxima.topk(_K, dim=1, sorted=False), _TURNS)
     yield Figure(f"topk of {maxima.shape[1]:,} a row", 1e3 * seconds, "ms")
+
+
+def eight_bits(num_latents: int, d_in: int, batch: int) -> Iterator[Figure | LeftOut]:
+    """What the search's product would gain from eight bits."""
+    yield from (found for _, found in product_rates(*_operands(num_latents, d_in, batch)))
 
 
 def _operands(num_latents: int, d_in: int, batch: int) -> tuple[Tensor, Tensor]:
