@@ -21,6 +21,8 @@ from tests.processes import alone
 SLOW = {
     "quality",
     "live",
+    "endtoend",
+    "cheaper_search",
     "objects",
     "storage",
     "stream",
