@@ -32,6 +32,7 @@ PEERS = {
     "SAELens": ("sae_lens:sparse", "sae_lens:prefetch"),
     "sparsify": ("sparsify:adam", "sparsify:signum"),
 }
+_RATES = {"sae_dist": 0.008, "sae_lens": 0.008, "sparsify": 0.008}  # Adam's, of a few tried each
 _LAYER, _LENGTH, _HELD_OUT_EVERY = 2, 128, 20
 _SITE = f"resid_post.{_LAYER}"
 SMOKE = {
@@ -85,7 +86,6 @@ def run(
     num_latents: int = 8192,
     k: int = 32,
     batch: int = 4096,
-    lr: float = 0.004,
     lm_steps: int = 1000,
     lm_width: int = 192,
     held_out_tokens: int = 2**17,
@@ -101,7 +101,6 @@ def run(
         tokens: that pass the language model.
         num_latents, k: of the coder.
         batch: tokens of a step.
-        lr: of Adam.
         lm_steps, lm_width: of the small language model's training, and its width.
         held_out_tokens: that FVU is measured on.
         documents: of the text, at most.
@@ -118,12 +117,13 @@ def run(
         held_out = HeldOut(list(activations_of(lm, text, _SITE, held_out_tokens)), world)
         shape = {"layer": _LAYER, "length": _LENGTH, "tokens": tokens, "batch": batch}
         shape |= {"num_latents": num_latents, "k": k}
-        job = {"lm": str(lm), "text": str(train), "lr": lr, **shape}
+        job = {"lm": str(lm), "text": str(train), **shape}
 
         def measured(program: str, **python: Any) -> dict[str, Any] | str:
             to = home / program.replace(":", "-")
             to.mkdir()
-            given = {"program": program, "job": job | {"to": str(to)}}
+            own = {"to": str(to), "lr": _RATES[program.partition(":")[0]]}
+            given = {"program": program, "job": job | own}
             begin = time.perf_counter()
             found = call("benchmarks.runners.job:run_program", given, limit, **python)
             if isinstance(found, str):
