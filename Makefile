@@ -25,7 +25,7 @@ help:
 	@echo "make test         the fast tests"
 	@echo "make test-slow    the tests that need minutes, several processes or gigabytes"
 	@echo "make test-interop exports, imports and SAEBench beside the other libraries, in a .venv-interop and a .venv-saebench"
-	@echo "make bench        steps beside other trainers' (in a .venv-bench of their own), stream and harvest"
+	@echo "make bench        steps beside other trainers' (in a .venv-bench of their own), stream, harvest, end to end"
 	@echo "make lint         ruff and mypy"
 	@echo "make docs         the site, in site/, by a .venv-docs of its own; fails on a warning"
 	@echo "make wheel        the package as a wheel, in dist/"

@@ -4,7 +4,8 @@
 
 Options are the arguments of the benchmark's `run`; `--smoke` takes sizes that only show that it
 runs, `--keep` keeps the figures of the last run that this one does not make again, and `--to`
-writes elsewhere. Without a NAME: steps, stream and harvest. `table` only makes the table again.
+writes elsewhere. Without a NAME: steps, stream, harvest and endtoend. `table` only makes the table
+again.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from benchmarks import BENCHMARKS
 from benchmarks.figures import README, RESULTS, LeftOut, Results, read_results, with_results
 from benchmarks.machine import circumstances
 
-_BENCH = ("steps", "stream", "harvest")
+_BENCH = ("steps", "stream", "harvest", "endtoend")
 
 
 def module_of(name: str) -> ModuleType:

@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
-_UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # that products and checksums use
+_UNITS = (  # that products and checksums use
+    *("avx2", "avx512f", "avx512_bf16", "amx_bf16"),
+    *("avx_vnni", "avx512_vnni", "amx_int8"),
+)
 
 
 def circumstances(*packages: str) -> dict[str, Any]:

@@ -19,10 +19,11 @@ _IS_CUDA = DEVICE == "cuda"
 _LENIENCE = 60.0  # seconds that a figure may take beyond its stage's end
 _SHARES = {
     "ceilings": 0.05,
+    "products of eight bits": 0.02,
     "kernels against float64": 0.25,
     "steps against the CPU": 0.12,
     "kernels alone": 0.15,
-    "steps": 0.33,
+    "steps": 0.31,
     "harvest": 0.1,
 }
 PACKAGES = ("triton", "transformers")
@@ -65,6 +66,7 @@ def run(
     with start_world() as world:
         stages: dict[str, Callable[[], Parts]] = {
             "ceilings": partial(rates.ceilings, widths[0], *sizes),
+            "products of eight bits": partial(rates.eight_bits, widths[0], *sizes),
             "kernels against float64": partial(checks.kernels, d_in, beyond),
             "steps against the CPU": partial(checks.steps, checked_latents, min(d_in, 256), world),
             "kernels alone": partial(rates.kernels, widths[0], *sizes),

@@ -8,6 +8,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
+from benchmarks.cheaper_search import product_rates
 from benchmarks.device.checks import adam_step
 from benchmarks.device.parts import Parts
 from benchmarks.figures import Figure
@@ -61,6 +62,12 @@ def _ceilings(num_latents: int, d_in: int, batch: int) -> Iterator[Figure]:
     maxima = torch.randn(batch, max(_K, num_latents // 32), device=DEVICE)
     seconds = median_seconds(lambda: maxima.topk(_K, dim=1, sorted=False), _TURNS)
     yield Figure(f"topk of {maxima.shape[1]:,} a row", 1e3 * seconds, "ms")
+
+
+def eight_bits(num_latents: int, d_in: int, batch: int) -> Parts:
+    """What the search's product would gain from eight bits."""
+    rates = product_rates(*_operands(num_latents, d_in, batch))
+    yield "the products", lambda: (found for _, found in rates)
 
 
 def _operands(num_latents: int, d_in: int, batch: int) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,8 @@ from tests.test_imports import packages_beside
 SLOW = {
     "quality",
     "live",
+    "endtoend",
+    "cheaper_search",
     "objects",
     "storage",
     "stream",

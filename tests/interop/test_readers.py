@@ -134,6 +134,16 @@ def test_settings_of_saelens_without_a_meaning_here_are_refused(
     require_refused(put(tmp_path, settings, weights()), told.replace("\\\\\\\\", "\\\\"))
 
 
+def test_what_saelens_itself_notes_of_a_training_changes_nothing(tmp_path: Path) -> None:
+    """As `LanguageModelSAETrainingRunner` of 6.54 writes it."""
+    details = {"decoder_init_norm": 0.1, "use_sparse_activations": True}
+    notes = {"training_architecture": "topk", "training_architecture_details": details}
+    notes |= {"l0": 5.0, "num_dead_features": 2, "seqpos_slice": [None], "prepend_bos": True}
+    told = load_coder(put(tmp_path / "told", {**NEW, "metadata": notes}, weights()))
+    plain = load_coder(put(tmp_path / "plain", NEW, weights()))
+    assert told.config == plain.config and torch.equal(told(x_BD()), plain(x_BD()))
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -80,18 +80,19 @@ _NO_BEARING = frozenset(
     finetuning_scaling_factor finetuning_tokens from_pretrained_path hf_hook_name hf_hook_name_out
     hook_eval hook_layer hook_layer_out hook_point_eval hook_point_layer
     init_encoder_as_decoder_transpose is_dataset_tokenized jumprelu_bandwidth
-    jumprelu_init_threshold jumprelu_sparsity_loss_mode jumprelu_ste_to_input jumprelu_tanh_scale
+    jumprelu_init_threshold jumprelu_sparsity_loss_mode jumprelu_ste_to_input jumprelu_tanh_scale l0
     l0_coefficient l0_warm_up_steps l1_coefficient l1_warm_up_steps llm_compilation_mode
     log_activations_store_to_wandb log_optimizer_state_to_wandb log_to_wandb lp_norm lr
     lr_decay_steps lr_end lr_scheduler_name lr_warm_up_steps model_class_name
     model_from_pretrained_kwargs model_kwargs model_name mse_loss_normalization n_batches_in_buffer
     n_checkpoints n_eval_batches n_restart_cycles neuronpedia_id noise_scale normalize_sae_decoder
-    pre_act_loss_coefficient prepend_bos resume run_name sae_compilation_mode
+    num_dead_features pre_act_loss_coefficient prepend_bos resume run_name sae_compilation_mode
     sae_lens_training_version scale_sparsity_penalty_by_decoder_norm seed seqpos_slice
     sequence_separator_token store_batch_size store_batch_size_prompts streaming target_l0
-    tokens_per_buffer topk_threshold_lr train_batch_size train_batch_size_tokens training_tokens
-    use_cached_activations use_ghost_grads use_sparse_activations verbose wandb_entity wandb_id
-    wandb_log_frequency wandb_project
+    tokens_per_buffer topk_threshold_lr train_batch_size train_batch_size_tokens
+    training_architecture training_architecture_details training_tokens use_cached_activations
+    use_ghost_grads use_sparse_activations verbose wandb_entity wandb_id wandb_log_frequency
+    wandb_project
     """.split()
 )
 
