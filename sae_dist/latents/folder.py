@@ -71,7 +71,10 @@ class About(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class RungAbout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whose latents these are: the coder, its place, and how its latents are cut."""
+    """Whose latents these are: the coder, its place, and how its latents are cut.
+
+    `settings` are those of `sae-dist latents` that change what is found.
+    """
 
     version: int
     rung: str
@@ -87,6 +90,7 @@ class RungAbout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     window: int
     num_quantiles: int
     edges: list[int]  # of the ranges: 0, …, num_latents
+    settings: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
