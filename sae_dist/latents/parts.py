@@ -21,7 +21,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from sae_dist.kernels import SparsePattern
-from sae_dist.latents.folder import write_tensors
+from sae_dist.latents.folder import read_slice, write_tensors
 
 PARTS = "parts"
 Code = tuple[Tensor, SparsePattern, Tensor]
@@ -146,7 +146,7 @@ class Parts:
             with safe_open(path, "numpy") as file:
                 offsets = file.get_slice("offsets")[first - start : last - start + 1]
                 entries = slice(int(offsets[0]), int(offsets[-1]))
-                tokens, acts = (file.get_slice(name)[entries] for name in ("tokens", "acts"))
+                tokens, acts = (read_slice(file, name, entries) for name in ("tokens", "acts"))
             yield own, offsets.astype(np.int64), number * self.tokens, tokens, acts
 
     def codes(self, tokens_M: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import cache, cached_property, partial
 from itertools import pairwise
 from pathlib import Path
@@ -45,7 +45,7 @@ _OF = "of.json"
 _ENTRY_BYTES = 96  # that an activation takes while a range is gathered
 _MOST_LATENTS = 4096  # of a range
 _BESIDE = 3  # latents of another rung
-_NOT_OF = ("rungs", "parallel", "memory_gib", "batch_tokens", "max_sequences")  # change no latent
+_NOT_OF = {"rungs", "parallel", "memory_gib", "batch_tokens", "max_sequences"}
 
 
 def watch(
@@ -111,8 +111,8 @@ class _Watching:
         if path.is_file() and read_json(path)["source"] != origin(self.source, self.config):
             log_info(f"{self.folder} is of other sequences: made anew")
             path.unlink()
-            for rung in self.folder.glob(f"*/{ABOUT}"):
-                _clear(rung.parent)
+            for rung in (one for one in self.folder.iterdir() if one.is_dir()):
+                _clear(rung)
         return [coder.name for coder in self.chosen if not self._is_there(coder)]
 
     def _is_there(self, coder: Watchable) -> bool:
@@ -139,7 +139,9 @@ class _Watching:
 
     @property
     def _settings(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self.config).items() if key not in _NOT_OF}
+        """Those by which other latents' files would be other ones."""
+        names = {field.name for field in fields(WatchConfig)} - _NOT_OF
+        return {name: getattr(self.config, name) for name in sorted(names)}
 
     # First the sequences pass the coders.
 
