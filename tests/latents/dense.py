@@ -1,4 +1,4 @@
-"""The columns of a tiny coder's latents, computed from its dense code, one latent after the other."""
+"""The columns of a tiny coder's latents, from its dense code, one latent after the other."""
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ def columns(acts_T: np.ndarray, length: int, config: WatchConfig, bins: int) -> 
 
 
 def correlations(acts_TF: np.ndarray, trainable_T: np.ndarray) -> np.ndarray:
-    """φ of firing of all pairs [F, F]; 0 on the diagonal, and where a latent never or always fires."""
+    """φ of firing of all pairs [F, F]; 0 on the diagonal, and where one never or always fires."""
     fires_TF = (acts_TF[trainable_T] != 0).astype(float)
     with np.errstate(all="ignore"):
         phi_FF = np.nan_to_num(np.corrcoef(fires_TF.T))
