@@ -12,5 +12,5 @@ BENCHMARKS = (
         "scale",
         "shuffling",
     ),
-    *("checkpoint", "evaluate", "live", "startup", "device"),
+    *("checkpoint", "evaluate", "latents", "live", "startup", "device"),
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import BENCHMARKS, checkpoint, curves, evaluate, own, process, steps
+from benchmarks import BENCHMARKS, checkpoint, curves, evaluate, latents, own, process, steps
 from benchmarks.__main__ import module_of, options_of, run
 from benchmarks.figures import read_results
 from benchmarks.timing import Case, Clock, activations, matmul_for, threshold_for
@@ -40,7 +40,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What processes of their own would do is done here, in a world of one."""
     for module in (steps, curves):
         monkeypatch.setattr(module, "call", called_here)
-    for module in (own, checkpoint, evaluate):
+    for module in (own, checkpoint, evaluate, latents):
         monkeypatch.setattr(module, "start_world", lambda: nullcontext(alone()))
     before = torch.get_float32_matmul_precision()
     yield

@@ -7,8 +7,8 @@ import pytest
 
 from sae_dist.apps import latents, train
 from sae_dist.latents import Latents, rungs_with_latents
-from tests.apps.test_commands import STREAM, Command, harvested_from, run  # noqa: F401 - a fixture
 from tests.apps.test_commands import SETTINGS as OF_STORES
+from tests.apps.test_commands import STREAM, Command, harvested_from, run  # noqa: F401 - a fixture
 from tests.apps.test_live import LIVE, SETTINGS, home  # noqa: F401 - a fixture
 from tests.train.ladders import make_store
 
