@@ -13,6 +13,7 @@ from tests.apps.commands import ROOT, command
 from tests.coders.test_coder import trained
 from tests.docs.shell import documents
 from tests.interop.hub import serving
+from tests.latents.made_up import write_made_up
 from tests.train.ladders import make_store
 
 _FILES = ("coder.json", "coder.safetensors")
@@ -44,6 +45,8 @@ def prepare(folder: Path, code: str) -> None:
     for path in set(re.findall(r'open_store\("([^"]+)"', code)) - written:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         make_store(folder / path, num_tokens=2048)
+    for run, rung in re.findall(r'Latents\(Path\("([^"]+)"\), "([^"]+)"\)', code):
+        write_made_up(folder / run, {rung: 200})
     for path in re.findall(r'"store=([^"]+)"', code):
         write_store(folder / path, {"resid_post.3": torch.randn(10_000, 8)}, held_out=0.1)
 

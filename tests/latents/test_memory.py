@@ -1,5 +1,6 @@
 """A million latents are watched in the memory that docs/latents.md states."""
 
+import json
 import resource
 from pathlib import Path
 
@@ -14,62 +15,62 @@ from sae_dist.latents.decoders import nearest
 from sae_dist.parallel import Axis
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations
-from tests.processes import alone, run_on
+from tests.apps.commands import command
+from tests.processes import alone
 
-NUM_LATENTS, WIDTH, SEQUENCE = 1 << 20, 64, 128
-SETTINGS = {"memory_gib": 0.25, "neighbours": 0, "part_tokens": 4096, "batch_tokens": 1024}
+NUM_LATENTS, WIDTH, SEQUENCE, NUM_SEQUENCES = 1 << 20, 64, 128, 16
+WEIGHTS = NUM_LATENTS * 2 * WIDTH * 4
+CONFIG = WatchConfig(
+    memory_gib=0.125,
+    neighbours=0,  # all of them would take hours here
+    part_tokens=1024,
+    batch_tokens=512,
+    strongest=4,
+    per_quantile=0,
+)
 
 
 def write_run(folder: Path) -> None:
-    """A coder of random weights, and 64 held-out sequences."""
+    """A coder of random weights, and held-out sequences."""
     generator = torch.Generator().manual_seed(0)
-    x_NSD = torch.randn(128, SEQUENCE, WIDTH, generator=generator)
-    write_store(folder / "store", {"x": x_NSD}, held_out=0.5)
+    x_NSD = torch.randn(2 * NUM_SEQUENCES, SEQUENCE, WIDTH, generator=generator)
+    write_store(folder / "store", {"x": x_NSD}, held_out=0.5, shard_mib=0.25, chunk_mib=0.25)
     coder = Coder(TopK(num_latents=NUM_LATENTS, k=32), WIDTH, WIDTH)
-    with torch.no_grad():
-        for weight in coder.parameters():
-            weight.normal_(0.0, 0.1, generator=generator)
-    save_coder(folder / "r" / "coders" / "wide", coder, dict(coder.state_dict()), SITE)
-
-
-SITE = {"site": "x", "target": "x"}
+    tensors = {
+        name: torch.randn(weight.shape, generator=generator) * 0.1
+        for name, weight in coder.state_dict().items()
+    }
+    about = {"site": "x", "target": "x"}
+    save_coder(folder / "r" / "coders" / "wide", coder, tensors, about)
 
 
 def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def grown(world: object, folder: Path) -> tuple[int, int]:
-    """By how much a process grew while it watched, and while it looked for neighbours."""
+def measure(folder: str) -> None:
+    """Print by how much a process grows while it watches, and while it looks for neighbours."""
     keep_freed_memory()
-    source = StoredActivations(open_store(folder / "store"))
+    world, source = alone(), StoredActivations(open_store(Path(folder) / "store"))
     before = peak_bytes()
-    watch(
-        finished(folder / "r", torch.device("cpu")), source, None, WatchConfig(**SETTINGS), alone()
-    )
-    watching = peak_bytes() - before
-    return watching, before
-
-
-def grown_by_neighbours(world: object, folder: Path) -> int:
+    watch(finished(Path(folder) / "r", world.device), source, None, CONFIG, world)
+    watching, before = peak_bytes() - before, peak_bytes()
     W_dec = torch.randn(NUM_LATENTS, WIDTH)
-    nearest(W_dec[:64], W_dec, 10, Axis())  # what is imported at a first call
-    before = peak_bytes()
     nearest(W_dec[:2048], W_dec, 10, Axis(), first=0)
-    return peak_bytes() - before
+    print(json.dumps([watching, peak_bytes() - before]))
 
 
 @pytest.mark.slow
 def test_a_million_latents_fit(tmp_path: Path) -> None:
     write_run(tmp_path)
-    weights = NUM_LATENTS * 2 * WIDTH * 4
-    ((watching, _),) = run_on(1, grown, tmp_path)
-    print(f"grew by {watching / 2**30:.2f} GiB; weights {weights / 2**30:.2f} GiB")
-    stated = 2.25 * weights + (SETTINGS["memory_gib"] + 0.5) * 2**30
-    assert watching < stated
-    (near,) = run_on(1, grown_by_neighbours, tmp_path)
-    print(f"neighbours {near / 2**30:.2f} GiB")
-    assert near < 0.5 * 2**30
+    script = f"from tests.latents.test_memory import measure; measure({str(tmp_path)!r})"
+    done = command("-c", script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    watching, neighbours = json.loads(done.stdout.splitlines()[-1])
+    print(f"{watching / 2**30:.2f} GiB, then {neighbours / 2**30:.2f} for neighbours")
+    assert watching < 2.25 * WEIGHTS + (CONFIG.memory_gib + 0.5) * 2**30
+    assert neighbours < 0.5 * 2**30
     found = Latents(tmp_path / "r", "wide")
+    tokens = found.about.num_tokens
     assert found.rung.l0 == 32 and len(found.rung.edges) > NUM_LATENTS // 4096
-    assert found.column("fired").sum() == 32 * 64 * SEQUENCE
+    assert found.column("fired").sum() == 32 * tokens and tokens >= NUM_SEQUENCES * SEQUENCE
