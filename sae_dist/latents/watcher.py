@@ -45,6 +45,7 @@ _OF = "of.json"
 _ENTRY_BYTES = 96  # that an activation takes while a range is gathered
 _MOST_LATENTS = 4096  # of a range
 _BESIDE = 3  # latents of another rung
+# Settings by which no latent is another one; how many sequences is said once for all rungs.
 _NOT_OF = {"rungs", "parallel", "memory_gib", "batch_tokens", "max_sequences"}
 
 
@@ -125,7 +126,10 @@ class _Watching:
             found = {"coder": about["coder"], **about["settings"]}
         elif begun.is_file():
             found = read_json(begun)
-        if found != wanted:
+        if found == wanted:
+            if is_whole:  # else a start that was ended goes on
+                shutil.rmtree(begun.parent, ignore_errors=True)
+        else:
             if found:
                 changed = [k for k in sorted({*wanted, *found}) if found.get(k) != wanted.get(k)]
                 log_info(f"latents of {coder.name} are made anew: {', '.join(changed)} changed")
