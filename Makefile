@@ -9,7 +9,7 @@ INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check -
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist worksteal
 READY := .venv/.ready
 PEERS := eai-sparsify dictionary-learning sae-lens llamascopium
-CLIENTS := eai-sparsify dictionary-learning sae-lens
+CLIENTS := eai-sparsify dictionary-learning sae-lens nnsight
 CLIENTS_PYTHON ?= .venv-interop/bin/python
 CLIENTS_READY := $(if $(filter .venv-interop/%,$(CLIENTS_PYTHON)),.venv-interop/.ready)
 SAEBENCH_PYTHON ?= .venv-saebench/bin/python

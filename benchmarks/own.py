@@ -2,9 +2,10 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from benchmarks.timing import DEVICE, Case, median_seconds, peak_bytes, threshold_for
-from sae_dist.coders import kind_named
+from sae_dist.coders import Coder, kind_named
 from sae_dist.parallel import World, make_mesh, start_world
 from sae_dist.train import Adam, Rung, RungConfig, SharedRows, training_step
 from sae_dist.train.config import Precision
@@ -31,13 +32,26 @@ def make_rung(case: Case, world: World) -> Rung:
     )
     precision = Precision(case.setting)
     rung = Rung(config, make_mesh(world, 1, {}), 1.0, d_in, d_in, precision, world.device)
-    x_BD = case.clock.batches[0]
-    rung.initialise(0, x_BD, x_BD)
+    _draw(rung.coder)
     if is_jumprelu:
         with torch.no_grad():
             z_BF = rung.coder.pre_activations(case.sample_BD)
             rung.coder.threshold.fill_(threshold_for(z_BF, case.l0))
     return rung
+
+
+@torch.no_grad()
+def _draw(coder: Coder) -> None:
+    """Give a coder unit rows, drawn where they are.
+
+    Those that training begins with are drawn by the host, so that they are the same everywhere, and
+    for a million latents that takes a minute.
+    """
+    normalize(coder.W_dec.normal_(), dim=1, out=coder.W_dec)
+    coder.W_enc.copy_(coder.W_dec)
+    for vector in (coder.b_enc, coder.b_dec):
+        vector.zero_()
+    coder.config.initialise(coder)
 
 
 def hold_dead(rung: Rung) -> None:

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ _NUM_WARMUP = 2
 _MIN_STEPS, _MAX_STEPS = 2, 10
 
 
+@lru_cache(maxsize=1)
 def activations(d_in: int, batch: int) -> list[Tensor]:
     """Batches [B, D] of sparse combinations of random directions; the mean of ‖x‖² is 1."""
     generator = torch.Generator().manual_seed(0)

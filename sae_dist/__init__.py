@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sae_dist.apps.small_lm import small_lm as small_lm
     from sae_dist.apps.train import train as train
     from sae_dist.apps.verify import verify as verify
+    from sae_dist.attach import attach as attach
     from sae_dist.interop import load_coder as load_coder
     from sae_dist.store import open_store as open_store
     from sae_dist.store import write_store as write_store

@@ -18,8 +18,7 @@ from sae_dist.harvest import HarvestLoopConfig
 from sae_dist.interop import format_names
 from sae_dist.latents import WatchConfig
 from sae_dist.lm import LMConfig, SmallLMConfig
-from sae_dist.parallel import MeshConfig
-from sae_dist.plan import MachineConfig
+from sae_dist.parallel import MachineConfig, MeshConfig
 from sae_dist.store import CacheConfig, StoreConfig
 from sae_dist.text import TextConfig
 from sae_dist.train import Adam, LoopConfig, OptimConfig, RungConfig
@@ -172,7 +171,7 @@ class CompareConfig:
 
 @dataclass(kw_only=True, slots=True)
 class PlanConfig:
-    """`sae-dist plan`: what `harvest.…` and `train.…` will take of `machine`.
+    """`sae-dist plan`: what `harvest.…` and `train.…` will take of `machine`, that of both.
 
     With `measure` the rates are those of this machine, its disk's those of `folder`. `json` prints
     JSON instead of the table, and `to` writes it to a file.
@@ -302,6 +301,7 @@ COMMANDS = {  # in the order of use
     "train": Command(
         TrainConfig,
         {
+            "machine": "h100_80gb",
             "optim": "adam",
             "coder": "jumprelu",
             "optional optim/recipe@optim": "${optim}_${coder}",  # published for these two together

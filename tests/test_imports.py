@@ -1,6 +1,9 @@
 """The architecture as a test: imports point down only, and each room imports what DESIGN allows."""
 
 import ast
+import importlib.metadata
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +16,7 @@ FLOORS = {
     1: ["common", "text", "lm", "kernels"],
     2: ["store", "coders"],
     3: ["harvest", "stream", "parallel", "checkpoint", "interop"],
-    4: ["train", "evaluate", "latents", "selftest", "plan", "live"],
+    4: ["train", "evaluate", "latents", "selftest", "plan", "live", "attach"],
     5: ["report", "explain", "pages", "handoff"],
     6: ["config"],
     7: ["apps"],
@@ -36,18 +39,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoint": {"coders"},
     "interop": {"coders"},
     "live": {"text", "lm", "store", "harvest", "stream"},
-    "config": set(FLOOR) - {"apps", "__main__", "config", "selftest", "live", "report", "pages"},
+    "config": set(FLOOR)
+    - {"apps", "__main__", "config", "selftest", "live", "report", "pages", "attach"},
     "train": {"coders", "kernels", "parallel", "stream", "checkpoint", "interop"},
-    "evaluate": {"lm", "coders", "kernels", "parallel", "stream", "checkpoint"},
+    "evaluate": {"text", "lm", "coders", "kernels", "parallel", "stream", "checkpoint"},
     "latents": {"lm", "coders", "kernels", "parallel", "stream", "checkpoint"},
     "explain": {"latents", "lm"},
     "pages": {"latents"},
     "handoff": {"latents", "coders", "interop"},
     "selftest": {"store", "stream", "parallel"},
+    "attach": {"text", "lm", "coders", "kernels", "interop"},
     "plan": {"lm", "coders", "store", "stream", "parallel", "live", "train"},
     "apps": set(FLOOR) - {"apps", "__main__"},
     "__main__": {"apps"},
-    "__init__": {"apps", "store", "interop"},
+    "__init__": {"apps", "store", "interop", "attach"},
 }
 # package: the only rooms that may import it
 RESERVED = {
@@ -58,6 +63,9 @@ RESERVED = {
 }
 # room: the only packages from outside that it may import, besides the standard library
 SELF_CONTAINED = {"kernels": {"torch", "triton"}, "coders": {"torch", "triton", "safetensors"}}
+# rooms that import with these packages, and what they need, alone, but for one module
+OF_A_STEP, ENOUGH = ("kernels", "coders", "parallel", "train"), ("torch", "triton", "safetensors")
+_BESIDE = "train/wandb_tracker.py"
 # room: packages that it may not import
 FORBIDDEN = {"train": {"transformers"}}
 
@@ -171,3 +179,47 @@ def test_an_allowed_import_passes(tmp_path: Path, file: str, source: str) -> Non
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text(source)
     assert violations(tmp_path) == []
+
+
+def needed_by(*packages: str) -> set[str]:
+    """Packages and all that they need, by name; and numpy, from which safetensors makes tensors."""
+    found, left = set(), [*packages, "numpy"]
+    while left:
+        name = left.pop().lower().replace("-", "_")
+        if name not in found:
+            found.add(name)
+            try:
+                needs = importlib.metadata.requires(name) or []
+            except importlib.metadata.PackageNotFoundError:  # as triton on a Mac
+                continue
+            left += [re.split(r"[^\w.-]", need)[0] for need in needs if "extra ==" not in need]
+    return found
+
+
+def packages_beside(*packages: str) -> list[str]:
+    """What can be imported here that none of these packages needs."""
+    enough = needed_by(*packages) | {"sae_dist"}
+    installed = importlib.metadata.packages_distributions().items()
+    return [
+        module
+        for module, names in installed
+        if not {name.lower().replace("-", "_") for name in names} & enough
+    ]
+
+
+def test_what_takes_a_step_imports_with_torch_triton_and_safetensors_alone() -> None:
+    absent = packages_beside(*ENOUGH)
+    assert {"crc32c", "msgspec", "tqdm", "wandb", "zarr"} <= set(absent)
+    paths = sorted(
+        path.relative_to(ROOT) for room in OF_A_STEP for path in (ROOT / room).rglob("*.py")
+    )
+    modules = [".".join(("sae_dist", *p.with_suffix("").parts)) for p in paths if str(p) != _BESIDE]
+    code = (
+        "import importlib, sys\n"
+        f"sys.modules.update(dict.fromkeys({absent}))\n"  # each raises ModuleNotFoundError
+        f"for name in {modules}: importlib.import_module(name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,19 +1,22 @@
 """All that a device is to show, in one process of nine minutes, after each stage's own deadline.
 
-Each figure is written as it is made; what no time was left for is left out by name. A stage that
-hangs ends the process, with its stack, and leaves what was written.
+Each figure is written as it is made. What no time was left for, or failed, is left out by name, and
+the rest goes on. A stage that hangs ends the process, with its stack, and leaves what was written.
 """
 
 import faulthandler
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from benchmarks.device import checks, rates
+from benchmarks.device.parts import Parts
 from benchmarks.figures import Figure, LeftOut
 from benchmarks.timing import DEVICE
+from sae_dist.parallel import start_world
 
 _IS_CUDA = DEVICE == "cuda"
-_LENIENCE = 60.0  # seconds that one figure may take beyond its stage's end
+_LENIENCE = 60.0  # seconds that a figure may take beyond its stage's end
 _SHARES = {
     "ceilings": 0.05,
     "kernels against float64": 0.25,
@@ -28,7 +31,7 @@ SMOKE = {
     "d_in": 16,
     "batch": 32,
     "num_steps": 3,
-    "beyond": 256,
+    "beyond": 2048,
     "checked_latents": 64,
     "lm_width": 16,
 }
@@ -43,7 +46,7 @@ def run(
     beyond: int = 1 << 20 if _IS_CUDA else 1 << 12,
     checked_latents: int = 4096,
     lm_width: int = 2304,
-    seconds: float = 540.0,
+    seconds: float = 510.0,
 ) -> Iterator[Figure | LeftOut]:
     """Correctness, then the machine's ceilings, the kernels, the steps and a harvest beside them.
 
@@ -56,38 +59,58 @@ def run(
         beyond: latents of matrices whose last entries lie beyond what 32 bits can say.
         checked_latents: of the steps of every kind that are held against a CPU's.
         lm_width: of the language model that is harvested; 2,304 is Gemma 2 2B's.
-        seconds: for all.
+        seconds: for all but the imports, after which the process ends in any case.
     """
-    sizes = d_in, batch
-    stages: dict[str, Callable[[], Iterator[Figure]]] = {
-        "ceilings": lambda: rates.ceilings(widths[0], *sizes),
-        "kernels against float64": lambda: checks.kernels(d_in, beyond),
-        "steps against the CPU": lambda: checks.steps(checked_latents, min(d_in, 256)),
-        "kernels alone": lambda: rates.kernels(widths[0], *sizes),
-        "steps": lambda: rates.steps(kinds, widths, *sizes, num_steps),
-        "harvest": lambda: rates.harvest(lm_width),
-    }
-    end = time.monotonic()
-    for name, stage in stages.items():
-        end += _SHARES[name] * seconds
-        yield from _in_time(name, stage(), end)
+    begin, sizes = time.monotonic(), (d_in, batch)
+    with start_world() as world:
+        stages: dict[str, Callable[[], Parts]] = {
+            "ceilings": partial(rates.ceilings, widths[0], *sizes),
+            "kernels against float64": partial(checks.kernels, d_in, beyond),
+            "steps against the CPU": partial(checks.steps, checked_latents, min(d_in, 256), world),
+            "kernels alone": partial(rates.kernels, widths[0], *sizes),
+            "steps": partial(rates.steps, kinds, widths, *sizes, num_steps, world),
+            "harvest": partial(rates.harvest, lm_width),
+        }
+        for name in stages:
+            yield LeftOut(name, "the process ended before")
+        end = begin
+        for name, parts in stages.items():
+            end += _SHARES[name] * seconds
+            yield from in_time(name, parts(), end, begin + seconds)
 
 
-def _in_time(name: str, figures: Iterator[Figure], end: float) -> Iterator[Figure | LeftOut]:
-    """The figures of a stage until it is over, has failed, or its time has ended."""
-    while True:
-        left = end - time.monotonic()
-        if left <= 0:
-            yield LeftOut(name, "what is not here found no time")
-            return
-        faulthandler.dump_traceback_later(left + _LENIENCE, exit=True)
-        try:
-            found = next(figures, None)
-        except Exception as error:
-            yield LeftOut(name, f"{type(error).__name__}: {error}".splitlines()[0])
-            return
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-        if found is None:
-            return
-        yield found
+def in_time(name: str, parts: Parts, end: float, last: float) -> Iterator[Figure | LeftOut]:
+    """The figures of a stage until its end, and then how long it took or what is not here.
+
+    A part that fails is left out, and the next one begins.
+
+    Args:
+        end: of the stage, by `time.monotonic()`.
+        last: when the process is to have ended.
+    """
+    begin, following = time.monotonic(), "all of it"
+    yield LeftOut(name, "the process ended within")
+    faulthandler.dump_traceback_later(max(1.0, min(end + _LENIENCE, last) - begin), exit=True)
+    try:
+        for part, figures in parts:
+            try:
+                for figure in figures() if time.monotonic() < end else ():
+                    yield figure
+                    following = f"what comes after {figure.name}"
+                    if time.monotonic() >= end:
+                        break
+            except Exception as error:
+                yield LeftOut(part, _in_a_line(error))
+                following = f"what comes after {part}"
+            if time.monotonic() >= end:
+                yield LeftOut(name, f"no time for {following}")
+                return
+        yield Figure(name, time.monotonic() - begin, "s", more={"limit": end - begin})
+    except Exception as error:
+        yield LeftOut(name, f"{following}: {_in_a_line(error)}")
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

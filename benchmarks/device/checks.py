@@ -2,37 +2,40 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from benchmarks.figures import Figure
+from benchmarks.device.parts import Parts
+from benchmarks.figures import Figure, LeftOut
 from benchmarks.timing import DEVICE, activations
 from sae_dist.coders import kind_named, kind_names
 from sae_dist.kernels import AdamRows, AdamStep, SparsePattern, dispatch, reference
-from sae_dist.parallel import World, make_mesh, start_world
+from sae_dist.parallel import World, make_mesh
 from sae_dist.train import Adam, Rung, RungConfig, SharedRows, training_step
 from sae_dist.train.config import Precision
 
 _ENTRIES_A_ROW = 32
 _NUM_STEPS = 20
 _DRAWN_ROWS = 1 << 14  # of weights at once
+_LOOKED_AT = 1 << 12  # rows of an update
+Found = Iterator[Figure | LeftOut]
 
 
-def kernels(d_in: int, beyond: int) -> Iterator[Figure]:
+def kernels(d_in: int, beyond: int) -> Parts:
     """Relative errors of every kernel at shapes that production has, and at one of many latents."""
     generator = torch.Generator(DEVICE).manual_seed(0)
-    for num_rows, num_latents in ((130, 1056), (512, 65_536 + 32)):
+    for num_rows, num_latents in ((130, 1056), (512, 65_536 + 32), (130, beyond)):
         shape = num_rows, d_in, min(num_latents, beyond)
         x_BD, W_FD, b_F = _drawn(shape, generator)
-        yield from _search(shape, x_BD.bfloat16(), W_FD.bfloat16(), b_F)
-        latents_BK = _latents(num_rows, shape[2], 0, generator)
-        yield from _sparse(shape, x_BD, W_FD, latents_BK)
-        yield _update(shape, W_FD, generator)
-    shape = 130, d_in, beyond
-    x_BD, W_FD, _ = _drawn(shape, generator)
-    latents_BK = _latents(130, beyond, beyond * 9 // 10, generator)  # whose rows lie at the end
-    yield from _sparse(shape, x_BD, W_FD, latents_BK)
+        if num_latents < beyond:  # a search takes many latents block by block
+            yield f"search, {shape}", partial(_search, shape, x_BD, W_FD, b_F)
+        first = shape[2] * 9 // 10 if num_latents == beyond else 0  # whose rows lie at the end
+        latents_BK = _latents(num_rows, shape[2], first, generator)
+        yield f"sums, {shape}", partial(_sparse, shape, x_BD, W_FD, latents_BK)
+        del x_BD, latents_BK
+        yield f"update, {shape}", partial(_update, shape, W_FD, generator)
 
 
 def _drawn(shape: tuple[int, int, int], generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -67,13 +70,19 @@ def _twice(kernel: Callable[[], Tensor]) -> tuple[Tensor, bool]:
     return found, torch.equal(found, kernel())
 
 
-def _figure(name: str, shape: tuple[int, ...], error: float, limit: float, same: bool) -> Figure:
+def _figure(
+    name: str, shape: tuple[int, ...], error: float, limit: float, same: bool = True
+) -> Figure | LeftOut:
+    name = f"relative error of {name}, {shape}"
     if not (error <= limit and same):
-        raise RuntimeError(f"{name}, {shape}: error {error:.2g} over {limit:g}, the same: {same}")
-    return Figure(f"relative error of {name}, {shape}", error, "", target=f"≤ {limit:g}")
+        return LeftOut(
+            name, f"WRONG: {error:.2g} is more than {limit:g}, or the same again: {same}"
+        )
+    return Figure(name, error, "", target=f"≤ {limit:g}")
 
 
-def _search(shape: tuple[int, ...], x_BD: Tensor, W_FD: Tensor, b_F: Tensor) -> Iterator[Figure]:
+def _search(shape: tuple[int, ...], x_BD: Tensor, W_FD: Tensor, b_F: Tensor) -> Found:
+    x_BD, W_FD = x_BD.bfloat16(), W_FD.bfloat16()
     exact_BF = x_BD.double() @ W_FD.double().T + b_F
     z_BF, same = _twice(lambda: dispatch.product(x_BD, W_FD, b_F)[0])
     yield _figure("the product", shape, _error(z_BF, exact_BF), 1e-2, same)
@@ -82,17 +91,15 @@ def _search(shape: tuple[int, ...], x_BD: Tensor, W_FD: Tensor, b_F: Tensor) -> 
         z_BF.float(), (0, -len(W_FD) % reference.GROUP), value=-torch.inf
     )
     expected_BG = full_BF.unflatten(1, (-1, reference.GROUP)).amax(2)
-    yield _figure("its maxima", shape, _error(maxima_BG, expected_BG), 0.0, True)
+    yield _figure("its maxima", shape, _error(maxima_BG, expected_BG), 0.0)
     floor_B = z_BF.float().topk(min(64, len(W_FD)), dim=1).values[:, -1]
     bound_BG = 0.01 * maxima_BG.abs()
     found = torch.stack(dispatch.entries(z_BF, maxima_BG, floor_B, bound_BG))
     expected = torch.stack(reference.entries(z_BF, maxima_BG, floor_B, bound_BG))
-    yield _figure("its entries", shape, _error(found, expected), 0.0, True)
+    yield _figure("its entries", shape, _error(found, expected), 0.0)
 
 
-def _sparse(
-    shape: tuple[int, ...], x_BD: Tensor, W_FD: Tensor, latents_BK: Tensor
-) -> Iterator[Figure]:
+def _sparse(shape: tuple[int, ...], x_BD: Tensor, W_FD: Tensor, latents_BK: Tensor) -> Found:
     num_rows, num_each = latents_BK.shape
     rows_N = torch.arange(num_rows, device=DEVICE).repeat_interleave(num_each)
     code = SparsePattern.from_rows(rows_N, latents_BK.flatten(), num_rows, len(W_FD))
@@ -112,14 +119,16 @@ def _sparse(
     yield _figure("latents' sums", shape, _error(sums_RD, exact_RD), 1e-5, same)
 
 
-def _update(shape: tuple[int, ...], W_FD: Tensor, generator: torch.Generator) -> Figure:
-    grad_FD = torch.randn(W_FD.shape, generator=generator, device=DEVICE)
-    adam = adam_step()
-    found, exact = _rows(W_FD.clone()), _rows(W_FD.double())
-    dispatch.update_rows(found, grad_FD.clone(), None, adam)
+def _update(shape: tuple[int, ...], W_FD: Tensor, generator: torch.Generator) -> Found:
+    """Of all rows; the last ones are looked at."""
+    grad_FD = torch.empty_like(W_FD).normal_(generator=generator)
+    last, adam = slice(-min(len(W_FD), _LOOKED_AT), None), adam_step()
+    exact, grad_fd = _rows(W_FD[last].double()), grad_FD[last].double()
     exact_step = replace(adam, grad_scale=adam.grad_scale.double())
-    reference.update_rows(exact, grad_FD.double(), None, exact_step)
-    return _figure("Adam's update", shape, _error(found.W_FD, exact.W_FD), 1e-5, True)
+    reference.update_rows(exact, grad_fd, None, exact_step)
+    found = _rows(W_FD)
+    dispatch.update_rows(found, grad_FD, None, adam)
+    yield _figure("Adam's update", shape, _error(found.W_FD[last], exact.W_FD), 1e-5)
 
 
 def adam_step() -> AdamStep:
@@ -141,16 +150,18 @@ def _rows(W_FD: Tensor) -> AdamRows:
     return AdamRows(W_FD=W_FD, exp_avg_sq_FD=moments[0], exp_avg_FD=moments[1])
 
 
-def steps(num_latents: int, width: int) -> Iterator[Figure]:
+def steps(num_latents: int, width: int, world: World) -> Parts:
     """How far the losses of some steps are from those that a CPU takes in float64."""
-    with start_world() as world:
-        for kind in kind_names():
-            here = _losses(kind, num_latents, width, Precision.float32, world)
-            cpu = replace(world, device=torch.device("cpu"))
-            exact = _losses(kind, num_latents, width, Precision.float64, cpu)
-            error = float(((here - exact) / exact).abs().max())
-            shape = num_latents, width
-            yield _figure(f"{_NUM_STEPS} losses of {kind}", shape, error, 1e-3, True)
+    for kind in kind_names():
+        yield f"{_NUM_STEPS} steps of {kind}", partial(_steps, kind, num_latents, width, world)
+
+
+def _steps(kind: str, num_latents: int, width: int, world: World) -> Found:
+    here = _losses(kind, num_latents, width, Precision.float32, world)
+    cpu = replace(world, device=torch.device("cpu"))
+    exact = _losses(kind, num_latents, width, Precision.float64, cpu)
+    error = float(((here - exact) / exact).abs().max())
+    yield _figure(f"{_NUM_STEPS} losses of {kind}", (num_latents, width), error, 1e-3)
 
 
 def _losses(kind: str, num_latents: int, width: int, precision: Precision, world: World) -> Tensor:

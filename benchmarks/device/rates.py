@@ -3,20 +3,18 @@
 import statistics
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 
 import torch
 from torch import Tensor
-from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from benchmarks.device.checks import adam_step
+from benchmarks.device.parts import Parts
 from benchmarks.figures import Figure
 from benchmarks.own import AUX_K, floor, hold_dead, make_rung, optimizer_bytes
 from benchmarks.timing import DEVICE, Case, median_seconds, peak_bytes, seconds_of
-from sae_dist.harvest.staging import StagingBuffer
 from sae_dist.kernels import AdamRows, Encoder, dispatch, topk_candidates
-from sae_dist.lm import Capture, resolve, truncate
-from sae_dist.parallel import World, start_world
-from sae_dist.store import StoreConfig
+from sae_dist.parallel import World
 from sae_dist.train import SharedRows, training_step
 
 _IS_CUDA = DEVICE == "cuda"
@@ -32,11 +30,21 @@ def _gigabytes(num_bytes: float, action: Callable[[], object]) -> float:
     return num_bytes / 1e9 / median_seconds(action, _TURNS)
 
 
-def ceilings(num_latents: int, d_in: int, batch: int) -> Iterator[Figure]:
-    """What the machine gives to a copy, to products, to rows here and there, and to a topk."""
+@cache
+def _copied_gigabytes() -> float:
+    """Of a copy a second, read and written."""
     source = torch.randn(_COPIED, device=DEVICE)
     target = torch.empty_like(source)
-    yield Figure("a copy", _gigabytes(2 * source.nbytes, lambda: target.copy_(source)), "GB/s")
+    return _gigabytes(2 * source.nbytes, lambda: target.copy_(source))
+
+
+def ceilings(num_latents: int, d_in: int, batch: int) -> Parts:
+    """What the machine gives to a copy, to products, to rows here and there, and to a topk."""
+    yield "the machine", partial(_ceilings, num_latents, d_in, batch)
+
+
+def _ceilings(num_latents: int, d_in: int, batch: int) -> Iterator[Figure]:
+    yield Figure("a copy", _copied_gigabytes(), "GB/s")
     x_BD, W_FD = _operands(num_latents, d_in, batch)
     for dtype in (torch.bfloat16, torch.float32):
         x, W = x_BD.to(dtype), W_FD.to(dtype)
@@ -61,24 +69,31 @@ def _operands(num_latents: int, d_in: int, batch: int) -> tuple[Tensor, Tensor]:
     return x_BD, torch.randn(num_latents, d_in, device=DEVICE) / d_in**0.5
 
 
-def kernels(num_latents: int, d_in: int, batch: int) -> Iterator[Figure]:
+def kernels(num_latents: int, d_in: int, batch: int) -> Parts:
     """Each kernel as a step of a TopK calls it, beside its FLOPs or bytes at the ceilings."""
     x_BD, W_FD = _operands(num_latents, d_in, batch)
-    b_F = torch.zeros(num_latents, device=DEVICE)
+    yield "the search", partial(_search, x_BD, W_FD)
+    yield "the sums", partial(_sums, x_BD, W_FD)
+    yield "the update", partial(_update, W_FD)
+
+
+def _search(x_BD: Tensor, W_FD: Tensor) -> Iterator[Figure]:
+    num_latents, b_F = len(W_FD), W_FD.new_zeros(len(W_FD))
     encoder = Encoder.of(W_FD, b_F)
     x, W = x_BD.to(encoder.bf16_FD.dtype), encoder.bf16_FD
-    z = x.new_empty(batch, num_latents)
+    z = x.new_empty(len(x_BD), num_latents)
     plain = median_seconds(lambda: torch.mm(x, W.T, out=z), _TURNS)
     seconds = median_seconds(lambda: dispatch.product(x, W, b_F), _TURNS)
     yield Figure("the product with its maxima", 1e3 * seconds, "ms", 1e3 * plain)
     k = min(_K, num_latents)
     seconds = median_seconds(lambda: topk_candidates(x_BD, encoder, k), _TURNS)
     yield Figure(f"the search for the {k} largest", 1e3 * seconds, "ms", 1e3 * plain)
-    code, z_N = topk_candidates(x_BD, encoder, k)
-    source = torch.randn(_COPIED, device=DEVICE)
-    target = torch.empty_like(source)
-    bytes_per_second = 2 * source.nbytes / median_seconds(lambda: target.copy_(source), _TURNS)
-    row = 4 * d_in
+
+
+def _sums(x_BD: Tensor, W_FD: Tensor) -> Iterator[Figure]:
+    encoder = Encoder.of(W_FD, W_FD.new_zeros(len(W_FD)))
+    code, z_N = topk_candidates(x_BD, encoder, min(_K, len(W_FD)))
+    row = 4 * x_BD.shape[1]
     entries, present = len(z_N) * row, len(code.present_R) * row
     passes: dict[str, tuple[Callable[[], object], float]] = {
         "entries' products": (lambda: dispatch.sddmm(x_BD, W_FD, code), entries),
@@ -89,30 +104,42 @@ def kernels(num_latents: int, d_in: int, batch: int) -> Iterator[Figure]:
         ),
     }
     for name, (action, num_bytes) in passes.items():
-        floor_ms = 1e3 * num_bytes / bytes_per_second
+        floor_ms = num_bytes / 1e6 / _copied_gigabytes()
         yield Figure(name, 1e3 * median_seconds(action, _TURNS), "ms", floor_ms)
+
+
+def _update(W_FD: Tensor) -> Iterator[Figure]:
     rows = AdamRows(W_FD=W_FD, exp_avg_sq_FD=W_FD.square(), exp_avg_FD=W_FD.clone())
     grad_FD = torch.randn_like(W_FD)
     adam = adam_step()
     seconds = median_seconds(lambda: dispatch.update_rows(rows, grad_FD, None, adam), _TURNS)
-    floor_ms = 1e3 * 7 * W_FD.nbytes / bytes_per_second
+    floor_ms = 7 * W_FD.nbytes / 1e6 / _copied_gigabytes()
     yield Figure("Adam's update of every row", 1e3 * seconds, "ms", floor_ms)
 
 
 def steps(
-    kinds: tuple[str, ...], widths: tuple[int, ...], d_in: int, batch: int, num_steps: int
-) -> Iterator[Figure]:
+    kinds: tuple[str, ...],
+    widths: tuple[int, ...],
+    d_in: int,
+    batch: int,
+    num_steps: int,
+    world: World,
+) -> Parts:
     """Milliseconds of a step beside the benchmark's floor, with how often the host waited."""
-    with start_world() as world:
-        for width in widths:
-            for kind in kinds:
-                yield _step(Case(kind, width, d_in, batch, "float32"), world, num_steps)
-                if _IS_CUDA:
-                    torch.cuda.empty_cache()
-                    torch.cuda.reset_peak_memory_stats()
+    for width in widths:
+        for kind in kinds:
+            case = Case(kind, width, d_in, batch, "float32")
+            yield _named(case), partial(_step, case, world, num_steps)
 
 
-def _step(case: Case, world: World, num_steps: int) -> Figure:
+def _named(case: Case) -> str:
+    return f"{case.kind}, {case.num_latents:,} latents"
+
+
+def _step(case: Case, world: World, num_steps: int) -> Iterator[Figure]:
+    if _IS_CUDA:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     rung, batches = make_rung(case, world), case.clock.batches
 
     def take(step: int) -> Tensor:
@@ -125,19 +152,32 @@ def _step(case: Case, world: World, num_steps: int) -> Figure:
         fired_F = take(step)
     waits = _waits(lambda: take(_WARM_UP))
     ms = _milliseconds(lambda step: take(_WARM_UP + 1 + step), num_steps)
+    more = {"waits_of_the_host": waits, "peak_bytes": peak_bytes()}
     limits = floor(batches[0], rung.coder.W_enc.detach(), optimizer_bytes(rung, fired_F))
-    more = limits | {"waits_of_the_host": waits, "peak_bytes": peak_bytes()}
-    name = f"{case.kind}, {case.num_latents:,} latents"
-    return Figure(name, ms, "ms", limits["floor_ms"], target="≤ 2 × floor", more=more)
+    yield Figure(
+        _named(case), ms, "ms", limits["floor_ms"], target="≤ 2 × floor", more=limits | more
+    )
 
 
 def _milliseconds(take: Callable[[int], object], num_steps: int) -> float:
     """Of a step, in the median of three runs of so many, between which alone the host waits."""
     runs = [
-        seconds_of(lambda first=first: [take(first + n) for n in range(num_steps)])
+        _by_events(lambda first=first: [take(first + n) for n in range(num_steps)])
         for first in range(0, 3 * num_steps, num_steps)
     ]
     return 1e3 * statistics.median(runs) / num_steps
+
+
+def _by_events(action: Callable[[], object]) -> float:
+    """Seconds between two events on a GPU, the host's clock elsewhere."""
+    if not _IS_CUDA:
+        return seconds_of(action)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    action()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
 
 
 def _waits(take: Callable[[], object]) -> int:
@@ -153,8 +193,19 @@ def _waits(take: Callable[[], object]) -> int:
     return sum("synchroniz" in str(warning.message) for warning in caught)
 
 
-def harvest(width: int) -> Iterator[Figure]:
+def harvest(width: int) -> Parts:
     """Tokens a second of captured passes through a Gemma 2 of random weights, beside bare ones."""
+    yield "a Gemma 2", partial(_harvest, width)
+
+
+def _harvest(width: int) -> Iterator[Figure]:
+    # With what harvesting needs, which is not to stop the rest where it is not installed.
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    from sae_dist.harvest.staging import StagingBuffer
+    from sae_dist.lm import Capture, resolve, truncate
+    from sae_dist.store.config import StoreConfig
+
     torch.manual_seed(0)
     heads = max(1, width // 288)
     config = Gemma2Config(

@@ -133,9 +133,12 @@ def _add_parts(config: PlanConfig, given: Sequence[Pair]) -> None:
     """The harvest and the training of a plan; where both will be need not be said."""
     unneeded = {"run": "plan", "store": _NOWHERE, "text.path": _NOWHERE}
     told = experiment.for_part("train", given)
+    if any(key.partition(".")[0] == "machine" for key, _ in told):
+        raise UserError("found train.machine; expected machine=…, that of both; write that")
     if compose_config("train", told, "train.").source is Source.live:
         told += [(key, value) for key, value in given if key.startswith("harvest.")]
     config.train = compose("train", told, "train.", unneeded)
+    config.train.machine = config.machine
     told = experiment.for_part("harvest", given)
     unneeded["store"] = config.train.store or _NOWHERE
     config.harvest = config.train.harvest or compose("harvest", told, "harvest.", unneeded)

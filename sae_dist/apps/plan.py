@@ -29,8 +29,8 @@ from sae_dist.common.log import log_info
 from sae_dist.config import HarvestConfig, PlanConfig, Source, TrainConfig
 from sae_dist.live import check_live
 from sae_dist.lm import expand_sites, lm_size
+from sae_dist.parallel import MachineConfig
 from sae_dist.plan import (
-    MachineConfig,
     Plan,
     Tokens,
     plan_harvest,

@@ -6,9 +6,12 @@
 
 Give a folder of the filesystem that stores and runs will lie on, and start it as training will be
 started; alone, it starts a process a GPU, or two. All is written into one new subfolder, of which
-only `selftest.json` stays, and only processes that it started are killed.
+`selftest.json` stays, and what messages take, `machine/measured.yaml`: training and plans choose
+meshes by it with `hydra.searchpath=[SUBFOLDER] machine=measured`. Only processes that it started
+are killed.
 """
 
+import datetime
 import os
 import shutil
 import signal
@@ -26,13 +29,13 @@ from sae_dist.apps.command import command, entry
 from sae_dist.apps.terminal import show
 from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.common.errors import UserError
-from sae_dist.common.files import write_json
+from sae_dist.common.files import write_atomic, write_json
 from sae_dist.common.log import log_info, rank
 from sae_dist.config import SelftestConfig
 from sae_dist.parallel import start_world
 from sae_dist.selftest import CHECKS, Place, Result, perform, perform_alone, table
 
-_RECORD = "selftest.json"
+_RECORD, _MACHINE = "selftest.json", "machine/measured.yaml"
 
 
 @command
@@ -96,6 +99,22 @@ def _conclude(folder: Path, results: list[Result], num_processes: int, keep: boo
     )
     show(table(results))
     log_info(f"as JSON in {folder / _RECORD}")
+    if measured := {key: value for one in results for key, value in one.measured.items()}:
+        written = _machine(measured)
+        (folder / _MACHINE).parent.mkdir(exist_ok=True)
+        write_atomic(folder / _MACHINE, written.encode())
+        show(f"\n{written}")
+        log_info(f"for machine=measured hydra.searchpath=[{folder}]")
+
+
+def _machine(measured: dict[str, float]) -> str:
+    """A file of `conf/machine/` that says what was measured."""
+    where = f"{torch.cuda.get_device_name()}, NCCL" if torch.cuda.is_available() else "CPUs, gloo"
+    head = (
+        f"# Measured by sae-dist selftest on {where}, {datetime.date.today()}.\n"
+        "# The rest is as of an H100, or with `defaults: [NAME]` as of another machine.\n"
+    )
+    return head + "".join(f"{key}: {value:.4g}\n" for key, value in measured.items())
 
 
 main = entry("selftest")

@@ -11,11 +11,9 @@ from io import BufferedWriter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import crc32c as _crc32c
-from typing_extensions import Buffer
-
 if TYPE_CHECKING:
     import numpy as np
+    from typing_extensions import Buffer
 
 _BLOCK_BYTES = 1 << 22
 _DISK_BYTES = 1 << 24
@@ -185,7 +183,9 @@ def crc32c(data: "Buffer | np.ndarray[Any, Any]", start: int = 0) -> int:
 
     Several threads do so at once: the library lets others run meanwhile.
     """
-    return _crc32c.crc32c(cast(Buffer, data), start)
+    from crc32c import crc32c  # a step of training needs none
+
+    return crc32c(cast("Buffer", data), start)
 
 
 def file_crc32c(path: Path) -> str:

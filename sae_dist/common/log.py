@@ -1,20 +1,20 @@
 """Messages and progress bars from rank 0, warnings from all."""
 
-import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
-
-from tqdm import tqdm
 
 from sae_dist.common.credentials import without_credentials
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 _LOG_SECONDS = 30.0
-_bars: WeakSet[tqdm] = WeakSet()  # on a terminal; a closed one says that it is disabled
+_bars: "WeakSet[tqdm]" = WeakSet()  # on a terminal; a closed one says that it is disabled
 _quiet = Event()
 
 
@@ -36,7 +36,7 @@ def quiet() -> Iterator[None]:
 def log_info(message: str) -> None:
     """Print one line on rank 0, above any progress bar."""
     if rank() == 0 and not _quiet.is_set():
-        tqdm.write(without_credentials(message), file=sys.stderr)
+        _write_line(without_credentials(message))
 
 
 def write_error(message: str) -> None:
@@ -54,42 +54,30 @@ def warn(message: str) -> None:
     if _quiet.is_set():
         return
     who = "warning" if rank() == 0 else f"warning (rank {rank()})"
-    tqdm.write(f"{who}: {without_credentials(message)}", file=sys.stderr)
+    _write_line(f"{who}: {without_credentials(message)}")
 
 
-def progress(iterable: Iterable[Any] | None = None, *, shown: bool = True, **options: Any) -> tqdm:
+def _write_line(line: str) -> None:
+    """Above any bar, if anybody can have made one."""
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr, flush=True)
+
+
+def progress(
+    iterable: Iterable[Any] | None = None, *, shown: bool = True, **options: Any
+) -> "tqdm":
     """A tqdm bar that only rank 0 shows, if `shown`; in a file it is a line every half minute."""
+    from tqdm import tqdm
+
+    from sae_dist.common.bars import Lines
+
     options |= {"disable": rank() != 0 or not shown or _quiet.is_set(), "file": sys.stderr}
     if not sys.stderr.isatty():
-        return _Lines(iterable, mininterval=_LOG_SECONDS, maxinterval=_LOG_SECONDS, **options)
+        return Lines(iterable, mininterval=_LOG_SECONDS, maxinterval=_LOG_SECONDS, **options)
     bar = tqdm(iterable, dynamic_ncols=True, **options)
     _bars.add(bar)
     return bar
-
-
-class _Lines(tqdm):
-    """A bar for a file: a line at the start, one every `mininterval` seconds, one at the end.
-
-    tqdm's own thread asks for them, too, so that there is one while nothing moves.
-    """
-
-    _shown_at = -math.inf
-
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Write a line if it is time for one."""
-        elapsed = self.format_dict["elapsed"]
-        if msg is None and elapsed - self._shown_at >= self.mininterval:
-            self._shown_at = elapsed
-            self.fp.write(f"{self}\n")
-            self.fp.flush()
-
-    def clear(self, nolock: bool = False) -> None:
-        """Nothing of a file is taken back."""
-
-    def close(self) -> None:
-        """Write the last line."""
-        if not self.disable:
-            self._shown_at = -math.inf
-            self.display()
-        self.leave = False
-        super().close()

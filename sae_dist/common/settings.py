@@ -70,7 +70,9 @@ class Allowed:
 
 def setting(default: Any = MISSING, **allowed: Any) -> Any:
     """A dataclass' field with its default and what it may be: the attributes of `Allowed`."""
-    return field(default=default, metadata={_KEY: Allowed(**allowed)})
+    is_list = isinstance(default, list)
+    made: Any = {"default_factory": default.copy} if is_list else {"default": default}
+    return field(metadata={_KEY: Allowed(**allowed)}, **made)
 
 
 def allowed_in(declared: Field[Any]) -> Allowed:

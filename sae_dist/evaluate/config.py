@@ -1,10 +1,11 @@
 """What is measured, how much of it, and on which mesh."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sae_dist.common.errors import UserError
-from sae_dist.common.names import require_plain
+from sae_dist.common.names import nearest, require_plain
 from sae_dist.common.settings import setting, validate
 from sae_dist.evaluate.registry import require_measure
 from sae_dist.parallel import SharingConfig
@@ -24,6 +25,49 @@ class PairConfig:
     sequences: int = setting(1024, min=0)
     stitch_sequences: int = setting(64, min=1)
     tau: float = setting(0.7, above=0, max=1)
+
+
+BUILT_IN = ("stdlib_packages", "token_kind", "first_letter")  # labelled texts: `tasks.py`
+
+
+def columns_of(data: str) -> tuple[Path, list[str]]:
+    """The file of labelled texts, and its columns of labels: `label` unless they are named."""
+    path, colon, columns = data.rpartition(":")
+    return Path(path if colon else data).expanduser(), columns.split(",") if colon else ["label"]
+
+
+def require_data(key: str, data: str) -> None:
+    """Raise UserError for labelled texts that are not there."""
+    path, columns = columns_of(data)
+    if data not in BUILT_IN and not (path.is_file() and len(columns) in (1, 2)):
+        raise UserError(
+            f"{key}={data}; expected {', '.join(BUILT_IN)}, or a file of .jsonl, perhaps with its "
+            f"columns of labels (one or two): FILE:label,attribute{nearest(data, BUILT_IN)}"
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class ProbesConfig:
+    """Labelled texts, and how labels are read from latents; published values of SAEBench 0.6.
+
+    `data` names built-in ones (`docs/evaluation.md`) and files of .jsonl with `text` and `label`;
+    other columns are named behind a colon (`bios.jsonl:profession,gender`), a second one for SCR.
+    Null: all built-in ones where `measures` names what reads them, else none. A probe tells a class
+    from the others on up to `train_texts` and `test_texts`, half of them of the class, cut at
+    `context` tokens (or what the language model knows), which `seed` draws. Sparse probes read the
+    `latents` best ones; SCR and TPP ablate up to `ablated`. Absorption is that of letters whose
+    probe has an F1 of more than `min_f1`, if they are `min_letters`.
+    """
+
+    data: list[str] | None = setting(None, check=require_data)
+    train_texts: int = setting(4000, min=16)
+    test_texts: int = setting(1000, min=4)
+    context: int = setting(128, min=2)
+    latents: list[int] = setting([1, 2, 5], min=1)
+    ablated: list[int] = setting([2, 5, 10, 20, 50, 100, 500], min=1)
+    min_f1: float = setting(0.6, min=0, below=1)
+    min_letters: int = setting(20, min=1, max=26)
+    seed: int = setting(0, min=0)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -49,6 +93,7 @@ class EvaluationConfig:
     lm_batch_sequences: int | None = setting(None, min=1)
     parallel: SharingConfig = field(default_factory=SharingConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
+    probes: ProbesConfig = field(default_factory=ProbesConfig)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -118,6 +118,9 @@ class _Evaluation:
             found |= {"larger": coders[1].name, "larger_coder": coders[1].fingerprint}
         if kind.needs.reads:
             found |= {"store": source.identity, kind.sequences: self.passes.sequences(kind)}
+        if kind.needs is Needs.TEXTS:
+            found[kind.sequences] = self.passes.identities
+        if kind.needs.reads or kind.needs is Needs.TEXTS:
             found |= {key: attrgetter(key)(self.passes.config) for key in kind.settings}
         if kind.needs.runs_lm:
             found["lm"] = (source.about.get("lm") or {}).get("commit")
@@ -163,7 +166,8 @@ def _asked(passes: Passes) -> dict[str, type[Any]]:
     """The measures to take: those asked for, and what they rest upon."""
     every, asked = measures(), passes.config.measures
     taken = {n: every[n] for n in asked or every if every[n].needs is not Needs.FINETUNE}
-    idle = {n: kind for n, kind in taken.items() if kind.needs.reads and not passes.sequences(kind)}
+    fed = {n: kind for n, kind in taken.items() if kind.needs.reads or kind.needs is Needs.TEXTS}
+    idle = {n: kind for n, kind in fed.items() if not passes.sequences(kind)}
     if asked is not None and idle:
         keys = {kind.sequences for kind in idle.values()}
         keys |= {"lm_sequences" for kind in idle.values() if kind.needs.runs_lm}

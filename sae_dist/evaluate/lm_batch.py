@@ -1,5 +1,6 @@
 """What a measure of the language model is given: some sequences, and what changes their loss."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -155,6 +156,21 @@ class LMBatch:
     def _loss_S(self, logits_NSV: Tensor) -> Tensor:
         loss_NS = language.loss_of_logits_NS(logits_NSV, self.ids_NS).double()
         return loss_NS.where(self.predicted_NS, 0.0).sum(0)
+
+
+def reader(lm: "LM", sites: Sequence[str], team: Axis | None) -> "language.Capture":
+    """Reads the sites of full or filled up sequences; whole ones, over whatever the model is."""
+    found = [language.resolve(lm.model, site) for site in sites]
+    sliced = language.sliced_sites(lm.model, found) if team and team.size > 1 else frozenset()
+    is_zero3 = hasattr(next(lm.model.parameters()), "ds_id")
+
+    def join(acts: Tensor) -> Tensor:
+        assert team is not None
+        return team.all_gather(acts.contiguous(), dim=acts.dim() - 1)
+
+    forward = lm.model if is_zero3 else None
+    joins = dict.fromkeys(sliced, join)
+    return language.Capture(lm.model, found, stop=not is_zero3, forward=forward, join=joins)
 
 
 def replacement_by(coder: Coder) -> "Replacement":

@@ -1,9 +1,10 @@
 """How a measure is fed, and adds up what it is fed with."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -84,6 +85,17 @@ class Measure(_Sums):
 
     def update(self, seen: Any) -> None:
         """Add a batch of whole sequences: a `CoderOutput`, or an `LMBatch`."""
+
+
+class TextMeasure(Measure):
+    """What labelled texts say of one coder; `update` is called once a data set, with all of it."""
+
+    needs = Needs.TEXTS
+    sequences = "probes.data"
+    settings: ClassVar[Sequence[str]] = (
+        *("probes.train_texts", "probes.test_texts"),
+        *("probes.context", "probes.seed"),
+    )
 
 
 @dataclass(frozen=True, eq=False)

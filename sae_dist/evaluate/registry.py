@@ -22,6 +22,7 @@ class Needs(StrEnum):
     CODES = "codes"  # a `CoderOutput` of each batch of held-out sequences
     LM = "lm"  # an `LMBatch` of each
     GRADIENTS = "gradients"  # likewise; fewer sequences, as each takes several passes
+    TEXTS = "texts"  # `PooledTexts` of each set of labelled texts
     PAIR = "pair"  # two coders' `CoderOutput`s
     FIGURES = "figures"  # what the others found, of all rungs
     FINETUNE = "finetune"  # a finetune of the language model, and prompts to it
@@ -34,12 +35,12 @@ class Needs(StrEnum):
     @property
     def reads(self) -> bool:
         """Whether it reads held-out sequences."""
-        return self not in (Needs.WEIGHTS, Needs.FIGURES, Needs.FINETUNE)
+        return self in (Needs.CODES, Needs.LM, Needs.GRADIENTS, Needs.PAIR)
 
     @property
     def runs_lm(self) -> bool:
-        """Whether the language model of the store runs on them."""
-        return self in (Needs.LM, Needs.GRADIENTS)
+        """Whether the language model of the store runs, on these or on labelled texts."""
+        return self in (Needs.LM, Needs.GRADIENTS, Needs.TEXTS)
 
 
 class Declared(ABC):
@@ -48,7 +49,7 @@ class Declared(ABC):
     Attributes:
         version: raised when the same figures come to mean, or to be, something else.
         settings: keys of `EvaluationConfig` that the figures depend on, beside `sequences`.
-        sequences: key of the number of held-out sequences it is given.
+        sequences: key of the number of held-out sequences, or of the labelled texts, it is given.
         group, caption, source: of the table in which its figures stand with others of that group
             and topic; without a group there is none.
         table_by: a key; there is a table for each of its values.
@@ -83,6 +84,9 @@ MEASURES = Registry(
         "consistency": f"{_HERE}.consistency:ConsistentActivation",
         "coder": f"{_HERE}.coder:Description",
         "uniformity": f"{_HERE}.uniformity:Uniformity",
+        "sparse_probing": f"{_HERE}.sparse_probing:SparseProbing",
+        "absorption": f"{_HERE}.absorption:Absorption",
+        "scr_tpp": f"{_HERE}.scr_tpp:SCRAndTPP",
         "scaling": f"{_HERE}.scaling:ScalingLaws",
         "forms": f"{_HERE}.forms:Forms",
         "novelty": f"{_HERE}.novelty:Novelty",

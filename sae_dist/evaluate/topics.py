@@ -28,6 +28,12 @@ COMPARISON = Topic(
     title="Forms compared",
     lead="Autoencoder, transcoder and skip transcoder of one MLP, equally wide and sparse.",
 )
+PROBES = Topic(
+    key="probes",
+    title="Probes",
+    lead="What labels of texts can be read from single latents, and whether a latent stands for "
+    "one concept alone.",
+)
 PAIRS = Topic(
     key="pairs",
     title="Between coders",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sae_dist.interop.hub import push as push
     from sae_dist.interop.load import import_foreign as import_foreign
     from sae_dist.interop.load import load_coder as load_coder
+    from sae_dist.interop.load import load_described as load_described
     from sae_dist.interop.published import ForeignCoder as ForeignCoder
     from sae_dist.interop.published import plain_tensors as plain_tensors
 

@@ -94,3 +94,10 @@ class Format:
     def load(self, folder: Path, device: torch.device | str, part: int, parts: int) -> Coder:
         """A slice of its latents as a coder of ours; see `interop.load_coder`."""
         return self.read(folder).coder(folder, part, parts).to(device)
+
+    def load_described(
+        self, folder: Path, device: torch.device | str
+    ) -> tuple[Coder, dict[str, Any]]:
+        """A whole coder, and what its files say it was trained on: `site` and `target`, if so."""
+        published = self.read(folder)
+        return published.coder(folder).to(device), published.about

@@ -40,6 +40,18 @@ def load_coder(
     return format_of(folder).load(folder, device, part, parts)
 
 
+def load_described(
+    where: str | Path, device: torch.device | str = "cpu"
+) -> tuple[Coder, dict[str, Any]]:
+    """As `load_coder`, with what the files say of it: `site`, `target`, and of ours all the rest.
+
+    Raises:
+        UserError: see `load_coder`.
+    """
+    folder = local_folder(where)
+    return format_of(folder).load_described(folder, device)
+
+
 def local_folder(where: str | Path) -> Path:
     """The folder itself, or what was downloaded of one on the Hub."""
     return download(str(where)) if str(where).startswith(PREFIX) else Path(where)

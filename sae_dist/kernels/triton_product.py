@@ -10,6 +10,7 @@ from sae_dist.kernels.reference import GROUP
 
 _SPAN = 1024  # groups that one program looks through for entries
 _TILE = 64  # of them at once, where one may hold an entry
+_COLUMNS = 64  # of x and W that a tiling, or two tiles of the interpreter's, adds at once
 _INTERPRETED = triton.knobs.runtime.interpret
 
 
@@ -19,7 +20,7 @@ def _tilings() -> list[triton.Config]:
         return [triton.Config({"TILE_B": 16, "TILE_F": 2 * GROUP, "TILE_D": 32, "TOGETHER": 2})]
     return [
         triton.Config(
-            {"TILE_B": tile_b, "TILE_F": tile_f, "TILE_D": 64, "TOGETHER": 8},
+            {"TILE_B": tile_b, "TILE_F": tile_f, "TILE_D": _COLUMNS, "TOGETHER": 8},
             num_warps=warps,
             num_stages=stages,
         )
@@ -68,10 +69,7 @@ def _product(
     W_DF = W_ptr + (latent_F % num_latents)[None, :] * width + col_D[:, None]
     sum_BF = tl.zeros([TILE_B, TILE_F], tl.float32)
     for first in range(0, width, TILE_D):
-        inside_D = col_D < width - first
-        x = tl.load(x_BD + first, mask=inside_D[None, :], other=0.0)
-        W = tl.load(W_DF + first, mask=inside_D[:, None], other=0.0)
-        sum_BF = tl.dot(x, W, sum_BF)
+        sum_BF = tl.dot(tl.load(x_BD + first), tl.load(W_DF + first), sum_BF)
 
     is_row_B, is_latent_F = row_B < num_rows, latent_F < num_latents
     b_F = tl.load(b_ptr + latent_F, mask=is_latent_F, other=0.0)
@@ -101,7 +99,9 @@ def product(x_bD: Tensor, W_fD: Tensor, b_f: Tensor) -> tuple[Tensor, Tensor]:
         z [b, f] in bfloat16, and of the rounded values each group's maximum [b, ⌈f / 32⌉] in
         float32: NaN if any is NaN. The last group may be short.
     """
-    (num_rows, width), num_latents = x_bD.shape, len(W_fD)
+    num_rows, num_latents = len(x_bD), len(W_fD)
+    if missing := -x_bD.shape[1] % _COLUMNS:  # no mask, and 16 bytes at a time
+        x_bD, W_fD = pad(x_bD, (0, missing)), pad(W_fD, (0, missing))
     z_bf = x_bD.new_empty(num_rows, num_latents, dtype=torch.bfloat16)
     maxima_bg = b_f.new_empty(num_rows, triton.cdiv(num_latents, GROUP))
     if _INTERPRETED:  # the interpreter would multiply bfloat16's bits as integers
@@ -120,7 +120,7 @@ def product(x_bD: Tensor, W_fD: Tensor, b_f: Tensor) -> tuple[Tensor, Tensor]:
             maxima_bg,
             num_rows,
             num_latents,
-            width,
+            x_bD.shape[1],
             GROUP=GROUP,
             enable_fp_fusion=True,
         )

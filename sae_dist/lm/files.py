@@ -5,7 +5,6 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,6 +16,7 @@ from transformers import AutoConfig, PretrainedConfig
 from sae_dist.common.errors import UserError
 from sae_dist.common.names import nearest
 from sae_dist.lm.config import LMConfig, LMDtype, local_folder
+from sae_dist.lm.packages import published, require_gguf, unpacked
 
 _SAMPLE_BYTES = 1 << 20
 _POINTER = b"version https://git-lfs"
@@ -74,12 +74,16 @@ class LMFiles:
 def find_lm(config: LMConfig, key: str = "lm.name") -> LMFiles:
     """Where a model's files are; on the Hub, at the commit that `revision` means today.
 
+    One that is `published` in packages, too, is known by its file's SHA-256, wherever it is from.
+
     Raises UserError, naming the setting `key`, for a folder, a name or a file of GGUF that is not
     there, and for what GGUF cannot have.
     """
+    folder, file = local_folder(config, key), config.gguf_file or "config.json"
+    if folder is None and (one := published(config)) is not None:
+        return LMFiles(config, key, str(unpacked(one, key)), one.sha256)
     if config.gguf_file is not None:
         _check_gguf(config)
-    folder, file = local_folder(config, key), config.gguf_file or "config.json"
     path, commit = Path(folder or "", file), None
     if folder is None:
         with told_in_one_line(config, "a language model", key):
@@ -94,11 +98,7 @@ def find_lm(config: LMConfig, key: str = "lm.name") -> LMFiles:
 
 
 def _check_gguf(config: LMConfig) -> None:
-    if find_spec("gguf") is None:
-        raise UserError(
-            f"lm.gguf_file={config.gguf_file} needs the package gguf; "
-            "run pip install 'sae-dist[gguf]'"
-        )
+    require_gguf(str(config.gguf_file))
     if config.dtype is LMDtype.auto or config.tensor > 1:
         raise UserError(
             f"lm.gguf_file={config.gguf_file} with lm.dtype={config.dtype}, "

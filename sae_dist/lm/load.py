@@ -51,7 +51,7 @@ def load_lm(
     tokenizer = files.load(transformers.AutoTokenizer, "a tokenizer")
     if config.attn_implementation:
         loading["attn_implementation"] = config.attn_implementation
-    if config.gguf_file:
+    if files.gguf is not None:
         loading["quantization_config"] = transformers.GgufConfig(dequantize=True)
     model, loaded = files.load(
         auto_class,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sae_dist.parallel.cost import messages as messages
     from sae_dist.parallel.gradients import backward as backward
     from sae_dist.parallel.gradients import gradient_norm as gradient_norm
+    from sae_dist.parallel.machine import MachineConfig as MachineConfig
     from sae_dist.parallel.mesh import Mesh as Mesh
     from sae_dist.parallel.mesh import choose_mesh as choose_mesh
     from sae_dist.parallel.mesh import make_mesh as make_mesh

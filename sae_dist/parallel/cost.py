@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 from sae_dist.coders import CoderConfig, Form
 from sae_dist.coders.messages import SUM_BYTES, MeshAxis, Message, StepShape
-
-_LATENCY = 20e-6  # seconds that a message takes however small it is
-_IN_NODE, _BETWEEN_NODES = 225e9, 25e9  # bytes/s of a GPU: half of NVLink's 450e9, of 400 Gbit/s
+from sae_dist.parallel.machine import MachineConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,18 +107,20 @@ def wire_bytes(step: Iterable[Message], mesh: tuple[int, int]) -> float:
     return sum(message.wire_bytes(sizes[message.over]) for message in step)
 
 
-def message_seconds(step: Iterable[Message], mesh: tuple[int, int], per_node: int) -> float:
-    """What a step's messages take, one after the other, on GPUs with `per_node` a node.
+def message_seconds(
+    step: Iterable[Message], mesh: tuple[int, int], machine: MachineConfig
+) -> float:
+    """What a step's messages take, one after the other, on a machine's devices.
 
     Each has its latency, and its bytes go at the speed of the slowest link of its axis.
     """
     sizes, seconds = _sizes(mesh), 0.0
     world = sizes[MeshAxis.world]
-    per_node = min(per_node, world)
+    per_node = min(machine.devices_per_node, world)
     for message in step:
         span = mesh[1] if message.over is MeshAxis.latent else world  # ranks from first to last
-        bandwidth = _IN_NODE if per_node % span == 0 else _BETWEEN_NODES
-        seconds += _LATENCY + message.wire_bytes(sizes[message.over]) / bandwidth
+        num_bytes, is_in_node = message.wire_bytes(sizes[message.over]), per_node % span == 0
+        seconds += machine.seconds_of_message(num_bytes, is_in_node=is_in_node)
     return seconds
 
 

@@ -10,9 +10,11 @@ from sae_dist.common.errors import UserError
 from sae_dist.parallel.axis import Axis
 from sae_dist.parallel.config import MeshConfig
 from sae_dist.parallel.cost import ADAM, UpdateCost, message_seconds, messages
+from sae_dist.parallel.machine import MachineConfig
 from sae_dist.parallel.world import World
 
 _FLOAT32 = 4
+_HELD_SHARE = 0.8  # of a device's memory: the rest is for rows and products
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +40,18 @@ class Mesh:
 
 def choose_mesh(
     config: MeshConfig,
+    machine: MachineConfig,
     world: int,
     coder: CoderConfig,
     d_in: int,
     d_out: int,
     batch_tokens: int,
     update: UpdateCost = ADAM,
-    per_node: int | None = None,
 ) -> int:
     """The length of the latent axis for a coder, as `config` states it.
 
-    Without a length: the one whose messages take the shortest time (see `cost.message_seconds`) on
-    nodes of `per_node` processes; by default all are on one.
+    Without a length: of those that fit the devices' memory the one whose messages take the shortest
+    time on `machine` (see `cost.message_seconds`), on `world` of its devices.
 
     Raises:
         UserError: the given axis fits neither world nor latents, or the coder fits no mesh.
@@ -65,19 +67,20 @@ def choose_mesh(
         return config.latent
     values = num_latents * (d_in + d_out) * (2 + update.num_kept)  # weights, gradients, and kept
     memory = values * _FLOAT32
-    roomy = [n for n in fitting if memory / n <= config.memory_gib * 2**30]
+    memory_gib = config.memory_gib or _HELD_SHARE * machine.memory_gib
+    roomy = [n for n in fitting if memory / n <= memory_gib * 2**30]
     if not roomy:
         least = memory / max(fitting) / 2**30
         raise UserError(
             f"{num_latents} latents need {least:.0f} GiB on each of {world} processes, more than "
-            f"parallel.memory_gib={config.memory_gib:g}: start more processes, or raise it where "
+            f"parallel.memory_gib={memory_gib:g}: start more processes, or raise it where "
             "devices hold more"
         )
 
     def seconds(latent: int) -> float:
         mesh = world // latent, latent
         step = messages(coder, d_in, d_out, batch_tokens, mesh, update=update)
-        return message_seconds(step, mesh, per_node or world)
+        return message_seconds(step, mesh, machine)
 
     return min(roomy, key=seconds)
 

@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from sae_dist.plan.harvest import HarvestPlan as HarvestPlan
     from sae_dist.plan.harvest import Tokens as Tokens
     from sae_dist.plan.harvest import plan_harvest as plan_harvest
-    from sae_dist.plan.machine import MachineConfig as MachineConfig
     from sae_dist.plan.memory import rung_memory as rung_memory
     from sae_dist.plan.table import Plan as Plan
     from sae_dist.plan.table import table as table

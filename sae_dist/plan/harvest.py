@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.lm import LMSize
-from sae_dist.plan.machine import MachineConfig
+from sae_dist.parallel import MachineConfig
 from sae_dist.store import StoreConfig
 from sae_dist.store.layout import Layout
 from sae_dist.store.records import choose_settings

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from sae_dist.coders import CoderConfig
 from sae_dist.coders.flops import CANDIDATES, step_flops
-from sae_dist.parallel import choose_mesh
-from sae_dist.parallel.cost import messages, wire_bytes
-from sae_dist.plan.machine import MachineConfig
+from sae_dist.parallel import MachineConfig, choose_mesh
+from sae_dist.parallel.cost import message_seconds, messages, wire_bytes
 from sae_dist.plan.memory import ROUNDED_BYTES, checkpoint_bytes, rung_memory, working_memory
 from sae_dist.train import OptimConfig, RungConfig
 
@@ -24,6 +23,7 @@ class RungPlan:
         device_bytes: that one process holds, by what for; `working` is estimated.
         flops: of a step, on all devices together.
         moved_bytes, sent_bytes: that one device moves in its memory and sends in a step.
+        message_seconds: of a step's messages, one after the other.
         step_seconds: product, memory and messages one after the other.
         checkpoint_bytes, coder_bytes: on disk, of one checkpoint and of the coder at the end.
     """
@@ -34,6 +34,7 @@ class RungPlan:
     flops: float
     moved_bytes: float
     sent_bytes: float
+    message_seconds: float
     step_seconds: float
     checkpoint_bytes: int
     coder_bytes: int
@@ -50,8 +51,8 @@ def plan_rung(
     """One rung's cost. Raises UserError if it fits no mesh of the machine's devices."""
     coder, D, E, w = rung.coder, d_in, d_out, bytes_per_value
     sizes = coder, D, E, batch_tokens
-    update, per_node = rung.optim.cost(coder.num_latents, D, E), machine.devices_per_node
-    latent = choose_mesh(rung.parallel, machine.devices, *sizes, update, per_node)
+    update = rung.optim.cost(coder.num_latents, D, E)
+    latent = choose_mesh(rung.parallel, machine, machine.devices, *sizes, update)
     mesh = machine.devices // latent, latent
     rows = batch_tokens // mesh[0]
     dtypes = {"bytes_per_value": w, "bytes_per_searched": ROUNDED_BYTES if w == 4 else 0}
@@ -61,17 +62,19 @@ def plan_rung(
     product, sparse = step_flops(coder, D, E, batch_tokens)
     product += update.flops * mesh[0]  # each part of the batch has it to do
     moved = moved_bytes(coder, rung.optim, D, E, rows, mesh, w)
-    sent = wire_bytes(messages(*sizes, mesh, update=update), mesh)
+    step = messages(*sizes, mesh, update=update)
+    talking = message_seconds(step, mesh, machine)
     return RungPlan(
         name=rung.name,
         mesh=mesh,
         device_bytes=memory,
         flops=product + sparse,
         moved_bytes=moved,
-        sent_bytes=sent,
+        sent_bytes=wire_bytes(step, mesh),
+        message_seconds=talking,
         step_seconds=machine.seconds_of_products(product / machine.devices)
         + machine.seconds_of_memory(moved)
-        + machine.seconds_of_network(sent),
+        + talking,
         checkpoint_bytes=checkpoint_bytes(whole),
         coder_bytes=whole["parameters"],
     )

@@ -4,12 +4,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sae_dist.lm import LMSize
+from sae_dist.parallel import MachineConfig
 from sae_dist.plan.harvest import HarvestPlan
-from sae_dist.plan.machine import MachineConfig
 from sae_dist.plan.training import TrainingPlan
 
 _ARRAYS_SHOWN = 5
-_HEAD = ("rung", "data×latent", "GiB a device", "TFLOPs", "MB sent", "ms a step", "hours")
+_HEAD = (
+    *("rung", "data×latent", "GiB a device", "TFLOPs", "MB sent", "ms for it"),
+    *("ms a step", "hours"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,12 +68,14 @@ def table(plan: Plan) -> str:
     """The plan as lines."""
     machine = plan.machine
     peak = f"{machine.flops / 1e12:.4g} TFLOP/s, {machine.memory_gbps:.4g} GB/s of memory"
-    rates = f"{machine.efficiency:.0%} of {peak} and {machine.network_gbps:.4g} GB/s of network"
+    rates = f"{machine.efficiency:.0%} of {peak}"
+    reached = f"{machine.in_node_gbps:.4g} GB/s in a node, {machine.between_nodes_gbps:.4g} between"
     free = "" if machine.disk_free_gb is None else f", {machine.disk_free_gb:,.0f} GB free"
     source = "measured: " + ", ".join(plan.measured) if plan.measured else "all rates as given"
     warnings = [f"warning: {warning}" for warning in plan.warnings]
     lines = [
         f"machine   {machine.devices} devices of {machine.memory_gib:.4g} GiB, {rates}",
+        f"          messages {machine.latency_us:.4g} µs and {reached}",
         f"          disk {machine.disk_gbps:.3g} GB/s{free}; {source}",
         "",
         *_harvest_lines(plan),
@@ -131,6 +136,7 @@ def _rung_lines(training: TrainingPlan) -> list[str]:
             f"{sum(rung.device_bytes.values()) / 2**30:.3g}",
             f"{rung.flops / 1e12:.3g}",
             f"{rung.sent_bytes / 1e6:.3g}",
+            f"{1e3 * rung.message_seconds:.3g}",
             f"{1e3 * rung.step_seconds:.3g}",
             f"{training.num_steps * rung.step_seconds / 3600:,.3g}",
         )

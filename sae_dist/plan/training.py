@@ -13,8 +13,8 @@ from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.live import choose_lanes, round_bytes
 from sae_dist.lm import LMSize
+from sae_dist.parallel import MachineConfig
 from sae_dist.plan.harvest import HarvestPlan, Tokens, lm_cost, plan_harvest
-from sae_dist.plan.machine import MachineConfig
 from sae_dist.plan.memory import checkpoint_bytes
 from sae_dist.plan.rung import RungPlan, plan_rung
 from sae_dist.store import StoreConfig

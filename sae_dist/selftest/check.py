@@ -3,8 +3,8 @@
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -20,10 +20,14 @@ _COLUMNS = {"check": 17, "expected": 29, "found": 36, "seconds": 7, "ok": 3}  # 
 
 
 class Found(NamedTuple):
-    """What a check found, in words, and whether this is what was promised."""
+    """What a check found, in words, and whether this is what was promised.
+
+    `measured` are figures that `MachineConfig` has, too, by their keys there.
+    """
 
     text: str
     ok: bool
+    measured: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class Result:
     found: str
     seconds: float
     ok: bool
+    measured: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +96,10 @@ def perform(checks: Sequence[Check], place: Place) -> list[Result]:
             except Exception as error:  # whatever it is, it is what was found
                 found = Found(" ".join(str(error).split()) or type(error).__name__, False)
             # A rank may have failed between two of its meetings: what all agree on is the first's.
-            text, seconds = place.first(lambda f=found, s=start: (f.text, time.monotonic() - s))
+            mine = found.text, round(time.monotonic() - start, 2), dict(found.measured)
+            text, seconds, measured = place.first(lambda m=mine: m)
             ok = all(place.together(lambda f=found: f.ok))
-            results.append(Result(check.name, check.promise, text, round(seconds, 2), ok))
+            results.append(Result(check.name, check.promise, text, seconds, ok, measured))
     return results
 
 

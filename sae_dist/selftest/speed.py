@@ -1,7 +1,9 @@
 """What messages, reading and products cost here: a slow link, disk or device stands out."""
 
+import socket
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,22 +16,63 @@ from sae_dist.stream import ActivationStream, BatchPart, StreamConfig
 
 _SUM_BYTES, _SMALL_SUMS, _LARGE_SUMS = 1 << 26, 100, 5
 _STORE_TOKENS, _STORE_WIDTH, _BATCH_TOKENS = 65536, 512, 4096
+_RATES = {"in_node_gbps": "a rank in a node", "between_nodes_gbps": "between nodes"}
 _LEAST_SHARE = 0.5  # of the median rank's rate
 
 
 def sums(place: Place) -> Found:
-    """All ranks get the sum of all; the time a small message takes, and a large one's rate."""
-    rank, size, device = place.world.rank, place.world.size, place.world.device
-    ranks = torch.full((_SUM_BYTES // 4,), float(rank), device=device)
+    """All ranks get the sum of all; what messages take, in a node and between nodes."""
+    world = place.world
+    ranks = torch.full((_SUM_BYTES // 4,), float(world.rank), device=world.device)
     dist.all_reduce(ranks)
-    agree = all(place.together(lambda: bool((ranks == size * (size - 1) // 2).all())))
-    small = torch.zeros(1, device=device)
-    latency = seconds_of(lambda: dist.all_reduce(small), device, _SMALL_SUMS)
-    large = seconds_of(lambda: dist.all_reduce(ranks), device, _LARGE_SUMS)
-    latency, large = (max(place.together(lambda s=seconds: s)) for seconds in (latency, large))
-    rate = 2 * (size - 1) / size * _SUM_BYTES / large  # bytes that a ring puts on each link
-    text = f"{1e6 * latency:.0f} µs; 64 MiB: {1e3 * large:.0f} ms, {rate / 1e9:.2f} GB/s a rank"
-    return Found(text if size > 1 else "one process: nothing sent", agree)
+    agree = all(place.together(lambda: bool((ranks == world.size * (world.size - 1) // 2).all())))
+    if world.size == 1:
+        return Found("one process: nothing sent", agree)
+    measured = network(place)
+    rates = [
+        f"{measured[key]:.3g} GB/s {where}" for key, where in _RATES.items() if key in measured
+    ]
+    return Found(f"{measured['latency_us']:.0f} µs; 64 MiB: {', '.join(rates)}", agree, measured)
+
+
+def network(place: Place) -> dict[str, float]:
+    """What messages take, as keys of `MachineConfig`; nodes are hosts. For two ranks or more.
+
+    The latency is that of a small sum over all ranks, a rate what a ring puts on each link for a
+    large one: of all nodes at once, each over its own ranks, and of all ranks where there are
+    several nodes. The slowest rank counts.
+    """
+    world = place.world
+    hosts = place.together(socket.gethostname)
+    nodes = [[rank for rank, host in enumerate(hosts) if host == one] for one in set(hosts)]
+    nodes.sort()
+    largest = max(map(len, nodes))
+    small = torch.zeros(1, device=world.device)
+    latency = _slowest(place, lambda: dist.all_reduce(small), _SMALL_SUMS)
+    measured = {
+        "devices": world.size,
+        "devices_per_node": largest,
+        "latency_us": 1e6 * latency,
+    }
+    if largest > 1:
+        node, _ = dist.new_subgroups_by_enumeration(nodes)
+        measured["in_node_gbps"] = _sum_rate(place, largest, node)
+        dist.destroy_process_group(node)
+    if len(nodes) > 1:
+        measured["between_nodes_gbps"] = _sum_rate(place, world.size)
+    return measured
+
+
+def _sum_rate(place: Place, size: int, group: dist.ProcessGroup | None = None) -> float:
+    """GB/s that a ring of `size` ranks puts on each link for a large sum."""
+    large = torch.zeros(_SUM_BYTES // 4, device=place.world.device)
+    seconds = _slowest(place, lambda: dist.all_reduce(large, group=group), _LARGE_SUMS)
+    return 2 * (size - 1) / size * _SUM_BYTES / seconds / 1e9
+
+
+def _slowest(place: Place, run: Callable[[], object], times: int) -> float:
+    """Seconds that one call takes on the rank where it takes longest."""
+    return max(place.together(seconds_of, run, place.world.device, times))
 
 
 def stream(place: Place) -> Found:

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 
 from sae_dist.common.dtypes import from_storage
 from sae_dist.common.errors import UserError
-from sae_dist.store import Store
 from sae_dist.stream.prefetch import Prefetch
+
+if TYPE_CHECKING:
+    from sae_dist.store import Store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -81,7 +83,7 @@ _ALL = HeldOutPart()
 
 
 def held_out(
-    store: Store, sites: Sequence[str], part: HeldOutPart = _ALL
+    store: "Store", sites: Sequence[str], part: HeldOutPart = _ALL
 ) -> Iterator[HeldOutBatch]:
     """Yield a part of a store's held-out sequences; batches do not depend on its files.
 
@@ -128,7 +130,7 @@ def _joined(pieces: list[HeldOutBatch]) -> HeldOutBatch:
     )
 
 
-def _blocks(store: Store, own: range) -> Iterator[range]:
+def _blocks(store: "Store", own: range) -> Iterator[range]:
     """What `own` counts of all held-out sequences, those of a chunk together."""
     size, before = store.layout.chunk_sequences, 0
     for unit in store.held_out:
@@ -146,7 +148,7 @@ def _ahead(blocks: Iterator[HeldOutBatch], batch_sequences: int) -> Iterator[Hel
         ahead.close()
 
 
-def _read(store: Store, sites: Sequence[str], sequences: range) -> HeldOutBatch:
+def _read(store: "Store", sites: Sequence[str], sequences: range) -> HeldOutBatch:
     ids, trainable = store.read_tokens(sequences)
     return HeldOutBatch(
         sequences=torch.arange(sequences.start, sequences.stop),

@@ -1,7 +1,7 @@
 """What training and evaluation ask of activations, and the answer of a store."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -9,11 +9,13 @@ from torch import Tensor
 from sae_dist.common.dtypes import from_storage
 from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import generator
-from sae_dist.store import Store
 from sae_dist.stream.batches import Batches, BatchPart
 from sae_dist.stream.held_out import HeldOutBatch, HeldOutPart, held_out
 from sae_dist.stream.order import spread_evenly
 from sae_dist.stream.stream import ActivationStream
+
+if TYPE_CHECKING:
+    from sae_dist.store import Store
 
 _SAMPLE_CHUNKS = 32  # at least, so that many documents are among them
 
@@ -53,7 +55,7 @@ class ActivationSource(Protocol):
 class StoredActivations:
     """The activations of a sealed store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: "Store") -> None:
         self._store = store
         self.identity = store.hash
         self.widths = dict(store.sites)

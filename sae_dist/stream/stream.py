@@ -5,16 +5,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import cycle
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from sae_dist.common.dtypes import FloatDtype, from_storage
 from sae_dist.common.errors import UserError
-from sae_dist.store import Store
 from sae_dist.stream.batches import Batch, Batches, BatchPart, Step, StreamState
 from sae_dist.stream.order import Share, TokenOrder, largest_bucket
 from sae_dist.stream.prefetch import Prefetch
+
+if TYPE_CHECKING:
+    from sae_dist.store import Store
 
 _GATHER_THREADS, _ROWS_AT_ONCE = 2, 1024
 _ORDER_BYTES = 64  # a chunk, while an epoch's order is made
@@ -35,7 +38,7 @@ class Bucket:
     """A share of a bucket on its way into a place, which is its own until it is used up."""
 
     def __init__(
-        self, store: Store, share: Share, place: Place, readers: ThreadPoolExecutor
+        self, store: "Store", share: Share, place: Place, readers: ThreadPoolExecutor
     ) -> None:
         self.share, self.place = share, place
         starts = np.concatenate([[0], np.cumsum(store.chunk_rows[share.chunks])]).tolist()
@@ -50,7 +53,7 @@ class Bucket:
             read.result()
 
 
-def _read(store: Store, chunk: int, place: Place, rows: slice) -> None:
+def _read(store: "Store", chunk: int, place: Place, rows: slice) -> None:
     for site, stored in place.acts.items():
         store.read_rows_into(site, chunk, stored[rows])
     if place.index is not None:
@@ -68,7 +71,7 @@ class ActivationStream(Batches):
     `memory_bound` gives it in bytes. `tokens_per_epoch` is the tokens of an epoch.
     """
 
-    def __init__(self, store: Store, sites: Sequence[str], part: BatchPart) -> None:
+    def __init__(self, store: "Store", sites: Sequence[str], part: BatchPart) -> None:
         """Raises UserError for unknown sites, too few tokens, and lanes, which a store has not."""
         for site in sites:
             store.statistics(site)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sae_dist.text.config import TextConfig as TextConfig
     from sae_dist.text.corpus import documents as documents
     from sae_dist.text.corpus import pin as pin
+    from sae_dist.text.corpus import stdlib_modules as stdlib_modules
     from sae_dist.text.corpus import texts as texts
     from sae_dist.text.document import Document as Document
     from sae_dist.text.fingerprint import Fingerprint as Fingerprint

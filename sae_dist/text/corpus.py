@@ -29,7 +29,7 @@ def documents(config: TextConfig) -> Generator[Document]:
     """
     path = Path(config.path).expanduser()
     if config.path == STDLIB:
-        return _some(_stdlib(), config)
+        return _some((text for _, text in stdlib_modules()), config)
     if path.exists():
         values = _local(find_files(path), config)
     elif _looks_local(config.path):
@@ -83,8 +83,11 @@ def _some(found: Iterable[Document], config: TextConfig) -> Generator[Document]:
         )
 
 
-def _stdlib() -> Iterator[str]:
-    """In a fixed pseudo-random order, so that any prefix is a fair sample."""
+def stdlib_modules() -> Iterator[tuple[str, str]]:
+    """Name (`asyncio/events.py`) and source of the library's modules, without its tests.
+
+    They come in a fixed pseudo-random order, so that any prefix is a fair sample.
+    """
     root = Path(sysconfig.get_path("stdlib"))
     paths = sorted(
         path
@@ -97,7 +100,7 @@ def _stdlib() -> Iterator[str]:
         except UnicodeDecodeError:  # a handful of modules predate UTF-8
             continue
         if text:
-            yield text
+            yield paths[index].relative_to(root).as_posix(), text
 
 
 def _documents(values: Placed, config: TextConfig) -> Iterator[Document]:

@@ -10,6 +10,7 @@ from sae_dist.coders.kinds.jumprelu import JumpReLU
 from sae_dist.common.names import require_project
 from sae_dist.common.settings import setting
 from sae_dist.parallel.config import MeshConfig
+from sae_dist.parallel.machine import MachineConfig
 from sae_dist.stream.config import StreamConfig
 from sae_dist.train.optimizers.adam import Adam
 from sae_dist.train.optimizers.config import OptimConfig
@@ -118,6 +119,7 @@ class LoopConfig:
     """How long a ladder is trained on what stream.
 
     `tokens` counts those of all steps; null stands for all that the store has for training, once.
+    `machine` is what meshes are chosen for: its network, and the memory of its devices.
     With `profile` each process writes a trace of a few early steps to `runs/NAME/profile`.
     """
 
@@ -127,6 +129,7 @@ class LoopConfig:
     batch_tokens: int = setting(4096, min=1)
     precision: Precision = Precision.float32
     profile: bool = False
+    machine: MachineConfig = field(default_factory=MachineConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)

@@ -1,13 +1,13 @@
 """A ladder: the rungs that one stream of activations trains, each on its own mesh."""
 
-import dataclasses
+from dataclasses import asdict, replace
 from typing import Any
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.hooks import site_of
 from sae_dist.common.log import log_info
 from sae_dist.common.names import require_plain
-from sae_dist.parallel import World, choose_mesh, make_mesh
+from sae_dist.parallel import MachineConfig, World, choose_mesh, make_mesh
 from sae_dist.stream import ActivationSource
 from sae_dist.train.config import Precision, RungConfig
 from sae_dist.train.rung import Rung
@@ -21,8 +21,11 @@ def build_ladder(
     world: World,
     batch_tokens: int,
     precision: Precision,
+    machine: MachineConfig,
 ) -> list[Rung]:
     """Place each rung on its mesh, with weights still to be given; called by all processes.
+
+    How many processes a node has is the launcher's word, or where it says nothing the machine's.
 
     Raises:
         UserError: a site the source does not have, a width that fits no mesh, or names that are
@@ -33,13 +36,14 @@ def build_ladder(
         require_plain("rung", name)
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"rungs of one name: {', '.join(repeated)}; give each its own `name`")
+    machine = replace(machine, devices_per_node=world.per_node or machine.devices_per_node)
     meshes: dict[int, Any] = {}
     rungs = []
     for config in configs:
         d_in, d_out = (_width(source, site) for site in (config.site, config.target))
         sizes = config.coder, d_in, d_out, batch_tokens
         update = config.optim.cost(config.coder.num_latents, d_in, d_out)
-        latent = choose_mesh(config.parallel, world.size, *sizes, update, world.per_node)
+        latent = choose_mesh(config.parallel, machine, world.size, *sizes, update)
         mesh = make_mesh(world, latent, meshes)
         mean_square = source.mean_square(config.site)
         rungs.append(Rung(config, mesh, mean_square, d_in, d_out, precision, world.device))
@@ -64,7 +68,7 @@ def sites_of(configs: list[RungConfig]) -> list[str]:
 
 def describe(configs: list[RungConfig]) -> dict[str, dict[str, Any]]:
     """Each rung's configuration as plain data, by name."""
-    return {config.name: dataclasses.asdict(config) for config in configs}
+    return {config.name: asdict(config) for config in configs}
 
 
 def _width(source: ActivationSource, site: str) -> int:

@@ -5,10 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
 from sae_dist.checkpoint import Checkpoints
 from sae_dist.common.errors import Preempted, UserError
@@ -37,6 +36,9 @@ from sae_dist.train.step import StepResult, training_step
 from sae_dist.train.tensorboard_tracker import require_tensorboard
 from sae_dist.train.validation import held_out_figures
 from sae_dist.train.watch import Watch
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 Figures = dict[str, Any]
 Evaluate = Callable[[Sequence[Rung], int], dict[str, Figures]]
@@ -86,7 +88,7 @@ class TrainingRun:
         torch.set_float32_matmul_precision("highest" if is_exact else "medium")
         self.num_steps = num_tokens // config.batch_tokens
         self.rungs = build_ladder(
-            rung_configs, source, world, config.batch_tokens, config.precision
+            rung_configs, source, world, config.batch_tokens, config.precision, config.machine
         )
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
         self.step = 0
@@ -192,7 +194,7 @@ class TrainingRun:
         results: list[StepResult],
         speed: Speed,
         waited: float | None,
-        bar: tqdm,
+        bar: "tqdm",
         log: MetricsLog | None,
     ) -> Callable[[], None]:
         """Begin to read how a step went, and with the seconds `waited` its figures, for the log.

@@ -13,9 +13,8 @@ from typing import Any, Protocol
 
 from sae_dist.common.figures import or_null
 from sae_dist.common.files import write_all
-from sae_dist.train.config import LogConfig
+from sae_dist.train.config import LogConfig, WandbMode
 from sae_dist.train.tensorboard_tracker import TensorBoardTracker
-from sae_dist.train.wandb_tracker import WandbTracker, chosen_mode
 
 METRICS = "metrics.jsonl"
 
@@ -64,8 +63,11 @@ class MetricsLog:
         _cut(self._path, step)
         self._file = open(self._path, "a")  # noqa: SIM115 - open as long as the run
         self._trackers: list[Tracker] = []
-        if (mode := chosen_mode(config.wandb)) != "disabled":
-            self._trackers.append(WandbTracker(folder, name, rungs, mode, config))
+        if config.wandb is not WandbMode.disabled:
+            from sae_dist.train.wandb_tracker import WandbTracker, chosen_mode
+
+            if (mode := chosen_mode(config.wandb)) != "disabled":
+                self._trackers.append(WandbTracker(folder, name, rungs, mode, config))
         if config.tensorboard:
             self._trackers.append(TensorBoardTracker(folder / "tensorboard", self._rungs, step))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sae-trackers")

@@ -214,6 +214,7 @@ def test_a_function_refuses_what_its_command_would(tmp_path: Path) -> None:
         ("train", ["expansion=8", "coder.num_latents=4K"], "found expansion=.*drop one"),
         ("train", ["source=stord"], "source=stord; expected one of stored, live, decoder"),
         ("plan", ["train.sed=1"], "found key train.sed; .*did you mean train.seed?"),
+        ("plan", ["train.machine=h200"], "found train.machine; expected machine=…, that of both"),
         ("plan", [], "harvest.sites=…, harvest.lm.name=… must be given; see --help$"),
     ],
 )

@@ -12,7 +12,8 @@ from sae_dist.apps.rungs import lay_out
 from sae_dist.common.errors import UserError
 from sae_dist.config import HarvestConfig, TrainConfig, conf_folder
 from sae_dist.lm import expand_sites
-from sae_dist.plan import MachineConfig, table, to_dict
+from sae_dist.parallel import MachineConfig
+from sae_dist.plan import table, to_dict
 from sae_dist.train import RungConfig
 from tests.lm.tiny import tiny_model
 

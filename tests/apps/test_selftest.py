@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from sae_dist.apps import selftest
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import log_info, progress, warn
 from sae_dist.config import SelftestConfig
-from sae_dist.parallel import World
+from sae_dist.parallel import MachineConfig, World
 from sae_dist.selftest import (
     CHECKS,
     Check,
@@ -27,6 +28,7 @@ from sae_dist.selftest import (
     filesystem,
     perform,
     perform_alone,
+    speed,
     table,
 )
 from tests.apps.commands import command, installed
@@ -68,6 +70,58 @@ def says_much(place: Place) -> Found:
     for _ in progress(range(3), desc="inner"):
         pass
     return Found("quiet", True)
+
+
+MESSAGES = {"latency_us", "devices", "devices_per_node"}
+HOSTS = {  # of four ranks: what is measured besides
+    "aaaa": {"in_node_gbps"},
+    "abab": {"in_node_gbps", "between_nodes_gbps"},
+    "abcd": {"between_nodes_gbps"},
+}
+
+
+def networks(world: World) -> list[dict[str, float]]:
+    """What the check of sums measures where the ranks are on such hosts."""
+    found = []
+    for hosts in HOSTS:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(socket, "gethostname", lambda named=hosts: named[world.rank])
+            patch.setattr(speed, "_SUM_BYTES", 1 << 16)
+            (result,) = perform([Check("sums", "", speed.sums)], Place(Path(), world))
+        assert result.ok, result.found
+        found.append(result.measured)
+    return found
+
+
+def test_messages_are_measured_in_a_node_and_between_nodes() -> None:
+    first, *others = run_on(4, networks)
+    assert others == [first] * 3  # which all ranks know
+    for measured, besides in zip(first, HOSTS.values(), strict=True):
+        assert measured.keys() == MESSAGES | besides and min(measured.values()) > 0
+    assert [measured["devices_per_node"] for measured in first] == [4, 2, 1]
+
+
+def test_what_was_measured_is_a_machine_that_training_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    measured = {
+        "devices": 16,
+        "devices_per_node": 8,
+        "latency_us": 12.345678,
+        "in_node_gbps": 310.0,
+    }
+    found = [Result("a", "b", "c", 1.0, True), Result("sums", "b", "c", 1.0, True, measured)]
+    monkeypatch.setattr(selftest, "perform_alone", lambda folder, num: found)
+    sae_dist.selftest(SelftestConfig(folder=str(tmp_path)))
+    (written,) = tmp_path.rglob("measured.yaml")
+    assert written.read_text() in capsys.readouterr().out
+    folder = f"hydra.searchpath=[{written.parents[1]}]"
+    for given in (["store=a", "run=b"], ["store=a", "run=b", "machine.between_nodes_gbps=40"]):
+        config = sae_dist.compose("train", [folder, "machine=measured", *given])
+        between = 40 if len(given) > 2 else MachineConfig().between_nodes_gbps
+        expected = measured | {"latency_us": 12.35, "between_nodes_gbps": between}
+        assert config.machine == MachineConfig(**expected)
 
 
 def test_a_log_file_has_a_line_for_each_check_and_nothing_from_within(
@@ -166,8 +220,9 @@ def test_the_whole_command_leaves_its_record_and_no_process(tmp_path: Path) -> N
     done = command(*installed("selftest"), f"folder={tmp_path}", cwd=tmp_path)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
-    (record,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    machine, record = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     results = json.loads(record.read_text())["results"]
+    assert "in_node_gbps: " in machine.read_text()
     assert [result["check"] for result in results] == [check.name for check in CHECKS]
     assert all(result["ok"] for result in results)
     mine = {process.pid: process.cmdline() for process in psutil.process_iter() if owned(process)}

@@ -2,21 +2,37 @@
 
 import importlib
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import BENCHMARKS, checkpoint, curves, evaluate, latents, own, process, steps
+from benchmarks import (
+    BENCHMARKS,
+    checkpoint,
+    curves,
+    device,
+    evaluate,
+    latents,
+    own,
+    process,
+    steps,
+)
 from benchmarks.__main__ import module_of, options_of, run
-from benchmarks.figures import read_results
+from benchmarks.device.parts import Parts
+from benchmarks.figures import Figure, Results, read_results
 from benchmarks.timing import Case, Clock, activations, matmul_for, threshold_for
 from sae_dist.coders import kind_names
 from tests import s3
 from tests.processes import alone
+from tests.test_imports import packages_beside
 
 SLOW = {
     "quality",
@@ -40,7 +56,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What processes of their own would do is done here, in a world of one."""
     for module in (steps, curves):
         monkeypatch.setattr(module, "call", called_here)
-    for module in (own, checkpoint, evaluate, latents):
+    for module in (own, checkpoint, evaluate, latents, device):
         monkeypatch.setattr(module, "start_world", lambda: nullcontext(alone()))
     before = torch.get_float32_matmul_precision()
     yield
@@ -67,6 +83,76 @@ def test_a_benchmark_runs_and_its_figures_are_numbers(
         assert math.isfinite(figure.value) and figure.value >= 0
         assert figure.times_floor is None or figure.times_floor > 0
     assert all((tmp_path / "results" / drawing).is_file() for drawing in results.drawings)
+
+
+def timed(
+    seconds: float, parts: dict[str, float | None], monkeypatch: pytest.MonkeyPatch
+) -> Results:
+    """A stage of so many seconds, whose parts take some each, or fail."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(device, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def figures(name: str, takes: float | None) -> Iterator[Figure]:
+        clock.now += takes or 1.0
+        yield Figure(f"first of {name}", 1.0, "s")
+        if takes is None:
+            raise MemoryError("none left\nat all")
+        yield Figure(f"second of {name}", 1.0, "s")
+
+    def stage() -> Parts:
+        for name, takes in parts.items():
+            yield name, partial(figures, name, takes)
+
+    results = Results("device", {}, {})
+    for found in device.in_time("stage", stage(), seconds, 2 * seconds):
+        results.add(found)
+    return results
+
+
+def test_a_part_that_fails_leaves_the_others_their_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = timed(100, {"a": 1.0, "b": None, "c": 1.0}, monkeypatch)
+    names = ["first of a", "second of a", "first of b", "first of c", "second of c", "stage"]
+    assert [figure.name for figure in results.figures] == names
+    assert results.figures[-1].value == 3.0 and results.left_out == {"b": "MemoryError: none left"}
+
+
+def test_what_no_time_was_left_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = timed(5, {"a": 1.0, "b": 7.0, "c": 1.0}, monkeypatch)
+    assert [figure.name for figure in results.figures][-1] == "first of b"
+    assert results.left_out == {"stage": "no time for what comes after first of b"}
+    assert timed(0, {"a": 1.0}, monkeypatch).left_out == {"stage": "no time for all of it"}
+
+
+HANGS = """
+import time
+from benchmarks import device
+from benchmarks.device import rates
+def hanging(*sizes):
+    yield "it", lambda: time.sleep(1000)
+rates.ceilings = hanging
+from benchmarks.__main__ import run
+run("device", ["--smoke", "--seconds", "20", "--to", sys.argv[1]])
+"""
+
+
+@pytest.mark.slow
+def test_a_device_with_torch_and_transformers_alone_is_measured_and_no_hang_is_for_ever(
+    tmp_path: Path,
+) -> None:
+    absent = packages_beside("torch", "triton", "safetensors", "transformers")
+    head = f"import sys\nsys.modules.update(dict.fromkeys({absent}))\n"
+    whole = "from benchmarks.__main__ import run\nrun('device', ['--smoke', '--to', sys.argv[1]])"
+    for code, returned in ((whole, 0), (HANGS, 1)):
+        to = tmp_path / str(returned)
+        done = subprocess.run(
+            [sys.executable, "-c", head + code, str(to)], capture_output=True, text=True
+        )
+        assert done.returncode == returned, done.stderr
+    assert read_results(tmp_path / "0/device.json").left_out == {}
+    left_out = read_results(tmp_path / "1/device.json").left_out
+    assert left_out.pop("ceilings") == "the process ended within"
+    assert len(left_out) == 5 and set(left_out.values()) == {"the process ended before"}
+    assert done.stderr.startswith("Timeout (0:00:")
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

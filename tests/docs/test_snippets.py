@@ -10,10 +10,13 @@ from markdown_it import MarkdownIt
 from sae_dist.coders import Form, fold, save_coder
 from sae_dist.store import write_store
 from tests.apps.commands import ROOT, command
+from tests.attach.test_attach import a_coder as coder_of_lm
 from tests.coders.test_coder import trained
 from tests.docs.shell import documents
+from tests.harvest.tiny import tokenizer
 from tests.interop.hub import serving
 from tests.latents.made_up import write_made_up
+from tests.lm.tiny import tiny_model
 from tests.train.ladders import make_store
 
 _FILES = ("coder.json", "coder.safetensors")
@@ -39,8 +42,16 @@ def a_coder(folder: Path) -> None:
 
 def prepare(folder: Path, code: str) -> None:
     """Make the coders and stores that the code loads, if it does not write them itself."""
+    language_models = re.findall(r'LMConfig\(name="([^"]+)"', code)
     for path in re.findall(r'load_coder\("((?!hub:)[^"]+)"', code):
-        a_coder(folder / path)
+        if language_models:
+            coder = coder_of_lm()
+            save_coder(folder / path, coder, coder.state_dict(), {})
+        else:
+            a_coder(folder / path)
+    for path in language_models:
+        tiny_model("llama").save_pretrained(folder / path)
+        tokenizer().save_pretrained(folder / path)
     written = set(re.findall(r'write_store\(\s*"([^"]+)"', code))
     for path in set(re.findall(r'open_store\("([^"]+)"', code)) - written:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -53,12 +64,14 @@ def prepare(folder: Path, code: str) -> None:
 
 WITH_PYTHON = [path for path in documents() if snippets(path)]
 ON_THE_HUB = [path for path in WITH_PYTHON if "hub:" in snippets(path)]
-ELSEWHERE = [path for path in WITH_PYTHON if "sae_bench" in snippets(path)]  # tests/interop runs it
+ELSEWHERE = [  # tests/interop runs it
+    path for path in WITH_PYTHON if re.search("sae_bench|sae_lens", snippets(path))
+]
 HERE = [path for path in WITH_PYTHON if path not in (*ON_THE_HUB, *ELSEWHERE)]
 
 
 def test_python_is_found() -> None:
-    assert {path.name for path in HERE} >= {"README.md", "start.md", "your_own.md"}
+    assert {path.name for path in HERE} >= {"README.md", "start.md", "your_own.md", "in_code.md"}
     assert [path.name for path in ON_THE_HUB] == ["interop.md"]
 
 

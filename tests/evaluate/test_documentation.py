@@ -13,6 +13,7 @@ GIVEN = {
     Needs.CODES: "held-out sequences through the coder",
     Needs.LM: "the language model, with the reconstruction spliced in",
     Needs.GRADIENTS: "the language model, differentiated",
+    Needs.TEXTS: "labelled texts through the language model and the coder",
     Needs.PAIR: "held-out sequences through two coders",
     Needs.FIGURES: "the figures of all rungs",
     Needs.FINETUNE: "a finetune of the language model, and prompts",
@@ -22,7 +23,8 @@ GIVEN = {
 def section(name: str, kind: type[Declared]) -> Iterator[str]:
     """Markdown: what a measure is, what it is given, and its figures."""
     first = cleandoc(kind.__doc__ or "").split("\n\n")[0].replace("\n", " ")
-    settings = [*([kind.sequences] if kind.needs.reads else []), *kind.settings]
+    is_fed = kind.needs.reads or kind.needs is Needs.TEXTS
+    settings = [*([kind.sequences] if is_fed else []), *kind.settings]
     asked = f"; `{'`, `'.join(settings)}`" if settings else ""
     yield f"### `{name}`\n\n{first} Given: {GIVEN[kind.needs]}{asked}.\n"
     yield "| key | what it is | source |\n|---|---|---|"

@@ -90,6 +90,7 @@ def compiled(
         "registers": int(taken["REG"]),
         "spilled": int(taken["STACK"]) + int(taken["LOCAL"]),
         "shared": binary.metadata.shared,
+        "threads": 32 * binary.metadata.num_warps,
         "wgmma": "wgmma" in binary.asm["ptx"],
     }
 

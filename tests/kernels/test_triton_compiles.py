@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("triton", reason="needs triton")
 
-SHARED_OF_AN_SM = 227 * 1024
+SHARED_OF_AN_SM, REGISTERS_OF_AN_SM = 227 * 1024, 64 * 1024
 
 
 @pytest.mark.slow
@@ -30,4 +30,6 @@ def test_every_kernel_compiles_for_hopper_and_keeps_to_its_registers(tmp_path: P
     for name, taken in kernels.items():
         assert taken["spilled"] == 0, name
         assert taken["shared"] <= SHARED_OF_AN_SM, name
+        programs = REGISTERS_OF_AN_SM // (taken["registers"] * taken["threads"])
+        assert programs >= (1 if name.startswith("product") else 2), name  # one waits, one computes
         assert taken["wgmma"] == name.startswith("product"), name

@@ -40,6 +40,7 @@ def coded(mask_BF: Tensor) -> SparsePattern:
         ((9, 100, 33), 0.1, torch.float32),
         ((1, 100, 257), 0.2, torch.float32),
         ((9, 7, 100), 0.05, torch.bfloat16),
+        ((33, 128, 96), 0.1, torch.float32),  # aligned, as in production
         ((5, 700, 31), 0.2, torch.float32),  # rows wider than a program's tile
     ],
     ids=str,

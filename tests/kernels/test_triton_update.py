@@ -87,7 +87,7 @@ def state(shape: tuple[int, int], beta1: float) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("unit_norm", [True, False], ids=["unit", "free"])
 @pytest.mark.parametrize("beta1", [0.0, 0.9])
-@pytest.mark.parametrize("shape", [(1, 7), (5, 24), (4, 1100)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 7), (5, 24), (4, 1100), (16, 2304)], ids=str)
 def test_every_row_in_one_pass(shape: tuple[int, int], beta1: float, unit_norm: bool) -> None:
     found, expected = state(shape, beta1), state(shape, beta1)
     grad_FD = matrix(*shape, seed=3)

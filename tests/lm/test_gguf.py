@@ -182,6 +182,6 @@ def test_what_does_not_load_is_told_in_one_line(config: LMConfig, tmp_path: Path
 
 
 def test_without_the_package_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae_dist.lm.files.find_spec", lambda name: None)
+    monkeypatch.setattr("sae_dist.lm.packages.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs the package gguf; run pip install 'sae-dist\[gguf"):
         load_lm(LMConfig(name=str(tmp_path), gguf_file=FILE))

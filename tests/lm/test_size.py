@@ -18,6 +18,7 @@ PARAMETERS = {  # what transformers counts with the weights of the Hub
     "gemma_2_9b": 9_241_705_984,
     "gemma_2_27b": 27_227_128_320,
     "gemma_3_1b": 999_885_952,
+    "gemma_3_270m": 268_098_176,
     "gpt2": 124_439_808,
     "llama_3_2_1b": 1_235_814_400,
     "pythia_160m": 162_322_944,
@@ -26,6 +27,7 @@ PARAMETERS = {  # what transformers counts with the weights of the Hub
     "pythia_70m": 70_426_624,
     "qwen_2_5_0_5b": 494_032_768,
     "qwen_3_0_6b": 596_049_920,
+    "smollm2_135m": 134_515_008,
 }
 
 

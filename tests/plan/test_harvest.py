@@ -7,7 +7,8 @@ import pytest
 
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.lm import LMConfig, LMSize, lm_size
-from sae_dist.plan import HarvestPlan, MachineConfig, Tokens, plan_harvest
+from sae_dist.parallel import MachineConfig
+from sae_dist.plan import HarvestPlan, Tokens, plan_harvest
 from sae_dist.store import StoreConfig
 from tests.harvest.tiny import NUM_SEQUENCES, POSITIONS, SITES, tiny_harvest, tiny_writer
 from tests.lm.test_size import described

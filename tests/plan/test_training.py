@@ -10,10 +10,10 @@ from sae_dist.coders import Form, kind_names
 from sae_dist.coders.flops import step_flops
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
-from sae_dist.parallel import MeshConfig, World, make_mesh
-from sae_dist.plan import MachineConfig, TrainingPlan, plan_training, rung_memory
+from sae_dist.parallel import MachineConfig, MeshConfig, World, make_mesh
+from sae_dist.plan import TrainingPlan, plan_training, rung_memory
 from sae_dist.plan.memory import checkpoint_bytes
-from sae_dist.plan.rung import moved_bytes, plan_rung
+from sae_dist.plan.rung import RungPlan, moved_bytes, plan_rung
 from sae_dist.store import open_store
 from sae_dist.store.layout import Layout
 from sae_dist.stream import ActivationStream, BatchPart, StreamConfig
@@ -188,14 +188,30 @@ def test_meshes_are_those_that_training_takes() -> None:
     plan = planned([wide, narrow, chosen], {"devices": 4}, batch_tokens=4096)
     assert [each.mesh for each in plan.rungs] == [(1, 4), (4, 1), (2, 2)]
     assert all(each.sent_bytes > 0 for each in plan.rungs)
-    assert planned().rungs[0].sent_bytes == 0
+    assert planned().rungs[0].sent_bytes == planned().rungs[0].message_seconds == 0
+
+
+def test_a_step_waits_for_the_messages_of_the_machine_s_network() -> None:
+    ideal = {"devices": 4, "latency_us": 0, "in_node_gbps": 1e9}
+    nodes = {"devices_per_node": 2, "between_nodes_gbps": 25.0}
+
+    def rung_on(**network: float) -> RungPlan:
+        return planned([rung("topk", latent=2)], ideal | network).rungs[0]
+
+    ideally = rung_on()
+    assert ideally.message_seconds == pytest.approx(0, abs=1e-9)
+    for network in ({"latency_us": 20}, {"in_node_gbps": 225.0}, nodes):
+        found = rung_on(**network)
+        assert found.sent_bytes == ideally.sent_bytes and found.message_seconds > 1e-7
+        more = found.step_seconds - ideally.step_seconds
+        assert more == pytest.approx(found.message_seconds, rel=1e-3)
 
 
 @pytest.mark.parametrize(
     ("machine", "loop", "said"),
     [
         ({"disk_free_gb": 1e-6}, {}, "disk: checkpoints and coders take"),
-        ({"memory_gib": 1e-6}, {}, "memory: training takes about"),
+        ({"memory_gib": 1e-4}, {}, "memory: training takes about"),
         ({"devices": 3}, {}, "batch: 3 devices do not divide batch_tokens=1000"),
         ({}, {"tokens": 200_000, "batch_tokens": 100_001}, "batch: batch_tokens=100001 of 100,000"),
         ({}, {"tokens": 300_000}, "tokens: training takes 300,000, 3.0 times"),

@@ -13,7 +13,7 @@ import torch
 from sae_dist.coders import Form, kind_names, load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.kernels import host
-from sae_dist.parallel import World
+from sae_dist.parallel import MachineConfig, World
 from sae_dist.train import (
     Adam,
     Muon,
@@ -83,6 +83,19 @@ def state(world: World, store: Path, folder: Path, latent: int, steps: int) -> d
     if run.step < steps:
         run.run()
     return {name: tensor.full_tensor().numpy() for name, tensor in run._tensors().items()}
+
+
+def chosen_meshes(world: World, store: Path, folder: Path) -> list[str]:
+    """Where each message takes a second, and where each byte does."""
+    machines = MachineConfig(latency_us=1e6), MachineConfig(in_node_gbps=1e-9)
+    wide = rung("topk", latent=None)
+    wide.coder.num_latents = 4096
+    runs = (training_run(world, store, folder, [wide], 1, machine=one) for one in machines)
+    return [str(run.rungs[0].mesh) for run in runs]
+
+
+def test_meshes_are_chosen_for_the_machine_s_network(store: Path, tmp_path: Path) -> None:
+    assert run_on(2, chosen_meshes, store, tmp_path) == [["2×1", "1×2"]] * 2
 
 
 def test_a_checkpoint_loads_bitwise_on_any_mesh(store: Path, tmp_path: Path) -> None:

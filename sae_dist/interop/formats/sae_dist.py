@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from sae_dist.coders import Coder, load_coder, save_coder
+from sae_dist.coders import Coder, describe_coder, load_coder, save_coder
 from sae_dist.coders.files import DESCRIPTION, WEIGHTS
 from sae_dist.common.errors import UserError
 from sae_dist.interop.format import Format
@@ -31,3 +31,8 @@ class Native(Format):
 
     def load(self, folder: Path, device: torch.device | str, part: int, parts: int) -> Coder:
         return load_coder(folder, device, part=part, parts=parts)
+
+    def load_described(
+        self, folder: Path, device: torch.device | str
+    ) -> tuple[Coder, dict[str, Any]]:
+        return load_coder(folder, device), describe_coder(folder)["about"]
