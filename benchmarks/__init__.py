@@ -12,5 +12,6 @@ BENCHMARKS = (
         "scale",
         "shuffling",
     ),
-    *("checkpoint", "evaluate", "live", "endtoend", "cheaper_search", "startup", "device"),
+    *("checkpoint", "evaluate", "latents", "live", "endtoend", "cheaper_search", "startup"),
+    "device",
 )

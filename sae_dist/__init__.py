@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sae_dist.apps.export import export as export
     from sae_dist.apps.harvest import harvest as harvest
     from sae_dist.apps.import_coder import import_coder as import_coder
+    from sae_dist.apps.latents import latents as latents
     from sae_dist.apps.plan import plan as plan
     from sae_dist.apps.report import report as report
     from sae_dist.apps.selftest import selftest as selftest

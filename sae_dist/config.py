@@ -16,6 +16,7 @@ from sae_dist.common.settings import kinds, setting, split_optional
 from sae_dist.evaluate import EvaluationConfig, TransferConfig
 from sae_dist.harvest import HarvestLoopConfig
 from sae_dist.interop import format_names
+from sae_dist.latents import WatchConfig
 from sae_dist.lm import LMConfig, SmallLMConfig
 from sae_dist.parallel import MachineConfig, MeshConfig
 from sae_dist.store import CacheConfig, StoreConfig
@@ -116,19 +117,16 @@ class TrainConfig(SourceConfig, LoopConfig):
     evaluate_lm_sequences: int = setting(0, min=0)
 
 
-@dataclass(kw_only=True, slots=True)
-class EvaluateConfig(EvaluationConfig):
-    """`sae-dist evaluate`: measures the coders of a run on the held-out shards of its store.
+@dataclass(kw_only=True)  # slots of two bases would not fit together
+class TrainedConfig:
+    """Where the coders of a run are, and the activations and the language model they read.
 
-    Of several runs on one store, too, and then their coders are also compared with each other. A
-    run in training is measured by its checkpoint of `step` (null: the newest; of a finished run its
+    A run in training is read by its checkpoint of `step` (null: the newest; of a finished run its
     coders). The store and the language model are those of the run. `store` and `lm_name` say where
     they are now, if elsewhere; the language model must have the weights that were harvested. A
     store that was harvested with `lm.trust_remote_code` asks for `lm_trust_remote_code` again.
-    `transfer` also measures them on a finetune of the language model.
     """
 
-    run: list[str] = setting(MISSING, check=require_plain)
     step: int | None = setting(None, min=1)
     runs: str = "runs"
     store: str | None = None
@@ -136,7 +134,30 @@ class EvaluateConfig(EvaluationConfig):
     max_shard_gib: float = setting(1.0, above=0)
     cache: CacheConfig = field(default_factory=CacheConfig)
     lm_trust_remote_code: bool = False
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluateConfig(TrainedConfig, EvaluationConfig):
+    """`sae-dist evaluate`: measures the coders of a run on the held-out shards of its store.
+
+    Of several runs on one store, too, and then their coders are also compared with each other.
+    `transfer` also measures them on a finetune of the language model.
+    """
+
+    run: list[str] = setting(MISSING, check=require_plain)
     transfer: TransferConfig = field(default_factory=TransferConfig)
+
+
+@dataclass(kw_only=True, slots=True)
+class LatentsConfig(TrainedConfig, WatchConfig):
+    """`sae-dist latents`: finds out what each latent of a run fires on, in `runs/NAME/latents`.
+
+    The held-out sequences are read, or with `text.path` the first `max_sequences` of that text, by
+    the run's language model.
+    """
+
+    run: str = setting(MISSING, check=require_plain)
+    text: TextConfig = field(default_factory=lambda: TextConfig(path=""))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -270,7 +291,7 @@ class Command:
     """
 
     config: type
-    choices: dict[str, str] = field(default_factory=dict)
+    choices: dict[str, str | None] = field(default_factory=dict)
 
 
 COMMANDS = {  # in the order of use
@@ -287,6 +308,7 @@ COMMANDS = {  # in the order of use
         },
     ),
     "evaluate": Command(EvaluateConfig),
+    "latents": Command(LatentsConfig, {"text": None}),
     "compare": Command(CompareConfig),
     "report": Command(ReportConfig),
     "dashboard": Command(DashboardConfig),

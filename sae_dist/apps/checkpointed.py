@@ -11,9 +11,17 @@ from sae_dist.coders import Coder, fold, slice_of
 from sae_dist.coders.files import config_of
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import log_info
-from sae_dist.evaluate import Candidate
+from sae_dist.evaluate import Candidate, finished
 from sae_dist.parallel import Mesh, World, set_mesh
 from sae_dist.train.config import Precision
+
+
+def coders_to_read(run: Path, step: int | None, world: World) -> list[Candidate]:
+    """A finished run's coders, or those of a checkpoint: of `step`, or of a run in training."""
+    is_finished = next((run / "coders").glob("*/coder.json"), None) is not None
+    if step is None and (is_finished or not (run / "checkpoints").is_dir()):
+        return finished(run, world.device)
+    return checkpointed(run, step, world)
 
 
 def checkpointed(run: Path, step: int | None, world: World) -> list[Candidate]:
@@ -24,7 +32,7 @@ def checkpointed(run: Path, step: int | None, world: World) -> list[Candidate]:
     """
     path = on_first_rank(None, lambda: _find(run / "checkpoints", step))
     checkpoint = OpenCheckpoint(path)
-    log_info(f"measuring {path}")
+    log_info(f"reading {path}")
     return [
         _candidate(run, rung, checkpoint, world) for rung in checkpoint.about["identity"]["rungs"]
     ]

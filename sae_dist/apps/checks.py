@@ -16,6 +16,7 @@ from sae_dist.config import (
     ExportConfig,
     HarvestConfig,
     ImportConfig,
+    LatentsConfig,
     ReportConfig,
     SelftestConfig,
     Source,
@@ -33,9 +34,9 @@ def check(config: Any) -> None:
             local_folder(config.lm)
         case TrainConfig():
             _check_training(config)
-        case EvaluateConfig(store=str()):
-            _check_elsewhere(config)
-        case EvaluateConfig() | CompareConfig():
+        case EvaluateConfig() | LatentsConfig():
+            _check_trained(config)
+        case CompareConfig():
             for name in config.run:
                 finished_run(config.runs, name)
         case ReportConfig(run=run) | DashboardConfig(run=run) | ExportConfig(run=run):
@@ -57,11 +58,20 @@ def _check_training(config: TrainConfig) -> None:
         _require_folder(getattr(config, key), "coder" if key == "decoder" else key)
 
 
-def _check_elsewhere(config: EvaluateConfig) -> None:
-    """Of coders from elsewhere, nothing was trained."""
-    for name in config.run:
-        run_folder(config.runs, name)
-    _require_folder(str(config.store), "store")
+def _check_trained(config: EvaluateConfig | LatentsConfig) -> None:
+    names = config.run if isinstance(config.run, list) else [config.run]
+    if config.store is None:
+        for name in names:
+            finished_run(config.runs, name)
+    else:  # they may be coders from elsewhere: nothing was trained
+        for name in names:
+            run_folder(config.runs, name)
+        _require_folder(config.store, "store")
+    if isinstance(config, LatentsConfig) and config.text.path and config.max_sequences is None:
+        raise UserError(
+            f"found max_sequences=null beside text.path={config.text.path}; expected how many "
+            "sequences of it to read; give a number"
+        )
 
 
 def _require_folder(path: str, what: str) -> None:

@@ -270,7 +270,7 @@ def _sorted(root: str, given: Sequence[Pair], prefix: str) -> tuple[tuple[str, .
             typed.append((key, value))
     for key, choice in {**COMMANDS[root].choices, **chosen}.items():
         if key in FAMILIES:
-            register_class(key, "" if folders else choice)
+            register_class(key, "" if folders else choice or "")
     told = [f"{groups[key][0]}={name}" for key, name in chosen.items()]
     quoted = [QuotedString(folder, Quote.single).with_quotes() for folder in folders]
     told += [f"{_SEARCHED}=[{','.join(quoted)}]"] if folders else []

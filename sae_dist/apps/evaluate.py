@@ -17,10 +17,9 @@ with `lm.tensor`, or by ZeRO-3, as in the last line above.
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from sae_dist.apps.checkpointed import checkpointed
+from sae_dist.apps.checkpointed import coders_to_read
 from sae_dist.apps.command import command, entry
 from sae_dist.apps.harvested import is_spread, load_harvested, require_harvested
 from sae_dist.apps.runs import coders_of, finished_run, source_of
@@ -30,12 +29,12 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.figures import shown
 from sae_dist.common.log import log_info
 from sae_dist.config import EvaluateConfig, Source, SourceConfig
-from sae_dist.evaluate import Candidate, EvaluationConfig, finished
+from sae_dist.evaluate import EvaluationConfig
 from sae_dist.evaluate import evaluate as measure
-from sae_dist.evaluate.config import SharingConfig, check
+from sae_dist.evaluate.config import check
 from sae_dist.live import LiveActivations
 from sae_dist.lm import LM
-from sae_dist.parallel import World, start_world
+from sae_dist.parallel import SharingConfig, World, start_world
 from sae_dist.stream import ActivationSource
 
 
@@ -50,7 +49,7 @@ def evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
     where = _source(config, [trained for _, trained in runs])
     with start_world() as world:
         check(config, world)
-        candidates = [c for folder, _ in runs for c in _candidates(config, folder, world)]
+        candidates = [c for folder, _ in runs for c in coders_to_read(folder, config.step, world)]
         coders = coders_of(runs[0][0]) if where.source is Source.live else {}
         source = open_trained(where, coders, config, world.device)
         _check_source(config, source)
@@ -81,14 +80,6 @@ def _source(config: EvaluateConfig, trained: list[dict[str, Any]]) -> SourceConf
             "their coders can be compared; evaluate them one by one, or name it with store=…"
         )
     return first
-
-
-def _candidates(config: EvaluateConfig, folder: Path, world: World) -> list[Candidate]:
-    """A run's coders, or those of a checkpoint of it."""
-    is_finished = next((folder / "coders").glob("*/coder.json"), None) is not None
-    if config.step is None and (is_finished or not (folder / "checkpoints").is_dir()):
-        return finished(folder, world.device)
-    return checkpointed(folder, config.step, world)
 
 
 def _check_source(config: EvaluateConfig, source: ActivationSource) -> None:

@@ -10,7 +10,7 @@ import torch
 from sae_dist.apps.harvested import load_harvested
 from sae_dist.apps.pinned import on_one, pinned_text
 from sae_dist.apps.runs import started_text
-from sae_dist.config import EvaluateConfig, HarvestConfig
+from sae_dist.config import HarvestConfig, TrainedConfig
 from sae_dist.evaluate import EvaluationConfig
 from sae_dist.evaluate.in_training import lm_figures
 from sae_dist.live import PASSING, LiveActivations, check_live
@@ -53,7 +53,7 @@ def live_lm_figures(source: LiveActivations, config: EvaluationConfig) -> Evalua
 
 
 def open_trained_live(
-    harvest: HarvestConfig, harvested: dict[str, Any], config: EvaluateConfig, device: torch.device
+    harvest: HarvestConfig, harvested: dict[str, Any], config: TrainedConfig, device: torch.device
 ) -> LiveActivations:
     """The same for an evaluation, with the language model whole, which must be the `harvested` one.
 

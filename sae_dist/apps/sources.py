@@ -9,7 +9,7 @@ import torch
 from sae_dist.coders import describe_coder, load_coder
 from sae_dist.coders.files import WEIGHTS
 from sae_dist.common.errors import UserError
-from sae_dist.config import EvaluateConfig, HarvestConfig, Source, SourceConfig
+from sae_dist.config import HarvestConfig, Source, SourceConfig, TrainedConfig
 from sae_dist.store import open_store
 from sae_dist.stream import ActivationsInMemory, ActivationSource, StoredActivations
 
@@ -40,10 +40,10 @@ def open_source(
 def open_trained(
     source: SourceConfig,
     coders: dict[str, dict[str, Any]],
-    config: EvaluateConfig,
+    config: TrainedConfig,
     device: torch.device,
 ) -> ActivationSource:
-    """The same activations for the evaluation of a run, a live one's language model whole.
+    """The same activations to read a run's coders by, a live one's language model whole.
 
     Args:
         source: the run's (`source_of`).

@@ -8,6 +8,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.names import nearest, require_plain
 from sae_dist.common.settings import setting, validate
 from sae_dist.evaluate.registry import require_measure
+from sae_dist.parallel import SharingConfig
 
 if TYPE_CHECKING:
     from sae_dist.parallel import World
@@ -24,13 +25,6 @@ class PairConfig:
     sequences: int = setting(1024, min=0)
     stitch_sequences: int = setting(64, min=1)
     tau: float = setting(0.7, above=0, max=1)
-
-
-@dataclass(kw_only=True, slots=True)
-class SharingConfig:
-    """`latent` processes share each coder's latents, the others its sequences."""
-
-    latent: int = setting(1, min=1)
 
 
 BUILT_IN = ("stdlib_packages", "token_kind", "first_letter")  # labelled texts: `tasks.py`

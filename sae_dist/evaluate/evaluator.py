@@ -9,11 +9,11 @@ from typing import Any
 
 from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.common.errors import UserError
+from sae_dist.common.groups import neighbours
 from sae_dist.common.log import log_info
 from sae_dist.common.patterns import rungs_asked_for
 from sae_dist.evaluate.candidates import Candidate
 from sae_dist.evaluate.config import EvaluationConfig, check
-from sae_dist.evaluate.groups import neighbours
 from sae_dist.evaluate.measure import Figures, LadderMeasure, Pair, Subject
 from sae_dist.evaluate.passes import Passes
 from sae_dist.evaluate.registry import Declared, Needs, measures

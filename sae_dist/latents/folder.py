@@ -71,7 +71,10 @@ class About(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class RungAbout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whose latents these are: the coder, its place, and how its latents are cut."""
+    """Whose latents these are: the coder, its place, and how its latents are cut.
+
+    `settings` are those of `sae-dist latents` that change what is found.
+    """
 
     version: int
     rung: str
@@ -87,6 +90,7 @@ class RungAbout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     window: int
     num_quantiles: int
     edges: list[int]  # of the ranges: 0, …, num_latents
+    settings: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +182,7 @@ class Latents:
         with safe_open(file, "numpy") as found:
             at = found.get_slice("offsets")[latent - start : latent - start + 2]
             own = slice(int(at[0]), int(at[1]))
-            return found.get_slice("tokens")[own], found.get_slice("values")[own]
+            return read_slice(found, "tokens", own), read_slice(found, "values", own)
 
     def beside(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """By other rung: of each latent the nearest there, int32 [F, 3], and cosines [F, 3]."""
@@ -217,6 +221,14 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
     """Write a file of arrays, all or nothing, in a folder that is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, save({name: np.ascontiguousarray(t) for name, t in tensors.items()}))
+
+
+def read_slice(file: Any, name: str, own: slice) -> np.ndarray:
+    """A part of an opened file's array; none of it, too, which safetensors refuses at its end."""
+    array = file.get_slice(name)
+    if own.start < own.stop:
+        return np.asarray(array[own])
+    return np.asarray(array[0:0] if array.get_shape()[0] else file.get_tensor(name))
 
 
 def write_about(path: Path, about: About | RungAbout) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
+    from sae_dist.live.fresh import FreshText as FreshText
     from sae_dist.live.passes import PASSING as PASSING
     from sae_dist.live.rounds import Round as Round
     from sae_dist.live.rounds import RoundSizes as RoundSizes

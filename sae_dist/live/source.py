@@ -1,10 +1,9 @@
 """What training and evaluation ask of activations, and the answer of a language model."""
 
 import hashlib
-import math
 from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import islice, starmap
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,13 @@ from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import to_json
 from sae_dist.common.seeds import generator
+from sae_dist.live.held_out import in_parts
 from sae_dist.live.passes import Passes
 from sae_dist.live.stream import LiveStream
 from sae_dist.live.units import TextUnits, Unit
 from sae_dist.lm import LM, Capture, resolve, site_widths
 from sae_dist.store import NonFinite, StoreConfig
-from sae_dist.stream import BatchPart, HeldOutBatch, HeldOutPart, in_batches
+from sae_dist.stream import BatchPart, HeldOutBatch, HeldOutPart
 from sae_dist.text import TextConfig
 
 _OPENING_UNITS = 16  # what they hold tells a text from another of the same name
@@ -101,30 +101,15 @@ class LiveActivations:
         return LiveStream(self._units, passes, widths, part)
 
     def held_out(self, sites: list[str], part: HeldOutPart) -> Iterator[HeldOutBatch]:
-        """One part of the held-out sequences, in order: every `parts`-th run of units that makes up
-        whole batches, since nobody knows how long the text is.
+        """One part of the held-out sequences, in order, see `in_parts`.
 
         Every call reads the text anew, and with `sites` runs the language model. Raises UserError
         when nothing is held out.
         """
         if not self.num_held_out:
             raise UserError("found no held-out sequences; train with harvest.writer.held_out > 0")
-        size, total = self._units.unit_sequences, part.max_sequences or self.num_held_out
-        together = math.lcm(size, part.batch_sequences) // size
-        units = enumerate(islice(self._units.held_out(), -(-total // size)))
-        own = ((n, unit) for n, unit in units if n // together % part.parts == part.part)
         passes = Passes(self.lm, sites, self._dtype) if sites else None
-
-        def read(place: int, unit: Unit) -> HeldOutBatch:
-            acts = {} if passes is None else passes(unit)
-            return HeldOutBatch(
-                sequences=torch.arange(unit.number * size, (unit.number + 1) * size),
-                input_ids=torch.from_numpy(unit.ids_NS).long(),
-                trainable=torch.from_numpy(unit.trainable_NS),
-                acts={site: acts_NSD.cpu() for site, acts_NSD in acts.items()},
-            ).cut(0, total - place * size)
-
-        return in_batches(starmap(read, own), part.batch_sequences)
+        return in_parts(self._units.held_out(), self.num_held_out, passes, part)
 
     def _beginning(self) -> dict[str, Tensor]:
         """Rows [n, D] of some units, evenly spaced over the beginning of the text."""

@@ -13,6 +13,8 @@ class Family:
     `mlp_out` is the module whose output is added to the residual stream. `mlp_norm` is the RMSNorm
     before the MLP, and `gain_offset` what the norm adds to its weight to make its gain; `mlp_norm`
     is None where the norm is a LayerNorm, whose bias and centring no gain can stand for.
+    `attention_norm` is the norm between the attention's output matrix and the residual stream,
+    where there is one, and `final_norm`, inside the decoder, that before the logits.
     """
 
     layers: str = "layers"
@@ -23,11 +25,16 @@ class Family:
     mlp_out: str = "mlp"
     mlp_norm: str | None = "post_attention_layernorm"
     gain_offset: float = 0.0
+    attention_norm: str | None = None
+    final_norm: str = "norm"
 
 
 _LLAMA = Family()
 _GEMMA = Family(
-    mlp_out="post_feedforward_layernorm", mlp_norm="pre_feedforward_layernorm", gain_offset=1.0
+    mlp_out="post_feedforward_layernorm",
+    mlp_norm="pre_feedforward_layernorm",
+    gain_offset=1.0,
+    attention_norm="post_attention_layernorm",
 )
 FAMILIES = {
     "gemma2": _GEMMA,
@@ -38,12 +45,14 @@ FAMILIES = {
         attention_out="attn.c_proj",
         mlp_inputs=("mlp.c_fc",),
         mlp_norm=None,
+        final_norm="ln_f",
     ),
     "gpt_neox": Family(
         embed="embed_in",
         attention_out="attention.dense",
         mlp_inputs=("mlp.dense_h_to_4h",),
         mlp_norm=None,
+        final_norm="final_layer_norm",
     ),
     "llama": _LLAMA,
     "mistral": _LLAMA,

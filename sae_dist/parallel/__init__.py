@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from sae_dist.parallel.collectives import gather_latents as gather_latents
     from sae_dist.parallel.collectives import set_mesh as set_mesh
     from sae_dist.parallel.config import MeshConfig as MeshConfig
+    from sae_dist.parallel.config import SharingConfig as SharingConfig
     from sae_dist.parallel.cost import messages as messages
     from sae_dist.parallel.gradients import backward as backward
     from sae_dist.parallel.gradients import gradient_norm as gradient_norm

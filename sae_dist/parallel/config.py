@@ -16,3 +16,10 @@ class MeshConfig:
 
     latent: int | None = setting(None, min=1)
     memory_gib: float | None = setting(None, above=0)
+
+
+@dataclass(kw_only=True, slots=True)
+class SharingConfig:
+    """`latent` processes share each coder's latents, the others its sequences."""
+
+    latent: int = setting(1, min=1)

@@ -52,12 +52,14 @@ class HeldOutPart:
         part, parts: which of how many.
         max_sequences: that all parts share; None: all there are.
         batch_sequences: that are given out at once.
+        done: batches, by their numbers in all parts, that need not be given out.
     """
 
     part: int = 0
     parts: int = 1
     max_sequences: int | None = None
     batch_sequences: int = 1
+    done: frozenset[int] = frozenset()
 
     def of(self, num_held_out: int) -> range:
         """This part of so many sequences."""
@@ -65,6 +67,16 @@ class HeldOutPart:
         total = num_held_out if asked is None else min(num_held_out, asked)
         bounds = (size * (p * -(-total // size) // self.parts) for p in (self.part, self.part + 1))
         return range(*(min(bound, total) for bound in bounds))
+
+    def left(self, num_held_out: int) -> list[range]:
+        """The same without the batches that are done; neighbours are one range."""
+        own, size, found = self.of(num_held_out), self.batch_sequences, list[range]()
+        for start in own[::size]:
+            if start // size not in self.done:
+                is_next = bool(found) and found[-1].stop == start
+                first = found.pop().start if is_next else start
+                found.append(range(first, min(start + size, own.stop)))
+        return found
 
 
 _ALL = HeldOutPart()
@@ -86,7 +98,8 @@ def held_out(
         raise UserError(
             f"found no held-out shard in {store.path}; expected one; harvest with held_out > 0"
         )
-    blocks = (_read(store, sites, block) for block in _blocks(store, part.of(num_held_out)))
+    own = part.left(num_held_out)
+    blocks = (_read(store, sites, block) for one in own for block in _blocks(store, one))
     return _ahead(blocks, part.batch_sequences)
 
 

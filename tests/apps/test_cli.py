@@ -21,6 +21,7 @@ from sae_dist.apps import (
     files,
     harvest,
     import_coder,
+    latents,
     plan,
     report,
     selftest,
@@ -42,6 +43,7 @@ COMMANDS = {
     "files": files,
     "harvest": harvest,
     "import_coder": import_coder,
+    "latents": latents,
     "plan": plan,
     "report": report,
     "selftest": selftest,
@@ -57,6 +59,7 @@ GIVEN = {
     "files": [],
     "harvest": ["store=s", "sites=[embed]", "lm.name=lm", "text.path=text"],
     "import_coder": ["path=there", "to=here"],
+    "latents": ["run=name"],
     "plan": [],
     "report": ["run=name"],
     "selftest": [],
@@ -66,7 +69,7 @@ GIVEN = {
 }
 ROOT_OF = {"coder": "train", "optim": "train", "sweep": "train", "lm": "harvest", "machine": "plan"}
 CHAT_OF = (
-    *(("harvest", "text"), ("small_lm", "text")),
+    *(("harvest", "text"), ("latents", "text"), ("small_lm", "text")),
     ("evaluate", "transfer"),
 )
 FILES = [  # tests/apps/test_experiment.py looks at the others

@@ -13,8 +13,7 @@ from sae_dist.coders import Coder, load_coder, save_coder
 from sae_dist.common.errors import UserError
 from sae_dist.evaluate import EvaluationConfig, finished
 from sae_dist.evaluate import evaluate as evaluate_run
-from sae_dist.evaluate.config import SharingConfig
-from sae_dist.parallel import World
+from sae_dist.parallel import SharingConfig, World
 from tests.apps.test_commands import Command, evaluation, run  # noqa: F401 - a fixture
 from tests.coders.kinds import config_of_kind
 from tests.processes import alone, run_on

@@ -18,9 +18,8 @@ from sae_dist.apps.rungs import lay_out
 from sae_dist.coders import Coder, Form, config_of, kind_named, load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.evaluate import EvaluationConfig, evaluate, finished
-from sae_dist.evaluate.config import SharingConfig
 from sae_dist.interop import all_formats
-from sae_dist.parallel import MachineConfig, World
+from sae_dist.parallel import MachineConfig, SharingConfig, World
 from sae_dist.plan.rung import plan_rung
 from sae_dist.store import open_store
 from sae_dist.stream import StoredActivations

@@ -12,7 +12,10 @@ from tests.apps.test_cli import GIVEN
 HEAVY = {"torch", "transformers", "datasets", "wandb", "matplotlib", "zarr", "scipy", "accelerate"}
 REFUSED = [  # what a command answers before it is loaded
     *([name, "typo=1"] for name in COMMANDS),
-    *([name, *GIVEN[name]] for name in ("evaluate", "export", "report", "dashboard", "compare")),
+    *(
+        [name, *GIVEN[name]]
+        for name in ("evaluate", "latents", "export", "report", "dashboard", "compare")
+    ),
     ["train", "store=nowhere", "run=r"],
     ["train", "source=decoder", "decoder=nowhere", "run=r"],
     ["train", "store=live", "run=r", "harvest.typo=1"],

@@ -14,7 +14,17 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import BENCHMARKS, checkpoint, curves, device, evaluate, own, process, steps
+from benchmarks import (
+    BENCHMARKS,
+    checkpoint,
+    curves,
+    device,
+    evaluate,
+    latents,
+    own,
+    process,
+    steps,
+)
 from benchmarks.__main__ import module_of, options_of, run
 from benchmarks.device.parts import Parts
 from benchmarks.figures import Figure, Results, read_results
@@ -48,7 +58,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What processes of their own would do is done here, in a world of one."""
     for module in (steps, curves):
         monkeypatch.setattr(module, "call", called_here)
-    for module in (own, checkpoint, evaluate, device):
+    for module in (own, checkpoint, evaluate, latents, device):
         monkeypatch.setattr(module, "start_world", lambda: nullcontext(alone()))
     before = torch.get_float32_matmul_precision()
     yield

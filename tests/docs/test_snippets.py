@@ -15,6 +15,7 @@ from tests.coders.test_coder import trained
 from tests.docs.shell import documents
 from tests.harvest.tiny import tokenizer
 from tests.interop.hub import serving
+from tests.latents.made_up import write_made_up
 from tests.lm.tiny import tiny_model
 from tests.train.ladders import make_store
 
@@ -55,6 +56,8 @@ def prepare(folder: Path, code: str) -> None:
     for path in set(re.findall(r'open_store\("([^"]+)"', code)) - written:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         make_store(folder / path, num_tokens=2048)
+    for run, rung in re.findall(r'Latents\(Path\("([^"]+)"\), "([^"]+)"\)', code):
+        write_made_up(folder / run, {rung: 200})
     for path in re.findall(r'"store=([^"]+)"', code):
         write_store(folder / path, {"resid_post.3": torch.randn(10_000, 8)}, held_out=0.1)
 

@@ -28,10 +28,9 @@ from sae_dist.evaluate import (
     read_evaluation,
     registry,
 )
-from sae_dist.evaluate.config import SharingConfig
 from sae_dist.evaluate.measures.coder import Description
 from sae_dist.lm import LM, LMConfig
-from sae_dist.parallel import World
+from sae_dist.parallel import SharingConfig, World
 from sae_dist.store import Store, open_store, write_store
 from sae_dist.stream import HeldOutPart, StoredActivations
 from tests.coders.kinds import config_of_kind

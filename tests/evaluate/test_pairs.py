@@ -8,9 +8,9 @@ from torch import Tensor
 
 from sae_dist.coders import Coder, kind_names, slice_of
 from sae_dist.common.errors import UserError
+from sae_dist.common.groups import neighbours
 from sae_dist.evaluate import cosine
 from sae_dist.evaluate.cosine import compare_decoders
-from sae_dist.evaluate.groups import neighbours
 from sae_dist.evaluate.measures.novelty import Novelty, roc
 from sae_dist.evaluate.measures.stitching import Stitching, plan
 from sae_dist.evaluate.output import run_coder

@@ -10,10 +10,10 @@ import torch
 from sae_dist.coders import Coder, Form, TopK, save_coder
 from sae_dist.common.errors import UserError
 from sae_dist.evaluate import EvaluationConfig, evaluate, finished
-from sae_dist.evaluate.config import BUILT_IN, ProbesConfig, SharingConfig
+from sae_dist.evaluate.config import BUILT_IN, ProbesConfig
 from sae_dist.evaluate.passes import Passes
 from sae_dist.lm import LM, LMConfig
-from sae_dist.parallel import World, make_mesh
+from sae_dist.parallel import SharingConfig, World, make_mesh
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations
 from tests.evaluate import letters

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import torch
 
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
-from sae_dist.live import LiveStream
+from sae_dist.live import FreshText, LiveStream
 from sae_dist.live.units import Unit
 from sae_dist.lm import Capture, resolve
 from sae_dist.stream import BatchPart, HeldOutPart, StreamConfig
+from sae_dist.text import TextConfig
 from sae_dist.train import Preempted, ending_signals
 from sae_dist.train.signals import begun
 from tests.live.tiny import (
@@ -179,6 +181,22 @@ def test_held_out_units_come_whole_in_order_and_are_shared(text: Path) -> None:
     found_N = torch.cat([batch.sequences for part in shared for batch in part])
     assert torch.equal(found_N.sort().values, numbers_N[:9])
     assert all(not batch.acts for part in shared for batch in part)
+    left = source.held_out([], HeldOutPart(0, 1, 9, 2, frozenset({0, 1, 2})))  # 2 is half a unit
+    assert [batch.sequences.tolist() for batch in left] == [
+        batch.sequences.tolist() for batch in source.held_out([], HeldOutPart(0, 1, 9, 2))
+    ][2:]
+
+
+def test_a_fresh_text_is_read_whole(text: Path) -> None:
+    lm = tiny_live(text).lm
+    config = TextConfig(path=str(text), sequence_length=POSITIONS)
+    source = FreshText(lm, [SITE], config, 10, SEQUENCES)
+    batches = list(source.held_out([SITE], HeldOutPart(batch_sequences=3)))
+    assert torch.equal(torch.cat([batch.sequences for batch in batches]), torch.arange(10))
+    acts_NSD = torch.cat([batch.acts[SITE] for batch in batches])
+    assert torch.equal(acts_NSD, by_hand(text).view(-1, POSITIONS, WIDTH)[:10])
+    other = FreshText(lm, [SITE], replace(config, exclude_prefix=2), 10, SEQUENCES)
+    assert other.identity != source.identity and source.widths == {SITE: WIDTH}
 
 
 def test_scale_and_first_weights_come_from_the_beginning(text: Path) -> None:

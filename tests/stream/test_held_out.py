@@ -35,6 +35,15 @@ def test_the_held_out_sequences_come_whole_and_in_order(
         assert torch.equal(batch.acts["out"], acts[rows, :, :3] * 2)
 
 
+def test_batches_that_are_done_are_not_read_again(store: Store) -> None:
+    whole = sequences(store, 1, 38, size=4)[0]
+    for parts in (1, 2):
+        done = frozenset({0, 3, 4, 9})
+        shared = [HeldOutPart(part, parts, 38, 4, done) for part in range(parts)]
+        left = [b.sequences.tolist() for part in shared for b in held_out(store, ["in"], part)]
+        assert left == [batch for number, batch in enumerate(whole) if number not in done]
+
+
 @pytest.mark.parametrize("size", [1, 3, 64])
 @pytest.mark.parametrize("max_sequences", [None, 0, 1, 10, 1000])
 @pytest.mark.parametrize("parts", [2, 3, 8])

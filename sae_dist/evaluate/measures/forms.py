@@ -3,8 +3,8 @@
 from typing import Any
 
 from sae_dist.common.declare import Axis, Figure, Mark, Plot, Write
+from sae_dist.common.groups import Rungs
 from sae_dist.common.hooks import layer_of
-from sae_dist.evaluate.groups import Rungs
 from sae_dist.evaluate.measure import Figures, LadderMeasure
 from sae_dist.evaluate.topics import COMPARISON, TRANSCODERS
 

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.optimize import OptimizeResult, least_squares
 
 from sae_dist.common.declare import Axis, Figure, Mark, Plot, Write
-from sae_dist.evaluate.groups import Rungs, groups
+from sae_dist.common.groups import Rungs, groups
 from sae_dist.evaluate.measure import Figures, LadderMeasure
 from sae_dist.evaluate.measures.fidelity import L0_AXIS, WIDTH_AXIS
 from sae_dist.evaluate.topics import SCALING, SCALING_LAWS
