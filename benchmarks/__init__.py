@@ -12,5 +12,5 @@ BENCHMARKS = (
         "scale",
         "shuffling",
     ),
-    *("checkpoint", "evaluate", "live", "startup", "device"),
+    *("checkpoint", "evaluate", "live", "pages", "startup", "device"),
 )

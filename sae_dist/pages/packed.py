@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from sae_dist.common.files import write_atomic
 
-_LEVEL = 6  # at 9 it takes several times as long for 1 % less
+_LEVEL = 4  # 6 takes 1.7 times as long for 3 % less
 _POSTINGS = 1 << 16
 
 
@@ -39,9 +39,7 @@ def packed_texts(texts: Iterable[bytes]) -> dict[str, np.ndarray]:
     return {"bytes": np.frombuffer(b"".join(own), np.uint8), "starts": starts}
 
 
-def write_postings(
-    folder: Path, keys: np.ndarray, columns: dict[str, np.ndarray]
-) -> list[int]:
+def write_postings(folder: Path, keys: np.ndarray, columns: dict[str, np.ndarray]) -> list[int]:
     """Write an index: of each key, int [M], what stands beside it in the columns [M].
 
     It is cut into files of some 65,536 entries, `0.js`, `1.js`, …, none within a key.

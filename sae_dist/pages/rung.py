@@ -1,9 +1,9 @@
 """One rung's latents as files for the pages.
 
-    RUNG/list.js            a row a latent, for the table: `fired`, `max`, `cosine`, and the tokens
-                            `peaks` and `promoted`, [F, 3]
-    RUNG/latents/START.js   all that is known of `PER_FILE` latents
-    RUNG/peaks/, promoted/, text/   by token, by token and by sequence the latents that are found so
+RUNG/list.js            a row a latent, for the table: `fired`, `max`, `cosine`, and the tokens
+                        `peaks` and `promoted`, [F, 3]
+RUNG/latents/START.js   all that is known of `PER_FILE` latents
+RUNG/peaks/, promoted/, text/   by token, by token and by sequence the latents that are found so
 """
 
 from collections import defaultdict

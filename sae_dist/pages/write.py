@@ -13,6 +13,7 @@ these may be copied elsewhere.
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def write(run: Path, vocabulary: Sequence[bytes] | None) -> Path:
         )
     pages, all_rungs = run / FOLDER / PAGES, [latents.rung for latents in rungs]
     of_run = _fingerprint(run / FOLDER / ABOUT)
-    _write_once(pages / "text", of_run, lambda to: _write_text(rungs[0], to))
+    _write_once(pages / "text", of_run, partial(_write_text, rungs[0]))
     if vocabulary is not None:
         write_packed(pages / "vocabulary.js", packed_texts(vocabulary))
     for latents in rungs:
@@ -66,10 +67,8 @@ def write(run: Path, vocabulary: Sequence[bytes] | None) -> Path:
         beside = sorted(file.name for file in latents.folder.glob("beside/*"))
         of = f"{of_run} {_fingerprint(latents.folder / ABOUT)} {' '.join(beside)}"
         folder = pages / "rungs" / own.rung
-        _write_once(folder, of, lambda to, own=latents: write_rung(own, to))
-        write_packed(
-            folder / "parents.js", parents(latents, narrower(own, all_rungs))
-        )
+        _write_once(folder, of, partial(write_rung, latents))
+        write_packed(folder / "parents.js", parents(latents, narrower(own, all_rungs)))
         _write_explanations(run, own.rung, folder / "explanations.js")
     page = run / FOLDER / "index.html"
     write_atomic(page, _render(run, rungs, has_vocabulary=vocabulary is not None).encode())
@@ -140,10 +139,14 @@ def _render(run: Path, rungs: Sequence[Latents], has_vocabulary: bool) -> str:
         "min_cosine": MIN_COSINE,
     }
     report = run / "report" / "index.html"
-    return environment("sae_dist.pages").get_template("index.html.jinja").render(
-        name=about.run,
-        report=f"../{report.relative_to(run).as_posix()}" if report.is_file() else "",
-        about=inert_json(told),
-        light=palette(len(widths), dark=False),
-        dark=palette(len(widths), dark=True),
+    return (
+        environment("sae_dist.pages")
+        .get_template("index.html.jinja")
+        .render(
+            name=about.run,
+            report=f"../{report.relative_to(run).as_posix()}" if report.is_file() else "",
+            about=inert_json(told),
+            light=palette(len(widths), dark=False),
+            dark=palette(len(widths), dark=True),
+        )
     )

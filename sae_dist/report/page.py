@@ -88,6 +88,7 @@ def render(results: RunResults) -> str:
             headline=headline(results),
             facts=facts(results),
             pages=pages,
+            has_latents=results.has_latents,
             rungs=rungs,
             legend=legend(styles.values()),
             ladder=grouped(rungs, lambda page: page.style.group),

@@ -17,7 +17,7 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
     Those of several tokens together are UTF-8. A token alone may be a part of a character, where a
     tokenizer cuts bytes (GPT-2's, Llama 3's) or falls back to them (Llama 2's, Gemma's).
     """
-    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     added = tokenizer.added_tokens_decoder
     decoders = _decoders(tokenizer)
     byte_of = {character: byte for byte, character in bytes_to_unicode().items()}

@@ -51,15 +51,13 @@ function fileStart(rung, latent) {
   return start + Math.floor((latent - start) / about.per_file) * about.per_file;
 }
 
-// All of an index that stands beside any of these keys, which rise.
-async function postings(rung, which, keys) {
+// See all of an index that stands beside any of these keys, which rise: the key, the file, the place in there.
+async function postings(rung, which, keys, see) {
   const least = (await fileOf(rung, "list")).about[which] ?? [];
-  const files = new Set(keys.map((key) => least.findLastIndex((first) => first <= key)));
-  const wanted = new Set(keys), found = [];
-  for (const number of files) {
+  const wanted = new Set(keys), numbers = new Set(keys.map((key) => least.findLastIndex((first) => first <= key)));
+  for (const number of numbers) {
     if (number < 0) continue;
     const file = await fileOf(rung, `${which}/${number}`);
-    file.keys.forEach((key, i) => { if (wanted.has(key)) found.push({ key, file, i, latent: file.latents[i] }); });
+    for (let i = 0; i < file.keys.length; i++) if (wanted.has(file.keys[i])) see(file.keys[i], file, i);
   }
-  return found;
 }

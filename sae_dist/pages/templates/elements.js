@@ -19,7 +19,7 @@ const drawn = (tag, attributes = {}, ...children) => {
   return element;
 };
 
-const count = (value) => value.toLocaleString("en-US");
+const { format: count } = new Intl.NumberFormat("en-US");
 const digits = (value, most = 3) => {
   if (value === 0) return "0";
   const size = Math.abs(value);

@@ -4,7 +4,7 @@ async function openLatent(rung, latent) {
   const [file, own] = await Promise.all([fileOf(rung, `latents/${start}`), explanations(rung)]);
   const at = (name) => rowOf(file[name], latent - start);
   const of = { rung, latent, file, at, max: at("max")[0] };
-  const columns = [examplesOf(of), plotsOf(of), ...(file.top_tokens ? [logitsOf(of)] : []), splitting(rung, latent), neighboursOf(of)];
+  const columns = [examplesOf(of), plotsOf(of), splitting(rung, latent), file.top_tokens ? logitsOf(of) : null, neighboursOf(of)];
   const [examples, plots, ...rest] = await Promise.all(columns);
   if (!isHere(rung, latent)) return;
   document.title = `latent ${count(latent)} · ${rung.rung}`;
@@ -26,13 +26,14 @@ function head({ rung, latent, at, max }, own) {
   return make("header.about", {},
     make("p.path", {}, make("a", { href: listAddress(rung) }, `All of ${rung.rung}`), step(before, "← previous", "prev"), step(after, "next →", "next")),
     make("h1", {}, swatch(rung), `Latent ${count(latent)}`),
-    text ? make("p.explanation", { dir: "auto" }, visible(text)) : make("p.explanation.peaks", { "aria-label": "peaks on" }, ...chips(rowOf(listTable(rung).peaks, latent))),
+    text ? make("p.explanation", { dir: "auto" }, visible(text)) : make("p.explanation.peaks", {}, "peaks on ", ...chips(rowOf(listTable(rung).peaks, latent))),
     text ? make("p.author", {}, own.author(latent)) : null,
     make("dl.facts", {}, ...facts.map(([term, value]) => make("div", {}, make("dt", {}, term), make("dd", {}, value)))));
 }
 
 function groupTitle(rung, group, values) {
-  const span = values.length > 1 ? `${digits(Math.min(...values))} to ${digits(Math.max(...values))}` : digits(values[0]);
+  const [least, most] = [Math.min(...values), Math.max(...values)].map((value) => digits(value));
+  const span = least === most ? most : `${least} to ${most}`;
   return group === 0 ? ["Strongest", span] : [`Quantile ${group} of ${rung.num_quantiles}${group === 1 ? ", the highest" : ""}`, span];
 }
 

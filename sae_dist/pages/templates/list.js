@@ -14,7 +14,7 @@ async function openList(rung, asked) {
       ...own.scorers.map((name, i) => [name, { title: name, write: figure, meaning: `how well its explanation does at ${name}`,
         values: Float32Array.from({ length: rung.num_latents }, (_, latent) => own.score(latent, i)) }]),
     ]);
-    list = { rung, table, own, columns, rows: [], notes: null, asked: null };
+    list = { rung, table, own, columns, rows: [], note: null, asked: null };
   }
   if (!list.view) buildList();
   if (list.view.parentNode !== main) main.replaceChildren(list.view);
@@ -35,7 +35,7 @@ function buildList() {
   list.view = make("div.list", {},
     make("header", {},
       make("div.head", {}, make("div", {}, make("h1", {}, swatch(rung), rung.rung), make("p.lead", {}, facts.join(" · "))),
-        make("figure.spread", {}, frequencies(list), make("figcaption", {}, "latents by how often they fire (log₁₀)"))),
+        make("figure.spread", {}, frequencies(list), make("figcaption", {}, "latents by log₁₀ of how often they fire"))),
       make("form.search", { role: "search", onsubmit: (event) => event.preventDefault() },
         make("fieldset", {}, make("legend", {}, "Search by"), ...kinds), box),
       make("p.hint", {}), make("p.found", { role: "status" })),
@@ -102,10 +102,12 @@ async function find(asked) {
     clearTimeout(working);
     if (isStale()) return;
     list.found = found?.latents ?? Uint32Array.from({ length: rung.num_latents }, (_, i) => i);
-    list.notes = found?.notes;
+    list.note = found?.note;
     view.querySelector(".found").textContent = q ? [`${count(list.found.length)} latents`, found.told].filter(Boolean).join(" · ") : "";
   }
   const isSorted = isSame && list.asked.sort === (asked.sort ?? "");
+  view.classList.toggle("worded", Boolean(list.note || list.own.latents.length));
+  view.querySelector(".titles .said").textContent = list.note ? "found" : "explanation";
   list.asked = { by, q, sort: asked.sort ?? "" };
   lists.set(rung.rung, addressOfList(list.asked));
   if (!isSorted) {
@@ -145,8 +147,7 @@ function showRows() {
 }
 
 function row(latent, top) {
-  const { rung, table, own, columns, notes } = list, note = notes?.get(latent);
-  const said = note ? note.join(", ") : own.text(latent);
+  const { rung, table, own, columns, note } = list, said = note ? note(latent) : visible(own.text(latent));
   return make("a.row", { href: addressOf(rung, latent), style: `top: ${top}px; --figures: ${columns.size}` },
     make("span.number", {}, count(latent)),
     make("span.peaks", {}, ...chips(rowOf(table.peaks, latent))),

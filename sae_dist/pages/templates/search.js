@@ -15,30 +15,27 @@ const SEARCHES = {
   token: {
     hint: "Latents whose strongest examples peak on the token, or that raise its logit most; without regard to case and blanks around it.",
     async find(rung, asked) {
-      const wanted = same(asked), parts = [];
+      const wanted = same(asked), parts = [], isMarked = /[↵␍⇥␣⟨]/.test(asked); // as tokens are shown
       const size = isKnown(0) ? vocabulary.starts.length - 1 : 0;
       let tokens = size ? [] : [Number(asked)];
       for (let token = 0; token < size; token++) {
         const text = textOf(token);
         if (text === null) continue;
-        if (same(text) === wanted || visible(text) === asked) tokens.push(token);
+        if (same(text) === wanted || (isMarked && visible(text).includes(asked))) tokens.push(token);
         else if (text.toLowerCase().includes(wanted)) parts.push(token);
       }
       const isWhole = tokens.length > 0;
       if (!isWhole) tokens = parts.sort((a, b) => textOf(a).length - textOf(b).length || a - b).slice(0, MOST_TOKENS).sort((a, b) => a - b);
-      const scores = new Map(), notes = new Map();
-      const add = (latent, score, note) => {
+      const scores = new Map(), why = new Map();
+      const add = (latent, score, ...reason) => {
         scores.set(latent, (scores.get(latent) ?? 0) + score);
-        notes.set(latent, [...(notes.get(latent) ?? []), note]);
+        why.has(latent) ? why.get(latent).push(reason) : why.set(latent, [reason]);
       };
-      for (const { file, i, latent, key } of await postings(rung, "peaks", tokens)) {
-        add(latent, 100 * file.counts[i], `peaks on ${quoted(key)} in ${file.counts[i]}`);
-      }
-      for (const { file, i, latent, key } of await postings(rung, "promoted", tokens)) {
-        add(latent, 1 / (1 + file.ranks[i]), `raises ${quoted(key)} (${file.ranks[i] + 1}.)`);
-      }
+      await postings(rung, "peaks", tokens, (token, { latents, counts }, i) => add(latents[i], 100 * counts[i], token, counts[i]));
+      await postings(rung, "promoted", tokens, (token, { latents, ranks }, i) => add(latents[i], 1 / (1 + ranks[i]), token));
+      const note = (latent) => why.get(latent).map(([token, number]) => (number ? `peaks on ${quoted(token)} ${times(number)}` : `raises ${quoted(token)}`)).join(", ");
       const said = tokens.length ? `${isWhole ? "" : "no such token; those with it in them: "}${tokens.slice(0, 12).map(quoted).join(" ")}${tokens.length > 12 ? " …" : ""}` : "no such token";
-      return { latents: byScore(scores), notes, told: said };
+      return { latents: byScore(scores), note, told: said };
     },
   },
   text: {
@@ -51,19 +48,23 @@ const SEARCHES = {
         if (isStale()) return null;
       }
       const scores = new Map(), within = new Map(), around = new Map();
-      for (const { key, file, i, latent } of await postings(rung, "text", [...hits.keys()])) {
-        const peak = file.positions[i], start = file.starts[i];
-        const near = hits.get(key).filter(([from, to]) => start < to && from < start + rung.window);
-        if (!near.length) continue;
-        const isWithin = near.some(([from, to]) => from <= peak && peak < to), counts = isWithin ? within : around;
+      await postings(rung, "text", [...hits.keys()], (number, { latents, positions, starts }, i) => {
+        const latent = latents[i], peak = positions[i], start = starts[i];
+        let isNear = false, isWithin = false;
+        for (const [from, to] of hits.get(number)) {
+          isNear ||= start < to && from < start + rung.window;
+          isWithin ||= from <= peak && peak < to;
+        }
+        if (!isNear) return;
+        const counts = isWithin ? within : around;
         counts.set(latent, (counts.get(latent) ?? 0) + 1);
         scores.set(latent, (scores.get(latent) ?? 0) + (isWithin ? 1000 : 1));
-      }
-      const notes = new Map([...scores.keys()].map((latent) => [latent, [
-        within.has(latent) ? `peaks within it in ${within.get(latent)}` : "",
-        around.has(latent) ? `near it in ${around.get(latent)}` : ""].filter(Boolean)]));
+      });
+      const note = (latent) => [
+        within.has(latent) ? `peaks within it ${times(within.get(latent))}` : "",
+        around.has(latent) ? `is near it ${times(around.get(latent))}` : ""].filter(Boolean).join(", ");
       const total = [...hits.values()].reduce((sum, found) => sum + found.length, 0);
-      return { latents: byScore(scores), notes, told: `stands ${count(total)} times in ${count(about.num_tokens)} tokens` };
+      return { latents: byScore(scores), note, told: `the text stands there ${times(total)}` };
     },
   },
   explanation: {
@@ -79,17 +80,19 @@ const SEARCHES = {
   },
 };
 
+const times = (number) => (number === 1 ? "once" : `${count(number)} times`);
 const quoted = (token) => `“${named(token)}”`;
 const byScore = (scores) => [...scores.keys()].sort((a, b) => scores.get(b) - scores.get(a) || a - b);
 
 // From which token to which a text stands in a sequence.
 function places(tokens, wanted) {
-  const parts = pieces(tokens).map((text) => text.toLowerCase()), joined = parts.join(""), found = [];
-  let at = joined.indexOf(wanted), token = 0, end = 0;
-  for (; at >= 0; at = joined.indexOf(wanted, at + 1)) {
-    while (end + parts[token].length <= at) end += parts[token++].length;
+  const parts = pieces(tokens), joined = parts.join("").toLowerCase(), found = [];
+  let token = 0, end = 0;
+  for (let at = joined.indexOf(wanted); at >= 0; at = joined.indexOf(wanted, at + 1)) {
+    const sizeOf = (i) => parts[i].toLowerCase().length;
+    while (end + sizeOf(token) <= at) end += sizeOf(token++);
     let last = token, reached = end;
-    while (reached < at + wanted.length) reached += parts[last++].length;
+    while (reached < at + wanted.length) reached += sizeOf(last++);
     found.push([token, last]);
   }
   return found;

@@ -33,15 +33,17 @@ function named(token) {
 
 // The texts of tokens that follow one another.
 function pieces(tokens) {
+  const found = new Array(tokens.length);
   let decoder = null; // while a character is not whole
-  return Array.from(tokens, (token) => {
-    const whole = textOf(token);
-    if (whole !== null && !decoder) return whole;
+  for (let i = 0; i < tokens.length; i++) {
+    const whole = textOf(tokens[i]);
+    found[i] = whole;
+    if (whole !== null && !decoder) continue;
     decoder ??= new TextDecoder("utf-8", { ignoreBOM: true });
-    const text = decoder.decode(whole === null ? bytesOf(token) : new TextEncoder().encode(whole), { stream: true });
-    if (text === whole) decoder = null;
-    return text;
-  });
+    found[i] = decoder.decode(whole === null ? bytesOf(tokens[i]) : new TextEncoder().encode(whole), { stream: true });
+    if (found[i] === whole) decoder = null;
+  }
+  return found;
 }
 
 async function sequence(number) {
