@@ -10,7 +10,6 @@ The page loads a file when it needs it. `index.html` and `pages/` are all that i
 these may be copied elsewhere.
 """
 
-import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -64,8 +63,8 @@ def write(run: Path, vocabulary: Sequence[bytes] | None) -> Path:
         write_packed(pages / "vocabulary.js", packed_texts(vocabulary))
     for latents in rungs:
         own = latents.rung
-        beside = sorted(file.name for file in latents.folder.glob("beside/*"))
-        of = f"{of_run} {_fingerprint(latents.folder / ABOUT)} {' '.join(beside)}"
+        made_of = [latents.folder / ABOUT, *sorted(latents.folder.glob("beside/*.safetensors"))]
+        of = " ".join([of_run, *map(_fingerprint, made_of)])
         folder = pages / "rungs" / own.rung
         _write_once(folder, of, partial(write_rung, latents))
         write_packed(folder / "parents.js", parents(latents, narrower(own, all_rungs)))
@@ -75,10 +74,9 @@ def write(run: Path, vocabulary: Sequence[bytes] | None) -> Path:
     return page
 
 
-def _fingerprint(about: Path) -> str:
-    """Changes when what is `about` was written anew."""
-    told = f"{_VERSION} {about.stat().st_mtime_ns} ".encode() + about.read_bytes()
-    return hashlib.sha256(told).hexdigest()
+def _fingerprint(file: Path) -> str:
+    """Changes when a file is written anew."""
+    return f"{_VERSION}:{file.name}:{file.stat().st_mtime_ns}"
 
 
 def _write_once(folder: Path, of: str, write_files: Callable[[Path], None]) -> None:
