@@ -66,7 +66,8 @@ def test_all_is_shown_and_nothing_is_wider_than_the_window(
     browser.wait_for("document.querySelectorAll('.row').length > 5")
     assert browser.value(TOO_WIDE) <= 0
     assert browser.value("document.querySelectorAll('.rungs a').length") == len(RUNGS)
-    figures = "Array.from(document.querySelectorAll('.row')[3].querySelectorAll('.figure'), f => [f.dataset.key, f.innerText])"
+    figures = """Array.from(document.querySelectorAll(".row")[3].querySelectorAll(".figure"),
+        figure => [figure.dataset.key, figure.innerText])"""
     latents = Latents(made_up, "topk-64")
     shown = dict(browser.value(figures))
     assert shown["frequency"] == f"{100 * latents.frequency_F[3]:.2g} %"

@@ -99,9 +99,9 @@ class Browser:
         return answer["result"].get("value")
 
     def wait_for(self, expression: str) -> Any:
-        """What an expression gives once that is something, within 20 seconds."""
-        deadline = time.monotonic() + 20
-        while not (found := self.value(expression)):
+        """What an expression gives once that is something, within 20 seconds; true for an element."""
+        deadline, there = time.monotonic() + 20, f"(x => x instanceof Element || x)({expression})"
+        while not (found := self.value(there)):
             assert time.monotonic() < deadline, expression
             time.sleep(0.02)
         return found

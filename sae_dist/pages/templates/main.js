@@ -1,9 +1,17 @@
 // The address says what is shown: `#RUNG`, `#RUNG?by=token&q=…&sort=…` or `#RUNG/LATENT`.
 const lists = new Map(); // the address of what each rung's table showed last
 
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // which then names nothing
+  }
+}
+
 function here() {
   const [path, query = ""] = location.hash.slice(1).split("?");
-  const [name, number] = path.split("/").map(decodeURIComponent);
+  const [name, number] = path.split("/").map(decoded);
   const rung = rungs.get(name) ?? about.rungs[0], latent = Number(number);
   const isOne = number !== undefined && Number.isInteger(latent) && latent >= 0 && latent < rung.num_latents;
   return { rung, latent: isOne ? latent : undefined, asked: Object.fromEntries(new URLSearchParams(query)) };
