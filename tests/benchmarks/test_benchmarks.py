@@ -32,6 +32,7 @@ SLOW = {
     "stream",
     "harvest",
     "curves",
+    "pages",
     "startup",
 }  # they take longer
 

@@ -74,7 +74,7 @@ function windowOf({ tokens, values, start, peak }, from, to, max) {
     const place = from + i, value = values[place - start] ?? 0;
     const shownText = text === "" ? "⋯" : visible(text);
     const kind = ["span", ...(place === peak ? ["peak"] : []), ...(place < start || place >= start + values.length ? ["outside"] : []), ...(shownText !== text ? ["mark"] : [])].join(".");
-    return make(kind, value > 0 ? { style: `background: ${shade(value, max)}`, "data-told": `${digits(value, 4)}  ·  ${named(own[i])}  ·  token ${count(own[i])}`, "data-value": value } : {}, shownText);
+    return make(kind, value ? { style: `background: ${shade(value, max)}`, "data-told": `${digits(value, 4)}  ·  ${named(own[i])}  ·  token ${count(own[i])}`, "data-value": value } : {}, shownText);
   });
 }
 

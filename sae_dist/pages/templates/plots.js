@@ -39,5 +39,5 @@ function effects(histogram, [least, most]) {
     tell: (i, number) => `${count(number)} tokens whose logit changes by ${digits(least + i * size)} to ${digits(least + (i + 1) * size)}` });
 }
 
-// The colour of an activation: from none at 0 to full at the latent's largest.
-const shade = (value, max) => `color-mix(in oklab, var(--fire) ${(12 + 88 * Math.min(1, value / max)).toFixed(1)}%, var(--paper))`;
+// The colour of an activation: from none at 0 to full at the latent's largest; another below 0.
+const shade = (value, max) => `color-mix(in oklab, var(--${value < 0 ? "cold" : "fire"}) ${(12 + 88 * Math.min(1, Math.abs(value) / max)).toFixed(1)}%, var(--paper))`;
