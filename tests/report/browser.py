@@ -99,7 +99,7 @@ class Browser:
         return answer["result"].get("value")
 
     def wait_for(self, expression: str) -> Any:
-        """What an expression gives once that is something, within 20 seconds; true for an element."""
+        """What an expression gives, or true for an element, once it is something: in 20 seconds."""
         deadline, there = time.monotonic() + 20, f"(x => x instanceof Element || x)({expression})"
         while not (found := self.value(there)):
             assert time.monotonic() < deadline, expression
