@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sae_dist.latents import Latents
+from sae_dist.latents.folder import COLUMNS, range_file, write_about, write_tensors
 from sae_dist.pages import write
 from tests.latents.made_up import write_made_up
 from tests.pages.conftest import RUNGS, TEXTS
@@ -223,6 +224,27 @@ def test_examples_show_their_values(made_up: Path, browser: Browser) -> None:
     browser.click(".where")  # unfolds the whole sequence
     assert browser.value(tokens) == length
     assert browser.value("document.querySelectorAll('.example .peak').length") == len(expected)
+
+
+def test_activations_below_zero_have_a_colour_of_their_own(
+    tmp_path: Path, browser: Browser
+) -> None:
+    write_made_up(tmp_path, {"a": 16})
+    latents, colours = Latents(tmp_path, "a"), []
+    for sign in (1, -1):
+        for own in latents.ranges():
+            columns = {name: latents.column(name, own) for name in COLUMNS}
+            columns["values"] = sign * np.abs(columns["values"])
+            write_tensors(latents.folder / range_file(own.start, own.stop), columns)
+        write_about(latents.folder / "about.json", latents.rung)
+        write(tmp_path, None)
+        browser.open(address(tmp_path, "#a/5"), 1280, 900)
+        browser.wait_for(TITLE)
+        peak = "document.querySelector('.example .peak')"
+        colours.append(browser.value(f"getComputedStyle({peak}).backgroundColor"))
+        told = browser.value(f"{peak}.dataset.told")
+        assert told.startswith(f"{'−' if sign < 0 else ''}{latents.row('max', 5):#.4g}")
+    assert len(set(colours)) == 2
 
 
 def test_hostile_tokens_do_nothing_and_parts_of_a_character_become_one(
