@@ -24,7 +24,8 @@ _NONE = -1
 def write_rung(latents: Latents, folder: Path) -> None:
     """Write the files of one rung into a new folder, range by range of its latents.
 
-    What grows with the rung is its table and its index: some 100 bytes a latent, and 30 an example.
+    What is held of all of them is the table and the index: with 20 strongest examples and 10 logits
+    some 0.7 kB a latent, 0.7 GB a million.
     """
     table: dict[str, list[np.ndarray]] = defaultdict(list)
     index: dict[str, list[dict[str, np.ndarray]]] = defaultdict(list)
@@ -41,8 +42,9 @@ def write_rung(latents: Latents, folder: Path) -> None:
         for name, postings in _postings(latents, own, columns):
             index[name].append(postings)
     starts = {}
-    for name, several in index.items():
-        joined = {key: np.concatenate([part[key] for part in several]) for key in several[0]}
+    for name in [*index]:
+        several = index.pop(name)
+        joined = {key: np.concatenate([part.pop(key) for part in several]) for key in [*several[0]]}
         starts[name] = write_postings(folder / name, joined.pop("keys"), joined)
     arrays = {name: np.concatenate(parts) for name, parts in table.items()}
     (folder / "list.js").write_bytes(packed(arrays, **starts))
@@ -80,7 +82,10 @@ def _postings(
     if "top_tokens" in columns:
         row, rank = np.nonzero(columns["top_tokens"] >= 0)
         tokens = columns["top_tokens"][row, rank]
-        yield "promoted", {"keys": tokens, "latents": _numbers(own, row), "ranks": rank}
+        yield (
+            "promoted",
+            {"keys": tokens, "latents": _numbers(own, row), "ranks": rank.astype(np.int16)},
+        )
     length = latents.about.sequence_length
     row, place = np.nonzero(_is_strongest(columns))
     sequence, position = np.divmod(columns["examples"][row, place], length)
