@@ -35,6 +35,12 @@ const swatch = (rung) => make("span.swatch", { style: `color: var(--series-${run
 const chip = (token) => make("span.token", { dir: "auto", "data-told": isKnown(token) ? `token ${count(token)}` : undefined }, named(token));
 const chips = (tokens) => Array.from(tokens).filter((token) => token >= 0).map(chip);
 
+// The tokens on which a latent's strongest examples peak most often.
+function peaksOf(table, latent) {
+  const peaks = chips(rowOf(table.peaks, latent));
+  return peaks.length ? peaks : [make("span.silent", {}, "never fires")];
+}
+
 // What an element has to tell is shown beside it while it is pointed at, or after a tap.
 const told = document.getElementById("told");
 function tell(event) {

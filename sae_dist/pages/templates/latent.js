@@ -26,7 +26,7 @@ function head({ rung, latent, at, max }, own) {
   return make("header.about", {},
     make("p.path", {}, make("a", { href: listAddress(rung) }, `All of ${rung.rung}`), step(before, "← previous", "prev"), step(after, "next →", "next")),
     make("h1", {}, swatch(rung), `Latent ${count(latent)}`),
-    text ? make("p.explanation", { dir: "auto" }, visible(text)) : make("p.explanation.peaks", {}, "peaks on ", ...chips(rowOf(listTable(rung).peaks, latent))),
+    text ? make("p.explanation", { dir: "auto" }, visible(text)) : make("p.explanation.peaks", {}, fired ? "peaks on " : "", ...peaksOf(listTable(rung), latent)),
     text ? make("p.author", {}, own.author(latent)) : null,
     make("dl.facts", {}, ...facts.map(([term, value]) => make("div", {}, make("dt", {}, term), make("dd", {}, value)))));
 }

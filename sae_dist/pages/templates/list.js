@@ -150,7 +150,7 @@ function row(latent, top) {
   const { rung, table, own, columns, note } = list, said = note ? note(latent) : visible(own.text(latent));
   return make("a.row", { href: addressOf(rung, latent), style: `top: ${top}px; --figures: ${columns.size}` },
     make("span.number", {}, count(latent)),
-    make("span.peaks", {}, ...chips(rowOf(table.peaks, latent))),
+    make("span.peaks", {}, ...peaksOf(table, latent)),
     make("span.promoted", {}, ...(table.promoted ? chips(rowOf(table.promoted, latent)) : [])),
     make(note ? "span.said.note" : "span.said", { title: said }, said),
     ...[...columns].map(([key, { values, write, title }]) => make("span.figure", { "data-key": key, "data-title": title }, write(values[latent]))));

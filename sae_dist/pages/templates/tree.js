@@ -102,5 +102,5 @@ async function label(place) {
 
 async function called(rung, latent) {
   const text = (await explanations(rung)).text(latent);
-  return text ? [text] : chips(rowOf((await fileOf(rung, "list")).peaks, latent));
+  return text ? [visible(text)] : peaksOf(await fileOf(rung, "list"), latent);
 }
