@@ -12,6 +12,6 @@ BENCHMARKS = (
         "scale",
         "shuffling",
     ),
-    *("checkpoint", "evaluate", "latents", "live", "endtoend", "cheaper_search", "startup"),
-    "device",
+    *("checkpoint", "evaluate", "latents", "pages", "live", "endtoend", "cheaper_search"),
+    *("startup", "device"),
 )

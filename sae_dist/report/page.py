@@ -1,6 +1,5 @@
 """A run's results as one page of HTML that needs nothing else."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -10,16 +9,16 @@ from typing import Any
 
 import vl_convert
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from sae_dist.common.declare import Figure, Plot, Topic, Write
 from sae_dist.common.files import write_atomic
+from sae_dist.common.html import environment, inert_json, palette
 from sae_dist.evaluate.registry import Declared, Needs, measures
 from sae_dist.report.facts import facts, headline, leaves
 from sae_dist.report.plots import plot_data
 from sae_dist.report.results import Record, RunResults, has
-from sae_dist.report.styles import Style, assign_styles, grouped, legend, palette
+from sae_dist.report.styles import Style, assign_styles, grouped, legend
 from sae_dist.report.table import Cell, Table, column, tables
 from sae_dist.report.training import TRAINING, training_plots
 
@@ -81,26 +80,24 @@ def render(results: RunResults) -> str:
         "plots": {data["key"]: data for page in pages for _, data in page.plots},
         "styles": {name: style.drawn for name, style in styles.items()},
     }
-    environment = Environment(
-        loader=PackageLoader("sae_dist.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.jinja").render(
-        name=results.name,
-        headline=headline(results),
-        facts=facts(results),
-        pages=pages,
-        rungs=rungs,
-        legend=legend(styles.values()),
-        ladder=grouped(rungs, lambda page: page.style.group),
-        config=yaml.safe_dump(results.config, sort_keys=False) if results.config else "",
-        light=palette(num_colours, dark=False),
-        dark=palette(num_colours, dark=True),
-        data=Markup(json.dumps(drawn, allow_nan=False).replace("<", "\\u003c")),
-        library=Markup(_library()) if drawn["plots"] else "",
+    return (
+        environment("sae_dist.report")
+        .get_template("page.html.jinja")
+        .render(
+            name=results.name,
+            headline=headline(results),
+            facts=facts(results),
+            pages=pages,
+            has_latents=results.has_latents,
+            rungs=rungs,
+            legend=legend(styles.values()),
+            ladder=grouped(rungs, lambda page: page.style.group),
+            config=yaml.safe_dump(results.config, sort_keys=False) if results.config else "",
+            light=palette(num_colours, dark=False),
+            dark=palette(num_colours, dark=True),
+            data=inert_json(drawn),
+            library=Markup(_library()) if drawn["plots"] else "",
+        )
     )
 
 

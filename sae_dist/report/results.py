@@ -30,6 +30,7 @@ class RunResults:
             `smaller` and `larger`.
         of_run: by measure, what it says of all of them together; its records are at `rows`.
         metrics: the lines of `metrics.jsonl`, in order.
+        has_latents: whether there are pages of what each latent fires on.
 
     All records have a `place`, a `family` and a `family_and_place` in words where they can.
     """
@@ -41,6 +42,7 @@ class RunResults:
     pairs: list[Record] = field(default_factory=list)
     of_run: dict[str, dict[str, Any]] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    has_latents: bool = False
 
     def trained_rungs(self) -> list[str]:
         """Names of the rungs in the metrics, in the order of their first line."""
@@ -97,6 +99,7 @@ def load(folder: Path) -> RunResults:
             "expected the folder of a run: train or evaluate it first"
         )
     results = RunResults(name=folder.resolve().name, config=_read_config(folder / "config.yaml"))
+    results.has_latents = (folder / "latents" / "index.html").is_file()
     if metrics_path.is_file():
         results.metrics = read_metrics(metrics_path)
     if evaluation is None:

@@ -19,10 +19,6 @@ MARKERS = {
 }
 DASHES = ("", "8 3", "2 2.4", "12 3 2 3", "4 2", "16 4")  # of SVG
 _UNKNOWN = "not evaluated"
-# First to last. Hue and lightness both change, so that neighbours differ without colour vision, and
-# all have a contrast of 3 and more with the page's ground.
-_ON_LIGHT = ("481a78", "2b62b8", "0e8a80", "b37400")
-_ON_DARK = ("7050e6", "4aa3ff", "4fe0b4", "ffe08a")
 T = TypeVar("T")
 
 
@@ -134,21 +130,6 @@ def grouped(items: Iterable[T], key: Callable[[T], object]) -> dict:
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups
-
-
-def palette(num_colours: int, dark: bool) -> list[str]:
-    """Colours from first to last, that read on a light or on a dark ground."""
-    anchors = [
-        [int(a[i : i + 2], 16) for i in (0, 2, 4)] for a in (_ON_DARK if dark else _ON_LIGHT)
-    ]
-    colours = []
-    for index in range(num_colours):
-        place = (len(anchors) - 1) * index / max(num_colours - 1, 1)
-        below = min(int(place), len(anchors) - 2)
-        pairs = zip(anchors[below], anchors[below + 1], strict=True)
-        mixed = (round(a + (b - a) * (place - below)) for a, b in pairs)
-        colours.append("#" + "".join(f"{part:02x}" for part in mixed))
-    return colours
 
 
 def _joined(labels: Iterable[str], most: int = 4) -> str:

@@ -23,5 +23,6 @@ if TYPE_CHECKING:
     from sae_dist.text.prompts import wrap_prompts as wrap_prompts
     from sae_dist.text.template import Template as Template
     from sae_dist.text.template import special_ids as special_ids
+    from sae_dist.text.vocabulary import vocabulary as vocabulary
 
 lazily(__name__)

@@ -44,6 +44,7 @@ SLOW = {
     "stream",
     "harvest",
     "curves",
+    "pages",
     "startup",
 }  # they take longer
 

@@ -98,9 +98,17 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
+    def wait_for(self, expression: str) -> Any:
+        """What an expression gives, or true for an element, once it is something: in 20 seconds."""
+        deadline, there = time.monotonic() + 20, f"(x => x instanceof Element || x)({expression})"
+        while not (found := self.value(there)):
+            assert time.monotonic() < deadline, expression
+            time.sleep(0.02)
+        return found
+
     def press(self, key: str) -> None:
-        """Press a key, as a user does: "Enter" or "Tab"."""
-        code = {"Enter": 13, "Tab": 9}[key]
+        """Press a key, as a user does: "Enter", "Tab", "Escape" or an arrow."""
+        code = {"Enter": 13, "Tab": 9, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}[key]
         about = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         text = {"text": "\r"} if key == "Enter" else {}
         self._send("Input.dispatchKeyEvent", type="keyDown", **about, **text)

@@ -72,6 +72,15 @@ def test_every_figure_of_every_rung_is_on_the_page(results: RunResults, page: st
     assert "−0.6100 ± 0.06778" in page
 
 
+def test_pages_of_latents_are_linked_where_they_are(tmp_path: Path, page: str) -> None:
+    link = '<a href="../latents/index.html">'
+    assert link not in page
+    folder = write_run(tmp_path / "a_run", _few(), steps=20)
+    (folder / "latents").mkdir()
+    (folder / "latents" / "index.html").touch()
+    assert render(load(folder)).count(link) == 2  # in the contents and among where to look
+
+
 def test_every_topic_and_rung_has_a_part_and_a_link(results: RunResults, page: str) -> None:
     for key in [*TOPICS, *(f"rung-{rung['rung']}" for rung in results.rungs)]:
         assert re.search(f'<section class="page[^"]*" id="{re.escape(key)}">', page)

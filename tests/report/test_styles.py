@@ -4,9 +4,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sae_dist.common.html import palette
 from sae_dist.report import RunResults
 from sae_dist.report.results import described, width_label
-from sae_dist.report.styles import DASHES, Style, assign_styles, legend, palette
+from sae_dist.report.styles import DASHES, Style, assign_styles, legend
 
 
 def _rung(name: str, kind: str, num_latents: int, site: str = "a", **more: Any) -> dict[str, Any]:
