@@ -13,6 +13,7 @@ from sae_dist.config import (
     CompareConfig,
     DashboardConfig,
     EvaluateConfig,
+    ExplainConfig,
     ExportConfig,
     HarvestConfig,
     ImportConfig,
@@ -23,10 +24,11 @@ from sae_dist.config import (
     VerifyConfig,
     place_key,
 )
+from sae_dist.explain.config import check as check_explanations
 from sae_dist.lm.config import local_folder
 
 
-def check(config: Any) -> None:
+def check(config: Any) -> None:  # noqa: C901 (a case a command)
     """Raise UserError if a command would refuse its configuration for one of these reasons."""
     match config:
         case HarvestConfig():
@@ -38,6 +40,8 @@ def check(config: Any) -> None:
         case EvaluateConfig() | CompareConfig():
             for name in config.run:
                 finished_run(config.runs, name)
+        case ExplainConfig():
+            _check_explaining(config)
         case ReportConfig(run=run) | DashboardConfig(run=run) | ExportConfig(run=run):
             finished_run(config.runs, run)
         case ImportConfig(to=to) if Path(to).exists():
@@ -55,6 +59,12 @@ def _check_training(config: TrainConfig) -> None:
     else:
         key = place_key(config.source)
         _require_folder(getattr(config, key), "coder" if key == "decoder" else key)
+
+
+def _check_explaining(config: ExplainConfig) -> None:
+    run_folder(config.runs, config.run)
+    check_explanations(config)
+    config.judge.check(config.scorers or [])
 
 
 def _check_elsewhere(config: EvaluateConfig) -> None:

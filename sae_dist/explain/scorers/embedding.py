@@ -1,0 +1,41 @@
+"""Embedding: whose passages mean what the explanation does."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from scipy.stats import rankdata
+
+from sae_dist.explain import prompts
+from sae_dist.explain.examples import Sample
+from sae_dist.explain.questions import Likeness, Missing, Question
+from sae_dist.explain.scorers.scorer import Scorer
+
+
+class Embedding(Scorer):
+    """Whether an explanation's embedding is nearer to passages in which the latent fires."""
+
+    name = "embedding"
+    heading = "embedding"
+    definition = (
+        "AUROC of the cosine between embeddings of the explanation and of a window, of windows in "
+        "which the latent fires above those in which it does not; mean over latents"
+    )
+    source = "Paulo et al. (2024), 3.2"
+
+    def questions(self, sample: Sample, explanation: str) -> list[Question]:
+        """All windows at once."""
+        texts = tuple(prompts.plain(window) for window in sample.judged)
+        truth = [float(window.quantile >= 0) for window in sample.judged]
+        return [Question(prompt=explanation, form=Likeness(texts), truth=truth)]
+
+    def score(
+        self, sample: Sample, questions: Sequence[Question], answers: Sequence[Any]
+    ) -> tuple[float | None, dict[str, Any]]:
+        """The share of pairs of an active and an idle window that stand in order; ties are half."""
+        (answer,) = answers
+        if isinstance(answer, Missing):
+            return None, {}
+        is_active = [window.quantile >= 0 for window in sample.judged]
+        ranks = rankdata(answer)[is_active]
+        active, idle = len(ranks), len(is_active) - len(ranks)
+        return float((ranks.sum() - active * (active + 1) / 2) / (active * idle)), {}
