@@ -49,8 +49,8 @@ class ExplanationConfig:
     or .csv with the columns `latent` and `text`. With `planted` no coder's latents are scored but
     so many made-up ones, each firing on one token and explained by saying so: what the judge can do
     at best. `control_latents` of them are also scored by another latent's explanation: what no
-    explanation is worth. `shown` texts are judged in one request. With `replace`, explanations that are there of another coder,
-    judge or setting are written anew.
+    explanation is worth. `shown` texts are judged in one request. With `replace`, explanations that
+    are there of another coder, judge or setting are written anew.
     """
 
     rungs: list[str] | None = None

@@ -61,8 +61,8 @@ class Endpoint(JudgeConfig):
     def check(self, scorers: Iterable[str]) -> None:
         if self.base_url is None and not os.environ.get(self.api_key_variable):
             raise UserError(
-                f"found no {self.api_key_variable} in the environment; expected OpenAI's key there, "
-                "or another endpoint; set it, or give judge.base_url=…"
+                f"found no {self.api_key_variable} in the environment; expected OpenAI's key, or "
+                "another endpoint; set it, or give judge.base_url=…"
             )
         if "embedding" in scorers and self.embedding_model is None:
             raise UserError(
