@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -105,6 +105,7 @@ class Examples:
         """Whether a latent fires in enough windows, and not in nearly all."""
         return self._windows(*self._fired(latent)) is not None
 
+    @lru_cache(maxsize=4)  # noqa: B019 (it lives as long as its command)
     def of(self, latent: int) -> Sample | None:
         """What is shown of a latent; None where it has not enough windows."""
         config, (tokens, values) = self.config, self._fired(latent)

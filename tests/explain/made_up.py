@@ -15,11 +15,16 @@ RUNG, LENGTH = "r", 128
 LATENTS = list(range(60, 66))  # each fires in some 40 % of the windows of 32 tokens
 
 
+def word(token: int) -> str:
+    """A token's text, of letters alone: 12 is `wbc`."""
+    return "w" + "".join(chr(ord("a") + int(digit)) for digit in str(token))
+
+
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Token i is the word wi."""
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w1"))
+    """Of such words."""
+    words = Tokenizer(models.WordLevel({word(i): i for i in range(VOCABULARY)}, unk_token="wb"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w0", unk_token="w1")
+    return PreTrainedTokenizerFast(tokenizer_object=words, bos_token="wa", unk_token="wb")
 
 
 def write_run(run: Path, **about: Any) -> Latents:
@@ -32,9 +37,15 @@ def judge(name: str, **settings: Any) -> JudgeConfig:
     return JUDGES.named(name)(**settings)
 
 
-def work(latents: Latents, judge: JudgeConfig, **settings: Any) -> Work:
-    settings = {"latents": LATENTS[:3], "control_latents": 1, **settings}
-    config = ExplanationConfig(**{k: v for k, v in settings.items() if k != "texts"})
+def work(
+    latents: Latents,
+    judge: JudgeConfig,
+    *,
+    only: list[int] | None = LATENTS[:3],
+    texts: dict[int, str] | None = None,
+    **settings: Any,
+) -> Work:
+    config = ExplanationConfig(latents=only, **{"control_latents": 1, **settings})
     return Work(
         run=latents.run,
         rung=RUNG,
@@ -44,5 +55,5 @@ def work(latents: Latents, judge: JudgeConfig, **settings: Any) -> Work:
         config=config,
         judge=judge.who,
         explainer=judge.who,
-        texts=settings.get("texts"),
+        texts=texts,
     )

@@ -9,7 +9,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.explain import Examples, ExamplesConfig, Planted, prompts
 from sae_dist.explain.examples import words_of
 from sae_dist.latents import Latents
-from tests.explain.made_up import LATENTS, LENGTH, tokenizer
+from tests.explain.made_up import LATENTS, LENGTH, tokenizer, word
 from tests.harvest.tiny import tokenizer as byte_pairs
 
 CONFIG = ExamplesConfig()
@@ -48,7 +48,7 @@ def test_a_window_has_the_tokens_and_activations_of_its_place(watched: Latents, 
     for window in (*sample.explained, *sample.judged, *sample.peaks, *sample.judged_peaks):
         place = slice(window.start, window.start + len(window.words))
         assert np.array_equal(window.values, dense[place])
-        assert "".join(window.words).split() == [f"w{i}" for i in ids[place]]
+        assert "".join(window.words).split() == [word(i) for i in ids[place]]
 
 
 def test_the_order_of_what_is_judged_says_nothing_and_follows_from_the_seed(

@@ -182,7 +182,7 @@ def _digits(tokenizer: Any) -> list[int]:
     found: list[int] = []
     for number in range(11):
         ids = tokenizer.encode(f"1\t{number}", add_special_tokens=False)
-        if ids[:-1] != before:
+        if ids[:-1] != before or ids[-1] in found:  # the latter where it is unknown
             break
         found.append(ids[-1])
     if len(found) < 10:
