@@ -25,6 +25,7 @@ from sae_dist.config import (
     place_key,
 )
 from sae_dist.explain.config import check as check_explanations
+from sae_dist.latents import rungs_with_latents
 from sae_dist.lm.config import local_folder
 
 
@@ -62,9 +63,13 @@ def _check_training(config: TrainConfig) -> None:
 
 
 def _check_explaining(config: ExplainConfig) -> None:
-    run_folder(config.runs, config.run)
     check_explanations(config)
     config.judge.check(config.scorers or [])
+    if not rungs_with_latents(folder := run_folder(config.runs, config.run)):
+        raise UserError(
+            f"found no latents in {folder}; expected those of a run that were watched; sae-dist "
+            f"latents run={config.run} does that"
+        )
 
 
 def _check_elsewhere(config: EvaluateConfig) -> None:

@@ -44,8 +44,8 @@ def explain(config: ExplainConfig) -> dict[str, dict[str, Any]]:
         by rung the figures of its latents together, or by `planted` those of the planted ones.
     """
     folder = run_folder(config.runs, config.run)
-    names = rungs_with_latents(folder) or [""]  # which is refused when it is read
-    rungs = [Latents(folder, name) for name in rungs_asked_for(config.rungs, names, config.run)]
+    names = rungs_asked_for(config.rungs, rungs_with_latents(folder), config.run)
+    rungs = [Latents(folder, name) for name in names]
     tokenizer = _tokenizer(config, rungs[0])
     made = _planted if config.planted else _work
     works = [made(config, rung, tokenizer) for rung in rungs[: 1 if config.planted else None]]

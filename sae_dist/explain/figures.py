@@ -46,7 +46,12 @@ class Explanations(Declared):
             is_main=True,
         ),
         *(
-            Figure(f"scores/{s.name}/mean", s.heading, s.definition, source=s.source)
+            Figure(
+                f"scores/{s.name}/mean",
+                s.heading,
+                f"{s.definition}; mean over latents",
+                source=s.source,
+            )
             for s in _scorers()
         ),
         *(

@@ -199,7 +199,11 @@ def test_a_function_refuses_what_its_command_would(tmp_path: Path) -> None:
         ("evaluate", ["lm.name=x"], "found key lm.name; .*did you mean lm_name?"),
         ("explain", ["judge=orcle"], "judge=orcle; expected one of .*did you mean oracle?"),
         ("explain", ["judge=random"], "found key judge.model, which judge=random has not, but "),
-        ("explain", ["judge.batch_size=2"], "judge.batch_size, which judge=openai has not, but loc"),
+        (
+            "explain",
+            ["judge.batch_size=2"],
+            "judge.batch_size, which judge=openai has not, but loc",
+        ),
         ("explain", ["scorers=[detect]"], "scorers=detect; expected one of .*mean detection?"),
         ("report", ["run=.."], "run='..': a run's name is letters"),
         ("report", [], "no run in runs/name; expected config.yaml"),

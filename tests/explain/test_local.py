@@ -65,7 +65,8 @@ QUESTIONS = [
 
 def test_a_batch_changes_no_answer(chat: Path) -> None:
     together, one_by_one = (
-        list(judge("local", model=str(chat), batch_size=n).open().answers(QUESTIONS)) for n in (5, 1)
+        list(judge("local", model=str(chat), batch_size=n).open().answers(QUESTIONS))
+        for n in (5, 1)
     )
     for found, alone in zip(together, one_by_one, strict=True):
         assert found == (alone if isinstance(alone, str) else pytest.approx(alone, abs=1e-4))
@@ -82,7 +83,9 @@ def test_numbers_are_expected_over_the_digits_where_they_would_stand(chat: Path)
     digits = [tokenizer.encode(str(n), add_special_tokens=False) for n in range(11)]
     assert all(len(ids) == 1 for ids in digits)
     for label, value in zip(("a", "word", "10"), found, strict=True):
-        before = text[: text.index(f"{label}\tunknown", text.index("<|assistant|>")) + len(label) + 1]
+        before = text[
+            : text.index(f"{label}\tunknown", text.index("<|assistant|>")) + len(label) + 1
+        ]
         ids = torch.tensor([tokenizer.encode(before, add_special_tokens=False)])
         p_D = model(ids).logits[0, -1, [own[0] for own in digits]].softmax(0)
         assert value == pytest.approx(float(p_D @ torch.arange(11.0)), abs=1e-4)

@@ -22,7 +22,7 @@ class AutoInterp(Scorer):
     definition = (
         "share of 14 windows (2 around the largest activations, 2 drawn by activation, 10 from "
         "anywhere) of which the judge says rightly whether the latent exceeds 1 % of its maximum "
-        "there; not balanced: always no gives about 10/14; mean over latents"
+        "there; not balanced: always no gives about 10/14"
     )
     source = "Karvonen et al. (2025)"
     of_peaks = True

@@ -18,10 +18,9 @@ class Detection(Scorer):
     heading = "detection"
     definition = (
         "balanced accuracy of telling windows in which the latent fires, of all quantiles, from "
-        "windows in which it does not: (true positive rate + true negative rate) / 2; mean over "
-        "latents"
+        "windows in which it does not: (true positive rate + true negative rate) / 2"
     )
-    source = "Paulo et al. (2024), 3.2"
+    source = "Paulo et al. (2024)"
 
     def questions(self, sample: Sample, explanation: str) -> list[Question]:
         """Windows in an order that says nothing, `shown` a question."""

@@ -18,9 +18,9 @@ class Embedding(Scorer):
     heading = "embedding"
     definition = (
         "AUROC of the cosine between embeddings of the explanation and of a window, of windows in "
-        "which the latent fires above those in which it does not; mean over latents"
+        "which the latent fires above those in which it does not"
     )
-    source = "Paulo et al. (2024), 3.2"
+    source = "Paulo et al. (2024)"
 
     def questions(self, sample: Sample, explanation: str) -> list[Question]:
         """All windows at once."""

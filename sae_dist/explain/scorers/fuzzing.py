@@ -22,9 +22,9 @@ class Fuzzing(Detection):
     heading = "fuzzing"
     definition = (
         "balanced accuracy of telling windows whose active tokens are marked from windows in which "
-        "the latent does not fire and as many tokens at random are marked; mean over latents"
+        "the latent does not fire and as many tokens at random are marked"
     )
-    source = "Paulo et al. (2024), 3.2"
+    source = "Paulo et al. (2024)"
 
     def _question(self, sample: Sample, explanation: str, windows: Sequence[Window]) -> Question:
         counts = [prompts.is_marked(w).sum() for w in sample.judged if w.quantile >= 0]

@@ -18,7 +18,7 @@ class Simulation(Scorer):
     heading = "simulation"
     definition = (
         "Pearson correlation of activations and of what the judge foresees from 0 to 10 for each "
-        "token of windows of all quantiles, all tokens together; mean over latents"
+        "token of windows of all quantiles, all tokens together"
     )
     source = "Bills et al. (2023)"
 
