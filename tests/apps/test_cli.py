@@ -202,7 +202,7 @@ def test_a_function_refuses_what_its_command_would(tmp_path: Path) -> None:
         (
             "explain",
             ["judge.batch_size=2"],
-            "judge.batch_size, which judge=openai has not, but loc",
+            "batch_size, which judge=openai has not, but local",
         ),
         ("explain", ["scorers=[detect]"], "scorers=detect; expected one of .*mean detection?"),
         ("report", ["run=.."], "run='..': a run's name is letters"),

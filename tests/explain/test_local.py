@@ -75,7 +75,7 @@ def test_a_batch_changes_no_answer(chat: Path) -> None:
 def test_numbers_are_expected_over_the_digits_where_they_would_stand(chat: Path) -> None:
     made = judge("local", model=str(chat)).open()
     assert made.scale == 10
-    found = list(made.answers([QUESTIONS[2]]))[0]
+    (found,) = made.answers([QUESTIONS[2]])
     text = (
         "<|user|>much longer than the other\n<|assistant|>a\tunknown\nword\tunknown\n10\tunknown\n"
     )
