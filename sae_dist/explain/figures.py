@@ -62,6 +62,15 @@ class Explanations(Declared):
             )
             for s in _scorers()
         ),
+        *(
+            Figure(
+                f"scores/{name}/auroc/mean",
+                f"{name}, AUROC",
+                "the same of how surely the judge says so, whatever it takes for a yes; of one that "
+                "writes 0 or 1 the balanced accuracy",
+            )
+            for name in _MAIN
+        ),
         Figure("explained", "latents explained"),
     )
     plots = (
@@ -111,7 +120,7 @@ def summarise(explanations: Sequence[Explanation]) -> dict[str, Any]:
     Returns:
         `explainer`, `judge`; `explained`; `interpretability` and by scorer `scores`, each as
         mean, standard deviation, number of latents with one and quantiles over them; of scorers
-        also `shuffled`, likewise, and means `by_quantile` of activation.
+        also `shuffled` and `auroc`, likewise, and means `by_quantile` of activation.
     """
     scores: dict[str, Any] = {}
     for name in sorted({name for one in explanations for name in one.scores}):
@@ -119,6 +128,7 @@ def summarise(explanations: Sequence[Explanation]) -> dict[str, Any]:
         by_quantile = [t["by_quantile"] for t in told if t.get("by_quantile")]
         scores[name] = _over_latents([one.scores.get(name) for one in explanations]) | {
             "shuffled": _over_latents([t.get("shuffled") for t in told]),
+            "auroc": _over_latents([t.get("auroc") for t in told]),
             "missing": sum(t["missing"] for t in told),
             "asked": sum(t["asked"] for t in told),
         }

@@ -6,6 +6,7 @@ import pytest
 from sae_dist.explain import Examples, ExamplesConfig, Sample
 from sae_dist.explain.questions import Levels, Missing, Question, Sentence
 from sae_dist.explain.scorers import SCORERS
+from sae_dist.explain.scorers.ranks import auroc
 from sae_dist.latents import Latents
 from tests.explain.made_up import LATENTS, judge, tokenizer
 
@@ -70,6 +71,16 @@ def test_what_is_missing_is_left_out_of_a_balanced_accuracy(samples: list[Sample
     assert scorer.score(samples[0], questions, [Missing("")] * len(right))[0] is None
     flipped = [[1 - v for v in answer] for answer in right]
     assert scorer.score(samples[0], questions, flipped)[0] == 0
+
+
+def test_a_judge_that_says_yes_to_all_but_more_surely_where_it_is_has_an_auroc(samples) -> None:
+    scorer = SCORERS.named("detection")(5)
+    questions = scorer.questions(samples[0], "")
+    surer = [[0.6 + 0.1 * value for value in question.truth] for question in questions]
+    found, details = scorer.score(samples[0], questions, surer)
+    assert (found, details["auroc"]) == (0.5, 1)
+    assert auroc([0.1, 0.4, 0.4, 0.9, float("nan")], [False, True, False, True, True]) == 3.5 / 4
+    assert auroc([0.1, 0.4], [True, True]) is None
 
 
 def test_a_judge_that_finds_nothing_has_ten_of_saebenchs_fourteen_at_most(samples) -> None:

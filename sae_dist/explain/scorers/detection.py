@@ -8,6 +8,7 @@ import numpy as np
 from sae_dist.explain import prompts
 from sae_dist.explain.examples import Sample, Window
 from sae_dist.explain.questions import Missing, Question
+from sae_dist.explain.scorers.ranks import auroc
 from sae_dist.explain.scorers.scorer import Scorer
 
 
@@ -36,8 +37,11 @@ class Detection(Scorer):
     def score(
         self, sample: Sample, questions: Sequence[Question], answers: Sequence[Any]
     ) -> tuple[float | None, dict[str, Any]]:
-        """Balanced accuracy, with both rates and the share that was found of each quantile."""
-        said = verdicts(questions, answers)
+        """Balanced accuracy, with both rates, the share that was found of each quantile, and the
+        AUROC of what was said, where that is more than yes or no.
+        """
+        told = _numbers(questions, answers)
+        said = np.where(np.isnan(told), np.nan, told > 0.5)
         quantiles = np.array([window.quantile for window in sample.judged])
         found = [_mean(said[quantiles == q]) for q in range(quantiles.max() + 1)]
         true_positive, false_positive = _mean(said[quantiles >= 0]), _mean(said[quantiles < 0])
@@ -45,20 +49,20 @@ class Detection(Scorer):
             "true_positive_rate": true_positive,
             "false_positive_rate": false_positive,
             "by_quantile": found,
+            "auroc": auroc(told, quantiles >= 0),
         }
         if true_positive is None or false_positive is None:
             return None, details
         return (true_positive + 1 - false_positive) / 2, details
 
 
-def verdicts(questions: Sequence[Question], answers: Sequence[Any]) -> np.ndarray:
-    """Of each text 1 for active, 0 for not, nan where no answer is; float64 [n]."""
+def _numbers(questions: Sequence[Question], answers: Sequence[Any]) -> np.ndarray:
+    """Of each text how surely it is said to be active, nan where no answer is; float64 [n]."""
     said: list[float] = []
     for question, answer in zip(questions, answers, strict=True):
         is_missing = isinstance(answer, Missing)
         said += [np.nan] * len(question.form.labels) if is_missing else answer
-    values = np.array(said)
-    return np.where(np.isnan(values), np.nan, values > 0.5)
+    return np.array(said, np.float64)
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from scipy.stats import rankdata
-
 from sae_dist.explain import prompts
 from sae_dist.explain.examples import Sample
 from sae_dist.explain.questions import Likeness, Missing, Question
+from sae_dist.explain.scorers.ranks import auroc
 from sae_dist.explain.scorers.scorer import Scorer
 
 
@@ -31,11 +30,8 @@ class Embedding(Scorer):
     def score(
         self, sample: Sample, questions: Sequence[Question], answers: Sequence[Any]
     ) -> tuple[float | None, dict[str, Any]]:
-        """The share of pairs of an active and an idle window that stand in order; ties are half."""
+        """The AUROC."""
         (answer,) = answers
         if isinstance(answer, Missing):
             return None, {}
-        is_active = [window.quantile >= 0 for window in sample.judged]
-        ranks = rankdata(answer)[is_active]
-        active, idle = len(ranks), len(is_active) - len(ranks)
-        return float((ranks.sum() - active * (active + 1) / 2) / (active * idle)), {}
+        return auroc(answer, [window.quantile >= 0 for window in sample.judged]), {}
