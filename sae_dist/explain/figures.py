@@ -66,8 +66,8 @@ class Explanations(Declared):
             Figure(
                 f"scores/{name}/auroc/mean",
                 f"{name}, AUROC",
-                "the same of how surely the judge says so, whatever it takes for a yes; of one that "
-                "writes 0 or 1 the balanced accuracy",
+                "the same of how surely the judge says so, whatever it takes for a yes; of a judge "
+                "that writes 0 or 1 the balanced accuracy",
             )
             for name in _MAIN
         ),
