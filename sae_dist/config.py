@@ -14,6 +14,7 @@ from sae_dist.common.hooks import require_site
 from sae_dist.common.names import require_plain, require_repo
 from sae_dist.common.settings import kinds, setting, split_optional
 from sae_dist.evaluate import EvaluationConfig, TransferConfig
+from sae_dist.explain import ExplanationConfig, JudgeConfig
 from sae_dist.harvest import HarvestLoopConfig
 from sae_dist.interop import format_names
 from sae_dist.latents import WatchConfig
@@ -170,6 +171,22 @@ class CompareConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class ExplainConfig(ExplanationConfig):
+    """`sae-dist explain`: explains latents of a run and scores the explanations, by a judge.
+
+    `sae-dist latents` must have watched them. The tokenizer is that of the language model they are
+    of; `lm_name` says where it is now, if elsewhere, and `lm_trust_remote_code` lets it run code of
+    its own.
+    """
+
+    run: str = setting(MISSING, check=require_plain)
+    runs: str = "runs"
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    lm_name: str | None = None
+    lm_trust_remote_code: bool = False
+
+
+@dataclass(kw_only=True, slots=True)
 class PlanConfig:
     """`sae-dist plan`: what `harvest.…` and `train.…` will take of `machine`, that of both.
 
@@ -310,6 +327,7 @@ COMMANDS = {  # in the order of use
     "evaluate": Command(EvaluateConfig),
     "latents": Command(LatentsConfig, {"text": None}),
     "compare": Command(CompareConfig),
+    "explain": Command(ExplainConfig, {"judge": "openai"}),
     "report": Command(ReportConfig),
     "dashboard": Command(DashboardConfig),
     "export": Command(ExportConfig),

@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": {"coders", "kernels", "parallel", "stream", "checkpoint", "interop"},
     "evaluate": {"text", "lm", "coders", "kernels", "parallel", "stream", "checkpoint"},
     "latents": {"lm", "coders", "kernels", "parallel", "stream", "checkpoint"},
-    "explain": {"latents", "lm"},
+    "explain": {"latents", "lm", "evaluate"},
     "pages": {"latents"},
     "handoff": {"latents", "coders", "interop"},
     "selftest": {"store", "stream", "parallel"},

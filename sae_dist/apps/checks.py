@@ -13,6 +13,7 @@ from sae_dist.config import (
     CompareConfig,
     DashboardConfig,
     EvaluateConfig,
+    ExplainConfig,
     ExportConfig,
     HarvestConfig,
     ImportConfig,
@@ -24,10 +25,12 @@ from sae_dist.config import (
     VerifyConfig,
     place_key,
 )
+from sae_dist.explain.config import check as check_explanations
+from sae_dist.latents import rungs_with_latents
 from sae_dist.lm.config import local_folder
 
 
-def check(config: Any) -> None:
+def check(config: Any) -> None:  # noqa: C901 (a case a command)
     """Raise UserError if a command would refuse its configuration for one of these reasons."""
     match config:
         case HarvestConfig():
@@ -39,6 +42,8 @@ def check(config: Any) -> None:
         case CompareConfig():
             for name in config.run:
                 finished_run(config.runs, name)
+        case ExplainConfig():
+            _check_explaining(config)
         case ReportConfig(run=run) | DashboardConfig(run=run) | ExportConfig(run=run):
             finished_run(config.runs, run)
         case ImportConfig(to=to) if Path(to).exists():
@@ -71,6 +76,16 @@ def _check_trained(config: EvaluateConfig | LatentsConfig) -> None:
         raise UserError(
             f"found max_sequences=null beside text.path={config.text.path}; expected how many "
             "sequences of it to read; give a number"
+        )
+
+
+def _check_explaining(config: ExplainConfig) -> None:
+    check_explanations(config)
+    config.judge.check(config.scorers or [])
+    if not rungs_with_latents(folder := run_folder(config.runs, config.run)):
+        raise UserError(
+            f"found no latents in {folder}; expected those of a run that were watched; sae-dist "
+            f"latents run={config.run} does that"
         )
 
 

@@ -16,14 +16,21 @@ from sae_dist.coders import Form
 from sae_dist.coders.kinds import KINDS
 from sae_dist.common.registry import Registry
 from sae_dist.config import COMMANDS, conf_folder, schema
+from sae_dist.explain import JUDGES
 from sae_dist.train.optimizers import OPTIMIZERS
 
-FAMILIES: dict[str, Registry[Any]] = {"coder": KINDS, "optim": OPTIMIZERS}
+FAMILIES: dict[str, Registry[Any]] = {"coder": KINDS, "optim": OPTIMIZERS, "judge": JUDGES}
 """The keys whose dataclass is of a class that is chosen by name."""
-_GROUPS = {"coder": "kind", "optim": "optim"}  # in which Hydra finds these classes
+_GROUPS = {"coder": "kind", "optim": "optim", "judge": "judge"}  # where Hydra finds these classes
 _ADDED = {"sweep", "experiment", "chat"}  # groups without a default
 _HOLDS_A_TEMPLATE = {"text", "transfer"}  # where a file of `chat` may go
 _EXPERIMENTS = ("plan", "harvest", "train")  # the commands that an experiment speaks to
+
+
+@cache
+def families(root: str) -> dict[str, Registry[Any]]:
+    """Those of `FAMILIES` that a command chooses of."""
+    return {key: FAMILIES[key] for key in FAMILIES if key in {f.name for f in fields(schema(root))}}
 
 
 @cache
@@ -31,6 +38,7 @@ def choices(root: str) -> dict[str, list[str]]:
     """The groups of a command as they are written on its line, each with its names."""
     known = {declared.name for declared in fields(schema(root))}
     groups = {path.name: path.name for path in conf_folder().iterdir() if path.name in known}
+    groups |= {key: key for key in families(root)}
     groups |= {"experiment": "experiment"} if root in _EXPERIMENTS else {}
     groups |= {f"chat@{key}": "chat" for key in _HOLDS_A_TEMPLATE & known}
     return {

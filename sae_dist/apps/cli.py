@@ -6,7 +6,7 @@ Hydra composes the files of `conf/` that a line chooses; what it says key by key
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sae_dist.apps import experiment
-from sae_dist.apps.choices import FAMILIES, choices, register, register_class
+from sae_dist.apps.choices import FAMILIES, choices, families, register, register_class
 from sae_dist.apps.keys import Kind, declared_in, find, keys, meant
 from sae_dist.apps.overrides import Typed, read, shortened, structure_of
 from sae_dist.apps.rungs import check_sweep, draft
@@ -187,15 +187,14 @@ def to_dataclass(config: Any, prefix: str = "", unneeded: Mapping[str, Any] | No
                 "what is configured is written to files; take them out (the Hub's token goes into "
                 "HF_TOKEN)"
             )
-        made = OmegaConf.to_object(config)
+        made: Any = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:  # an interpolation `${…}` that leads nowhere
         place = f"{prefix}{error.full_key}: " if error.full_key else ""
         raise UserError(f"{place}{_first_line(error)}") from error
     except RecursionError as error:
         raise UserError("found an interpolation that leads back to itself; end it") from error
-    if isinstance(made, TrainConfig):
-        for key in FAMILIES:
-            _require_class(key, getattr(made, key))
+    for key in FAMILIES.keys() & {declared.name for declared in fields(made)}:
+        _require_class(key, getattr(made, key))
     validate(made, prefix)
     return made
 
@@ -223,7 +222,8 @@ def _missing(config: Any) -> list[str]:
     if issubclass(root, SourceConfig) and (key := place_key(config.source)) != "harvest":
         is_said = OmegaConf.is_interpolation(config, key) or config[key] is not None
         missing |= set() if is_said else {key}
-    return [key for key in declared_in(root) if key in missing]
+    declared = [key for key in declared_in(root) if key in missing]
+    return [*declared, *sorted(missing - set(declared))]  # the latter of classes that were chosen
 
 
 def _pairs(root: str, overrides: Sequence[Override]) -> list[Pair]:
@@ -295,13 +295,13 @@ def _values(root: str, typed: Sequence[Pair], prefix: str, kinds: Kinds) -> Iter
 
 def _kinds(root: str, config: Any, typed: Sequence[Pair]) -> Kinds:
     """Of each family the class that files chose, and those that a sweep's grids choose."""
+    found = {key: [OmegaConf.get_type(config, key)] for key in families(root)}
     if root != "train":
-        return {}
+        return found
     swept = [structure_of(key, value) for key, value in typed if key == "sweep.grids"]
     grids = swept[-1] if swept else OmegaConf.to_container(config.sweep.grids)
-    found = {key: [OmegaConf.get_type(config, key)] for key in FAMILIES}
     for number, grid in enumerate(grids if isinstance(grids, list) else []):
-        for key in FAMILIES if isinstance(grid, dict) else ():
+        for key in found if isinstance(grid, dict) else ():
             found[key] += _kinds_of(key, grid, _GRID.format(number))
     return found
 

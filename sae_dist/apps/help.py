@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from sae_dist.apps.choices import FAMILIES, choices
+from sae_dist.apps.choices import choices, families
 from sae_dist.apps.cli import compose_config
 from sae_dist.apps.keys import Declared, Kind, keys
 from sae_dist.common.settings import Allowed, split_optional
@@ -21,12 +21,11 @@ from sae_dist.config import parts, schema
 def help_text(root: str, arguments: Sequence[str] = ()) -> str:
     """Purpose, the choices of each group, and every key with its default, range and meaning.
 
-    `coder=…` and `optim=…` among the arguments say whose keys stand behind them.
+    `coder=…`, `optim=…` and `judge=…` among the arguments say whose keys stand behind them.
     """
-    families = FAMILIES if root == "train" else {}
-    told = [argument for argument in arguments if argument.partition("=")[0] in families]
+    told = [argument for argument in arguments if argument.partition("=")[0] in families(root)]
     config = compose_config(root, told)
-    chosen: dict[str, Kind] = {key: OmegaConf.get_type(config, key) for key in families}
+    chosen: dict[str, Kind] = {key: OmegaConf.get_type(config, key) for key in families(root)}
     groups = [f"  {group}={'|'.join(names)}" for group, names in choices(root).items()]
     lines = [description(root), "", "Choices:", *groups, "", "Keys and defaults (key=value):"]
     lines += [

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, get_origin
 
 from sae_dist.apps import foreign
-from sae_dist.apps.choices import FAMILIES, choices
+from sae_dist.apps.choices import FAMILIES, choices, families
 from sae_dist.apps.overrides import shortened
 from sae_dist.common.errors import UserError
 from sae_dist.common.settings import Allowed, allowed_in, kinds
@@ -22,11 +22,11 @@ def keys(root: str, *chosen: Kind) -> Declared:
     """Every key of a command, groups of them included: its annotated type and what it may be.
 
     Args:
-        chosen: classes of families (`coder=`, `optim=`), whose keys stand behind that; those of all
-            stand where none of a family is.
+        chosen: classes of families (`coder=`, `optim=`, `judge=`), whose keys stand behind that;
+            those of all stand where none of a family is.
     """
     found = declared_in(schema(root))
-    for key, family in FAMILIES.items() if root == "train" else ():
+    for key, family in families(root).items():
         classes = [one for one in chosen if issubclass(one, family.base)]
         kind: Kind
         for kind in classes or map(family.named, family.names()):
@@ -49,7 +49,7 @@ def declared_in(kind: Any, place: str = "") -> Declared:
 def find(root: str, key: str, prefix: str, *chosen: Kind) -> tuple[Any, Allowed]:
     """What is declared of a key, or of the map that it is in; `chosen` as for `keys`."""
     declared = keys(root, *chosen)
-    for group, family in FAMILIES.items():
+    for group, family in families(root).items():
         if key == f"{group}.{family.key}":
             raise UserError(f"found {prefix}{key}=…; expected {prefix}{group}=NAME; write that")
     names = key.split(".")
@@ -82,11 +82,12 @@ def _refuse_other_class(key: str, prefix: str, chosen: tuple[Kind, ...]) -> None
     for kind in chosen:
         family = FAMILIES[group]
         having = [name for name in family.names() if key in keys_of(family.named(name))]
-        own = ", ".join(prefix + one for one in sorted(keys_of(kind) - keys_of(family.base)))
+        names = [prefix + one for one in sorted(keys_of(kind) - keys_of(family.base))]
+        own = f"one of {', '.join(names)}" if names else "none of its own"
         if having:
             raise UserError(
                 f"found key {prefix}{key}, which {group}={getattr(kind, family.key)} has not, but "
-                f"{' and '.join(having)}; expected one of {own}; take it out, or choose another "
+                f"{' and '.join(having)}; expected {own}; take it out, or choose another "
                 f"{family.what}"
             )
 

@@ -165,7 +165,7 @@ def _chosen(candidates: Sequence[Candidate], names: list[str] | None) -> list[Ca
 def _asked(passes: Passes) -> dict[str, type[Any]]:
     """The measures to take: those asked for, and what they rest upon."""
     every, asked = measures(), passes.config.measures
-    taken = {n: every[n] for n in asked or every if every[n].needs is not Needs.FINETUNE}
+    taken = {n: every[n] for n in asked or every if every[n].needs.of_evaluation}
     fed = {n: kind for n, kind in taken.items() if kind.needs.reads or kind.needs is Needs.TEXTS}
     idle = {n: kind for n, kind in fed.items() if not passes.sequences(kind)}
     if asked is not None and idle:

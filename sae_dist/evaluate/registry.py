@@ -26,6 +26,7 @@ class Needs(StrEnum):
     PAIR = "pair"  # two coders' `CoderOutput`s
     FIGURES = "figures"  # what the others found, of all rungs
     FINETUNE = "finetune"  # a finetune of the language model, and prompts to it
+    JUDGE = "judge"  # a language model that explains and judges: sae-dist explain
 
     @property
     def of_one(self) -> bool:
@@ -36,6 +37,11 @@ class Needs(StrEnum):
     def reads(self) -> bool:
         """Whether it reads held-out sequences."""
         return self in (Needs.CODES, Needs.LM, Needs.GRADIENTS, Needs.PAIR)
+
+    @property
+    def of_evaluation(self) -> bool:
+        """Whether `sae-dist evaluate` measures it, if nothing else is asked of it."""
+        return self not in (Needs.FINETUNE, Needs.JUDGE)
 
     @property
     def runs_lm(self) -> bool:
@@ -92,6 +98,7 @@ MEASURES = Registry(
         "novelty": f"{_HERE}.novelty:Novelty",
         "stitching": f"{_HERE}.stitching:Stitching",
         "transfer": f"{_HERE}.transfer:Transfer",
+        "explanations": "sae_dist.explain.figures:Explanations",
     },
 )
 names = MEASURES.names

@@ -26,6 +26,9 @@ REFUSED = [  # what a command answers before it is loaded
     ["harvest", "store=s", "sites=[embed]", "lm.name=./nowhere", "text=fineweb"],
     ["plan", "harvest.typo=1"],
     ["import_coder", "path=there", "to=."],
+    ["explain", "run=r", "judge=oracle"],
+    ["explain", "run=r", "judge=local", "judge.model=./nowhere"],
+    ["explain", "run=r", "judge.model=m", "judge.base_url=http://here", "examples.min_windows=9"],
     ["selftest", "folder=nowhere"],
 ]
 ANSWERED = [

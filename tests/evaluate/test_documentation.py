@@ -17,6 +17,7 @@ GIVEN = {
     Needs.PAIR: "held-out sequences through two coders",
     Needs.FIGURES: "the figures of all rungs",
     Needs.FINETUNE: "a finetune of the language model, and prompts",
+    Needs.JUDGE: "a language model that explains and judges",
 }
 
 

@@ -90,6 +90,10 @@ def _rung(
         "uniformity": {"r_l0": 0.6 - 0.05 * step + shift, "tokens": 512, "left_out": 0}
         if with_lm
         else None,
+        "interpretability": _summary(0.7 - fvu / 3) if with_lm else None,
+        "scores": {n: _scores(0.7 - fvu / 3) for n in ("detection", "fuzzing")}
+        if with_lm
+        else None,
         "clean_loss": 3.8125 if with_lm else None,
         "delta_loss": delta if with_lm else None,
         "ce_increase_percent": 100 * delta / 3.8125 if with_lm else None,
@@ -106,6 +110,12 @@ def _noisy(value: float) -> list[float | None]:
 def _thresholds(width: int) -> dict[str, Any]:
     counts = [int(width * math.exp(-(((bin - 4) / 3) ** 2)) / 5) for bin in range(20)]
     return {"edges": [0.1 * edge for edge in range(21)], "counts": counts, "mean": 0.43}
+
+
+def _scores(value: float) -> dict[str, Any]:
+    found = [value * (1 - 0.03 * quantile) for quantile in range(10)]
+    numbers = list(range(1, 11))
+    return _summary(value) | {"by_quantile": found, "quantile": numbers, "shuffled": _summary(0.5)}
 
 
 def _summary(value: float) -> dict[str, Any]:
