@@ -41,7 +41,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def model() -> LlamaForCausalLM:
     """Frozen, float32; embeddings are a direction of the first letter and noise."""
     torch.manual_seed(0)
-    vocab = tokenizer().get_vocab()
+    vocab = dict(sorted(tokenizer().get_vocab().items()))  # else in another order each time
     config = LlamaConfig(
         vocab_size=len(vocab),
         hidden_size=WIDTH,
@@ -54,15 +54,12 @@ def model() -> LlamaForCausalLM:
         tie_word_embeddings=False,
     )
     lm = LlamaForCausalLM(config).eval().requires_grad_(False)
-    directions = torch.nn.functional.normalize(torch.randn(26, WIDTH), dim=1)
+    directions = torch.linalg.qr(torch.randn(WIDTH, 26)).Q.T
     for word, id in vocab.items():
         if word.isalpha() and word not in ("has", "the", "first", "letter"):
-            noise = 0.1 * torch.randn(WIDTH)
+            noise = 0.06 * torch.randn(WIDTH)
             letter = string.ascii_lowercase.index(word[0].lower())
             lm.get_input_embeddings().weight[id] = directions[letter] + noise
-    for name, weight in lm.named_parameters():  # what is attended to is seen, but not much
-        if "layers" in name and weight.dim() == 2:
-            weight *= 2
     return lm
 
 

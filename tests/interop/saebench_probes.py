@@ -29,7 +29,7 @@ from tests.interop.hub import serving
 from tests.interop.saebench_measure import python
 
 LM_NAME = "01-ai/Yi-6B"  # as in saebench_measure
-SEEDS, LETTERS_SEEDS, ABLATED = 5, 3, [2, 5, 10]
+SEEDS, LETTERS_SEEDS, ABLATED = 4, 3, [2, 5, 10]
 PROBES = ProbesConfig(
     train_texts=400, test_texts=160, context=letters.CONTEXT, latents=[1, 2, 5], ablated=ABLATED
 )
