@@ -156,8 +156,8 @@ def pool(
     found: list[list[Entries]] = [[] for _ in subjects]
     own_n = torch.arange(len(texts))[data.index :: data.size]
     for rows_b in own_n.split(batch_texts) if len(own_n) else ():
-        read_bS, acts = texts.read_NS[rows_b].to(device), capture(texts.ids_NS[rows_b])
-        acts = {site: acts_bSD.to(device) for site, acts_bSD in acts.items()}
+        ids_bS, read_bS = (v[rows_b].to(device) for v in (texts.ids_NS, texts.read_NS))
+        acts = capture(ids_bS)
         for site, parts in means.items():
             parts.append(_means(acts[site], read_bS))
         for subject, entries in zip(subjects, found, strict=True):

@@ -73,7 +73,6 @@ class Absorption(TextMeasure):
             "share of these words at which no latent of the letter is active and one other carries "
             "its direction, mean over letters",
             source=f"{SAEBENCH}: mean_full_absorption_score",
-            is_main=True,
         ),
         Figure(
             "absorption/split",

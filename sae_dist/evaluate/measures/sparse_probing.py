@@ -36,7 +36,7 @@ class SparseProbing(TextMeasure):
                 "those whose mean over texts differs most between a class and the others",
                 source=f"{SAEBENCH}: {theirs}_top_{k}_test_accuracy",
                 write=Write.PERCENT,
-                is_main=of == "latents",
+                is_main=(of, k) == ("latents", 1),
             )
             for of, heading, columns, theirs in (
                 ("latents", "latents", "latents", "sae"),
