@@ -102,6 +102,7 @@ def absorbed(plan: dict[str, Any], seed: int) -> dict[str, Any]:
     config = AbsorptionEvalConfig(
         model_name=plan["model"], llm_batch_size=64, precalc_k_sparse_probe_sae_acts=True
     )
+    Path(f"absorption-{seed}").mkdir()  # unlike the others it does not make it
     (found,) = absorption.run_eval(config, coders(plan), "cpu", f"absorption-{seed}").values()
     mean: dict[str, Any] = found["eval_result_metrics"]["mean"]
     return mean | {"letters": len(found["eval_result_details"])}
