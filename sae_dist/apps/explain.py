@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sae_dist.apps.command import command, entry
 from sae_dist.apps.harvested import load_harvested_tokenizer
+from sae_dist.apps.pages import write_pages
 from sae_dist.apps.runs import run_folder
 from sae_dist.common.errors import UserError
 from sae_dist.common.figures import shown
@@ -55,6 +56,8 @@ def explain(config: ExplainConfig) -> dict[str, dict[str, Any]]:
         ask(works, config.judge, config.budget, tokenizer)
     finally:
         found = {work.rung: _summary(folder, work) for work in works if any(_scored(work))}
+        if found and not config.planted:
+            write_pages(folder, config.lm_name, trust_remote_code=config.lm_trust_remote_code)
     return found
 
 

@@ -6,7 +6,8 @@ r"""Find out what each latent of a run's coders fires on.
 
 Reads the held-out sequences once and writes `runs/NAME/latents` (docs/latents.md): of every latent
 how often it fires, its strongest examples and some of all strengths, the tokens whose logits it
-raises and lowers, and the latents that are like it. Started again, it goes on where it stopped.
+raises and lowers, and the latents that are like it; and of all this pages, which open from disk:
+`runs/NAME/latents/index.html`. Started again, it goes on where it stopped.
 With `text.path`, or a file of `conf/text/` as above, the run's language model reads that text
 instead. A run in training is read by its newest checkpoint. A store without a language model
 (`write_store`) gives no logits.
@@ -21,11 +22,11 @@ import torch
 from sae_dist.apps.checkpointed import coders_to_read
 from sae_dist.apps.command import command, entry
 from sae_dist.apps.harvested import load_harvested
+from sae_dist.apps.pages import write_pages
 from sae_dist.apps.pinned import on_one, pinned_text
 from sae_dist.apps.runs import coders_of, finished_run, source_of
 from sae_dist.apps.sources import open_trained
 from sae_dist.common.errors import UserError
-from sae_dist.common.log import log_info
 from sae_dist.config import LatentsConfig, Source
 from sae_dist.latents import watch
 from sae_dist.latents.sequences import Sequences
@@ -50,7 +51,9 @@ def latents(config: LatentsConfig) -> list[str]:
         else:
             source = _held_out(config, folder, trained, world.device)
         rungs = watch(candidates, source, _lm(config, source, world.device), config, world)
-    log_info(f"latents of {', '.join(rungs)} in {folder / 'latents'}")
+        if world.rank == 0:
+            trust = config.lm_trust_remote_code
+            write_pages(folder, config.lm_name, trust_remote_code=trust)
     return rungs
 
 

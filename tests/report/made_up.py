@@ -94,6 +94,7 @@ def _rung(
         "scores": {n: _scores(0.7 - fvu / 3) for n in ("detection", "fuzzing")}
         if with_lm
         else None,
+        **(_probes(0.7 - fvu / 3) if with_lm else {}),
         "clean_loss": 3.8125 if with_lm else None,
         "delta_loss": delta if with_lm else None,
         "ce_increase_percent": 100 * delta / 3.8125 if with_lm else None,
@@ -101,6 +102,20 @@ def _rung(
         "zero_ablation_loss": 9.9125 if with_lm else None,
     }
     return {key: value for key, value in rung.items() if key == "k" or value is not None}
+
+
+def _probes(value: float) -> dict[str, Any]:
+    accuracies = {f"top_{k}": value + 0.02 * k for k in (1, 2, 5)}
+    by_k = {"k": [1, 2, 5], "accuracy": list(accuracies.values())}
+    scores = {n: value * n / (n + 20) for n in (2, 5, 10, 20, 50, 100, 500)}
+    ablated = {"n": list(scores), "score": list(scores.values())}
+    ablated |= {f"top_{n}": score for n, score in scores.items()}
+    return {
+        "sparse_probing": by_k | {"latents": accuracies},
+        "absorption": {"fraction": 0.3 * value, "full": 0.1 * value, "split": 1.3, "letters": 24},
+        "scr": ablated,
+        "tpp": ablated,
+    }
 
 
 def _noisy(value: float) -> list[float | None]:
