@@ -9,11 +9,20 @@ from torch import Tensor
 
 from benchmarks.device.parts import Parts
 from benchmarks.figures import Figure, LeftOut
+from benchmarks.own import take_step
 from benchmarks.timing import DEVICE, activations
 from sae_dist.coders import kind_named, kind_names
-from sae_dist.kernels import AdamRows, AdamStep, SparsePattern, dispatch, reference
+from sae_dist.kernels import (
+    AdamRows,
+    AdamStep,
+    Encoder,
+    SparsePattern,
+    dispatch,
+    reference,
+    topk_candidates,
+)
 from sae_dist.parallel import World, make_mesh
-from sae_dist.train import Adam, Rung, RungConfig, SharedRows, training_step
+from sae_dist.train import Adam, Rung, RungConfig, SharedRows
 from sae_dist.train.config import Precision
 
 _ENTRIES_A_ROW = 32
@@ -31,6 +40,7 @@ def kernels(d_in: int, beyond: int) -> Parts:
         x_BD, W_FD, b_F = _drawn(shape, generator)
         if num_latents < beyond:  # a search takes many latents block by block
             yield f"search, {shape}", partial(_search, shape, x_BD, W_FD, b_F)
+            yield f"ranking, {shape}", partial(_largest, shape, x_BD, W_FD, b_F)
         first = shape[2] * 9 // 10 if num_latents == beyond else 0  # whose rows lie at the end
         latents_BK = _latents(num_rows, shape[2], first, generator)
         yield f"sums, {shape}", partial(_sparse, shape, x_BD, W_FD, latents_BK)
@@ -97,6 +107,18 @@ def _search(shape: tuple[int, ...], x_BD: Tensor, W_FD: Tensor, b_F: Tensor) -> 
     found = torch.stack(dispatch.entries(z_BF, maxima_BG, floor_B, bound_BG))
     expected = torch.stack(reference.entries(z_BF, maxima_BG, floor_B, bound_BG))
     yield _figure("its entries", shape, _error(found, expected), 0.0)
+
+
+def _largest(shape: tuple[int, ...], x_BD: Tensor, W_FD: Tensor, b_F: Tensor) -> Found:
+    """The k largest of each row, by what float64 makes of those that were chosen."""
+    k, encoder = min(_ENTRIES_A_ROW, len(W_FD)), Encoder.of(W_FD, b_F)
+    code, _ = topk_candidates(x_BD, encoder, k)
+    _, same = _twice(lambda: topk_candidates(x_BD, encoder, k)[1])
+    exact_BF = x_BD.double() @ W_FD.double().T + b_F
+    masked_BF = torch.full_like(exact_BF, -torch.inf)
+    masked_BF[code.rows_N, code.index_N] = exact_BF[code.rows_N, code.index_N]
+    found_BK, exact_BK = masked_BF.topk(k, dim=1).values, exact_BF.topk(k, dim=1).values
+    yield _figure(f"the {k} largest", shape, _error(found_BK, exact_BK), 1e-6, same)
 
 
 def _sparse(shape: tuple[int, ...], x_BD: Tensor, W_FD: Tensor, latents_BK: Tensor) -> Found:
@@ -177,5 +199,5 @@ def _losses(kind: str, num_latents: int, width: int, precision: Precision, world
     losses = []
     for step in range(_NUM_STEPS):
         rows = SharedRows({"x": batches[step % len(batches)]}, precision.weights)
-        losses.append(training_step(rung, rows, step, _NUM_STEPS).forward.loss.detach())
+        losses.append(take_step(rung, rows, step).loss.detach())
     return torch.stack(losses).double().cpu()

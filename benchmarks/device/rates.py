@@ -12,18 +12,26 @@ from benchmarks.cheaper_search import product_rates
 from benchmarks.device.checks import adam_step
 from benchmarks.device.parts import Parts
 from benchmarks.figures import Figure
-from benchmarks.own import AUX_K, floor, hold_dead, make_rung, optimizer_bytes
+from benchmarks.own import (
+    AUX_K,
+    NUM_STEPS,
+    floor,
+    hold_dead,
+    make_rung,
+    optimizer_bytes,
+    take_step,
+)
 from benchmarks.timing import DEVICE, Case, median_seconds, peak_bytes, seconds_of
 from sae_dist.kernels import AdamRows, Encoder, dispatch, topk_candidates
 from sae_dist.parallel import World
 from sae_dist.train import SharedRows, training_step
+from sae_dist.train.step import StepResult
 
 _IS_CUDA = DEVICE == "cuda"
 _COPIED = 1 << 28 if _IS_CUDA else 1 << 22  # float32 numbers
 _K = 32
 _TURNS = 10
-_STEPS_OF_A_RUN = 1_000_000
-_WARM_UP = 3
+_WARM_UP = 5
 _LM_BATCH = (16, 1024) if _IS_CUDA else (2, 16)
 
 
@@ -101,7 +109,7 @@ def _sums(x_BD: Tensor, W_FD: Tensor) -> Iterator[Figure]:
     encoder = Encoder.of(W_FD, W_FD.new_zeros(len(W_FD)))
     code, z_N = topk_candidates(x_BD, encoder, min(_K, len(W_FD)))
     row = 4 * x_BD.shape[1]
-    entries, present = len(z_N) * row, len(code.present_R) * row
+    entries, present = len(z_N) * row, int((code.count_by_latent() > 0).sum()) * row
     passes: dict[str, tuple[Callable[[], object], float]] = {
         "entries' products": (lambda: dispatch.sddmm(x_BD, W_FD, code), entries),
         "rows' sums": (lambda: dispatch.spmm(z_N, W_FD, code), entries + x_BD.nbytes),
@@ -149,16 +157,20 @@ def _step(case: Case, world: World, num_steps: int) -> Iterator[Figure]:
         torch.cuda.reset_peak_memory_stats()
     rung, batches = make_rung(case, world), case.clock.batches
 
-    def take(step: int) -> Tensor:
+    def rows_of(step: int) -> SharedRows:
         if case.kind == AUX_K:
             hold_dead(rung)
-        rows = SharedRows({"x": batches[step % len(batches)]}, torch.float32)
-        return training_step(rung, rows, step, _STEPS_OF_A_RUN).forward.fired_F
+        return SharedRows({"x": batches[step % len(batches)]}, torch.float32)
+
+    def take(step: int) -> StepResult:
+        return training_step(rung, rows_of(step), step, NUM_STEPS)
 
     for step in range(_WARM_UP):
-        fired_F = take(step)
+        fired_F = take_step(rung, rows_of(step), step).fired_F
     waits = _waits(lambda: take(_WARM_UP))
     ms = _milliseconds(lambda step: take(_WARM_UP + 1 + step), num_steps)
+    if rung.progress.num_held:
+        raise RuntimeError(f"{case.kind}: found more than there was room for, of the same batches")
     more = {"waits_of_the_host": waits, "peak_bytes": peak_bytes()}
     limits = floor(batches[0], rung.coder.W_enc.detach(), optimizer_bytes(rung, fired_F))
     yield Figure(
@@ -192,6 +204,17 @@ def _waits(take: Callable[[], object]) -> int:
     if not _IS_CUDA:
         take()
         return 0
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        take()
+        return 0
+    except RuntimeError:
+        return _counted_waits(take)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def _counted_waits(take: Callable[[], object]) -> int:
     torch.cuda.set_sync_debug_mode("warn")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -2,6 +2,7 @@
 
 import torch
 
+from benchmarks.own import take_step
 from benchmarks.timing import matmul_for
 from benchmarks.trained.task import (
     AUX_COEFFICIENT,
@@ -20,7 +21,7 @@ from benchmarks.trained.task import (
 )
 from sae_dist.coders import fold, kind_named
 from sae_dist.parallel import World, make_mesh, start_world
-from sae_dist.train import Adam, Rung, RungConfig, SharedRows, training_step
+from sae_dist.train import Adam, Rung, RungConfig, SharedRows
 from sae_dist.train.config import Precision
 
 _SAMPLE_TOKENS = 8192
@@ -67,7 +68,7 @@ def train(task: Task) -> float:
     with start_world() as world:
         rung = make_rung(task, world)
         for step, x_BD in enumerate(task.batches()):
-            training_step(rung, SharedRows({"x": x_BD}, torch.float32), step, task.num_steps)
+            take_step(rung, SharedRows({"x": x_BD}, torch.float32), step, task.num_steps)
         torch.set_float32_matmul_precision("highest")
         coder = fold(rung.coder, 1.0)
         threshold = coder.state_dict().get("threshold")

@@ -8,6 +8,7 @@ from sae_dist.coders.collectives import Collectives, SingleProcess
 from sae_dist.coders.config import CoderConfig, Form
 from sae_dist.common.settings import validate
 from sae_dist.kernels import Encoder, GradientForm, SparsePattern, decode
+from sae_dist.kernels.host import Room
 
 
 class Coder(nn.Module):
@@ -33,6 +34,8 @@ class Coder(nn.Module):
         is_exact: whether selection is exact to the weights' dtype, or to bfloat16 products.
         gradients: the form of W_enc's and W_dec's.
         hints: what a kind keeps from step to step to save time; it changes no result.
+        waits: whether a search is to wait for the number of entries it finds, where else it has a
+            `room` for them.
 
     Raises:
         UserError: a setting out of its range, or several that do not go together.
@@ -60,6 +63,7 @@ class Coder(nn.Module):
         self.collectives: Collectives = SingleProcess()
         self.is_exact, self.gradients = True, GradientForm()
         self.hints: dict[str, Tensor] = {}
+        self.waits, self._rooms = False, dict[str, Room]()
         self._encoder: Encoder | None = None
         self._encoder_is_of: tuple[int, int] | None = None
 
@@ -111,6 +115,15 @@ class Coder(nn.Module):
         """Say that `encoder` was brought up to date together with W_enc."""
         self._encoder_is_of = self._W_enc_state()
 
+    def room(self, search: str) -> Room:
+        """What is known of how many entries a kind's search of some name finds."""
+        return Room() if self.waits else self._rooms.setdefault(search, Room())
+
+    @property
+    def has_rooms(self) -> bool:
+        """Whether a search that does not wait may find more than it has room for."""
+        return bool(self._rooms) and not self.waits
+
     def _W_enc_state(self) -> tuple[int, int]:
         return self.W_enc.data_ptr(), self.W_enc._version
 
@@ -136,7 +149,12 @@ class Coder(nn.Module):
     @torch.no_grad()
     def encode_sparse(self, x_BD: Tensor) -> tuple[SparsePattern, Tensor]:
         """What `encode` gives at inference, without gradient: the pattern and the values [N]."""
-        return self.config.infer(self, self.centring(x_BD)[0])
+        self.waits = True
+        try:
+            code, acts_N = self.config.infer(self, self.centring(x_BD)[0])
+        finally:
+            self.waits = False
+        return code.without_room(acts_N)
 
     def decode_sparse(self, code: SparsePattern, acts_N: Tensor) -> Tensor:
         """What this slice of the latents decodes to [B, E], from the entries of a pattern."""

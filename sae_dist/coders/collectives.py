@@ -11,11 +11,14 @@ class Collectives(Protocol):
 
     A coder may hold a slice of the latents (an axis called latent), and see a part of the batch's
     rows (an axis called data). It knows neither ranks nor groups, only these few sums and joins.
-    The batch has `num_parts` parts, each of equally many rows.
+    The batch has `num_parts` parts, each of equally many rows, and the latents `num_slices` slices.
     """
 
     @property
     def num_parts(self) -> int: ...
+
+    @property
+    def num_slices(self) -> int: ...
 
     def to_latents(self, x: Tensor) -> Tensor:
         """Identity into every slice of the latents; its gradient is summed over the slices."""
@@ -52,7 +55,7 @@ class Collectives(Protocol):
 class SingleProcess:
     """All latents and all rows are here."""
 
-    num_parts = 1
+    num_parts = num_slices = 1
 
     def to_latents(self, x: Tensor) -> Tensor:
         return x

@@ -130,7 +130,7 @@ class CoderConfig:
         """What entries that were found give [N], and how many are active (0-dim); differentiable in
         their pre-activations.
         """
-        return z_N, z_N.new_full((), len(z_N))
+        return z_N, code.num_entries().to(z_N.dtype)
 
     def dense_pass(self, coder: Coder, x_BD: Tensor, centre_D: Tensor) -> DensePass:
         """A training step's pass while `find` gives None; `centre_D` was subtracted from x."""
@@ -160,6 +160,10 @@ class CoderConfig:
     def num_aux(self) -> int:
         """How many dead latents of a row are trained on its error (AuxK); 0 for none."""
         return 0
+
+    def has_further_passes(self, *, has_dead: bool) -> bool:
+        """Whether `further_sums` begins a pass, with dead latents or without."""
+        return type(self).further_sums is not CoderConfig.further_sums
 
     def further_sums(self, coder: Coder, x_BD: Tensor, dead: DeadLatents) -> Sums:
         """Begin passes beside the first, and say what is summed of them.

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import CoderConfig
 from sae_dist.coders.select import top_k
-from sae_dist.kernels import aux_pass, encode, rounded_dtype
+from sae_dist.kernels import aux_pass, encode, host, rounded_dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,15 @@ class DeadLatents:
         count = mask_F.sum() if count is None else count
         return DeadLatents(mask_F, count, int(count))
 
+    def listed(self) -> tuple[Tensor, Tensor | None]:
+        """The dead latents of this slice, rising [d]; where the host does not know how many there
+        are, others follow them, and which are dead is said, too.
+        """
+        if host.is_at_hand(self.mask_F):
+            return self.mask_F.nonzero().flatten(), None
+        listed_d = (~self.mask_F).byte().argsort(stable=True)[: self.at_most]
+        return listed_d, self.mask_F[listed_d]
+
 
 def sparse_pass(coder: Coder, x_BD: Tensor, config: CoderConfig | None = None) -> Decoded:
     """One batch through the coder, or as if `config` were its own; densely where the kind says."""
@@ -64,6 +73,8 @@ def sparse_pass(coder: Coder, x_BD: Tensor, config: CoderConfig | None = None) -
         z_N = encode(z_N, x_BD, coder.W_enc, coder.b_enc, centre_D, code, coder.gradients)
         acts_N, num_active = config.activate(coder, code, z_N)
         decoded_BE = coder.decode_sparse(code, acts_N)
+        if code.num_lost is not None:  # then nobody is to believe what follows
+            decoded_BE = decoded_BE.masked_fill(code.num_lost > 0, torch.nan)
         sizes_N = acts_N.detach().abs()
         fired_F = code.count_by_latent(sizes_N > 0)
         least = pad(sizes_N.where(sizes_N > 0, torch.inf), (0, 1), value=torch.inf).min()
@@ -93,18 +104,21 @@ def dead_pass(
         strength: by what they are ranked, positive where they may fire.
     """
     collectives, x_BD, centre_D = coder.collectives, *coder.centring(x_BD)
-    dead_d = dead.mask_F.nonzero().flatten()
-    scale_d = _tie_breaking(dead_d + coder.latents.start, coder.config.num_latents)
+    dtype = rounded_dtype(coder.W_enc)
+    dead_d, is_dead_d = dead.listed()
+    scale_d = None
+    if dtype is torch.bfloat16:
+        scale_d = _tie_breaking(dead_d + coder.latents.start, coder.config.num_latents)
+    if is_dead_d is not None:
+        scale_d = is_dead_d.float() if scale_d is None else scale_d * is_dead_d
 
     def select(z_bd: Tensor) -> Tensor:
-        is_rounded = z_bd.dtype is torch.bfloat16
         ranked_bd = strength(z_bd)
-        return top_k(ranked_bd * scale_d if is_rounded else ranked_bd, k, collectives)
+        return top_k(ranked_bd if scale_d is None else ranked_bd * scale_d, k, collectives)
 
     weights = coder.W_enc, coder.b_enc, centre_D, coder.W_dec
-    dtype = rounded_dtype(coder.W_enc)
     return collectives.start_sum_latents(
-        aux_pass(x_BD, *weights, dead_d, dead.at_most, select, dtype)
+        aux_pass(x_BD, *weights, dead_d, dead.at_most, k, select, dtype)
     )
 
 

@@ -4,19 +4,24 @@ Only positive pre-activations are ever selected (ReLU after selection, Gao et al
 to the first row, then to the first latent: the same selection on every layout.
 """
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from sae_dist.coders.collectives import Collectives
 from sae_dist.kernels import (
-    Encoder,
     SparsePattern,
     host,
     kth_largest,
     threshold_candidates,
     topk_candidates,
 )
+
+if TYPE_CHECKING:
+    from sae_dist.coders.coder import Coder
 
 _GUESSED_SHARE = 0.95  # of a guessed threshold: what lies below is not looked at
 _GUESSED_MOST = 16  # times k a row: more candidates than that cost more than another way
@@ -42,6 +47,8 @@ def top_k(z_BF: Tensor, k: int, collectives: Collectives) -> Tensor:
 @torch.no_grad()
 def top_k_entries(code: SparsePattern, z_N: Tensor, k: int, collectives: Collectives) -> Tensor:
     """The same mask [N] of entries, among which are at least those that `top_k` marks."""
+    if code.is_padded:
+        z_N = z_N.masked_fill(code.latents_N == code.num_latents, -torch.inf)
     kth_B1, num_B1, room_B1 = _kth_of_rows(code.row_lists(z_N, k + 1), k, collectives)
     kth_N = kth_B1.flatten()[code.rows_N]
     kept_N = (z_N >= kth_N) & (z_N > 0)
@@ -96,46 +103,49 @@ def batch_top_k(z_BF: Tensor, k: int, collectives: Collectives) -> Tensor:
 
 
 @torch.no_grad()
-def batch_top_k_code(
-    x_BD: Tensor, encoder: Encoder, k: int, guess: Tensor | None, collectives: Collectives
-) -> tuple[SparsePattern, Tensor]:
-    """What `batch_top_k` keeps of z = x Wᵀ + b, as a pattern and its values [N].
+def batch_top_k_code(coder: "Coder", x_BD: Tensor, k: int) -> tuple[SparsePattern, Tensor]:
+    """What `batch_top_k` keeps of the coder's z = x Wᵀ + b, as a pattern and its values [N].
 
-    `guess` (0-dim, equal everywhere) is about what the threshold will be: the values above a
-    part of it are looked at first. It changes the time this takes, never the result.
+    About what the threshold will be the coder has a hint: the values above a part of it are looked
+    at first. It changes the time this takes, never the result.
     """
+    collectives = coder.collectives
     num_kept = k * len(x_BD) * collectives.num_parts
-    code, z_N, edge = _batch_candidates(x_BD, encoder, k, guess, num_kept, collectives)
+    code, z_N, edge = _batch_candidates(coder, x_BD, k, num_kept)
     kth, num_greater, num_equal = edge
+    coder.hints[f"threshold of {k}"] = kth
     kept_N = (z_N >= kth) & (z_N > 0)
     if _may_be(num_greater + num_equal > num_kept):
         room = num_kept - num_greater
         kept_N &= (z_N > kth) | _is_first(z_N == kth, code, room, collectives)
+    if code.is_padded:
+        return code.keep_in(kept_N, z_N, min(num_kept, len(z_N)))
     return code.keep(kept_N, z_N)
 
 
 def _batch_candidates(
-    x_BD: Tensor,
-    encoder: Encoder,
-    k: int,
-    guess: Tensor | None,
-    num_kept: int,
-    collectives: Collectives,
+    coder: "Coder", x_BD: Tensor, k: int, num_kept: int
 ) -> tuple[SparsePattern, Tensor, tuple[Tensor, Tensor, Tensor]]:
     """A pattern that has all of the global batch's `num_kept` largest values in it, its values,
     and what `kth_largest` says of them.
 
     Either all values above a floor, or, where that does not do, each row's largest, of which more
-    are taken until no row could hold back any.
+    are taken until no row could hold back any. Where the host does not wait to hear whether it did,
+    the pattern's `num_lost` says so.
     """
-    num_rows, num_latents = len(x_BD), len(encoder.b_F)
+    encoder, collectives = coder.encoder(), coder.collectives
+    num_latents, guess = len(encoder.b_F), coder.hints.get(f"threshold of {k}")
     if guess is not None:
         floor_F = (_GUESSED_SHARE * guess).to(encoder.b_F.dtype).expand_as(encoder.b_F)
-        found = threshold_candidates(x_BD, encoder, floor_F, limit=_GUESSED_MOST * k * num_rows)
+        room, limit = coder.room(f"above a part of {k}"), _GUESSED_MOST * k * len(x_BD)
+        found = threshold_candidates(x_BD, encoder, floor_F, limit, room)
         # One sum tells everyone whether all found some, and enough together.
-        num_found = -_FAILED if found is None else len(found[1])
-        if int(collectives.count(torch.tensor(num_found, device=x_BD.device))) >= num_kept:
-            assert found is not None
+        num_found = collectives.count(_number_of(found, x_BD))
+        if found is not None and found[0].num_lost is not None:
+            lost = (num_found < num_kept).long()
+            code, z_N = replace(found[0], num_lost=lost), found[1]
+            return code, z_N, kth_largest(z_N, num_kept, collectives.count)
+        if found is not None and int(num_found) >= num_kept:
             return *found, kth_largest(found[1], num_kept, collectives.count)
     num_sought = min(4 * k, num_latents)
     while True:
@@ -146,6 +156,14 @@ def _batch_candidates(
         if not int(collectives.count(holds_back.long())):
             return code, z_N, edge
         num_sought = min(4 * num_sought, num_latents)
+
+
+def _number_of(found: tuple[SparsePattern, Tensor] | None, x_BD: Tensor) -> Tensor:
+    """How many entries were found (0-dim), far below 0 if some were not."""
+    if found is None:
+        return torch.full((), -_FAILED, device=x_BD.device)
+    num_found, num_lost = found[0].num_entries(), found[0].num_lost
+    return num_found if num_lost is None else num_found.where(num_lost == 0, -_FAILED)
 
 
 def _is_first(

@@ -1,6 +1,6 @@
 """Which latents matter on which row: a sparse matrix's pattern, by row and by latent."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -13,15 +13,22 @@ from sae_dist.kernels import host
 class SparsePattern:
     """The pattern of N entries of a [B, F] matrix, row by row (CSR without the values).
 
+    Where the host must not wait for their number it has room for more: places of latent F, in a row
+    or behind the last, are no entries. Their value is -∞.
+
     Attributes:
         offsets_B: where each row's entries begin, and the last one's end, int64 [B + 1].
         latents_N: each entry's latent, int64 [N].
         num_latents: F.
+        num_each: how many places each row has, if these are equally many.
+        num_lost: entries for which there was no room (0-dim); None if all are surely there.
     """
 
     offsets_B: Tensor
     latents_N: Tensor
     num_latents: int
+    num_each: int | None = None
+    num_lost: Tensor | None = None
 
     @staticmethod
     def from_rows(
@@ -30,8 +37,36 @@ class SparsePattern:
         """The pattern of entries whose rows never fall."""
         return SparsePattern(_offsets(_counts(rows_N, num_rows)), latents_N, num_latents)
 
+    @staticmethod
+    def from_lists(latents_BK: Tensor, num_latents: int) -> "SparsePattern":
+        """The pattern of equally many places a row, some of which may be none."""
+        num_rows, num_each = latents_BK.shape
+        offsets_B = torch.arange(num_rows + 1, device=latents_BK.device) * num_each
+        return SparsePattern(offsets_B, latents_BK.flatten(), num_latents, num_each)
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether it may have places that are no entries."""
+        return self.num_each is not None or self.num_lost is not None
+
+    def num_entries(self) -> Tensor:
+        """How many places are entries (0-dim, int64)."""
+        if self.is_padded:
+            return (self.latents_N < self.num_latents).sum()
+        return self.latents_N.new_full((), len(self.latents_N))
+
+    @property
+    def index_N(self) -> Tensor:
+        """The latents as an index of [F]; some latent's where there is no entry."""
+        return self.latents_N.clamp_max(self.num_latents - 1) if self.is_padded else self.latents_N
+
     def row_lists(self, values_N: Tensor, num_each: int) -> Tensor:
         """The largest values of each row, in no order [B, num_each]; -∞ where it has fewer."""
+        if self.num_each is not None:
+            lists = torch.nn.functional.pad(
+                values_N.view(-1, self.num_each), (0, num_each), value=-torch.inf
+            )
+            return lists.topk(num_each, dim=1, sorted=False).values
         if not host.is_at_hand(values_N):
             return self._sorted_lists(values_N, num_each)
         num_B = self.offsets_B.diff()
@@ -55,8 +90,38 @@ class SparsePattern:
         return self.row_lists(values_N, k).amin(1)
 
     def keep(self, kept_N: Tensor, values_N: Tensor) -> "tuple[SparsePattern, Tensor]":
-        """The pattern of the entries that are marked [n], and their values [n]."""
+        """The pattern of the entries that are marked [n], and their values [n].
+
+        With room for as many as before if this one has it for more than there are.
+        """
+        if self.num_each is not None:
+            latents_N = self.latents_N.where(kept_N, self.num_latents)
+            return replace(self, latents_N=latents_N), values_N.where(kept_N, -torch.inf)
+        if self.is_padded:
+            return self.keep_in(kept_N, values_N, len(kept_N))
         place_n = kept_N.nonzero().flatten()  # once: to index by a mask looks for them each time
+        return self.at(place_n), values_N[place_n]
+
+    def keep_in(
+        self, kept_N: Tensor, values_N: Tensor, num_places: int
+    ) -> "tuple[SparsePattern, Tensor]":
+        """The same with so many places, of which no more than that are marked."""
+        num_before = torch.nn.functional.pad(kept_N.cumsum(0), (1, 0))
+        place_N = num_before[:-1].where(kept_N, num_places)  # a last one is for the others
+
+        def moved(v_N: Tensor, missing: float) -> Tensor:
+            return v_N.new_full((num_places + 1,), missing).scatter_(0, place_N, v_N)[:-1]
+
+        latents_n, values_n = moved(self.latents_N, self.num_latents), moved(values_N, -torch.inf)
+        lost = torch.zeros_like(num_before[0]) if self.num_lost is None else self.num_lost
+        offsets_B = num_before[self.offsets_B]
+        return SparsePattern(offsets_B, latents_n, self.num_latents, num_lost=lost), values_n
+
+    def without_room(self, values_N: Tensor) -> "tuple[SparsePattern, Tensor]":
+        """Its entries alone and their values; the host waits for their number."""
+        if not self.is_padded:
+            return self, values_N
+        place_n = (self.latents_N < self.num_latents).nonzero().flatten()
         return self.at(place_n), values_N[place_n]
 
     def at(self, place_n: Tensor) -> "SparsePattern":
@@ -68,18 +133,33 @@ class SparsePattern:
     @cached_property
     def rows_N(self) -> Tensor:
         """Each entry's row, int64 [N]."""
+        if self.is_padded and self.num_each is None:  # behind the last row it is the last, too
+            place_N = torch.arange(len(self.latents_N), device=self.offsets_B.device)
+            rows_N = torch.searchsorted(self.offsets_B[1:], place_N, right=True)
+            return rows_N.clamp_max(len(self.offsets_B) - 2)
         counts_B = self.offsets_B.diff()
         rows_B = torch.arange(len(counts_B), device=counts_B.device)
         return rows_B.repeat_interleave(counts_B, output_size=len(self.latents_N))
 
     @cached_property
     def present_R(self) -> Tensor:
-        """The latents that have entries, rising, int64 [R]."""
-        return self.count_by_latent().nonzero().flatten()
+        """The latents that have entries, rising, int64 [R].
+
+        With room for more entries than there are, room for as many latents: then F.
+        """
+        is_present_F = self._counts_F > 0
+        if not self.is_padded:
+            return is_present_F.nonzero().flatten()
+        num_R = min(len(self.latents_N), self.num_latents)
+        place_F = (is_present_F.cumsum(0) - 1).where(is_present_F, num_R)
+        latents_F = torch.arange(self.num_latents, device=place_F.device)
+        return latents_F.new_full((num_R + 1,), self.num_latents).scatter_(0, place_F, latents_F)[
+            :-1
+        ]
 
     def count_by_latent(self, marked_N: Tensor | None = None) -> Tensor:
         """Entries of each latent, or of those marked ones, int64 [F]."""
-        return _counts(self.latents_N, self.num_latents, marked_N)
+        return _counts(self.latents_N, self.num_latents + 1, marked_N)[:-1]
 
     @cached_property
     def by_latent(self) -> tuple[Tensor, Tensor]:
@@ -88,7 +168,11 @@ class SparsePattern:
         Sums in this order are the same on every run.
         """
         order_N = self.latents_N.int().argsort(stable=True)  # a fraction of int64's time
-        return order_N, _offsets(self.count_by_latent())
+        return order_N, _offsets(self._counts_F)
+
+    @cached_property
+    def _counts_F(self) -> Tensor:
+        return self.count_by_latent()
 
 
 def join(
@@ -99,10 +183,17 @@ def join(
         torch.cat(parts)
         for parts in zip(*((c.rows_N, c.latents_N, v) for c, v in (one, other)), strict=True)
     )
-    num_latents = one[0].num_latents
-    order = (rows * num_latents + latents).argsort()
-    num_rows = len(one[0].offsets_B) - 1
-    code = SparsePattern.from_rows(rows[order], latents[order], num_rows, num_latents)
+    codes, num_latents = (one[0], other[0]), one[0].num_latents
+    order = (rows * (num_latents + 1) + latents).argsort()
+    each = [code.num_each for code in codes if code.num_each is not None]
+    lost = [code.num_lost for code in codes if code.num_lost is not None]
+    code = SparsePattern(
+        codes[0].offsets_B + codes[1].offsets_B,
+        latents[order],
+        num_latents,
+        num_each=sum(each) if len(each) == 2 else None,
+        num_lost=torch.stack(lost).sum() if lost else None,
+    )
     return code, values[order]
 
 

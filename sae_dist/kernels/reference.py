@@ -121,9 +121,45 @@ def entries(
     return rows_N, latents_N
 
 
+def entries_in(
+    latents_N: Tensor,
+    z_bf: Tensor,
+    maxima_bg: Tensor,
+    floor_b: Tensor,
+    error_bound_bg: Tensor,
+    num_before: Tensor,
+) -> Tensor:
+    """Write the latents of `entries` behind the first `num_before` places, as far as there are any.
+
+    Returns:
+        where each row's entries begin, and the last one's end, int64 [b + 1].
+    """
+    rows_n, latents_n = entries(z_bf, maxima_bg, floor_b, error_bound_bg)
+    places = latents_N[int(num_before) :]
+    places[: len(latents_n)] = latents_n[: len(places)]
+    counts_b = torch.bincount(rows_n, minlength=len(z_bf))
+    return num_before + pad(counts_b.cumsum(0), (1, 0))
+
+
+def topk(x_bD: Tensor, W_FD: Tensor, b_F: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest positive entries of each row of z = x Wᵀ + b, the first latents among equals.
+
+    Returns:
+        values and latents [b, k]: latents rising, then -∞ and F where there are fewer.
+    """
+    z_bF = x_bD @ W_FD.T + b_F
+    order_bF = z_bF.nan_to_num(-torch.inf, torch.inf).argsort(dim=1, descending=True, stable=True)
+    kept_bF = torch.zeros_like(z_bF, dtype=torch.bool).scatter_(1, order_bF[:, :k], True)
+    kept_bF &= z_bF > 0
+    latents_bF = torch.arange(len(W_FD), device=z_bF.device).where(kept_bF, len(W_FD))
+    latents_bk = pad(latents_bF, (0, k), value=len(W_FD)).sort(1).values[:, :k]
+    return pad(z_bF, (0, 1), value=-torch.inf).gather(1, latents_bk), latents_bk
+
+
 def _dense(values_N: Tensor, code: SparsePattern) -> Tensor:
     dense_BF = values_N.new_zeros(len(code.offsets_B) - 1, code.num_latents)
-    dense_BF[code.rows_N, code.latents_N] = values_N
+    is_entry_N = code.latents_N < code.num_latents
+    dense_BF[code.rows_N[is_entry_N], code.latents_N[is_entry_N]] = values_N[is_entry_N]
     return dense_BF
 
 
@@ -133,8 +169,8 @@ def spmm(values_N: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
 
 
 def sddmm(u_BD: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
-    """For each entry (b, f) the product u_b · W_f [N]."""
-    return (u_BD @ W_FD.to(u_BD.dtype).T)[code.rows_N, code.latents_N]
+    """For each entry (b, f) the product u_b · W_f [N]; 0 where there is none."""
+    return pad(u_BD @ W_FD.to(u_BD.dtype).T, (0, 1))[code.rows_N, code.latents_N]
 
 
 def spmm_t(
@@ -142,7 +178,25 @@ def spmm_t(
 ) -> Tensor:
     """For each latent the sum of its entries' value · u_b [F, D], or of those with any [R, D]."""
     sums_FD = _dense(values_N, code).T @ u_BD.to(values_N.dtype)
-    return sums_FD[code.present_R] if present_only else sums_FD
+    return pad(sums_FD, (0, 0, 0, 1))[code.present_R] if present_only else sums_FD
+
+
+def weighted_sum(values_F: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
+    """Σ value · W_f over the latents that have entries [D]."""
+    return values_F.where(code.count_by_latent() > 0, 0.0) @ W_FD
+
+
+def gradient_square(grad_RD: Tensor, rows_R: Tensor | None, W_FD: Tensor | None) -> Tensor:
+    """‖g‖² of some rows' gradient, with their weights (unit rows) without what lies along them.
+
+    Args:
+        rows_R: which rows, int64; None for all. Those of number F are none, with gradient 0.
+    """
+    square_R = grad_RD.square().sum(1)
+    if W_FD is not None:
+        w_RD = W_FD if rows_R is None else W_FD[rows_R.clamp_max(len(W_FD) - 1)]
+        square_R -= torch.linalg.vecdot(grad_RD, w_RD).square()
+    return square_R.sum().clamp_min(0.0)
 
 
 def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: AdamStep) -> None:
@@ -151,11 +205,18 @@ def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: Ad
     Args:
         rows: all rows and their state.
         grad_RD: the gradient of some rows; it may be overwritten.
-        rows_R: which rows, each once, int64; None for all.
+        rows_R: which rows, each once, int64; None for all. Those of number F are none. With a first
+            moment every row is visited, of gradient 0 where there is no other.
         adam: the step's settings.
     """
     if adam.skip:
         return
+    if rows_R is not None:
+        is_row_R = rows_R < len(rows.W_FD)
+        grad_RD, rows_R = grad_RD[is_row_R], rows_R[is_row_R]
+        if rows.exp_avg_FD is not None:
+            grad_RD = torch.zeros_like(rows.W_FD).index_copy(0, rows_R, grad_RD)
+            rows_R = None
     W_FD, step, beta1, beta2 = rows.W_FD, int(adam.number), adam.beta1, adam.beta2
     at_R = torch.arange(len(W_FD), device=W_FD.device) if rows_R is None else rows_R
     w_RD, v_RD, g_RD = W_FD[at_R], rows.exp_avg_sq_FD[at_R], grad_RD * adam.grad_scale

@@ -12,6 +12,7 @@ and does not depend on how rows and latents are cut into blocks or slices.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -20,12 +21,15 @@ from torch.linalg import vector_norm
 
 from sae_dist.common.processor import multiplies_bfloat16_faster
 from sae_dist.kernels import dispatch as kernels
+from sae_dist.kernels.bound import Bound
+from sae_dist.kernels.host import Room
 from sae_dist.kernels.pattern import SparsePattern
 from sae_dist.kernels.reference import GROUP
 
-_BLOCK_LATENTS = {"cpu": 1 << 17, "cuda": 1 << 16}
+_BLOCK_LATENTS = {"cpu": 1 << 17}  # on a GPU all of them, as a program looks at a row
 # Of a product at once. Each block of rows reads all of W: small ones fit a cache, but wait for W.
 _BLOCK_VALUES = {"cpu": 1 << 24, "cuda": 1 << 28}
+_MOST_RANKED = 512  # of a row, by one program
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,10 @@ class Encoder:
 
     def values(self, x_BD: Tensor, code: SparsePattern) -> Tensor:
         """z at the entries of a pattern [N]."""
-        return kernels.sddmm(x_BD, self.W_FD, code) + self.b_F[code.latents_N]
+        z_N = kernels.sddmm(x_BD, self.W_FD, code) + self.b_F[code.index_N]
+        if code.is_padded:
+            z_N.masked_fill_(code.latents_N == code.num_latents, -torch.inf)
+        return z_N
 
 
 def rounded_dtype(W_FD: Tensor) -> torch.dtype:
@@ -82,36 +89,42 @@ def search_dtype(W_FD: Tensor) -> torch.dtype:
     return dtype if is_faster else W_FD.dtype
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Block:
     """ẑ of some rows and latents, and how far it can be from z.
 
     Attributes:
         row, latent: where the block begins.
-        maxima_bg, error_bound_bg: the largest ẑ of each group of latents, the bound but for u |ẑ|.
-        rounding: u.
+        maxima_bg: the largest ẑ of each group of latents.
     """
 
     row: int
     latent: int
     z_bf: Tensor
     maxima_bg: Tensor
-    error_bound_bg: Tensor
-    rounding: float
+    bound: Bound
+
+    @cached_property
+    def error_bound_bg(self) -> Tensor:
+        """All of the bound but u |ẑ|."""
+        return self.bound.of_groups()
 
     def lower_bound(self) -> Tensor:
         """What the largest entry of each group reaches at least [b, g]."""
-        return self.maxima_bg - self.error_bound_bg - self.rounding * self.maxima_bg.abs()
+        return self.maxima_bg - self.error_bound_bg - self.bound.rounding * self.maxima_bg.abs()
 
     def may_reach(self, floor_b1: Tensor) -> "_Candidates":
         """All entries that may reach their row's floor."""
-        lost_bg = self.rounding * (floor_b1 - self.error_bound_bg).abs()
         row_N, latent_N = kernels.entries(
-            self.z_bf, self.maxima_bg, floor_b1.flatten(), self.error_bound_bg + lost_bg
+            self.z_bf, self.maxima_bg, floor_b1.flatten(), self.reach(floor_b1)
         )
         z_N = self.z_bf[row_N, latent_N].to(floor_b1.dtype)
-        bound_N = self.error_bound_bg[row_N, latent_N // GROUP] + self.rounding * z_N.abs()
+        bound_N = self.error_bound_bg[row_N, latent_N // GROUP] + self.bound.rounding * z_N.abs()
         return _Candidates(row_N + self.row, latent_N + self.latent, z_N, z_N + bound_N)
+
+    def reach(self, floor_b1: Tensor) -> Tensor:
+        """By how much ẑ may fall short of the floor where z reaches it [b, g]."""
+        return self.error_bound_bg + self.bound.rounding * (floor_b1 - self.error_bound_bg).abs()
 
 
 class _Candidates(NamedTuple):
@@ -132,16 +145,17 @@ class _Search:
 
     def __init__(self, encoder: Encoder, x_BD: Tensor, b_F: Tensor) -> None:
         W_FD = encoder.bf16_FD
-        self.x_BD, self.W_FD, self.is_exact = x_BD.to(W_FD.dtype), W_FD, encoder.is_exact
-        self.b_F = b_F
+        self.x_BD, self.W_FD, self.b_F = x_BD.to(W_FD.dtype), W_FD, b_F
         self.rounding = torch.finfo(W_FD.dtype).eps / 2 if encoder.is_exact else 0.0
-        self.x_error_B1 = vector_norm(x_BD - self.x_BD, dim=1, keepdim=True)
-        self.x_norm_B1 = vector_norm(x_BD, dim=1, keepdim=True) + self.x_error_B1
+        self.x_error_B = vector_norm(x_BD - self.x_BD, dim=1)
+        self.x_norm_B = vector_norm(x_BD, dim=1) + self.x_error_B
         eps = torch.finfo(encoder.W_FD.dtype).eps
-        self.W_error_F = encoder.error_F + 2 * x_BD.shape[1] * eps * encoder.norm_F
-        self.W_norm_F = encoder.norm_F
-        self.b_error_F = (b_F - b_F.to(W_FD.dtype)).abs() + eps * (b_F.abs() + encoder.b_F.abs())
-        self.width = min(len(W_FD), _BLOCK_LATENTS[W_FD.device.type])
+        W_error_F = encoder.error_F + 2 * x_BD.shape[1] * eps * encoder.norm_F
+        b_error_F = (b_F - b_F.to(W_FD.dtype)).abs() + eps * (b_F.abs() + encoder.b_F.abs())
+        self.of_latents = W_error_F, encoder.norm_F, b_error_F
+        if not encoder.is_exact:
+            self.of_latents = (torch.zeros_like(b_F),) * 3
+        self.width = min(len(W_FD), _BLOCK_LATENTS.get(W_FD.device.type, len(W_FD)))
         self.height = max(1, _BLOCK_VALUES[W_FD.device.type] // self.width)
 
     def rows(self) -> Iterator[Iterator[_Block]]:
@@ -155,31 +169,35 @@ class _Search:
             z_bf, maxima_bg = kernels.product(
                 self.x_BD[rows], self.W_FD[latents], self.b_F[latents]
             )
-            error_bound_bg = self._error_bound(rows, latents)
-            yield _Block(rows.start, latent, z_bf, maxima_bg, error_bound_bg, self.rounding)
+            yield _Block(rows.start, latent, z_bf, maxima_bg, self._bound(rows, latents))
 
-    def _error_bound(self, rows: slice, latents: slice) -> Tensor:
-        x_norm_b1, x_error_b1 = self.x_norm_B1[rows], self.x_error_B1[rows]
+    def _bound(self, rows: slice, latents: slice) -> Bound:
         W_error_g, W_norm_g, b_error_g = (
-            kernels.group_maxima(v_F[latents])
-            for v_F in (self.W_error_F, self.W_norm_F, self.b_error_F)
+            kernels.group_maxima(v_F[latents]) for v_F in self.of_latents
         )
-        if not self.is_exact:
-            return x_norm_b1.new_zeros(len(x_norm_b1), len(W_norm_g))
-        return torch.addcmul(x_norm_b1 * W_error_g + b_error_g, x_error_b1, W_norm_g)
+        return Bound(
+            x_norm_b=self.x_norm_B[rows],
+            x_error_b=self.x_error_B[rows],
+            W_error_g=W_error_g,
+            W_norm_g=W_norm_g,
+            b_error_g=b_error_g,
+            rounding=self.rounding,
+        )
 
 
 @torch.no_grad()
 def topk_candidates(x_BD: Tensor, encoder: Encoder, k: int) -> tuple[SparsePattern, Tensor]:
-    """Of each row at least the positive entries that reach its k-th largest, ties and all.
+    """Of each row at least the k largest positive entries, of equal ones the first latents'.
 
     In two stages: the k that rank first in the search are computed exactly, and then of the others
-    only what can still reach the least of these.
+    only what can still reach the least of these. On a GPU there are k places a row, for these k.
 
     Returns:
         the pattern, each row's latents rising, and the values z [N].
     """
     search = _Search(encoder, x_BD, encoder.b_F)
+    if kernels.is_fused(search.x_BD) and k <= _MOST_RANKED:
+        return _topk_in_places(search, x_BD, encoder, k)
     candidates = _joined([_topk_of_rows(blocks, k) for blocks in search.rows()])
     code, z_N = _pattern(candidates, x_BD, encoder), candidates.z_N
     is_first_N = ~(z_N < code.kth_largest(z_N, k)[code.rows_N])
@@ -193,6 +211,18 @@ def topk_candidates(x_BD: Tensor, encoder: Encoder, k: int) -> tuple[SparsePatte
     z_m = encoder.values(x_BD, code.at(place_m))
     z_N.index_copy_(0, place_n, z_n).index_copy_(0, place_m, z_m)
     return code.keep(is_first_N | can_N, z_N)
+
+
+def _topk_in_places(
+    search: _Search, x_BD: Tensor, encoder: Encoder, k: int
+) -> tuple[SparsePattern, Tensor]:
+    found = []
+    for (block,) in search.rows():
+        x_bD = x_BD[block.row : block.row + len(block.z_bf)]
+        given = x_bD, encoder.W_FD, encoder.b_F, block.z_bf, block.maxima_bg, block.bound
+        found.append(kernels.topk(*given, k, is_exact=encoder.is_exact))
+    values_BK, latents_BK = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return SparsePattern.from_lists(latents_BK, len(encoder.W_FD)), values_BK.flatten()
 
 
 def _topk_of_rows(blocks: Iterator[_Block], k: int) -> _Candidates:
@@ -220,20 +250,57 @@ def _topk_of_rows(blocks: Iterator[_Block], k: int) -> _Candidates:
 def _every_entry(block: _Block) -> Tensor:
     """What each entry of a block reaches at least [b, f]."""
     error_bound_bf = block.error_bound_bg.repeat_interleave(GROUP, dim=1)[:, : block.z_bf.shape[1]]
-    return block.z_bf - error_bound_bf - block.rounding * block.z_bf.abs()
+    return block.z_bf - error_bound_bf - block.bound.rounding * block.z_bf.abs()
 
 
 @torch.no_grad()
 def threshold_candidates(
-    x_BD: Tensor, encoder: Encoder, floor_F: Tensor, limit: int
+    x_BD: Tensor, encoder: Encoder, floor_F: Tensor, limit: int, room: Room | None = None
 ) -> tuple[SparsePattern, Tensor] | None:
     """All entries greater than their latent's floor, or None if they may be over `limit`.
+
+    On a GPU the host waits for their number, unless there is a `room` that knows an earlier one.
+    Then `num_lost` of the pattern says for how many it was too small, and if that one was over the
+    limit there is hardly any.
 
     Returns:
         the pattern, each row's latents rising, and the values z [N].
     """
     search = _Search(encoder, x_BD, encoder.b_F - floor_F)
     floor_B1 = x_BD.new_zeros(len(x_BD), 1)
+    num_before = room.num_found() if room and kernels.is_fused(search.x_BD) else None
+    if room and num_before is not None:
+        code = _in_room(search, floor_B1, room, num_before if num_before <= limit else 0)
+    else:
+        candidates = _reaching(search, floor_B1, limit)
+        if room:
+            room.tell(limit + 1 if candidates is None else len(candidates.row_N))
+        if candidates is None:
+            return None
+        code = _pattern(candidates, x_BD, encoder)
+    z_N = encoder.values(x_BD, code)
+    return code.keep(z_N > floor_F[code.index_N], z_N)
+
+
+def _in_room(search: _Search, floor_B1: Tensor, room: Room, num_before: int) -> SparsePattern:
+    """All that may reach the floors, as far as there is room when earlier there were so many."""
+    num_latents, num_places = len(search.W_FD), room.size(num_before)
+    latents_N = search.x_BD.new_full((num_places,), num_latents, dtype=torch.int64)
+    begins, num_found = [], torch.zeros_like(latents_N[:1])
+    for (block,) in search.rows():
+        floor_b1 = floor_B1[block.row : block.row + len(block.z_bf)]
+        given = block.z_bf, block.maxima_bg, floor_b1.flatten(), block.reach(floor_b1)
+        offsets_b = kernels.entries_in(latents_N, *given, num_found)
+        begins.append(offsets_b[:-1])
+        num_found = offsets_b[-1:]
+    room.start_telling(num_found[0])
+    offsets_B = torch.cat([*begins, num_found]).clamp_max(num_places)
+    num_lost = (num_found[0] - num_places).clamp_min(0)
+    return SparsePattern(offsets_B, latents_N, num_latents, num_lost=num_lost)
+
+
+def _reaching(search: _Search, floor_B1: Tensor, limit: int) -> _Candidates | None:
+    """All that may reach the floors, if they are within the limit."""
     found, num_found = [], 0
     for blocks in search.rows():
         in_rows = []
@@ -243,9 +310,7 @@ def threshold_candidates(
             if num_found > limit:
                 return None
         found.append(_by_row(in_rows))
-    code = _pattern(_joined(found), x_BD, encoder)
-    z_N = encoder.values(x_BD, code)
-    return code.keep(z_N > floor_F[code.latents_N], z_N)
+    return _joined(found)
 
 
 def all_above(x_BD: Tensor, encoder: Encoder, floor_F: Tensor) -> tuple[SparsePattern, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sae_dist.kernels.dispatch import sddmm, spmm, spmm_t
+from sae_dist.kernels.dispatch import sddmm, spmm, spmm_t, weighted_sum
 from sae_dist.kernels.pattern import SparsePattern
 
 
@@ -17,11 +17,14 @@ class GradientForm:
 
     Attributes:
         by_rows: as sparse tensors, of the rows whose latents have entries, if these are few.
+        in_places: the same of patterns with places that are no entries: then some of the rows are
+            none, of number F.
         sums: the dtype that activations and errors are rounded to before they are summed; None
             leaves them as they are.
     """
 
     by_rows: bool = False
+    in_places: bool = False
     sums: torch.dtype | None = None
 
 
@@ -64,9 +67,11 @@ class _Encode(torch.autograd.Function):
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
         x_BD, W_FD = ctx.saved_tensors
         order_N, offsets_F = ctx.code.by_latent
-        grad_b_F = torch.segment_reduce(grad_N[order_N], "sum", offsets=offsets_F, initial=0)
+        grad_b_F = torch.segment_reduce(
+            grad_N[order_N], "sum", offsets=offsets_F, initial=0, unsafe=True
+        )  # or the host would look whether the offsets are some
         grad_W_FD = _weight_gradient(grad_N, x_BD, ctx.code, ctx.form)
-        grad_c_D = -(grad_b_F @ W_FD) if ctx.needs_input_grad[4] else None
+        grad_c_D = -weighted_sum(grad_b_F, W_FD, ctx.code) if ctx.needs_input_grad[4] else None
         return None, None, grad_W_FD, grad_b_F, grad_c_D, None, None
 
 
@@ -74,7 +79,10 @@ def _weight_gradient(
     values_N: Tensor, u_BD: Tensor, code: SparsePattern, form: GradientForm
 ) -> Tensor:
     dtype = form.sums or u_BD.dtype
-    by_rows = form.by_rows and 2 * len(code.present_R) < code.num_latents
+    if code.is_padded:
+        by_rows = form.in_places
+    else:
+        by_rows = form.by_rows and 2 * len(code.present_R) < code.num_latents
     sums = spmm_t(values_N.to(dtype), u_BD.to(dtype), code, present_only=by_rows)
     sums = sums.to(u_BD.dtype)
     if not by_rows:

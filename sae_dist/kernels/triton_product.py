@@ -1,5 +1,7 @@
 """The encoder's product in bfloat16 with each group's maximum, and what of it reaches a floor."""
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -184,7 +186,7 @@ def _count(
     tl.store(counts_ptr + tl.program_id(0), num)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_places"])
 def _write(
     z_ptr,
     maxima_ptr,
@@ -193,6 +195,7 @@ def _write(
     offsets_ptr,
     rows_ptr,
     latents_ptr,
+    num_places,
     num_latents,
     num_groups,
     GROUP: tl.constexpr,
@@ -204,7 +207,7 @@ def _write(
     begin = (tl.program_id(0) % spans) * SPAN
     floor = tl.load(floor_ptr + row)
     place = tl.load(offsets_ptr + tl.program_id(0))
-    if place < tl.load(offsets_ptr + tl.program_id(0) + 1):
+    if place < tl.minimum(tl.load(offsets_ptr + tl.program_id(0) + 1), num_places):
         for tile in range(begin, tl.minimum(begin + SPAN, num_groups), TILE):
             group_G = tile + tl.arange(0, TILE)
             may_hold_G, error_bound_G = _may_hold(
@@ -214,9 +217,11 @@ def _write(
                 reaches, latent = _reaching(
                     z_ptr, error_bound_G, may_hold_G, floor, row, group_G, num_latents, GROUP
                 )
-                nth = tl.cumsum(reaches.to(tl.int32), 0)
-                tl.store(rows_ptr + place + nth - 1, row, mask=reaches)
-                tl.store(latents_ptr + place + nth - 1, latent.to(tl.int64), mask=reaches)
+                here = place + tl.cumsum(reaches.to(tl.int32), 0) - 1
+                is_inside = reaches & (here < num_places)
+                if rows_ptr is not None:
+                    tl.store(rows_ptr + here, row, mask=is_inside)
+                tl.store(latents_ptr + here, latent.to(tl.int64), mask=is_inside)
                 place += tl.sum(reaches.to(tl.int32))
 
 
@@ -235,16 +240,62 @@ def entries(
     Returns:
         rows and latents, int64 [N].
     """
-    num_rows, num_groups = maxima_bg.shape
     given = [t.contiguous() for t in (z_bf, maxima_bg, floor_b, error_bound_bg)]
+    offsets = _offsets(*given)
+    rows_N, latents_N = offsets.new_empty(2, int(offsets[-1]))
+    _write_at(offsets, rows_N, latents_N, *given)
+    return rows_N, latents_N
+
+
+def entries_in(
+    latents_N: Tensor,
+    z_bf: Tensor,
+    maxima_bg: Tensor,
+    floor_b: Tensor,
+    error_bound_bg: Tensor,
+    num_before: Tensor,
+) -> Tensor:
+    """The same without waiting: latents are written into the N places that there are for them.
+
+    Args:
+        latents_N: int64, of which the first places are taken by earlier rows' entries.
+        num_before: how many (1-dim, int64).
+
+    Returns:
+        where each row's entries begin, and the last one's end, int64 [b + 1]; beyond N there is no
+        room for them.
+    """
+    given = [t.contiguous() for t in (z_bf, maxima_bg, floor_b, error_bound_bg)]
+    offsets = num_before + _offsets(*given)
+    _write_at(offsets, None, latents_N, *given)
+    return offsets[:: triton.cdiv(maxima_bg.shape[1], _SPAN)]
+
+
+def _offsets(z_bf: Tensor, maxima_bg: Tensor, floor_b: Tensor, error_bound_bg: Tensor) -> Tensor:
+    """Where the entries of each row's spans of groups begin, and the last one's end."""
+    num_rows, num_groups = maxima_bg.shape
     spans = num_rows * triton.cdiv(num_groups, _SPAN)
-    sizes = {"num_latents": z_bf.shape[1], "num_groups": num_groups}
-    options = {"GROUP": GROUP, "SPAN": _SPAN, "TILE": _TILE, "enable_fp_fusion": True}
     counts = torch.zeros(spans, dtype=torch.int32, device=z_bf.device)
     if spans:
-        _count[(spans,)](*given, counts, **sizes, **options)
-    offsets = pad(counts.cumsum(0), (1, 0))
-    rows_N, latents_N = offsets.new_empty(2, int(offsets[-1]))
-    if len(rows_N):
-        _write[(spans,)](*given, offsets, rows_N, latents_N, **sizes, **options)
-    return rows_N, latents_N
+        given = z_bf, maxima_bg, floor_b, error_bound_bg, counts
+        _count[(spans,)](*given, z_bf.shape[1], num_groups, **_options())
+    return pad(counts.cumsum(0), (1, 0))
+
+
+def _write_at(
+    offsets: Tensor,
+    rows_N: Tensor | None,
+    latents_N: Tensor,
+    z_bf: Tensor,
+    maxima_bg: Tensor,
+    floor_b: Tensor,
+    error_bound_bg: Tensor,
+) -> None:
+    if len(offsets) > 1 and len(latents_N):
+        given = z_bf, maxima_bg, floor_b, error_bound_bg, offsets, rows_N, latents_N
+        sizes = len(latents_N), z_bf.shape[1], maxima_bg.shape[1]
+        _write[(len(offsets) - 1,)](*given, *sizes, **_options())
+
+
+def _options() -> dict[str, Any]:
+    return {"GROUP": GROUP, "SPAN": _SPAN, "TILE": _TILE, "enable_fp_fusion": True}

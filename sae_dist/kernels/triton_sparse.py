@@ -24,16 +24,19 @@ def _entry_dots(
     latents_ptr,
     out_ptr,
     num_entries,
+    num_latents,
     width,
     TILE_N: tl.constexpr,
     TILE_D: tl.constexpr,
 ):
     entry_N = tl.program_id(0).to(tl.int64) * TILE_N + tl.arange(0, TILE_N)
-    is_entry_N = entry_N < num_entries
-    row_N = tl.load(rows_ptr + entry_N, mask=is_entry_N, other=0)
-    latent_N = tl.load(latents_ptr + entry_N, mask=is_entry_N, other=0)
+    is_place_N = entry_N < num_entries
+    row_N = tl.load(rows_ptr + entry_N, mask=is_place_N, other=0)
+    latent_N = tl.load(latents_ptr + entry_N, mask=is_place_N, other=num_latents)
+    is_entry_N = latent_N < num_latents
+    read_width = width * tl.max(is_entry_N.to(tl.int32))  # 0 if there is none
     sum_ND = tl.zeros([TILE_N, TILE_D], tl.float32)
-    for first in range(0, width, TILE_D):
+    for first in range(0, read_width, TILE_D):
         col_D = first + tl.arange(0, TILE_D)
         is_inside_ND = is_entry_N[:, None] & (col_D < width)[None, :]
         u_ND = tl.load(u_ptr + row_N[:, None] * width + col_D[None, :], mask=is_inside_ND, other=0)
@@ -41,11 +44,11 @@ def _entry_dots(
             W_ptr + latent_N[:, None] * width + col_D[None, :], mask=is_inside_ND, other=0
         )
         sum_ND += u_ND.to(tl.float32) * W_ND.to(tl.float32)
-    tl.store(out_ptr + entry_N, tl.sum(sum_ND, axis=1), mask=is_entry_N)
+    tl.store(out_ptr + entry_N, tl.sum(sum_ND, axis=1), mask=is_place_N)
 
 
 def sddmm(u_BD: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
-    """For each entry (b, f) the product u_b · W_f, float32 [N]."""
+    """For each entry (b, f) the product u_b · W_f, float32 [N]; 0 where there is none."""
     num_entries, width = len(code.latents_N), u_BD.shape[1]
     dots_N = torch.empty(num_entries, device=u_BD.device)
     _entry_dots[(triton.cdiv(num_entries, _ENTRIES),)](
@@ -55,6 +58,7 @@ def sddmm(u_BD: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
         code.latents_N.contiguous(),
         dots_N,
         num_entries,
+        len(W_FD),
         width,
         TILE_N=_ENTRIES,
         TILE_D=_tile(width, 256),
@@ -73,6 +77,7 @@ def _segment_sums(
     pieces_ptr,
     offsets_ptr,
     out_ptr,
+    num_sources,
     width,
     PIECE: tl.constexpr,
     TILE_N: tl.constexpr,
@@ -88,13 +93,14 @@ def _segment_sums(
         entry_N = first + tl.arange(0, TILE_N)
         is_entry_N = entry_N < end
         value_N = tl.load(values_ptr + entry_N, mask=is_entry_N, other=0.0)
-        source_N = tl.load(sources_ptr + entry_N, mask=is_entry_N, other=0)
+        source_N = tl.load(sources_ptr + entry_N, mask=is_entry_N, other=num_sources)
+        is_source_N = source_N < num_sources
         row_ND = tl.load(
             table_ptr + source_N[:, None] * width + col_D[None, :],
-            mask=is_entry_N[:, None] & is_col_D[None, :],
+            mask=is_source_N[:, None] & is_col_D[None, :],
             other=0.0,
         )
-        sum_ND += value_N[:, None] * row_ND.to(tl.float32)
+        sum_ND += tl.where(is_source_N, value_N, 0.0)[:, None] * row_ND.to(tl.float32)
     sum_D = tl.sum(sum_ND, axis=0)
     if pieces_ptr is not None:
         piece_begin = tl.load(offsets_ptr + segment)
@@ -105,16 +111,22 @@ def _segment_sums(
 
 
 def _sum_segments(
-    values_N: Tensor, sources_N: Tensor, table_TD: Tensor, begins_S: Tensor, ends_S: Tensor
+    values_N: Tensor,
+    sources_N: Tensor,
+    table_TD: Tensor,
+    begins_S: Tensor,
+    ends_S: Tensor,
+    longest: int,
 ) -> Tensor:
     """Σ values[n] · table[sources[n]] over each segment begin ≤ n < end, float32 [S, D].
 
-    One program adds a segment's first piece, others those of its further pieces, which it then
-    adds in their order. There can be at most N / piece of them, so nothing waits for their number.
+    A source that the table does not have adds nothing. One program adds a segment's first piece,
+    others those of its further pieces, which it then adds in their order. There can be at most
+    N / piece of them, so nothing waits for their number; none, where no segment is longer.
     """
     given = values_N.contiguous(), sources_N.contiguous(), table_TD.contiguous()
     num_pieces = len(values_N) // _PIECE
-    if not num_pieces or not len(begins_S):
+    if longest <= _PIECE or not num_pieces or not len(begins_S):
         return _launch(*given, begins_S, ends_S)
     further_S = (ends_S - begins_S) // _PIECE  # the last of them may be empty
     offsets_S = pad(further_S.cumsum(0), (1, 0))
@@ -147,6 +159,7 @@ def _launch(
         pieces_PD,
         offsets_S,
         sums_SD,
+        len(table_TD),
         width,
         PIECE=_PIECE,
         TILE_N=_ENTRIES,
@@ -159,7 +172,8 @@ def _launch(
 def spmm(values_N: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
     """For each row the sum of its entries' value · W_f, float32 [B, D], in a fixed order."""
     begins_B, ends_B = code.offsets_B[:-1], code.offsets_B[1:]
-    return _sum_segments(values_N, code.latents_N, W_FD, begins_B, ends_B)
+    longest = code.num_each or code.num_latents
+    return _sum_segments(values_N, code.latents_N, W_FD, begins_B, ends_B, longest)
 
 
 def spmm_t(
@@ -171,7 +185,18 @@ def spmm_t(
         [F, D], or with `present_only` the rows of `code.present_R` alone [R, D].
     """
     order_N, offsets_F = code.by_latent
-    begins, ends = offsets_F[:-1], offsets_F[1:]
     if present_only:
-        begins, ends = begins[code.present_R], ends[code.present_R]
-    return _sum_segments(values_N[order_N], code.rows_N[order_N], u_BD, begins, ends)
+        offsets_F = torch.cat([offsets_F, offsets_F[-1:]])  # of a latent F, which has none
+        begins, ends = offsets_F[code.present_R], offsets_F[code.present_R + 1]
+    else:
+        begins, ends = offsets_F[:-1], offsets_F[1:]
+    rows_N = code.rows_N[order_N]
+    return _sum_segments(values_N[order_N], rows_N, u_BD, begins, ends, longest=len(u_BD))
+
+
+def weighted_sum(values_F: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
+    """Σ value · W_f over the latents that have entries, float32 [D]: no other row of W is read."""
+    rows_R, values_R = code.present_R, values_F[code.present_R.clamp_max(len(W_FD) - 1)]
+    begins_P = torch.arange(0, len(rows_R), _PIECE, device=rows_R.device)
+    ends_P = (begins_P + _PIECE).clamp_max(len(rows_R))
+    return _launch(values_R, rows_R, W_FD.contiguous(), begins_P, ends_P).sum(0)

@@ -14,10 +14,19 @@ _VALUES_A_WARP = 512  # of a row: 16 a thread, four at a time
 
 
 @triton.jit
+def _row_and_gradient(rows_ptr, place_ptr, nth):
+    """The nth row to visit, and where its gradient stands: nowhere, -1, if it is 0."""
+    row = nth if rows_ptr is None else tl.load(rows_ptr + nth)
+    place = nth if place_ptr is None else tl.load(place_ptr + row).to(tl.int64)
+    return row, place
+
+
+@triton.jit
 def _update_rows(
     W_ptr,
     grad_ptr,
     rows_ptr,
+    place_ptr,
     exp_avg_ptr,
     exp_avg_sq_ptr,
     seen_ptr,
@@ -34,6 +43,7 @@ def _update_rows(
     one_minus_beta2,
     log2_beta2,
     eps,
+    num_rows,
     width,
     UNIT_NORM: tl.constexpr,
     TILE_D: tl.constexpr,
@@ -45,12 +55,15 @@ def _update_rows(
     exponent = number.to(tl.float64)
     step_size = (lr / (1.0 - tl.exp2(exponent * log2_beta1))).to(tl.float32)
     correction2 = (1.0 - tl.exp2(exponent * log2_beta2)).to(tl.float32)
-    row = nth if rows_ptr is None else tl.load(rows_ptr + nth)
+    row, place = _row_and_gradient(rows_ptr, place_ptr, nth)
+    if row >= num_rows:  # there is room for more rows than there are
+        return
     col_D = tl.arange(0, TILE_D)
     inside_D = col_D < width
     here = row * width + col_D
     w_D = tl.load(W_ptr + here, mask=inside_D, other=0.0)
-    g_D = tl.load(grad_ptr + nth * width + col_D, mask=inside_D, other=0.0)
+    is_read_D = col_D < tl.where(place >= 0, width, 0)
+    g_D = tl.load(grad_ptr + place * width + col_D, mask=is_read_D, other=0.0)
     v_D = tl.load(exp_avg_sq_ptr + here, mask=inside_D, other=0.0)
 
     g_D *= tl.load(grad_scale_ptr)
@@ -89,11 +102,16 @@ def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: Ad
     assert is_first_kept or adam.beta1 == 0.0, "without a first moment beta1 must be 0"
     assert not is_first_kept or rows.last_step_F is None, "a first moment moves rows at every step"
     num_rows, width = grad_RD.shape
+    place_F = None
+    if rows_R is not None and is_first_kept:
+        place_F = _places(rows_R, len(rows.W_FD))
+        num_rows, rows_R = len(place_F), None
     tile = triton.next_power_of_2(width)
     _update_rows[(num_rows,)](
         rows.W_FD,
         grad_RD,
         rows_R,
+        place_F,
         rows.exp_avg_FD,
         rows.exp_avg_sq_FD,
         rows.last_step_F,
@@ -110,9 +128,52 @@ def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: Ad
         1.0 - adam.beta2,
         math.log2(adam.beta2 or _TINY.value),
         adam.eps,
+        len(rows.W_FD),
         width,
         UNIT_NORM=adam.unit_norm,
         TILE_D=tile,
         num_warps=min(max(tile // _VALUES_A_WARP, 1), 16),
         enable_fp_fusion=True,
     )
+
+
+def _places(rows_R: Tensor, num_rows: int) -> Tensor:
+    """Where each row's gradient stands, or -1, int32 [F]; what is none has a place behind."""
+    place_R = torch.arange(len(rows_R), dtype=torch.int32, device=rows_R.device)
+    return place_R.new_full((num_rows + 1,), -1).scatter_(0, rows_R, place_R)[:-1]
+
+
+@triton.jit
+def _squares(grad_ptr, rows_ptr, W_ptr, square_ptr, num_rows, width, TILE_D: tl.constexpr):
+    nth = tl.program_id(0).to(tl.int64)
+    row = nth
+    if rows_ptr is not None:
+        row = tl.load(rows_ptr + nth)
+    col_D = tl.arange(0, TILE_D)
+    inside_D = col_D < tl.where(row < num_rows, width, 0)  # some rows may be none
+    g_D = tl.load(grad_ptr + nth * width + col_D, mask=inside_D, other=0.0)
+    square = tl.sum(g_D * g_D)
+    if W_ptr is not None:
+        along = tl.sum(g_D * tl.load(W_ptr + row * width + col_D, mask=inside_D, other=0.0))
+        square -= along * along
+    tl.store(square_ptr + nth, square)
+
+
+def gradient_square(grad_RD: Tensor, rows_R: Tensor | None, W_FD: Tensor | None) -> Tensor:
+    """See `reference.gradient_square`; everything is float32 and contiguous."""
+    num_rows, width = grad_RD.shape
+    square_R = grad_RD.new_empty(num_rows)
+    tile = triton.next_power_of_2(width)
+    if num_rows:
+        _squares[(num_rows,)](
+            grad_RD.contiguous(),
+            None if W_FD is None else rows_R,  # whatever rows they are
+            W_FD,
+            square_R,
+            num_rows if W_FD is None else len(W_FD),
+            width,
+            TILE_D=tile,
+            num_warps=min(max(tile // _VALUES_A_WARP, 1), 16),
+            enable_fp_fusion=True,
+        )
+    return square_R.sum().clamp_min(0.0)

@@ -104,6 +104,23 @@ def _bags(values_N: Tensor, table: Tensor, index_N: Tensor, offsets: Tensor) -> 
     )
 
 
+def weighted_sum(values_F: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
+    """Σ value · W_f over the latents that have entries, of which alone a value is not 0 [D]."""
+    return values_F @ W_FD
+
+
+@torch.no_grad()
+def gradient_square(grad_RD: Tensor, rows_R: Tensor | None, W_FD: Tensor | None) -> Tensor:
+    """See `reference.gradient_square`."""
+    square = vector_norm(grad_RD).square()
+    if W_FD is None:
+        return square
+    for block in _row_blocks(len(grad_RD)):
+        w_rD = W_FD[block if rows_R is None else rows_R[block].clamp_max(len(W_FD) - 1)]
+        square -= torch.linalg.vecdot(grad_RD[block], w_rD).square().sum()
+    return square.clamp_min_(0.0)
+
+
 @torch.no_grad()
 def round_rows(W_FD: Tensor, bf16_FD: Tensor | None, error_F: Tensor, norm_F: Tensor) -> None:
     """Write ‖w‖ of each row, and where ŵ is kept ŵ and ‖w - ŵ‖."""

@@ -63,6 +63,10 @@ class MeshCollectives:
     def num_parts(self) -> int:
         return self.mesh.data.size
 
+    @property
+    def num_slices(self) -> int:
+        return self.mesh.latent.size
+
     def to_latents(self, x: Tensor) -> Tensor:
         return _SumBackward.apply(x, self.mesh.latent)
 

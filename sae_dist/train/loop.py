@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from sae_dist.common.log import log_info, progress
 from sae_dist.common.memory import collected_every
 from sae_dist.common.settings import validate
 from sae_dist.kernels import host
+from sae_dist.kernels.host import start_reading
 from sae_dist.parallel import World
 from sae_dist.stream import ActivationSource, Batches, BatchPart
 from sae_dist.train.config import LoopConfig, Precision, RungConfig
@@ -31,8 +33,8 @@ from sae_dist.train.rung import Rung
 from sae_dist.train.schedules import never_in_time
 from sae_dist.train.signals import AnyProcess, begun, ending_signals
 from sae_dist.train.speed import Speed
-from sae_dist.train.staging import on_device, start_reading
-from sae_dist.train.step import StepResult, training_step
+from sae_dist.train.staging import on_device
+from sae_dist.train.step import StepResult, repeat_step, training_step
 from sae_dist.train.tensorboard_tracker import require_tensorboard
 from sae_dist.train.validation import held_out_figures
 from sae_dist.train.watch import Watch
@@ -128,7 +130,9 @@ class TrainingRun:
         """Step by step to the end: every rung on the batch, then log, save, end if asked to."""
         trace = self.folder / "profile" if self.config.profile else None
         steps_left, size = self.num_steps - self.step, self.config.batch_tokens
-        log_every = self.config.log.every_steps, self.config.log.evaluate_every_steps
+        every = self.config.log
+        log_every = every.every_steps, every.evaluate_every_steps
+        looked_at_every = every.histogram_every_steps, every.evaluate_every_steps
         with (
             ending_signals() as asked_to_end,
             self._batches() as batches,
@@ -137,26 +141,33 @@ class TrainingRun:
             traced(trace, self.world.rank, steps_left) as trace_step,
         ):
             speed = Speed(self.rungs, size, self.world, self.step)
-            coming: deque[Callable[[], None]] = deque()
+            coming: deque[Callable[[], bool]] = deque()
             most_coming = 0 if host.is_at_hand(self.rungs[0].progress.counts_3) else 1
             anyone = AnyProcess(self.world, self.step)
             self.watch.step(self.step)
             for acts, state in on_device(islice(batches, steps_left), self.world.device):
                 begun()
-                results = self._step(acts)
+                rows = SharedRows(acts, self.dtype)
+                results = self._step(rows)
                 self.step = state.step
                 bar.update()
                 trace_step()
                 collect_garbage()
                 is_logged = self._is_due(*log_every)
                 waited = batches.waited_seconds if is_logged else None
-                coming.append(self._start_telling(results, speed, waited, bar, log))
+                check = cache(self._start_checking(rows, results))
+                if self._is_due(*looked_at_every):  # only what all steps have changed
+                    while coming:
+                        coming.popleft()()
+                    check()
+                coming.append(self._start_telling(results, check, speed, waited, bar, log))
                 own_wish = asked_to_end() or self.checkpoints.has_failed
                 is_ending = anyone.wishes(self.step, own_wish)
                 is_saving = is_ending or self._is_due(self.config.checkpoint.every_steps)
                 is_last = is_saving or self.step == self.num_steps
-                while len(coming) > (0 if is_last else most_coming):
-                    coming.popleft()()
+                is_behind = False
+                while len(coming) > (0 if is_last or is_behind else most_coming):
+                    is_behind = coming.popleft()()
                 if is_saving or self._is_due(self.config.watch.replicas_every_steps):
                     check_replicas(self.rungs, self.step)
                 if is_saving:
@@ -179,8 +190,7 @@ class TrainingRun:
         )
         return self.source.batches(sites_of(self._configs), part)
 
-    def _step(self, acts: dict[str, torch.Tensor]) -> list[StepResult]:
-        rows = SharedRows(acts, self.dtype)
+    def _step(self, rows: SharedRows) -> list[StepResult]:
         for rung in self.rungs:
             rung.start_gather(rows)
         return [training_step(rung, rows, self.step, self.num_steps) for rung in self.rungs]
@@ -189,32 +199,57 @@ class TrainingRun:
         is_last = self.step == self.num_steps
         return any(every and (is_last or self.step % every == 0) for every in every_steps)
 
+    def _start_checking(self, rows: SharedRows, results: list[StepResult]) -> Callable[[], bool]:
+        """Begin to read how a step went; what is returned says so, and repeats it where it is held.
+
+        There, once for all, the host waits for the device. It raises NonFiniteError, and gives
+        whether the step was repeated: then so are all after it, before there is another.
+        """
+        step, progress = self.step - 1, [rung.progress for rung in self.rungs]
+        in_a_row = start_reading(torch.stack([counts.counts_3[2] for counts in progress]))
+        num_held = start_reading(torch.stack([counts.num_held for counts in progress]))
+
+        def check() -> bool:
+            skipped, held = in_a_row().tolist(), num_held().tolist()
+            for i, rung in enumerate(self.rungs):
+                if held[i]:
+                    results[i] = repeat_step(rung, rows, step, self.num_steps)
+                    skipped[i] = int(rung.progress.counts_3[2])
+                check_skipped(rung.name, step, skipped[i])
+            return any(held)
+
+        return check
+
     def _start_telling(
         self,
         results: list[StepResult],
+        check: Callable[[], bool],
         speed: Speed,
         waited: float | None,
         bar: "tqdm",
         log: MetricsLog | None,
-    ) -> Callable[[], None]:
-        """Begin to read how a step went, and with the seconds `waited` its figures, for the log.
+    ) -> Callable[[], bool]:
+        """Begin to read a step's figures, if there are seconds `waited`, for the log.
 
-        Called by all processes together. What is returned tells them, and raises NonFiniteError:
-        there, once for all, the host waits for the device.
+        Called by all processes together. What is returned checks the step, tells them, and gives
+        what `check` gives.
         """
         step, tokens = self.step - 1, self.step * self.config.batch_tokens
-        in_a_row = torch.stack([rung.progress.counts_3[2] for rung in self.rungs])
-        skipped = start_reading(in_a_row)
+        first = list(results)
         measured = None if waited is None else self._measure(results, speed, waited)
 
-        def tell() -> None:
-            for rung, number in zip(self.rungs, skipped().tolist(), strict=True):
-                check_skipped(rung.name, step, number)
+        def tell() -> bool:
+            is_repeated = check()
             if measured is not None:
                 figures = measured()
+                for rung, before, result in zip(self.rungs, first, results, strict=True):
+                    if result is not before:
+                        again = rung_measures(rung, result, step, self.num_steps)
+                        figures[rung.name] |= start_to_host(again)()
                 bar.set_postfix_str(postfix(figures), refresh=False)
                 if log is not None:
                     log.write(step, tokens, figures)
+            return is_repeated
 
         return tell
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from sae_dist.coders import FREQUENCY_EDGES, frequency_histogram
 from sae_dist.common.figures import shown
+from sae_dist.kernels.host import start_reading
 from sae_dist.train.rung import Rung
 from sae_dist.train.schedules import learning_rate, sparsity_coefficient
-from sae_dist.train.staging import start_reading
 from sae_dist.train.step import StepResult
 
 

@@ -19,12 +19,14 @@ class Progress:
     Attributes:
         counts_3: steps that changed the weights, steps that were skipped, and of these the last
             ones in a row, int64.
+        num_held: the last steps that are to be taken again (0-dim, int64).
     """
 
     NAMES = "num_updates", "num_skipped", "skipped_in_a_row"
 
     def __init__(self, device: torch.device) -> None:
         self.counts_3 = torch.zeros(3, dtype=torch.int64, device=device)
+        self.num_held = torch.zeros_like(self.counts_3[0])
 
     @property
     def num_updates(self) -> Tensor:
@@ -35,6 +37,18 @@ class Progress:
         """Count a step, which is skipped or not (0-dim, bool)."""
         self.counts_3 += torch.stack([~skip, skip, skip])
         self.counts_3[2] *= skip
+
+    def add_or_hold(self, skip: Tensor) -> Tensor:
+        """The same, but a step to be skipped is held, and those after it, until all are repeated.
+
+        Returns:
+            whether the step changes nothing (0-dim, bool).
+        """
+        holds = skip | (self.num_held > 0)
+        self.num_held += holds
+        self.counts_3[0] += ~holds
+        self.counts_3[2] *= holds
+        return holds
 
     def numbers(self) -> dict[str, int]:
         """The counts by name; waits for the device."""

@@ -11,14 +11,14 @@ from torch import Tensor
 from sae_dist.checkpoint import on_mesh
 from sae_dist.coders import Coder, DeadLatents, LossTerms, fold, initialise, save_coder, slice_of
 from sae_dist.common.errors import UserError
-from sae_dist.kernels import GradientForm, host
+from sae_dist.kernels import GradientForm, dispatch, host
+from sae_dist.kernels.host import start_reading
 from sae_dist.parallel import Mesh, gather_latents, set_mesh
 from sae_dist.train.config import Precision, RungConfig
 from sae_dist.train.latents import LatentCounters
 from sae_dist.train.optimizers import Optimizer, WeightAverage
 from sae_dist.train.progress import Progress
 from sae_dist.train.rows import SharedRows
-from sae_dist.train.staging import start_reading
 from sae_dist.train.warm_start import warm_start
 
 
@@ -53,16 +53,27 @@ class Rung:
         )
         self.coder = set_mesh(coder, mesh)
         self.coder.is_exact = precision is not Precision.bfloat16
-        self.coder.gradients = GradientForm(
-            by_rows=config.optim.moves_fired_rows_alone and mesh.data.size == 1,
-            sums=None if self.coder.is_exact else torch.bfloat16,
-        )
         self.optimizer = Optimizer(self.coder, config.optim)
         decay = config.optim.ema_decay
         self.average = WeightAverage(self.coder, decay) if decay else None
         self.counters = LatentCounters(len(latents), device)
         self.progress = Progress(device)
         self._soon_dead: Callable[[], Tensor] | None = None
+
+    def gradient_form(self, dead: DeadLatents) -> GradientForm:
+        """How a step's gradients are made.
+
+        Of several parts of the batch they are dense, as they are summed; and so are those of
+        several passes where the host must not wait to hear which rows these have together.
+        """
+        optim, coder, is_alone = self.config.optim, self.config.coder, self.mesh.data.size == 1
+        is_one = not coder.has_further_passes(has_dead=dead.at_most > 0)
+        in_places = optim.takes_places and dispatch.updates_in_places(self.coder.W_enc)
+        return GradientForm(
+            by_rows=is_alone and optim.moves_fired_rows_alone,
+            in_places=is_alone and is_one and in_places,
+            sums=None if self.coder.is_exact else torch.bfloat16,
+        )
 
     def initialise(self, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
         """Give the coder its first weights, from a raw sample that is equal on every process.
@@ -109,7 +120,8 @@ class Rung:
             return DeadLatents.of(mask_F, counts_2[0])
         at_most = int((self._soon_dead or start_reading(counts_2[1]))().numpy())
         self._soon_dead = start_reading(counts_2[1])
-        return DeadLatents(mask_F, counts_2[0], at_most)
+        eighth = 1 << max(0, at_most.bit_length() - 3)  # of it, so that the shapes change seldom
+        return DeadLatents(mask_F, counts_2[0], -(-at_most // eighth) * eighth)
 
     @torch.no_grad()
     def update_statistics(self, forward: LossTerms, num_tokens: int, skip: Tensor) -> None:

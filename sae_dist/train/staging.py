@@ -1,6 +1,6 @@
-"""Batches on their way to the device, and numbers on their way from it."""
+"""Batches on their way to the device."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -43,23 +43,3 @@ def _arrived(staged: Staged, copied: torch.cuda.Event, computing: torch.cuda.Str
     for x in staged[0].values():
         x.record_stream(computing)  # its memory is not given to a later copy while a step reads it
     return staged
-
-
-def start_reading(numbers: Tensor) -> Callable[[], Tensor]:
-    """Begin to copy numbers as they are now to the host; call what is returned when they are read.
-
-    Only that call waits: for the copy, and for what came before it.
-    """
-    if not numbers.is_cuda:
-        copy = numbers.clone()
-        return lambda: copy
-    host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
-    host.copy_(numbers, non_blocking=True)
-    copied = torch.cuda.Event()
-    copied.record()
-
-    def read() -> Tensor:
-        copied.synchronize()
-        return host
-
-    return read

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import LossTerms, training_forward
+from sae_dist.kernels import host
 from sae_dist.parallel import backward, gradient_norm
 from sae_dist.train.optimizers import gradient_squares
 from sae_dist.train.rows import SharedRows
@@ -28,7 +29,8 @@ def training_step(rung: Rung, batch: SharedRows, step: int, num_steps: int) -> S
     """Take one step on this process' rows of the global batch.
 
     The host waits for no device. A step whose loss or gradient is not finite changes nothing but
-    the rung's `progress`.
+    the rung's `progress`. If a search may have found more than there was room for, it and those
+    after it change nothing, and are to be repeated in their order: see `repeat_step`.
 
     Args:
         rung: changed in place.
@@ -40,12 +42,14 @@ def training_step(rung: Rung, batch: SharedRows, step: int, num_steps: int) -> S
     x_BD, y_BE = rung.rows(batch)
     num_tokens = len(x_BD) * mesh.data.size
 
+    dead = rung.dead_latents(num_tokens)
+    coder.gradients = rung.gradient_form(dead)
     forward = training_forward(
         coder.train(),
         x_BD,
         y_BE,
         sparsity_coefficient=sparsity_coefficient(rung.config.coder, optim, step),
-        dead=rung.dead_latents(num_tokens),
+        dead=dead,
     )
     coder.zero_grad()
     backward(forward.loss, coder, mesh)
@@ -53,9 +57,23 @@ def training_step(rung: Rung, batch: SharedRows, step: int, num_steps: int) -> S
 
     # Both were summed over all processes, so that every one of them decides alike.
     skip = ~torch.isfinite(forward.loss.detach() + norm)
-    rung.progress.add(skip)
+    if coder.has_rooms and not host.is_at_hand(skip):
+        skip = rung.progress.add_or_hold(skip)
+    else:
+        rung.progress.add(skip)
     lr = learning_rate(optim, rung.config.coder.num_latents, step, num_steps)
     clip = torch.ones_like(norm) if optim.clip_norm is None else optim.clip_norm / norm
     rung.optimizer.step(rung.progress.num_updates, lr, clip.clamp_max(1.0), skip)
     rung.update_statistics(forward, num_tokens, skip)
     return StepResult(forward, norm, mesh.bytes_sent - sent_before)
+
+
+def repeat_step(rung: Rung, batch: SharedRows, step: int, num_steps: int) -> StepResult:
+    """Take the first of the steps that are held, once more, with a host that waits for shapes."""
+    rung.coder.waits = True
+    try:
+        result = training_step(rung, batch, step, num_steps)
+    finally:
+        rung.coder.waits = False
+    rung.progress.num_held -= 1
+    return result

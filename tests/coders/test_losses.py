@@ -91,7 +91,7 @@ def forward(coder: Coder, x: Tensor, y: Tensor, lam: float, dead: Tensor):
 def test_loss_and_gradients_equal_the_dense_reference(
     kind: str, form: Form, num_dead: int, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aux, "_BLOCK_VALUES", rows_at_once * num_dead)
+    monkeypatch.setitem(aux._BLOCK_VALUES, "cpu", rows_at_once * num_dead)
     coder, x_BD, y_BE = make(kind, form, aux_coefficient=1 / 32, multi_topk=True)
     dead_F = torch.arange(F) >= F - num_dead
     names = [n for n, _ in coder.named_parameters() if n != "threshold"]

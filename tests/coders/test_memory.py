@@ -37,7 +37,7 @@ def test_no_tensor_of_rows_times_latents(
     monkeypatch.setitem(search._BLOCK_VALUES, "cpu", BLOCK)
     monkeypatch.setitem(dense._BLOCK_VALUES, "cpu", BLOCK)
     monkeypatch.setitem(dense._BLOCK_LATENTS, "cpu", 1024)
-    monkeypatch.setattr(aux, "_BLOCK_VALUES", BLOCK)
+    monkeypatch.setitem(aux._BLOCK_VALUES, "cpu", BLOCK)
     x_BD = torch.randn(B, D, generator=torch.Generator().manual_seed(0))
     coder = Coder(config_of_kind(kind, num_latents=F, k=4, aux_k=8, aux_coefficient=1 / 32), D, D)
     initialise(coder, 0, x_BD, x_BD)

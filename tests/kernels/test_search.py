@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from sae_dist.coders import top_k_entries
+from sae_dist.coders.collectives import SingleProcess
 from sae_dist.kernels import Encoder, dispatch, search, threshold_candidates, topk_candidates
 
 B, D, F = 13, 48, 101
@@ -140,12 +142,12 @@ def test_values_do_not_depend_on_the_slice() -> None:
 
 
 def selected(found: tuple[search.SparsePattern, Tensor], num_rows: int, k: int) -> Tensor:
-    """Which entries reach the k-th largest of their row, whatever else a processor found [B, F]."""
+    """Which are the k largest of their row, whatever else a processor found [B, F]."""
     code, z_N = found
-    z_BF = torch.full((num_rows, F), -torch.inf).index_put(
-        (code.rows_N.cpu(), code.latents_N.cpu()), z_N.cpu()
-    )
-    return (z_BF >= z_BF.topk(k).values[:, -1:]) & z_BF.isfinite()
+    kept_N = top_k_entries(code, z_N, k, SingleProcess())
+    mask_BF = torch.zeros(num_rows, F, dtype=torch.bool)
+    mask_BF[code.rows_N[kept_N].cpu(), code.latents_N[kept_N].cpu()] = True
+    return mask_BF
 
 
 @pytest.mark.usefixtures("bfloat16")

@@ -74,6 +74,33 @@ def test_the_sums_of_latents_with_entries_are_those_of_all() -> None:
     torch.testing.assert_close(found_RD, expected_RD, **CLOSE)
 
 
+def test_places_that_are_no_entries_add_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_sparse, "_PIECE", 4)
+    u_BD, W_FD = drawn(3, 24, 40, 0.0)[2:]
+    latents_BK = torch.tensor([[3, 7, 40], [7, 40, 40], [0, 7, 39]], device=DEVICE)
+    listed = SparsePattern.from_lists(latents_BK, 40)
+    values_N = torch.arange(1.0, 10.0, device=DEVICE).where(listed.latents_N < 40, -torch.inf)
+    joined, joined_N = listed.keep_in(listed.latents_N < 40, values_N, 8)
+    for code, values in ((listed, values_N), (joined, joined_N)):
+        exact, exact_n = code.without_room(values)
+        assert exact.latents_N.tolist() == [3, 7, 7, 0, 7, 39]
+        assert exact_n.tolist() == [1, 2, 4, 7, 8, 9]
+        found_BD = triton_sparse.spmm(values, W_FD, code)
+        torch.testing.assert_close(found_BD, reference.spmm(exact_n, W_FD, exact), **CLOSE)
+        dots = triton_sparse.sddmm(u_BD, W_FD, code)
+        is_entry = code.latents_N < 40
+        torch.testing.assert_close(dots[is_entry], reference.sddmm(u_BD, W_FD, exact), **CLOSE)
+        assert not dots[~is_entry].any()
+        found_RD = triton_sparse.spmm_t(values, u_BD, code, present_only=True)
+        assert code.present_R[:4].tolist() == [0, 3, 7, 39] and (code.present_R[4:] == 40).all()
+        expected_RD = reference.spmm_t(exact_n, u_BD, exact, present_only=True)
+        torch.testing.assert_close(found_RD[:4], expected_RD, **CLOSE)
+        assert not found_RD[4:].any()
+        values_F = W_FD[:, 0]
+        found_D = triton_sparse.weighted_sum(values_F, W_FD, code)
+        torch.testing.assert_close(found_D, reference.weighted_sum(values_F, W_FD, exact), **CLOSE)
+
+
 @pytest.mark.parametrize("piece", [1, 4, 8, 9])
 def test_long_segments_are_added_piece_by_piece(
     monkeypatch: pytest.MonkeyPatch, piece: int

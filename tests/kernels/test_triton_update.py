@@ -129,6 +129,32 @@ def test_only_the_given_rows_change() -> None:
         assert not torch.equal(tensor[rows_R], before[name][rows_R])
 
 
+@pytest.mark.parametrize("beta1", [0.0, 0.9])
+def test_there_may_be_room_for_more_rows_than_there_are(beta1: float) -> None:
+    """With a first moment the others' gradient is 0, and without one they stay."""
+    found, expected = state((6, 24), beta1), state((6, 24), beta1)
+    rows_R = torch.tensor([1, 4, 6, 6], device=DEVICE)
+    grad_RD = matrix(4, 24, seed=3)
+    grad_RD[2:] = 0.0
+    adam = adam_step(5, beta1=beta1, unit_norm=True)
+    triton_update.update_rows(AdamRows(**found), grad_RD, rows_R, adam)
+    reference.update_rows(AdamRows(**expected), grad_RD, rows_R, adam)
+    for name in set(found) - {"bf16_FD", "error_F"}:
+        torch.testing.assert_close(found[name], expected[name], equal_nan=True, msg=name)
+
+
+@pytest.mark.parametrize("is_projected", [True, False])
+@pytest.mark.parametrize("rows", [None, [1, 4, 6, 6]], ids=str)
+def test_the_square_of_a_gradient(rows: list[int] | None, is_projected: bool) -> None:
+    W_FD = state((6, 24), 0.0)["W_FD"] if is_projected else None
+    rows_R = None if rows is None else torch.tensor(rows, device=DEVICE)
+    grad_RD = matrix(6 if rows is None else 4, 24, seed=3)
+    if rows is not None:
+        grad_RD[2:] = 0.0
+    found = triton_update.gradient_square(grad_RD, rows_R, W_FD)
+    torch.testing.assert_close(found, reference.gradient_square(grad_RD, rows_R, W_FD))
+
+
 def test_no_rows_are_no_work() -> None:
     tensors = state((3, 7), 0.0)
     none_R = torch.zeros(0, dtype=torch.int64, device=DEVICE)

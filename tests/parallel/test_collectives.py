@@ -21,8 +21,9 @@ from sae_dist.coders import (
 )
 from sae_dist.coders.collectives import SingleProcess
 from sae_dist.coders.files import Rows, in_file_order
+from sae_dist.coders.kinds.batchtopk import BatchTopK
 from sae_dist.coders.select import batch_top_k, batch_top_k_code, top_k, top_k_entries
-from sae_dist.kernels import Encoder, aux, topk_candidates
+from sae_dist.kernels import aux, topk_candidates
 from sae_dist.parallel import (
     MeshCollectives,
     World,
@@ -74,14 +75,16 @@ def as_code(
     sharded: MeshCollectives,
 ) -> Tensor:
     """The mask that the sparse selection gives, with z as a product: of the identity and z."""
-    x_BB, b_F = torch.eye(len(z_BF)), torch.zeros(z_BF.shape[1])
-    encoder = Encoder.of(z_BF.T.contiguous(), b_F)
+    x_BB = torch.eye(len(z_BF))
+    coder = Coder(BatchTopK(num_latents=z_BF.shape[1], k=1), len(z_BF), 1)
+    coder.W_enc.data, coder.b_enc.data[:], coder.collectives = z_BF.T.contiguous(), 0.0, sharded
     if select is top_k:
-        code, z_N = topk_candidates(x_BB, encoder, k)
+        code, z_N = topk_candidates(x_BB, coder.encoder(), k)
         code, z_N = code.keep(top_k_entries(code, z_N, k, sharded), z_N)
     else:
-        about = None if guess is None else torch.tensor(guess, dtype=torch.float64)
-        code, z_N = batch_top_k_code(x_BB, encoder, k, about, sharded)
+        if guess is not None:
+            coder.hints[f"threshold of {k}"] = torch.tensor(guess, dtype=torch.float64)
+        code, z_N = batch_top_k_code(coder, x_BB, k)
     assert torch.equal(z_N, z_BF[code.rows_N, code.latents_N])
     mask_BF = torch.zeros_like(z_BF, dtype=torch.bool)
     mask_BF[code.rows_N, code.latents_N] = True
@@ -151,7 +154,7 @@ def loss_of(coder: Coder, x_BD: Tensor, y_BE: Tensor, dead: DeadLatents) -> Loss
 def train_on(world: World, latent: int, dense_share: int) -> list[str]:
     mesh, wrong = make_mesh(world, latent, {}), []
     jumprelu_module._DENSE_SHARE = dense_share
-    aux._BLOCK_VALUES = 2 * F  # a few rows at once of what AuxK asks
+    aux._BLOCK_VALUES["cpu"] = 2 * F  # a few rows at once of what AuxK asks
     rows, latents = slice_here(mesh)
     for kind, form, (where, dead_F) in itertools.product(kind_names(), Form, DEAD.items()):
         whole, x_BD, y_BE = whole_coder(kind, form)

@@ -31,6 +31,7 @@ def make_store(path: Path, num_tokens: int = 8192) -> Path:
 def rung(kind: str, form: Form = Form.autoencoder, latent: int | None = 1, **coder) -> RungConfig:
     """A rung of 32 latents, with AuxK and all schedules in play."""
     settings = {
+        "num_latents": 32,
         "k": 4,
         "aux_k": 8,
         "aux_coefficient": 1 / 32,
@@ -43,7 +44,7 @@ def rung(kind: str, form: Form = Form.autoencoder, latent: int | None = 1, **cod
         name=f"{kind}-{form}",
         site="in",
         target="in" if form is Form.autoencoder else "out",
-        coder=config_of_kind(kind, form=form, num_latents=32, **(settings | coder)),
+        coder=config_of_kind(kind, form=form, **(settings | coder)),
         optim=Adam(
             lr=3e-3,
             beta1=0.0 if kind == "jumprelu" else 0.9,

@@ -206,7 +206,11 @@ def test_ten_skipped_steps_in_a_row_end_a_run(
         run.rungs[0].coder.b_dec.fill_(torch.nan)
     with pytest.raises(NonFiniteError, match="10 steps in a row"):
         run.run()
-    assert run.rungs[0].progress.counts_3.tolist() == ([0, 10, 10] if at_hand else [0, 11, 11])
+    assert run.rungs[0].progress.counts_3.tolist() == [
+        0,
+        10,
+        10,
+    ]  # a histogram's step is waited for
 
 
 def nan_on_one_rank(world: World, store: Path, folder: Path) -> tuple[int, bool]:

@@ -1,4 +1,4 @@
-"""What of a step would make the host wait for a GPU, counted on a CPU."""
+"""What a step asks of a GPU, counted on a CPU: where the host would wait, and what is launched."""
 
 import traceback
 from collections import Counter
@@ -8,60 +8,91 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sae_dist.kernels import dispatch, host
+import sae_dist.coders.passes
+from sae_dist.kernels import dispatch, host, search
 
 WAITING = {
     *("_local_scalar_dense", "equal", "is_nonzero"),  # the host reads a number
     *("nonzero", "masked_select", "bincount", "_unique2", "unique_dim", "unique_consecutive"),
+    *("_coalesce", "to_sparse_csr", "_to_sparse_csr"),
+    "lift_fresh",  # what the host wrote is copied, from memory that is not pinned
 }
 """Operations that wait on CUDA, whose result's shape or range the host must know."""
 MASKED = {"index", "index_put", "index_put_", "_index_put_impl_"}
 """Those that do so where an index is a mask."""
-KERNELS = ("product", "entries", "sddmm", "spmm", "spmm_t", "update_rows", "round_rows")
+SIZED = {"repeat_interleave": "output_size", "segment_reduce": "unsafe"}
+"""Those that do not where this is given."""
+NO_KERNEL = {
+    *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach"),
+    *("_sparse_coo_tensor_with_dims_and_tensors", "_indices", "_values", "_coalesced_", "set_"),
+    *("is_coalesced", "record_stream", "_unsafe_view"),
+}
+"""Operations that launch nothing though they give no view."""
 
 
-class Waits(TorchDispatchMode):
-    """Counts them, by operation and by the line of ours that asked; kernels' insides do not count.
+class Step(TorchDispatchMode):
+    """What steps ask of a device. Triton's programs are one launch each, and are not run: what they
+    would write is 0, which changes nothing of what is asked.
 
-    On a GPU those are Triton's, but for `entries`, which waits once for the number it finds.
+    Attributes:
+        waits: how often the host would wait, by operation and by the line of ours that asked.
+        launches: of kernels, by operation or program; an operation is counted as one.
+        asked: the same in their order, each with the shapes of the tensors it was given.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.counts: Counter[str] = Counter()
-        self._in_kernel = 0
+        self.waits, self.launches = Counter[str](), Counter[str]()
+        self.asked: list[tuple[Any, ...]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        is_mask = name in MASKED and any(
-            i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
-        )
-        if not self._in_kernel and (name in WAITING or is_mask):
-            self.counts[f"{name} at {_ours()}"] += 1
-        return func(*args, **(kwargs or {}))
+        name, kwargs = func.overloadpacket.__name__, kwargs or {}
+        if self._waits(name, args, kwargs):
+            self.waits[f"{name} at {_ours()}"] += 1
+        if name not in NO_KERNEL and not _is_view(func):
+            self._launched(name, args)
+        given = func(*args, **kwargs)
+        return given.zero_() if "empty" in name else given
+
+    def _waits(self, name: str, args: Any, kwargs: Any) -> bool:
+        if name in MASKED:
+            return any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+        return not kwargs.get(SIZED[name]) if name in SIZED else name in WAITING
+
+    def _launched(self, name: str, args: Any) -> None:
+        self.launches[name] += 1
+        self.asked.append((name, *(tuple(a.shape) for a in args if isinstance(a, Tensor))))
+
+    def clear(self) -> None:
+        """Count from here on."""
+        self.waits.clear(), self.launches.clear(), self.asked.clear()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Inside, the host is told that nothing is at hand."""
+        """Inside, what decides is told that there is a GPU, with units for bfloat16."""
+        interpreter = pytest.importorskip("triton.runtime.interpreter")
+
+        def program(executor: Any, *args: Any, **kwargs: Any) -> None:
+            self._launched(executor.fn.__name__, args)
+
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(host, "is_at_hand", lambda x: False)
-            for name in KERNELS:
-                patch.setattr(dispatch, name, self._as_kernel(name, getattr(dispatch, name)))
+            patch.setattr(dispatch, "_on_triton", lambda x: True)
+            patch.setattr(search, "search_dtype", lambda W_FD: torch.bfloat16)
+            patch.setattr(search, "rounded_dtype", lambda W_FD: torch.bfloat16)
+            patch.setattr(sae_dist.coders.passes, "rounded_dtype", lambda W_FD: torch.bfloat16)
+            patch.setattr(interpreter.GridExecutor, "__call__", program)
             with self:
                 yield
 
-    def _as_kernel(self, name: str, function: Any) -> Any:
-        def kernel(*args: Any, **kwargs: Any) -> Any:
-            self.counts["entries, the number found"] += name == "entries"
-            self._in_kernel += 1
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self._in_kernel -= 1
 
-        return kernel
+def _is_view(func: Any) -> bool:
+    """Whether what comes back is what was given, unwritten."""
+    given = [returned.alias_info for returned in func._schema.returns]
+    return bool(given) and all(alias is not None and not alias.is_write for alias in given)
 
 
 def _ours() -> str:

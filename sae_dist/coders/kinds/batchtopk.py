@@ -35,8 +35,7 @@ class BatchTopK(KSparse):
         return {"threshold": TensorSpec(has_latents=False, is_trained=False)}
 
     def find(self, coder: Coder, x_BD: Tensor) -> Entries:
-        guess = coder.hints.get("threshold") if self is coder.config else None
-        return coders.batch_top_k_code(x_BD, coder.encoder(), self.k, guess, coder.collectives)
+        return coders.batch_top_k_code(coder, x_BD, self.k)
 
     def infer(self, coder: Coder, x_BD: Tensor) -> Entries:
         floor_F = self._threshold(coder, x_BD).expand(len(coder.W_enc))
@@ -61,8 +60,6 @@ class BatchTopK(KSparse):
         is_found = least.isfinite()
         weight = (1 / num_updates.double()).clamp_min(1 - _EMA)
         threshold.copy_(torch.where(is_found, threshold.lerp(least, weight), threshold))
-        before = coder.hints.get("threshold", torch.zeros_like(least))
-        coder.hints["threshold"] = torch.where(is_found, least, before)
 
     def logged(self, coder: Coder) -> dict[str, Tensor]:
         return {"threshold/inference": coder.get_buffer("threshold")}

@@ -63,10 +63,14 @@ class JumpReLU(CoderConfig):
         """All in the kernel's window or above it; None in the first steps, where most are."""
         limit = len(x_BD) * len(coder.W_enc) // _DENSE_SHARE
         floor_F = _threshold(coder) - self.bandwidth / 2
-        return kernels.threshold_candidates(x_BD, coder.encoder(), floor_F, limit)
+        room = coder.room("window")
+        were_too_many = (room.num_found() or 0) > limit
+        found = kernels.threshold_candidates(x_BD, coder.encoder(), floor_F, limit, room)
+        is_counted = found is None or found[0].num_lost is None
+        return found if is_counted or not were_too_many else None
 
     def activate(self, coder: Coder, code: SparsePattern, z_N: Tensor) -> tuple[Tensor, Tensor]:
-        threshold_N = _threshold(coder)[code.latents_N]
+        threshold_N = _threshold(coder)[code.index_N]
         num_active = kernels.step(z_N, threshold_N, self.bandwidth).sum()
         return kernels.jumprelu(z_N, threshold_N, self.bandwidth), num_active
 

@@ -56,6 +56,9 @@ class KSparse(CoderConfig):
     def num_aux(self) -> int:
         return self.aux_k if self.aux_coefficient else 0
 
+    def has_further_passes(self, *, has_dead: bool) -> bool:
+        return self.multi_topk or (has_dead and self.num_aux > 0)
+
     def widened(self) -> Self:
         """The same with 4k, of which `multi_topk` makes its second pass."""
         return replace(self, k=min(4 * self.k, self.num_latents))

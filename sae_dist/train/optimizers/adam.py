@@ -45,6 +45,10 @@ class Adam(OptimConfig):
         return not self.beta1
 
     @property
+    def takes_places(self) -> bool:
+        return True
+
+    @property
     def num_moments(self) -> int:
         return 2 if self.beta1 else 1
 

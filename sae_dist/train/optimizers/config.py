@@ -58,6 +58,13 @@ class OptimConfig:
         return False
 
     @property
+    def takes_places(self) -> bool:
+        """Whether the matrices' gradients may be those of some rows, of number F where they are
+        none, if all others' are 0.
+        """
+        return False
+
+    @property
     def num_moments(self) -> int:
         """How many numbers are remembered of each weight of a matrix."""
         return 1

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sae_dist.coders import Coder
 from sae_dist.common.settings import validate
+from sae_dist.kernels import dispatch as kernels
 from sae_dist.kernels import host
 from sae_dist.train.optimizers.config import OptimConfig
 
@@ -63,7 +64,11 @@ class Step:
         return self.name == "W_dec" and self.coder.config.unit_norm_decoder
 
     def gradient(self) -> tuple[Tensor | None, Tensor]:
-        """The rows that the gradient has (None for all), and their gradients [R, D], as it is."""
+        """The rows that the gradient has (None for all), and their gradients [R, D], as it is.
+
+        Where the host does not know how many these are, the last may be none: those of number F,
+        whose gradient is 0.
+        """
         return _gradient_rows(self.parameter)
 
     def projected_gradient(self) -> tuple[Tensor | None, Tensor]:
@@ -144,11 +149,9 @@ def gradient_squares(coder: Coder) -> dict[str, Tensor]:
         if parameter.grad is None:
             continue
         rows_R, grad_RD = _gradient_rows(parameter)
-        squares[name] = torch.linalg.vector_norm(grad_RD).square()
-        if name == "W_dec" and coder.config.unit_norm_decoder:
-            for grad_rD, w_rD in _row_blocks(grad_RD, _rows(parameter, rows_R)):
-                squares[name] -= torch.linalg.vecdot(grad_rD, w_rD).square().sum()
-            squares[name].clamp_min_(0.0)
+        is_projected = name == "W_dec" and coder.config.unit_norm_decoder
+        weights = parameter if is_projected else None
+        squares[name] = kernels.gradient_square(grad_RD, rows_R, weights)
     return squares
 
 
@@ -159,7 +162,8 @@ def _gradient_rows(W_FD: Tensor) -> tuple[Tensor | None, Tensor]:
         return None, grad
     grad = grad.coalesce()
     rows_R = grad.indices()[0]
-    return (None if len(rows_R) == len(W_FD) else rows_R), grad.values()
+    are_all = host.is_at_hand(rows_R) and len(rows_R) == len(W_FD)
+    return (None if are_all else rows_R), grad.values()
 
 
 def _rows(W_FD: Tensor, rows_R: Tensor | None) -> Tensor:
