@@ -80,7 +80,7 @@ def test_saedashboards_classes_hold_what_they_are_given(tmp_path: Path) -> None:
 
 def write_lm(folder: Path) -> torch.nn.Module:
     """A tiny Llama as transformers 4 reads it, too, with a tokenizer of plain files."""
-    lm = tiny_model("llama")
+    lm = tiny_model("llama", head_dim=None)  # which TransformerLens does not read
     lm.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
