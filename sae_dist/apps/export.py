@@ -9,8 +9,8 @@ take raw activations. A coder that a format cannot hold is refused, with the rea
 that can, before anything is written. Weights go from file to file block by block: no coder need fit
 into memory.
 
-delphi, saedashboard and neuronpedia take what sae-dist latents found out of the coders' latents, and
-circuit_tracer both (docs/handoff.md).
+delphi, saedashboard and neuronpedia take what sae-dist latents found out about the coders' latents,
+circuit_tracer takes both (docs/handoff.md).
 """
 
 from pathlib import Path

@@ -11,6 +11,7 @@ Without thresholds its loader takes ReLU, whatever `config.yaml` says: a TopK ha
 
 import gzip
 import json
+import shutil
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +25,8 @@ import yaml
 from sae_dist.coders import FiresBy, Form
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import atomic_path, write_atomic
-from sae_dist.common.hooks import hook_name, layer_of, site_of
+from sae_dist.common.hooks import hook_name, layer_of
+from sae_dist.common.log import log_info
 from sae_dist.handoff.dashboard import SHOWN, as_texts, short
 from sae_dist.handoff.handoff import Handoff, Texts, written_anew
 from sae_dist.latents import Example, Latents, rungs_with_latents
@@ -58,9 +60,15 @@ class CircuitTracer(Handoff):
             _write_transcoder(folder / f"layer_{layer}.safetensors", run / "coders" / name)
         config = _config(described[layers[0]], run.name)
         write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
-        if texts is not None and set(layers) <= set(rungs_with_latents(run)):
-            with written_anew(folder / FEATURES) as temporary:
-                _write_features(temporary, [Latents(run, name) for name in layers], texts)
+        if texts is None or not set(layers) <= set(rungs_with_latents(run)):
+            shutil.rmtree(folder / FEATURES, ignore_errors=True)  # of another set
+            log_info(
+                "what its viewer shows is left out: that wants all layers' latents, which "
+                f"sae-dist latents run={run.name} finds, and a tokenizer"
+            )
+            return
+        with written_anew(folder / FEATURES) as temporary:
+            _write_features(temporary, [Latents(run, name) for name in layers], texts)
 
 
 def unpack_features(folder: str | Path, graph: str | Path) -> Path:
@@ -165,7 +173,6 @@ def _config(described: dict[str, Any], run: str) -> dict[str, Any]:
     layer = layer_of(about["site"])
     read = hook_name(about["site"], folds_norms=bool(lm.get("fold_norms")))
     written = hook_name(about["target"])
-    assert site_of(read) == about["site"] and site_of(written) == about["target"]
     return {
         "model_name": lm.get("name") or "",
         "model_kind": "transcoder_set",
@@ -193,7 +200,7 @@ def _features(latents: Latents, texts: Texts) -> Iterator[dict[str, Any]]:
     for own in latents.ranges():
         for latent in own:
             examples = latents.examples(latent)
-            peak = float(latents.row("max", latent))
+            peak, heights = float(latents.row("max", latent)), latents.row("histogram", latent)
             yield {
                 "transcoder_id": latents.rung.rung,
                 "index": latent,
@@ -202,8 +209,8 @@ def _features(latents: Latents, texts: Texts) -> Iterator[dict[str, Any]]:
                 "bottom_logits": _shown(latents, "bottom_tokens", latent, texts),
                 "act_min": 0.0,
                 "act_max": short([peak])[0],
-                "quantile_values": short(np.linspace(0, peak, len(latents.row("histogram", latent)) + 1)),
-                "histogram": latents.row("histogram", latent).tolist(),
+                "quantile_values": short(np.linspace(0, peak, len(heights) + 1)),
+                "histogram": heights.tolist(),
                 "activation_frequency": int(latents.row("fired", latent))
                 / max(1, latents.about.num_tokens),
             }

@@ -10,6 +10,7 @@ from sae_dist.latents import Example, Latents
 
 Feature = dict[str, Any]
 SHOWN = 10  # tokens whose logits are raised most, and lowered most
+_OUT_OF_RANGE = "<|outofrange|>"
 _TOP = -1  # instead of an interval's lower end, and of its share
 
 
@@ -95,9 +96,7 @@ def _logits(row: dict[str, np.ndarray], texts: Texts) -> Feature:
     return found
 
 
-def _activations(
-    latents: Latents, latent: int, texts: Texts, sizes_M: np.ndarray
-) -> list[Feature]:
+def _activations(latents: Latents, latent: int, texts: Texts, sizes_M: np.ndarray) -> list[Feature]:
     """Its windows; a quantile's interval is that of its windows' peaks, and its share is of all
     tokens, as there.
     """
@@ -132,8 +131,14 @@ def peak_of(example: Example) -> float:
 
 
 def as_texts(ids: np.ndarray, texts: Texts, errors: str = "replace") -> list[str]:
-    """Tokens as text; of a part of a character `errors` says what is written instead."""
-    return [texts[token].decode(errors=errors) for token in ids.tolist()]
+    """Tokens as text; of a part of a character `errors` says what is written instead.
+
+    A language model may have more logits than its tokenizer has tokens.
+    """
+    return [
+        texts[token].decode(errors=errors) if token < len(texts) else _OUT_OF_RANGE
+        for token in ids.tolist()
+    ]
 
 
 def short(values: np.ndarray | Sequence[float]) -> list[float]:

@@ -1,11 +1,11 @@
 """delphi 0.1: its cache of latents, from which it explains and scores whatever coder they are of.
 
-    FOLDER/latents/RUNG/START_END.safetensors   a range of latents, END among them:
-        `locations` [M, 3] (sequence, position, latent - START), `activations` [M], `tokens` [N, S]
-    FOLDER/latents/RUNG/config.json
-    FOLDER/log/hookpoint_firing_counts.pt       {RUNG: int64 [F]}
+FOLDER/latents/RUNG/START_END.safetensors   a range of latents, END among them:
+    `locations` [M, 3] (sequence, position, latent - START), `activations` [M], `tokens` [N, S]
+FOLDER/latents/RUNG/config.json
+FOLDER/log/hookpoint_firing_counts.pt       {RUNG: int64 [F]}
 
-    LatentDataset(raw_dir=FOLDER/latents, modules=[RUNG], tokenizer=…, …)
+LatentDataset(raw_dir=FOLDER/latents, modules=[RUNG], tokenizer=…, …)
 """
 
 from collections.abc import Sequence

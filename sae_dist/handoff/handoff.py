@@ -23,11 +23,13 @@ class Handoff:
         name: what stands behind `to=`.
         title: what readers call it.
         needs_texts: whether it shows tokens as text, for which there must be a tokenizer.
+        is_by_layer: whether it files latents by layer, which their site then must have.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     needs_texts: ClassVar[bool] = True
+    is_by_layer: ClassVar[bool] = False
 
     def rungs(self, run: Path) -> list[str]:
         """The rungs of a run that may be handed off: those whose latents are there.
@@ -44,6 +46,8 @@ class Handoff:
 
     def check(self, run: Path, rungs: Sequence[str]) -> None:
         """Raise UserError where these rungs cannot be handed off; nothing is written before."""
+        for name in rungs if self.is_by_layer else ():
+            layer_and_hook(Latents(run, name), self.title)
 
     def write(self, folder: Path, run: Path, rungs: Sequence[str], texts: Texts | None) -> None:
         """Write what is known of these rungs, a range of latents at a time.

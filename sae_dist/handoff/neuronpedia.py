@@ -11,7 +11,7 @@ fills them in. Public uploads are by its maintainers; an instance of one's own i
 import gzip
 import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -30,16 +30,74 @@ _ID_CHARACTERS = 25
 _LEVEL = 5  # of compression, as its converter's
 Row = dict[str, Any]
 
+# What its tables want besides, which is not known here, or always so.
+_WHOSE: Row = {"creatorName": "sae_dist", "creatorEmail": None, "urls": [], "visibility": "PUBLIC"}
+_NO_DEFAULTS: Row = {"defaultSourceSetName": None, "defaultSourceId": None}
+_RELEASE: Row = {
+    **_WHOSE,
+    **_NO_DEFAULTS,
+    "descriptionShort": None,
+    "creatorNameShort": "sae_dist",
+    "defaultUmapSourceIds": [],
+    "isNewUi": False,
+    "featured": False,
+}
+_MODEL: Row = {
+    **_NO_DEFAULTS,
+    "visibility": "PUBLIC",
+    "owner": "",
+    "website": None,
+    "tlensId": None,
+    "dimension": None,
+    "layers": 0,
+    "neuronsPerLayer": 0,
+    "instruct": False,
+    "inferenceEnabled": False,
+}
+_SET: Row = {
+    **_WHOSE,
+    "type": "",
+    "defaultOfModelId": None,
+    "hasDashboards": True,
+    "defaultRange": 1,
+    "defaultShowBreaks": True,
+    "showCorrelated": True,
+    "showDfa": False,
+    "showHeadAttribution": False,
+    "showUmap": False,
+}
+_SOURCE: Row = {
+    "visibility": "PUBLIC",
+    "hasDashboards": True,
+    "defaultOfModelId": None,
+    "inferenceEnabled": False,
+    "inferenceHosts": [],
+    "hfRepoId": None,
+    "hfFolderId": None,
+    "saelensConfig": None,
+    "saelensRelease": None,
+    "saelensSaeId": None,
+    "hasUmap": False,
+    "hasUmapLogSparsity": False,
+    "hasUmapClusters": False,
+}
+_ACTIVATION: Row = {
+    "dataIndex": None,
+    "dataSource": None,
+    "lossValues": [],
+    "logitContributions": None,
+    "dfaValues": [],
+    "dfaTargetIndex": None,
+    "dfaMaxValue": None,
+}
+
 
 class Neuronpedia(Handoff):
     """A folder a rung, of lines of JSON."""
 
     name = "neuronpedia"
     title = "Neuronpedia"
-
-    def check(self, run: Path, rungs: Sequence[str]) -> None:
-        for name in rungs:
-            layer_and_hook(Latents(run, name), self.title)
+    is_by_layer = True
 
     def write(self, folder: Path, run: Path, rungs: Sequence[str], texts: Texts | None) -> None:
         assert texts is not None
@@ -60,7 +118,7 @@ class _Source:
         self.model = _model_id(self.lm)
         self.set = latents.about.run
         self.id = f"{layer}-{self.set}__{latents.rung.rung}"
-        self.created = datetime.now(timezone.utc).isoformat()
+        self.created = datetime.now(UTC).isoformat()
 
     def write(self, folder: Path, texts: Texts, explanations: dict[int, Explanation]) -> None:
         for name, row in self._about().items():
@@ -80,79 +138,38 @@ class _Source:
                 write_atomic(folder / part / f"batch-{number}.jsonl.gz", packed)
 
     def _about(self) -> dict[str, Row]:
+        """Its release, language model, set and source: a row each."""
         about, rung = self.latents.about, self.latents.rung
-        made = {"creatorId": CREATOR, "createdAt": self.created, "visibility": "PUBLIC"}
-        whose = {"creatorName": "sae_dist", "creatorEmail": None, "urls": []}
-        described = f"{rung.kind} {rung.form.replace('_', ' ')}s of {self.lm}, run {about.run}"
+        told = f"{rung.kind} {rung.form.replace('_', ' ')}s of {self.lm}, run {about.run}"
+        made = {"creatorId": CREATOR, "createdAt": self.created}
         return {
-            "release": {
-                **made,
-                **whose,
-                "name": self.set,
-                "description": described,
-                "descriptionShort": described,
-                "creatorNameShort": "sae_dist",
-                "isNewUi": False,
-                "featured": False,
-                "defaultSourceSetName": None,
-                "defaultSourceId": None,
-                "defaultUmapSourceIds": [],
-            },
+            "release": _RELEASE | made | {"name": self.set, "description": told},
             "model": {
+                **_MODEL,
                 **made,
                 "id": self.model,
                 "displayNameShort": self.model,
                 "displayName": self.lm,
                 "updatedAt": self.created,
-                "instruct": False,
-                "tlensId": None,
-                "dimension": None,
-                "defaultSourceSetName": None,
-                "defaultSourceId": None,
-                "inferenceEnabled": False,
-                "layers": 0,
-                "neuronsPerLayer": 0,
-                "owner": "",
-                "website": None,
             },
             "sourceset": {
+                **_SET,
                 **made,
-                **whose,
                 "modelId": self.model,
                 "name": self.set,
-                "description": described,
-                "type": "",
+                "description": told,
                 "releaseName": self.set,
-                "hasDashboards": True,
-                "defaultOfModelId": None,
-                "defaultRange": 1,
-                "defaultShowBreaks": True,
-                "showDfa": False,
-                "showCorrelated": True,
-                "showHeadAttribution": False,
-                "showUmap": False,
             },
             "source": {
+                **_SOURCE,
                 **made,
                 "id": self.id,
                 "modelId": self.model,
                 "setName": self.set,
-                "hasDashboards": True,
-                "inferenceEnabled": False,
-                "inferenceHosts": [],
-                "saelensConfig": None,
-                "saelensRelease": None,
-                "saelensSaeId": None,
-                "hfRepoId": None,
-                "hfFolderId": None,
-                "defaultOfModelId": None,
-                "hasUmap": False,
-                "hasUmapLogSparsity": False,
-                "hasUmapClusters": False,
                 "num_prompts": about.num_sequences,
                 "num_tokens_in_prompt": about.sequence_length,
                 "dataset": str((about.source.get("text") or {}).get("path") or ""),
-                "notes": f"of {self.latents.rung.site}, {rung.num_latents} latents, L0 {rung.l0:.4g}",
+                "notes": f"of {rung.site}, {rung.num_latents} latents, L0 {rung.l0:.4g}",
             },
         }
 
@@ -169,7 +186,7 @@ class _Source:
             "sourceSetName": self.set,
             "creatorId": CREATOR,
             "createdAt": self.created,
-            "maxActApprox": short([self.latents.row("max", latent)])[0],
+            "maxActApprox": short([float(self.latents.row("max", latent))])[0],
             "hasVector": False,
             "vectorLabel": None,
             "vectorDefaultSteerStrength": 10,
@@ -182,6 +199,7 @@ class _Source:
         for number, window in enumerate(one["activations"]):
             values = window["values"]
             yield {
+                **_ACTIVATION,
                 **self._of(one["feature_index"]),
                 "id": self._new_id("activation", one["feature_index"], number),
                 "creatorId": CREATOR,
@@ -195,17 +213,10 @@ class _Source:
                 "binMax": window["bin_max"],
                 "binContains": window["bin_contains"],
                 "qualifyingTokenIndex": window["qualifying_token_index"],
-                "dataIndex": None,
-                "dataSource": None,
-                "dfaValues": [],
-                "dfaTargetIndex": None,
-                "dfaMaxValue": None,
-                "lossValues": [],
-                "logitContributions": None,
             }
 
     def _explanation(self, one: Explanation) -> Row:
-        """Who wrote it and its scores are notes: its tables of explainers have not heard of ours."""
+        """Author and scores are notes: its tables of explainers know none of ours."""
         scores = [f"{name} {score:.3g}" for name, score in one.scores.items() if score is not None]
         told = f"by {one.explainer}, judged by {one.judge}"
         return {

@@ -1,7 +1,7 @@
 """SAEDashboard 0.8: what its runner for Neuronpedia writes.
 
-    FOLDER/RUNG/batch-N.json            128 latents each
-    FOLDER/RUNG/skipped_indexes.json    those that never fire, which are in no batch
+FOLDER/RUNG/batch-N.json            128 latents each
+FOLDER/RUNG/skipped_indexes.json    those that never fire, which are in no batch
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,10 +25,7 @@ class SAEDashboard(Handoff):
 
     name = "saedashboard"
     title = "SAEDashboard"
-
-    def check(self, run: Path, rungs: Sequence[str]) -> None:
-        for name in rungs:
-            layer_and_hook(Latents(run, name), self.title)
+    is_by_layer = True
 
     def write(self, folder: Path, run: Path, rungs: Sequence[str], texts: Texts | None) -> None:
         assert texts is not None

@@ -1,4 +1,4 @@
-"""What each tool is handed, field by field; tests/handoff/test_tools.py asks the tools themselves."""
+"""What each tool is handed, field by field; test_tools.py asks the tools themselves."""
 
 import gzip
 import json
@@ -76,14 +76,19 @@ def test_delphis_cache_is_every_activation(tmp_path: Path) -> None:
             assert tensors["activations"].dtype == np.float16
             sequence, position, latent = tensors["locations"].astype(int).T
             assert (np.diff((latent * 40 + sequence) * 64 + position) > 0).all()
-            found[sequence, position, latent + int(file.stem.split("_")[0])] = tensors["activations"]
+            found[sequence, position, latent + int(file.stem.split("_")[0])] = tensors[
+                "activations"
+            ]
         expected = np.stack([fires(ids, latent) for latent in range(width)], -1)
         assert np.array_equal(found, expected.astype(np.float16))
         assert np.array_equal(counts[rung], (expected > 0).sum((0, 1)))
     assert json.loads((folder / "latents/wide/config.json").read_text()) == {
         "model_name": "some/Tiny-LM.1",
         **dict.fromkeys(("dataset_repo", "dataset_split", "dataset_name", "dataset_column"), ""),
-        **{"batch_size": 1, "cache_ctx_len": 64, "n_tokens": 40 * 64, "n_splits": 2},
+        "batch_size": 1,
+        "cache_ctx_len": 64,
+        "n_tokens": 40 * 64,
+        "n_splits": 2,
     }
 
 
@@ -96,7 +101,9 @@ def test_delphi_gets_what_halves_cannot_hold_in_32_bits_and_nothing_too_small(
     tensors["values"][:2] = 70_000, 1e-6
     save_file(tensors, file)
     start, stop = (int(number) for number in file.stem.split("-"))
-    found = load_file(written("delphi", run, ["wide"]) / f"latents/wide/{start}_{stop - 1}.safetensors")
+    found = load_file(
+        written("delphi", run, ["wide"]) / f"latents/wide/{start}_{stop - 1}.safetensors"
+    )
     assert found["activations"].dtype == np.float32 and found["activations"][0] == 70_000
     assert len(found["activations"]) == len(found["locations"]) == len(tensors["values"]) - 1
 
@@ -118,7 +125,12 @@ def test_saedashboards_features(tmp_path: Path) -> None:
     skipped = json.loads((folder / "skipped_indexes.json").read_text())
     numbers = [one["feature_index"] for one in features]
     dead = (Latents(run, "wide").column("fired") == 0).nonzero()[0].tolist()
-    assert dead and skipped == {**about, "layer": "1", "log_sparsity": None, "skipped_indexes": dead}
+    assert dead and skipped == {
+        **about,
+        "layer": "1",
+        "log_sparsity": None,
+        "skipped_indexes": dead,
+    }
     assert sorted(numbers + dead) == list(range(WIDE))
     for one in features:
         assert set(one) == DASHBOARD
@@ -187,7 +199,9 @@ def test_neuronpedias_folder(tmp_path: Path) -> None:
     features = [row for n in range(2) for row in lines_of(folder / f"features/batch-{n}.jsonl.gz")]
     assert [row["index"] for row in features] == [str(latent) for latent in range(WIDE)]
     dashboard = written("saedashboard", run, ["wide"]) / "wide"
-    theirs = {one["feature_index"]: one for batch in batches_of(dashboard) for one in batch["features"]}
+    theirs = {
+        one["feature_index"]: one for batch in batches_of(dashboard) for one in batch["features"]
+    }
     for row in features:
         assert set(row) == FEATURE and row.items() >= of.items()
     assert len(theirs) < WIDE == len(features)  # a latent that never fires has its page, too
@@ -203,7 +217,11 @@ def test_neuronpedias_folder(tmp_path: Path) -> None:
     own = [one for one in windows if one["index"] == "3"]
     for window, expected in zip(own, theirs[3]["activations"], strict=True):
         assert window["tokens"] == expected["tokens"] and window["values"] == expected["values"]
-        assert window["maxValue"] == max(window["values"]) == window["values"][window["maxValueTokenIndex"]]
+        assert (
+            window["maxValue"]
+            == max(window["values"])
+            == window["values"][window["maxValueTokenIndex"]]
+        )
         assert window["binMin"] == expected["bin_min"]
     ids = [one["id"] for one in windows]
     written("neuronpedia", run, ["wide"])  # of which the first one's rows are not added again
@@ -297,7 +315,9 @@ def test_a_set_of_fewer_layers_takes_the_place_of_a_longer_one(tmp_path: Path) -
     ],
 )
 def test_what_is_no_set_is_refused(coders, layers, told: str, tmp_path: Path) -> None:
-    made = {n: transcoder(Form(form), width, 16, kind=kind) for n, (form, width, kind) in coders.items()}
+    made = {
+        n: transcoder(Form(form), width, 16, kind=kind) for n, (form, width, kind) in coders.items()
+    }
     save_set(tmp_path / "r", made, layers)
     with pytest.raises(UserError, match=told):
         handoff_named("circuit_tracer").check(tmp_path / "r", sorted(made))

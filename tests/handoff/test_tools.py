@@ -122,14 +122,21 @@ def test_circuit_tracer_loads_a_set_attributes_and_shows_it(
     folder, graphs = handed("circuit_tracer", run, sorted(coders)), tmp_path / "graphs"
     graphs.mkdir()
     prompt = [0, 5, 17, 33, 4, 60]
-    job = {"folder": str(folder), "graphs": str(graphs), "lm": str(tmp_path / "lm"), "backend": backend}
+    job = {
+        "folder": str(folder),
+        "graphs": str(graphs),
+        "lm": str(tmp_path / "lm"),
+        "backend": backend,
+    }
     found = asked("circuit_tracer", "circuit-tracer", tmp_path, **job, prompt=prompt)
     assert found["is_finite"] and found["edges"] > 100
 
     inputs, logits = mlp_inputs(lm, prompt)
     theirs = torch.load(graphs / "found.pt")
     torch.testing.assert_close(theirs["logits"], logits, rtol=1e-4, atol=1e-4)
-    ours = torch.stack([coder.encode(x_SD) for coder, x_SD in zip(coders.values(), inputs, strict=True)])
+    ours = torch.stack(
+        [coder.encode(x_SD) for coder, x_SD in zip(coders.values(), inputs, strict=True)]
+    )
     ours[:, 0] = 0  # as it leaves out the first position
     torch.testing.assert_close(theirs["acts"], ours, rtol=1e-4, atol=1e-4)
     assert sorted(map(tuple, found["features"])) == [tuple(at) for at in ours.nonzero().tolist()]

@@ -1,6 +1,6 @@
 """What the tools make of files: run by a Python that has them, without sae_dist.
 
-python tools.py TOOL JOB      where JOB is a JSON file; what was found is written beside it, in `out`
+python tools.py TOOL JOB      where JOB is a JSON file, which says where to write what was found
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _ABSENT = {  # what delphi imports, and its loader and scorers never call
 
 
 def delphi(job: Job) -> Job:
-    """Load a cache, and score each latent's own rule, "divides by d", with a judge that knows it."""
+    """Load a cache, and score each latent's rule, "divides by d", with a judge that knows it."""
     for name, own in _ABSENT.items():
         sys.modules[name] = types.ModuleType(name)
         vars(sys.modules[name]).update(dict.fromkeys(own, object))
@@ -141,6 +141,8 @@ def circuit_tracer(job: Job) -> Job:
 if __name__ == "__main__":
     tool, path = sys.argv[1:]
     job = json.loads(Path(path).read_text())
-    found = {"delphi": delphi, "saedashboard": saedashboard, "circuit_tracer": circuit_tracer}[tool](job)
+    found = {"delphi": delphi, "saedashboard": saedashboard, "circuit_tracer": circuit_tracer}[
+        tool
+    ](job)
     found["version"] = importlib.metadata.version(job["package"])
     Path(job["out"]).write_text(json.dumps(found))
