@@ -45,7 +45,11 @@ class CircuitTracer(Handoff):
 
     def rungs(self, run: Path) -> list[str]:
         """All coders of the run: of their latents nothing need be known."""
-        return sorted(path.parent.name for path in run.glob("coders/*/coder.json"))
+        if names := sorted(path.parent.name for path in run.glob("coders/*/coder.json")):
+            return names
+        raise UserError(
+            f"no coders in {run / 'coders'}; expected a finished run: train it to its end first"
+        )
 
     def check(self, run: Path, rungs: Sequence[str]) -> None:
         _layers({name: _describe(run, name) for name in rungs})
@@ -61,13 +65,14 @@ class CircuitTracer(Handoff):
         config = _config(described[layers[0]], run.name)
         write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
         if texts is None or not set(layers) <= set(rungs_with_latents(run)):
-            shutil.rmtree(folder / FEATURES, ignore_errors=True)  # of another set
+            if (folder / FEATURES / INDEX).is_file():
+                shutil.rmtree(folder / FEATURES)  # of another set
             log_info(
                 "what its viewer shows is left out: that wants all layers' latents, which "
                 f"sae-dist latents run={run.name} finds, and a tokenizer"
             )
             return
-        with written_anew(folder / FEATURES) as temporary:
+        with written_anew(folder / FEATURES, INDEX) as temporary:
             _write_features(temporary, [Latents(run, name) for name in layers], texts)
 
 

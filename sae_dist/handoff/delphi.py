@@ -19,6 +19,7 @@ from sae_dist.handoff.handoff import Handoff, Texts, written_anew
 from sae_dist.latents import Latents
 from sae_dist.latents.folder import write_tensors
 
+_SETTINGS = "config.json"
 _LEAST = 1e-5  # what delphi takes for firing
 _MOST_HALF = float(np.finfo(np.float16).max)
 
@@ -37,11 +38,11 @@ class Delphi(Handoff):
         counts = {}
         for name in rungs:
             latents = Latents(run, name)
-            with written_anew(folder / "latents" / name) as temporary:
+            with written_anew(folder / "latents" / name, _SETTINGS) as temporary:
                 for own in latents.ranges():
                     split = temporary / f"{own.start}_{own.stop - 1}.safetensors"
                     write_tensors(split, _split(latents, own))
-                write_json(temporary / "config.json", _config(latents))
+                write_json(temporary / _SETTINGS, _config(latents))
             counts[name] = torch.from_numpy(latents.column("fired"))
         with atomic_path(folder / "log" / "hookpoint_firing_counts.pt") as path:
             torch.save(counts, path)

@@ -62,8 +62,17 @@ class Handoff:
 
 
 @contextmanager
-def written_anew(folder: Path) -> Iterator[Path]:
-    """Where to write files that become `folder` when all are there, instead of what it held."""
+def written_anew(folder: Path, mark: str) -> Iterator[Path]:
+    """Where to write files that become `folder` when all are there, instead of what it held.
+
+    Raises:
+        UserError: it holds something else: there is no file `mark`, which every such folder has.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file():
+        raise UserError(
+            f"found {folder}, which no hand-off of this sort wrote (it has no {mark}); expected "
+            "a new folder; choose another with folder=…"
+        )
     shutil.rmtree(folder, ignore_errors=True)
     with atomic_path(folder) as temporary:
         temporary.mkdir()

@@ -104,7 +104,7 @@ class Neuronpedia(Handoff):
         for name in rungs:
             latents = Latents(run, name)
             source = _Source(latents)
-            with written_anew(folder / source.model / source.id) as temporary:
+            with written_anew(folder / source.model / source.id, "source.jsonl") as temporary:
                 source.write(temporary, texts, read_explanations(run, name))
 
 

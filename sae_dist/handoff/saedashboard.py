@@ -17,6 +17,7 @@ from sae_dist.handoff.handoff import Handoff, Texts, layer_and_hook, written_ane
 from sae_dist.latents import Latents
 
 PER_BATCH = 128
+_SKIPPED = "skipped_indexes.json"
 _T = TypeVar("_T")
 
 
@@ -31,7 +32,7 @@ class SAEDashboard(Handoff):
         assert texts is not None
         for name in rungs:
             latents = Latents(run, name)
-            with written_anew(folder / name) as temporary:
+            with written_anew(folder / name, _SKIPPED) as temporary:
                 _write_rung(temporary, latents, texts)
 
 
@@ -53,7 +54,7 @@ def _write_rung(folder: Path, latents: Latents, texts: Texts) -> None:
         "log_sparsity": None,
         "skipped_indexes": (fired_F == 0).nonzero()[0].tolist(),
     }
-    write_atomic(folder / "skipped_indexes.json", msgspec.json.encode(skipped))
+    write_atomic(folder / _SKIPPED, msgspec.json.encode(skipped))
 
 
 def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:

@@ -82,12 +82,28 @@ def test_a_set_of_coders_needs_no_latents_of_them(run: Path) -> None:
     ]
 
 
+def test_without_coders_there_is_no_set(tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/config.yaml").write_text("store: s\n")
+    with pytest.raises(UserError, match="^no coders in .*; expected a finished run"):
+        checks.check(ExportConfig(run="r", runs=str(tmp_path), to="circuit_tracer"))
+
+
 @pytest.mark.parametrize("to", sorted(set(handoff_names()) - {"circuit_tracer"}))
 def test_without_latents_the_command_that_makes_them_is_named(to: str, tmp_path: Path) -> None:
     save_set(tmp_path / "r", {"a": transcoder(Form.transcoder, 8, 16)})
     config = ExportConfig(run="r", runs=str(tmp_path), to=to)
     with pytest.raises(UserError, match="^found no latents in .*; sae-dist latents run=r makes"):
         checks.check(config)  # before anything slow is imported
+
+
+def test_a_folder_of_something_else_is_left_alone(run: Path) -> None:
+    save_set(run, {"wide": transcoder(Form.transcoder, 8, 16)}, lm=HERE)
+    for _ in range(2):  # what was written before is replaced
+        export(ExportConfig(run="r", to="saedashboard"))
+    with pytest.raises(UserError, match="^found runs/r/coders/wide, .* choose another with folder"):
+        export(ExportConfig(run="r", to="saedashboard", folder="runs/r/coders"))
+    assert (run / "coders/wide/coder.json").is_file()
 
 
 def test_what_cannot_be_shown_is_refused(run: Path) -> None:
