@@ -14,7 +14,9 @@ CLIENTS_PYTHON ?= .venv-interop/bin/python
 CLIENTS_READY := $(if $(filter .venv-interop/%,$(CLIENTS_PYTHON)),.venv-interop/.ready)
 SAEBENCH_PYTHON ?= .venv-saebench/bin/python
 SAEBENCH_READY := $(if $(filter .venv-saebench/%,$(SAEBENCH_PYTHON)),.venv-saebench/.ready)
-OTHERS := SAE_DIST_CLIENTS=$(CLIENTS_PYTHON) SAE_DIST_SAEBENCH=$(SAEBENCH_PYTHON)
+HANDOFF_PYTHON ?= .venv-handoff/bin/python
+HANDOFF_READY := $(if $(filter .venv-handoff/%,$(HANDOFF_PYTHON)),.venv-handoff/.ready)
+OTHERS := SAE_DIST_CLIENTS=$(CLIENTS_PYTHON) SAE_DIST_SAEBENCH=$(SAEBENCH_PYTHON) SAE_DIST_HANDOFF=$(HANDOFF_PYTHON)
 S3_PYTHON ?= .venv-s3/bin/python
 S3_READY := $(if $(filter .venv-s3/%,$(S3_PYTHON)),.venv-s3/.ready)
 INSTALL_PEER := .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c benchmarks/constraints.txt torch
@@ -24,7 +26,7 @@ help:
 	@echo "make reproduce    published claims beside what a small LM shows, in docs/reproduction.md; within an hour"
 	@echo "make test         the fast tests"
 	@echo "make test-slow    the tests that need minutes, several processes or gigabytes"
-	@echo "make test-interop exports, imports and SAEBench beside the other libraries, in a .venv-interop and a .venv-saebench"
+	@echo "make test-interop what is exported, imported and handed off, read by the other libraries, in environments of theirs"
 	@echo "make bench        steps beside other trainers' (in a .venv-bench of their own), stream, harvest, end to end"
 	@echo "make lint         ruff and mypy"
 	@echo "make docs         the site, in site/, by a .venv-docs of its own; fails on a warning"
@@ -41,11 +43,11 @@ reproduce: $(READY)
 test: $(READY)
 	@$(PYTEST) -m "not slow"
 
-test-slow: $(READY) $(CLIENTS_READY) $(SAEBENCH_READY) $(S3_READY)
+test-slow: $(READY) $(CLIENTS_READY) $(SAEBENCH_READY) $(HANDOFF_READY) $(S3_READY)
 	@$(OTHERS) SAE_DIST_S3=$(S3_PYTHON) $(PYTEST) -m slow
 
-test-interop: $(READY) $(CLIENTS_READY) $(SAEBENCH_READY)
-	@$(OTHERS) OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/interop
+test-interop: $(READY) $(CLIENTS_READY) $(SAEBENCH_READY) $(HANDOFF_READY)
+	@$(OTHERS) OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/interop tests/handoff
 
 interop-table: $(READY) $(CLIENTS_READY) $(SAEBENCH_READY)
 	@$(OTHERS) .venv/bin/python -W ignore -m tests.interop.measure
@@ -70,7 +72,7 @@ lint: $(READY)
 	.venv/bin/mypy
 
 clean:
-	rm -rf .venv .venv-bench .venv-docs .venv-interop .venv-s3 .venv-saebench .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site
+	rm -rf .venv .venv-bench .venv-docs .venv-handoff .venv-interop .venv-s3 .venv-saebench .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
@@ -120,6 +122,20 @@ $(READY): pyproject.toml constraints.txt
 	@.venv-saebench/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c benchmarks/constraints.txt torch sae-bench crc32c
 	@.venv-saebench/bin/python -m pip uninstall --quiet --yes torchvision
+	@touch $@
+
+# The tools that latents are handed to. delphi asks for vllm, and SAEDashboard for packages older than
+# circuit-tracer's; their readers need neither, so that both come alone, with what delphi's import.
+# circuit-tracer 0.5's backend nnsight wants one before 0.8.
+.venv-handoff/.ready: benchmarks/constraints.txt | $(READY)
+	@echo "making .venv-handoff for delphi, SAEDashboard and circuit-tracer, once"
+	@"$(PYTHON)" -m venv .venv-handoff
+	@.venv-handoff/bin/python -m pip install --quiet --disable-pip-version-check -c benchmarks/constraints.txt \
+		torch circuit-tracer asyncer blobfile faiss-cpu httpx orjson simple-parsing tiktoken
+	@.venv-handoff/bin/python -m pip install --quiet --disable-pip-version-check -c benchmarks/constraints.txt \
+		--no-deps eai-delphi sae-dashboard
+	@.venv-handoff/bin/python -m pip install --quiet --disable-pip-version-check --no-deps nnsight==0.7.0
+	@.venv-handoff/bin/python -m pip uninstall --quiet --yes torchvision
 	@touch $@
 
 # Docstrings are read, not imported: the site needs the packages of the extra `docs` and no torch.

@@ -15,6 +15,7 @@ from sae_dist.common.names import require_plain, require_repo
 from sae_dist.common.settings import kinds, setting, split_optional
 from sae_dist.evaluate import EvaluationConfig, TransferConfig
 from sae_dist.explain import ExplanationConfig, JudgeConfig
+from sae_dist.handoff import handoff_names
 from sae_dist.harvest import HarvestLoopConfig
 from sae_dist.interop import format_names
 from sae_dist.latents import WatchConfig
@@ -211,22 +212,32 @@ class ReportConfig:
     runs: str = "runs"
 
 
+def export_names() -> list[str]:
+    """What `sae-dist export` writes: formats of coders, and tools that read latents."""
+    return [*format_names(), *handoff_names()]
+
+
 @dataclass(kw_only=True, slots=True)
 class ExportConfig:
-    """`sae-dist export`: writes the coders of a run as other libraries read them.
+    """`sae-dist export`: writes the coders of a run, or what is known of their latents, as other
+    libraries read them.
 
     `rungs` are the names of some of them or patterns (`topk-*`; null: all). `folder` is
     `runs/NAME/exports/<to>` by default. `push` is `USER/REPO` on the Hub, which is made if absent,
-    then `private` or not.
+    then `private` or not. Tools that show tokens read them with the tokenizer of the run's language
+    model; `lm_name` says where that is now, and one with code of its own wants
+    `lm_trust_remote_code`.
     """
 
     run: str = setting(MISSING, check=require_plain)
     runs: str = "runs"
-    to: str = setting(MISSING, among=format_names)
+    to: str = setting(MISSING, among=export_names)
     rungs: list[str] | None = None
     folder: str | None = None
     push: str | None = setting(None, check=require_repo)
     private: bool = False
+    lm_name: str | None = None
+    lm_trust_remote_code: bool = False
 
 
 @dataclass(kw_only=True, slots=True)

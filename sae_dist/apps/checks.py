@@ -26,6 +26,7 @@ from sae_dist.config import (
     place_key,
 )
 from sae_dist.explain.config import check as check_explanations
+from sae_dist.handoff import handoff_named, handoff_names
 from sae_dist.latents import rungs_with_latents
 from sae_dist.lm.config import local_folder
 
@@ -44,8 +45,8 @@ def check(config: Any) -> None:  # noqa: C901 (a case a command)
                 finished_run(config.runs, name)
         case ExplainConfig():
             _check_explaining(config)
-        case ReportConfig(run=run) | DashboardConfig(run=run) | ExportConfig(run=run):
-            finished_run(config.runs, run)
+        case ReportConfig() | DashboardConfig() | ExportConfig():
+            _check_finished(config)
         case ImportConfig(to=to) if Path(to).exists():
             raise UserError(f"to={to} exists; expected a new folder; choose another, or remove it")
         case VerifyConfig():
@@ -61,6 +62,12 @@ def _check_training(config: TrainConfig) -> None:
     else:
         key = place_key(config.source)
         _require_folder(getattr(config, key), "coder" if key == "decoder" else key)
+
+
+def _check_finished(config: ReportConfig | DashboardConfig | ExportConfig) -> None:
+    run, _ = finished_run(config.runs, config.run)
+    if isinstance(config, ExportConfig) and config.to in handoff_names():
+        handoff_named(config.to).rungs(run)
 
 
 def _check_trained(config: EvaluateConfig | LatentsConfig) -> None:

@@ -2,11 +2,15 @@
 
     sae-dist export run=NAME to=saelens
     sae-dist export run=NAME to=sae_dist push=USER/REPO
+    sae-dist export run=NAME to=neuronpedia
 
 `to` is one of the formats below; sae_dist are our own files. Everything is folded, so that they
 take raw activations. A coder that a format cannot hold is refused, with the reason and the nearest
 that can, before anything is written. Weights go from file to file block by block: no coder need fit
 into memory.
+
+delphi, saedashboard and neuronpedia take what sae-dist latents found out about the coders' latents,
+circuit_tracer takes both (docs/handoff.md).
 """
 
 from pathlib import Path
@@ -21,6 +25,7 @@ from sae_dist.common.patterns import rungs_asked_for
 from sae_dist.config import ExportConfig
 from sae_dist.evaluate import Measure, read_evaluation
 from sae_dist.evaluate.registry import measures
+from sae_dist.handoff import handoff_names
 from sae_dist.interop import Format, all_formats, format_named, public, push, write_card
 from sae_dist.report.numbers import written
 from sae_dist.report.results import at
@@ -32,6 +37,10 @@ Descriptions = dict[str, dict[str, Any]]
 def export(config: ExportConfig) -> Path:
     """Check all, write all, then push; the folder of all is returned."""
     run, _ = finished_run(config.runs, config.run)
+    if config.to in handoff_names():
+        from sae_dist.apps.hand_off import hand_off  # with transformers, which coders do not need
+
+        return hand_off(run, config)
     figures = read_evaluation(run) or {}
     format = format_named(config.to)
     coders = _described(run, config.rungs)

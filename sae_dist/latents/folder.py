@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save
+from safetensors.numpy import load_file, save
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import write_atomic, write_json
@@ -183,6 +183,13 @@ class Latents:
             at = found.get_slice("offsets")[latent - start : latent - start + 2]
             own = slice(int(at[0]), int(at[1]))
             return read_slice(found, "tokens", own), read_slice(found, "values", own)
+
+    def firings(self, latents: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same of one of `ranges`, latent by latent: where each begins, int64 [n + 1], all
+        tokens, int64 [M], and activations, float32 [M].
+        """
+        found = load_file(self.folder / "fired" / range_file(latents.start, latents.stop))
+        return found["offsets"], found["tokens"], found["values"]
 
     def beside(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """By other rung: of each latent the nearest there, int32 [F, 3], and cosines [F, 3]."""

@@ -99,7 +99,7 @@ def test_a_format_of_another_package_is_one_class(
     coders = {kind: fold(trained(kind, Form.autoencoder)[0], 2.0) for kind in ("jumprelu", "topk")}
     make_run(Path("runs/r"), coders, FIGURES)
     assert "to=flat" in words("export") and "saelens|sparsify|" in help_text("export")
-    assert re.search(r"to: .*\|flat$", help_text("export"), re.MULTILINE)
+    assert re.search(r"to: .*\|flat\|delphi", help_text("export"))
     with pytest.raises(UserError, match=r"^to=flt; expected one of saelens, .*; did you mean flat"):
         export(ExportConfig(run="r", to="flt"))
     with pytest.raises(UserError, match="^topk: flat arrays wants a threshold a latent, which Top"):

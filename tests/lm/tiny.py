@@ -1,5 +1,7 @@
 """Tiny random language models, one of each family, made without a download."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -27,10 +29,11 @@ OPTIONS = {
 RMS_FAMILIES = [family for family in OPTIONS if not family.startswith("gpt")]
 
 
-def tiny_model(family: str) -> PreTrainedModel:
+def tiny_model(family: str, **others: Any) -> PreTrainedModel:
     """Frozen, float32, every parameter random: norms' gains and biases, too."""
     special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
-    options = {key: value for key, value in OPTIONS[family].items() if value is not None}
+    chosen = {**OPTIONS[family], **others}
+    options = {key: value for key, value in chosen.items() if value is not None}
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(family, **options, **special), dtype=torch.float32
