@@ -80,8 +80,9 @@ def test_there_are_settings_to_look_at() -> None:
 
 @pytest.mark.parametrize("root", console.COMMANDS)
 def test_help_shows_each_range(root: str) -> None:
-    others = ["coder=topk"], ["optim=signum"], ["optim=muon"]
-    shown = "\n".join(help_text(root, told) for told in ([], *others[: 3 * (root == "train")]))
+    choices = {"train": ["coder=topk", "optim=signum", "optim=muon"], "explain": ["judge=local"]}
+    others = [[choice] for choice in choices.get(root, [])]
+    shown = "\n".join(help_text(root, told) for told in ([], *others))
     for _, key, _, allowed in (one for one in SETTINGS if one[0] == root):
         name = key.rpartition(".")[2]
         assert any(

@@ -55,7 +55,7 @@ def test_the_metadata_says_what_is_needed(wheel: Path) -> None:
     described = found.get_payload(decode=True)
     assert described == (ROOT / "README.md").read_bytes()
     extras = {"gpu", "deepspeed", "hub", "gguf", "objects", "bench", "wandb", "tensorboard"}
-    extras |= {"docs", "dev"}
+    extras |= {"judge", "docs", "dev"}
     assert set(found.get_all("Provides-Extra", [])) == extras
     unconditional = [one for one in found.get_all("Requires-Dist", []) if "extra ==" not in one]
     assert any(one.startswith("torch") for one in unconditional)
