@@ -15,15 +15,15 @@ from typing import Any
 import torch
 
 from benchmarks.figures import Figure
+from benchmarks.own import take_step
 from benchmarks.timing import DEVICE, TEMPORARY, K, activations, seconds_of
 from sae_dist.checkpoint import CheckpointConfig, Checkpoints
 from sae_dist.coders import TopK
 from sae_dist.parallel import World, make_mesh, start_world
-from sae_dist.train import Adam, Rung, RungConfig, SharedRows, training_step
+from sae_dist.train import Adam, Rung, RungConfig, SharedRows
 from sae_dist.train.config import Precision
 
 _IS_CUDA = DEVICE == "cuda"
-_NUM_STEPS = 1_000_000  # of the run that the schedules believe in
 SMOKE = {"widths": (64,), "d_in": 16, "batch": 32, "every": 10, "steps": 3, "rounds": 1}
 
 
@@ -51,7 +51,7 @@ def taking_turns(
     def step() -> None:
         number = next(numbers)
         batch = SharedRows({"x": batches[number % len(batches)]}, torch.float32)
-        training_step(rung, batch, number, _NUM_STEPS)
+        take_step(rung, batch, number)
 
     def save() -> None:
         checkpoints.save(next(numbers), rung.tensors(), {})
