@@ -9,7 +9,7 @@ INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check -
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist worksteal
 READY := .venv/.ready
 PEERS := eai-sparsify dictionary-learning sae-lens llamascopium
-CLIENTS := eai-sparsify dictionary-learning sae-lens nnsight
+CLIENTS := eai-sparsify dictionary-learning sae-lens
 CLIENTS_PYTHON ?= .venv-interop/bin/python
 CLIENTS_READY := $(if $(filter .venv-interop/%,$(CLIENTS_PYTHON)),.venv-interop/.ready)
 SAEBENCH_PYTHON ?= .venv-saebench/bin/python
@@ -98,12 +98,14 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 # The libraries whose files are written and read; all must install. CLIENTS_PYTHON=… names the Python
-# of an environment that has them already.
+# of an environment that has them already. dictionary_learning asks for nnsight before 0.4, needs none
+# of it to read and write files, and the guide is for today's.
 .venv-interop/.ready: benchmarks/constraints.txt | $(READY)
 	@echo "making .venv-interop for the other libraries, once"
 	@"$(PYTHON)" -m venv .venv-interop
 	@.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c benchmarks/constraints.txt torch $(CLIENTS)
+	@.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check nnsight==0.8.1
 	@.venv-interop/bin/python -m pip uninstall --quiet --yes torchvision
 	@touch $@
 
