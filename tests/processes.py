@@ -1,8 +1,9 @@
-"""Run a function on several gloo processes and collect what each returns."""
+"""Functions and commands in processes of their own, forked where all is imported already."""
 
 import multiprocessing
 import os
 import pickle
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from sae_dist.parallel import World
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        *("torch.distributed.checkpoint", "sae_dist.train", "sae_dist.evaluate"),
+        "tests.conftest",
+        *("sae_dist.apps.harvest", "sae_dist.apps.train", "sae_dist.apps.evaluate"),
         "tests.reliability.jobs",  # harvests, which are killed and started hundreds of times
     ]
 )
@@ -85,3 +87,45 @@ def as_rank(
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def launched(world: int, *arguments: str, cwd: Path, **environment: str) -> str:
+    """Run `sae-dist arguments…` in `cwd`, on processes as torchrun starts them; what they said.
+
+    In a world of one it is run without a launcher. Fails if one of the processes does.
+    """
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    environment |= {"WANDB_MODE": "disabled"}
+    if world > 1:  # the rendezvous is at the launcher's, as torchrun has it
+        environment |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+        environment |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}
+        environment |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    with tempfile.NamedTemporaryFile("r") as said:
+        given = (said.name, arguments, cwd, environment)
+        processes = [start(_command, rank, world, *given) for rank in range(world)]
+        for process in processes:
+            process.join(_PATIENCE)
+            process.kill()
+        text = said.read()
+    assert [process.exitcode for process in processes] == [0] * world, text
+    return text
+
+
+def _command(
+    rank: int,
+    world: int,
+    said: str,
+    arguments: tuple[str, ...],
+    cwd: Path,
+    environment: dict[str, str],
+) -> None:
+    from sae_dist.apps import console
+
+    os.chdir(cwd)
+    os.dup2(os.open(said, os.O_WRONLY | os.O_APPEND), sys.stderr.fileno())
+    os.environ.update(environment)
+    if world > 1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+    torch.set_num_threads(1)
+    sys.argv = ["sae-dist", *arguments]
+    console.main()

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,10 @@ import pytest
 
 from sae_dist.evaluate import read_evaluation
 from sae_dist.store import open_store
-from tests.apps.commands import ROOT, TORCHRUN, command, installed, launch
+from tests.apps.commands import ROOT, TORCHRUN, command, launch
 from tests.harvest.tiny import contents, tokenizer
 from tests.lm.tiny import tiny_model
+from tests.processes import launched
 
 ACCELERATE = ("-m", "accelerate.commands.launch")
 REPLICAS = (
@@ -29,13 +29,17 @@ LADDER = (
     f"sweep.grids=[{{coder:[topk,jumprelu],site:resid_post.1}},{SKIP}]",
 )
 SMALL_LM = (
-    *(*installed("small_lm"), "folder=lm", "text.path=text", "model.vocab_size=300"),
+    *("small_lm", "folder=lm", "text.path=text", "model.vocab_size=300"),
     *("model.hidden_size=32", "model.intermediate_size=48", "model.num_layers=2"),
     *("model.num_heads=2", "model.sequence_length=32", "model.num_steps=10"),
 )
 HARVEST = (
     *(*ACCELERATE, *REPLICAS, launch("harvest"), "lm.name=lm", "store=store", *SEQUENCES),
     *("tokens=6K", "writer.chunk_mib=0.03", "writer.held_out=0.2"),
+)
+OF_A_LLAMA = (
+    *("harvest", "lm.name=lm", *SEQUENCES, "tokens=3K", "harvest.batch_sequences=4"),
+    *("writer.dtype=float32", "writer.held_out=0", "writer.chunk_mib=0.03"),
 )
 TRAIN = (*TORCHRUN, "2", launch("train"), "store=store", "run=tiny", *LADDER)
 NAMES = [
@@ -58,22 +62,18 @@ def succeed(*arguments: str, cwd: Path, **environment: str) -> str:
     return done.stderr
 
 
-def activations(store: Path) -> dict[str, bytes]:
-    return {name: data for name, data in contents(store).items() if "/activations/" in name}
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the whole way was gone once, by two processes."""
     home = tmp_path_factory.mktemp("home")
     write_text(home / "text")
-    evaluate = (*TORCHRUN, "2", *installed("evaluate"), "run=tiny", "parallel.latent=2")
-    assert "small LM: " in succeed(*SMALL_LM, cwd=home)
+    assert "small LM: " in launched(1, *SMALL_LM, cwd=home)
     assert "sealed store" in succeed(*HARVEST, cwd=home)
-    assert "store is whole" in succeed(*installed("verify"), "store=store", cwd=home)
+    assert "store is whole" in launched(1, "verify", "store=store", cwd=home)
     assert "coders in runs/tiny/coders" in succeed(*TRAIN, cwd=home)
-    assert "figures in runs/tiny/evaluation" in succeed(*evaluate, cwd=home)
-    assert "report in runs/tiny/report" in succeed(*installed("report"), "run=tiny", cwd=home)
+    said = launched(2, "evaluate", "run=tiny", "parallel.latent=2", cwd=home)
+    assert "figures in runs/tiny/evaluation" in said
+    assert "report in runs/tiny/report" in launched(1, "report", "run=tiny", cwd=home)
     return home
 
 
@@ -92,7 +92,7 @@ def test_from_text_to_a_report(home: Path) -> None:
 @pytest.mark.slow
 def test_second_runs_find_nothing_to_do(home: Path) -> None:
     before = kept(home)
-    assert "lm holds a model already: nothing to do" in succeed(*SMALL_LM, cwd=home)
+    assert "lm holds a model already: nothing to do" in launched(1, *SMALL_LM, cwd=home)
     assert "store is sealed already: nothing to do" in succeed(*HARVEST, cwd=home)
     assert "going on from runs/tiny/checkpoints/step-32" in succeed(*TRAIN, cwd=home)
     assert kept(home) == before
@@ -103,43 +103,44 @@ def kept(home: Path) -> dict[str, bytes]:
     return {path: data for path, data in contents(home).items() if not path.endswith("/lock")}
 
 
+def activations(store: Path) -> dict[str, bytes]:
+    return {name: data for name, data in contents(store).items() if "/activations/" in name}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text, a language model, and the store of one process that held all of it."""
+    home = tmp_path_factory.mktemp("whole")
+    write_text(home / "text")
+    tiny_model("llama").save_pretrained(home / "lm")
+    tokenizer().save_pretrained(home / "lm")
+    assert "sealed whole" in launched(1, *OF_A_LLAMA, "store=whole", cwd=home)
+    return home
+
+
 @pytest.mark.skipif(
-    not importlib.util.find_spec("deepspeed") or not shutil.which("g++"),
-    reason="ZeRO-3 needs the package deepspeed and, at its first use, the compiler g++",
+    not importlib.util.find_spec("deepspeed"), reason="ZeRO-3 needs the package deepspeed"
 )
-def test_a_language_model_spread_by_zero3_gives_the_same_activations(tmp_path: Path) -> None:
-    write_text(tmp_path / "text")
-    tiny_model("llama").save_pretrained(tmp_path / "lm")
-    tokenizer().save_pretrained(tmp_path / "lm")
-    harvest = (launch("harvest"), "lm.name=lm", "writer.dtype=float32", "writer.held_out=0")
-    harvest = (*harvest, *SEQUENCES, "tokens=3K", "writer.chunk_mib=0.03")
-    harvest = (*harvest, "harvest.batch_sequences=4")
-    replicas = (*ACCELERATE, *REPLICAS, *harvest, "store=replicas")
-    spread = (*ACCELERATE, *ZERO3, *harvest, "store=spread")
-    assert "sealed replicas" in succeed(*replicas, cwd=tmp_path)
-    assert "sealed spread" in succeed(*spread, cwd=tmp_path, DS_ACCELERATOR="cpu")
-    assert len(activations(tmp_path / "replicas")) > 10
-    assert activations(tmp_path / "spread") == activations(tmp_path / "replicas")
-    again = succeed(*spread, cwd=tmp_path, DS_ACCELERATOR="cpu")
-    assert "spread is sealed already: nothing to do" in again
+def test_a_language_model_spread_by_zero3_gives_the_same_activations(whole: Path) -> None:
+    spread = {"ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu"}
+    spread["TORCH_EXTENSIONS_DIR"] = str(whole / "compiled")
+    said = launched(2, *OF_A_LLAMA, "store=spread", cwd=whole, **spread)
+    assert "sealed spread" in said
+    assert len(activations(whole / "spread")) > 10
+    assert activations(whole / "spread") == activations(whole / "whole")
+    assert not (whole / "compiled").exists()
 
 
 def test_a_language_model_sliced_over_two_processes_gives_the_same_activations(
-    tmp_path: Path,
+    whole: Path,
 ) -> None:
-    write_text(tmp_path / "text")
-    tiny_model("llama").save_pretrained(tmp_path / "lm")
-    tokenizer().save_pretrained(tmp_path / "lm")
-    harvest = (launch("harvest"), "lm.name=lm", "writer.dtype=float32", "writer.held_out=0")
-    harvest = (*harvest, *SEQUENCES, "tokens=3K", "writer.chunk_mib=0.03")
-    sliced = (*ACCELERATE, *REPLICAS, *harvest, "lm.tensor=2", "store=sliced")
-    assert "sealed sliced" in succeed(*sliced, cwd=tmp_path)
-    assert "sliced is sealed already: nothing to do" in succeed(*sliced, cwd=tmp_path)
-    succeed(*harvest, "store=whole", cwd=tmp_path)
-    whole, found = (open_store(tmp_path / name) for name in ("whole", "sliced"))
-    assert whole.layout == found.layout
+    sliced = (*OF_A_LLAMA, "lm.tensor=2", "store=sliced")
+    assert "sealed sliced" in launched(2, *sliced, cwd=whole)
+    assert "sliced is sealed already: nothing to do" in launched(2, *sliced, cwd=whole)
+    expected, found = (open_store(whole / name) for name in ("whole", "sliced"))
+    assert expected.layout == found.layout
     for site in found.sites:
         for chunk in range(len(found.chunk_rows)):
-            assert np.array_equal(found.read_index(chunk), whole.read_index(chunk))
-            acts = [store.read_rows(site, chunk) for store in (found, whole)]
+            assert np.array_equal(found.read_index(chunk), expected.read_index(chunk))
+            acts = [store.read_rows(site, chunk) for store in (found, expected)]
             np.testing.assert_allclose(*acts, rtol=1e-5, atol=2e-6)

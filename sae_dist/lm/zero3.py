@@ -27,7 +27,10 @@ def load_zero3_lm(config: LMConfig) -> LM:
             f"lm.gguf_file={config.gguf_file} under ZeRO-3; expected a named dtype, no folding and "
             "no GGUF: fold or unpack once, save the model, and harvest from that folder"
         )
-    deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo")
+    has_gpu = torch.cuda.is_available()
+    if not has_gpu:  # nothing here calls the operator that DeepSpeed would compile first, for minutes
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed("nccl" if has_gpu else "gloo")
     settings = HfDeepSpeedConfig(_settings(config))  # while it lives, from_pretrained spreads
     lm = load_lm(config, None)
     del settings

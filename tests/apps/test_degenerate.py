@@ -95,23 +95,16 @@ def test_the_report_shows_them(run: Command, rows: np.ndarray) -> None:  # noqa:
     assert "FVU against L0" not in page or None not in fvus
 
 
-@pytest.mark.parametrize("scale", [2.0**100, 2.0**-100])
-def test_figures_do_not_depend_on_the_scale(
-    run: Command,  # noqa: F811
-    tmp_path: Path,
-    scale: float,
-) -> None:
+def test_figures_do_not_depend_on_the_scale(run: Command, tmp_path: Path) -> None:  # noqa: F811
     found = []
-    for name, rows in (("plain", NORMAL), ("scaled", np.float32(scale) * NORMAL)):
-        (tmp_path / name).mkdir()
-        os.chdir(tmp_path / name)
-        logged = trained(run, rows)
-        rungs = evaluated(run)["rungs"].values()
+    for scale in (1.0, 2.0**100, 2.0**-100):
+        (tmp_path / str(scale)).mkdir()
+        os.chdir(tmp_path / str(scale))
+        losses = [line["loss"] for line in trained(run, np.float32(scale) * NORMAL)]
         keys = "l0", "fvu", "dead_share", "cosine_similarity", "l2_norm_ratio"
-        found.append(
-            [[line["loss"] for line in logged], [[figures[k] for k in keys] for figures in rungs]]
-        )
-    assert found[0] == found[1]
+        found.append(losses + [rung[k] for rung in evaluated(run)["rungs"].values() for k in keys])
+    for figures in found[1:]:  # sums of one row may differ by where in memory it lies
+        assert figures == pytest.approx(found[0], rel=1e-6)
 
 
 def test_zeros_are_refused(

@@ -80,6 +80,20 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def measured(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Like `run`, measured by one process and left as it is."""
+    run = save_random_coders(tmp_path_factory.mktemp("measured") / "run")
+    evaluated(alone(), run, store)
+    return run
+
+
+@pytest.fixture
+def expected(measured: Path) -> dict[str, Any]:
+    """What was measured."""
+    return read_evaluation(measured)
+
+
 def tiny_lm() -> LM:
     return LM(tiny_model("llama"), None, LMConfig(name="tiny"), "none")  # type: ignore[arg-type]
 
@@ -127,8 +141,10 @@ def undocumented(value: Any, names: set[str]) -> set[str]:
     return keys - names - said
 
 
-def test_the_figures_are_those_of_the_held_out_tokens(run: Path, store: Path) -> None:
-    results = json.loads(json.dumps(evaluated(alone(), run, store), allow_nan=False))
+def test_the_figures_are_those_of_the_held_out_tokens(
+    store: Path, expected: dict[str, Any]
+) -> None:
+    results = json.loads(json.dumps(expected, allow_nan=False))
     assert undocumented(results, set(CODERS)) == set()
     source = open_store(store)
     held_out = [source.read_tokens(sequences)[1] for sequences in source.held_out]
@@ -147,44 +163,41 @@ def test_the_figures_are_those_of_the_held_out_tokens(run: Path, store: Path) ->
     assert results["rungs"]["jumprelu"]["k"] is None
 
 
-def test_the_ladder_is_read_from_the_rungs(run: Path, store: Path) -> None:
-    results = evaluated(alone(), run, store)
-    rungs = results["rungs"]
-    laws = {(law["kind"], law["loss"]): law for law in results["of_run"]["scaling"]["rows"]}
+def test_the_ladder_is_read_from_the_rungs(measured: Path, expected: dict[str, Any]) -> None:
+    rungs = expected["rungs"]
+    laws = {(law["kind"], law["loss"]): law for law in expected["of_run"]["scaling"]["rows"]}
     assert laws.keys() == {(rung["kind"], of) for rung in rungs.values() for of in LOSSES}
     assert all("left_out" in law for law in laws.values())  # two rungs have no law
-    (pair,) = results["pairs"]
-    by_latent = load_file(run / pair["by_latent"])
+    (pair,) = expected["pairs"]
+    by_latent = load_file(measured / pair["by_latent"])
     assert by_latent.keys() == {"max_cosine", "nearest", "mse_change"}
     assert len(by_latent["max_cosine"]) == NUM_LATENTS["jumprelu-wide"]
     assert int((by_latent["mse_change"] < 0).sum()) == pair["latents"]["novel"]
-    rows = results["of_run"]["forms"]["rows"]
+    rows = expected["of_run"]["forms"]["rows"]
     assert {row["group"] for row in rows} == {"48 latents, k = 5, layer 1"}
     assert [row["rung"] for row in rows] == ["batchtopk", "topk-skip"]
     for row in rows:
         assert row["ce_increase_percent"] == rungs[row["rung"]]["ce_increase_percent"]
 
 
-def test_fidelity_is_that_of_the_coder_as_anyone_loads_it(run: Path, store: Path) -> None:
-    figures = evaluated(alone(), run, store)["rungs"]["topk-skip"]
-    coder, x, y = load_coder(run / "coders" / "topk-skip"), [], []
+def test_fidelity_is_that_of_the_coder_as_anyone_loads_it(
+    measured: Path, store: Path, expected: dict[str, Any]
+) -> None:
+    figures = expected["rungs"]["topk-skip"]
+    coder, x, y = load_coder(measured / "coders" / "topk-skip"), [], []
     for batch in StoredActivations(open_store(store)).held_out(
         ["mlp_in.1", "mlp_out.1"], HeldOutPart()
     ):
         x.append(batch.acts["mlp_in.1"][batch.trainable])
         y.append(batch.acts["mlp_out.1"][batch.trainable])
     y_TE, error_TE = torch.cat(y), torch.cat(y) - coder(torch.cat(x))
-    expected = error_TE.square().sum() / (y_TE - y_TE.mean(0)).square().sum()
-    assert figures["fvu"] == pytest.approx(float(expected), rel=1e-5)
+    fvu = error_TE.square().sum() / (y_TE - y_TE.mean(0)).square().sum()
+    assert figures["fvu"] == pytest.approx(float(fvu), rel=1e-5)
 
 
-@pytest.mark.parametrize(("world", "latent"), [(2, 1), (2, 2), (4, 2)])
-def test_every_mesh_gives_the_same_figures(run: Path, store: Path, world: int, latent: int) -> None:
-    expected = evaluated(alone(), run, store)
+def test_a_mesh_gives_the_same_figures(run: Path, store: Path, expected: dict[str, Any]) -> None:
     assert [pair["larger"] for pair in expected["pairs"]] == ["jumprelu-wide"]
-    for found in run_on(
-        world, evaluated_on, run, store, {"parallel": SharingConfig(latent=latent)}
-    ):
+    for found in run_on(4, evaluated_on, run, store, {"parallel": SharingConfig(latent=2)}):
         assert_same(found, expected)
 
 

@@ -63,8 +63,7 @@ def test_sliced_by_tensor_parallelism(home: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not importlib.util.find_spec("deepspeed") or not shutil.which("g++"),
-    reason="ZeRO-3 needs the package deepspeed and, at its first use, the compiler g++",
+    not importlib.util.find_spec("deepspeed"), reason="ZeRO-3 needs the package deepspeed"
 )
 def test_spread_by_zero3(home: Path) -> None:
     succeed(*ACCELERATE, *ZERO3, *EVALUATE, cwd=home, DS_ACCELERATOR="cpu")

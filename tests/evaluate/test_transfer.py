@@ -213,13 +213,12 @@ def on_a_mesh(world: World, run: Path, store: Path, settings: dict) -> dict:
     return transferred(world, run, store, **settings)
 
 
-@pytest.mark.parametrize(("world", "latent"), [(2, 2), (4, 2)])
-def test_every_mesh_gives_the_same_figures(run: Path, store: Path, world: int, latent: int) -> None:
+def test_a_mesh_gives_the_same_figures(run: Path, store: Path) -> None:
     expected = transferred(alone(), run, store)
     json.dumps(expected, allow_nan=False)
     assert undocumented(expected, set(CODERS)) == set()
     assert list(by_name(expected)) == [*sorted(CODERS), *(f"run/{n}" for n in sorted(CODERS))]
-    for found in run_on(world, on_a_mesh, run, store, {"latent": latent}):
+    for found in run_on(4, on_a_mesh, run, store, {"latent": 2}):
         assert_same(found, expected)
 
 

@@ -20,13 +20,12 @@ WIDTHS = {"in": D, "out": E}
 
 
 def coders() -> list[CoderConfig]:
-    """Every kind and form, with what that kind reads switched off and on."""
-    switches = [
-        (kind, form, aux, multi)
-        for kind, form in itertools.product(kind_names(), Form)
-        for aux, multi in ([(0.0, False)] if kind == "jumprelu" else [(0.1, False), (0.1, True)])
-    ]
-    switches.append(("topk", Form.autoencoder, 0.0, False))
+    """Every kind and form with all that the kind reads, and every kind with less of it."""
+    k_sparse = [kind for kind in kind_names() if kind != "jumprelu"]
+    switches = [(kind, form, 0.1, True) for kind in k_sparse for form in Form]
+    switches += [(kind, Form.autoencoder, 0.1, False) for kind in k_sparse]
+    switches += [("topk", Form.autoencoder, 0.0, False)]
+    switches += [("jumprelu", form, 0.0, False) for form in Form]
     return [
         config_of_kind(
             kind,

@@ -21,7 +21,7 @@ from sae_dist.train import TrainingRun
 from tests.coders.kinds import KINDS
 from tests.processes import CONTEXT, alone, as_rank, run_on
 from tests.reliability.saved import load, save, tensors
-from tests.train.ladders import make_store, rung, training_run
+from tests.train.ladders import every_optimizer, make_store, rung, training_run
 
 FILE_OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
 
@@ -151,9 +151,14 @@ def held(run: TrainingRun) -> dict[str, np.ndarray]:
     return found | numbers
 
 
+def made_up_run(world: World, store: Path, folder: Path, latent: int) -> TrainingRun:
+    rungs = [*(rung(kind, latent=latent) for kind in KINDS), *every_optimizer(latent)]
+    return training_run(world, store, folder, rungs, 20)
+
+
 def save_made_up(world: World, store: Path, folder: Path, latent: int) -> dict[str, np.ndarray]:
     """Save a run in which no tensor and no number is zero, or like another."""
-    run = training_run(world, store, folder, [rung(kind, latent=latent) for kind in KINDS], 20)
+    run = made_up_run(world, store, folder, latent)
     for name, tensor in run._tensors().items():
         is_slice = tensor.placements[1].is_shard()
         part = tensor.device_mesh.get_local_rank("latent") if is_slice else 0
@@ -169,7 +174,7 @@ def save_made_up(world: World, store: Path, folder: Path, latent: int) -> dict[s
 
 
 def load_made_up(world: World, store: Path, folder: Path, latent: int) -> dict[str, np.ndarray]:
-    run = training_run(world, store, folder, [rung(kind, latent=latent) for kind in KINDS], 20)
+    run = made_up_run(world, store, folder, latent)
     assert run.step == 7
     return held(run)
 

@@ -79,13 +79,11 @@ def racing_writer(path: Path) -> StoreWriter:
 def fill(path: Path, mine: range) -> list[int]:
     """The units that this process committed, of those in `mine`."""
     writer = racing_writer(path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files.os, "fsync", lambda descriptor: None)  # only makes this test slow
-        won = []
-        for unit in mine:
-            x_NSD = np.full((2, POSITIONS, WIDTH), unit, np.uint16)
-            if writer.write_unit(unit, {"site": x_NSD}):
-                won.append(unit)
+    won = []
+    for unit in mine:
+        x_NSD = np.full((2, POSITIONS, WIDTH), unit, np.uint16)
+        if writer.write_unit(unit, {"site": x_NSD}):
+            won.append(unit)
     return won
 
 

@@ -220,7 +220,7 @@ PROCESS = """
 import json, sys, time, numpy as np, psutil, torch
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import ActivationStream, BatchPart, StreamConfig
-x = torch.randn(1024, 64, 512, generator=torch.Generator().manual_seed(0)).bfloat16()
+x = torch.randn(512, 64, 512, generator=torch.Generator().manual_seed(0)).bfloat16()
 write_store("s", {"a": x, "b": x[..., :256]}, held_out=0.0, chunk_mib=0.4, shard_mib=8.0)
 del x
 config = StreamConfig(bucket_tokens=8192)
@@ -228,7 +228,7 @@ source = ActivationStream(open_store("s"), ["a", "b"], BatchPart(128, 0, config)
 resident = psutil.Process().memory_info
 before = most = resident().rss
 for number, (batch, state) in enumerate(source):
-    time.sleep(0.3 * (number % 50 == 1))
+    time.sleep(0.2 * (number % 100 == 1))
     most = max(most, resident().rss)
     if state.epoch == 2:
         break

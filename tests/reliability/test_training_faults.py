@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from sae_dist.coders import load_coder
 from sae_dist.parallel import World
-from sae_dist.train import Preempted, SharedRows, signals, training_step
+from sae_dist.train import Preempted, SharedRows, TrainingRun, signals, training_step
 from tests.apps.commands import ROOT, TORCHRUN, launch
 from tests.coders.kinds import KINDS
 from tests.processes import run_on
-from tests.train.ladders import BATCH, D, make_store, rung, training_run
+from tests.train.ladders import BATCH, D, every_optimizer, make_store, rung, training_run
 
-STEPS = 40  # an epoch of the small store has fewer
+STEPS = 20  # an epoch of the small store has fewer
 SETTINGS = (
     *("store=store", "run=r", "site=in", "coder=topk", "coder.num_latents=32", "coder.k=4"),
     *("tokens=19200", "batch_tokens=64", "stream.bucket_tokens=640"),
@@ -34,13 +35,13 @@ SETTINGS = (
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_store(tmp_path_factory.mktemp("store") / "store", num_tokens=2048)
+    return make_store(tmp_path_factory.mktemp("store") / "store", num_tokens=1024)
 
 
 def run_to(world: World, store: Path, folder: Path, latent: int, stops: list[int]) -> dict:
     """Every rung's tensors and numbers at the end, after stops by SIGTERM or SIGUSR1."""
     signals._ASK_SECONDS = 0.0
-    rungs = [rung(kind, latent=latent) for kind in KINDS]
+    rungs = [rung("jumprelu", latent=latent), *every_optimizer(latent)]
     for stop in [*stops, STEPS]:
         run = training_run(world, store, folder, rungs, STEPS, every_steps=1000)
         if stop < STEPS:
@@ -85,25 +86,34 @@ def figures(folder: Path) -> list[tuple[int, str, float]]:
     return [(line["step"], line["rung"], line["loss"]) for line in lines if line["rung"]]
 
 
-def bad_rows_on_one_process(world: World, store: Path, folder: Path, value: float) -> list:
-    """Skipped steps and whether anything changed, of a rung that read them and of one that did not;
-    and then the steps of a good batch."""
+def bad_rows_on_one_process(world: World, store: Path, folder: Path, values: list[float]) -> list:
+    """Of each value: whether nothing changed but what counts skipped steps, in rungs that read it
+    and in one that did not; and how often each was updated and skipped after a good batch."""
     other = rung("topk", latent=2)
     other.name, other.site, other.target = "other-site", "out", "out"
     rungs = [*(rung(kind, latent=2) for kind in KINDS), other]
-    run = training_run(world, store, folder, rungs, 8)
+    run = training_run(world, store, folder, rungs, 4)
     run.run()
-    before = [[t.clone() for _, t, _ in rung.held()] for rung in run.rungs]
-    numbers = [rung.numbers() for rung in run.rungs]
     generator = torch.Generator().manual_seed(world.rank)
-    acts = {
+    good = {
         site: torch.rand(BATCH // 4, width, dtype=torch.float64, generator=generator)
         for site, width in (("in", D), ("out", 12))
     }
-    good = acts["in"][1, 2].clone()
-    if world.rank == 3:
-        acts["in"][1, 2] = value
-    rows = SharedRows(acts, torch.float64)
+    return [_step_with(run, _with_bad(good, value, world), good) for value in values]
+
+
+def _with_bad(acts: dict[str, Tensor], value: float, world: World) -> dict[str, Tensor]:
+    """The same with one bad value, on the last process."""
+    bad = {site: acts_BD.clone() for site, acts_BD in acts.items()}
+    if world.rank == world.size - 1:
+        bad["in"][1, 2] = value
+    return bad
+
+
+def _step_with(run: TrainingRun, bad: dict[str, Tensor], good: dict[str, Tensor]) -> list:
+    before = [[t.clone() for _, t, _ in rung.held()] for rung in run.rungs]
+    numbers = [rung.numbers() for rung in run.rungs]
+    rows = SharedRows(bad, torch.float64)
     for trained in run.rungs:
         training_step(trained, rows, 8, 100)
     unchanged = [
@@ -111,28 +121,23 @@ def bad_rows_on_one_process(world: World, store: Path, folder: Path, value: floa
         and rung.numbers() == {**was, "num_skipped": was["num_skipped"] + 1, "skipped_in_a_row": 1}
         for rung, held, was in zip(run.rungs, before, numbers, strict=True)
     ]
-    acts["in"][1, 2] = good
-    rows = SharedRows(acts, torch.float64)
+    rows = SharedRows(good, torch.float64)
     for trained in run.rungs:
         training_step(trained, rows, 9, 100)
     numbers = [rung.progress.numbers() for rung in run.rungs]
-    return [
-        unchanged,
-        *([n[name] for n in numbers] for name in ("num_updates", "skipped_in_a_row")),
-    ]
-
-
-def each_bad_value(world: World, store: Path, folder: Path, values: list[float]) -> list:
-    return [bad_rows_on_one_process(world, store, folder / str(v), v) for v in values]
+    names = ("num_updates", "num_skipped", "skipped_in_a_row")
+    return [unchanged, *([n[name] for n in numbers] for name in names)]
 
 
 def test_bad_values_on_one_process_are_skipped_by_all_and_touch_no_other_rung(
     store: Path, tmp_path: Path
 ) -> None:
     values = [torch.nan, torch.inf, -1e200]
-    results = run_on(4, each_bad_value, store, tmp_path, values)
-    expected = [[True, True, True, False], [9, 9, 9, 10], [0, 0, 0, 0]]
-    assert results == [[expected] * len(values)] * 4
+    results = run_on(4, bad_rows_on_one_process, store, tmp_path, values)
+    expected = [
+        [[True] * 3 + [False], [4 + n] * 3 + [4 + 2 * n], [n] * 3 + [0], [0] * 4] for n in (1, 2, 3)
+    ]
+    assert results == [expected] * 4
 
 
 class Job:

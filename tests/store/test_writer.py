@@ -30,7 +30,6 @@ def contents(root: Path) -> dict[str, bytes]:
 def test_a_writer_killed_at_any_write_goes_on_to_the_same_store(
     data: Any, create: Callable[..., StoreWriter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files.os, "fsync", lambda descriptor: None)  # only makes this test slow
     data.fill(create("undisturbed"))
     expected = contents(create("undisturbed").path)
     real = {"write": files.write_new, "replace": files.os.replace, "link": files.os.link}

@@ -1,5 +1,6 @@
 """Small stores and ladders for the training tests."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,11 +10,18 @@ from sae_dist.coders import Form
 from sae_dist.parallel import MeshConfig, World
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations, StreamConfig
-from sae_dist.train import Adam, LoopConfig, RungConfig, TrainingRun
+from sae_dist.train import Adam, LoopConfig, Muon, RungConfig, Signum, TrainingRun
 from sae_dist.train.config import LogConfig, Precision, WandbMode
 from tests.coders.kinds import KINDS, config_of_kind
 
 D, E, BATCH = 16, 12, 64
+_SCHEDULE = {"warmup_steps": 10, "decay_share": 0.2, "clip_norm": 1.0, "sparsity_warmup_steps": 20}
+OPTIMIZERS = [
+    ("topk", Form.autoencoder, Adam(lr=3e-3, ema_decay=0.9, **_SCHEDULE)),
+    ("batchtopk", Form.transcoder, Signum(lr=1e-3, **_SCHEDULE)),
+    ("topk", Form.autoencoder, Muon(lr=1e-2, ema_decay=0.9, **_SCHEDULE)),
+    ("jumprelu", Form.skip_transcoder, Muon(lr=1e-2, **_SCHEDULE)),
+]
 
 
 def make_store(path: Path, num_tokens: int = 8192) -> Path:
@@ -61,6 +69,14 @@ def every_rung(latent: int) -> list[RungConfig]:
     """A rung of each kind and form; of AbsTopK, whose forms are TopK's, an autoencoder."""
     every = [rung(kind, form, latent) for kind in KINDS for form in Form]
     return [*every, rung("abstopk", latent=latent)]
+
+
+def every_optimizer(latent: int) -> list[RungConfig]:
+    """A rung of each optimizer, of every kind and form."""
+    return [
+        replace(rung(kind, form, latent), name=f"{kind}-{form}-{optim.name}", optim=optim)
+        for kind, form, optim in OPTIMIZERS
+    ]
 
 
 def training_run(

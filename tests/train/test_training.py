@@ -1,4 +1,4 @@
-"""Training on meshes, resuming, and what happens when a batch is not finite."""
+"""Training on meshes, and what happens when a batch is not finite."""
 
 import json
 from dataclasses import replace
@@ -6,26 +6,30 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
-from sae_dist.coders import Form, kind_names, load_coder
+from sae_dist.coders import kind_names, load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.kernels import host
 from sae_dist.parallel import MachineConfig, World
 from sae_dist.train import (
     Adam,
-    Muon,
     NonFiniteError,
-    Preempted,
     SharedRows,
-    Signum,
     signals,
     training_step,
 )
 from tests.processes import alone, run_on
-from tests.train.ladders import BATCH, every_rung, make_store, rung, training_run
+from tests.train.ladders import (
+    BATCH,
+    OPTIMIZERS,
+    every_optimizer,
+    every_rung,
+    make_store,
+    rung,
+    training_run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,22 +37,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_store(tmp_path_factory.mktemp("store") / "store")
 
 
-SCHEDULE = {"warmup_steps": 10, "decay_share": 0.2, "clip_norm": 1.0, "sparsity_warmup_steps": 20}
-OPTIMIZERS = [
-    ("topk", Form.autoencoder, Adam(lr=3e-3, ema_decay=0.9, **SCHEDULE)),
-    ("batchtopk", Form.transcoder, Signum(lr=1e-3, **SCHEDULE)),
-    ("topk", Form.autoencoder, Muon(lr=1e-2, ema_decay=0.9, **SCHEDULE)),
-    ("jumprelu", Form.skip_transcoder, Muon(lr=1e-2, **SCHEDULE)),
-]
-
-
-def ladder(latent: int) -> list:
-    """Every kind and form, and every optimizer."""
-    others = [
-        replace(rung(kind, form, latent), name=f"{kind}-{form}-{optim.name}", optim=optim)
-        for kind, form, optim in OPTIMIZERS
-    ]
-    return every_rung(latent) + others
+STEPS = 16
 
 
 def losses(folder: Path) -> dict[str, list[float]]:
@@ -57,32 +46,25 @@ def losses(folder: Path) -> dict[str, list[float]]:
     return {name: [line["loss"] for line in lines if line["rung"] == name] for name in names}
 
 
-def train(world: World, store: Path, folder: Path, latent: int, steps: int, **loop) -> None:
-    training_run(world, store, folder, ladder(latent), steps, **loop).run()
+def train(world: World, store: Path, folder: Path, latent: int) -> None:
+    rungs = every_rung(latent) + every_optimizer(latent)
+    training_run(world, store, folder, rungs, STEPS).run()
 
 
-def test_fifty_steps_give_the_same_losses_on_every_mesh(store: Path, tmp_path: Path) -> None:
-    folders = {}
+def test_every_mesh_gives_the_same_losses(store: Path, tmp_path: Path) -> None:
     for world, latent in ((1, 1), (2, 1), (2, 2), (4, 2)):
-        folders[world, latent] = tmp_path / f"{world}-{latent}"
-        run_on(world, train, store, folders[world, latent], latent, 50)
-    expected = losses(folders[1, 1])
-    assert len(expected) == 10 + len(OPTIMIZERS)
-    assert all(len(values) == 50 for values in expected.values())
+        run_on(world, train, store, tmp_path / f"{world}-{latent}", latent)
+    expected = losses(tmp_path / "1-1")
+    assert len(expected) == len(every_rung(1)) + len(OPTIMIZERS)
+    assert all(len(values) == STEPS for values in expected.values())
     assert all(
         values[-1] < values[0] for name, values in expected.items() if "jumprelu" not in name
     )
-    for folder in folders.values():
+    for folder in tmp_path.iterdir():
         for name, values in losses(folder).items():
-            assert values == pytest.approx(expected[name], rel=1e-9), (folder, name)
-
-
-def state(world: World, store: Path, folder: Path, latent: int, steps: int) -> dict:
-    """Everything a run holds after `steps`, gathered from the mesh."""
-    run = training_run(world, store, folder, ladder(latent), steps)
-    if run.step < steps:
-        run.run()
-    return {name: tensor.full_tensor().numpy() for name, tensor in run._tensors().items()}
+            assert values == pytest.approx(expected[name], rel=1e-9), (folder.name, name)
+        rows_F = load_coder(folder / "coders/topk-autoencoder-muon").W_dec.norm(dim=1)
+        torch.testing.assert_close(rows_F, torch.ones_like(rows_F))
 
 
 def chosen_meshes(world: World, store: Path, folder: Path) -> list[str]:
@@ -96,54 +78,6 @@ def chosen_meshes(world: World, store: Path, folder: Path) -> list[str]:
 
 def test_meshes_are_chosen_for_the_machine_s_network(store: Path, tmp_path: Path) -> None:
     assert run_on(2, chosen_meshes, store, tmp_path) == [["2×1", "1×2"]] * 2
-
-
-def test_a_checkpoint_loads_bitwise_on_any_mesh(store: Path, tmp_path: Path) -> None:
-    saved = run_on(4, state, store, tmp_path, 2, 20)[0]
-    assert saved["jumprelu-autoencoder/optimizer/W_enc/exp_avg_sq"].sum() > 0
-    for world, latent in ((1, 1), (4, 4), (4, 1)):
-        for loaded in run_on(world, state, store, tmp_path, latent, 20):
-            assert saved.keys() == loaded.keys()
-            for name, tensor in saved.items():
-                assert np.array_equal(tensor, loaded[name]), (world, latent, name)
-
-
-def test_resuming_on_the_same_mesh_is_bitwise_as_if_never_stopped(
-    store: Path, tmp_path: Path
-) -> None:
-    run_on(2, train, store, tmp_path / "whole", 2, 60)
-    for steps in (25, 40, 60):  # the schedules must not depend on where it stops
-        run_on(2, resume_until, store, tmp_path / "stopped", 2, steps, 60)
-    assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
-    rows_F = load_coder(tmp_path / "whole/coders/topk-autoencoder-muon").W_dec.norm(dim=1)
-    torch.testing.assert_close(rows_F, torch.ones_like(rows_F))
-    for folder in sorted((tmp_path / "whole" / "coders").iterdir()):
-        whole = load_coder(folder).state_dict()
-        stopped = load_coder(tmp_path / "stopped" / "coders" / folder.name).state_dict()
-        assert all(torch.equal(whole[name], stopped[name]) for name in whole), folder.name
-
-
-def resume_until(
-    world: World, store: Path, folder: Path, latent: int, stop: int, steps: int
-) -> None:
-    """Run to `stop`, and end there as a preempted job does."""
-    import os
-    import signal
-
-    signals._ASK_SECONDS = 0.0
-    run = training_run(world, store, folder, ladder(latent), steps, every_steps=1000)
-    if stop == steps:
-        return run.run()
-    real_step = run._step
-
-    def step(acts: dict) -> list:
-        if run.step == stop - 1 and world.rank == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real_step(acts)
-
-    run._step = step
-    with pytest.raises(Preempted, match=f"saved at step {stop}"):
-        run.run()
 
 
 def test_the_coder_that_is_written_is_the_average(store: Path, tmp_path: Path) -> None:
