@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sae_dist.coders.config import CoderConfig as CoderConfig
     from sae_dist.coders.config import FiresBy as FiresBy
     from sae_dist.coders.config import Form as Form
+    from sae_dist.coders.config import LevelWeights as LevelWeights
     from sae_dist.coders.config import TensorSpec as TensorSpec
     from sae_dist.coders.files import config_of as config_of
     from sae_dist.coders.files import describe_coder as describe_coder
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from sae_dist.coders.kinds.jumprelu import JumpReLU as JumpReLU
     from sae_dist.coders.kinds.k_sparse import KSparse as KSparse
     from sae_dist.coders.kinds.topk import TopK as TopK
+    from sae_dist.coders.levels import level_of_latents as level_of_latents
     from sae_dist.coders.losses import ROUNDING as ROUNDING
     from sae_dist.coders.losses import LossTerms as LossTerms
     from sae_dist.coders.losses import moments as moments

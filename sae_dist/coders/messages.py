@@ -64,9 +64,10 @@ class StepShape:
         for _ in range(8 * self.w // 16):
             yield Message("histogram", MeshAxis.world, _DIGITS * SUM_BYTES)
 
-    def decoded(self) -> Iterator[Message]:
-        """A reconstruction, and the gradient that comes back."""
-        yield Message("reconstruction", MeshAxis.latent, self.B * self.E * self.w)
+    def decoded(self, num_levels: int = 1) -> Iterator[Message]:
+        """A reconstruction, of several levels each one's part, and the gradient that comes back."""
+        num_bytes = num_levels * self.B * self.E * self.w
+        yield Message("reconstruction", MeshAxis.latent, num_bytes)
         if self.form is Form.autoencoder:
             yield Message("gradient of b_dec in the encoder", MeshAxis.latent, self.D * self.w)
 

@@ -1,6 +1,6 @@
 """A training step's passes through a coder, in which only what matters is touched."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import CoderConfig
+from sae_dist.coders.levels import dense_pass
 from sae_dist.coders.select import top_k
 from sae_dist.kernels import aux_pass, encode, host, rounded_dtype
 
@@ -18,13 +19,14 @@ class Decoded:
     """One batch through a coder.
 
     Attributes:
-        decoded: gives W_decᵀ f [B, E] of all latents, whose sum over the slices is on its way.
+        decoded: gives W_decᵀ f [B, E] of the entries of each level, whose sum over the slices is on
+            its way.
         num_active: active entries of this slice and part, with a gradient where the kind has one.
         fired_F: on how many rows each latent of this slice fired, int64.
         least: the smallest activation's size here, infinite if there is none.
     """
 
-    decoded: Callable[[], Tensor]
+    decoded: Callable[[], Sequence[Tensor]]
     num_active: Tensor
     fired_F: Tensor
     least: Tensor
@@ -67,19 +69,25 @@ def sparse_pass(coder: Coder, x_BD: Tensor, config: CoderConfig | None = None) -
     with torch.no_grad():
         found = config.find(coder, x_BD)
     if found is None:
-        decoded_BE, num_active, fired_F, least = config.dense_pass(coder, x_BD, centre_D)
+        decoded_BE, num_active, fired_F, least = dense_pass(coder, config, x_BD, centre_D)
     else:
         code, z_N = found
         z_N = encode(z_N, x_BD, coder.W_enc, coder.b_enc, centre_D, code, coder.gradients)
         acts_N, num_active = config.activate(coder, code, z_N)
-        decoded_BE = coder.decode_sparse(code, acts_N)
+        split, of_rows_N = code, acts_N
+        if config.num_levels > 1:
+            level_N = config.level_of_entries(coder, code, acts_N.detach())
+            split, order_N = code.split_rows(level_N, config.num_levels)
+            of_rows_N = acts_N.gather(0, order_N)
+        decoded_BE = coder.decode_sparse(split, of_rows_N)
         if code.num_lost is not None:  # then nobody is to believe what follows
             decoded_BE = decoded_BE.masked_fill(code.num_lost > 0, torch.nan)
         sizes_N = acts_N.detach().abs()
         fired_F = code.count_by_latent(sizes_N > 0)
         least = pad(sizes_N.where(sizes_N > 0, torch.inf), (0, 1), value=torch.inf).min()
+    arrive, num_rows = coder.collectives.start_sum_latents(decoded_BE), len(x_BD)
     return Decoded(
-        decoded=coder.collectives.start_sum_latents(decoded_BE),
+        decoded=lambda: arrive().split(num_rows) if config.num_levels > 1 else [arrive()],
         num_active=num_active,
         fired_F=fired_F,
         least=least,

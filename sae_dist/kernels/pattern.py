@@ -130,6 +130,22 @@ class SparsePattern:
         num_rows = len(self.offsets_B) - 1
         return SparsePattern.from_rows(rows_n, latents_n, num_rows, self.num_latents)
 
+    def split_rows(self, group_N: Tensor, num_groups: int) -> "tuple[SparsePattern, Tensor]":
+        """The same entries with a row for each group of each row, and where each was [N].
+
+        First come all rows of group 0, then of 1, …: [num_groups · B, F].
+        """
+        num_rows = len(self.offsets_B) - 1
+        lost = self.num_lost
+        if self.is_padded:  # what is none stays behind the last row
+            group_N = group_N.where(self.latents_N < self.num_latents, num_groups - 1)
+            lost = torch.zeros_like(self.offsets_B[0]) if lost is None else lost
+        row_N = group_N * num_rows + self.rows_N
+        order_N = row_N.int().argsort(stable=True)
+        offsets = _offsets(_counts(row_N, num_groups * num_rows))
+        latents_N = self.latents_N[order_N]
+        return SparsePattern(offsets, latents_N, self.num_latents, num_lost=lost), order_N
+
     @cached_property
     def rows_N(self) -> Tensor:
         """Each entry's row, int64 [N]."""

@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 import sae_dist.coders.kinds.jumprelu as jumprelu_module
-from sae_dist.coders import Coder, DeadLatents, Form, initialise, kind_names, training_forward
+from sae_dist.coders import (
+    Coder,
+    DeadLatents,
+    Form,
+    LevelWeights,
+    initialise,
+    kind_names,
+    level_of_latents,
+    training_forward,
+)
 from sae_dist.coders.losses import moments, total_variance
 from sae_dist.kernels import aux
 from tests.coders.kinds import config_of_kind
@@ -59,18 +68,26 @@ def dense_loss(coder: Coder, x: Tensor, y: Tensor, lam: float, dead: Tensor) -> 
         skip = x @ p["W_skip"].T if "W_skip" in p else 0.0
         return f @ p["W_dec"] + p["b_dec"] + skip
 
+    def squares(f: Tensor) -> Tensor:
+        """Of y - ŷ, of a Matryoshka coder the mean over its levels."""
+        ends = [0.0, *(c.levels or []), 1.0]
+        place = torch.tensor([j * 2654435769 % 2**32 / 2**32 for j in range(F)])
+        total = torch.zeros((), dtype=torch.float64)
+        for start, end in itertools.pairwise(ends):
+            weight = end - start if c.level_weights == "by_size" else 1 / (len(ends) - 1)
+            total = total + weight * ((y - decode(f * (place < end))) ** 2).sum()
+        return total
+
     def fvu(error: Tensor, of: Tensor) -> Tensor:
         return (error**2).sum() / ((of - of.mean(0)) ** 2).sum()
 
     if c.kind == "jumprelu":
         f = z * (z > p["threshold"])
-        return ((y - decode(f)) ** 2).sum(1).mean() + lam * (z > p["threshold"]).double().sum(
-            1
-        ).mean()
+        return squares(f) / len(y) + lam * (z > p["threshold"]).double().sum(1).mean()
     per_row = c.kind != "batchtopk"
     f = z * keep(z.detach(), c.k if per_row else c.k * len(x), per_row)
     error = y - decode(f)
-    total = fvu(error, y)
+    total = squares(f) / ((y - y.mean(0)) ** 2).sum()
     if c.multi_topk:
         f4 = z * keep(z.detach(), 4 * c.k if per_row else 4 * c.k * len(x), per_row)
         total = total + fvu(y - decode(f4), y) / 8
@@ -86,13 +103,25 @@ def forward(coder: Coder, x: Tensor, y: Tensor, lam: float, dead: Tensor):
     return training_forward(coder, x, y, sparsity_coefficient=lam, dead=DeadLatents.of(dead))
 
 
-@pytest.mark.parametrize(("num_dead", "rows_at_once"), [(0, B), (3, B), (20, B), (20, 7)])
+LEVELS = {"levels": [0.1, 0.5], "level_weights": LevelWeights.by_size}
+CASES = [  # dead latents, rows of them at once, settings
+    *((0, B, {}), (3, B, {}), (20, B, {}), (20, 7, {})),
+    *((3, B, {"levels": [0.25]}), (0, B, LEVELS)),
+]
+
+
+@pytest.mark.parametrize(("num_dead", "rows_at_once", "settings"), CASES, ids=str)
 @pytest.mark.parametrize(("kind", "form"), EVERY)
 def test_loss_and_gradients_equal_the_dense_reference(
-    kind: str, form: Form, num_dead: int, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    form: Form,
+    num_dead: int,
+    rows_at_once: int,
+    settings: dict,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(aux._BLOCK_VALUES, "cpu", rows_at_once * num_dead)
-    coder, x_BD, y_BE = make(kind, form, aux_coefficient=1 / 32, multi_topk=True)
+    coder, x_BD, y_BE = make(kind, form, aux_coefficient=1 / 32, multi_topk=True, **settings)
     dead_F = torch.arange(F) >= F - num_dead
     names = [n for n, _ in coder.named_parameters() if n != "threshold"]
     parameters = [coder.get_parameter(name) for name in names]
@@ -145,6 +174,27 @@ def test_target_l0_pulls_thresholds_the_right_way() -> None:
         grad = torch.autograd.grad(penalty, [coder.threshold])[0]
         grad = grad - torch.autograd.grad(base, [reconstruction_only.threshold])[0]
         assert torch.equal(grad.sign().unique(), torch.tensor(sorted({0, direction})).double())
+
+
+def test_every_slice_has_its_part_of_every_level() -> None:
+    whole_F = level_of_latents(range(2**14), [1 / 32, 1 / 4])
+    assert whole_F.bincount().tolist() == pytest.approx([512, 3584, 12288], abs=2)
+    for slices in (2, 3, 8, 64):
+        size = 2**14 // slices
+        for start in range(0, size * slices, size):
+            part_f = level_of_latents(range(start, start + size), [1 / 32, 1 / 4])
+            assert torch.equal(part_f, whole_F[start : start + size])
+            counts = [size / 32, size * 7 / 32, size * 3 / 4]
+            assert part_f.bincount().tolist() == pytest.approx(counts, abs=3)
+
+
+def test_random_levels_are_drawn_by_the_step_alone_and_mostly_small() -> None:
+    config = config_of_kind("topk", random_levels=5)
+    drawn = [config.at_step(step) for step in range(200)]
+    assert all(c.num_levels == 5 and c.levels == sorted(c.levels) for c in drawn)
+    assert drawn[7] == config.at_step(7) and drawn[7] != drawn[8]
+    shares = torch.tensor([c.levels for c in drawn]).flatten()
+    assert float((shares < 0.25).double().mean()) == pytest.approx(0.5, abs=0.05)
 
 
 def test_aux_loss_reaches_encoder_and_decoder_of_dead_latents_only() -> None:

@@ -27,7 +27,11 @@ def coders() -> list[CoderConfig]:
         for aux, multi in ([(0.0, False)] if kind == "jumprelu" else [(0.1, False), (0.1, True)])
     ]
     switches.append(("topk", Form.autoencoder, 0.0, False))
-    return [
+    nested = [
+        config_of_kind(kind, num_latents=F, k=K, **{name: levels})
+        for kind, name, levels in [("batchtopk", "levels", [0.5]), ("jumprelu", "random_levels", 4)]
+    ]
+    return nested + [
         config_of_kind(
             kind,
             form=form,

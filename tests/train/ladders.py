@@ -1,11 +1,12 @@
 """Small stores and ladders for the training tests."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from sae_dist.checkpoint import CheckpointConfig
-from sae_dist.coders import Form
+from sae_dist.coders import Form, LevelWeights
 from sae_dist.parallel import MeshConfig, World
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations, StreamConfig
@@ -58,9 +59,17 @@ def rung(kind: str, form: Form = Form.autoencoder, latent: int | None = 1, **cod
 
 
 def every_rung(latent: int) -> list[RungConfig]:
-    """A rung of each kind and form; of AbsTopK, whose forms are TopK's, an autoencoder."""
+    """A rung of each kind and form; of AbsTopK, whose forms are TopK's, an autoencoder; and
+    Matryoshka coders.
+    """
     every = [rung(kind, form, latent) for kind in KINDS for form in Form]
-    return [*every, rung("abstopk", latent=latent)]
+    annealed = {"k": 2.5, "initial_k": 12, "k_anneal_steps": 15}
+    nested = [
+        rung("batchtopk", latent=latent, levels=[0.1, 0.5], level_weights=LevelWeights.by_size, **annealed),
+        rung("jumprelu", latent=latent, random_levels=3),
+    ]
+    nested = [replace(one, name=f"matryoshka_{one.coder.kind}") for one in nested]
+    return [*every, rung("abstopk", latent=latent), *nested]
 
 
 def training_run(

@@ -67,7 +67,7 @@ def test_fifty_steps_give_the_same_losses_on_every_mesh(store: Path, tmp_path: P
         folders[world, latent] = tmp_path / f"{world}-{latent}"
         run_on(world, train, store, folders[world, latent], latent, 50)
     expected = losses(folders[1, 1])
-    assert len(expected) == 10 + len(OPTIMIZERS)
+    assert len(expected) == 12 + len(OPTIMIZERS)
     assert all(len(values) == 50 for values in expected.values())
     assert all(
         values[-1] < values[0] for name, values in expected.items() if "jumprelu" not in name

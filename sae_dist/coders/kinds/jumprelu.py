@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sae_dist.coders.coder import Coder
-    from sae_dist.coders.config import Entries
+    from sae_dist.coders.config import Entries, Rows
     from sae_dist.coders.losses import Totals
     from sae_dist.coders.passes import DeadLatents
     from sae_dist.kernels import DensePass, SparsePattern
@@ -74,8 +74,8 @@ class JumpReLU(CoderConfig):
         num_active = kernels.step(z_N, threshold_N, self.bandwidth).sum()
         return kernels.jumprelu(z_N, threshold_N, self.bandwidth), num_active
 
-    def dense_pass(self, coder: Coder, x_BD: Tensor, centre_D: Tensor) -> DensePass:
-        weights = coder.W_enc, coder.b_enc, centre_D, _threshold(coder), coder.W_dec
+    def dense_pass(self, rows: Rows, x_BD: Tensor, centre_D: Tensor) -> DensePass:
+        weights = rows["W_enc"], rows["b_enc"], centre_D, rows["threshold"], rows["W_dec"]
         return kernels.dense_jumprelu(x_BD, *weights, self.bandwidth)
 
     def infer(self, coder: Coder, x_BD: Tensor) -> Entries:
@@ -92,7 +92,7 @@ class JumpReLU(CoderConfig):
         self, totals: Totals, sparsity_coefficient: float, dead: DeadLatents
     ) -> dict[str, Tensor]:
         return {
-            "reconstruction": totals.sums["error"] / totals.num_rows,
+            "reconstruction": totals.error / totals.num_rows,
             "sparsity": sparsity_coefficient * self._sparsity(totals.l0),
         }
 
