@@ -99,7 +99,7 @@ def _grouped(
 def _label(rung: RungConfig) -> str:
     coder = rung.coder
     kind = coder_choice(coder.kind, coder.form)
-    nested = "matryoshka" if coder.num_levels > 1 else ""
+    nested = coder.nesting if coder.num_levels > 1 else ""
     return "-".join(filter(None, [kind, str(coder.num_latents), coder.label, nested, rung.site]))
 
 

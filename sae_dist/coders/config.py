@@ -108,7 +108,11 @@ class CoderConfig:
     signed: ClassVar[bool] = False
     """Whether activations may be negative."""
     begins_at_data: ClassVar[bool] = True
-    """Whether b_dec begins at a sample's middle instead of 0."""
+    """Whether an autoencoder's b_dec begins at a sample's geometric median, not its mean, and a
+    transcoder as a constant.
+    """
+    nesting: ClassVar[str] = "matryoshka"
+    """What names say of a coder with levels."""
 
     kind: str = field(default="", init=False)
     form: Form = Form.autoencoder
@@ -126,8 +130,8 @@ class CoderConfig:
         """Raise UserError for settings that do not go together."""
         if self.levels is not None and self.random_levels is not None:
             raise UserError(
-                f"coder.levels={self.levels} and coder.random_levels={self.random_levels}; expected "
-                "one of them: leave the other out"
+                f"coder.levels={self.levels} and coder.random_levels={self.random_levels}; "
+                "expected one of them: leave the other out"
             )
         if self.levels is not None and self.levels != sorted(self.levels):
             raise UserError(f"coder.levels={self.levels}; expected shares that rise; sort them")
@@ -185,11 +189,18 @@ class CoderConfig:
         """
         raise NotImplementedError
 
-    def activate(self, coder: Coder, code: SparsePattern, z_N: Tensor) -> tuple[Tensor, Tensor]:
-        """What entries that were found give [N], and how many are active (0-dim); differentiable in
-        their pre-activations.
+    def activate(
+        self, coder: Coder, code: SparsePattern, z_N: Tensor, x_BD: Tensor
+    ) -> tuple[Tensor, Sums]:
+        """What entries that were found give [N], differentiable in their pre-activations; and as
+        `further_sums` how many are `active` (0-dim), and what else its loss needs.
+
+        Args:
+            coder, code: whose entries these are.
+            z_N: -∞ where there is none.
+            x_BD: the coder's input.
         """
-        return z_N, code.num_entries().to(z_N.dtype)
+        return z_N, lambda y_BE, error_BE: {"active": code.num_entries()}
 
     def level_of_entries(self, coder: Coder, code: SparsePattern, acts_N: Tensor) -> Tensor:
         """The level of each entry [N], of several."""
@@ -215,10 +226,14 @@ class CoderConfig:
         """f [B, F] of pre-activations, 0 where nothing fires: what the others do, densely."""
         raise NotImplementedError
 
+    def plain(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights as a coder of others has them that fires by `fires_by`, by our names."""
+        return tensors
+
     # How it is trained.
 
-    def initialise(self, coder: Coder) -> None:
-        """Give its own weights their first values."""
+    def initialise(self, coder: Coder, x_ND: Tensor) -> None:
+        """Give its own weights their first values, after all others; `x_ND` is a sample."""
 
     @property
     def penalty(self) -> float | None:

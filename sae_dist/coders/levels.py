@@ -41,7 +41,7 @@ def level_of_latents(
 
 
 def dense_pass(coder: Coder, config: CoderConfig, x_BD: Tensor, centre_D: Tensor) -> DensePass:
-    """The kind's dense pass, of each level by itself; then of levels one below the other [L·B, E]."""
+    """The kind's dense pass, of each level by itself, one below the other [L·B, E]."""
     rows = {name: coder.get_parameter(name) for name in coder.latent_tensors}
     if config.num_levels == 1:
         return config.dense_pass(rows, x_BD, centre_D)

@@ -1,5 +1,6 @@
 """What is minimised, from sums over the global batch. All figures are of the global batch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ class Totals:
         level_weights: what each level's error counts.
         variation: Σ‖y-ȳ‖², 0 if the target does not vary; `scale` is then the number of rows.
         l0: active entries a row.
+        sum_latents: adds up what the slices of the latents have each of their own.
     """
 
     sums: dict[str, Tensor]
@@ -33,6 +35,7 @@ class Totals:
     num_rows: int
     variation: Tensor
     l0: Tensor
+    sum_latents: Callable[[Tensor], Tensor]
 
     @property
     def error(self) -> Tensor:
@@ -91,6 +94,7 @@ def training_forward(
         num_rows=num_rows,
         variation=total_variance(sums["target"], num_rows),
         l0=sums["active"] / num_rows,
+        sum_latents=coder.collectives.sum_latents,
     )
     parts = config.loss_parts(totals, sparsity_coefficient, dead)
     fvu_L = torch.where(totals.variation == 0, torch.nan, sums["errors"] / totals.variation)
@@ -120,8 +124,10 @@ def _sums(
     for error_BE in level_errors(coder, x_BD, y_BE, decoded.decoded()):
         errors.append(square_sum(error_BE))
     sums["errors"] = torch.stack(errors)
-    sums["active"] = coder.collectives.sum_latents(decoded.num_active.double())
-    return decoded, sums | further(y_BE, error_BE)
+    own = decoded.sums(y_BE, error_BE) | further(y_BE, error_BE)
+    sums |= {name: own_sum.double() for name, own_sum in own.items()}
+    sums["active"] = coder.collectives.sum_latents(sums["active"])
+    return decoded, sums
 
 
 class _SquareSum(torch.autograd.Function):

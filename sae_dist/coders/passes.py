@@ -13,6 +13,9 @@ from sae_dist.coders.levels import dense_pass
 from sae_dist.coders.select import top_k
 from sae_dist.kernels import aux_pass, encode, host, rounded_dtype
 
+Sums = Callable[[Tensor, Tensor], dict[str, Tensor]]
+"""From y and the first pass' error y - ŷ [B, E] to sums over the rows here."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
@@ -21,13 +24,14 @@ class Decoded:
     Attributes:
         decoded: gives W_decᵀ f [B, E] of the entries of each level, whose sum over the slices is on
             its way.
-        num_active: active entries of this slice and part, with a gradient where the kind has one.
+        sums: gives `active` entries of this slice and part, with a gradient where the kind has one,
+            and what else the kind sums.
         fired_F: on how many rows each latent of this slice fired, int64.
         least: the smallest activation's size here, infinite if there is none.
     """
 
     decoded: Callable[[], Sequence[Tensor]]
-    num_active: Tensor
+    sums: Sums
     fired_F: Tensor
     least: Tensor
 
@@ -65,15 +69,19 @@ class DeadLatents:
 def sparse_pass(coder: Coder, x_BD: Tensor, config: CoderConfig | None = None) -> Decoded:
     """One batch through the coder, or as if `config` were its own; densely where the kind says."""
     config = config or coder.config
-    x_BD, centre_D = coder.centring(x_BD)
+    given_BD, (x_BD, centre_D) = x_BD, coder.centring(x_BD)
     with torch.no_grad():
         found = config.find(coder, x_BD)
     if found is None:
-        decoded_BE, num_active, fired_F, least = dense_pass(coder, config, x_BD, centre_D)
+        decoded_BE, active, fired_F, least = dense_pass(coder, config, x_BD, centre_D)
+
+        def sums(y_BE: Tensor, error_BE: Tensor) -> dict[str, Tensor]:
+            return {"active": active}
+
     else:
         code, z_N = found
         z_N = encode(z_N, x_BD, coder.W_enc, coder.b_enc, centre_D, code, coder.gradients)
-        acts_N, num_active = config.activate(coder, code, z_N)
+        acts_N, sums = config.activate(coder, code, z_N, given_BD)
         split, of_rows_N = code, acts_N
         if config.num_levels > 1:
             level_N = config.level_of_entries(coder, code, acts_N.detach())
@@ -88,7 +96,7 @@ def sparse_pass(coder: Coder, x_BD: Tensor, config: CoderConfig | None = None) -
     arrive, num_rows = coder.collectives.start_sum_latents(decoded_BE), len(x_BD)
     return Decoded(
         decoded=lambda: arrive().split(num_rows) if config.num_levels > 1 else [arrive()],
-        num_active=num_active,
+        sums=sums,
         fired_F=fired_F,
         least=least,
     )

@@ -22,6 +22,7 @@ from sae_dist.coders import (
 from sae_dist.coders.collectives import SingleProcess
 from sae_dist.coders.files import Rows, in_file_order
 from sae_dist.coders.kinds.batchtopk import BatchTopK
+from sae_dist.coders.kinds.jumprelu import Sparsity, TargetOf
 from sae_dist.coders.select import _search_of, batch_top_k, batch_top_k_code, top_k, top_k_entries
 from sae_dist.kernels import aux, topk_candidates
 from sae_dist.parallel import (
@@ -147,6 +148,22 @@ def whole_coder(kind: str, form: Form) -> tuple[Coder, Tensor, Tensor]:
     return coder, x_BD, x_BD if form is Form.autoencoder else random(B, E)
 
 
+PRICES = {  # of a JumpReLU
+    Form.autoencoder: {
+        "target_of": TargetOf.token,
+        "pre_act_coefficient": 0.1,
+        "ste_reaches_input": True,
+    },
+    Form.transcoder: {"target_l0": None, "sparsity": Sparsity.tanh_quad},
+    Form.skip_transcoder: {
+        "target_l0": None,
+        "sparsity": Sparsity.tanh,
+        "pre_act_coefficient": 0.1,
+        "unit_norm_decoder": False,
+    },
+}
+
+
 def loss_of(coder: Coder, x_BD: Tensor, y_BE: Tensor, dead: DeadLatents) -> LossTerms:
     return training_forward(coder, x_BD, y_BE, sparsity_coefficient=0.1, dead=dead)
 
@@ -160,6 +177,8 @@ def train_on(world: World, latent: int, dense_share: int) -> list[str]:
         whole, x_BD, y_BE = whole_coder(kind, form)
         if where == "everywhere":  # and once as a Matryoshka coder
             whole.config.levels = [0.2, 0.6]
+            if kind == "jumprelu":
+                vars(whole.config).update(PRICES[form])
         dead = DeadLatents.of(dead_F)
         expected = loss_of(whole, x_BD, y_BE, dead)
         expected.loss.backward()

@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from sae_dist.coders import CoderConfig, Form, JumpReLU, kind_names, slice_of
+from sae_dist.coders import CoderConfig, Form, JumpReLU, KSparse, kind_named, kind_names, slice_of
+from sae_dist.coders.kinds.jumprelu import Sparsity, TargetOf
 from sae_dist.coders.messages import MeshAxis
 from sae_dist.parallel import Mesh, World, make_mesh, messages
 from sae_dist.train import Adam, Muon, OptimConfig, RungConfig, training_step
@@ -21,29 +22,43 @@ WIDTHS = {"in": D, "out": E}
 
 def coders() -> list[CoderConfig]:
     """Every kind and form, with what that kind reads switched off and on."""
+    both = [(0.1, False), (0.1, True)]
     switches = [
         (kind, form, aux, multi)
         for kind, form in itertools.product(kind_names(), Form)
-        for aux, multi in ([(0.0, False)] if kind == "jumprelu" else [(0.1, False), (0.1, True)])
+        for aux, multi in (both if issubclass(kind_named(kind), KSparse) else [(0.0, False)])
     ]
     switches.append(("topk", Form.autoencoder, 0.0, False))
     nested = [
         config_of_kind(kind, num_latents=F, k=K, **{name: levels})
         for kind, name, levels in [("batchtopk", "levels", [0.5]), ("jumprelu", "random_levels", 4)]
     ]
-    return nested + [
-        config_of_kind(
-            kind,
-            form=form,
-            num_latents=F,
-            k=K,
-            aux_k=AUX_K,
-            aux_coefficient=aux,
-            multi_topk=multi,
-            dead_after_tokens=10**6,
-        )
-        for kind, form, aux, multi in switches
+    more = {"pre_act_coefficient": 0.1, "initial_l0": 4.0}
+    token = {"target_l0": 4.0, "target_of": TargetOf.token}
+    prices = [
+        config_of_kind("jumprelu", form=form, num_latents=F, **price)
+        for form, price in [
+            (Form.autoencoder, more | token),
+            (Form.transcoder, more | {"sparsity": Sparsity.tanh_quad}),
+        ]
     ]
+    return (
+        nested
+        + prices
+        + [
+            config_of_kind(
+                kind,
+                form=form,
+                num_latents=F,
+                k=K,
+                aux_k=AUX_K,
+                aux_coefficient=aux,
+                multi_topk=multi,
+                dead_after_tokens=10**6,
+            )
+            for kind, form, aux, multi in switches
+        ]
+    )
 
 
 def target_of(config: CoderConfig) -> str:

@@ -7,6 +7,7 @@ import torch
 
 from sae_dist.checkpoint import CheckpointConfig
 from sae_dist.coders import Form, LevelWeights
+from sae_dist.coders.kinds.jumprelu import TargetOf
 from sae_dist.parallel import MeshConfig, World
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations, StreamConfig
@@ -64,9 +65,18 @@ def every_rung(latent: int) -> list[RungConfig]:
     """
     every = [rung(kind, form, latent) for kind in KINDS for form in Form]
     annealed = {"k": 2.5, "initial_k": 12, "k_anneal_steps": 15}
+    annealed |= {"levels": [0.1, 0.5], "level_weights": LevelWeights.by_size}
+    priced = {"target_l0": 4.0, "target_of": TargetOf.token, "initial_l0": 6.0}
+    priced |= {"pre_act_coefficient": 1e-3, "ste_reaches_input": True}
     nested = [
-        rung("batchtopk", latent=latent, levels=[0.1, 0.5], level_weights=LevelWeights.by_size, **annealed),
-        rung("jumprelu", latent=latent, random_levels=3),
+        rung(
+            "batchtopk",
+            latent=latent,
+            levels=[0.1, 0.5],
+            level_weights=LevelWeights.by_size,
+            **annealed,
+        ),
+        rung("jumprelu", latent=latent, random_levels=3, **priced),
     ]
     nested = [replace(one, name=f"matryoshka_{one.coder.kind}") for one in nested]
     return [*every, rung("abstopk", latent=latent), *nested]
