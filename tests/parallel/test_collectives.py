@@ -178,7 +178,7 @@ def train_on(world: World, latent: int, dense_share: int) -> list[str]:
         if where == "everywhere":  # and once as a Matryoshka coder
             whole.config.levels = [0.2, 0.6]
             if kind == "jumprelu":
-                vars(whole.config).update(PRICES[form])
+                vars(whole.config).update(PRICES[form], initial_l0=4.0)
         dead = DeadLatents.of(dead_F)
         expected = loss_of(whole, x_BD, y_BE, dead)
         expected.loss.backward()
