@@ -40,7 +40,10 @@ class Totals:
     @property
     def error(self) -> Tensor:
         """Σ‖y-ŷ‖², of several levels their weighted mean."""
-        weighted = zip(self.sums["errors"].unbind(), self.level_weights, strict=True)
+        errors = self.sums["errors"].unbind()
+        if len(errors) == 1:
+            return errors[0]
+        weighted = zip(errors, self.level_weights, strict=True)
         return torch.stack([error * weight for error, weight in weighted]).sum()
 
     @property
@@ -123,7 +126,7 @@ def _sums(
     errors, error_BE = [], y_BE
     for error_BE in level_errors(coder, x_BD, y_BE, decoded.decoded()):
         errors.append(square_sum(error_BE))
-    sums["errors"] = torch.stack(errors)
+    sums["errors"] = torch.stack(errors) if len(errors) > 1 else errors[0][None]
     own = decoded.sums(y_BE, error_BE) | further(y_BE, error_BE)
     sums |= {name: own_sum.double() for name, own_sum in own.items()}
     sums["active"] = coder.collectives.sum_latents(sums["active"])

@@ -69,13 +69,7 @@ def every_rung(latent: int) -> list[RungConfig]:
     priced = {"target_l0": 4.0, "target_of": TargetOf.token, "initial_l0": 6.0}
     priced |= {"pre_act_coefficient": 1e-3, "ste_reaches_input": True}
     nested = [
-        rung(
-            "batchtopk",
-            latent=latent,
-            levels=[0.1, 0.5],
-            level_weights=LevelWeights.by_size,
-            **annealed,
-        ),
+        rung("batchtopk", latent=latent, **annealed),
         rung("jumprelu", latent=latent, random_levels=3, **priced),
     ]
     nested = [replace(one, name=f"matryoshka_{one.coder.kind}") for one in nested]
