@@ -14,7 +14,6 @@ from itertools import pairwise
 from random import Random
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from sae_dist import coders
 from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import derive
 from sae_dist.common.settings import setting
@@ -204,7 +203,9 @@ class CoderConfig:
 
     def level_of_entries(self, coder: Coder, code: SparsePattern, acts_N: Tensor) -> Tensor:
         """The level of each entry [N], of several."""
-        level_F = coders.level_of_latents(coder.latents, self.levels or (), code.latents_N.device)
+        from sae_dist.coders.levels import level_of_latents  # only here, as that reads torch
+
+        level_F = level_of_latents(coder.latents, self.levels or (), code.latents_N.device)
         return level_F[code.index_N]
 
     def dense_pass(self, rows: Rows, x_BD: Tensor, centre_D: Tensor) -> DensePass:

@@ -300,7 +300,7 @@ def config_of(values: dict[str, Any]) -> CoderConfig:
     """
     kind = kind_named(str(values["kind"]))
     usual = asdict(kind())
-    chosen = {}
+    chosen: dict[str, Any] = {}
     for name, value in values.items():
         sort = type(usual.get(name))
         if name not in usual or type(value) not in _SORTS.get(sort, (str, sort)):

@@ -39,6 +39,7 @@ def rung(kind: str, form: Form = Form.autoencoder, latent: int | None = 1, **cod
         "aux_coefficient": 1 / 32,
         "dead_after_tokens": 4 * BATCH,
         "bandwidth": 0.05,
+        "initial_l0": 8.0 if kind in ("relu", "gated") else None,
         "sparsity_coefficient": 0.02,
         "unit_norm_decoder": form is Form.autoencoder,
     }
