@@ -1,8 +1,9 @@
 """FVU of what each program trains on the same tokens in the same order, at equal L0.
 
-TopK is compared at k; JumpReLU at equal L0: each program is steered by its own lever until two runs
-lie on either side of the target. `same` gives a peer this project's hyperparameters, `own` leaves
-it its own; the better one counts. Ours is trained in both precisions.
+TopK, BatchTopK and its Matryoshka are compared at k, the others at equal L0: each program is
+steered by its own lever until two runs lie on either side of the target. `same` gives a peer this
+project's hyperparameters, `own` leaves it its own; the better one counts. Ours is trained in both
+precisions.
 """
 
 import math
@@ -22,9 +23,10 @@ from benchmarks.equal import Lever, fvu_at, next_aim
 from benchmarks.figures import Figure, LeftOut
 from benchmarks.process import call
 from benchmarks.steps import PEERS, PRECISIONS
-from benchmarks.trained.task import K
+from benchmarks.trained.task import GATED, RELU, TOLD_K, K
 from sae_dist.coders import Coder, JumpReLU, TopK
 from sae_dist.evaluate import Fidelity, Subject, run_coder
+from sae_dist.evaluate.measures.frequency import FiringFrequency
 from sae_dist.parallel import World, make_mesh, start_world
 
 OURS = "sae_dist"
@@ -34,17 +36,18 @@ _MAX_RUNS = 4  # of one program's JumpReLU with one seed
 _BATCH, _SECONDS = 4096, 900.0
 _TARGET = Lever(float(K), is_rising=True)
 _PENALTY = Lever(0.5, is_rising=False)
-_LEVERS = {
+_OF_JUMPRELU = {
     "dictionary_learning": {"same": _TARGET, "own": _TARGET},
     "SAELens": {"same": _TARGET, "own": Lever(1.0, is_rising=False)},
     "Llamascopium": {"same": _PENALTY, "own": _PENALTY},
 }
+_MORE = ("dictionary_learning", "SAELens")  # that have the other kinds
 SMOKE = {"kinds": ("topk",), "precisions": ("float32",), "peers": (), "seeds": 1, "tokens": 32_768}
 Runs = list[dict[str, Any]]
 
 
 def run(
-    kinds: tuple[str, ...] = ("topk", "batchtopk", "jumprelu"),
+    kinds: tuple[str, ...] = (*TOLD_K, "jumprelu", GATED, RELU),
     precisions: tuple[str, ...] = PRECISIONS,
     peers: tuple[str, ...] = tuple(PEERS),
     seeds: int = 3,
@@ -52,12 +55,13 @@ def run(
     store: Path = STORE,
     peers_python: Path = Path(".venv-bench/bin/python"),
 ) -> Iterator[Figure | LeftOut]:
-    """Mean FVU over seeds, by kind and precision; a peer's own JumpReLU has one seed.
+    """Mean FVU over seeds, by kind and precision; a peer that is steered with its own settings has
+    one seed.
 
     Args:
         kinds: of coders.
         precisions: of ours.
-        peers: beside ours in float32, but for BatchTopK.
+        peers: beside ours in float32, those that have the kind.
         seeds: of each.
         tokens: to train on.
         store: whose activations; the quickstart's is made where it is not there.
@@ -70,7 +74,7 @@ def run(
         for kind in kinds:
             found: dict[str, dict[str, Any]] = {}
             for program, setting in programs(kind, precisions, peers):
-                num_seeds = 1 if (kind, setting) == ("jumprelu", "own") else seeds
+                num_seeds = 1 if kind not in TOLD_K and setting == "own" else seeds
                 runs = trainer.steer(program, kind, setting, num_seeds)
                 yield from (LeftOut(name, why) for name, why in trainer.failed.items())
                 if (at_target := over_seeds(runs, kind)) is not None:
@@ -90,23 +94,27 @@ def programs(
     """Who trains this kind, and in which settings."""
     yield from ((OURS, precision) for precision in precisions)
     for peer in peers:
-        if kind == "topk" or (kind == "jumprelu" and peer in _LEVERS):
+        has_it = {"topk": tuple(PEERS), "jumprelu": tuple(_OF_JUMPRELU)}
+        if peer in has_it.get(kind, _MORE):
             yield from ((peer, setting) for setting in ("same", "own"))
 
 
 def over_seeds(runs: Runs, kind: str) -> dict[str, Any] | None:
-    """Mean FVU and its sample's standard deviation, of JumpReLU at the target; None without it."""
+    """Mean FVU and its sample's standard deviation, of what is steered at the target, and the mean
+    share of latents that never fired; None without it.
+    """
     by_seed = [[r for r in runs if r["seed"] == seed] for seed in {r["seed"]: 0 for r in runs}]
-    if kind == "jumprelu":
+    if kind not in TOLD_K:
         fvus = [fvu_at(own, K) for own in by_seed]
     else:
         fvus = [own[0]["fvu"] for own in by_seed]
     there = [fvu for fvu in fvus if fvu is not None]
     if not there or len(there) < len(fvus):
         return None
-    l0 = K if kind == "jumprelu" else statistics.mean(run["l0"] for run in runs)
+    l0 = statistics.mean(run["l0"] for run in runs) if kind in TOLD_K else K
     deviation = statistics.stdev(there) if len(there) > 1 else None
-    return {"fvu": statistics.mean(there), "deviation": deviation, "l0": l0}
+    dead = statistics.mean(run["dead_share"] for run in runs)
+    return {"fvu": statistics.mean(there), "deviation": deviation, "l0": l0, "dead_share": dead}
 
 
 class Trainer:
@@ -127,9 +135,10 @@ class Trainer:
         self.failed: dict[str, str] = {}
 
     def steer(self, program: str, kind: str, setting: str, num_seeds: int) -> Runs:
-        """A run a seed; of a JumpReLU as many as bring it to the target L0."""
+        """A run a seed; of what is steered as many as bring it to the target L0."""
         self.failed, every = {}, []
-        lever = _LEVERS.get(program, {}).get(setting, _TARGET)
+        levers = _OF_JUMPRELU.get(program, {}) if kind == "jumprelu" else {}
+        lever = levers.get(setting, _PENALTY if kind in (GATED, RELU) else _TARGET)
         for seed in range(num_seeds):
             runs: Runs = []
             while (aim := next_aim(runs, K, lever)) is not None and len(runs) < _MAX_RUNS:
@@ -137,7 +146,7 @@ class Trainer:
                 if found is None:
                     return every
                 runs.append(found)
-                if kind != "jumprelu":
+                if kind in TOLD_K:
                     break
             every += runs
             nearest = min(runs, key=lambda run: abs(math.log(max(run["l0"], 1e-3) / K)))
@@ -163,16 +172,21 @@ class Trainer:
 
     @torch.no_grad()
     def measure(self, weights: dict[str, Tensor]) -> dict[str, float]:
-        """L0 and FVU on the held-out rows: those of `sae_dist.evaluate`, for every program."""
+        """L0, FVU and dead share on the held-out rows: those of `sae_dist.evaluate`, for all."""
         coder = as_coder(weights, K).to(self.world.device)
         mesh = make_mesh(self.world, 1, {})
-        fidelity = Fidelity(Subject(coder=coder, mesh=mesh, num_positions=1))
+        measures = [
+            of(Subject(coder=coder, mesh=mesh, num_positions=1))
+            for of in (Fidelity, FiringFrequency)
+        ]
         for x_BD in self.held_out_MD.split(_BATCH):
             x_1BD = x_BD.to(self.world.device)[None]
             everything = torch.ones(x_1BD.shape[:2], dtype=torch.bool, device=x_1BD.device)
-            fidelity.update(run_coder(coder, x_1BD, x_1BD, everything))
-        result = fidelity.result()
-        return {"l0": result["l0"], "fvu": result["fvu"]}
+            seen = run_coder(coder, x_1BD, x_1BD, everything)
+            for measure in measures:
+                measure.update(seen)
+        result = measures[0].result() | measures[1].result()
+        return {key: result[key] for key in ("l0", "fvu", "dead_share")}
 
 
 def as_coder(weights: dict[str, Tensor], k: int) -> Coder:

@@ -3,17 +3,28 @@
 `own` takes its default rates, bandwidth, penalty and first threshold.
 """
 
+from typing import Any
+
+from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
+from dictionary_learning.trainers.gdm import GatedSAETrainer
 from dictionary_learning.trainers.jumprelu import JumpReluTrainer
+from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKTrainer
+from dictionary_learning.trainers.standard import StandardTrainerAprilUpdate
 from dictionary_learning.trainers.top_k import TopKTrainer
 
 from benchmarks.trained.task import (
     AUX_COEFFICIENT,
     AUX_K,
     BANDWIDTH,
+    BY_BATCH,
     DEAD_AFTER,
     DEVICE,
+    GATED,
+    GROUPS,
     LR,
+    MATRYOSHKA,
     NUM_LATENTS,
+    RELU,
     SPARSITY,
     THRESHOLD,
     Task,
@@ -21,8 +32,10 @@ from benchmarks.trained.task import (
     finish,
 )
 
+_PRICED = {GATED: GatedSAETrainer, RELU: StandardTrainerAprilUpdate}
 
-def make_trainer(task: Task) -> TopKTrainer | JumpReluTrainer:
+
+def make_trainer(task: Task) -> Any:
     """Its trainer of that kind."""
     is_same = task.setting == "same"
     common = {
@@ -46,7 +59,16 @@ def make_trainer(task: Task) -> TopKTrainer | JumpReluTrainer:
         if is_same:
             trainer.ae.threshold.data.fill_(THRESHOLD)
         return trainer
-    trainer = TopKTrainer(**common, k=int(task.aim), auxk_alpha=AUX_COEFFICIENT)
+    if task.kind in _PRICED:
+        common |= {"sparsity_warmup_steps": task.sparsity_warmup_steps, "l1_penalty": task.aim}
+        return _PRICED[task.kind](**common)
+    common |= {"k": int(task.aim), "auxk_alpha": AUX_COEFFICIENT}
+    if task.kind in BY_BATCH:
+        common["threshold_start_step"] = task.num_steps // 2  # its 1,000 are more than there are
+    if task.kind == MATRYOSHKA:
+        trainer = MatryoshkaBatchTopKTrainer(**common, group_fractions=list(GROUPS))
+    else:
+        trainer = (TopKTrainer if task.kind == "topk" else BatchTopKTrainer)(**common)
     if is_same:
         trainer.dead_feature_threshold, trainer.top_k_aux = DEAD_AFTER, AUX_K
     return trainer
@@ -58,8 +80,16 @@ def train(task: Task) -> float:
     for step, x_BD in enumerate(task.batches()):
         trainer.update(step, x_BD)
     ae = trainer.ae
-    if task.kind == "jumprelu":
-        weights = Weights(ae.W_enc.T, ae.b_enc, ae.W_dec, ae.b_dec, ae.threshold)
+    if task.kind == GATED:
+        own = ae.encoder.weight, ae.gate_bias, ae.r_mag, ae.mag_bias
+        weights = Weights.of_gated(*own, ae.decoder.weight.T, ae.decoder_bias)
+    elif task.kind in ("jumprelu", MATRYOSHKA):
+        threshold_F = ae.threshold.expand(NUM_LATENTS)
+        weights = Weights(ae.W_enc.T, ae.b_enc, ae.W_dec, ae.b_dec, threshold_F)
     else:
-        weights = Weights(ae.encoder.weight, ae.encoder.bias, ae.decoder.weight.T, ae.b_dec)
+        b_dec = ae.bias if task.kind == RELU else ae.b_dec
+        weights = Weights(ae.encoder.weight, ae.encoder.bias, ae.decoder.weight.T, b_dec)
+        if task.kind != "topk":
+            threshold = ae.threshold if task.kind == "batchtopk" else ae.bias.new_zeros(())
+            weights.threshold = threshold.expand(NUM_LATENTS)
     return finish(task, weights.folded(is_pre_bias=task.kind != "jumprelu"), ae, 1.0)

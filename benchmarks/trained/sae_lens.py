@@ -7,11 +7,23 @@ coefficient that is searched.
 """
 
 import math
+import tempfile
+from itertools import accumulate
+from typing import Any
 
 import torch
 from sae_lens import (
+    SAE,
+    BatchTopKTrainingSAE,
+    BatchTopKTrainingSAEConfig,
+    GatedTrainingSAE,
+    GatedTrainingSAEConfig,
     JumpReLUTrainingSAE,
     JumpReLUTrainingSAEConfig,
+    MatryoshkaBatchTopKTrainingSAE,
+    MatryoshkaBatchTopKTrainingSAEConfig,
+    StandardTrainingSAE,
+    StandardTrainingSAEConfig,
     TopKTrainingSAE,
     TopKTrainingSAEConfig,
 )
@@ -25,17 +37,22 @@ from benchmarks.trained.task import (
     DEAD_AFTER,
     DEVICE,
     ENCODER_NORM,
+    GATED,
+    GROUPS,
     LR,
+    MATRYOSHKA,
     NUM_LATENTS,
+    RELU,
     SPARSITY,
     THRESHOLD,
+    TOLD_K,
     Task,
     Weights,
     finish,
 )
 
 
-def make_coder(task: Task) -> TopKTrainingSAE | JumpReLUTrainingSAE:
+def make_coder(task: Task) -> Any:
     """Its coder of that kind."""
     is_same = task.setting == "same"
     common = {"d_in": task.d_in, "d_sae": NUM_LATENTS, "device": DEVICE}
@@ -43,6 +60,19 @@ def make_coder(task: Task) -> TopKTrainingSAE | JumpReLUTrainingSAE:
         common["decoder_init_norm"] = ENCODER_NORM[task.kind]
     if task.kind == "topk":
         return TopKTrainingSAE(TopKTrainingSAEConfig(**common, k=int(task.aim)))
+    if task.kind == "batchtopk":
+        return BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**common, k=task.aim))
+    if task.kind == MATRYOSHKA:
+        widths = [round(share * NUM_LATENTS) for share in accumulate(GROUPS)]
+        config = MatryoshkaBatchTopKTrainingSAEConfig(
+            **common, k=task.aim, matryoshka_widths=widths
+        )
+        return MatryoshkaBatchTopKTrainingSAE(config)
+    if task.kind in (GATED, RELU):
+        common |= {"l1_coefficient": task.aim, "l1_warm_up_steps": task.sparsity_warmup_steps}
+        if task.kind == GATED:
+            return GatedTrainingSAE(GatedTrainingSAEConfig(**common))
+        return StandardTrainingSAE(StandardTrainingSAEConfig(**common))
     common["l0_warm_up_steps"] = task.sparsity_warmup_steps
     if not is_same:
         return JumpReLUTrainingSAE(JumpReLUTrainingSAEConfig(**common, l0_coefficient=task.aim))
@@ -63,7 +93,7 @@ def make_config(task: Task) -> SAETrainerConfig:
     if task.setting == "same":
         equal = {"lr": LR[task.kind], "lr_end": LR[task.kind]}
         equal["dead_feature_window"] = DEAD_AFTER // BATCH
-        if task.kind == "jumprelu":
+        if task.kind not in TOLD_K:
             equal |= {"adam_beta1": 0.0, "adam_beta2": BETA2[task.kind]}
     return SAETrainerConfig(
         total_training_samples=task.num_steps * BATCH,
@@ -84,8 +114,18 @@ def train(task: Task) -> float:
     for x_BD in task.batches(factor):
         trainer.step(x_BD)
         trainer.n_training_steps += 1
-    with torch.no_grad():
-        threshold = coder.threshold.clamp_min(0.0) if task.kind == "jumprelu" else None
-    weights = Weights(coder.W_enc.T, coder.b_enc, coder.W_dec, coder.b_dec, threshold)
+    with tempfile.TemporaryDirectory() as folder:
+        coder.save_inference_model(folder)
+        own = SAE.load_from_disk(folder, device=DEVICE).eval()
+    if task.kind == GATED:
+        gate = own.b_gate, own.r_mag, own.b_mag
+        weights = Weights.of_gated(own.W_enc.T, *gate, own.W_dec, own.b_dec)
+    else:
+        weights = Weights(own.W_enc.T, own.b_enc, own.W_dec, own.b_dec)
+        if task.kind == RELU:
+            weights.threshold = torch.zeros_like(own.b_enc)
+        elif task.kind != "topk":
+            weights.threshold = own.threshold.detach().clamp_min(0.0)
+    # a BatchTopK's norms are folded as it is saved
     folded = weights.folded(is_pre_bias=True, is_by_norm=task.kind == "topk", factor=factor)
-    return finish(task, folded, coder.eval(), factor)
+    return finish(task, folded, own, factor)

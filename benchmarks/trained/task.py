@@ -17,11 +17,16 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BATCH = 1024
 NUM_LATENTS, K = 1024, 8
 AUX_COEFFICIENT, AUX_K, DEAD_AFTER = 1 / 32, 64, 20_000
-ENCODER_NORM = {"topk": 0.1, "batchtopk": 0.1, "jumprelu": 1.0}  # at first
-_DECAY_SHARE = {"topk": 0.5, "batchtopk": 0.5, "jumprelu": 0.2}  # in which the rate falls to 0
-LR = {"topk": 0.008, "batchtopk": 0.008, "jumprelu": 0.005}
-BETA2 = {"topk": 0.999, "batchtopk": 0.99, "jumprelu": 0.99}
-_WARMUP = {"topk": 100, "batchtopk": 100, "jumprelu": 20}
+MATRYOSHKA, GATED, RELU = "matryoshka_batchtopk", "gated", "relu"
+BY_BATCH = ("batchtopk", MATRYOSHKA)
+TOLD_K = ("topk", *BY_BATCH)  # the others are steered to an L0
+GROUPS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32)  # of a Matryoshka coder's latents
+_KINDS = (*TOLD_K, "jumprelu", GATED, RELU)
+ENCODER_NORM = {kind: 0.1 if kind in TOLD_K else 1.0 for kind in _KINDS}  # at first
+_DECAY_SHARE = {kind: 0.5 if kind in TOLD_K else 0.2 for kind in _KINDS}  # then the rate falls
+LR = {kind: 0.008 if kind in TOLD_K else 0.005 for kind in _KINDS}
+BETA2 = {kind: 0.999 if kind == "topk" else 0.99 for kind in _KINDS}
+_WARMUP = {kind: 100 if kind in TOLD_K else 20 for kind in _KINDS}
 _SPARSITY_WARMUP = 400
 SPARSITY, BANDWIDTH, THRESHOLD = 0.01, 0.06, 0.15  # of JumpReLU
 _CHECKED_ROWS = 256
@@ -32,10 +37,10 @@ class Task:
     """What to train, on what.
 
     Attributes:
-        kind: topk, batchtopk or jumprelu.
+        kind: one of those below, by this project's names.
         setting: `same`: this project's hyperparameters; `own`: the program's own defaults, where
             it has any; or for this project a precision.
-        aim: k, or what the JumpReLU is steered by: a target L0 or a sparsity coefficient.
+        aim: k, or what others are steered by: a target L0 or a sparsity coefficient.
         x_ND: activations whose E‖x‖² is 1, in the order of training.
         scale: what they were divided by.
         path: where the weights are to go.
@@ -68,7 +73,7 @@ class Task:
 
     @property
     def sparsity_warmup_steps(self) -> int:
-        """Those in which a JumpReLU's penalty rises; most of a very short trial."""
+        """Those in which a penalty rises; most of a very short trial."""
         return min(_SPARSITY_WARMUP, max(self.num_steps * 3 // 5, 1))
 
     @property
@@ -123,6 +128,15 @@ class Weights:
             self.b_dec / factor,
             None if self.threshold is None else (self.threshold / factor).clamp_min(0.0),
         )
+
+    @staticmethod
+    def of_gated(
+        W_enc: Tensor, gate: Tensor, r_mag: Tensor, mag: Tensor, W_dec: Tensor, b_dec: Tensor
+    ) -> "Weights":
+        """Those of the JumpReLU that a Gated coder equals: exp(r) u + mag where u + gate > 0."""
+        scale_F = r_mag.exp()
+        threshold_F = (mag - scale_F * gate).clamp_min(0.0)
+        return Weights(W_enc * scale_F[:, None], mag, W_dec, b_dec, threshold_F)
 
     def reconstruct(self, x_BD: Tensor, k: int) -> Tensor:
         """ŷ [B, D], densely."""

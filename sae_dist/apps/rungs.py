@@ -99,7 +99,8 @@ def _grouped(
 def _label(rung: RungConfig) -> str:
     coder = rung.coder
     kind = coder_choice(coder.kind, coder.form)
-    return "-".join(filter(None, [kind, str(coder.num_latents), coder.label, rung.site]))
+    nested = coder.nesting if coder.num_levels > 1 else ""
+    return "-".join(filter(None, [kind, str(coder.num_latents), coder.label, nested, rung.site]))
 
 
 def _require_different(rungs: list[RungConfig]) -> None:
@@ -127,6 +128,7 @@ def _require_different(rungs: list[RungConfig]) -> None:
 def _trained(rung: RungConfig) -> dict[str, Any]:
     """What a rung's training depends on: not its name, its mesh, or what it never reads."""
     unread = {"name", "expansion", *(f"coder.{key}" for key in rung.coder.unread)}
+    unread |= {"coder.level_weights"} if rung.coder.num_levels == 1 else set()
     unread |= {"optim.sparsity_warmup_steps"} if rung.coder.penalty is None else set()
     told = {key: value for key, value in asdict(rung).items() if key != "parallel"}
     return {key: value for key, value in _flat(told).items() if key not in unread}

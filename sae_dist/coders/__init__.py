@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sae_dist.coders.config import CoderConfig as CoderConfig
     from sae_dist.coders.config import FiresBy as FiresBy
     from sae_dist.coders.config import Form as Form
+    from sae_dist.coders.config import LevelWeights as LevelWeights
     from sae_dist.coders.config import TensorSpec as TensorSpec
     from sae_dist.coders.files import config_of as config_of
     from sae_dist.coders.files import describe_coder as describe_coder
@@ -22,14 +23,20 @@ if TYPE_CHECKING:
     from sae_dist.coders.fold import unfold as unfold
     from sae_dist.coders.frequency import FREQUENCY_EDGES as FREQUENCY_EDGES
     from sae_dist.coders.frequency import frequency_histogram as frequency_histogram
+    from sae_dist.coders.initialise import firing_thresholds as firing_thresholds
     from sae_dist.coders.initialise import initialise as initialise
+    from sae_dist.coders.initialise import mean_to_spread as mean_to_spread
     from sae_dist.coders.kinds import kind_named as kind_named
     from sae_dist.coders.kinds import kind_names as kind_names
     from sae_dist.coders.kinds.abstopk import AbsTopK as AbsTopK
     from sae_dist.coders.kinds.batchtopk import BatchTopK as BatchTopK
+    from sae_dist.coders.kinds.gated import Gated as Gated
+    from sae_dist.coders.kinds.hierarchical_topk import HierarchicalTopK as HierarchicalTopK
     from sae_dist.coders.kinds.jumprelu import JumpReLU as JumpReLU
     from sae_dist.coders.kinds.k_sparse import KSparse as KSparse
+    from sae_dist.coders.kinds.relu import ReLU as ReLU
     from sae_dist.coders.kinds.topk import TopK as TopK
+    from sae_dist.coders.levels import level_of_latents as level_of_latents
     from sae_dist.coders.losses import ROUNDING as ROUNDING
     from sae_dist.coders.losses import LossTerms as LossTerms
     from sae_dist.coders.losses import moments as moments

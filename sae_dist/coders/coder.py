@@ -127,6 +127,11 @@ class Coder(nn.Module):
     def _W_enc_state(self) -> tuple[int, int]:
         return self.W_enc.data_ptr(), self.W_enc._version
 
+    def decoder_norms(self) -> Tensor:
+        """‖d‖ of each latent [F]; without gradient where rows are kept at unit norm."""
+        norm_F = torch.linalg.vector_norm(self.W_dec, dim=1)
+        return norm_F.detach() if self.config.unit_norm_decoder else norm_F
+
     def select(self, z_BF: Tensor) -> Tensor:
         """f [B, F]: the pre-activations of the latents that fire, 0 elsewhere.
 

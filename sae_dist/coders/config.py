@@ -7,11 +7,15 @@ plans or exports asks these, and knows no kind by name. `docs/guides/your_own_ki
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, ClassVar
+from itertools import pairwise
+from random import Random
+from typing import TYPE_CHECKING, ClassVar, Self
 
+from sae_dist.common.errors import UserError
+from sae_dist.common.seeds import derive
 from sae_dist.common.settings import setting
 
 if TYPE_CHECKING:
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from sae_dist.kernels import DensePass, SparsePattern
 
     Entries = tuple[SparsePattern, Tensor]
+    Rows = Mapping[str, Tensor]
     Sums = Callable[[Tensor, Tensor], dict[str, Tensor]]
 
 
@@ -45,6 +50,23 @@ class FiresBy(StrEnum):
     threshold = "threshold"
     thresholds = "thresholds"
     other = "other"
+
+
+class LevelWeights(StrEnum):
+    """What a level's error counts in the loss; all together 1.
+
+    `equal`: each as much, `by_size`: as the latents that it adds.
+    """
+
+    equal = "equal"
+    by_size = "by_size"
+
+    def of(self, shares: Sequence[float]) -> list[float]:
+        """Each level's weight, of levels that end at some shares of the latents and at all."""
+        ends = [0.0, *shares, 1.0]
+        if self is LevelWeights.equal:
+            return [1 / (len(ends) - 1)] * (len(ends) - 1)
+        return [end - start for start, end in pairwise(ends)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +94,11 @@ class CoderConfig:
 
     `kind` is chosen with `coder=…`. Encoder rows begin with the norm `initial_encoder_norm`.
     Latents that have been silent for `dead_after_tokens` are dead.
+
+    With `levels` it is a Matryoshka coder (Bussmann et al. 2025): each of these shares of the
+    latents, each holding those before it, reconstructs by itself, and all of them do; the loss has
+    the mean of their errors by `level_weights`. Of `random_levels` all but the last are drawn anew
+    each step.
     """
 
     title: ClassVar[str] = ""
@@ -80,7 +107,11 @@ class CoderConfig:
     signed: ClassVar[bool] = False
     """Whether activations may be negative."""
     begins_at_data: ClassVar[bool] = True
-    """Whether b_dec begins at a sample's middle instead of 0."""
+    """Whether an autoencoder's b_dec begins at a sample's geometric median, not its mean, and a
+    transcoder as a constant.
+    """
+    nesting: ClassVar[str] = "matryoshka"
+    """What names say of a coder with levels."""
 
     kind: str = field(default="", init=False)
     form: Form = Form.autoencoder
@@ -88,11 +119,38 @@ class CoderConfig:
     unit_norm_decoder: bool = True
     initial_encoder_norm: float = setting(1.0, above=0)
     dead_after_tokens: int = setting(10_000_000, min=1)
+    levels: list[float] | None = setting(None, above=0, below=1)
+    random_levels: int | None = setting(None, min=2)
+    level_weights: LevelWeights = LevelWeights.equal
 
     # What it is.
 
     def check(self) -> None:
         """Raise UserError for settings that do not go together."""
+        if self.levels is not None and self.random_levels is not None:
+            raise UserError(
+                f"coder.levels={self.levels} and coder.random_levels={self.random_levels}; "
+                "expected one of them: leave the other out"
+            )
+        if self.levels is not None and self.levels != sorted(self.levels):
+            raise UserError(f"coder.levels={self.levels}; expected shares that rise; sort them")
+
+    @property
+    def num_levels(self) -> int:
+        """How many reconstructions a step makes, each of more latents; 1 of a plain coder."""
+        return self.random_levels or len(self.levels or ()) + 1
+
+    def at_step(self, step: int) -> Self:
+        """What a step (from 0) of training takes it for; random levels are drawn.
+
+        A share is u², u uniform in [0, 1): small ones are likelier (as in `noanabeshima/
+        matryoshka-saes`).
+        """
+        if self.random_levels is None:
+            return self
+        draw = Random(derive(0, "levels", step)).random
+        levels = sorted(draw() ** 2 for _ in range(self.random_levels - 1))
+        return replace(self, levels=levels, random_levels=None)
 
     def tensors(self) -> dict[str, TensorSpec]:
         """The weights that it has beside every coder's, by name."""
@@ -113,6 +171,10 @@ class CoderConfig:
         """The settings that change nothing as the others are."""
         return ()
 
+    def unfinished(self, num_steps: int) -> Iterator[tuple[str, str]]:
+        """Settings that a run of so many steps is too short for, and how far it gets."""
+        return iter(())
+
     # What fires.
 
     def find(self, coder: Coder, x_BD: Tensor) -> Entries | None:
@@ -126,14 +188,33 @@ class CoderConfig:
         """
         raise NotImplementedError
 
-    def activate(self, coder: Coder, code: SparsePattern, z_N: Tensor) -> tuple[Tensor, Tensor]:
-        """What entries that were found give [N], and how many are active (0-dim); differentiable in
-        their pre-activations.
-        """
-        return z_N, code.num_entries().to(z_N.dtype)
+    def activate(
+        self, coder: Coder, code: SparsePattern, z_N: Tensor, x_BD: Tensor
+    ) -> tuple[Tensor, Sums]:
+        """What entries that were found give [N], differentiable in their pre-activations; and as
+        `further_sums` how many are `active` (0-dim), and what else its loss needs.
 
-    def dense_pass(self, coder: Coder, x_BD: Tensor, centre_D: Tensor) -> DensePass:
-        """A training step's pass while `find` gives None; `centre_D` was subtracted from x."""
+        Args:
+            coder, code: whose entries these are.
+            z_N: -∞ where there is none.
+            x_BD: the coder's input.
+        """
+        return z_N, lambda y_BE, error_BE: {"active": code.num_entries()}
+
+    def level_of_entries(self, coder: Coder, code: SparsePattern, acts_N: Tensor) -> Tensor:
+        """The level of each entry [N], of several."""
+        from sae_dist.coders.levels import level_of_latents  # only here, as that reads torch
+
+        level_F = level_of_latents(coder.latents, self.levels or (), code.latents_N.device)
+        return level_F[code.index_N]
+
+    def dense_pass(self, rows: Rows, x_BD: Tensor, centre_D: Tensor) -> DensePass:
+        """A training step's pass while `find` gives None.
+
+        Args:
+            rows: what has a row a latent, of all latents here or of a level's, by name.
+            x_BD, centre_D: rows, and what was subtracted from them.
+        """
         raise NotImplementedError
 
     def infer(self, coder: Coder, x_BD: Tensor) -> Entries:
@@ -146,10 +227,14 @@ class CoderConfig:
         """f [B, F] of pre-activations, 0 where nothing fires: what the others do, densely."""
         raise NotImplementedError
 
+    def plain(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights as a coder of others has them that fires by `fires_by`, by our names."""
+        return tensors
+
     # How it is trained.
 
-    def initialise(self, coder: Coder) -> None:
-        """Give its own weights their first values."""
+    def initialise(self, coder: Coder, x_ND: Tensor) -> None:
+        """Give its own weights their first values, after all others; `x_ND` is a sample."""
 
     @property
     def penalty(self) -> float | None:

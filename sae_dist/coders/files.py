@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from math import prod
 from pathlib import Path
 from typing import IO, Any
@@ -12,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sae_dist.coders.coder import Coder
-from sae_dist.coders.config import CoderConfig, Form
+from sae_dist.coders.config import CoderConfig
 from sae_dist.coders.kinds import kind_named
 from sae_dist.common.errors import UserError, one_line
 from sae_dist.common.files import atomic_path, described_by, read_json
@@ -299,20 +300,20 @@ def config_of(values: dict[str, Any]) -> CoderConfig:
     """
     kind = kind_named(str(values["kind"]))
     usual = asdict(kind())
+    chosen: dict[str, Any] = {}
     for name, value in values.items():
-        if name not in usual or type(value) not in _SORTS[type(usual[name])]:
+        sort = type(usual.get(name))
+        if name not in usual or type(value) not in _SORTS.get(sort, (str, sort)):
             raise TypeError(f"{name}={value!r}, which no {kind.kind} coder has")
-    config = kind(**{name: value for name, value in values.items() if name != "kind"})
-    config.form = Form(config.form)
-    return config
+        chosen[name] = sort(value) if issubclass(sort, StrEnum) else value
+    del chosen["kind"]
+    return kind(**chosen)
 
 
 _SORTS: dict[type, tuple[type, ...]] = {
     bool: (bool,),
     int: (int,),
     float: (float, int),
-    str: (str,),
-    type(None): (float, int, type(None)),
-    Form: (str, Form),
+    type(None): (float, int, list, type(None)),
 }
 """What JSON may have for a setting, by the sort of its default."""

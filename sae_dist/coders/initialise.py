@@ -40,6 +40,26 @@ def geometric_median(x_ND: Tensor, *, max_steps: int = 100, tolerance: float = 1
     return median_D
 
 
+def mean_to_spread(x_ND: Tensor) -> Tensor:
+    """γ = ‖mean‖ / √E‖x - mean‖² of some rows (0-dim): the larger, the more latents die
+    of a coder that begins without the mean (arXiv 2605.31518).
+    """
+    mean_D = x_ND.mean(0)
+    return mean_D.norm() / (x_ND - mean_D).square().sum(1).mean().sqrt()
+
+
+@torch.no_grad()
+def firing_thresholds(coder: Coder, x_ND: Tensor, share: float) -> Tensor:
+    """For each latent the threshold that a share of these rows exceeds, at least 0 [F]."""
+    x_ND = coder.centred(x_ND.to(coder.W_enc.dtype))
+    num_above, blocks = round(share * len(x_ND)), []
+    rows = coder.W_enc.split(_BLOCK_LATENTS), coder.b_enc.split(_BLOCK_LATENTS)
+    for W_fD, b_f in zip(*rows, strict=True):
+        z_Nf = torch.addmm(b_f, x_ND, W_fD.T)
+        blocks.append(z_Nf.topk(min(num_above + 1, len(z_Nf)), dim=0).values[-1])
+    return torch.cat(blocks).clamp_min(0.0)
+
+
 @torch.no_grad()
 def initialise(coder: Coder, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
     """Give a coder (or a slice of one) its first weights.
@@ -53,7 +73,8 @@ def initialise(coder: Coder, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
     is `initial_encoder_norm`; transcoders draw the two apart (Lieberum et al. 2024, App. B), or,
     without a unit-norm decoder, begin with `W_dec = 0`, `b_dec = mean(y)`, `b_enc = -W_enc
     mean(x)`: as a constant (Paulo et al. 2025, section 2). An autoencoder's b_dec is the sample's
-    geometric median (Gao et al. 2024, App. A), or 0 where its kind does not begin at the data.
+    geometric median (Gao et al. 2024, App. A), or where its kind does not begin there the mean:
+    a mean that is large beside the spread leaves most latents dead (arXiv 2605.31518).
     """
     config, latents = coder.config, coder.latents
     coder.b_enc.zero_()
@@ -61,8 +82,8 @@ def initialise(coder: Coder, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
     if config.form is Form.autoencoder:
         coder.W_dec.copy_(unit_rows(seed, "W_dec", latents, coder.d_out))
         coder.W_enc.copy_(config.initial_encoder_norm * coder.W_dec)
-        if config.begins_at_data:
-            coder.b_dec.copy_(geometric_median(x_ND))
+        middle_D = geometric_median(x_ND) if config.begins_at_data else x_ND.mean(0)
+        coder.b_dec.copy_(middle_D)
     else:
         rows_FD = unit_rows(seed, "W_enc", latents, coder.d_in)
         coder.W_enc.copy_(config.initial_encoder_norm * rows_FD)
@@ -73,6 +94,6 @@ def initialise(coder: Coder, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
         if config.begins_at_data:
             coder.b_dec.copy_(y_NE.mean(0))
             coder.b_enc.copy_(-(coder.W_enc @ x_ND.mean(0).to(coder.W_enc.dtype)))
-    config.initialise(coder)
+    config.initialise(coder, x_ND)
     if coder.W_skip is not None:
         coder.W_skip.zero_()

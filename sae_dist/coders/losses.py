@@ -1,5 +1,6 @@
 """What is minimised, from sums over the global batch. All figures are of the global batch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sae_dist.coders.coder import Coder
+from sae_dist.coders.config import CoderConfig
+from sae_dist.coders.levels import level_errors
 from sae_dist.coders.passes import DeadLatents, Decoded, sparse_pass
 
 ROUNDING = 1e-12
@@ -19,15 +22,29 @@ class Totals:
     """Sums over the rows of the global batch, by name, and what follows from them.
 
     Attributes:
-        sums: `error` Σ‖y-ŷ‖², `active` entries, `target` (see `moments`), and the kind's own.
+        sums: `errors` Σ‖y-ŷ‖² of each level [L], `active` entries, `target` (see `moments`), and
+            the kind's own.
+        level_weights: what each level's error counts.
         variation: Σ‖y-ȳ‖², 0 if the target does not vary; `scale` is then the number of rows.
         l0: active entries a row.
+        sum_latents: adds up what the slices of the latents have each of their own.
     """
 
     sums: dict[str, Tensor]
+    level_weights: list[float]
     num_rows: int
     variation: Tensor
     l0: Tensor
+    sum_latents: Callable[[Tensor], Tensor]
+
+    @property
+    def error(self) -> Tensor:
+        """Σ‖y-ŷ‖², of several levels their weighted mean."""
+        errors = self.sums["errors"].unbind()
+        if len(errors) == 1:
+            return errors[0]
+        weighted = zip(errors, self.level_weights, strict=True)
+        return torch.stack([error * weight for error, weight in weighted]).sum()
 
     @property
     def scale(self) -> Tensor:
@@ -37,13 +54,14 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossTerms:
-    """A batch's loss with its parts, its FVU (NaN: the target does not vary) and L0, and what fired
-    here (see `Decoded`).
+    """A batch's loss with its parts, its FVU (NaN: the target does not vary), that of the levels
+    before the last, its L0, and what fired here (see `Decoded`).
     """
 
     loss: Tensor
     parts: dict[str, Tensor]
     fvu: Tensor
+    level_fvus: list[Tensor]
     l0: Tensor
     fired_F: Tensor
     least: Tensor
@@ -56,6 +74,7 @@ def training_forward(
     *,
     sparsity_coefficient: float,
     dead: DeadLatents,
+    config: CoderConfig | None = None,
 ) -> LossTerms:
     """Encode, decode and compute the loss of one (part of a) batch of normalised activations.
 
@@ -66,22 +85,28 @@ def training_forward(
         x_BD, y_BE: input and target; the same tensor for an autoencoder.
         sparsity_coefficient: λ at this step, of kinds with a penalty.
         dead: the latents that AuxK reads.
+        config: what it is taken for at this step (see `CoderConfig.at_step`); its own by default.
     """
+    config = config or coder.config
     num_rows = len(x_BD) * coder.collectives.num_parts
-    decoded, own = _sums(coder, x_BD, y_BE, dead)
+    decoded, own = _sums(coder, config, x_BD, y_BE, dead)
     sums = coder.collectives.sum_rows(own)
     totals = Totals(
         sums=sums,
+        level_weights=config.level_weights.of(config.levels or ()),
         num_rows=num_rows,
         variation=total_variance(sums["target"], num_rows),
         l0=sums["active"] / num_rows,
+        sum_latents=coder.collectives.sum_latents,
     )
-    parts = coder.config.loss_parts(totals, sparsity_coefficient, dead)
-    fvu = sums["error"] / totals.variation
+    parts = config.loss_parts(totals, sparsity_coefficient, dead)
+    fvu_L = torch.where(totals.variation == 0, torch.nan, sums["errors"] / totals.variation)
+    *inner, fvu = fvu_L.detach().unbind()
     return LossTerms(
         loss=torch.stack(list(parts.values())).sum(),
         parts={name: part.detach() for name, part in parts.items()},
-        fvu=torch.where(totals.variation == 0, torch.nan, fvu).detach(),
+        fvu=fvu,
+        level_fvus=inner,
         l0=totals.l0.detach(),
         fired_F=decoded.fired_F,
         least=decoded.least,
@@ -89,19 +114,23 @@ def training_forward(
 
 
 def _sums(
-    coder: Coder, x_BD: Tensor, y_BE: Tensor, dead: DeadLatents
+    coder: Coder, config: CoderConfig, x_BD: Tensor, y_BE: Tensor, dead: DeadLatents
 ) -> tuple[Decoded, dict[str, Tensor]]:
     """The coder's pass, and all that its loss needs summed over the rows, by name in float64.
 
     What one pass decodes to is summed over the slices while the next ones are computed.
     """
-    decoded = sparse_pass(coder, x_BD)
-    further = coder.config.further_sums(coder, x_BD, dead)
+    decoded = sparse_pass(coder, x_BD, config)
+    further = config.further_sums(coder, x_BD, dead)
     sums = {"target": moments(y_BE)}
-    error_BE = y_BE - coder.assemble(decoded.decoded(), x_BD)
-    sums["error"] = square_sum(error_BE)
-    sums["active"] = coder.collectives.sum_latents(decoded.num_active.double())
-    return decoded, sums | further(y_BE, error_BE)
+    errors, error_BE = [], y_BE
+    for error_BE in level_errors(coder, x_BD, y_BE, decoded.decoded()):
+        errors.append(square_sum(error_BE))
+    sums["errors"] = torch.stack(errors) if len(errors) > 1 else errors[0][None]
+    own = decoded.sums(y_BE, error_BE) | further(y_BE, error_BE)
+    sums |= {name: own_sum.double() for name, own_sum in own.items()}
+    sums["active"] = coder.collectives.sum_latents(sums["active"])
+    return decoded, sums
 
 
 class _SquareSum(torch.autograd.Function):

@@ -64,9 +64,18 @@ class StepShape:
         for _ in range(8 * self.w // 16):
             yield Message("histogram", MeshAxis.world, _DIGITS * SUM_BYTES)
 
-    def decoded(self) -> Iterator[Message]:
-        """A reconstruction, and the gradient that comes back."""
-        yield Message("reconstruction", MeshAxis.latent, self.B * self.E * self.w)
+    def reconstruction(self, num_levels: int = 1) -> Message:
+        """A reconstruction, of several levels each one's part."""
+        num_bytes = num_levels * self.B * self.E * self.w
+        return Message("reconstruction", MeshAxis.latent, num_bytes)
+
+    def decoded(self, num_levels: int = 1) -> Iterator[Message]:
+        """The same, and the gradient that comes back."""
+        yield self.reconstruction(num_levels)
+        yield from self.centred()
+
+    def centred(self) -> Iterator[Message]:
+        """The gradient that comes back of what was subtracted from the input."""
         if self.form is Form.autoencoder:
             yield Message("gradient of b_dec in the encoder", MeshAxis.latent, self.D * self.w)
 

@@ -1,6 +1,6 @@
 """A training step's passes through a coder, in which only what matters is touched."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +9,12 @@ from torch.nn.functional import pad
 
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import CoderConfig
+from sae_dist.coders.levels import dense_pass
 from sae_dist.coders.select import top_k
-from sae_dist.kernels import aux_pass, encode, host, rounded_dtype
+from sae_dist.kernels import SparsePattern, aux_pass, encode, host, rounded_dtype
+
+Sums = Callable[[Tensor, Tensor], dict[str, Tensor]]
+"""From y and the first pass' error y - ŷ [B, E] to sums over the rows here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,14 +22,16 @@ class Decoded:
     """One batch through a coder.
 
     Attributes:
-        decoded: gives W_decᵀ f [B, E] of all latents, whose sum over the slices is on its way.
-        num_active: active entries of this slice and part, with a gradient where the kind has one.
+        decoded: gives W_decᵀ f [B, E] of the entries of each level, whose sum over the slices is on
+            its way.
+        sums: gives `active` entries of this slice and part, with a gradient where the kind has one,
+            and what else the kind sums.
         fired_F: on how many rows each latent of this slice fired, int64.
         least: the smallest activation's size here, infinite if there is none.
     """
 
-    decoded: Callable[[], Tensor]
-    num_active: Tensor
+    decoded: Callable[[], Sequence[Tensor]]
+    sums: Sums
     fired_F: Tensor
     least: Tensor
 
@@ -63,27 +69,49 @@ class DeadLatents:
 def sparse_pass(coder: Coder, x_BD: Tensor, config: CoderConfig | None = None) -> Decoded:
     """One batch through the coder, or as if `config` were its own; densely where the kind says."""
     config = config or coder.config
-    x_BD, centre_D = coder.centring(x_BD)
-    with torch.no_grad():
-        found = config.find(coder, x_BD)
-    if found is None:
-        decoded_BE, num_active, fired_F, least = config.dense_pass(coder, x_BD, centre_D)
-    else:
-        code, z_N = found
-        z_N = encode(z_N, x_BD, coder.W_enc, coder.b_enc, centre_D, code, coder.gradients)
-        acts_N, num_active = config.activate(coder, code, z_N)
-        decoded_BE = coder.decode_sparse(code, acts_N)
-        if code.num_lost is not None:  # then nobody is to believe what follows
-            decoded_BE = decoded_BE.masked_fill(code.num_lost > 0, torch.nan)
-        sizes_N = acts_N.detach().abs()
-        fired_F = code.count_by_latent(sizes_N > 0)
-        least = pad(sizes_N.where(sizes_N > 0, torch.inf), (0, 1), value=torch.inf).min()
+    decoded, sums, fired_F, least = _local_pass(coder, x_BD, config)
+    arrive, num_rows = coder.collectives.start_sum_latents(decoded), len(x_BD)
     return Decoded(
-        decoded=coder.collectives.start_sum_latents(decoded_BE),
-        num_active=num_active,
+        decoded=lambda: arrive().split(num_rows) if config.num_levels > 1 else [arrive()],
+        sums=sums,
         fired_F=fired_F,
         least=least,
     )
+
+
+def _local_pass(
+    coder: Coder, x_BD: Tensor, config: CoderConfig
+) -> tuple[Tensor, Sums, Tensor, Tensor]:
+    """What this slice decodes to, of levels one below the other [L·B, E], and as `Decoded` has them
+    the rest.
+    """
+    centred_BD, centre_D = coder.centring(x_BD)
+    with torch.no_grad():
+        found = config.find(coder, centred_BD)
+    if found is None:
+        decoded, active, fired_F, least = dense_pass(coder, config, centred_BD, centre_D)
+        return decoded, lambda y_BE, error_BE: {"active": active}, fired_F, least
+    code, z_N = found
+    z_N = encode(z_N, centred_BD, coder.W_enc, coder.b_enc, centre_D, code, coder.gradients)
+    acts_N, sums = config.activate(coder, code, z_N, x_BD)
+    decoded = coder.decode_sparse(*_by_level(coder, config, code, acts_N))
+    if code.num_lost is not None:  # then nobody is to believe what follows
+        decoded = decoded.masked_fill(code.num_lost > 0, torch.nan)
+    sizes_N = acts_N.detach().abs()
+    fired_F = code.count_by_latent(sizes_N > 0)
+    least = pad(sizes_N.where(sizes_N > 0, torch.inf), (0, 1), value=torch.inf).min()
+    return decoded, sums, fired_F, least
+
+
+def _by_level(
+    coder: Coder, config: CoderConfig, code: SparsePattern, acts_N: Tensor
+) -> tuple[SparsePattern, Tensor]:
+    """The entries with a row for each level of each row, of several levels."""
+    if config.num_levels == 1:
+        return code, acts_N
+    level_N = config.level_of_entries(coder, code, acts_N.detach())
+    split, order_N = code.split_rows(level_N, config.num_levels)
+    return split, acts_N.gather(0, order_N)
 
 
 def dead_pass(

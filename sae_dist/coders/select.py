@@ -4,6 +4,7 @@ Only positive pre-activations are ever selected (ReLU after selection, Gao et al
 to the first row, then to the first latent: the same selection on every layout.
 """
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -82,12 +83,12 @@ def _kth_of_rows(own_BK: Tensor, k: int, collectives: Collectives) -> tuple[Tens
 
 
 @torch.no_grad()
-def batch_top_k(z_BF: Tensor, k: int, collectives: Collectives) -> Tensor:
+def batch_top_k(z_BF: Tensor, k: float, collectives: Collectives) -> Tensor:
     """Mask [B, F] of the k·B largest positive pre-activations of the global batch of B rows.
 
     Bussmann et al. 2024; every part of the batch must have equally many rows.
     """
-    num_kept = k * len(z_BF) * collectives.num_parts
+    num_kept = max(1, round(k * len(z_BF) * collectives.num_parts))
     kth, num_greater, num_equal = kth_largest(z_BF, num_kept, collectives.count)
     mask_BF = (z_BF >= kth) & (z_BF > 0)
     if _may_be(num_greater + num_equal > num_kept):
@@ -103,17 +104,17 @@ def batch_top_k(z_BF: Tensor, k: int, collectives: Collectives) -> Tensor:
 
 
 @torch.no_grad()
-def batch_top_k_code(coder: "Coder", x_BD: Tensor, k: int) -> tuple[SparsePattern, Tensor]:
+def batch_top_k_code(coder: "Coder", x_BD: Tensor, k: float) -> tuple[SparsePattern, Tensor]:
     """What `batch_top_k` keeps of the coder's z = x Wᵀ + b, as a pattern and its values [N].
 
     About what the threshold will be the coder has a hint: the values above a part of it are looked
     at first. It changes the time this takes, never the result.
     """
     collectives = coder.collectives
-    num_kept = k * len(x_BD) * collectives.num_parts
+    num_kept = max(1, round(k * len(x_BD) * collectives.num_parts))
     code, z_N, edge = _batch_candidates(coder, x_BD, k, num_kept)
     kth, num_greater, num_equal = edge
-    coder.hints[f"threshold of {k}"] = kth
+    coder.hints[f"threshold of {_search_of(k)}"] = kth
     kept_N = (z_N >= kth) & (z_N > 0)
     if _may_be(num_greater + num_equal > num_kept):
         room = num_kept - num_greater
@@ -124,7 +125,7 @@ def batch_top_k_code(coder: "Coder", x_BD: Tensor, k: int) -> tuple[SparsePatter
 
 
 def _batch_candidates(
-    coder: "Coder", x_BD: Tensor, k: int, num_kept: int
+    coder: "Coder", x_BD: Tensor, k: float, num_kept: int
 ) -> tuple[SparsePattern, Tensor, tuple[Tensor, Tensor, Tensor]]:
     """A pattern that has all of the global batch's `num_kept` largest values in it, its values,
     and what `kth_largest` says of them.
@@ -134,10 +135,11 @@ def _batch_candidates(
     the pattern's `num_lost` says so.
     """
     encoder, collectives = coder.encoder(), coder.collectives
-    num_latents, guess = len(encoder.b_F), coder.hints.get(f"threshold of {k}")
+    num_latents, guess = len(encoder.b_F), coder.hints.get(f"threshold of {_search_of(k)}")
     if guess is not None:
         floor_F = (_GUESSED_SHARE * guess).to(encoder.b_F.dtype).expand_as(encoder.b_F)
-        room, limit = coder.room(f"above a part of {k}"), _GUESSED_MOST * k * len(x_BD)
+        limit = math.ceil(_GUESSED_MOST * k * len(x_BD))
+        room = coder.room(f"above a part of {_search_of(k)}")
         found = threshold_candidates(x_BD, encoder, floor_F, limit, room)
         # One sum tells everyone whether all found some, and enough together.
         num_found = collectives.count(_number_of(found, x_BD))
@@ -147,7 +149,7 @@ def _batch_candidates(
             return code, z_N, kth_largest(z_N, num_kept, collectives.count)
         if found is not None and int(num_found) >= num_kept:
             return *found, kth_largest(found[1], num_kept, collectives.count)
-    num_sought = min(4 * k, num_latents)
+    num_sought = min(math.ceil(4 * k), num_latents)
     while True:
         code, z_N = topk_candidates(x_BD, encoder, num_sought)
         edge = kth_largest(z_N, num_kept, collectives.count)
@@ -156,6 +158,11 @@ def _batch_candidates(
         if not int(collectives.count(holds_back.long())):
             return code, z_N, edge
         num_sought = min(4 * num_sought, num_latents)
+
+
+def _search_of(k: float) -> str:
+    """One name for all k near one another, as k may change from step to step; another for 4k."""
+    return f"4^{round(math.log(k, 4))}"
 
 
 def _number_of(found: tuple[SparsePattern, Tensor] | None, x_BD: Tensor) -> Tensor:

@@ -130,10 +130,10 @@ def plain_tensors(coder: Coder, *, pre_bias: bool = False) -> dict[str, Tensor]:
         `W_enc [F, D]`, `b_enc [F]`, `W_dec [F, E]`, `b_dec [E]`, `W_skip [E, D]` of a skip
         transcoder, and `threshold [F]` of a kind that has one, a single one the same everywhere.
     """
-    tensors = coder.state_dict()
+    tensors = coder.config.plain(coder.state_dict())
     if coder.pre_bias != pre_bias:
-        shift_F = _shift(coder.W_enc, coder.b_dec)
-        tensors["b_enc"] = coder.b_enc.double() + (shift_F if pre_bias else -shift_F)
+        shift_F = _shift(tensors["W_enc"], tensors["b_dec"])
+        tensors["b_enc"] = tensors["b_enc"].double() + (shift_F if pre_bias else -shift_F)
     if coder.config.fires_by is FiresBy.threshold:
         tensors["threshold"] = tensors["threshold"].expand(coder.config.num_latents)
     return {name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}

@@ -50,7 +50,7 @@ def dense_jumprelu(
 
 def _blocks(x_BD: Tensor, W_enc: Tensor) -> Iterator[tuple[slice, slice]]:
     """Latents and rows: all rows of some latents, then of the next, whose sums stay in a cache."""
-    width = min(len(W_enc), _BLOCK_LATENTS[W_enc.device.type])
+    width = max(1, min(len(W_enc), _BLOCK_LATENTS[W_enc.device.type]))
     height = max(1, _BLOCK_VALUES[W_enc.device.type] // width)
     for latent in range(0, len(W_enc), width):
         for row in range(0, len(x_BD), height):

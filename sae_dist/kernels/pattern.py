@@ -130,6 +130,31 @@ class SparsePattern:
         num_rows = len(self.offsets_B) - 1
         return SparsePattern.from_rows(rows_n, latents_n, num_rows, self.num_latents)
 
+    def sum_by_row(self, values_N: Tensor) -> Tensor:
+        """The sum of each row's values [B], in a fixed order; places that are none must have 0."""
+        return _segment_sums(values_N, self.offsets_B)
+
+    def sum_by_latent(self, values_N: Tensor) -> Tensor:
+        """The same of each latent's [F]."""
+        order_N, offsets_F = self.by_latent
+        return _segment_sums(values_N.gather(0, order_N), offsets_F)
+
+    def split_rows(self, group_N: Tensor, num_groups: int) -> "tuple[SparsePattern, Tensor]":
+        """The same entries with a row for each group of each row, and where each was [N].
+
+        First come all rows of group 0, then of 1, …: [num_groups · B, F].
+        """
+        num_rows = len(self.offsets_B) - 1
+        lost = self.num_lost
+        if self.is_padded:  # what is none stays behind the last row
+            group_N = group_N.where(self.latents_N < self.num_latents, num_groups - 1)
+            lost = torch.zeros_like(self.offsets_B[0]) if lost is None else lost
+        row_N = group_N * num_rows + self.rows_N
+        order_N = row_N.int().argsort(stable=True)
+        offsets = _offsets(_counts(row_N, num_groups * num_rows))
+        latents_N = self.latents_N[order_N]
+        return SparsePattern(offsets, latents_N, self.num_latents, num_lost=lost), order_N
+
     @cached_property
     def rows_N(self) -> Tensor:
         """Each entry's row, int64 [N]."""
@@ -195,6 +220,12 @@ def join(
         num_lost=torch.stack(lost).sum() if lost else None,
     )
     return code, values[order]
+
+
+def _segment_sums(values_N: Tensor, offsets: Tensor) -> Tensor:
+    """Sums between offsets, the last up to the end; differentiable."""
+    ends = torch.nn.functional.pad(offsets[:-1], (0, 1), value=len(values_N))
+    return torch.segment_reduce(values_N, "sum", offsets=ends, initial=0, unsafe=True)
 
 
 def _counts(index_N: Tensor, size: int, marked_N: Tensor | None = None) -> Tensor:

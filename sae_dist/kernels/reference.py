@@ -23,53 +23,63 @@ def in_window(z_BF: Tensor, threshold_F: Tensor, bandwidth: float) -> Tensor:
 
 class _JumpReLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z_BF: Tensor, threshold_F: Tensor, bandwidth: float) -> Tensor:
+    def forward(
+        ctx: Any, z_BF: Tensor, threshold_F: Tensor, bandwidth: float, reaches_z: bool
+    ) -> Tensor:
         ctx.save_for_backward(z_BF, threshold_F)
-        ctx.bandwidth = bandwidth
+        ctx.bandwidth, ctx.reaches_z = bandwidth, reaches_z
         return torch.where(z_BF > threshold_F, z_BF, 0.0)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_BF: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_BF: Tensor) -> tuple[Tensor, Tensor, None, None]:
         z_BF, threshold_F = ctx.saved_tensors
         window_BF = in_window(z_BF, threshold_F, ctx.bandwidth)
         grad_z_BF = torch.where(z_BF > threshold_F, grad_BF, 0.0)
         grad_threshold_BF = -(threshold_F / ctx.bandwidth) * window_BF * grad_BF
-        return grad_z_BF, grad_threshold_BF.sum_to_size(threshold_F.shape), None
+        if ctx.reaches_z:
+            grad_z_BF = grad_z_BF - grad_threshold_BF
+        return grad_z_BF, grad_threshold_BF.sum_to_size(threshold_F.shape), None, None
 
 
 class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z_BF: Tensor, threshold_F: Tensor, bandwidth: float) -> Tensor:
+    def forward(
+        ctx: Any, z_BF: Tensor, threshold_F: Tensor, bandwidth: float, reaches_z: bool
+    ) -> Tensor:
         ctx.save_for_backward(z_BF, threshold_F)
-        ctx.bandwidth = bandwidth
+        ctx.bandwidth, ctx.reaches_z = bandwidth, reaches_z
         return (z_BF > threshold_F).to(z_BF.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_BF: Tensor) -> tuple[None, Tensor, None]:
+    def backward(ctx: Any, grad_BF: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         z_BF, threshold_F = ctx.saved_tensors
         window_BF = in_window(z_BF, threshold_F, ctx.bandwidth)
         grad_threshold_BF = -(1.0 / ctx.bandwidth) * window_BF * grad_BF
-        return None, grad_threshold_BF.sum_to_size(threshold_F.shape), None
+        grad_z_BF = -grad_threshold_BF if ctx.reaches_z else None
+        return grad_z_BF, grad_threshold_BF.sum_to_size(threshold_F.shape), None, None
 
 
-def jumprelu(z_BF: Tensor, threshold_F: Tensor, bandwidth: float) -> Tensor:
+def jumprelu(
+    z_BF: Tensor, threshold_F: Tensor, bandwidth: float, *, reaches_z: bool = False
+) -> Tensor:
     """`z · H(z - θ)` with straight-through gradients (Rajamanoharan et al. 2024b, eqs. 3 and 11).
 
     ∂/∂z = 1[z > θ];  ∂/∂θ = -(θ/ε) K((z-θ)/ε), K the rectangle on the open interval (-½, ½).
-    z may also be a list of entries [N], and θ their thresholds [N].
+    z may also be a list of entries [N], and θ their thresholds [N]. With `reaches_z` the kernel's
+    gradient reaches z, too: ∂/∂z = 1[z > θ] + (θ/ε) K((z-θ)/ε) (Anthropic, January 2025).
     """
-    return _JumpReLU.apply(z_BF, threshold_F, bandwidth)
+    return _JumpReLU.apply(z_BF, threshold_F, bandwidth, reaches_z)
 
 
-def step(z_BF: Tensor, threshold_F: Tensor, bandwidth: float) -> Tensor:
+def step(z_BF: Tensor, threshold_F: Tensor, bandwidth: float, *, reaches_z: bool = False) -> Tensor:
     """`H(z - θ)` with straight-through gradients (Rajamanoharan et al. 2024b, eq. 12).
 
-    ∂/∂z = 0;  ∂/∂θ = -(1/ε) K((z-θ)/ε). It takes the pre-activations: after JumpReLU, the lower
-    half of the kernel's window would be lost.
+    ∂/∂z = 0, or with `reaches_z` (1/ε) K((z-θ)/ε);  ∂/∂θ = -(1/ε) K((z-θ)/ε). It takes the
+    pre-activations: after JumpReLU, the lower half of the kernel's window would be lost.
     """
-    return _Step.apply(z_BF, threshold_F, bandwidth)
+    return _Step.apply(z_BF, threshold_F, bandwidth, reaches_z)
 
 
 def kth_largest(

@@ -39,9 +39,11 @@ class _Decode(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_BE: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad_BE: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         values_N, W_FE = ctx.saved_tensors
         grad_values_N = sddmm(grad_BE, W_FE, ctx.code)
+        if not ctx.needs_input_grad[1]:
+            return grad_values_N, None, None, None
         grad_W_FE = _weight_gradient(values_N, grad_BE, ctx.code, ctx.form)
         return grad_values_N, grad_W_FE, None, None
 

@@ -38,10 +38,11 @@ def _messages(config: CoderConfig, step: StepShape, *, has_dead: bool) -> Iterat
     if config.num_aux:
         yield Message("numbers of dead latents", latent, 2 * SUM_BYTES)
     yield from config.messages(step)
-    yield from step.decoded()
+    yield from step.decoded(config.num_levels)
     yield Message("number of active entries", latent, SUM_BYTES)
     yield from config.further_messages(step, has_dead=has_dead)
-    num_sums = 1 + 1 + (step.E + 1)  # active entries, squared error, the target's moments
+    # active entries, squared errors, the target's moments
+    num_sums = 1 + config.num_levels + (step.E + 1)
     num_sums += config.num_further_sums(step, has_dead=has_dead)
     yield Message("sums of the loss", data, num_sums * SUM_BYTES)
     if config.form is Form.skip_transcoder:

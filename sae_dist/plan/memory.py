@@ -10,6 +10,7 @@ from sae_dist.train.optimizers import Optimizer
 _INT64 = 8
 _BLOCK_LATENTS, _BLOCK_VALUES = 1 << 16, 1 << 28  # of a product at once, on GPUs
 _ROWS_AT_ONCE = 5  # tensors of B × D or B × E that live at once in a step, about
+_OF_A_LEVEL = 3  # more of B × E for each level beyond one: its part, error and their gradient
 _DEAD_VALUES = 1 << 26  # of the dead latents at once
 _DEAD_BYTES = 12  # of a dead latent's value: itself, what it is chosen by, masks; about
 _DEAD_ENTRY_BYTES = 10  # of one that is chosen
@@ -71,4 +72,5 @@ def working_memory(
         block = max(block, _DEAD_BYTES * min(rows * F, _DEAD_VALUES))
         block += ROUNDED_BYTES * F * (d_in + d_out + max(d_in, d_out))
         entries += rows * min(coder.num_aux, F) * _DEAD_ENTRY_BYTES
-    return _ROWS_AT_ONCE * rows * (d_in + d_out) * bytes_per_value + block + entries
+    values = _ROWS_AT_ONCE * (d_in + d_out) + _OF_A_LEVEL * (coder.num_levels - 1) * d_out
+    return rows * values * bytes_per_value + block + entries

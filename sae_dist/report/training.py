@@ -50,6 +50,10 @@ LOGGED = (
     Logged("validation/fvu", _FIDELITY, "Held-out FVU", _FVU, _HELD_OUT),
     Logged("l0", _FIDELITY, "L0", _L0, "Mean over the training batch."),
     Logged("validation/l0", _FIDELITY, "Held-out L0", _L0, _HELD_OUT),
+    Logged(
+        *("level_fvu/*", _FIDELITY, "FVU of a level: {name}", _FVU),
+        "Of the training batch, by that share of a Matryoshka coder’s latents alone.",
+    ),
     Logged("dead_share", _FIDELITY, "Dead latents", _DEAD, "Those training counts as dead."),
     Logged("validation/dead_share", _FIDELITY, "Held-out dead latents", _DEAD, _HELD_OUT),
     Logged(
@@ -58,6 +62,10 @@ LOGGED = (
     ),
     Logged("loss", "Loss", "Loss", "loss", "What is minimised; each kind has a sum of its own."),
     Logged("loss/*", "Loss", "Loss part: {name}", "{name}", "As it enters the loss."),
+    Logged(
+        *("input/gamma", _LATENTS, "Mean of the input over its spread", "γ"),
+        "Of a sample at the start; a large one leaves latents dead.",
+    ),
     Logged("firing_frequency", _LATENTS, "Firing frequency (log₁₀)", "latents"),
     Logged("firing_frequency/never", _LATENTS, "Latents that did not fire", "latents"),
     Logged(

@@ -3,6 +3,7 @@
 from dataclasses import asdict, replace
 from typing import Any
 
+from sae_dist.coders import mean_to_spread
 from sae_dist.common.errors import UserError
 from sae_dist.common.hooks import site_of
 from sae_dist.common.log import log_info
@@ -53,12 +54,21 @@ def build_ladder(
     return rungs
 
 
-def initialise(rungs: list[Rung], source: ActivationSource, seed: int) -> None:
-    """Give all rungs their first weights: from one sample of the source, or from other coders."""
+def initialise(rungs: list[Rung], source: ActivationSource, seed: int) -> dict[str, float]:
+    """Give all rungs their first weights: from one sample of the source, or from other coders.
+
+    Returns:
+        γ (see `mean_to_spread`) of each rung's input, by its name; told of each site, too.
+    """
     sample = source.sample(sites_of([rung.config for rung in rungs]), _SAMPLE_TOKENS, seed)
+    inputs = dict.fromkeys(rung.config.site for rung in rungs)
+    gammas = {site: float(mean_to_spread(sample[site].float())) for site in inputs}
+    for site, gamma in gammas.items():
+        log_info(f"  {site}: mean / spread γ = {gamma:.3g}")
     for rung in rungs:
         x_ND, y_NE = sample[rung.config.site].float(), sample[rung.config.target].float()
         rung.initialise(seed, x_ND.to(rung.coder.b_dec.device), y_NE.to(rung.coder.b_dec.device))
+    return {rung.name: gammas[rung.config.site] for rung in rungs}
 
 
 def sites_of(configs: list[RungConfig]) -> list[str]:

@@ -93,11 +93,11 @@ class TrainingRun:
             rung_configs, source, world, config.batch_tokens, config.precision, config.machine
         )
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
-        self.step = 0
+        self.step, self._gammas = 0, dict[str, float]()
         if checkpoint := checkpoint_to_resume(self.checkpoints, config.resume):
             self._resume(checkpoint)
         else:
-            initialise(self.rungs, source, config.seed)
+            self._gammas = initialise(self.rungs, source, config.seed)
 
     def run(self) -> None:
         """Take the steps that are left, and write the coders."""
@@ -260,6 +260,8 @@ class TrainingRun:
         figures: dict[str | None, Figures] = {}
         for rung, result in zip(self.rungs, results, strict=True):
             figures[rung.name] = rung_measures(rung, result, self.step - 1, self.num_steps)
+            if rung.name in self._gammas:  # once, at first
+                figures[rung.name]["input/gamma"] = self._gammas.pop(rung.name)
             if self._is_due(self.config.log.histogram_every_steps):
                 figures[rung.name]["firing_frequency"] = firing_frequency(rung)
         if self._is_due(self.config.log.evaluate_every_steps):

@@ -22,6 +22,10 @@ def rung_measures(rung: Rung, result: StepResult, step: int, num_steps: int) -> 
         "loss": forward.loss,
         **{f"loss/{name}": part for name, part in forward.parts.items()},
         "fvu": forward.fvu,
+        **{
+            f"level_fvu/{share:g}": fvu
+            for share, fvu in zip(config.coder.levels or (), forward.level_fvus, strict=False)
+        },
         "l0": forward.l0,
         "dead_share": rung.count_dead() / config.coder.num_latents,
         "lr": learning_rate(config.optim, config.coder.num_latents, step, num_steps),

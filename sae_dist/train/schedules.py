@@ -66,6 +66,7 @@ def _never_in_time(rung: RungConfig, num_steps: int, num_tokens: int) -> Iterato
             f"optim.sparsity_warmup_steps={warm} {run}: λ ends at {(num_steps - 1) / warm:.2%} of "
             f"coder.sparsity_coefficient={coder.penalty:g}"
         )
+    yield from (f"{setting} {run}: {what}" for setting, what in coder.unfinished(num_steps))
     if coder.num_aux and coder.dead_after_tokens >= num_tokens:
         yield (
             f"coder.dead_after_tokens={coder.dead_after_tokens} of a run of {num_tokens}: no "

@@ -50,6 +50,7 @@ def training_step(rung: Rung, batch: SharedRows, step: int, num_steps: int) -> S
         y_BE,
         sparsity_coefficient=sparsity_coefficient(rung.config.coder, optim, step),
         dead=dead,
+        config=rung.config.coder.at_step(step),
     )
     coder.zero_grad()
     backward(forward.loss, coder, mesh)

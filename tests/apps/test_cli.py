@@ -143,7 +143,11 @@ def test_a_function_refuses_what_its_command_would(tmp_path: Path) -> None:
         ("train", ["num_latents=3"], "did you mean coder.num_latents?"),
         ("train", ["batch_token=3"], "did you mean batch_tokens?"),
         ("train", ["+coder.x=3"], "found key coder.x; expected one that --help lists"),
-        ("train", ["coder=relu"], "coder=relu; expected one of abstopk,.*did you mean jumprelu?"),
+        (
+            "train",
+            ["coder=jumprel"],
+            "coder=jumprel; expected one of abstopk,.*did you mean jumprelu?",
+        ),
         ("train", ["+sweep=none"], "sweep=none; expected one of width_ladder"),
         ("train", ["coder.kind=top"], "found coder.kind=…; expected coder=NAME"),
         ("train", ["seed=abc"], "seed=abc; expected a whole number, at least 0$"),

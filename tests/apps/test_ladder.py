@@ -6,7 +6,7 @@ import pytest
 from sae_dist.apps import cli
 from sae_dist.apps.rungs import lay_out
 from sae_dist.apps.runs import finished_run, run_folder
-from sae_dist.coders import Form, TopK
+from sae_dist.coders import Form, TopK, kind_named
 from sae_dist.common.errors import UserError
 from sae_dist.config import SweepConfig, TrainConfig
 from sae_dist.train import RungConfig
@@ -53,6 +53,15 @@ def test_each_rung_has_the_recipe_of_its_own_kind() -> None:
     ladder = rungs("sweep.grids=[{coder:[jumprelu,topk]}]", "coder.num_latents=512")
     assert [rung.optim.beta1 for rung in ladder] == [0.0, 0.9]
     assert [rung.coder.num_latents for rung in ladder] == [512, 512]
+
+
+@pytest.mark.parametrize("kind", ["batchtopk", "topk", "jumprelu"])
+def test_a_matryoshka_coder_has_its_kinds_recipe_and_five_levels(kind: str) -> None:
+    nested, plain = rungs(f"sweep.grids=[{{coder:[matryoshka_{kind},{kind}]}}]")
+    assert nested.optim == plain.optim and nested.coder.num_levels == 5
+    assert type(nested.coder) is type(plain.coder) is kind_named(kind)
+    label = plain.coder.label
+    assert nested.name == f"{kind}-16384-{label}-matryoshka-resid_post.3"
 
 
 def test_rungs_picks_by_number_name_and_pattern() -> None:

@@ -140,7 +140,7 @@ PARTS = ["sweep.grids=[{coder:topk,coder.k:[4,0]}]", "sweep.grids=[{optim.lr:nan
     [
         (PARTS[0], r"^sweep.grids\[0\].coder.k=0; expected at least 1$"),
         (PARTS[1], r"^sweep.grids\[0\].optim.lr=nan; expected a number, more than 0$"),
-        ("sweep.grids=[{coder.k:4},{coder:[topk,relu]}]", r"^sweep.grids\[1\].coder=relu; exp"),
+        ("sweep.grids=[{coder.k:4},{coder:[topk,rule]}]", r"^sweep.grids\[1\].coder=rule; exp"),
         ("sweep.grids=[{coder.width:4}]", r"^found key sweep.grids\[0\].coder.width; expected"),
         ("sweep.grids=[{coder.k:[]}]", r"^sweep.grids\[0\].coder.k=\[\]; expected one value or"),
     ],

@@ -58,12 +58,13 @@ def test_the_one_evaluation_computes_what_the_weights_say(has_threshold: bool) -
 
 
 def run(seed: int, l0: float, fvu: float) -> dict[str, Any]:
-    return {"seed": seed, "l0": l0, "fvu": fvu}
+    return {"seed": seed, "l0": l0, "fvu": fvu, "dead_share": seed / 4}
 
 
 def test_a_topk_counts_by_its_seeds_mean_and_a_jumprelu_at_the_target() -> None:
+    expected = {"fvu": 0.15, "deviation": 0.0707, "l0": 8.0, "dead_share": 0.125}
     found = over_seeds([run(0, 8.0, 0.1), run(1, 8.0, 0.2)], "topk")
-    assert found == pytest.approx({"fvu": 0.15, "deviation": 0.0707, "l0": 8.0}, abs=1e-4)
+    assert found == pytest.approx(expected, abs=1e-4)
     around = [run(0, 4.0, 0.4), run(0, 16.0, 0.1)]
     found = over_seeds(around, "jumprelu")
     assert found is not None and found["fvu"] == pytest.approx(0.2) and found["deviation"] is None

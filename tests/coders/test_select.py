@@ -16,9 +16,9 @@ def expected_top_k(z_BF: Tensor, k: int) -> Tensor:
     return mask_BF & (z_BF > 0)
 
 
-def expected_batch_top_k(z_BF: Tensor, k: int) -> Tensor:
+def expected_batch_top_k(z_BF: Tensor, k: float) -> Tensor:
     """By stable sorting of the whole batch."""
-    order = z_BF.flatten().sort(descending=True, stable=True).indices[: k * len(z_BF)]
+    order = z_BF.flatten().sort(descending=True, stable=True).indices[: round(k * len(z_BF))]
     mask = torch.zeros(z_BF.numel(), dtype=torch.bool)
     mask[order] = True
     return mask.view_as(z_BF) & (z_BF > 0)
@@ -35,6 +35,13 @@ def inputs() -> dict[str, Tensor]:
         "one row holds all winners": torch.cat([10 + z_BF[:1].abs(), z_BF[1:]]),
         "empty rows": torch.cat([z_BF[:16], torch.zeros(17, 17)]),
     }
+
+
+@pytest.mark.parametrize("k", [0.4, 2.6])
+@pytest.mark.parametrize("name", inputs())
+def test_a_batch_takes_a_fraction_of_k(name: str, k: float) -> None:
+    z_BF = inputs()[name]
+    assert torch.equal(batch_top_k(z_BF, k, SingleProcess()), expected_batch_top_k(z_BF, k))
 
 
 @pytest.mark.parametrize("k", [1, 4, 16, 17, 40])

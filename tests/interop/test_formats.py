@@ -15,19 +15,17 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.hooks import hook_name, site_of
 from sae_dist.interop import format_named, format_names, import_foreign, public
 from sae_dist.interop import load_coder as load_any
-from tests.coders.kinds import KINDS
 from tests.coders.test_coder import EVERY, trained
 
 AE, TC, SKIP = Form
 ABOUT = {"site": "resid_post.3", "target": "resid_post.3"}
+WITH_THRESHOLDS = ("jumprelu", "relu", "gated", "batchtopk")
+BY_RANK = {("topk", AE), ("hierarchical_topk", AE)}  # `trained` transcoders are not square
 HELD = {
-    "saelens": {
-        *itertools.product(("jumprelu", "batchtopk"), Form),
-        ("topk", AE),
-    },
-    "sparsify": {("topk", AE)},  # `trained` transcoders are not square
-    "gemma_scope": set(itertools.product(("jumprelu", "batchtopk"), (AE, TC))),
-    "dictionary_learning": set(itertools.product(KINDS, (AE,))),
+    "saelens": {*itertools.product(WITH_THRESHOLDS, Form), *BY_RANK},
+    "sparsify": BY_RANK,
+    "gemma_scope": set(itertools.product(WITH_THRESHOLDS, (AE, TC))),
+    "dictionary_learning": {*itertools.product(WITH_THRESHOLDS, (AE,)), *BY_RANK},
     "sae_dist": set(EVERY),
 }
 WRITTEN = [(name, *case) for name, cases in HELD.items() for case in sorted(cases)]

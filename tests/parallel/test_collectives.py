@@ -22,7 +22,8 @@ from sae_dist.coders import (
 from sae_dist.coders.collectives import SingleProcess
 from sae_dist.coders.files import Rows, in_file_order
 from sae_dist.coders.kinds.batchtopk import BatchTopK
-from sae_dist.coders.select import batch_top_k, batch_top_k_code, top_k, top_k_entries
+from sae_dist.coders.kinds.jumprelu import Sparsity, TargetOf
+from sae_dist.coders.select import _search_of, batch_top_k, batch_top_k_code, top_k, top_k_entries
 from sae_dist.kernels import aux, topk_candidates
 from sae_dist.parallel import (
     MeshCollectives,
@@ -83,7 +84,7 @@ def as_code(
         code, z_N = code.keep(top_k_entries(code, z_N, k, sharded), z_N)
     else:
         if guess is not None:
-            coder.hints[f"threshold of {k}"] = torch.tensor(guess, dtype=torch.float64)
+            coder.hints[f"threshold of {_search_of(k)}"] = torch.tensor(guess, dtype=torch.float64)
         code, z_N = batch_top_k_code(coder, x_BB, k)
     assert torch.equal(z_N, z_BF[code.rows_N, code.latents_N])
     mask_BF = torch.zeros_like(z_BF, dtype=torch.bool)
@@ -95,8 +96,8 @@ def select_on(world: World, latent: int) -> list[tuple[str, int, str]]:
     mesh = make_mesh(world, latent, {})
     rows, latents = slice_here(mesh)
     wrong = []
-    for (name, z_BF), k in itertools.product(selection_inputs().items(), (1, K, F)):
-        for select in (top_k, batch_top_k):
+    for (name, z_BF), k in itertools.product(selection_inputs().items(), (1, 2.3, K, F)):
+        for select in (top_k, batch_top_k) if isinstance(k, int) else (batch_top_k,):
             expected = select(z_BF, k, SingleProcess())[rows, latents]
             z_here_BF = z_BF[rows, latents].contiguous()
             if not torch.equal(select(z_here_BF, k, MeshCollectives(mesh)), expected):
@@ -147,6 +148,22 @@ def whole_coder(kind: str, form: Form) -> tuple[Coder, Tensor, Tensor]:
     return coder, x_BD, x_BD if form is Form.autoencoder else random(B, E)
 
 
+PRICES = {  # of a JumpReLU
+    Form.autoencoder: {
+        "target_of": TargetOf.token,
+        "pre_act_coefficient": 0.1,
+        "ste_reaches_input": True,
+    },
+    Form.transcoder: {"target_l0": None, "sparsity": Sparsity.tanh_quad},
+    Form.skip_transcoder: {
+        "target_l0": None,
+        "sparsity": Sparsity.tanh,
+        "pre_act_coefficient": 0.1,
+        "unit_norm_decoder": False,
+    },
+}
+
+
 def loss_of(coder: Coder, x_BD: Tensor, y_BE: Tensor, dead: DeadLatents) -> LossTerms:
     return training_forward(coder, x_BD, y_BE, sparsity_coefficient=0.1, dead=dead)
 
@@ -158,6 +175,10 @@ def train_on(world: World, latent: int, dense_share: int) -> list[str]:
     rows, latents = slice_here(mesh)
     for kind, form, (where, dead_F) in itertools.product(kind_names(), Form, DEAD.items()):
         whole, x_BD, y_BE = whole_coder(kind, form)
+        if where == "everywhere":  # and once as a Matryoshka coder
+            whole.config.levels = [0.2, 0.6]
+            if kind == "jumprelu":
+                vars(whole.config).update(PRICES[form], initial_l0=4.0)
         dead = DeadLatents.of(dead_F)
         expected = loss_of(whole, x_BD, y_BE, dead)
         expected.loss.backward()

@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from sae_dist.coders import CoderConfig, Form, JumpReLU, kind_names, slice_of
+from sae_dist.coders import CoderConfig, Form, JumpReLU, KSparse, kind_named, kind_names, slice_of
+from sae_dist.coders.kinds.jumprelu import Sparsity, TargetOf
 from sae_dist.coders.messages import MeshAxis
 from sae_dist.parallel import Mesh, World, make_mesh, messages
 from sae_dist.train import Adam, Muon, OptimConfig, RungConfig, training_step
@@ -21,24 +22,42 @@ WIDTHS = {"in": D, "out": E}
 
 def coders() -> list[CoderConfig]:
     """Every kind and form with all that the kind reads, and every kind with less of it."""
-    k_sparse = [kind for kind in kind_names() if kind != "jumprelu"]
+    k_sparse = [kind for kind in kind_names() if issubclass(kind_named(kind), KSparse)]
     switches = [(kind, form, 0.1, True) for kind in k_sparse for form in Form]
     switches += [(kind, Form.autoencoder, 0.1, False) for kind in k_sparse]
     switches += [("topk", Form.autoencoder, 0.0, False)]
-    switches += [("jumprelu", form, 0.0, False) for form in Form]
-    return [
-        config_of_kind(
-            kind,
-            form=form,
-            num_latents=F,
-            k=K,
-            aux_k=AUX_K,
-            aux_coefficient=aux,
-            multi_topk=multi,
-            dead_after_tokens=10**6,
-        )
-        for kind, form, aux, multi in switches
+    others = sorted({*kind_names()} - {*k_sparse})
+    switches += [(kind, form, 0.0, False) for kind in others for form in Form]
+    nested = [
+        config_of_kind(kind, num_latents=F, k=K, **{name: levels})
+        for kind, name, levels in [("batchtopk", "levels", [0.5]), ("jumprelu", "random_levels", 4)]
     ]
+    more = {"pre_act_coefficient": 0.1, "initial_l0": 4.0}
+    token = {"target_l0": 4.0, "target_of": TargetOf.token}
+    prices = [
+        config_of_kind("jumprelu", form=form, num_latents=F, **price)
+        for form, price in [
+            (Form.autoencoder, more | token),
+            (Form.transcoder, more | {"sparsity": Sparsity.tanh_quad}),
+        ]
+    ]
+    return (
+        nested
+        + prices
+        + [
+            config_of_kind(
+                kind,
+                form=form,
+                num_latents=F,
+                k=K,
+                aux_k=AUX_K,
+                aux_coefficient=aux,
+                multi_topk=multi,
+                dead_after_tokens=10**6,
+            )
+            for kind, form, aux, multi in switches
+        ]
+    )
 
 
 def target_of(config: CoderConfig) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from sae_dist.checkpoint import CheckpointConfig
-from sae_dist.coders import Form
+from sae_dist.coders import Form, LevelWeights
+from sae_dist.coders.kinds.jumprelu import TargetOf
 from sae_dist.parallel import MeshConfig, World
 from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations, StreamConfig
@@ -17,10 +18,10 @@ from tests.coders.kinds import KINDS, config_of_kind
 D, E, BATCH = 16, 12, 64
 _SCHEDULE = {"warmup_steps": 10, "decay_share": 0.2, "clip_norm": 1.0, "sparsity_warmup_steps": 20}
 OPTIMIZERS = [
-    ("topk", Form.autoencoder, Adam(lr=3e-3, ema_decay=0.9, **_SCHEDULE)),
+    ("hierarchical_topk", Form.autoencoder, Adam(lr=3e-3, ema_decay=0.9, **_SCHEDULE)),
     ("batchtopk", Form.transcoder, Signum(lr=1e-3, **_SCHEDULE)),
     ("topk", Form.autoencoder, Muon(lr=1e-2, ema_decay=0.9, **_SCHEDULE)),
-    ("jumprelu", Form.skip_transcoder, Muon(lr=1e-2, **_SCHEDULE)),
+    ("gated", Form.skip_transcoder, Muon(lr=1e-2, **_SCHEDULE)),
 ]
 
 
@@ -45,6 +46,7 @@ def rung(kind: str, form: Form = Form.autoencoder, latent: int | None = 1, **cod
         "aux_coefficient": 1 / 32,
         "dead_after_tokens": 4 * BATCH,
         "bandwidth": 0.05,
+        "initial_l0": 8.0 if kind in ("relu", "gated") else None,
         "sparsity_coefficient": 0.02,
         "unit_norm_decoder": form is Form.autoencoder,
     }
@@ -66,9 +68,20 @@ def rung(kind: str, form: Form = Form.autoencoder, latent: int | None = 1, **cod
 
 
 def every_rung(latent: int) -> list[RungConfig]:
-    """A rung of each kind and form; of AbsTopK, whose forms are TopK's, an autoencoder."""
+    """A rung of each kind and form; of AbsTopK, whose forms are TopK's, an autoencoder; and
+    Matryoshka coders.
+    """
     every = [rung(kind, form, latent) for kind in KINDS for form in Form]
-    return [*every, rung("abstopk", latent=latent)]
+    annealed = {"k": 2.5, "initial_k": 12, "k_anneal_steps": 15}
+    annealed |= {"levels": [0.1, 0.5], "level_weights": LevelWeights.by_size}
+    priced = {"target_l0": 4.0, "target_of": TargetOf.token, "initial_l0": 6.0}
+    priced |= {"pre_act_coefficient": 1e-3, "ste_reaches_input": True}
+    nested = [
+        rung("batchtopk", latent=latent, **annealed),
+        rung("jumprelu", latent=latent, random_levels=3, **priced),
+    ]
+    nested = [replace(one, name=f"matryoshka_{one.coder.kind}") for one in nested]
+    return [*every, rung("abstopk", latent=latent), *nested]
 
 
 def every_optimizer(latent: int) -> list[RungConfig]:

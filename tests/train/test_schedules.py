@@ -35,6 +35,19 @@ def test_lambda_rises_linearly_from_nothing() -> None:
     assert sparsity_coefficient(coder, at_once, 0) == 0.6
 
 
+@pytest.mark.parametrize(("kind", "k"), [("topk", 4), ("batchtopk", 2.5)])
+def test_k_falls_in_a_line_from_where_it_begins(kind: str, k: float) -> None:
+    coder = config_of_kind(kind, k=k, initial_k=64, k_anneal_steps=100, num_latents=64)
+    ks = [coder.at_step(step).k for step in (0, 50, 99, 100, 1000)]
+    assert ks == [64, round((64 + k) / 2), round(k + (64 - k) / 100), k, k]
+    assert [coder.at_step(step).most_k for step in (0, 99, 100)] == [64, 64, k]
+    assert coder.expected_l0 == 64
+    assert list(coder.unfinished(101)) == []
+    assert list(coder.unfinished(51)) == [("coder.k_anneal_steps=100", f"k ends at {ks[1]}")]
+    with pytest.raises(UserError, match="coder.initial_k=65; expected 1 to coder.num_latents=64"):
+        Coder(config_of_kind(kind, k=k, initial_k=65, num_latents=64), 4, 4)
+
+
 def missed(num_steps: int, **optim: float) -> list[str]:
     rungs = [
         RungConfig(coder=config_of_kind(kind, aux_coefficient=1.0), optim=Adam(**optim))

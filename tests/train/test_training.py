@@ -58,7 +58,9 @@ def test_every_mesh_gives_the_same_losses(store: Path, tmp_path: Path) -> None:
     assert len(expected) == len(every_rung(1)) + len(OPTIMIZERS)
     assert all(len(values) == STEPS for values in expected.values())
     assert all(
-        values[-1] < values[0] for name, values in expected.items() if "jumprelu" not in name
+        values[-1] < values[0]
+        for name, values in expected.items()
+        if not ("jumprelu" in name or "gated" in name)  # whose λ rises
     )
     for folder in tmp_path.iterdir():
         for name, values in losses(folder).items():

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from sae_dist.coders.kinds.jumprelu import TargetOf
 from sae_dist.parallel import World, make_mesh
 from sae_dist.train import Adam, Rung, SharedRows, training_step
 from sae_dist.train.config import Precision
@@ -20,6 +21,8 @@ from tests.train.waits import Step
 
 B = 16
 PLAIN = {"aux_coefficient": 0.0}
+PRICED = {"initial_l0": 6.0, "target_l0": 6.0, "target_of": TargetOf.token, "levels": [0.5]}
+PRICED |= {"pre_act_coefficient": 1e-3, "ste_reaches_input": True}
 KINDS = [  # with the most that a step launches
     ("topk", PLAIN, 0.9, 195),
     ("topk", {}, 0.9, 302),
@@ -28,6 +31,11 @@ KINDS = [  # with the most that a step launches
     ("abstopk", {}, 0.9, 407),
     ("batchtopk", {}, 0.9, 455),
     ("jumprelu", {}, 0.0, 266),
+    ("jumprelu", PRICED, 0.0, 400),
+    ("batchtopk", PLAIN | {"levels": [0.25]}, 0.9, 400),
+    ("hierarchical_topk", PLAIN, 0.9, 400),
+    ("relu", {"initial_l0": 6.0}, 0.0, 400),
+    ("gated", {"initial_l0": 6.0}, 0.0, 400),
 ]
 
 

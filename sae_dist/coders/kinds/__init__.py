@@ -12,6 +12,9 @@ KINDS = Registry(
         "jumprelu": f"{__name__}.jumprelu:JumpReLU",
         "topk": f"{__name__}.topk:TopK",
         "batchtopk": f"{__name__}.batchtopk:BatchTopK",
+        "hierarchical_topk": f"{__name__}.hierarchical_topk:HierarchicalTopK",
+        "relu": f"{__name__}.relu:ReLU",
+        "gated": f"{__name__}.gated:Gated",
         "abstopk": f"{__name__}.abstopk:AbsTopK",
     },
 )

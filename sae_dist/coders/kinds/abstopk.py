@@ -32,8 +32,8 @@ class AbsTopK(TopK):
     def find(self, coder: Coder, x_BD: Tensor) -> Entries:
         encoder = coder.encoder()
         opposite = replace(encoder, b_F=-encoder.b_F)  # -z = W (-x) - b
-        up, z_n = kernels.topk_candidates(x_BD, encoder, self.k)
-        down, opposite_m = kernels.topk_candidates(-x_BD, opposite, self.k)
+        up, z_n = kernels.topk_candidates(x_BD, encoder, self.most_k)
+        down, opposite_m = kernels.topk_candidates(-x_BD, opposite, self.most_k)
         code, z_N = kernels.join(up.keep(z_n > 0, z_n), down.keep(opposite_m > 0, -opposite_m))
         return code.keep(coders.top_k_entries(code, z_N.abs(), self.k, coder.collectives), z_N)
 

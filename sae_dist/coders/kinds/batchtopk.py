@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sae_dist import coders, kernels
 from sae_dist.coders.config import FiresBy, TensorSpec
 from sae_dist.coders.kinds.k_sparse import KSparse
+from sae_dist.common.settings import setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,13 +24,14 @@ _EMA = 0.999
 @dataclass(kw_only=True)
 class BatchTopK(KSparse):
     """The `k` a row largest positive pre-activations of the global batch fire, however they are
-    spread over its rows; at inference all above one threshold.
+    spread over its rows; at inference all above one threshold. `k` may be a fraction.
     """
 
     title = "BatchTopK"
     fires_by = FiresBy.threshold
 
     kind: str = field(default="batchtopk", init=False)
+    k: float = setting(32, above=0)  # type: ignore[assignment]  # of no row by itself
 
     def tensors(self) -> dict[str, TensorSpec]:
         return {"threshold": TensorSpec(has_latents=False, is_trained=False)}

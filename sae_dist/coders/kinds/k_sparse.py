@@ -23,34 +23,59 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class KSparse(CoderConfig):
-    """`k` latents fire a row. The loss is the FVU, with `multi_topk` also FVU(4k)/8.
+    """`k` latents fire a row; from `initial_k` on it goes to that in a line, in `k_anneal_steps`.
+    The loss is the FVU, with `multi_topk` also FVU(4k)/8.
 
     `aux_coefficient` weighs AuxK over the `aux_k` strongest latents that are dead (Gao et al. 2024,
     section 4.3 and appendix A.2).
     """
 
     k: int = setting(32, min=1)
+    initial_k: int | None = setting(None, min=1)
+    k_anneal_steps: int = setting(1000, min=1)
     aux_k: int = setting(512, min=1)
     aux_coefficient: float = setting(0.0, min=0)
     multi_topk: bool = False
 
     def check(self) -> None:
-        if self.k > self.num_latents:
-            raise UserError(
-                f"coder.k={self.k}; expected 1 to coder.num_latents={self.num_latents}; lower it"
-            )
+        super().check()
+        for name in ("initial_k", "k"):
+            if (getattr(self, name) or 0) > self.num_latents:
+                raise UserError(
+                    f"coder.{name}={getattr(self, name):g}; expected 1 to "
+                    f"coder.num_latents={self.num_latents}; lower it"
+                )
+
+    def at_step(self, step: int) -> Self:
+        now, left = super().at_step(step), 1 - step / self.k_anneal_steps
+        if self.initial_k is None:
+            return now
+        if left <= 0:
+            return replace(now, initial_k=None)
+        return replace(now, k=round(self.k + left * (self.initial_k - self.k)))
+
+    def unfinished(self, num_steps: int) -> Iterator[tuple[str, str]]:
+        if self.initial_k and self.k_anneal_steps >= num_steps:
+            k = self.at_step(num_steps - 1).k
+            yield f"coder.k_anneal_steps={self.k_anneal_steps}", f"k ends at {k:g}"
+
+    @property
+    def most_k(self) -> int:
+        """The k that is searched for: the largest that there will be, so that shapes are few."""
+        return max(self.k, self.initial_k or 0)
 
     @property
     def label(self) -> str:
-        return f"k{self.k}"
+        return f"k{self.k:g}"
 
     @property
     def aim(self) -> dict[str, float]:
-        return {"k": self.k}
+        return {"k": int(self.k) if self.k == int(self.k) else self.k}
 
     @property
     def unread(self) -> tuple[str, ...]:
-        return () if self.num_aux else ("aux_k",)
+        aux = () if self.num_aux else ("aux_k",)
+        return aux if self.initial_k else (*aux, "k_anneal_steps")
 
     @property
     def num_aux(self) -> int:
@@ -61,7 +86,8 @@ class KSparse(CoderConfig):
 
     def widened(self) -> Self:
         """The same with 4k, of which `multi_topk` makes its second pass."""
-        return replace(self, k=min(4 * self.k, self.num_latents))
+        k = min(4 * self.k, self.num_latents)
+        return replace(self, k=k, initial_k=None, levels=None, random_levels=None)
 
     def strength(self, z: Tensor) -> Tensor:
         """By what latents are ranked, positive where they may fire."""
@@ -76,7 +102,8 @@ class KSparse(CoderConfig):
         def sums(y_BE: Tensor, error_BE: Tensor) -> dict[str, Tensor]:
             found = {}
             if wide is not None:
-                wide_BE = coder.assemble(wide.decoded(), x_BD)
+                (decoded_BE,) = wide.decoded()
+                wide_BE = coder.assemble(decoded_BE, x_BD)
                 found["multi_topk"] = coders.square_sum(y_BE - wide_BE)
             if aux is not None:
                 left_BE = error_BE.detach()
@@ -90,7 +117,7 @@ class KSparse(CoderConfig):
         self, totals: Totals, sparsity_coefficient: float, dead: DeadLatents
     ) -> dict[str, Tensor]:
         sums, scale = totals.sums, totals.scale
-        parts = {"reconstruction": sums["error"] / scale}
+        parts = {"reconstruction": totals.error / scale}
         if "multi_topk" in sums:
             parts["multi_topk"] = sums["multi_topk"] / scale / 8
         if "aux_k" in sums:
@@ -102,7 +129,7 @@ class KSparse(CoderConfig):
 
     @property
     def expected_l0(self) -> float:
-        return float(self.k)
+        return float(self.most_k)
 
     @property
     def work(self) -> tuple[int, float]:

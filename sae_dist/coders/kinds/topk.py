@@ -28,7 +28,7 @@ class TopK(KSparse):
     kind: str = field(default="topk", init=False)
 
     def find(self, coder: Coder, x_BD: Tensor) -> Entries:
-        code, z_N = kernels.topk_candidates(x_BD, coder.encoder(), self.k)
+        code, z_N = kernels.topk_candidates(x_BD, coder.encoder(), self.most_k)
         if code.num_each == self.k and coder.collectives.num_slices == 1:
             return code, z_N  # these are they
         return code.keep(coders.top_k_entries(code, z_N, self.k, coder.collectives), z_N)

@@ -118,8 +118,9 @@ y, acts = ae(x, output_features=True)
     def unsupported_reason(
         self, config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]
     ) -> str | None:
-        if config.fires_by is FiresBy.threshold and "k" not in config.aim:
-            return "dictionary_learning wants the k of one threshold for all latents"
+        k = config.aim.get("k")
+        if config.fires_by is FiresBy.threshold and (k is None or k != int(k)):
+            return f"dictionary_learning wants a whole k beside one threshold for all, not {k}"
         return super().unsupported_reason(config, d_in, d_out, about)
 
     def write(self, folder: Path, coder: Coder, about: dict[str, Any]) -> None:
