@@ -27,6 +27,7 @@ HELD = {
     },
     "sparsify": {("topk", AE)},  # `trained` transcoders are not square
     "gemma_scope": set(itertools.product(("jumprelu", "batchtopk"), (AE, TC))),
+    "gemma_scope_2": set(itertools.product(("jumprelu", "batchtopk"), Form)),
     "dictionary_learning": set(itertools.product(KINDS, (AE,))),
     "sae_dist": set(EVERY),
 }
