@@ -33,7 +33,7 @@ class Format:
         files: the names of one coder's files, as they lie in its folder.
         weights: the one among them by which a coder of this format is known. A pattern, as
             `layer*.sae.pt`, where a folder has several coders.
-        is_pickle: whether that is a pickle: the Hub is asked for it only by its own name.
+        is_pickle: whether that is a pickle.
         loading: Python that loads a coder there, with `{repo}` and `{path}` to be filled in.
         forms, fires_by, signed: which coders it holds: their forms, what may decide whether a
             latent fires, and whether activations may be negative.
@@ -49,6 +49,11 @@ class Format:
     forms: ClassVar[tuple[Form, ...]] = tuple(Form)
     fires_by: ClassVar[tuple[FiresBy, ...]] = tuple(FiresBy)
     signed: ClassVar[bool] = False
+
+    @property
+    def is_fetched_by_file(self) -> bool:
+        """Whether the Hub is asked for it only by its file's name: a pickle, or one of several."""
+        return self.is_pickle or "*" in self.weights
 
     def folder_of(self, weights: P) -> P:
         """The folder of the coder that has this file of weights."""

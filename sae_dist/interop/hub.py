@@ -1,6 +1,7 @@
 """Coders on the Hugging Face Hub: `hub:USER/REPO/PLACE@REVISION`, and pushing to it.
 
-A place is a coder's folder or the file of its weights. Pickles are fetched only by their own name.
+A place is a coder's folder or the file of its weights. Pickles, and
+one of several coders in a folder, are fetched only by their own name.
 
 The token is what `hf auth login` or HF_TOKEN says; it is huggingface_hub's alone to read.
 """
@@ -38,7 +39,7 @@ def download(where: str) -> Path:
         )
     repo, place, revision = match[1], PurePosixPath(match[2].strip("/")), match[3]
     named = [one for one in all_formats() if place.match(one.weights)]
-    formats = named or [one for one in all_formats() if not one.is_pickle]
+    formats = named or [one for one in all_formats() if not one.is_fetched_by_file]
     files = {place, *(file for one in named for file in one.settings_of(place))}
     if not named:
         files = {place / file for one in formats for file in one.files}
@@ -48,10 +49,10 @@ def download(where: str) -> Path:
     found = Path(snapshot) / place
     if not (found.is_file() or any(any(found.glob(one.weights)) for one in formats)):
         known = ", ".join(sorted(one.weights for one in formats))
-        pickles = ", ".join(sorted({one.weights for one in all_formats() if one.is_pickle}))
+        by_file = ", ".join(sorted(one.weights for one in all_formats() if one.is_fetched_by_file))
         raise UserError(
             f"found no coder at {where}; expected a folder with one of {known}; look after the "
-            f"address (a pickle, {pickles}, is fetched only where the address ends with its name)"
+            f"address ({by_file} are fetched only where it ends with the file's name)"
         )
     return found
 

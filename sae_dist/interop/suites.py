@@ -9,7 +9,7 @@
 import itertools
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
@@ -33,7 +33,8 @@ def starts() -> list[str]:
     return [f"{PUBLISHED}{name}/" for name in suite_names()]
 
 
-def coders_in(suite: str) -> list[str]:
+@cache
+def coders_in(suite: str) -> tuple[str, ...]:
     """The names of a suite's coders; UserError, with the nearest, where no suite is so called."""
     if suite not in _suites():
         raise UserError(
@@ -41,7 +42,7 @@ def coders_in(suite: str) -> list[str]:
             f"{_near(suite, suite_names())}; they are in docs/interop.md, others on the Hub have "
             "addresses hub:USER/REPO/FOLDER"
         )
-    return [name for pattern in _suites()[suite]["coders"] for name in _expanded(pattern)]
+    return tuple(name for pattern in _suites()[suite]["coders"] for name in _expanded(pattern))
 
 
 def address_of(where: str) -> str:
@@ -82,7 +83,7 @@ def _choices(inside: str) -> list[str]:
     return inside.split(",")
 
 
-def _near(name: str, known: list[str]) -> str:
+def _near(name: str, known: Sequence[str]) -> str:
     """The end of a line that names the nearest; the first ones where none is near."""
     near = get_close_matches(name, known, n=_MOST_NEAR)
     return f"; did you mean {', '.join(near)}?" if near else f", as {', '.join(known[:_MOST_NEAR])}"

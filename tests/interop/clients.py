@@ -131,7 +131,7 @@ def dictionary_learning(job: Job, x: Tensor) -> tuple[Tensor, Tensor]:
 CLIENTS: dict[str, tuple[str, Callable[[Job, Tensor], tuple[Tensor, Tensor]]]] = {
     "saelens": ("sae-lens", saelens),
     **dict.fromkeys(
-        ("gemma_scope", "gemma_scope_2", "llama_scope", "qwen_scope", "goodfire"),
+        "gemma_scope gemma_scope_2 llama_scope qwen_scope goodfire circuit_tracer".split(),
         ("sae-lens", scope),
     ),
     "sparsify": ("eai-sparsify", sparsify),

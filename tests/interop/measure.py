@@ -156,6 +156,13 @@ def of_scopes(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     job = {"loader": "qwen_scope_sae_huggingface_loader", "path": "layer3.sae.pt"}
     job |= {"repo": f"Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_{scopes.K}", "overrides": sizes}
     yield "qwen_scope", {**job, "folder": made.path, "prefix": ""}
+    made = scopes.circuit_tracer(folder / "circuit_tracer", has_thresholds=False)
+    values = {"d_model": scopes.D, "d_feature": scopes.F, "batch_size": scopes.K}
+    wandb = {name: {"value": value} for name, value in values.items()}
+    (made.path / "wandb-config.yaml").write_text(json.dumps(wandb))
+    job = {"loader": "mwhanna_transcoder_huggingface_loader", "path": "layer_3.safetensors"}
+    job |= {"overrides": {"architecture": "skip_transcoder"}, "prefix": ""}
+    yield "circuit_tracer", {**job, "repo": "mwhanna/qwen3-4b-transcoders", "folder": made.path}
     made, name = scopes.goodfire(folder / "goodfire"), "Llama-3.1-8B-Instruct-SAE-l19"
     (made.path / "Llama-3.1-8B-Instruct-SAE-l3.pth").rename(made.path / f"{name}.pth")
     job = {"loader": "get_goodfire_huggingface_loader", "path": f"{name}.pth"}

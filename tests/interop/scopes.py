@@ -145,6 +145,20 @@ def goodfire(folder: Path, encoder: str = "encoder_linear") -> Published:
     return Published(folder, acts_BF, acts_BF @ t["W_dec"] + t["b_dec"])
 
 
+def circuit_tracer(folder: Path, *, has_thresholds: bool = True) -> Published:
+    t = drawn()
+    tensors = {name: t[name] for name in ("W_dec", "b_enc", "b_dec")}
+    tensors |= {"W_enc": t["W_enc"].T, "W_skip": t["A"].T}
+    tensors |= {"activation_function.threshold": t["threshold"]} if has_thresholds else {}
+    put(folder, "layer_3.safetensors", tensors)
+    settings = {"model_name": "Qwen/Qwen3-4B", "model_kind": "transcoder_set", "scan": "some/set"}
+    settings |= {"feature_input_hook": "mlp.hook_in", "feature_output_hook": "hook_mlp_out"}
+    (folder / "config.yaml").write_text(json.dumps(settings))  # JSON is YAML
+    acts_BF = jumprelu(t) if has_thresholds else relu(x_BD() @ t["W_enc"] + t["b_enc"])
+    y_BD = acts_BF @ t["W_dec"] + t["b_dec"] + x_BD() @ t["A"]
+    return Published(folder, acts_BF, y_BD, "mlp_in.3", "mlp_out.3")
+
+
 def gated(folder: Path, library: str = "dictionary_learning") -> Published:
     """A gate of its own bias, a magnitude of its own gain and bias, of what is centred by b_dec."""
     t, (r_F, gate_F, mag_F) = drawn(), torch.randn(3, F, generator=torch.Generator().manual_seed(2))
@@ -176,6 +190,8 @@ SCOPES: dict[str, Callable[[Path], Published]] = {
     "qwen_scope": qwen_scope,
     "goodfire": goodfire,
     "goodfire, of qresearch": lambda folder: goodfire(folder, "encoder"),
+    "circuit_tracer": circuit_tracer,
+    "circuit_tracer, ReLU": lambda folder: circuit_tracer(folder, has_thresholds=False),
     "gated, of dictionary_learning": gated,
     "gated, of SAELens": lambda folder: gated(folder, "saelens"),
 }

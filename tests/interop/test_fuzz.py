@@ -34,7 +34,7 @@ Values = dict[str, Any]
 Harm = Callable[[Values, dict[str, Any]], None]  # to settings and tensors
 
 
-ONLY_READ = ("llama_scope", "llama_scope_r1", "qwen_scope", "goodfire")
+ONLY_READ = ("llama_scope", "llama_scope_r1", "qwen_scope", "goodfire", "circuit_tracer")
 
 
 def cases() -> Iterator[tuple[str, str, Form]]:
@@ -62,7 +62,7 @@ def written(folder: Path, name: str, kind: str, form: Form) -> None:
 def contents(folder: Path) -> tuple[Path | None, Values, Path, dict[str, Any]]:
     """The file of settings and what it says, the file of weights and its tensors."""
     files = {path for path in folder.rglob("*") if path.is_file()}
-    described = next((path for path in files if path.suffix == ".json"), None)
+    described = next((path for path in files if path.suffix in (".json", ".yaml")), None)
     (weights,) = files - {described}
     values = json.loads(described.read_text()) if described else {}
     if weights.suffix == ".npz":

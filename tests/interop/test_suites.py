@@ -14,6 +14,7 @@ from sae_dist.interop.hub import _WHERE
 from sae_dist.interop.suites import address_of, coders_in
 
 DOCS = Path(__file__).parents[2] / "docs/interop.md"
+ENDS = (".pt", ".pth", ".safetensors")
 KNOWN = {
     "gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82": (
         "google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82"
@@ -83,18 +84,18 @@ def test_other_names_are_answered_with_the_nearest(name: str, told: str) -> None
     assert str(error.value).isprintable() and len(str(error.value)) < 600
 
 
-def test_all_addresses_name_a_folder_or_the_file_of_a_pickle() -> None:
-    addresses = {}
-    pickles = [one.weights for one in all_formats() if one.is_pickle]
+def test_all_addresses_name_a_folder_or_a_file_that_is_fetched_by_its_name() -> None:
+    addresses = set()
+    by_file = [one.weights for one in all_formats() if one.is_fetched_by_file]
     for suite in suite_names():
         names = coders_in(suite)
         assert len(names) == len(set(names)) > 0
         for name in names:
-            address = addresses[address_of(f"published:{suite}/{name}")] = suite
-            place = PurePosixPath(address_of(f"published:{suite}/{name}"))
-            is_pickle = any(place.match(pattern) for pattern in pickles)
-            assert _WHERE.fullmatch(str(place)) and is_pickle == (place.suffix in (".pt", ".pth"))
-            assert address == suite
+            address = address_of(f"published:{suite}/{name}")
+            addresses.add(address)
+            place = PurePosixPath(address)
+            is_file = any(place.match(pattern) for pattern in by_file)
+            assert _WHERE.fullmatch(address) and is_file == (place.suffix in ENDS)
     assert len(addresses) == sum(len(coders_in(suite)) for suite in suite_names()) > 10_000
 
 

@@ -19,6 +19,7 @@ _ONLY_READ = {
     "llama_scope_r1": f"{__name__}.llama_scope:LlamaScopeR1",
     "qwen_scope": f"{__name__}.qwen_scope:QwenScope",
     "goodfire": f"{__name__}.goodfire:Goodfire",
+    "circuit_tracer": f"{__name__}.circuit_tracer:CircuitTracerSet",
 }
 FORMATS = Registry(
     "format",
