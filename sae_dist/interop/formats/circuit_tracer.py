@@ -1,7 +1,7 @@
 """circuit-tracer's sets of transcoders: `layer_N.safetensors` of each layer beside a `config.yaml`.
 
-`W_enc` and `W_dec` are [F, D], nothing is subtracted from the input, and W_skip [D, D] is applied as
-x W_skipᵀ. Without `activation_function.threshold` it is a ReLU, whatever `config.yaml` says.
+`W_enc` and `W_dec` are [F, D], nothing is subtracted from the input, and W_skip [D, D] is applied
+as x W_skipᵀ. Without `activation_function.threshold` it is a ReLU, whatever `config.yaml` says.
 Such sets are written by `sae-dist export to=circuit_tracer`.
 """
 
