@@ -96,8 +96,7 @@ def llama_scope(
     put(folder, "checkpoints/final.safetensors", tensors, hyperparams_json=settings)
     raw_BF = x_BD() @ t["W_enc"] + t["b_enc"] / into  # as it is standardised for raw inputs
     raw_FD = t["W_dec"] * into / out
-    norms_F = raw_FD.norm(dim=1) if settings["sparsity_include_decoder_norm"] else 1.0
-    raw_BF = raw_BF * (raw_BF * norms_F > theta)
+    raw_BF = raw_BF * (raw_BF * raw_FD.norm(dim=1) > theta)
     return Published(folder, into * raw_BF, raw_BF @ raw_FD + t["b_dec"] / out)
 
 
@@ -185,7 +184,6 @@ SCOPES: dict[str, Callable[[Path], Published]] = {
     "gemma_scope_2": gemma_scope_2,
     "gemma_scope_2, skip transcoder": lambda folder: gemma_scope_2(folder, E),
     "llama_scope": llama_scope,
-    "llama_scope, plain z": lambda f: llama_scope(f, sparsity_include_decoder_norm=False),
     "llama_scope_r1": llama_scope_r1,
     "qwen_scope": qwen_scope,
     "goodfire": goodfire,

@@ -182,6 +182,7 @@ REFUSED: list[tuple[Callable[[Path], Published], Harm, str]] = [
     (llama_scope, settings(act_fn="topk"), 'act_fn="topk"'),
     (llama_scope, settings(norm_activation="token-wise"), 'norm_activation="token-wise"'),
     (llama_scope, settings(apply_decoder_bias_to_pre_encoder=True), "pre_encoder=true"),
+    (llama_scope, settings(sparsity_include_decoder_norm=False), "decoder_norm=false.*true"),
     (llama_scope, settings(use_glu_encoder=True), "use_glu_encoder=true"),
     (llama_scope, settings(jump_relu_threshold=None), "KeyError: 'jump_relu_threshold'"),
     (

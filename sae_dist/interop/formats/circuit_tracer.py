@@ -17,10 +17,11 @@ from sae_dist.interop.published import ForeignCoder, read_tensors, told_in_one_l
 from sae_dist.interop.settings import TEXT, Understood, require_understood
 
 _FILE = re.compile(r"layer_(\d+)\.safetensors")
-_OURS = {"activation_function.threshold": "threshold"}
+_THRESHOLD = "activation_function.threshold"
+_HOOKS = {"site": "feature_input_hook", "target": "feature_output_hook"}
 _UNDERSTOOD: Understood = {
     "model_kind": ("transcoder_set",),
-    **dict.fromkeys(("feature_input_hook", "feature_output_hook"), (TEXT,)),
+    **dict.fromkeys(_HOOKS.values(), (TEXT,)),
 }
 _NO_BEARING = {"model_name", "scan", "transcoders"}
 
@@ -39,25 +40,28 @@ class CircuitTracerSet(Format):
             UserError: settings that have no equal here, or unusable files.
         """
         found, layer = read_tensors(weights), _FILE.fullmatch(weights.name)
-        hooks = _hooks(weights.with_name(self.settings)) if layer else []
-        sites = [site_of(f"blocks.{layer[1]}.{hook}") for hook in hooks] if layer else []
+        hooks = _hooks(weights.with_name(self.settings))
+        about = {
+            end: site_of(f"blocks.{layer[1]}.{hook}")
+            for end, hook in hooks.items()
+            if layer and hook
+        }
         return ForeignCoder(
             kind=JumpReLU,
             form=Form.skip_transcoder if "W_skip" in found else Form.transcoder,
-            tensors={_OURS.get(name, name): tensor for name, tensor in found.items()},
-            is_relu=not _OURS.keys() & found.keys(),
-            about=dict(zip(("site", "target"), sites, strict=False)),
+            tensors={"threshold" if n == _THRESHOLD else n: tensor for n, tensor in found.items()},
+            is_relu=_THRESHOLD not in found,
+            about=about,
         )
 
 
-def _hooks(path: Path) -> list[str]:
-    """Where a layer is read and written, as `config.yaml` says it; nothing where there is none."""
+def _hooks(path: Path) -> dict[str, str | None]:
+    """Where every layer is read and written, as `config.yaml` says it; nothing without one."""
     if not path.exists():
-        return []
+        return {}
     with told_in_one_line(path):
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise TypeError("no settings by name")
     require_understood(path, found, _UNDERSTOOD, _NO_BEARING)
-    hooks = (found.get(f"feature_{end}_hook") for end in ("input", "output"))
-    return [hook for hook in hooks if hook is not None]
+    return {ours: found.get(theirs) for ours, theirs in _HOOKS.items()}

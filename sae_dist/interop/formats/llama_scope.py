@@ -1,12 +1,11 @@
 """Llama Scope (He et al. 2024, arXiv 2410.20526), and its later suite of DeepSeek's R1-Distill.
 
 What lm_saes computes: activations are scaled to a mean norm of √D, by s = √D / norm, before and
-after. With `z = W_enc s_in x + b_enc` a latent gives z where z ‖d‖ > t, or where z > t if
-`sparsity_include_decoder_norm` is false, d its decoder row, and `y = (f W_dec + b_dec) / s_out`.
-t is the published threshold times s_out in Llama Scope, whose one θ is compared with what is added
-to raw outputs, and exp(log_jumprelu_threshold) in the later suite.
-Activations are z, as SAELens gives them; SAELens' loaders take every ‖d‖ for 1, and the later
-suite's activations unscaled.
+after. With `z = W_enc s_in x + b_enc` a latent gives z where z ‖d‖ > t, d its decoder row, and
+`y = (f W_dec + b_dec) / s_out`. t is θ s_out in Llama Scope, whose one θ is compared with what is
+added to raw outputs, and exp(log_jumprelu_threshold) in the later suite. Activations are z, as
+SAELens gives them; SAELens' loaders take every ‖d‖ for 1, and give the later suite's coders of
+activations that are scaled already.
 """
 
 from collections.abc import Mapping
@@ -32,7 +31,7 @@ _UNDERSTOOD: Understood = {
     "act_fn": ("jumprelu",),
     "norm_activation": ("dataset-wise",),
     "apply_decoder_bias_to_pre_encoder": (False,),
-    "sparsity_include_decoder_norm": (bool,),
+    "sparsity_include_decoder_norm": (True,),
     "use_decoder_bias": (True,),
     "use_glu_encoder": (False,),
     "sae_type": ("sae",),
@@ -139,9 +138,7 @@ def _published(
     if wrong := differences({name: tensor.shape for name, tensor in found.items()}, expected):
         raise unusable(weights, wrong)
     into, out = scales
-    norms_F = torch.ones(F)
-    if settings.get("sparsity_include_decoder_norm", True):
-        norms_F = found[_DECODER].norm(dim=0)
+    norms_F = found[_DECODER].norm(dim=0)
     is_there_F = norms_F > 0  # of a latent without a decoder row z ‖d‖ is 0: it never fires
     site, target = (site_of(settings.get(f"hook_point_{end}", "")) for end in ("in", "out"))
     with told_in_one_line(weights):
