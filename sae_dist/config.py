@@ -17,7 +17,7 @@ from sae_dist.evaluate import EvaluationConfig, TransferConfig
 from sae_dist.explain import ExplanationConfig, JudgeConfig
 from sae_dist.handoff import handoff_names
 from sae_dist.harvest import HarvestLoopConfig
-from sae_dist.interop import format_names
+from sae_dist.interop import format_names, starts
 from sae_dist.latents import WatchConfig
 from sae_dist.lm import LMConfig, SmallLMConfig
 from sae_dist.parallel import MachineConfig, MeshConfig
@@ -97,18 +97,18 @@ class TrainConfig(SourceConfig, LoopConfig):
     target's `*` is the layer of its site. `expansion` latents a dimension of the site take the
     place of `coder.num_latents`; k and rate are the recipe's for that width. `rungs` picks some
     rungs, by name, by a pattern (`topk-*`) or by number (from 0: a Slurm array index, say).
-    `init_from` is a coder to go on from: a folder of ours or of another library, or
-    `hub:USER/REPO/FOLDER`. From Python a ladder is the rungs in `ladder`, where a name, a site or
-    a target that is empty follows as on the command line. With `evaluate_lm_sequences`, what is
-    measured every `log.evaluate_every_steps` has the loss, too, of the language model that the
-    activations come from, which is then held whole beside the training.
+    `init_from` is a coder to go on from: a folder of ours or of another library,
+    `hub:USER/REPO/FOLDER` or `published:SUITE/CODER`. From Python a ladder is the rungs in
+    `ladder`, where a name, a site or a target that is empty follows as on the command line. With
+    `evaluate_lm_sequences`, what is measured every `log.evaluate_every_steps` has the loss, too, of
+    the language model that the activations come from, which is then held whole beside the training.
     """
 
     run: str = setting(MISSING, check=require_plain)
     runs: str = "runs"
     site: str | None = None
     target: str | None = None
-    init_from: str | None = None
+    init_from: str | None = setting(None, begins=starts)
     expansion: float | None = setting(None, above=0)
     coder: CoderConfig = field(default_factory=JumpReLU)
     optim: OptimConfig = field(default_factory=Adam)
@@ -244,7 +244,7 @@ class ExportConfig:
 class ImportConfig:
     """`sae-dist import_coder`: writes the published coder at `path` as one of ours, in `to`."""
 
-    path: str = MISSING
+    path: str = setting(MISSING, begins=starts)
     to: str = MISSING
     site: str | None = None
     target: str | None = None

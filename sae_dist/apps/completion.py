@@ -14,7 +14,7 @@ from sae_dist.apps.terminal import show
 from sae_dist.common.errors import UserError
 from sae_dist.config import COMMANDS
 
-# Bash breaks words at "=", and then replaces only what follows it. Where no
+# Bash breaks words at "=" and ":", and then replaces only what follows them. Where no
 # word fits, it offers files.
 _BASH = """_sae_dist() {
     local line=${COMP_LINE:0:COMP_POINT} choices
@@ -25,10 +25,14 @@ _BASH = """_sae_dist() {
         esac
     fi
     mapfile -t COMPREPLY < <(compgen -W "$choices" -- "$current")
-    if [[ ${COMPREPLY[0]} == *= ]]; then compopt -o nospace 2> /dev/null; fi
-    if [[ $current == *=* && $COMP_WORDBREAKS == *=* ]]; then
-        COMPREPLY=("${COMPREPLY[@]#"${current%=*}="}")
-    fi
+    if [[ ${COMPREPLY[0]} == *[=/] ]]; then compopt -o nospace 2> /dev/null; fi
+    local end
+    for end in = :; do
+        if [[ $current == *$end* && $COMP_WORDBREAKS == *$end* ]]; then
+            COMPREPLY=("${COMPREPLY[@]#"${current%"$end"*}$end"}")
+            current=${current##*"$end"}
+        fi
+    done
 }
 complete -o default -F _sae_dist sae-dist"""
 _BASH_CASE = '            {command}) choices="{words}" ;;'

@@ -53,7 +53,7 @@ def words(root: str) -> list[str]:
             f"{key}={value}"
             for key, (kind, allowed) in keys(root).items()
             if not is_dataclass(kind) and key not in parts(root)
-            for value in _values(kind, allowed) or [""]
+            for value in [*(_values(kind, allowed) or [""]), *(allowed.begins or list)()]
         ),
     ]
 

@@ -2,11 +2,14 @@
 
     sae-dist import_coder path=FOLDER to=runs/NAME/coders/RUNG site=resid_post.12
     sae-dist import_coder path=hub:USER/REPO/FOLDER to=FOLDER
+    sae-dist import_coder path=published:SUITE/CODER to=FOLDER
 
-Reads what SAELens, sparsify, Gemma Scope and dictionary_learning write; which one, the files tell.
-`site` and `target` are asked for where the files do not say them, `form=transcoder` for a
-`params.npz` whose input is as wide as its output. A coder in `runs/NAME/coders` is measured with
-`sae-dist evaluate run=NAME store=PATH`, and trained on with `launch/train.py … init_from=FOLDER`.
+Reads what SAELens, sparsify and dictionary_learning write, and Gemma Scope (2), Llama Scope,
+Qwen-Scope, Goodfire and circuit-tracer's authors have published; which one, the files tell. Where a
+folder has the coders of several layers, name the file. `site` and `target` are asked for where the
+files do not say them, `form=transcoder` for a `params.npz` whose input is as wide as its output. A
+coder in `runs/NAME/coders` is measured with `sae-dist evaluate run=NAME store=PATH`, and trained on
+with `launch/train.py … init_from=FOLDER`.
 """
 
 from pathlib import Path

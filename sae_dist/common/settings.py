@@ -31,6 +31,7 @@ class Allowed:
         binary: K is 1,024 of what is counted, not 1,000.
         check: called with the key and a text; raises UserError for one that cannot be used.
         among: gives the texts that there are to choose from.
+        begins: gives how a text may begin, for shells to complete; it may begin otherwise.
     """
 
     min: float | None = None
@@ -40,6 +41,7 @@ class Allowed:
     binary: bool = False
     check: Callable[[str, str], None] | None = None
     among: Callable[[], list[str]] | None = None
+    begins: Callable[[], list[str]] | None = None
 
     @property
     def has_range(self) -> bool:

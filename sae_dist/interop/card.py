@@ -92,7 +92,8 @@ def write_card(
     if lm and not lm.get("fold_norms") and any(map(_reads_mlp_in, coders.values())):
         card += _BEHIND_GAIN
     repo = repo or "USER/REPO"
-    ours = _OURS.format(where=place if format.is_pickle else f"hub:{repo}/{place}")
+    file = f"/{format.weights}" if format.is_fetched_by_file else ""
+    ours = _OURS.format(where=f"hub:{repo}/{place}{file}")
     ways = {format.title: format.loading.format(repo=repo, path=place)} | {"sae_dist": ours}
     card += "\n## Loading\n"
     for title, code in ways.items():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from sae_dist.coders import FiresBy, Form
 from sae_dist.common.errors import UserError
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from sae_dist.coders import Coder, CoderConfig
     from sae_dist.interop.published import ForeignCoder
+
+P = TypeVar("P", bound=PurePath)
 
 _IN_WORDS = {
     FiresBy.rank: "the k largest of each row",
@@ -28,9 +30,10 @@ class Format:
         name: what stands behind `to=`.
         title: what readers call it.
         library: that loads it, as the Hub names libraries.
-        files: the names of one coder's files.
-        weights: the one among them by which a folder of this format is known.
-        is_pickle: whether that is a pickle: then it is never fetched from the Hub.
+        files: the names of one coder's files, as they lie in its folder.
+        weights: the one among them by which a coder of this format is known. A pattern, as
+            `layer*.sae.pt`, where a folder has several coders.
+        is_pickle: whether that is a pickle.
         loading: Python that loads a coder there, with `{repo}` and `{path}` to be filled in.
         forms, fires_by, signed: which coders it holds: their forms, what may decide whether a
             latent fires, and whether activations may be negative.
@@ -46,6 +49,20 @@ class Format:
     forms: ClassVar[tuple[Form, ...]] = tuple(Form)
     fires_by: ClassVar[tuple[FiresBy, ...]] = tuple(FiresBy)
     signed: ClassVar[bool] = False
+
+    @property
+    def is_fetched_by_file(self) -> bool:
+        """Whether the Hub is asked for it only by its file's name: a pickle, or one of several."""
+        return self.is_pickle or "*" in self.weights
+
+    def folder_of(self, weights: P) -> P:
+        """The folder of the coder that has this file of weights."""
+        return weights.parents[self.weights.count("/")]
+
+    def settings_of(self, weights: P) -> list[P]:
+        """Its other files."""
+        folder = self.folder_of(weights)
+        return [folder / file for file in self.files if file != self.weights]
 
     def unsupported_reason(
         self, config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]
@@ -87,17 +104,17 @@ class Format:
         """
         raise UserError(f"{self.title} is only read here; expected another format; choose one")
 
-    def read(self, folder: Path) -> ForeignCoder:
-        """Read one coder's folder; UserError where it is not of this format."""
+    def read(self, weights: Path) -> ForeignCoder:
+        """Read the coder with this file of weights; UserError where it is not of this format."""
         raise UserError(f"{self.title} is only written here; expected another format; choose one")
 
-    def load(self, folder: Path, device: torch.device | str, part: int, parts: int) -> Coder:
+    def load(self, weights: Path, device: torch.device | str, part: int, parts: int) -> Coder:
         """A slice of its latents as a coder of ours; see `interop.load_coder`."""
-        return self.read(folder).coder(folder, part, parts).to(device)
+        return self.read(weights).coder(weights, part, parts).to(device)
 
     def load_described(
-        self, folder: Path, device: torch.device | str
+        self, weights: Path, device: torch.device | str
     ) -> tuple[Coder, dict[str, Any]]:
         """A whole coder, and what its files say it was trained on: `site` and `target`, if so."""
-        published = self.read(folder)
-        return published.coder(folder).to(device), published.about
+        published = self.read(weights)
+        return published.coder(weights).to(device), published.about

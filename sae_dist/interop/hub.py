@@ -1,4 +1,7 @@
-"""Coders on the Hugging Face Hub: `hub:USER/REPO/FOLDER@REVISION`, and pushing to it.
+"""Coders on the Hugging Face Hub: `hub:USER/REPO/PLACE@REVISION`, and pushing to it.
+
+A place is a coder's folder or the file of its weights. Pickles, and
+one of several coders in a folder, are fetched only by their own name.
 
 The token is what `hf auth login` or HF_TOKEN says; it is huggingface_hub's alone to read.
 """
@@ -12,7 +15,7 @@ from typing import Any
 from sae_dist.common.errors import UserError, one_line
 from sae_dist.common.names import require_repo
 from sae_dist.interop.format import Format
-from sae_dist.interop.formats import all_formats
+from sae_dist.interop.formats import all_formats, formats_of
 
 PREFIX = "hub:"
 _PLAIN = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
@@ -20,27 +23,38 @@ _WHERE = re.compile(rf"hub:({_PLAIN}/{_PLAIN})((?:/{_PLAIN})*)(?:@([A-Za-z0-9][\
 
 
 def download(where: str) -> Path:
-    """Download a coder's files into the Hub's cache: by name, and no pickles.
+    """Download a coder's files, and nothing else, into the Hub's cache.
+
+    Returns:
+        the folder, or the file where one was named.
 
     Raises:
         UserError: an address of another form, nothing there, or a Hub that does not answer.
     """
     match = _WHERE.fullmatch(where)
     if not match:
-        raise UserError(f"found {where}; expected hub:USER/REPO/FOLDER, with @REVISION to pin it")
-    repo, path, revision = match[1], match[2].strip("/"), match[3]
-    pickles = {one.weights for one in all_formats() if one.is_pickle}
-    files = {file for one in all_formats() for file in one.files} - pickles
-    patterns = [f"{path}/{file}".lstrip("/") for file in sorted(files)]
+        raise UserError(
+            f"found {where}; expected hub:USER/REPO/FOLDER, or a coder's file there, with "
+            "@REVISION to pin it"
+        )
+    repo, place, revision = match[1], PurePosixPath(match[2].strip("/")), match[3]
+    named = [one for one in all_formats() if place.match(one.weights)]
+    formats = named or [one for one in all_formats() if not one.is_fetched_by_file]
+    files = {place, *(file for one in named for file in one.settings_of(place))}
+    if not named:
+        files = {place / file for one in formats for file in one.files}
+    patterns = sorted(map(str, files))
     with _told_in_one_line(where):
         snapshot = _hub().snapshot_download(repo, revision=revision, allow_patterns=patterns)
-    folder = Path(snapshot) / path
-    if not any((folder / one.weights).is_file() for one in all_formats()):
+    found = Path(snapshot) / place
+    if not (found.is_file() or any(any(found.glob(one.weights)) for one in formats)):
+        known = ", ".join(sorted(one.weights for one in formats))
+        by_file = ", ".join(sorted(one.weights for one in all_formats() if one.is_fetched_by_file))
         raise UserError(
-            f"found no coder at {where}; expected a folder with one of {', '.join(sorted(files))}; "
-            f"look after the address ({', '.join(pickles)}, a pickle, download yourself)"
+            f"found no coder at {where}; expected a folder with one of {known}; look after the "
+            f"address ({by_file} are fetched only where it ends with the file's name)"
         )
-    return folder
+    return found
 
 
 def push(folder: Path, files: list[Path], format: Format, repo: str, *, private: bool) -> str:
@@ -74,13 +88,14 @@ def push(folder: Path, files: list[Path], format: Format, repo: str, *, private:
 
 def _require_alone(found: list[str], format: Format, repo: str) -> None:
     """Refuse a repository that holds weights of another format."""
-    there = {PurePosixPath(file).name for file in found}
-    for other in all_formats():
-        if other.name != format.name and other.weights in there:
-            raise UserError(
-                f"{repo} holds coders for {other.title}; a repository holds one format: push "
-                f"those for {format.title} to another"
-            )
+    there = set(map(PurePosixPath, found))
+    for file in sorted(there):
+        for other in formats_of(file, there.__contains__):
+            if other.name != format.name:
+                raise UserError(
+                    f"{repo} holds coders for {other.title}; a repository holds one format: push "
+                    f"those for {format.title} to another"
+                )
 
 
 def _hub() -> Any:

@@ -9,8 +9,9 @@ from sae_dist.coders import Coder, Form, describe_coder, save_coder
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import atomic_path
 from sae_dist.interop.format import Format
-from sae_dist.interop.formats import all_formats
+from sae_dist.interop.formats import all_formats, formats_of
 from sae_dist.interop.hub import PREFIX, download
+from sae_dist.interop.suites import PUBLISHED, address_of
 
 
 def load_coder(
@@ -23,8 +24,9 @@ def load_coder(
     """Load a trained coder as a plain `nn.Module` on raw activations, in evaluation mode.
 
     Args:
-        where: `runs/NAME/coders/RUNG`, a folder that SAELens, sparsify, Gemma Scope or
-            dictionary_learning wrote, or `hub:USER/REPO/FOLDER`, there at `@REVISION`.
+        where: `runs/NAME/coders/RUNG`, a folder of another library's, one of its files (of several
+            coders in a folder, the coder's own), `hub:USER/REPO/FOLDER`, there at `@REVISION`, or
+            `published:SUITE/CODER`.
         device: where its weights go.
         part, parts: load only this slice of the latents. Of a folder of ours nothing more is read;
             other formats are read whole first.
@@ -36,8 +38,8 @@ def load_coder(
         UserError: there is no coder, its files are unusable, or `parts` does not divide its
             latents.
     """
-    folder = local_folder(where)
-    return format_of(folder).load(folder, device, part, parts)
+    weights, its = find_coder(where)
+    return its.load(weights, device, part, parts)
 
 
 def load_described(
@@ -48,31 +50,42 @@ def load_described(
     Raises:
         UserError: see `load_coder`.
     """
-    folder = local_folder(where)
-    return format_of(folder).load_described(folder, device)
+    weights, its = find_coder(where)
+    return its.load_described(weights, device)
 
 
-def local_folder(where: str | Path) -> Path:
-    """The folder itself, or what was downloaded of one on the Hub."""
-    return download(str(where)) if str(where).startswith(PREFIX) else Path(where)
+def local_place(where: str | Path) -> Path:
+    """The folder or file itself, or what was downloaded of one on the Hub."""
+    address = address_of(str(where)) if str(where).startswith(PUBLISHED) else str(where)
+    return download(address) if address.startswith(PREFIX) else Path(where)
 
 
-def format_of(folder: Path) -> Format:
-    """Whose files a folder holds.
+def find_coder(where: str | Path) -> tuple[Path, Format]:
+    """The file of a coder's weights, and whose it is.
 
     Raises:
-        UserError: nobody's, or several's.
+        UserError: nobody's, several coders, or several libraries'.
     """
-    found = [one for one in all_formats() if (folder / one.weights).is_file()]
+    place = local_place(where)
+    files = [place] if place.is_file() else weights_in(place)
+    found = [(file, its) for file in files for its in formats_of(file, Path.is_file)]
     if len(found) == 1:
         return found[0]
-    if found:
-        names = " and ".join(one.name for one in found)
+    if not found:
+        known = "; ".join(f"{' and '.join(one.files)} ({one.title})" for one in all_formats())
+        raise UserError(f"no coder in {place}: expected {known}")
+    if len({its.name for _, its in found}) == 1:
         raise UserError(
-            f"found coders for {names} in {folder}; expected one; give each its own folder"
+            f"found {len(files)} coders in {place}, {files[0].name} and others; expected one; "
+            "name its file"
         )
-    known = "; ".join(f"{' and '.join(one.files)} ({one.title})" for one in all_formats())
-    raise UserError(f"no coder in {folder}: expected {known}")
+    names = " and ".join(its.name for _, its in found)
+    raise UserError(f"found coders for {names} in {place}; expected one; give each its own folder")
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """The files in a folder that may be a coder's weights."""
+    return sorted({file for one in all_formats() for file in folder.glob(one.weights)})
 
 
 def import_foreign(
@@ -93,9 +106,8 @@ def import_foreign(
         UserError: besides those of `load_coder`, a site that is not known, or a form that its
             weights are not of.
     """
-    folder = local_folder(where)
-    its = format_of(folder)
-    published = its.read(folder)
+    weights, its = find_coder(where)
+    published = its.read(weights)
     site = site or published.about.get("site")
     if not site:
         raise UserError(f"{where} does not say what it was trained on; give it with site=…")
@@ -104,8 +116,8 @@ def import_foreign(
     target = target or published.about.get("target") or site
     if published.form is not Form.autoencoder and target == site:
         raise UserError(f"a {published.form} needs target=… beside site={site}")
-    coder = published.coder(folder)
-    shown = where if str(where).startswith(PREFIX) else Path(where).name
+    coder = published.coder(weights)
+    shown = where if str(where).startswith((PREFIX, PUBLISHED)) else Path(where).name
     about = {"site": site, "target": target, "format": its.name, "from": str(shown)}
     with atomic_path(to) as temporary:
         save_coder(temporary, coder, coder.state_dict(), about)

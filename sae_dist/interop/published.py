@@ -14,6 +14,8 @@ from sae_dist.coders import Coder, CoderConfig, FiresBy, Form, slice_of
 from sae_dist.coders.files import differences, rows_at_once
 from sae_dist.common.errors import UserError, one_line
 
+_GATE = "b_gate", "b_mag", "r_mag"
+
 
 @dataclass(kw_only=True, slots=True)
 class ForeignCoder:
@@ -25,6 +27,8 @@ class ForeignCoder:
         widths: input, latents and output as its settings say them, None where they do not.
         pre_bias: whether b_dec is subtracted from the input.
         is_relu: whether it has no thresholds: a JumpReLU's are 0 then.
+        is_gated: whether it has `b_gate`, `b_mag` and `r_mag` [F] in place of b_enc and thresholds
+            (Rajamanoharan et al. 2024, arXiv 2404.16014, eq. 6).
         scales_by_decoder: whether activations are selected, and given, as if decoder rows had
             unit norm. Rows of zeros then never fire.
         about: `site` and `target`, where the file tells them.
@@ -37,6 +41,7 @@ class ForeignCoder:
     widths: tuple[int | None, int | None, int | None] = (None, None, None)
     pre_bias: bool = False
     is_relu: bool = False
+    is_gated: bool = False
     scales_by_decoder: bool = False
     about: dict[str, Any] = field(default_factory=dict)
 
@@ -56,6 +61,9 @@ class ForeignCoder:
         expected = whole.state_dict()
         if self.is_relu:
             del expected["threshold"]
+        if self.is_gated:
+            del expected["threshold"]
+            expected |= dict.fromkeys(_GATE, expected.pop("b_enc"))
         if wrong := differences({name: t.shape for name, t in tensors.items()}, expected):
             raise unusable(path, wrong)
         latents = slice_of(whole.config.num_latents, part, parts)
@@ -74,6 +82,8 @@ class ForeignCoder:
         """The same function without its own ways: no pre-bias, thresholds, plain decoder rows."""
         if self.is_relu:
             tensors["threshold"] = torch.zeros_like(tensors["b_enc"])
+        if self.is_gated:
+            tensors |= _without_gate(tensors["W_enc"], *(tensors.pop(name) for name in _GATE))
         if "threshold" in tensors:
             tensors["threshold"] = tensors["threshold"].clamp_min(0.0)
         if self.pre_bias:
@@ -105,6 +115,17 @@ class ForeignCoder:
             return Coder(config, d_in, d_out, pre_bias=False, device="meta")
         except UserError as error:  # a k out of range
             raise unusable(path, str(error)) from error
+
+
+def _without_gate(
+    W_FD: Tensor, b_gate_F: Tensor, b_mag_F: Tensor, r_mag_F: Tensor
+) -> dict[str, Tensor]:
+    """A gated encoder as a JumpReLU's: with z = exp(r_mag) W x + b_mag it gives ReLU(z) where W x +
+    b_gate > 0, and that is where z > b_mag - exp(r_mag) b_gate.
+    """
+    gain_F = r_mag_F.double().exp()
+    threshold_F = (b_mag_F.double() - gain_F * b_gate_F.double()).float()
+    return {"W_enc": gain_F.float()[:, None] * W_FD, "b_enc": b_mag_F, "threshold": threshold_F}
 
 
 def _shift(W_FD: Tensor, b_D: Tensor) -> Tensor:
@@ -177,3 +198,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     with told_in_one_line(path):
         found = load_file(path)
     return floats(path, found)
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """The tensors of a pickle, by torch's `weights_only`, which knows nothing else.
+
+    Raises:
+        UserError: anything else is in it.
+    """
+    with told_in_one_line(path):
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(found, dict) or not all(
+            isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()
+        ):
+            raise TypeError("no dict of tensors")
+    return dict(found)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sae_dist.coders import Coder, Form, describe_coder, load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.common.hooks import hook_name, layer_of, site_of
-from sae_dist.interop.load import local_folder
+from sae_dist.interop.load import local_place
 
 
 @dataclass(kw_only=True)
@@ -161,7 +161,7 @@ def load_for_saebench(
     Raises:
         UserError: there is no coder, or it is not known what it reads.
     """
-    folder = local_folder(where)
+    folder = local_place(where)
     about = describe_coder(folder)["about"]
     lm = (about.get("source") or {}).get("lm") or {}
     model_name = model_name or lm.get("name")

@@ -17,7 +17,7 @@ TEXT = re.compile(r"[ -~]{0,300}")
 """A line of plain text."""
 
 _MOST_BYTES = 2**24
-_TYPES = {int: "a whole number", bool: "true or false", dict: "settings"}
+_TYPES = {int: "a whole number", float: "a number", bool: "true or false", dict: "settings"}
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -67,6 +67,13 @@ def test_bash_completes_commands_keys_and_choices() -> None:
     assert "coder=topk" in completed("sae-dist train coder=to", 2, breaks=" ")
     assert "+sweep=width_ladder" in completed("sae-dist train +sw", 2)
     assert completed("sae-dist verify coder", 2) == []
+    line, suite = "sae-dist import_coder path=published:goodf", "goodfire-llama-3.1-8b-instruct/"
+    assert suite in completed(line, 6)
+    assert f"published:{suite}" in completed(line, 4, breaks=" =")
+    assert f"path=published:{suite}" in completed(line, 2, breaks=" ")
+    assert completed("sae-dist train init_from=published:llama-scope-r1", 6) == [
+        "llama-scope-r1-distill/"
+    ]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

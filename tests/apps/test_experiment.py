@@ -11,6 +11,7 @@ from sae_dist.apps import cli, experiment, plan
 from sae_dist.apps.rungs import lay_out
 from sae_dist.common.errors import UserError
 from sae_dist.config import HarvestConfig, TrainConfig, conf_folder
+from sae_dist.interop.suites import coders_in
 from sae_dist.lm import expand_sites
 from sae_dist.parallel import MachineConfig
 from sae_dist.plan import table, to_dict
@@ -54,7 +55,11 @@ def ladder(name: str) -> list[RungConfig]:
 
 
 @pytest.mark.parametrize(
-    "name", ["gemma_scope_27b", "gpt2", "quickstart", "skip_transcoders:sizes"]
+    "name",
+    [
+        *("gemma_scope_27b", "gemma_scope_2_270m:ladder", "gpt2", "quickstart", "qwen_scope"),
+        "skip_transcoders:sizes",
+    ],
 )
 def test_an_experiment_is_planned(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -133,6 +138,43 @@ def test_published_numbers() -> None:
     assert {rung.coder.target_l0 for rung in ladder("gemma_scope_2_1b:ladder")} == {10, 50, 150}
     assert len(ladder("gemma_scope_2_1b")) == 26 * 4
     assert composed("gemma_scope_2_1b")[1].optim.sparsity_warmup_steps == 50_000
+
+
+def test_published_numbers_of_qwen_scope() -> None:
+    for name, layers in (("qwen_scope", 28), ("qwen_scope:8b", 36)):
+        harvest, training = composed(name)
+        assert (training.expansion, harvest.writer.max_norm) == (16, 10)
+        rungs = lay_out(training, {f"resid_post.{layer}": 2048 for layer in range(layers)})
+        assert {(rung.coder.num_latents, rung.coder.k) for rung in rungs} == {
+            (2**15, 50),
+            (2**15, 100),
+        }
+        assert {rung.coder.aux_coefficient for rung in rungs} == {1 / 32}
+        assert len(rungs) == 2 * layers == 2 * harvest.architecture["num_hidden_layers"]
+
+
+@pytest.mark.parametrize(
+    ("name", "suite"), [("1b", "gemma-scope-2-1b-pt"), ("270m", "gemma-scope-2-270m-pt")]
+)
+def test_gemma_scope_2_has_the_layers_and_widths_of_its_files(name: str, suite: str) -> None:
+    files = [
+        (part, int(layer), width)
+        for part, layer, width in (
+            re.match(r"(\w+)/layer_(\d+)_width_(\w+?)_l0", coder).groups()
+            for coder in coders_in(suite)
+        )
+    ]
+    widths = {"16k": 2**14, "65k": 2**16, "262k": 2**18, "1m": 2**20}
+    for part, variants in {
+        "resid_post_all": [""],
+        "attn_out_all": [":attn"],
+        "mlp_out_all": [":mlp"],
+        "transcoder_all": [":transcoder", ":skip_transcoder"],
+        "resid_post": [":ladder", ":ladder:1m"] if name == "1b" else [":ladder"],
+    }.items():
+        rungs = [rung for variant in variants for rung in ladder(f"gemma_scope_2_{name}{variant}")]
+        found = {(int(rung.site.rpartition(".")[2]), rung.coder.num_latents) for rung in rungs}
+        assert found == {(layer, widths[width]) for own, layer, width in files if own == part}
 
 
 def test_published_numbers_of_skip_transcoders() -> None:

@@ -66,22 +66,19 @@ def saelens(job: Job, x: Tensor) -> tuple[Tensor, Tensor]:
     return acts, y.flatten(1)
 
 
-def gemma_scope(job: Job, x: Tensor) -> tuple[Tensor, Tensor]:
-    from sae_lens.loading.pretrained_sae_loaders import (
-        gemma_2_sae_huggingface_loader,
-        gemma_2_transcoder_huggingface_loader,
-        handle_config_defaulting,
-    )
+def scope(job: Job, x: Tensor) -> tuple[Tensor, Tensor]:
+    """By one of SAELens' loaders of what others have published, from the Hub."""
+    from sae_lens.loading import pretrained_sae_loaders as loaders
     from sae_lens.registry import get_sae_class
 
-    load = gemma_2_sae_huggingface_loader
-    if job["is_transcoder"]:
-        load = gemma_2_transcoder_huggingface_loader
-    config, state, _ = load(job["repo"], job["path"], device="cpu", cfg_overrides=job["widths"])
-    config = handle_config_defaulting(config)
+    load = getattr(loaders, job["loader"])
+    config, state, _ = load(job["repo"], job["path"], device="cpu", cfg_overrides=job["overrides"])
+    config = loaders.handle_config_defaulting(config)
     sae_class, config_class = get_sae_class(config["architecture"])
     sae = sae_class(config_class.from_dict(config))
     sae.load_state_dict(state)
+    if job.get("scale"):  # as `SAE.from_pretrained` does for releases that it knows
+        sae.fold_activation_norm_scaling_factor(job["scale"])
     return sae.encode(x), sae(x)
 
 
@@ -133,7 +130,10 @@ def dictionary_learning(job: Job, x: Tensor) -> tuple[Tensor, Tensor]:
 
 CLIENTS: dict[str, tuple[str, Callable[[Job, Tensor], tuple[Tensor, Tensor]]]] = {
     "saelens": ("sae-lens", saelens),
-    "gemma_scope": ("sae-lens", gemma_scope),
+    **dict.fromkeys(
+        "gemma_scope gemma_scope_2 llama_scope qwen_scope goodfire circuit_tracer".split(),
+        ("sae-lens", scope),
+    ),
     "sparsify": ("eai-sparsify", sparsify),
     "dictionary_learning": ("dictionary-learning", dictionary_learning),
 }

@@ -8,6 +8,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -150,7 +151,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, repo: str, sha: str, tree: dict[str, bytes], path: str) -> None:
         if path not in tree:
             return self._refuse(404, "EntryNotFound", f"{path} does not exist")
-        self._send(200, tree[path], {"ETag": f'"{_oid(tree[path])}"', "X-Repo-Commit": sha})
+        headers, body = {"ETag": f'"{_oid(tree[path])}"', "X-Repo-Commit": sha}, tree[path]
+        if asked := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+            start, last = map(int, asked.groups())
+            headers["Content-Range"] = f"bytes {start}-{last}/{len(body)}"
+            return self._send(206, body[start : last + 1], headers)
+        self._send(200, body, headers)
 
     def _create(self, asked: dict[str, Any]) -> None:
         repo = f"{asked['organization']}/{asked['name']}"

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch import Tensor
 from sae_dist.coders import Coder, FiresBy, Form, fold, kind_names
 from sae_dist.interop import format_named, format_names, load_coder
 from tests.coders.kinds import config_of_kind
+from tests.interop import scopes
 from tests.interop.hub import Hub, serving
 
 FOREIGN = [name for name in format_names() if name != "sae_dist"]
@@ -29,7 +31,28 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "interop.md"
 BEGIN, END = "<!-- differences: begin -->\n", "<!-- differences: end -->\n"
 D, E, F, K, ROWS, SCALE = 32, 24, 256, 8, 512, 20.0
 NEAR = 1e-5  # of the largest pre-activation: nearer than that to the edge, rounding may decide
-REPOS = {False: "local/gemma-scope-2b-pt-res", True: "local/gemma-scope-2b-pt-transcoders"}
+SAELENS = {  # by format and whether a transcoder's: its loader, and where that wants the files
+    ("gemma_scope", False): (
+        "gemma_2_sae_huggingface_loader",
+        "local/gemma-scope-2b-pt-res",
+        "layer_3/width_16k/",
+    ),
+    ("gemma_scope", True): (
+        "gemma_2_transcoder_huggingface_loader",
+        "local/gemma-scope-2b-pt-transcoders",
+        "layer_3/width_16k/",
+    ),
+    ("gemma_scope_2", False): (
+        "gemma_3_sae_huggingface_loader",
+        "google/gemma-scope-2-1b-pt",
+        "resid_post/layer_3_width_16k_",
+    ),
+    ("gemma_scope_2", True): (
+        "gemma_3_sae_huggingface_loader",
+        "google/gemma-scope-2-1b-pt",
+        "transcoder/layer_3_width_16k_",
+    ),
+}
 
 
 @dataclass
@@ -98,7 +121,7 @@ def published() -> list[tuple[str, dict[str, Any]]]:
 
     With `older` those settings are put over what SAELens or sparsify writes today.
     """
-    of_saelens = [{"architecture": name} for name in ("standard", "jumprelu")]
+    of_saelens = [{"architecture": name} for name in ("standard", "jumprelu", "gated")]
     topk = {"architecture": "topk", "k": K}
     of_saelens += [topk, {**topk, "rescale_acts_by_decoder_norm": True}]
     transcoders = "transcoder jumprelu_transcoder skip_transcoder jumprelu_skip_transcoder"
@@ -107,7 +130,7 @@ def published() -> list[tuple[str, dict[str, Any]]]:
     of_sparsify = [{}, {"transcode": True}, {"transcode": True, "skip_connection": True}]
     before_1 = {"expansion_factor": F // D, "k": K, "signed": False, "d_in": D}
     of_sparsify.append({"older": before_1, "told": "topk, of 0.x"})
-    relus = "AutoEncoder AutoEncoderNew JumpReluAutoEncoder".split()
+    relus = "AutoEncoder AutoEncoderNew GatedAutoEncoder JumpReluAutoEncoder".split()
     topks = "AutoEncoderTopK BatchTopKSAE MatryoshkaBatchTopKSAE".split()
     sizes = {"d_in": D, "d_sae": F, "dtype": "float32"}
     return [
@@ -116,6 +139,35 @@ def published() -> list[tuple[str, dict[str, Any]]]:
         *(("dictionary_learning", {"dict_class": name}) for name in relus),
         *(("dictionary_learning", {"dict_class": name, "k": K}) for name in topks),
     ]
+
+
+def of_scopes(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Coders that are only read here: files as their publishers have them, and the jobs of SAELens'
+    loaders, which know repositories by name.
+    """
+    sizes = {"d_in": scopes.D, "d_sae": scopes.F, "dtype": "float32"}
+    norms = {"in": 6.0, "out": 6.0}  # SAELens knows one norm, and takes decoder rows for unit ones
+    made = scopes.llama_scope(folder / "llama_scope", norms, is_unit=True)
+    path = "Llama3_1-8B-Base-L3R-8x"
+    job = {"loader": "llama_scope_sae_huggingface_loader", "scale": scopes.D**0.5 / norms["in"]}
+    job |= {"repo": "fnlp/Llama3_1-8B-Base-LXR-8x", "overrides": {"dtype": "float32"}}
+    yield "llama_scope", {**job, "folder": made.path, "path": path, "prefix": f"{path}/"}
+    made = scopes.qwen_scope(folder / "qwen_scope")
+    job = {"loader": "qwen_scope_sae_huggingface_loader", "path": "layer3.sae.pt"}
+    job |= {"repo": f"Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_{scopes.K}", "overrides": sizes}
+    yield "qwen_scope", {**job, "folder": made.path, "prefix": ""}
+    made = scopes.circuit_tracer(folder / "circuit_tracer", has_thresholds=False)
+    values = {"d_model": scopes.D, "d_feature": scopes.F, "batch_size": scopes.K}
+    wandb = {name: {"value": value} for name, value in values.items()}
+    (made.path / "wandb-config.yaml").write_text(json.dumps(wandb))
+    job = {"loader": "mwhanna_transcoder_huggingface_loader", "path": "layer_3.safetensors"}
+    job |= {"overrides": {"architecture": "skip_transcoder"}, "prefix": ""}
+    yield "circuit_tracer", {**job, "repo": "mwhanna/qwen3-4b-transcoders", "folder": made.path}
+    made, name = scopes.goodfire(folder / "goodfire"), "Llama-3.1-8B-Instruct-SAE-l19"
+    (made.path / "Llama-3.1-8B-Instruct-SAE-l3.pth").rename(made.path / f"{name}.pth")
+    job = {"loader": "get_goodfire_huggingface_loader", "path": f"{name}.pth"}
+    job |= {"repo": f"Goodfire/{name}", "overrides": sizes}
+    yield "goodfire", {**job, "folder": made.path, "prefix": ""}
 
 
 def older() -> list[dict[str, Any]]:
@@ -147,25 +199,31 @@ def measure(folder: Path) -> tuple[list[Difference], dict[str, str]]:
     """Write, let the clients read, and the other way round; their versions."""
     x_BD = activations()
     np.save(folder / "x.npy", x_BD.numpy())
+    np.save(folder / "x-scopes.npy", scopes.x_BD().numpy())
     jobs: dict[str, list[dict[str, Any]]] = {name: [] for name in FOREIGN}
     for i, (name, kind, form, site) in enumerate(exports()):
         jobs[name].append(_written(folder / f"ours-{i}", name, kind, form, site))
     for i, (name, asked) in enumerate(published()):
         job = {"publish": asked, "coder": _told(asked), "seed": i, "num_latents": F}
         jobs[name].append({**job, "folder": str(folder / f"theirs-{i}")})
+    for name, job in of_scopes(folder):
+        own = {"coder": "as published", "x": str(folder / "x-scopes.npy")}
+        jobs.setdefault(name, []).append({**job, **own, "folder": str(job["folder"])})
     versions: dict[str, str] = {}
     with serving() as hub:
         for job in (job for asked in jobs.values() for job in asked if "repo" in job):
-            files = {
-                f"{job['path']}/{f.name}": f.read_bytes() for f in Path(job["folder"]).iterdir()
-            }
-            hub.commit(job["repo"], files)
+            hub.commit(job["repo"], _files(Path(job["folder"]), job["prefix"]))
         for client, asked in jobs.items():
             for job in asked:
-                job |= {"x": str(folder / "x.npy"), "out": f"{job['folder']}.npz"}
+                job |= {"x": job.get("x", str(folder / "x.npy")), "out": f"{job['folder']}.npz"}
             versions |= _run(client, asked, folder, hub)
-    found = [_difference(name, job, x_BD) for name, asked in jobs.items() for job in asked]
+    found = [_difference(name, job) for name, asked in jobs.items() for job in asked]
     return found, versions
+
+
+def _files(folder: Path, prefix: str) -> dict[str, bytes]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {f"{prefix}{path.relative_to(folder)}": path.read_bytes() for path in found}
 
 
 def _written(folder: Path, name: str, kind: str, form: Form, site: str) -> dict[str, Any]:
@@ -176,15 +234,17 @@ def _written(folder: Path, name: str, kind: str, form: Form, site: str) -> dict[
     format_named(name).write(folder, coder, about)
     widths = {"d_in": D, "d_sae": F, **({"d_out": coder.d_out} if is_transcoder else {})}
     heads = " (attn_z)" if site.startswith("attn_z") else ""
-    is_gemma_scope = name == "gemma_scope"
+    loader, repo, start = SAELENS.get((name, is_transcoder), (None, f"me/{name}", ""))
+    path = start + folder.name
     return {
         "folder": str(folder),
         "ours": [kind, form.value],
         "coder": f"{kind} {form.replace('_', ' ')}{heads}",
-        "repo": REPOS[is_transcoder] if is_gemma_scope else f"me/{name}",
-        "path": f"layer_3/width_16k/{folder.name}" if is_gemma_scope else folder.name,
-        "is_transcoder": is_transcoder,
-        "widths": widths,
+        "repo": repo,
+        "path": path,
+        "prefix": f"{path}/",
+        "loader": loader,
+        "overrides": widths if name == "gemma_scope" else None,
         "heads": 4 if heads else None,
     }
 
@@ -213,13 +273,14 @@ def _run(client: str, jobs: list[dict[str, Any]], folder: Path, hub: Hub) -> dic
     return dict(json.loads(path.with_suffix(".versions").read_text()))
 
 
-def _difference(client: str, job: dict[str, Any], x_BD: Tensor) -> Difference:
+def _difference(client: str, job: dict[str, Any]) -> Difference:
     """What the client made of it beside what the coder does: ours as made, or as we read theirs."""
     if "ours" in job:
         kind, form = job["ours"][0], Form(job["ours"][1])
         coder = made(kind, form, width_out(client, form))
     else:
         coder = load_coder(job["folder"])
+    x_BD = torch.from_numpy(np.load(job["x"]))
     theirs = {name: torch.from_numpy(v) for name, v in np.load(job["out"]).items()}
     z_BF = coder.pre_activations(x_BD)
     acts_BF, y_BE = coder.select(z_BF), coder(x_BD)

@@ -25,6 +25,7 @@ HELD = {
     "saelens": {*itertools.product(WITH_THRESHOLDS, Form), *BY_RANK},
     "sparsify": BY_RANK,
     "gemma_scope": set(itertools.product(WITH_THRESHOLDS, (AE, TC))),
+    "gemma_scope_2": set(itertools.product(WITH_THRESHOLDS, Form)),
     "dictionary_learning": {*itertools.product(WITH_THRESHOLDS, (AE,)), *BY_RANK},
     "sae_dist": set(EVERY),
 }

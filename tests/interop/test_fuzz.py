@@ -22,6 +22,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.interop import format_named, format_names, load_coder
 from sae_dist.interop.saebench import load_for_saebench
 from tests.coders.kinds import config_of_kind
+from tests.interop.scopes import SCOPES
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +34,12 @@ Values = dict[str, Any]
 Harm = Callable[[Values, dict[str, Any]], None]  # to settings and tensors
 
 
+ONLY_READ = ("llama_scope", "llama_scope_r1", "qwen_scope", "goodfire", "circuit_tracer")
+
+
 def cases() -> Iterator[tuple[str, str, Form]]:
+    for name in (*ONLY_READ, "gated, of dictionary_learning", "gated, of SAELens"):
+        yield name, "", Form.autoencoder
     for name, kind, form in itertools.product(format_names(), kind_names(), Form):
         config = config_of_kind(kind, form=form, num_latents=F, k=K)
         if format_named(name).unsupported_reason(config, D, D, ABOUT) is None:
@@ -41,7 +47,10 @@ def cases() -> Iterator[tuple[str, str, Form]]:
 
 
 def written(folder: Path, name: str, kind: str, form: Form) -> None:
-    """A valid coder with small generic weights."""
+    """A valid coder with small generic weights; one that is only read as it was published."""
+    if name in SCOPES and not kind:
+        SCOPES[name](folder)
+        return
     generator = torch.Generator().manual_seed(0)
     coder = Coder(config_of_kind(kind, form=form, num_latents=F, k=K), D, D)
     with torch.no_grad():
@@ -52,13 +61,14 @@ def written(folder: Path, name: str, kind: str, form: Form) -> None:
 
 def contents(folder: Path) -> tuple[Path | None, Values, Path, dict[str, Any]]:
     """The file of settings and what it says, the file of weights and its tensors."""
-    described = next(folder.glob("*.json"), None)
-    (weights,) = (path for path in folder.iterdir() if path != described)
+    files = {path for path in folder.rglob("*") if path.is_file()}
+    described = next((path for path in files if path.suffix in (".json", ".yaml")), None)
+    (weights,) = files - {described}
     values = json.loads(described.read_text()) if described else {}
     if weights.suffix == ".npz":
         with np.load(weights) as file:
             return described, values, weights, dict(file)
-    is_pickle = weights.suffix == ".pt"
+    is_pickle = weights.suffix in (".pt", ".pth")
     return described, values, weights, torch.load(weights) if is_pickle else load_file(weights)
 
 
@@ -83,6 +93,7 @@ KEYS = st.sampled_from(
         *("normalize_activations", "apply_b_dec_to_input", "rescale_acts_by_decoder_norm"),
         *("sae_lens_version", "metadata", "dtype", "d_in", "d_sae", "d_out", "transcode"),
         *("skip_connection", "expansion_factor", "trainer", "dict_class", "dict_size", "kind"),
+        *("act_fn", "jump_relu_threshold", "d_model", "affine_connection", "type", "width"),
         *("form", "pre_bias", "about", "config", "format", "site", "target", "finetuning_method"),
     ]
 )
@@ -90,7 +101,7 @@ NAMES = st.sampled_from(
     [
         *("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip", "scaling_factor", "k", "bias"),
         *("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias", "group_sizes"),
-        *("b_mag", "r_mag"),
+        *("b_mag", "r_mag", "log_jumprelu_threshold", "affine_skip_connection", "w_enc"),
     ]
 )
 TENSORS: list[Callable[[Tensor], Tensor]] = [
@@ -156,7 +167,7 @@ def put_back(path: Path, tensors: dict[str, Any]) -> None:
     if path.suffix == ".npz":
         with open(path, "wb") as file:
             np.savez(file, **{name.replace("/", "_"): array for name, array in tensors.items()})
-    elif path.suffix == ".pt":
+    elif path.suffix in (".pt", ".pth"):
         torch.save(tensors, path)
     else:
         save_file({name: t.clone() for name, t in tensors.items()}, path)
@@ -175,8 +186,9 @@ def require_one_line(call: Callable[[], Any]) -> Any:
 def test_harmed_files_are_refused_in_one_line_or_give_a_coder(
     name: str, kind: str, form: Form, tmp_path: Path
 ) -> None:
-    written(tmp_path / "whole", name, kind, form)
-    described, values, weights, tensors = contents(tmp_path / "whole")
+    whole = tmp_path / "whole"
+    written(whole, name, kind, form)
+    described, values, weights, tensors = contents(whole)
 
     @settings(
         max_examples=EXAMPLES,
@@ -188,16 +200,21 @@ def test_harmed_files_are_refused_in_one_line_or_give_a_coder(
     @given(st.lists(harms(), min_size=1, max_size=3), st.none() | st.binary(max_size=40))
     def harmed(changes: list[Harm], garbage: bytes | None) -> None:
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
-        found, kept = copy.deepcopy(values), dict(tensors)
+        file, found, kept = (
+            folder / weights.relative_to(whole),
+            copy.deepcopy(values),
+            dict(tensors),
+        )
         for change in changes:
             change(found, kept)
         if described is not None:
             (folder / described.name).write_text(json.dumps(found))
-        put_back(folder / weights.name, kept)
+        file.parent.mkdir(exist_ok=True)
+        put_back(file, kept)
         if garbage is not None and len(garbage) < 4:
-            data = (folder / weights.name).read_bytes()
+            data = file.read_bytes()
             at = sum(garbage) % len(data)
-            (folder / weights.name).write_bytes(data[:at] + garbage + data[at + len(garbage) :])
+            file.write_bytes(data[:at] + garbage + data[at + len(garbage) :])
         elif garbage is not None and len(garbage) < 8 and described is not None:
             (folder / described.name).write_bytes(garbage)
         coder = require_one_line(lambda: load_coder(folder))

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 import torch
@@ -10,9 +10,18 @@ import torch
 from sae_dist.coders import Form, fold, load_coder
 from sae_dist.coders.files import WEIGHTS
 from sae_dist.interop import format_named
+from sae_dist.interop import load_coder as load_any
 from tests.coders.test_coder import trained
 from tests.interop.hub import TOKEN, Hub, serving
 from tests.interop.runs import make_run
+from tests.interop.scopes import (
+    Published,
+    gated,
+    gemma_scope_2,
+    llama_scope,
+    llama_scope_r1,
+    qwen_scope,
+)
 from tests.interop.worker import Done, Worker
 
 SOURCE = {
@@ -90,8 +99,70 @@ def test_gemma_scopes_file_is_loaded_and_nothing_beside_it(
     hub.commit("me/scope", dict.fromkeys(files, found))
     done = run("load", f"hub:me/scope/{folder}")
     assert done.status == 0, done.said
+    by_file = run("load", f"hub:me/scope/{folder}/params.npz")
+    assert by_file.status == 0, by_file.said
     asked = [path for _, path in hub.requests if "/me/scope/resolve/" in path]
     assert asked and all(path.endswith(f"/{folder}/params.npz") for path in asked)
+
+
+def test_a_published_suites_short_name_fetches_its_files_alone(
+    hub: Hub, home: Path, run: Run, tmp_path: Path
+) -> None:
+    published = qwen_scope(tmp_path).path
+    files = {file.name: file.read_bytes() for file in published.iterdir()}
+    files |= {"layer4.sae.pt": b"", "config.yaml": b""}
+    sha = hub.commit("Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50", files)
+    name = f"qwen-scope-3-1.7b-base-w32k-l50/layer3@{sha}"
+    done = run("load", f"published:{name}", token="")
+    assert done.status == 0, done.said
+    expected = load_any(published).state_dict()
+    found = torch.load(home / "found.pt")
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    asked = {path.rpartition("/")[2] for _, path in hub.requests if "/SAE-Res-Qwen3" in path}
+    assert asked & files.keys() == {"layer3.sae.pt", "config.json"}
+    gone = run("load", "published:qwen-scope-3-1.7b-base-w32k-l50/layer5")
+    require_one_error(gone, "found no coder at hub:Qwen/SAE-Res-Qwen3.*/layer5.sae.pt")
+    unknown = run("load", "published:qwen-scope-3-1.7b-base-w32k-l5/layer5")
+    require_one_error(
+        unknown, "found no published suite .*did you mean qwen-scope-3-1.7b-base-w32k-l"
+    )
+
+
+@pytest.mark.parametrize(
+    ("publish", "where"),
+    [
+        (gemma_scope_2, "resid_post/layer_3_width_16k_l0_big"),
+        (gemma_scope_2, "resid_post/layer_3_width_16k_l0_big/params.safetensors"),
+        (llama_scope, "L3R-8x"),
+        (llama_scope, "L3R-8x/checkpoints/final.safetensors"),
+        (llama_scope_r1, "L3R"),
+        (gated, "trainer_0/ae.pt"),
+    ],
+)
+def test_what_others_publish_is_loaded_from_the_hub(
+    publish: Callable[[Path], Published],
+    where: str,
+    hub: Hub,
+    home: Path,
+    run: Run,
+    tmp_path: Path,
+) -> None:
+    published, place = publish(tmp_path), PurePosixPath(where)
+    folder = place.parents["checkpoints" in where] if place.suffix else place
+    files = {
+        f"{folder}/{file.relative_to(tmp_path)}": file.read_bytes()
+        for file in tmp_path.rglob("*")
+        if file.is_file()
+    }
+    hub.commit("them/scope", files | {f"{folder}/examples.safetensors": b""})
+    before = len(hub.requests)
+    done = run("load", f"hub:them/scope/{where}")
+    assert done.status == 0, done.said
+    expected = load_any(published.path).state_dict()
+    found = torch.load(home / "found.pt")
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    asked = {path for method, path in hub.requests[before:] if "/resolve/" in path}
+    assert {path.partition("/resolve/")[2].partition("/")[2] for path in asked} == files.keys()
 
 
 def test_the_card_says_what_was_measured_and_nothing_of_this_machine(

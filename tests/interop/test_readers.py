@@ -109,7 +109,10 @@ def test_latents_without_a_decoder_row_never_fire_where_its_norm_scales_them(
             r"activation_fn_kwargs\.signed=true",
         ),
         ({**NEW, "activation_fn_str": "topk"}, "activation_fn_str=.*not known"),
-        ({**OLD, "architecture": "gated"}, 'found architecture="gated" in .*; expected "jumprelu"'),
+        (
+            {**OLD, "architecture": "temporal"},
+            'found architecture="temporal" in .*; expected "jumpr',
+        ),
         ({**OLD, "normalize_activations": True}, "normalize_activations=true"),
         ({**NEW, "normalize_activations": "layer_norm"}, 'normalize_activations="layer_norm"'),
         (
@@ -235,7 +238,7 @@ def test_an_old_topk_has_its_k_from_the_settings(tmp_path: Path) -> None:
     [
         ({"k": torch.tensor(K), "threshold": torch.tensor(0.5)}, {}, "TopK or BatchTopKSAE: only"),
         ({"b_gate": torch.ones(F)}, {}, "tensors of none that is known"),
-        ({}, {"dict_class": "GatedAutoEncoder"}, 'trainer.dict_class="GatedAutoEncoder".*"AutoE'),
+        ({}, {"dict_class": "IdentityDict"}, 'trainer.dict_class="IdentityDict".*"AutoE'),
         ({}, {"dict_class": "AutoEncoderTopK"}, "k = nothing"),
         ({}, {"dict_class": "JumpReluAutoEncoder"}, "which are not of a JumpReluAutoEncoder"),
         ({"k": torch.tensor(3)}, {"dict_class": "AutoEncoderTopK", "k": K}, "k = (3|5) and"),

@@ -27,6 +27,8 @@ PARAMETERS = {  # what transformers counts with the weights of the Hub
     "pythia_70m": 70_426_624,
     "qwen_2_5_0_5b": 494_032_768,
     "qwen_3_0_6b": 596_049_920,
+    "qwen_3_1_7b": 1_720_574_976,
+    "qwen_3_8b": 8_190_735_360,
     "smollm2_135m": 134_515_008,
 }
 

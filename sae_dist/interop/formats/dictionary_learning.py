@@ -22,6 +22,7 @@ from sae_dist.interop.published import (
     ForeignCoder,
     floats,
     plain_tensors,
+    read_pickle,
     told_in_one_line,
     transposed,
     unusable,
@@ -46,6 +47,7 @@ class _Class:
     may_lack: Set[str] = frozenset()
     pre_bias: bool = True
     is_relu: bool = False
+    is_gated: bool = False
 
     def is_of(self, found: Set[str]) -> bool:
         """Whether these are its tensors."""
@@ -57,6 +59,17 @@ _CLASSES = {
     "AutoEncoder": _Class(kind=JumpReLU, names={**_LINEAR, "b_dec": "bias"}, is_relu=True),
     "AutoEncoderNew": _Class(
         kind=JumpReLU, names={**_LINEAR, "b_dec": "decoder.bias"}, pre_bias=False, is_relu=True
+    ),
+    "GatedAutoEncoder": _Class(
+        kind=JumpReLU,
+        names={
+            **{name: theirs for name, theirs in _LINEAR.items() if name != "b_enc"},
+            "b_dec": "decoder_bias",
+            "b_gate": "gate_bias",
+            "b_mag": "mag_bias",
+            "r_mag": "r_mag",
+        },
+        is_gated=True,
     ),
     "JumpReluAutoEncoder": _Class(kind=JumpReLU, names=_MATRICES, pre_bias=False),
     "AutoEncoderTopK": _Class(
@@ -148,29 +161,30 @@ y, acts = ae(x, output_features=True)
         ):
             torch.save(state, file)
 
-    def read(self, folder: Path) -> ForeignCoder:
-        """Read an autoencoder with ReLU, JumpReLU, TopK or BatchTopK.
+    def read(self, weights: Path) -> ForeignCoder:
+        """Read an autoencoder: gated, or with ReLU, JumpReLU, TopK or BatchTopK.
 
         Raises:
             UserError: another class, no settings and tensors that fit several, a BatchTopK whose
                 threshold was never set, a pickle of anything but tensors, or unusable files.
         """
-        path, settings = folder / self.weights, _trainer(folder / self.settings)
-        found = _state(path)
-        name = settings.get("dict_class") or _class_of(path, found)
+        settings, found = _trainer(weights.with_name(self.settings)), read_pickle(weights)
+        name = settings.get("dict_class") or _class_of(weights, found)
         known = _CLASSES[name]
         if not known.is_of(found.keys()):
-            raise unusable(path, f"tensors {', '.join(sorted(found))}, which are not of a {name}")
+            raise unusable(
+                weights, f"tensors {', '.join(sorted(found))}, which are not of a {name}"
+            )
         beside = {key: found.pop(key) for key in known.beside & found.keys()}
         ours = {theirs: ours for ours, theirs in known.names.items()}
-        with told_in_one_line(path):
+        with told_in_one_line(weights):
             ks = {int(k) for k in (settings.get("k"), beside.get("k")) if k is not None}
             threshold = float(found["threshold"]) if known.kind is BatchTopK else 0.0
         if len(ks) != 1 and known.kind is not JumpReLU:
-            raise unusable(path, f"k = {' and '.join(map(str, ks)) or 'nothing'}")
+            raise unusable(weights, f"k = {' and '.join(map(str, ks)) or 'nothing'}")
         if threshold < 0:
-            raise unusable(path, f"threshold {threshold:g}: it was never set")
-        tensors = transposed(floats(path, found), "W_enc", "decoder.weight")
+            raise unusable(weights, f"threshold {threshold:g}: it was never set")
+        tensors = transposed(floats(weights, found), "W_enc", "decoder.weight")
         site = site_of(settings.get("submodule_name") or "")
         return ForeignCoder(
             kind=known.kind,
@@ -180,6 +194,7 @@ y, acts = ae(x, output_features=True)
             settings={"k": ks.pop()} if known.kind is not JumpReLU else {},
             pre_bias=known.pre_bias,
             is_relu=known.is_relu,
+            is_gated=known.is_gated,
             scales_by_decoder=known.is_relu,
             about={"site": site, "target": site},
         )
@@ -219,13 +234,3 @@ def _class_of(path: Path, found: Mapping[str, Tensor]) -> str:
         told = " or ".join(names) or "none that is known"
         raise unusable(path, f"tensors of {told}: only a config.json beside it can say")
     return names[0]
-
-
-def _state(path: Path) -> dict[str, Tensor]:
-    with told_in_one_line(path):
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(found, dict) or not all(
-            isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()
-        ):
-            raise TypeError("no dict of tensors")
-    return dict(found)

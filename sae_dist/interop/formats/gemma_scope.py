@@ -47,19 +47,8 @@ y = acts @ params["W_dec"] + params["b_dec"]
 
     def place(self, rung: str, description: dict[str, Any], l0: float | None) -> str:
         """As Gemma Scope's are called, which needs a layer and a measured L0."""
-        layer = layer_of(site := description["about"]["site"])
-        if layer is None:
-            raise UserError(
-                f"{rung}: Gemma Scope's folders are named by layer, and site {site} has none; "
-                "export it with to=saelens, or name the others with rungs=[…]"
-            )
-        if l0 is None:
-            raise UserError(
-                f"{rung}: Gemma Scope's folders are named by L0, which was not measured; "
-                "run sae-dist evaluate first"
-            )
-        width = _thousands(description["config"]["num_latents"])
-        return f"layer_{layer}/width_{width}/average_l0_{round(l0)}"
+        layer, width, l0 = layer_width_l0(self, rung, description, l0)
+        return f"layer_{layer}/width_{width}/average_l0_{l0}"
 
     def write(self, folder: Path, coder: Coder, about: dict[str, Any]) -> None:
         """Write a coder; one threshold of all latents becomes a JumpReLU's.
@@ -76,23 +65,40 @@ y = acts @ params["W_dec"] + params["b_dec"]
                     np.lib.format.write_array_header_1_0(file, header)
                     write_values(file, tensor)
 
-    def read(self, folder: Path) -> ForeignCoder:
+    def read(self, weights: Path) -> ForeignCoder:
         """Read a coder; as an autoencoder's where inputs are as wide as outputs.
 
         Raises:
             UserError: an unusable file; arrays of objects, which would be pickles, are never
                 loaded.
         """
-        path = folder / self.weights
-        with told_in_one_line(path), np.load(path, allow_pickle=False) as file:
+        with told_in_one_line(weights), np.load(weights, allow_pickle=False) as file:
             found = {name: torch.from_numpy(np.ascontiguousarray(file[name])) for name in file}
-        tensors = transposed(floats(path, found), "W_enc")
+        tensors = transposed(floats(weights, found), "W_enc")
         widths = {tensors[name].shape[-1:] for name in ("W_enc", "b_dec") if name in tensors}
         return ForeignCoder(
             kind=JumpReLU,
             form=Form.autoencoder if len(widths) == 1 else Form.transcoder,
             tensors=tensors,
         )
+
+
+def layer_width_l0(
+    format: Format, rung: str, description: dict[str, Any], l0: float | None
+) -> tuple[int, str, int]:
+    """What a folder of Gemma Scope's is named by; UserError where it is not known."""
+    layer = layer_of(site := description["about"]["site"])
+    if layer is None:
+        raise UserError(
+            f"{rung}: {format.title}'s folders are named by layer, and site {site} has none; "
+            "export it with to=saelens, or name the others with rungs=[…]"
+        )
+    if l0 is None:
+        raise UserError(
+            f"{rung}: {format.title}'s folders are named by L0, which was not measured; "
+            "run sae-dist evaluate first"
+        )
+    return layer, _thousands(description["config"]["num_latents"]), round(l0)
 
 
 def _thousands(number: int) -> str:

@@ -23,16 +23,16 @@ class Native(Format):
     def write(self, folder: Path, coder: Coder, about: dict[str, Any]) -> None:
         save_coder(folder, coder, coder.state_dict(), about)
 
-    def read(self, folder: Path) -> ForeignCoder:
+    def read(self, weights: Path) -> ForeignCoder:
         raise UserError(
-            f"{folder} is a coder of ours already; expected one of another library; use it where "
-            "it is, or copy it"
+            f"{weights.parent} is a coder of ours already; expected one of another library; use it "
+            "where it is, or copy it"
         )
 
-    def load(self, folder: Path, device: torch.device | str, part: int, parts: int) -> Coder:
-        return load_coder(folder, device, part=part, parts=parts)
+    def load(self, weights: Path, device: torch.device | str, part: int, parts: int) -> Coder:
+        return load_coder(weights.parent, device, part=part, parts=parts)
 
     def load_described(
-        self, folder: Path, device: torch.device | str
+        self, weights: Path, device: torch.device | str
     ) -> tuple[Coder, dict[str, Any]]:
-        return load_coder(folder, device), describe_coder(folder)["about"]
+        return load_coder(weights.parent, device), describe_coder(weights.parent)["about"]

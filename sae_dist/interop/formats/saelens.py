@@ -37,7 +37,7 @@ _RELU = {
 _FORMS = {
     **{architecture: form for form, architecture in _JUMPRELU.items()},
     **_RELU,
-    "topk": Form.autoencoder,
+    **dict.fromkeys(("topk", "gated"), Form.autoencoder),
 }
 _DTYPES = ("float32", "float64", "float16", "bfloat16")
 _HOOKS = {
@@ -149,15 +149,15 @@ y = sae(x)
         with described_by(folder / self.settings, settings):
             write_tensors(folder / self.weights, tensors)
 
-    def read(self, folder: Path) -> ForeignCoder:
-        """Read a coder that runs without training: jumprelu, topk, standard, and transcoders.
+    def read(self, weights: Path) -> ForeignCoder:
+        """Read a coder that runs without training: jumprelu, topk, standard, gated, transcoders.
 
         Files of SAELens before 6 are read as 6.54 reads them.
 
         Raises:
             UserError: settings that have no equal here, or unusable files.
         """
-        path = folder / self.settings
+        path = weights.with_name(self.settings)
         settings = _understood(path, read_settings(path))
         architecture = settings.get("architecture", "standard")
         form, is_topk = _FORMS[architecture], architecture == "topk"
@@ -166,7 +166,7 @@ y = sae(x)
         pre_bias = settings.get("apply_b_dec_to_input", True)
         if pre_bias and form is not Form.autoencoder:
             raise unusable(path, f"a {architecture} whose apply_b_dec_to_input is not false")
-        tensors = read_tensors(folder / self.weights)
+        tensors = read_tensors(weights)
         if "scaling_factor" in tensors and bool((tensors["scaling_factor"] == 1).all()):
             del tensors["scaling_factor"]  # SAELens wrote ones for a while, and drops them
         hooks = {**settings, **(settings.get("metadata") or {})}
@@ -179,6 +179,7 @@ y = sae(x)
             widths=(settings.get("d_in"), settings.get("d_sae"), settings.get("d_out")),
             pre_bias=pre_bias,
             is_relu=architecture in _RELU,
+            is_gated=architecture == "gated",
             scales_by_decoder=is_topk and settings.get("rescale_acts_by_decoder_norm", False),
             about={"site": site, "target": site_of(hooks.get("hook_name_out") or site)},
         )

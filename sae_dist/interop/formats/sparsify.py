@@ -69,14 +69,15 @@ y = coder(x).sae_out
         with described_by(folder / self.settings, settings):
             write_tensors(folder / self.weights, {_NAMES[name]: t for name, t in tensors.items()})
 
-    def read(self, folder: Path) -> ForeignCoder:
+    def read(self, weights: Path) -> ForeignCoder:
         """Read a coder with TopK.
 
         Raises:
             UserError: settings that have no equal here, as GroupMax, or unusable files.
         """
-        settings, found = read_settings(folder / self.settings), read_tensors(folder / self.weights)
-        require_understood(folder / self.settings, settings, _UNDERSTOOD, _NO_BEARING)
+        path = weights.with_name(self.settings)
+        settings, found = read_settings(path), read_tensors(weights)
+        require_understood(path, settings, _UNDERSTOOD, _NO_BEARING)
         transcodes = settings.get("transcode", False)
         if settings.get("skip_connection", False):
             form = Form.skip_transcoder

@@ -1,0 +1,67 @@
+"""circuit-tracer's sets of transcoders: `layer_N.safetensors` of each layer beside a `config.yaml`.
+
+`W_enc` and `W_dec` are [F, D], nothing is subtracted from the input, and W_skip [D, D] is applied
+as x W_skipᵀ. Without `activation_function.threshold` it is a ReLU, whatever `config.yaml` says.
+Such sets are written by `sae-dist export to=circuit_tracer`.
+"""
+
+import re
+from pathlib import Path
+
+import yaml
+
+from sae_dist.coders import Form, JumpReLU
+from sae_dist.common.hooks import site_of
+from sae_dist.interop.format import Format
+from sae_dist.interop.published import ForeignCoder, read_tensors, told_in_one_line
+from sae_dist.interop.settings import TEXT, Understood, require_understood
+
+_FILE = re.compile(r"layer_(\d+)\.safetensors")
+_THRESHOLD = "activation_function.threshold"
+_HOOKS = {"site": "feature_input_hook", "target": "feature_output_hook"}
+_UNDERSTOOD: Understood = {
+    "model_kind": ("transcoder_set",),
+    **dict.fromkeys(_HOOKS.values(), (TEXT,)),
+}
+_NO_BEARING = {"model_name", "scan", "transcoders"}
+
+
+class CircuitTracerSet(Format):
+    """`config.yaml` and `layer_N.safetensors`."""
+
+    name = "circuit_tracer"
+    title = "circuit-tracer"
+    files = settings, weights = "config.yaml", "layer_*.safetensors"
+
+    def read(self, weights: Path) -> ForeignCoder:
+        """Read a layer's transcoder; without `config.yaml` it is not known where it reads.
+
+        Raises:
+            UserError: settings that have no equal here, or unusable files.
+        """
+        found, layer = read_tensors(weights), _FILE.fullmatch(weights.name)
+        hooks = _hooks(weights.with_name(self.settings))
+        about = {
+            end: site_of(f"blocks.{layer[1]}.{hook}")
+            for end, hook in hooks.items()
+            if layer and hook
+        }
+        return ForeignCoder(
+            kind=JumpReLU,
+            form=Form.skip_transcoder if "W_skip" in found else Form.transcoder,
+            tensors={"threshold" if n == _THRESHOLD else n: tensor for n, tensor in found.items()},
+            is_relu=_THRESHOLD not in found,
+            about=about,
+        )
+
+
+def _hooks(path: Path) -> dict[str, str | None]:
+    """Where every layer is read and written, as `config.yaml` says it; nothing without one."""
+    if not path.exists():
+        return {}
+    with told_in_one_line(path):
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise TypeError("no settings by name")
+    require_understood(path, found, _UNDERSTOOD, _NO_BEARING)
+    return {ours: found.get(theirs) for ours, theirs in _HOOKS.items()}
