@@ -72,11 +72,14 @@ class SourceConfig:
     `live` (for which `store=live` is short): the language model of `harvest.…`, which is told what
     `sae-dist harvest` would be, runs beside the training, and nothing is stored. Or `decoder`: the
     unit decoder rows of the coder in the folder `decoder`, for a meta-SAE. `cache` keeps what is
-    read of a store far away on this node's disk.
+    read of a store far away on this node's disk. `aligned` are further stores by name, of other
+    language models on the same tokens (`"aligned={chat: PATH}"`), whose sites are called
+    `chat:resid_post.3`.
     """
 
     source: Source = Source.stored
     store: str | None = None
+    aligned: dict[str, str] = field(default_factory=dict)
     harvest: HarvestConfig | None = None
     decoder: str | None = None
     max_shard_gib: float = setting(1.0, above=0)
@@ -94,7 +97,8 @@ class TrainConfig(SourceConfig, LoopConfig):
 
     `site` is what is read and `target` what is reconstructed; by default the source's only site,
     and the same. Patterns of sites (`mlp_in.*`, `resid_post.4-7`) stand for a rung each; a
-    target's `*` is the layer of its site. `expansion` latents a dimension of the site take the
+    target's `*` is the layer of its site. A crosscoder reads all the sites of its pattern, and of
+    several joined by `+`, side by side. `expansion` latents a dimension of the site take the
     place of `coder.num_latents`; k and rate are the recipe's for that width. `rungs` picks some
     rungs, by name, by a pattern (`topk-*`) or by number (from 0: a Slurm array index, say).
     `init_from` is a coder to go on from: a folder of ours or of another library, or
@@ -124,14 +128,16 @@ class TrainedConfig:
     """Where the coders of a run are, and the activations and the language model they read.
 
     A run in training is read by its checkpoint of `step` (null: the newest; of a finished run its
-    coders). The store and the language model are those of the run. `store` and `lm_name` say where
-    they are now, if elsewhere; the language model must have the weights that were harvested. A
-    store that was harvested with `lm.trust_remote_code` asks for `lm_trust_remote_code` again.
+    coders). The stores and the language model are those of the run. `store`, `aligned` and
+    `lm_name` say where they are now, if elsewhere; the language model must have the weights that
+    were harvested. A store that was harvested with `lm.trust_remote_code` asks for
+    `lm_trust_remote_code` again.
     """
 
     step: int | None = setting(None, min=1)
     runs: str = "runs"
     store: str | None = None
+    aligned: dict[str, str] = field(default_factory=dict)
     lm_name: str | None = None
     max_shard_gib: float = setting(1.0, above=0)
     cache: CacheConfig = field(default_factory=CacheConfig)

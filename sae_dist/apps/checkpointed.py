@@ -7,9 +7,10 @@ from torch import Tensor
 
 from sae_dist.checkpoint import OpenCheckpoint, complete_checkpoints, on_mesh
 from sae_dist.checkpoint.ranks import on_first_rank
-from sae_dist.coders import Coder, fold, slice_of
+from sae_dist.coders import Coder, fold, scale_of, slice_of
 from sae_dist.coders.files import config_of
 from sae_dist.common.errors import UserError
+from sae_dist.common.joint import parts_of
 from sae_dist.common.log import log_info
 from sae_dist.evaluate import Candidate, finished
 from sae_dist.parallel import Mesh, World, set_mesh
@@ -67,7 +68,8 @@ def _candidate(
             for key, tensor in coder.state_dict().items()
         }
         checkpoint.load(tensors)
-        return fold(set_mesh(coder, mesh), identity["mean_square"][rung["site"]] ** 0.5)
+        mean_squares = [identity["mean_square"][site] for site in parts_of(rung["site"])]
+        return fold(set_mesh(coder, mesh), scale_of(mean_squares, d_in, dtype, world.device))
 
     return Candidate(
         run=run,

@@ -62,6 +62,13 @@ def _check_training(config: TrainConfig) -> None:
     else:
         key = place_key(config.source)
         _require_folder(getattr(config, key), "coder" if key == "decoder" else key)
+    if config.aligned and config.source is not Source.stored:
+        raise UserError(
+            f"found aligned={config.aligned} beside source={config.source}; expected stores alone "
+            "side by side; harvest both language models, or drop it"
+        )
+    for name, path in config.aligned.items():
+        _require_folder(path, f"store aligned.{name}")
 
 
 def _check_finished(config: ReportConfig | DashboardConfig | ExportConfig) -> None:

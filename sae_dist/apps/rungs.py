@@ -8,6 +8,7 @@ from sae_dist.apps.choices import coder_choice
 from sae_dist.coders.config import Form
 from sae_dist.common.errors import UserError
 from sae_dist.common.hooks import layer_of
+from sae_dist.common.joint import is_joint, join, parts_of, short_name
 from sae_dist.common.patterns import at_layer, matching, rungs_asked_for
 from sae_dist.config import TrainConfig
 from sae_dist.train.config import RungConfig
@@ -58,10 +59,18 @@ def lay_out(config: TrainConfig, widths: dict[str, int]) -> list[RungConfig]:
 
 
 def _at_sites(rung: RungConfig, widths: dict[str, int]) -> Iterator[RungConfig]:
-    """A rung for each site that its pattern stands for."""
+    """A rung for each site that its pattern stands for; of a crosscoder one for all of them."""
+    if rung.coder.form.spans_sites:
+        yield _side_by_side(rung, widths)
+        return
     pattern = rung.site or (next(iter(widths)) if len(widths) == 1 else None)
     if pattern is None:
         raise UserError(f"the store has sites {', '.join(widths)}: choose with site=…")
+    if is_joint(pattern):
+        raise UserError(
+            f"found site={pattern} for a {rung.coder.form}; expected one site; read several side "
+            f"by side with coder={rung.coder.kind}_{Form.crosscoder}"
+        )
     for site in matching(pattern, widths):
         layer = layer_of(site)
         target = rung.target if layer is None else at_layer(rung.target, layer)
@@ -73,6 +82,24 @@ def _at_sites(rung: RungConfig, widths: dict[str, int]) -> Iterator[RungConfig]:
         if rung.expansion is not None and site in widths:  # else training says what there is
             coder = replace(coder, num_latents=max(1, round(rung.expansion * widths[site])))
         yield replace(rung, site=site, target=target or site, coder=coder)
+
+
+def _side_by_side(rung: RungConfig, widths: dict[str, int]) -> RungConfig:
+    """A crosscoder of all the sites that its patterns stand for; by default of all there are."""
+    patterns = parts_of(rung.site) if rung.site else list(widths)
+    sites = [site for pattern in patterns for site in matching(pattern, widths)]
+    if len(set(sites)) < max(2, len(sites)):
+        raise UserError(
+            f"found a crosscoder of {join(sites)}; expected two or more different sites; join them "
+            "as site=resid_post.2+resid_post.5, or choose them by a pattern"
+        )
+    if rung.target not in ("", rung.site):
+        raise UserError(f"a crosscoder reconstructs its own input: drop target={rung.target}")
+    coder = replace(rung.coder, num_sites=len(sites))
+    if rung.expansion is not None and sites[0] in widths:
+        num_latents = max(1, round(rung.expansion * widths[sites[0]]))
+        coder = replace(coder, num_latents=num_latents)
+    return replace(rung, site=join(sites), target=join(sites), coder=coder)
 
 
 def _name(rungs: list[RungConfig]) -> None:
@@ -99,7 +126,8 @@ def _grouped(
 def _label(rung: RungConfig) -> str:
     coder = rung.coder
     kind = coder_choice(coder.kind, coder.form)
-    return "-".join(filter(None, [kind, str(coder.num_latents), coder.label, rung.site]))
+    place = short_name(rung.site)
+    return "-".join(filter(None, [kind, str(coder.num_latents), coder.label, place]))
 
 
 def _require_different(rungs: list[RungConfig]) -> None:

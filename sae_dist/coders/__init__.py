@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from sae_dist.coders.files import map_coder as map_coder
     from sae_dist.coders.files import save_coder as save_coder
     from sae_dist.coders.files import slice_of as slice_of
+    from sae_dist.coders.fold import Scale as Scale
     from sae_dist.coders.fold import fold as fold
+    from sae_dist.coders.fold import scale_of as scale_of
     from sae_dist.coders.fold import unfold as unfold
     from sae_dist.coders.frequency import FREQUENCY_EDGES as FREQUENCY_EDGES
     from sae_dist.coders.frequency import frequency_histogram as frequency_histogram

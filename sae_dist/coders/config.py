@@ -33,6 +33,17 @@ class Form(StrEnum):
     autoencoder = "autoencoder"
     transcoder = "transcoder"
     skip_transcoder = "skip_transcoder"
+    crosscoder = "crosscoder"
+
+    @property
+    def reconstructs_input(self) -> bool:
+        """Whether the target is what is read."""
+        return self in (Form.autoencoder, Form.crosscoder)
+
+    @property
+    def spans_sites(self) -> bool:
+        """Whether what it reads are several sites side by side."""
+        return self is Form.crosscoder
 
 
 class FiresBy(StrEnum):
@@ -71,7 +82,9 @@ class CoderConfig:
     """One coder and the loss it is trained with; recipes and their sources stand in `conf/coder/`.
 
     `kind` is chosen with `coder=…`. Encoder rows begin with the norm `initial_encoder_norm`.
-    Latents that have been silent for `dead_after_tokens` are dead.
+    Latents that have been silent for `dead_after_tokens` are dead. Of a crosscoder `num_sites` lie
+    side by side in what it reads, and training sets it; a norm of its decoder's rows is the sum of
+    their norms at each site (Lindsey et al. 2024).
     """
 
     title: ClassVar[str] = ""
@@ -85,6 +98,7 @@ class CoderConfig:
     kind: str = field(default="", init=False)
     form: Form = Form.autoencoder
     num_latents: int = setting(16384, min=1, binary=True)
+    num_sites: int = setting(1, min=1)
     unit_norm_decoder: bool = True
     initial_encoder_norm: float = setting(1.0, above=0)
     dead_after_tokens: int = setting(10_000_000, min=1)

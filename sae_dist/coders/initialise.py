@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders.coder import Coder
-from sae_dist.coders.config import Form
 from sae_dist.common.seeds import derive
 
 _BLOCK_LATENTS = 1024
@@ -50,17 +49,21 @@ def initialise(coder: Coder, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
         x_ND, y_NE: a sample of normalised inputs and targets, equal on every process.
 
     Autoencoders begin with `W_enc = W_dec` (a copy), but for the norm of the encoder's rows, which
-    is `initial_encoder_norm`; transcoders draw the two apart (Lieberum et al. 2024, App. B), or,
-    without a unit-norm decoder, begin with `W_dec = 0`, `b_dec = mean(y)`, `b_enc = -W_enc
-    mean(x)`: as a constant (Paulo et al. 2025, section 2). An autoencoder's b_dec is the sample's
-    geometric median (Gao et al. 2024, App. A), or 0 where its kind does not begin at the data.
+    is `initial_encoder_norm`; crosscoders likewise, with the same row at each site, so that latents
+    begin as shared ones (Minder et al. 2025), and that norm at each; transcoders draw the two apart
+    (Lieberum et al. 2024, App. B), or, without a unit-norm decoder, begin with `W_dec = 0`,
+    `b_dec = mean(y)`, `b_enc = -W_enc mean(x)`: as a constant (Paulo et al. 2025, section 2).
+    Elsewhere b_dec is the sample's geometric median (Gao et al. 2024, App. A), or 0 where its kind
+    does not begin at the data.
     """
     config, latents = coder.config, coder.latents
     coder.b_enc.zero_()
     coder.b_dec.zero_()
-    if config.form is Form.autoencoder:
-        coder.W_dec.copy_(unit_rows(seed, "W_dec", latents, coder.d_out))
-        coder.W_enc.copy_(config.initial_encoder_norm * coder.W_dec)
+    if config.form.reconstructs_input:
+        num_sites = config.num_sites
+        rows_Fd = unit_rows(seed, "W_dec", latents, coder.d_out // num_sites)
+        coder.W_dec.copy_(rows_Fd.repeat(1, num_sites) / num_sites)
+        coder.W_enc.copy_(config.initial_encoder_norm * num_sites * coder.W_dec)
         if config.begins_at_data:
             coder.b_dec.copy_(geometric_median(x_ND))
     else:

@@ -67,7 +67,7 @@ class StepShape:
     def decoded(self) -> Iterator[Message]:
         """A reconstruction, and the gradient that comes back."""
         yield Message("reconstruction", MeshAxis.latent, self.B * self.E * self.w)
-        if self.form is Form.autoencoder:
+        if self.form.reconstructs_input:
             yield Message("gradient of b_dec in the encoder", MeshAxis.latent, self.D * self.w)
 
     def least_activation(self) -> Message:

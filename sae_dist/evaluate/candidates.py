@@ -10,6 +10,7 @@ import torch
 from sae_dist.coders import Coder, describe_coder, load_coder
 from sae_dist.coders.files import DESCRIPTION, WEIGHTS
 from sae_dist.common.errors import UserError
+from sae_dist.common.joint import width_of
 from sae_dist.evaluate.config import EvaluationConfig
 from sae_dist.evaluate.measure import Subject
 from sae_dist.parallel import Mesh, set_mesh
@@ -47,7 +48,7 @@ class Candidate:
                 f"{self.num_latents} latents of {self.name}; choose another"
             )
         for site, width in ((self.site, self.d_in), (self.target, self.d_out)):
-            if source.widths.get(site) != width:
+            if width_of(source.widths, site) != width:
                 raise UserError(
                     f"{self.name} wants {site} of width {width}; the store has {source.widths}: "
                     "evaluate with store=… set to the store it was trained on"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Protocol
 
-from sae_dist.coders import Coder, fold
+from sae_dist.coders import Coder, Scale, fold
 from sae_dist.evaluate.config import EvaluationConfig
 from sae_dist.evaluate.measure import Subject
 from sae_dist.evaluate.measures.lm_loss import LMLoss
@@ -21,7 +21,7 @@ class InTraining(Protocol):
 
     name: str
     coder: Coder
-    scale: float
+    scale: Scale
     mesh: Mesh
     config: Any
 
@@ -37,12 +37,14 @@ def lm_figures(
 
     Returns:
         a function of rungs and a step: by rung `validation/delta_loss` and
-        `validation/loss_recovered`, where they are defined.
+        `validation/loss_recovered`, where they are defined; not of crosscoders of several language
+        models.
     """
     load, known = cache(lm), dict[int, Passes]()
 
     def evaluate(rungs: Sequence[InTraining], step: int) -> dict[str, dict[str, float]]:
         found = {}
+        rungs = [rung for rung in rungs if LMLoss.measures_coder(rung.config.site)]
         for size in sorted({rung.mesh.latent.size for rung in rungs}):
             alike = [
                 Subject(

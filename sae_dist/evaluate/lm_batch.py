@@ -10,6 +10,7 @@ from torch import Tensor
 
 import sae_dist.lm as language  # lazily: what only declares needs no transformers
 from sae_dist.coders import Coder
+from sae_dist.common.joint import joined, parts_of
 from sae_dist.parallel import Axis
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class LMBatch:
         self.lm, self.ids_NS, self.trainable_NS = lm, ids_NS.to(device), trainable_NS.to(device)
         self.predicted_NS = self.trainable_NS[:, 1:]
         self._zeros = {} if zeros is None else zeros
+        self._clean: dict[str, Tensor] = {}
         self._gradients: dict[tuple[str, str, int], tuple[Tensor, Tensor]] = {}
 
     @cached_property
@@ -63,6 +65,14 @@ class LMBatch:
     def clean_S(self) -> Tensor:
         """The cross entropies of `clean_NSV`, summed by position as in `Changed`."""
         return self._loss_S(self.clean_NSV)
+
+    def clean_at(self, site: str) -> Tensor:
+        """The language model's own activations [N, S, D] at a site, or at several side by side."""
+        if site not in self._clean:
+            self._clean[site] = joined(
+                reader(self.lm, parts_of(site), self._team)(self.ids_NS), site
+            )
+        return self._clean[site]
 
     @torch.no_grad()
     def spliced(self, read: str, write: str, replacement: "Replacement") -> Changed:

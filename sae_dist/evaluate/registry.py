@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from sae_dist.common.declare import Figure, Plot, Topic
 from sae_dist.common.errors import UserError
+from sae_dist.common.joint import is_joint
 from sae_dist.common.names import nearest
 from sae_dist.common.registry import Registry
 
@@ -63,6 +64,12 @@ class Declared(ABC):
 
     name: ClassVar[str]
     needs: ClassVar[Needs]
+
+    @classmethod
+    def measures_coder(cls, site: str) -> bool:
+        """Whether it measures coders that read `site`; most do not read what lies at several."""
+        return not is_joint(site) or not cls.needs.runs_lm
+
     version: ClassVar[int] = 1
     settings: ClassVar[Sequence[str]] = ()
     sequences: ClassVar[str] = "max_sequences"
@@ -85,6 +92,7 @@ MEASURES = Registry(
         "fidelity": f"{_HERE}.fidelity:Fidelity",
         "similarity": f"{_HERE}.similarity:Similarity",
         "lm_loss": f"{_HERE}.lm_loss:LMLoss",
+        "sites": f"{_HERE}.sites:Sites",
         "position": f"{_HERE}.position:ReconstructionByPosition",
         "frequency": f"{_HERE}.frequency:FiringFrequency",
         "consistency": f"{_HERE}.consistency:ConsistentActivation",

@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 import yaml
 
-from sae_dist.coders import FiresBy, Form
+from sae_dist.coders import FiresBy
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import atomic_path, write_atomic
 from sae_dist.common.hooks import hook_name, layer_of
@@ -152,8 +152,8 @@ def _unsupported_reason(described: dict[str, Any]) -> str | None:
 
     config, about = config_of(described["config"]), described["about"]
     site, target = about["site"], about["target"]
-    if config.form is Form.autoencoder:
-        return "circuit-tracer wants transcoders, not an autoencoder"
+    if config.form.reconstructs_input:
+        return f"circuit-tracer wants transcoders, not {config.form}s"
     if config.fires_by is FiresBy.rank or config.signed:
         return f"circuit-tracer takes thresholds or ReLU, which {config.title} has not"
     layer = layer_of(site)

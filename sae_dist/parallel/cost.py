@@ -33,7 +33,7 @@ def _messages(config: CoderConfig, step: StepShape, *, has_dead: bool) -> Iterat
     """A step's messages, those over axes of one process too."""
     data, latent, w = MeshAxis.data, MeshAxis.latent, step.w
     yield Message("rows of x", latent, step.b * step.D * step.s, True)
-    if config.form is not Form.autoencoder:
+    if not config.form.reconstructs_input:
         yield Message("rows of y", latent, step.b * step.E * step.s, True)
     if config.num_aux:
         yield Message("numbers of dead latents", latent, 2 * SUM_BYTES)

@@ -5,6 +5,7 @@ from typing import Any
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.hooks import site_of
+from sae_dist.common.joint import joined, parts_of, width_of
 from sae_dist.common.log import log_info
 from sae_dist.common.names import require_plain
 from sae_dist.parallel import MachineConfig, World, choose_mesh, make_mesh
@@ -45,8 +46,8 @@ def build_ladder(
         update = config.optim.cost(config.coder.num_latents, d_in, d_out)
         latent = choose_mesh(config.parallel, machine, world.size, *sizes, update)
         mesh = make_mesh(world, latent, meshes)
-        mean_square = source.mean_square(config.site)
-        rungs.append(Rung(config, mesh, mean_square, d_in, d_out, precision, world.device))
+        mean_squares = [source.mean_square(site) for site in parts_of(config.site)]
+        rungs.append(Rung(config, mesh, mean_squares, d_in, d_out, precision, world.device))
         log_info(
             f"  {config.name}: {d_in} → {config.coder.num_latents} → {d_out} on {mesh} data×latent"
         )
@@ -57,13 +58,14 @@ def initialise(rungs: list[Rung], source: ActivationSource, seed: int) -> None:
     """Give all rungs their first weights: from one sample of the source, or from other coders."""
     sample = source.sample(sites_of([rung.config for rung in rungs]), _SAMPLE_TOKENS, seed)
     for rung in rungs:
-        x_ND, y_NE = sample[rung.config.site].float(), sample[rung.config.target].float()
+        x_ND, y_NE = (joined(sample, s).float() for s in (rung.config.site, rung.config.target))
         rung.initialise(seed, x_ND.to(rung.coder.b_dec.device), y_NE.to(rung.coder.b_dec.device))
 
 
 def sites_of(configs: list[RungConfig]) -> list[str]:
-    """All sites that the rungs read, each once, sorted."""
-    return sorted({site for config in configs for site in (config.site, config.target)})
+    """All sites that the rungs read, each once, sorted; those side by side one by one."""
+    read = (site for config in configs for site in (config.site, config.target))
+    return sorted({part for site in read for part in parts_of(site)})
 
 
 def describe(configs: list[RungConfig]) -> dict[str, dict[str, Any]]:
@@ -72,10 +74,11 @@ def describe(configs: list[RungConfig]) -> dict[str, dict[str, Any]]:
 
 
 def _width(source: ActivationSource, site: str) -> int:
-    if site not in source.widths:
+    width = width_of(source.widths, site)
+    if width is None:
         meant = f"; that is {site_of(site)} here" if site_of(site) in source.widths else ""
         raise UserError(
             f"the store has no site {site!r}; it has {', '.join(sorted(source.widths))}: "
             f"set site=… (and target=… for a transcoder) to one of them{meant}"
         )
-    return source.widths[site]
+    return width

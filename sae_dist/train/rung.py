@@ -1,7 +1,7 @@
 """One rung of a ladder: a coder, its mesh, its optimizer, and all that a checkpoint must hold."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,18 @@ import torch
 from torch import Tensor
 
 from sae_dist.checkpoint import on_mesh
-from sae_dist.coders import Coder, DeadLatents, LossTerms, fold, initialise, save_coder, slice_of
+from sae_dist.coders import (
+    Coder,
+    DeadLatents,
+    LossTerms,
+    fold,
+    initialise,
+    save_coder,
+    scale_of,
+    slice_of,
+)
 from sae_dist.common.errors import UserError
+from sae_dist.common.joint import parts_of
 from sae_dist.kernels import GradientForm, dispatch, host
 from sae_dist.kernels.host import start_reading
 from sae_dist.parallel import Mesh, gather_latents, set_mesh
@@ -26,7 +36,7 @@ class Rung:
     """A coder in training, as one process of its mesh holds it.
 
     Attributes:
-        scale: C = √E‖x‖² of the input site: x and y are divided by it.
+        scale: C = √E‖x‖² of the input site, or of each column's [D]: x and y are divided by it.
         progress: how many steps changed the weights, or did not.
     """
 
@@ -34,19 +44,20 @@ class Rung:
         self,
         config: RungConfig,
         mesh: Mesh,
-        mean_square: float,
+        mean_squares: Sequence[float],
         d_in: int,
         d_out: int,
         precision: Precision,
         device: torch.device,
     ) -> None:
-        if not 0 < mean_square < math.inf:
-            raise UserError(
-                f"site {config.site} has E‖x‖² = {mean_square}; expected finite activations that "
-                "are not all zeros: look at the store with sae-dist verify"
-            )
+        for site, mean_square in zip(parts_of(config.site), mean_squares, strict=True):
+            if not 0 < mean_square < math.inf:
+                raise UserError(
+                    f"site {site} has E‖x‖² = {mean_square}; expected finite activations that "
+                    "are not all zeros: look at the store with sae-dist verify"
+                )
         self.config, self.mesh, self.name = config, mesh, config.name
-        self.scale = math.sqrt(mean_square)
+        self.scale = scale_of(mean_squares, d_in, precision.weights, device)
         latents = slice_of(config.coder.num_latents, mesh.latent.index, mesh.latent.size)
         coder = Coder(
             config.coder, d_in, d_out, latents=latents, dtype=precision.weights, device=device
@@ -69,6 +80,7 @@ class Rung:
         optim, coder, is_alone = self.config.optim, self.config.coder, self.mesh.data.size == 1
         is_one = not coder.has_further_passes(has_dead=dead.at_most > 0)
         in_places = optim.takes_places and dispatch.updates_in_places(self.coder.W_enc)
+        in_places = in_places and coder.num_sites == 1  # `SumOfNorms` reads rows by number
         return GradientForm(
             by_rows=is_alone and optim.moves_fired_rows_alone,
             in_places=is_alone and is_one and in_places,
@@ -175,6 +187,7 @@ class Rung:
         With `optim.ema_decay` it is the average one.
         """
         averages = {}
+        self.coder.zero_grad()  # a crosscoder's folded weights are copies, and take that room
         if self.average and self.progress.num_updates:
             averages = self.average.rows_at_unit_norm()
         folded = fold(self.coder, self.scale, averages)

@@ -15,14 +15,14 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.hooks import hook_name, site_of
 from sae_dist.interop import format_named, format_names, import_foreign, public
 from sae_dist.interop import load_coder as load_any
-from tests.coders.kinds import KINDS
+from tests.coders.kinds import FORMS, KINDS
 from tests.coders.test_coder import EVERY, trained
 
 AE, TC, SKIP = Form
 ABOUT = {"site": "resid_post.3", "target": "resid_post.3"}
 HELD = {
     "saelens": {
-        *itertools.product(("jumprelu", "batchtopk"), Form),
+        *itertools.product(("jumprelu", "batchtopk"), FORMS),
         ("topk", AE),
     },
     "sparsify": {("topk", AE)},  # `trained` transcoders are not square

@@ -12,7 +12,7 @@ from sae_dist.train import Adam, Muon, OptimConfig, RungConfig, training_step
 from sae_dist.train.config import Precision
 from sae_dist.train.rows import SharedRows
 from sae_dist.train.rung import Rung
-from tests.coders.kinds import config_of_kind
+from tests.coders.kinds import FORMS, config_of_kind
 from tests.processes import run_on
 
 D, E, F, B, K, AUX_K = 10, 7, 48, 24, 3, 5
@@ -23,7 +23,7 @@ def coders() -> list[CoderConfig]:
     """Every kind and form, with what that kind reads switched off and on."""
     switches = [
         (kind, form, aux, multi)
-        for kind, form in itertools.product(kind_names(), Form)
+        for kind, form in itertools.product(kind_names(), FORMS)
         for aux, multi in ([(0.0, False)] if kind == "jumprelu" else [(0.1, False), (0.1, True)])
     ]
     switches.append(("topk", Form.autoencoder, 0.0, False))
@@ -69,7 +69,7 @@ def third_step(
     rung = Rung(
         RungConfig(site="in", target=target, coder=config, optim=optim),
         mesh,
-        mean_square=float(D),
+        mean_squares=[float(D)],
         d_in=D,
         d_out=WIDTHS[target],
         precision=precision,

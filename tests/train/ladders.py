@@ -11,7 +11,7 @@ from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations, StreamConfig
 from sae_dist.train import Adam, LoopConfig, RungConfig, TrainingRun
 from sae_dist.train.config import LogConfig, Precision, WandbMode
-from tests.coders.kinds import KINDS, config_of_kind
+from tests.coders.kinds import FORMS, KINDS, config_of_kind
 
 D, E, BATCH = 16, 12, 64
 
@@ -59,7 +59,7 @@ def rung(kind: str, form: Form = Form.autoencoder, latent: int | None = 1, **cod
 
 def every_rung(latent: int) -> list[RungConfig]:
     """A rung of each kind and form; of AbsTopK, whose forms are TopK's, an autoencoder."""
-    every = [rung(kind, form, latent) for kind in KINDS for form in Form]
+    every = [rung(kind, form, latent) for kind in KINDS for form in FORMS]
     return [*every, rung("abstopk", latent=latent)]
 
 

@@ -35,5 +35,5 @@ class WeightAverage:
         weights = dict(self.weights)
         if self.coder.config.unit_norm_decoder:
             weights["W_dec"] = weights["W_dec"].clone()
-            scale_to_unit_norm(weights["W_dec"])
+            scale_to_unit_norm(weights["W_dec"], self.coder.config.num_sites)
         return weights
