@@ -59,7 +59,7 @@ def lay_out(config: TrainConfig, widths: dict[str, int]) -> list[RungConfig]:
 
 
 def _at_sites(rung: RungConfig, widths: dict[str, int]) -> Iterator[RungConfig]:
-    """A rung for each site that its pattern stands for; of a crosscoder one for all of them."""
+    """A rung for each site that its pattern stands for; of some forms one for all of them."""
     if rung.coder.form.spans_sites:
         yield _side_by_side(rung, widths)
         return
@@ -85,21 +85,36 @@ def _at_sites(rung: RungConfig, widths: dict[str, int]) -> Iterator[RungConfig]:
 
 
 def _side_by_side(rung: RungConfig, widths: dict[str, int]) -> RungConfig:
-    """A crosscoder of all the sites that its patterns stand for; by default of all there are."""
-    patterns = parts_of(rung.site) if rung.site else list(widths)
-    sites = [site for pattern in patterns for site in matching(pattern, widths)]
+    """A coder of all the sites that its patterns stand for; a crosscoder's are by default all."""
+    what, is_crosscoder = rung.coder.form.replace("_", "-", 1), rung.coder.form.reconstructs_input
+    patterns = rung.site or (join(widths) if is_crosscoder else "")
+    sites, targets = (_sites(asked, widths) for asked in (patterns, rung.target or patterns))
     if len(set(sites)) < max(2, len(sites)):
         raise UserError(
-            f"found a crosscoder of {join(sites)}; expected two or more different sites; join them "
-            "as site=resid_post.2+resid_post.5, or choose them by a pattern"
+            f"found a {what} of {join(sites) or 'no site'}; expected two or more different sites; "
+            "join them as site=resid_post.2+resid_post.5, or choose them by a pattern"
         )
-    if rung.target not in ("", rung.site):
-        raise UserError(f"a crosscoder reconstructs its own input: drop target={rung.target}")
+    if not is_crosscoder and not rung.target:
+        raise UserError(f"a {what} needs target=… beside site={rung.site}")
+    if is_crosscoder and targets != sites:
+        raise UserError(f"a {what} reconstructs its own input: drop target={rung.target}")
+    if len(targets) != len(sites):
+        raise UserError(
+            f"found {len(sites)} sites and {len(targets)} targets of a {what}; expected as many, "
+            "layer by layer; set site=mlp_in.* target=mlp_out.*"
+        )
     coder = replace(rung.coder, num_sites=len(sites))
     if rung.expansion is not None and sites[0] in widths:
-        num_latents = max(1, round(rung.expansion * widths[sites[0]]))
+        times = 1 if is_crosscoder else len(sites)  # so many a layer
+        num_latents = times * max(1, round(rung.expansion * widths[sites[0]]))
         coder = replace(coder, num_latents=num_latents)
-    return replace(rung, site=join(sites), target=join(sites), coder=coder)
+    return replace(rung, site=join(sites), target=join(targets), coder=coder)
+
+
+def _sites(patterns: str, widths: dict[str, int]) -> list[str]:
+    """The sites that patterns joined by `+` stand for."""
+    named = parts_of(patterns) if patterns else []
+    return [site for pattern in named for site in matching(pattern, widths)]
 
 
 def _name(rungs: list[RungConfig]) -> None:

@@ -55,8 +55,9 @@ def _place(lm: LM | PreTrainedModel, name: str | None, one: Coder | str | Path) 
         )
     if coder.config.form.spans_sites:
         raise UserError(
-            f"found a {coder.config.form} of {coder.config.num_sites} sites; expected a coder of "
-            "one; measure it with sae-dist evaluate, or call it on the sites' activations joined"
+            f"found a {coder.config.form.replace('_', ' ')} of {coder.config.num_sites} sites; "
+            "expected a coder of one; measure it with sae-dist evaluate, or call it on the sites' "
+            "activations joined"
         )
     if coder.W_enc.device != model.device:
         raise UserError(

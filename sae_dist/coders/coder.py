@@ -184,6 +184,28 @@ class Coder(nn.Module):
         """The norms of the decoder's rows at each site [F, L]; of one site the rows' norms."""
         return site_norms(self.W_dec, self.config.num_sites)
 
+    def row_norms(self) -> Tensor:
+        """What a decoder of unit norm has as 1, of each row [F]."""
+        return self.site_norms().sum(1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.b_dec.dtype
+
+    def own_tensors(self) -> list[Tensor]:
+        """The weights that its kind adds, or the buffers; see `CoderConfig.tensors`."""
+        weights = self.state_dict()
+        return [weights[name] for name in self.config.tensors()]
+
+    def after_step(self, least: Tensor, num_updates: Tensor) -> None:
+        """Let the kind follow a step; see `CoderConfig.after_step`."""
+        self.config.after_step(self, least, num_updates)
+
+    def logged(self) -> dict[str, Tensor]:
+        """What the kind logs; see `CoderConfig.logged`."""
+        return self.config.logged(self)
+
     def forward(self, x_BD: Tensor) -> Tensor:
         """ŷ [B, E]."""
         return self.reconstruct(self.encode(x_BD), x_BD)

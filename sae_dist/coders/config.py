@@ -34,6 +34,7 @@ class Form(StrEnum):
     transcoder = "transcoder"
     skip_transcoder = "skip_transcoder"
     crosscoder = "crosscoder"
+    cross_layer_transcoder = "cross_layer_transcoder"
 
     @property
     def reconstructs_input(self) -> bool:
@@ -41,9 +42,14 @@ class Form(StrEnum):
         return self in (Form.autoencoder, Form.crosscoder)
 
     @property
+    def scales_target(self) -> bool:
+        """Whether the target is divided by a scale of its own in training."""
+        return self is Form.cross_layer_transcoder
+
+    @property
     def spans_sites(self) -> bool:
         """Whether what it reads are several sites side by side."""
-        return self is Form.crosscoder
+        return self in (Form.crosscoder, Form.cross_layer_transcoder)
 
 
 class FiresBy(StrEnum):
@@ -82,9 +88,10 @@ class CoderConfig:
     """One coder and the loss it is trained with; recipes and their sources stand in `conf/coder/`.
 
     `kind` is chosen with `coder=…`. Encoder rows begin with the norm `initial_encoder_norm`.
-    Latents that have been silent for `dead_after_tokens` are dead. Of a crosscoder `num_sites` lie
-    side by side in what it reads, and training sets it; a norm of its decoder's rows is the sum of
-    their norms at each site (Lindsey et al. 2024).
+    Latents that have been silent for `dead_after_tokens` are dead. `num_sites` lie side by side
+    in what a crosscoder or a cross-layer transcoder reads, and training sets it. A norm of a
+    crosscoder's decoder rows is the sum of their norms at each site (Lindsey et al. 2024). Of a
+    cross-layer transcoder `num_latents` are those of all layers.
     """
 
     title: ClassVar[str] = ""

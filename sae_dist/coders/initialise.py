@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders.coder import Coder
+from sae_dist.coders.cross_layer import CrossLayerTranscoder
 from sae_dist.common.seeds import derive
 
 _BLOCK_LATENTS = 1024
@@ -54,9 +55,16 @@ def initialise(coder: Coder, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
     (Lieberum et al. 2024, App. B), or, without a unit-norm decoder, begin with `W_dec = 0`,
     `b_dec = mean(y)`, `b_enc = -W_enc mean(x)`: as a constant (Paulo et al. 2025, section 2).
     Elsewhere b_dec is the sample's geometric median (Gao et al. 2024, App. A), or 0 where its kind
-    does not begin at the data.
+    does not begin at the data. A cross-layer transcoder's layers begin as transcoders do.
     """
     config, latents = coder.config, coder.latents
+    if isinstance(coder, CrossLayerTranscoder):
+        for number, (layer, x_Nd) in enumerate(
+            zip(coder.layers, coder.by_layer(x_ND), strict=True)
+        ):
+            initialise(layer, derive(seed, "layer", number), x_Nd, y_NE[:, -layer.d_out :])
+        coder.b_dec.copy_(y_NE.mean(0) if config.begins_at_data else torch.zeros(()))
+        return
     coder.b_enc.zero_()
     coder.b_dec.zero_()
     if config.form.reconstructs_input:

@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import CoderConfig
+from sae_dist.coders.cross_layer import CrossLayerTranscoder
 from sae_dist.coders.select import top_k
 from sae_dist.kernels import aux_pass, encode, host, rounded_dtype
 
@@ -61,8 +62,36 @@ class DeadLatents:
 
 
 def sparse_pass(coder: Coder, x_BD: Tensor, config: CoderConfig | None = None) -> Decoded:
-    """One batch through the coder, or as if `config` were its own; densely where the kind says."""
-    config = config or coder.config
+    """One batch through the coder, or as if `config` were its own; densely where the kind says.
+
+    A cross-layer transcoder has `least` by layer [L].
+    """
+    if isinstance(coder, CrossLayerTranscoder):
+        own = zip(coder.layers, coder.by_layer(x_BD), strict=True)
+        decoded, active, fired, least = zip(
+            *(_local_pass(layer, x_Bd, layer.config) for layer, x_Bd in own), strict=True
+        )
+        found = coder.sum_of(decoded), torch.stack(active).sum(), coder.through(fired)
+        return _started(coder, *found, torch.stack(least))
+    return _started(coder, *_local_pass(coder, x_BD, config or coder.config))
+
+
+def _started(
+    coder: Coder, decoded_BE: Tensor, num_active: Tensor, fired_F: Tensor, least: Tensor
+) -> Decoded:
+    """The sum over the slices is begun."""
+    return Decoded(
+        decoded=coder.collectives.start_sum_latents(decoded_BE),
+        num_active=num_active,
+        fired_F=fired_F,
+        least=least,
+    )
+
+
+def _local_pass(
+    coder: Coder, x_BD: Tensor, config: CoderConfig
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What this slice decodes to, and as `Decoded` has them the rest."""
     x_BD, centre_D = coder.centring(x_BD)
     with torch.no_grad():
         found = config.find(coder, x_BD)
@@ -78,12 +107,7 @@ def sparse_pass(coder: Coder, x_BD: Tensor, config: CoderConfig | None = None) -
         sizes_N = acts_N.detach().abs()
         fired_F = code.count_by_latent(sizes_N > 0)
         least = pad(sizes_N.where(sizes_N > 0, torch.inf), (0, 1), value=torch.inf).min()
-    return Decoded(
-        decoded=coder.collectives.start_sum_latents(decoded_BE),
-        num_active=num_active,
-        fired_F=fired_F,
-        least=least,
-    )
+    return decoded_BE, num_active, fired_F, least
 
 
 def dead_pass(

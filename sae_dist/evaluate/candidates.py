@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sae_dist.coders import Coder, describe_coder, load_coder
+from sae_dist.coders import Coder, Form, describe_coder, load_coder
 from sae_dist.coders.files import DESCRIPTION, WEIGHTS
 from sae_dist.common.errors import UserError
 from sae_dist.common.joint import width_of
@@ -35,6 +35,7 @@ class Candidate:
     site: str
     target: str
     num_latents: int
+    form: Form
     d_in: int
     d_out: int
     fingerprint: str
@@ -90,6 +91,7 @@ def _finished(run: Path, folder: Path, device: torch.device) -> Candidate:
         site=description["about"]["site"],
         target=description["about"]["target"],
         num_latents=description["config"]["num_latents"],
+        form=Form(description["config"]["form"]),
         d_in=description["d_in"],
         d_out=description["d_out"],
         fingerprint=_fingerprint(folder),

@@ -94,7 +94,7 @@ class _Evaluation:
             (name, coders)
             for coders in subjects
             for name in names
-            if all(self.asked[name].measures_coder(coder.site) for coder in coders)
+            if all(self.asked[name].measures_coder(coder.site, coder.form) for coder in coders)
         ]
         places = [(_path(n, *coders), self._of(self.asked[n], *coders)) for n, coders in wanted]
         missing = on_first_rank(

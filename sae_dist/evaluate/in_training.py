@@ -17,11 +17,14 @@ _LOGGED = ("delta_loss", "loss_recovered")
 
 
 class InTraining(Protocol):
-    """A rung of a ladder: its coder takes activations divided by `scale`; config: `RungConfig`."""
+    """A rung of a ladder: its coder takes activations divided by `scale`, and gives what is to be
+    multiplied by `target_scale`; config: `RungConfig`.
+    """
 
     name: str
     coder: Coder
     scale: Scale
+    target_scale: Scale
     mesh: Mesh
     config: Any
 
@@ -44,11 +47,15 @@ def lm_figures(
 
     def evaluate(rungs: Sequence[InTraining], step: int) -> dict[str, dict[str, float]]:
         found = {}
-        rungs = [rung for rung in rungs if LMLoss.measures_coder(rung.config.site)]
+        rungs = [
+            rung
+            for rung in rungs
+            if LMLoss.measures_coder(rung.config.site, rung.config.coder.form)
+        ]
         for size in sorted({rung.mesh.latent.size for rung in rungs}):
             alike = [
                 Subject(
-                    coder=fold(rung.coder, rung.scale),
+                    coder=fold(rung.coder, rung.scale, target_scale=rung.target_scale),
                     mesh=rung.mesh,
                     num_positions=source.sequence_length,
                     name=rung.name,

@@ -9,6 +9,7 @@ from enum import StrEnum
 from functools import cache
 from typing import ClassVar
 
+from sae_dist.coders.config import Form
 from sae_dist.common.declare import Figure, Plot, Topic
 from sae_dist.common.errors import UserError
 from sae_dist.common.joint import is_joint
@@ -66,8 +67,14 @@ class Declared(ABC):
     needs: ClassVar[Needs]
 
     @classmethod
-    def measures_coder(cls, site: str) -> bool:
-        """Whether it measures coders that read `site`; most do not read what lies at several."""
+    def measures_coder(cls, site: str, form: Form) -> bool:
+        """Whether it measures coders of a form that read `site`.
+
+        Of several sites what needs the language model is not measured, and of several decoders what
+        compares these.
+        """
+        if form is Form.cross_layer_transcoder:
+            return cls.needs is Needs.CODES
         return not is_joint(site) or not cls.needs.runs_lm
 
     version: ClassVar[int] = 1

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.checkpoint.ranks import on_every_rank, on_first_rank
-from sae_dist.coders import Coder, slice_of
+from sae_dist.coders import Coder, Form, slice_of
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import read_json, write_json
 from sae_dist.common.groups import neighbours
@@ -193,7 +193,7 @@ class _Watching:
             piece = batch.cut(first, first + size)
             tokens_B = piece.trainable.flatten().nonzero().flatten() + first * length
             acts_BD = joined(piece.acts, site)[piece.trainable]
-            x_BD = acts_BD.to(self.device, coder.W_enc.dtype)
+            x_BD = acts_BD.to(self.device, coder.dtype)
             yield tokens_B.to(self.device), *coder.encode_sparse(x_BD)
 
     # Then what they left is gathered, range by range of latents.
@@ -336,6 +336,11 @@ def _check(
             f"parallel.latent={latent} must divide the {world.size} processes; choose a divisor"
         )
     for coder in chosen:
+        if coder.form is Form.cross_layer_transcoder:
+            raise UserError(
+                f"found {coder.name}, a cross-layer transcoder, whose latents have several "
+                "decoders; expected coders with one; choose others with rungs=[…]"
+            )
         slice_of(coder.num_latents, 0, latent)
         if width_of(source.widths, coder.site) != coder.d_in:
             raise UserError(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sae_dist.coders import CoderConfig
+from sae_dist.coders import CoderConfig, layers_of
 from sae_dist.coders.flops import CANDIDATES, step_flops
 from sae_dist.parallel import MachineConfig, choose_mesh
 from sae_dist.parallel.cost import message_seconds, messages, wire_bytes
@@ -95,14 +95,16 @@ def moved_bytes(
     matrices and of the batch; the update passes over the rows: all of them, or where the optimizer
     lets others be and with one part of the batch those that can have fired.
     """
-    (data, latent), w = mesh, bytes_per_value
-    F = coder.num_latents // latent
-    num = rows * coder.expected_l0 / latent
-    search = ROUNDED_BYTES * (F * D + _OF_OUTPUT * rows * F)
-    entries = num * w * (CANDIDATES * D + 3 * E + D)
-    fired_alone = optim.moves_fired_rows_alone and data == 1
-    share = min(1.0, num / F) if fired_alone else 1.0
-    times = _OF_WEIGHTS + _OF_KEPT * optim.num_moments
-    update = share * F * (times * (D + E) * w + ROUNDED_BYTES * D)
-    average = _OF_AVERAGE * F * (D + E) * w if optim.ema_decay else 0.0
-    return search + entries + update + average
+    (data, latent), w, moved = mesh, bytes_per_value, 0.0
+    for one, d, e in layers_of(coder, D, E):
+        F = one.num_latents // latent
+        num = rows * one.expected_l0 / latent
+        search = ROUNDED_BYTES * (F * d + _OF_OUTPUT * rows * F)
+        entries = num * w * (CANDIDATES * d + 3 * e + d)
+        fired_alone = optim.moves_fired_rows_alone and data == 1
+        share = min(1.0, num / F) if fired_alone else 1.0
+        times = _OF_WEIGHTS + _OF_KEPT * optim.num_moments
+        update = share * F * (times * (d + e) * w + ROUNDED_BYTES * d)
+        average = _OF_AVERAGE * F * (d + e) * w if optim.ema_decay else 0.0
+        moved += search + entries + update + average
+    return moved

@@ -46,7 +46,7 @@ def build_ladder(
         update = config.optim.cost(config.coder.num_latents, d_in, d_out)
         latent = choose_mesh(config.parallel, machine, world.size, *sizes, update)
         mesh = make_mesh(world, latent, meshes)
-        mean_squares = [source.mean_square(site) for site in parts_of(config.site)]
+        mean_squares = {site: source.mean_square(site) for site in sites_of([config])}
         rungs.append(Rung(config, mesh, mean_squares, d_in, d_out, precision, world.device))
         log_info(
             f"  {config.name}: {d_in} → {config.coder.num_latents} → {d_out} on {mesh} data×latent"

@@ -62,11 +62,12 @@ class _Sums:
         both = (joined(acts, site).split(most) for site in self.sites)
         for x_BD, y_BE in zip(*both, strict=True):
             if len(x_BD):
-                self._add(self._normalised(x_BD), self._normalised(y_BE))
+                x_BD = self._cast(x_BD) / self.rung.scale
+                self._add(x_BD, self._cast(y_BE) / self.rung.target_scale)
 
-    def _normalised(self, x_BD: Tensor) -> Tensor:
+    def _cast(self, x_BD: Tensor) -> Tensor:
         like = self.rung.coder.b_dec
-        return x_BD.to(like.device).to(like.dtype) / self.rung.scale
+        return x_BD.to(like.device).to(like.dtype)
 
     def _add(self, x_BD: Tensor, y_BE: Tensor) -> None:
         coder = self.rung.coder

@@ -10,14 +10,14 @@ from sae_dist.parallel import Mesh
 _TOLERANCE = 1e-3  # of norms that are to be 1: publishers round
 
 
-def warm_start(where: str, coder: Coder, scale: Scale, mesh: Mesh) -> None:
+def warm_start(where: str, coder: Coder, scale: Scale, target_scale: Scale, mesh: Mesh) -> None:
     """Give a coder, or its slice on a mesh, the weights of a finished one.
 
     Args:
         where: see `interop.load_coder`. A finished coder takes raw activations, so what depends on
             their scale is divided by it.
         coder: changed in place.
-        scale: C of the activations that it is trained on, as for `fold`.
+        scale, target_scale: C of the activations that it is trained on, as for `fold`.
         mesh: which slice this is.
 
     Raises:
@@ -33,9 +33,9 @@ def warm_start(where: str, coder: Coder, scale: Scale, mesh: Mesh) -> None:
             f"init_from={where} has {'; '.join(unlike)}; expected a coder like the one that is "
             "trained: change the settings, or choose another"
         )
-    unfold(found, scale, coder)
+    unfold(found, scale, coder, target_scale=target_scale)
     if coder.config.unit_norm_decoder:
-        norms_F = coder.site_norms().sum(1)
+        norms_F = coder.row_norms()
         if ((norms_F - 1).abs() > _TOLERANCE).any():
             raise UserError(
                 f"init_from={where} has decoder norms from {norms_F.min():.3g} to "

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
+from sae_dist.coders import CrossLayerTranscoder, Form
 from sae_dist.common.declare import Axis, Figure, Mark, Plot
 from sae_dist.common.joint import is_joint, is_of_several_models, parts_of
-from sae_dist.evaluate.lm_batch import Changed, LMBatch, replacement_by
+from sae_dist.evaluate.lm_batch import Changed, LMBatch, replacement_by, replacements_by
 from sae_dist.evaluate.measure import Figures, Measure, Subject
 from sae_dist.evaluate.measures.fidelity import L0_AXIS, WIDTH_AXIS
 from sae_dist.evaluate.measures.position import POSITION_AXIS
@@ -20,7 +21,8 @@ class LMLoss(Measure):
     """Cross entropies, clean, with zeros, and with the coder's reconstruction.
 
     Means are over predicted tokens that are not special; of a crosscoder they are also over its
-    sites, in whose places its reconstructions from the clean activations are put one by one. Where
+    sites, in whose places its reconstructions from the clean activations are put one by one. A
+    cross-layer transcoder replaces all its targets at once, and reads what it has changed. Where
     zeros cost nothing, `loss_recovered` and `kl_score` are None; so is `ce_increase_percent` of a
     loss of 0, and all where no token is predicted.
     """
@@ -106,7 +108,7 @@ class LMLoss(Measure):
     )
 
     @classmethod
-    def measures_coder(cls, site: str) -> bool:
+    def measures_coder(cls, site: str, form: Form) -> bool:
         """Of all sites of one language model."""
         return not is_of_several_models(site)
 
@@ -115,7 +117,8 @@ class LMLoss(Measure):
         length = subject.num_positions - 1
         self._tokens_S, self._clean_S, self._spliced_S, self._zero_S = self.zeros(4, length)
         self._kl, self._zero_kl = self.zeros(2)
-        self._changes_L = self.zeros(len(parts_of(subject.target)))
+        is_crosscoder = subject.coder.config.form is Form.crosscoder
+        self._changes_L = self.zeros(len(parts_of(subject.target)) if is_crosscoder else 1)
         self._replacement = replacement_by(subject.coder)
 
     def update(self, seen: LMBatch) -> None:
@@ -135,6 +138,10 @@ class LMLoss(Measure):
     def _spliced(self, seen: LMBatch) -> Iterator[tuple[str, Changed]]:
         """Each site with what its splice does."""
         site, target = self.subject.site, self.subject.target
+        coder = self.subject.coder
+        if isinstance(coder, CrossLayerTranscoder):
+            yield target, seen.spliced_all(site, target, replacements_by(coder))
+            return
         if not is_joint(site):
             yield target, seen.spliced(site, target, self._replacement)
             return

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_dist.coders import total_variance
+from sae_dist.coders import Form, total_variance
 from sae_dist.common.declare import Axis, Figure, Mark, Plot, Topic, Write
-from sae_dist.common.joint import is_joint, parts_of
+from sae_dist.common.joint import parts_of
 from sae_dist.evaluate.measure import Figures, Measure, Subject
 from sae_dist.evaluate.output import CoderOutput
 from sae_dist.evaluate.summary import ratio, ratios, summary
@@ -121,9 +121,9 @@ class Sites(Measure):
     )
 
     @classmethod
-    def measures_coder(cls, site: str) -> bool:
-        """Of several sites alone."""
-        return is_joint(site)
+    def measures_coder(cls, site: str, form: Form) -> bool:
+        """Crosscoders alone."""
+        return form is Form.crosscoder
 
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from sae_dist.coders import Coder
+from sae_dist.coders import Coder, Form
 from sae_dist.coders.coder import site_norms
 from sae_dist.common.settings import validate
 from sae_dist.kernels import dispatch as kernels
@@ -64,7 +65,8 @@ class Step:
     def has_unit_rows(self) -> bool:
         """Whether the rows are kept at unit norm."""
         config = self.coder.config
-        return self.name == "W_dec" and config.unit_norm_decoder and config.num_sites == 1
+        is_crosscoder = config.form is Form.crosscoder
+        return self.name == "W_dec" and config.unit_norm_decoder and not is_crosscoder
 
     def gradient(self) -> tuple[Tensor | None, Tensor]:
         """The rows that the gradient has (None for all), and their gradients [R, D], as it is.
@@ -112,7 +114,8 @@ class SumOfNorms:
     @classmethod
     def of(cls, coder: Coder) -> "SumOfNorms | None":
         """Of a coder whose rows are kept so, and that has a gradient."""
-        is_kept = coder.config.unit_norm_decoder and coder.config.num_sites > 1
+        config = coder.config
+        is_kept = config.unit_norm_decoder and config.form is Form.crosscoder
         return cls(coder.W_dec, coder.config.num_sites) if is_kept else None
 
     def project(self) -> Tensor | None:
@@ -159,7 +162,9 @@ class Optimizer:
     def __init__(self, coder: Coder, config: OptimConfig) -> None:
         validate(config, "optim.")
         self.coder, self.config = coder, config
-        self.state = {name: config.first_state(name, p) for name, p in coder.named_parameters()}
+        self.state = {
+            name: config.first_state(_leaf(name), p) for name, p in coder.named_parameters()
+        }
 
     @torch.no_grad()
     def step(self, number: Tensor, lr: float, grad_scale: Tensor, skip: Tensor) -> None:
@@ -171,8 +176,8 @@ class Optimizer:
         rows_R = norms.project() if norms else None
         for name, parameter in self.coder.named_parameters():
             if parameter.grad is not None:
-                state = self.state[name]
-                self.config.update(Step(self.coder, name, parameter, state, *rest))
+                state, part = self.state[name], _holder(self.coder, name)
+                self.config.update(Step(part, _leaf(name), parameter, state, *rest))
         if norms:
             norms.scale(rows_R, skip)
 
@@ -201,10 +206,19 @@ def gradient_squares(coder: Coder) -> dict[str, Tensor]:
         if parameter.grad is None:
             continue
         rows_R, grad_RD = _gradient_rows(parameter)
-        is_projected = name == "W_dec" and coder.config.unit_norm_decoder and not norms
+        is_projected = _leaf(name) == "W_dec" and coder.config.unit_norm_decoder and not norms
         weights = parameter if is_projected else None
         squares[name] = kernels.gradient_square(grad_RD, rows_R, weights)
     return squares
+
+
+def _leaf(name: str) -> str:
+    """A parameter's name in the coder, or in the layer of one, that holds it."""
+    return name.rpartition(".")[2]
+
+
+def _holder(coder: Coder, name: str) -> Coder:
+    return cast(Coder, coder.get_submodule(name.rpartition(".")[0]))
 
 
 def _gradient_rows(W_FD: Tensor) -> tuple[Tensor | None, Tensor]:
