@@ -1,5 +1,6 @@
 """Cross-layer transcoders: a transcoder of each layer that writes to its own and all later ones."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -117,14 +118,14 @@ class CrossLayerTranscoder(Coder):
         """What each layer reads [B, D]."""
         return [x.contiguous() for x in x_BD.chunk(len(self.layers), -1)]
 
-    def sum_of(self, decoded: list[Tensor]) -> Tensor:
+    def sum_of(self, decoded: Sequence[Tensor]) -> Tensor:
         """What all layers write [B, L·E], from what each writes to the targets from it on."""
         return sum(
             (pad(own, (self.d_out - own.shape[-1], 0)) for own in decoded),
             start=torch.zeros((), dtype=self.dtype, device=self.b_dec.device),
         )
 
-    def through(self, of_layers: list[Tensor]) -> Tensor:
+    def through(self, of_layers: Sequence[Tensor]) -> Tensor:
         """Numbers of each layer's latents [F/L] as those of all latents [F]."""
         return torch.stack(of_layers, -1).flatten(-2)
 

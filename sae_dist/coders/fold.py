@@ -79,8 +79,9 @@ def unfold(folded: Coder, scale: Scale, coder: Coder, *, target_scale: Scale | N
     """
     tensors = {name: tensor.to(coder.W_enc.dtype) for name, tensor in folded.state_dict().items()}
     _to_raw(coder, tensors, 1 / scale, 1 / (scale if target_scale is None else target_scale))
-    shift_F = tensors["W_enc"] @ tensors["b_dec"] if folded.pre_bias != coder.pre_bias else 0.0
-    tensors["b_enc"] = tensors["b_enc"] + (shift_F if coder.pre_bias else -shift_F)
+    if folded.pre_bias != coder.pre_bias:
+        shift_F = tensors["W_enc"] @ tensors["b_dec"]
+        tensors["b_enc"] = tensors["b_enc"] + (shift_F if coder.pre_bias else -shift_F)
     coder.load_state_dict(tensors)
 
 

@@ -8,6 +8,7 @@ from sae_dist.parallel import MachineConfig, choose_mesh
 from sae_dist.parallel.cost import message_seconds, messages, wire_bytes
 from sae_dist.plan.memory import ROUNDED_BYTES, checkpoint_bytes, rung_memory, working_memory
 from sae_dist.train import OptimConfig, RungConfig
+from sae_dist.train.optimizers import update_cost
 
 _OF_OUTPUT = 2  # times that the product's output is moved: written, and looked through
 _OF_WEIGHTS, _OF_KEPT = 4, 2  # a gradient and a weight, and a moment: written and read
@@ -51,7 +52,7 @@ def plan_rung(
     """One rung's cost. Raises UserError if it fits no mesh of the machine's devices."""
     coder, D, E, w = rung.coder, d_in, d_out, bytes_per_value
     sizes = coder, D, E, batch_tokens
-    update = rung.optim.cost(coder.num_latents, D, E)
+    update = update_cost(rung.optim, coder, D, E)
     latent = choose_mesh(rung.parallel, machine, machine.devices, *sizes, update)
     mesh = machine.devices // latent, latent
     rows = batch_tokens // mesh[0]

@@ -11,6 +11,7 @@ from sae_dist.common.names import require_plain
 from sae_dist.parallel import MachineConfig, World, choose_mesh, make_mesh
 from sae_dist.stream import ActivationSource
 from sae_dist.train.config import Precision, RungConfig
+from sae_dist.train.optimizers import update_cost
 from sae_dist.train.rung import Rung
 
 _SAMPLE_TOKENS = 8192
@@ -43,7 +44,7 @@ def build_ladder(
     for config in configs:
         d_in, d_out = (_width(source, site) for site in (config.site, config.target))
         sizes = config.coder, d_in, d_out, batch_tokens
-        update = config.optim.cost(config.coder.num_latents, d_in, d_out)
+        update = update_cost(config.optim, config.coder, d_in, d_out)
         latent = choose_mesh(config.parallel, machine, world.size, *sizes, update)
         mesh = make_mesh(world, latent, meshes)
         mean_squares = {site: source.mean_square(site) for site in sites_of([config])}

@@ -47,6 +47,11 @@ class Description(Measure):
         ),
     )
 
+    @classmethod
+    def measures_coder(cls, site: str, form: Form) -> bool:
+        """All."""
+        return True
+
     def conclude(self) -> Figures:
         """The description and, flat beside it, the thresholds."""
         coder, config = self.subject.coder, self.subject.coder.config

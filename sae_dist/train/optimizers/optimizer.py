@@ -1,17 +1,18 @@
 """A coder's optimizer at work, and what keeps a decoder's rows at unit norm in each of them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from sae_dist.coders import Coder, Form
+from sae_dist.coders import Coder, CoderConfig, Form, layers_of
 from sae_dist.coders.coder import site_norms
 from sae_dist.common.settings import validate
 from sae_dist.kernels import dispatch as kernels
 from sae_dist.kernels import host
+from sae_dist.parallel.cost import UpdateCost
 from sae_dist.train.optimizers.config import OptimConfig
 
 _BLOCK_ROWS = {"cpu": 1024}  # whose products stay in a CPU's cache
@@ -98,6 +99,13 @@ class Step:
                 scale_to_unit_norm(w_rD)
         if rows_R is not None:
             self.parameter[rows_R] = W_RD
+
+
+def update_cost(optim: OptimConfig, coder: CoderConfig, d_in: int, d_out: int) -> UpdateCost:
+    """What updates of all of a coder's matrices take."""
+    each = [optim.cost(one.num_latents, d, e) for one, d, e in layers_of(coder, d_in, d_out)]
+    sums = tuple(num for cost in each for num in cost.sums)
+    return replace(each[0], sums=sums, flops=sum(cost.flops for cost in each))
 
 
 @dataclass(frozen=True, slots=True)
