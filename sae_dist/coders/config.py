@@ -8,9 +8,9 @@ plans or exports asks these, and knows no kind by name. `docs/guides/your_own_ki
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from sae_dist.common.settings import setting
 
@@ -118,6 +118,11 @@ class CoderConfig:
     def tensors(self) -> dict[str, TensorSpec]:
         """The weights that it has beside every coder's, by name."""
         return {}
+
+    def of_layer(self, num_layers: int) -> Self:
+        """What a layer of a cross-layer transcoder is told, of so many: k, say, is a layer's."""
+        latents = self.num_latents // num_layers
+        return replace(self, form=Form.transcoder, num_sites=1, num_latents=latents)
 
     @property
     def label(self) -> str:

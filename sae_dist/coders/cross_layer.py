@@ -1,7 +1,6 @@
 """Cross-layer transcoders: a transcoder of each layer that writes to its own and all later ones."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -21,7 +20,7 @@ def layers_of(config: CoderConfig, d_in: int, d_out: int) -> list[tuple[CoderCon
     if config.form is not Form.cross_layer_transcoder:
         return [(config, d_in, d_out)]
     L = config.num_sites
-    one = replace(config, form=Form.transcoder, num_sites=1, num_latents=config.num_latents // L)
+    one = config.of_layer(L)
     return [(one, d_in // L, (L - layer) * d_out // L) for layer in range(L)]
 
 

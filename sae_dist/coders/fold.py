@@ -57,7 +57,7 @@ def fold(
         that one is trained on.
     """
     given = coder.state_dict() | dict(weights or {})
-    tensors = {name: tensor.detach().to(coder.W_enc.dtype) for name, tensor in given.items()}
+    tensors = {name: tensor.detach().to(coder.dtype) for name, tensor in given.items()}
     if coder.pre_bias:
         tensors["b_enc"] = tensors["b_enc"] - tensors["W_enc"] @ tensors["b_dec"]
     _to_raw(coder, tensors, scale, scale if target_scale is None else target_scale)
@@ -77,7 +77,7 @@ def unfold(folded: Coder, scale: Scale, coder: Coder, *, target_scale: Scale | N
         scale, target_scale: C of the activations that `coder` is trained on, as for `fold`.
         coder: of the same kind, form, widths and latents; changed in place.
     """
-    tensors = {name: tensor.to(coder.W_enc.dtype) for name, tensor in folded.state_dict().items()}
+    tensors = {name: tensor.to(coder.dtype) for name, tensor in folded.state_dict().items()}
     _to_raw(coder, tensors, 1 / scale, 1 / (scale if target_scale is None else target_scale))
     if folded.pre_bias != coder.pre_bias:
         shift_F = tensors["W_enc"] @ tensors["b_dec"]

@@ -25,7 +25,7 @@ def warm_start(where: str, coder: Coder, scale: Scale, target_scale: Scale, mesh
             the unit norm that training would give it.
     """
     part, parts = mesh.latent.index, mesh.latent.size
-    found = load_coder(where, coder.W_enc.device, part=part, parts=parts)
+    found = load_coder(where, coder.b_dec.device, part=part, parts=parts)
     was, wanted = _shape(found), _shape(coder)
     if was != wanted:
         unlike = [f"{key}={was[key]}, not {wanted[key]}" for key in was if was[key] != wanted[key]]

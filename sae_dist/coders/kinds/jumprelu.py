@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
 
 from sae_dist import kernels
 from sae_dist.coders.config import CoderConfig, FiresBy, TensorSpec
@@ -48,6 +48,11 @@ class JumpReLU(CoderConfig):
 
     def initialise(self, coder: Coder) -> None:
         _threshold(coder).fill_(self.initial_threshold)
+
+    def of_layer(self, num_layers: int) -> Self:
+        """The target is of all layers together."""
+        target = self.target_l0 and self.target_l0 / num_layers
+        return replace(super().of_layer(num_layers), target_l0=target)
 
     @property
     def label(self) -> str:
