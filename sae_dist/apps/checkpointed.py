@@ -72,7 +72,7 @@ def _candidate(
         }
         checkpoint.load(tensors)
         scale, target_scale = (
-            scale_of([identity["mean_square"][s] for s in parts_of(site)], width, dtype)
+            scale_of(tuple(identity["mean_square"][s] for s in parts_of(site)), width, dtype)
             for site, width in ((rung["site"], d_in), (rung["target"], d_out))
         )
         own = target_scale if config.form.scales_target else scale

@@ -1,7 +1,8 @@
 """From the normalised activations of training to the raw ones of the language model."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -13,10 +14,17 @@ Scale = float | Tensor
 """C by which activations are divided in training: one number, or one of each column [D]."""
 
 
+@cache
 def scale_of(
-    mean_squares: Sequence[float], d_in: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+    mean_squares: tuple[float, ...],
+    d_in: int,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
 ) -> Scale:
-    """C = √E‖x‖² of one site; of several side by side that of each column's site [D]."""
+    """C = √E‖x‖² of one site; of several side by side that of each column's site [D].
+
+    Equal ones are one object, by which `SharedRows` knows them.
+    """
     if len(mean_squares) == 1:
         return math.sqrt(mean_squares[0])
     scales_L = torch.tensor(mean_squares, dtype=torch.float64).sqrt()

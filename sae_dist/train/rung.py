@@ -60,9 +60,10 @@ class Rung:
                     f"site {site} has E‖x‖² = {mean_squares[site]}; expected finite activations "
                     "that are not all zeros: look at the store with sae-dist verify"
                 )
-        self.scale = self.target_scale = scale_of([mean_squares[s] for s in read], d_in, *like)
+        squares_of = mean_squares.__getitem__
+        self.scale = self.target_scale = scale_of(tuple(map(squares_of, read)), d_in, *like)
         if written:
-            self.target_scale = scale_of([mean_squares[s] for s in written], d_out, *like)
+            self.target_scale = scale_of(tuple(map(squares_of, written)), d_out, *like)
         latents = slice_of(config.coder.num_latents, mesh.latent.index, mesh.latent.size)
         how = {"latents": latents, "dtype": precision.weights, "device": device}
         coder = make_coder(config.coder, d_in, d_out, **how)

@@ -163,6 +163,7 @@ def test_what_is_written_reads_raw_activations(store: Path, tmp_path: Path) -> N
             written(raw_ND) / one.scale, coder(raw_ND / one.scale), rtol=1e-4, atol=1e-5
         )
         assert torch.equal(written.encode(raw_ND) != 0, coder.encode(raw_ND / one.scale) != 0)
+        assert one.scale is run.rungs[0].scale  # so that rows are gathered and divided once
     (found, *_) = checkpointed(tmp_path, None, alone())
     assert found.d_in == len(SITES) * WIDTH and found.site == "+".join(SITES)
     described = describe_coder(tmp_path / "coders" / run.rungs[0].name)
