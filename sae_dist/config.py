@@ -15,6 +15,7 @@ from sae_dist.common.names import require_plain, require_repo
 from sae_dist.common.settings import kinds, setting, split_optional
 from sae_dist.evaluate import EvaluationConfig, TransferConfig
 from sae_dist.explain import ExplanationConfig, JudgeConfig
+from sae_dist.finetune.config import FinetuningConfig
 from sae_dist.handoff import handoff_names
 from sae_dist.harvest import HarvestLoopConfig
 from sae_dist.interop import format_names
@@ -166,6 +167,28 @@ class LatentsConfig(TrainedConfig, WatchConfig):
 
     run: str = setting(MISSING, check=require_plain)
     text: TextConfig = field(default_factory=lambda: TextConfig(path=""))
+
+
+@dataclass(kw_only=True, slots=True)
+class FinetuneConfig(FinetuningConfig):
+    """`sae-dist finetune`: a short training of the coders of a run on their language model's loss.
+
+    Those that `rungs` picks are written to the run `to`; the delta loss before and after is that of
+    `evaluate_lm_sequences` held-out sequences. `store` and `lm_name` say where these are now, if
+    elsewhere; code of the language model's own is run only with `lm_trust_remote_code`.
+    """
+
+    run: str = setting(MISSING, check=require_plain)
+    to: str = setting(MISSING, check=require_plain)
+    runs: str = "runs"
+    store: str | None = None
+    lm_name: str | None = None
+    max_shard_gib: float = setting(1.0, above=0)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    lm_trust_remote_code: bool = False
+    rungs: list[str] | None = None
+    parallel: MeshConfig = field(default_factory=MeshConfig)
+    evaluate_lm_sequences: int = setting(256, min=1)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -342,6 +365,7 @@ COMMANDS = {  # in the order of use
         },
     ),
     "evaluate": Command(EvaluateConfig),
+    "finetune": Command(FinetuneConfig, {"machine": "h100_80gb"}),
     "latents": Command(LatentsConfig, {"text": None}),
     "compare": Command(CompareConfig),
     "explain": Command(ExplainConfig, {"judge": "openai"}),

@@ -15,6 +15,7 @@ from sae_dist.config import (
     EvaluateConfig,
     ExplainConfig,
     ExportConfig,
+    FinetuneConfig,
     HarvestConfig,
     ImportConfig,
     LatentsConfig,
@@ -40,6 +41,10 @@ def check(config: Any) -> None:  # noqa: C901 (a case a command)
             _check_training(config)
         case EvaluateConfig() | LatentsConfig():
             _check_trained(config)
+        case FinetuneConfig():
+            finished_run(config.runs, config.run)
+            if config.run == config.to:
+                raise UserError(f"found to={config.to}, the run itself; expected another; name one")
         case CompareConfig():
             for name in config.run:
                 finished_run(config.runs, name)

@@ -31,6 +31,11 @@ def open_source(
         return open_live(cast(HarvestConfig, config.harvest), device, whole_lm=whole_lm)
     if config.source is Source.decoder:
         return decoder_rows(Path(str(config.decoder)))
+    return StoredActivations(open_stores(config))
+
+
+def open_stores(config: SourceConfig) -> Store:
+    """The store, with those that are aligned with it."""
 
     def opened(path: str) -> Store:
         most = int(config.max_shard_gib * 2**30)
@@ -39,7 +44,7 @@ def open_source(
     store = opened(str(config.store))
     if config.aligned:
         store = AlignedStores(store, {name: opened(p) for name, p in config.aligned.items()})
-    return StoredActivations(store)
+    return store
 
 
 def open_trained(

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from sae_dist.coders.kinds.topk import TopK as TopK
     from sae_dist.coders.losses import ROUNDING as ROUNDING
     from sae_dist.coders.losses import LossTerms as LossTerms
+    from sae_dist.coders.losses import Price as Price
     from sae_dist.coders.losses import moments as moments
     from sae_dist.coders.losses import square_sum as square_sum
     from sae_dist.coders.losses import total_variance as total_variance

@@ -1,5 +1,6 @@
 """What is minimised, from sums over the global batch. All figures are of the global batch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,10 @@ from torch.autograd.function import once_differentiable
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.passes import DeadLatents, Decoded, sparse_pass
 
+Price = Callable[[Tensor], dict[str, Tensor]]
+"""From ŷ [B, E], as it is trained, to sums over the rows here in float64: a `price`, and of how
+many: `priced`.
+"""
 ROUNDING = 1e-12
 """Of Σ‖y‖²: what float32 may leave of a variance of 0."""
 
@@ -56,6 +61,7 @@ def training_forward(
     *,
     sparsity_coefficient: float,
     dead: DeadLatents,
+    price: Price | None = None,
 ) -> LossTerms:
     """Encode, decode and compute the loss of one (part of a) batch of normalised activations.
 
@@ -66,9 +72,11 @@ def training_forward(
         x_BD, y_BE: input and target; the same tensor for an autoencoder.
         sparsity_coefficient: λ at this step, of kinds with a penalty.
         dead: the latents that AuxK reads.
+        price: what the reconstruction costs elsewhere. Its mean has the weight at which it is as
+            large as the other parts of the loss together, as a constant.
     """
     num_rows = len(x_BD) * coder.collectives.num_parts
-    decoded, own = _sums(coder, x_BD, y_BE, dead)
+    decoded, own = _sums(coder, x_BD, y_BE, dead, price)
     sums = coder.collectives.sum_rows(own)
     totals = Totals(
         sums=sums,
@@ -77,6 +85,11 @@ def training_forward(
         l0=sums["active"] / num_rows,
     )
     parts = coder.config.loss_parts(totals, sparsity_coefficient, dead)
+    if price is not None:
+        cost = sums["price"] / sums["priced"]
+        others = torch.stack(list(parts.values())).sum()
+        balance = (others / cost.clamp_min(torch.finfo(cost.dtype).tiny)).detach()
+        parts["price"] = balance * cost
     fvu = sums["error"] / totals.variation
     return LossTerms(
         loss=torch.stack(list(parts.values())).sum(),
@@ -89,7 +102,7 @@ def training_forward(
 
 
 def _sums(
-    coder: Coder, x_BD: Tensor, y_BE: Tensor, dead: DeadLatents
+    coder: Coder, x_BD: Tensor, y_BE: Tensor, dead: DeadLatents, price: Price | None
 ) -> tuple[Decoded, dict[str, Tensor]]:
     """The coder's pass, and all that its loss needs summed over the rows, by name in float64.
 
@@ -98,7 +111,10 @@ def _sums(
     decoded = sparse_pass(coder, x_BD)
     further = coder.config.further_sums(coder, x_BD, dead)
     sums = {"target": moments(y_BE)}
-    error_BE = y_BE - coder.assemble(decoded.decoded(), x_BD)
+    made_BE = coder.assemble(decoded.decoded(), x_BD)
+    if price is not None:
+        sums |= price(made_BE)
+    error_BE = y_BE - made_BE
     sums["error"] = square_sum(error_BE)
     sums["active"] = coder.collectives.sum_latents(decoded.num_active.double())
     return decoded, sums | further(y_BE, error_BE)

@@ -103,6 +103,14 @@ class LMBatch:
 
         return language.splice(self.lm.model, source, target, on_slices, ~self.trainable_NS)
 
+    def divergence(self, site: str, new_NSE: Tensor) -> Tensor:
+        """KL(clean ‖ ·) of each predicted token, float64 [M], with new activations at the trainable
+        tokens of a site; differentiable in them.
+        """
+        with self._splice(site, site, lambda x, y: new_NSE):
+            logits_NSV: Tensor = self.lm.model(input_ids=self.ids_NS).logits
+        return language.divergence_NS(self.clean_NSV, logits_NSV)[self.predicted_NS].double()
+
     def zero(self, site: str) -> Changed:
         """With zeros at a site, or at several side by side."""
         if site not in self._zeros:
