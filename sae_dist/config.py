@@ -15,6 +15,7 @@ from sae_dist.common.names import require_plain, require_repo
 from sae_dist.common.settings import kinds, setting, split_optional
 from sae_dist.evaluate import EvaluationConfig, TransferConfig
 from sae_dist.explain import ExplanationConfig, JudgeConfig
+from sae_dist.finetune.config import FinetuningConfig
 from sae_dist.handoff import handoff_names
 from sae_dist.harvest import HarvestLoopConfig
 from sae_dist.interop import format_names, starts
@@ -72,11 +73,14 @@ class SourceConfig:
     `live` (for which `store=live` is short): the language model of `harvest.…`, which is told what
     `sae-dist harvest` would be, runs beside the training, and nothing is stored. Or `decoder`: the
     unit decoder rows of the coder in the folder `decoder`, for a meta-SAE. `cache` keeps what is
-    read of a store far away on this node's disk.
+    read of a store far away on this node's disk. `aligned` are further stores by name, of other
+    language models on the same tokens (`"aligned={chat: PATH}"`), whose sites are called
+    `chat:resid_post.3`.
     """
 
     source: Source = Source.stored
     store: str | None = None
+    aligned: dict[str, str] = field(default_factory=dict)
     harvest: HarvestConfig | None = None
     decoder: str | None = None
     max_shard_gib: float = setting(1.0, above=0)
@@ -94,7 +98,8 @@ class TrainConfig(SourceConfig, LoopConfig):
 
     `site` is what is read and `target` what is reconstructed; by default the source's only site,
     and the same. Patterns of sites (`mlp_in.*`, `resid_post.4-7`) stand for a rung each; a
-    target's `*` is the layer of its site. `expansion` latents a dimension of the site take the
+    target's `*` is the layer of its site. A crosscoder reads all the sites of its pattern, and of
+    several joined by `+`, side by side. `expansion` latents a dimension of the site take the
     place of `coder.num_latents`; k and rate are the recipe's for that width. `rungs` picks some
     rungs, by name, by a pattern (`topk-*`) or by number (from 0: a Slurm array index, say).
     `init_from` is a coder to go on from: a folder of ours or of another library,
@@ -124,14 +129,16 @@ class TrainedConfig:
     """Where the coders of a run are, and the activations and the language model they read.
 
     A run in training is read by its checkpoint of `step` (null: the newest; of a finished run its
-    coders). The store and the language model are those of the run. `store` and `lm_name` say where
-    they are now, if elsewhere; the language model must have the weights that were harvested. A
-    store that was harvested with `lm.trust_remote_code` asks for `lm_trust_remote_code` again.
+    coders). The stores and the language model are those of the run. `store`, `aligned` and
+    `lm_name` say where they are now, if elsewhere; the language model must have the weights that
+    were harvested. A store that was harvested with `lm.trust_remote_code` asks for
+    `lm_trust_remote_code` again.
     """
 
     step: int | None = setting(None, min=1)
     runs: str = "runs"
     store: str | None = None
+    aligned: dict[str, str] = field(default_factory=dict)
     lm_name: str | None = None
     max_shard_gib: float = setting(1.0, above=0)
     cache: CacheConfig = field(default_factory=CacheConfig)
@@ -160,6 +167,28 @@ class LatentsConfig(TrainedConfig, WatchConfig):
 
     run: str = setting(MISSING, check=require_plain)
     text: TextConfig = field(default_factory=lambda: TextConfig(path=""))
+
+
+@dataclass(kw_only=True, slots=True)
+class FinetuneConfig(FinetuningConfig):
+    """`sae-dist finetune`: a short training of the coders of a run on their language model's loss.
+
+    Those that `rungs` picks are written to the run `to`; the delta loss before and after is that of
+    `evaluate_lm_sequences` held-out sequences. `store` and `lm_name` say where these are now, if
+    elsewhere; code of the language model's own is run only with `lm_trust_remote_code`.
+    """
+
+    run: str = setting(MISSING, check=require_plain)
+    to: str = setting(MISSING, check=require_plain)
+    runs: str = "runs"
+    store: str | None = None
+    lm_name: str | None = None
+    max_shard_gib: float = setting(1.0, above=0)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    lm_trust_remote_code: bool = False
+    rungs: list[str] | None = None
+    parallel: MeshConfig = field(default_factory=MeshConfig)
+    evaluate_lm_sequences: int = setting(256, min=1)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -336,6 +365,7 @@ COMMANDS = {  # in the order of use
         },
     ),
     "evaluate": Command(EvaluateConfig),
+    "finetune": Command(FinetuneConfig, {"machine": "h100_80gb"}),
     "latents": Command(LatentsConfig, {"text": None}),
     "compare": Command(CompareConfig),
     "explain": Command(ExplainConfig, {"judge": "openai"}),

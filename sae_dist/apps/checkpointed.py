@@ -7,9 +7,10 @@ from torch import Tensor
 
 from sae_dist.checkpoint import OpenCheckpoint, complete_checkpoints, on_mesh
 from sae_dist.checkpoint.ranks import on_first_rank
-from sae_dist.coders import Coder, fold, slice_of
+from sae_dist.coders import Coder, Form, fold, make_coder, scale_of, slice_of
 from sae_dist.coders.files import config_of
 from sae_dist.common.errors import UserError
+from sae_dist.common.joint import parts_of
 from sae_dist.common.log import log_info
 from sae_dist.evaluate import Candidate, finished
 from sae_dist.parallel import Mesh, World, set_mesh
@@ -55,19 +56,27 @@ def _candidate(
 ) -> Candidate:
     name, identity = rung["name"], checkpoint.about["identity"]
     config = config_of(rung["coder"])
-    num_latents, d_in = checkpoint.shapes[f"{name}/W_enc"]
-    d_out = checkpoint.shapes[f"{name}/W_dec"][1]
+    num_latents, d_out = config.num_latents, checkpoint.shapes[f"{name}/b_dec"][0]
+    is_layered = config.form is Form.cross_layer_transcoder
+    first = f"{name}/layers.0.W_enc" if is_layered else f"{name}/W_enc"
+    d_in = checkpoint.shapes[first][1] * (config.num_sites if is_layered else 1)
 
     def load(mesh: Mesh) -> Coder:
         latents = slice_of(num_latents, mesh.latent.index, mesh.latent.size)
         dtype = Precision(identity["precision"]).weights
-        coder = Coder(config, d_in, d_out, latents=latents, dtype=dtype, device=world.device)
+        how = {"latents": latents, "dtype": dtype, "device": world.device}
+        coder = make_coder(config, d_in, d_out, **how)
         tensors: dict[str, Tensor] = {
             f"{name}/{key}": on_mesh(tensor, mesh.devices, is_slice=key in coder.latent_tensors)
             for key, tensor in coder.state_dict().items()
         }
         checkpoint.load(tensors)
-        return fold(set_mesh(coder, mesh), identity["mean_square"][rung["site"]] ** 0.5)
+        scale, target_scale = (
+            scale_of(tuple(identity["mean_square"][s] for s in parts_of(site)), width, dtype)
+            for site, width in ((rung["site"], d_in), (rung["target"], d_out))
+        )
+        own = target_scale if config.form.scales_target else scale
+        return fold(set_mesh(coder, mesh), scale, target_scale=own)
 
     return Candidate(
         run=run,
@@ -75,6 +84,7 @@ def _candidate(
         site=rung["site"],
         target=rung["target"],
         num_latents=num_latents,
+        form=config.form,
         d_in=d_in,
         d_out=d_out,
         fingerprint=f"step {checkpoint.about['step']} of {identity['source']}",

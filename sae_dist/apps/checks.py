@@ -15,6 +15,7 @@ from sae_dist.config import (
     EvaluateConfig,
     ExplainConfig,
     ExportConfig,
+    FinetuneConfig,
     HarvestConfig,
     ImportConfig,
     LatentsConfig,
@@ -40,6 +41,10 @@ def check(config: Any) -> None:  # noqa: C901 (a case a command)
             _check_training(config)
         case EvaluateConfig() | LatentsConfig():
             _check_trained(config)
+        case FinetuneConfig():
+            finished_run(config.runs, config.run)
+            if config.run == config.to:
+                raise UserError(f"found to={config.to}, the run itself; expected another; name one")
         case CompareConfig():
             for name in config.run:
                 finished_run(config.runs, name)
@@ -62,6 +67,13 @@ def _check_training(config: TrainConfig) -> None:
     else:
         key = place_key(config.source)
         _require_folder(getattr(config, key), "coder" if key == "decoder" else key)
+    if config.aligned and config.source is not Source.stored:
+        raise UserError(
+            f"found aligned={config.aligned} beside source={config.source}; expected stores alone "
+            "side by side; harvest both language models, or drop it"
+        )
+    for name, path in config.aligned.items():
+        _require_folder(path, f"store aligned.{name}")
 
 
 def _check_finished(config: ReportConfig | DashboardConfig | ExportConfig) -> None:

@@ -1,8 +1,8 @@
 """What stands behind `group=NAME` on a command's line, as Hydra is told of it.
 
 A name is a file of `conf/`, or a class of a family (`coder=`, `optim=`). What has no recipe in
-`conf/coder/` takes that of the nearest that has: a skip transcoder a transcoder's, any form the
-autoencoder's, and a kind that of the kind it extends.
+`conf/coder/` takes that of the nearest that has: a skip or cross-layer transcoder a transcoder's,
+any form the autoencoder's, and a kind that of the kind it extends.
 """
 
 from dataclasses import fields
@@ -96,7 +96,8 @@ def _register_form(kind: str, form: Form) -> None:
 
 def _nearest(group: str, prefix: str, kind: str, form: Form) -> Any:
     """The file whose recipe a kind and a form take."""
-    forms = [form, *([Form.transcoder] if form is Form.skip_transcoder else []), Form.autoencoder]
+    likewise = [] if form.reconstructs_input else [Form.transcoder]
+    forms = dict.fromkeys([form, *likewise, Form.autoencoder])
     bases = [getattr(base, "kind", "") for base in KINDS.named(kind).__mro__]
     names = (prefix + coder_choice(base, one) for base in bases for one in forms)
     return next((name for name in names if name in _stems(group)), None)

@@ -27,6 +27,7 @@ from sae_dist.apps.pinned import on_one, pinned_text
 from sae_dist.apps.runs import coders_of, finished_run, source_of
 from sae_dist.apps.sources import open_trained
 from sae_dist.common.errors import UserError
+from sae_dist.common.joint import parts_of
 from sae_dist.config import LatentsConfig, Source
 from sae_dist.latents import watch
 from sae_dist.latents.sequences import Sequences
@@ -46,7 +47,7 @@ def latents(config: LatentsConfig) -> list[str]:
     with start_world() as world:
         candidates = coders_to_read(folder, config.step, world)
         if config.text.path:
-            sites = sorted({candidate.site for candidate in candidates})
+            sites = sorted({part for one in candidates for part in parts_of(one.site)})
             source: Sequences = _fresh(config, folder, trained, sites, world.device)
         else:
             source = _held_out(config, folder, trained, world.device)

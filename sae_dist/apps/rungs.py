@@ -8,6 +8,7 @@ from sae_dist.apps.choices import coder_choice
 from sae_dist.coders.config import Form
 from sae_dist.common.errors import UserError
 from sae_dist.common.hooks import layer_of
+from sae_dist.common.joint import is_joint, join, parts_of, short_name
 from sae_dist.common.patterns import at_layer, matching, rungs_asked_for
 from sae_dist.config import TrainConfig
 from sae_dist.train.config import RungConfig
@@ -58,10 +59,18 @@ def lay_out(config: TrainConfig, widths: dict[str, int]) -> list[RungConfig]:
 
 
 def _at_sites(rung: RungConfig, widths: dict[str, int]) -> Iterator[RungConfig]:
-    """A rung for each site that its pattern stands for."""
+    """A rung for each site that its pattern stands for; of some forms one for all of them."""
+    if rung.coder.form.spans_sites:
+        yield _side_by_side(rung, widths)
+        return
     pattern = rung.site or (next(iter(widths)) if len(widths) == 1 else None)
     if pattern is None:
         raise UserError(f"the store has sites {', '.join(widths)}: choose with site=…")
+    if is_joint(pattern):
+        raise UserError(
+            f"found site={pattern} for a {rung.coder.form}; expected one site; read several side "
+            f"by side with coder={rung.coder.kind}_{Form.crosscoder}"
+        )
     for site in matching(pattern, widths):
         layer = layer_of(site)
         target = rung.target if layer is None else at_layer(rung.target, layer)
@@ -73,6 +82,39 @@ def _at_sites(rung: RungConfig, widths: dict[str, int]) -> Iterator[RungConfig]:
         if rung.expansion is not None and site in widths:  # else training says what there is
             coder = replace(coder, num_latents=max(1, round(rung.expansion * widths[site])))
         yield replace(rung, site=site, target=target or site, coder=coder)
+
+
+def _side_by_side(rung: RungConfig, widths: dict[str, int]) -> RungConfig:
+    """A coder of all the sites that its patterns stand for; a crosscoder's are by default all."""
+    what, is_crosscoder = rung.coder.form.replace("_", "-", 1), rung.coder.form.reconstructs_input
+    patterns = rung.site or (join(widths) if is_crosscoder else "")
+    sites, targets = (_sites(asked, widths) for asked in (patterns, rung.target or patterns))
+    if len(set(sites)) < max(2, len(sites)):
+        raise UserError(
+            f"found a {what} of {join(sites) or 'no site'}; expected two or more different sites; "
+            "join them as site=resid_post.2+resid_post.5, or choose them by a pattern"
+        )
+    if not is_crosscoder and not rung.target:
+        raise UserError(f"a {what} needs target=… beside site={rung.site}")
+    if is_crosscoder and targets != sites:
+        raise UserError(f"a {what} reconstructs its own input: drop target={rung.target}")
+    if len(targets) != len(sites):
+        raise UserError(
+            f"found {len(sites)} sites and {len(targets)} targets of a {what}; expected as many, "
+            "layer by layer; set site=mlp_in.* target=mlp_out.*"
+        )
+    coder = replace(rung.coder, num_sites=len(sites))
+    if rung.expansion is not None and sites[0] in widths:
+        times = 1 if is_crosscoder else len(sites)  # so many a layer
+        num_latents = times * max(1, round(rung.expansion * widths[sites[0]]))
+        coder = replace(coder, num_latents=num_latents)
+    return replace(rung, site=join(sites), target=join(targets), coder=coder)
+
+
+def _sites(patterns: str, widths: dict[str, int]) -> list[str]:
+    """The sites that patterns joined by `+` stand for."""
+    named = parts_of(patterns) if patterns else []
+    return [site for pattern in named for site in matching(pattern, widths)]
 
 
 def _name(rungs: list[RungConfig]) -> None:
@@ -99,8 +141,8 @@ def _grouped(
 def _label(rung: RungConfig) -> str:
     coder = rung.coder
     kind = coder_choice(coder.kind, coder.form)
-    nested = coder.nesting if coder.num_levels > 1 else ""
-    return "-".join(filter(None, [kind, str(coder.num_latents), coder.label, nested, rung.site]))
+    place, nested = short_name(rung.site), coder.nesting if coder.num_levels > 1 else ""
+    return "-".join(filter(None, [kind, str(coder.num_latents), coder.label, nested, place]))
 
 
 def _require_different(rungs: list[RungConfig]) -> None:

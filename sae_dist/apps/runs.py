@@ -90,7 +90,7 @@ def source_of(
             f"run={run} was trained on; expected it there, or {key}=… to say where it is now"
         )
     if source is Source.stored:
-        return SourceConfig(store=found)
+        return SourceConfig(store=found, aligned=dict(trained.get("aligned") or {}))
     return SourceConfig(source=source, decoder=found)
 
 

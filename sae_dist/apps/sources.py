@@ -10,7 +10,7 @@ from sae_dist.coders import describe_coder, load_coder
 from sae_dist.coders.files import WEIGHTS
 from sae_dist.common.errors import UserError
 from sae_dist.config import HarvestConfig, Source, SourceConfig, TrainedConfig
-from sae_dist.store import open_store
+from sae_dist.store import AlignedStores, Store, open_store
 from sae_dist.stream import ActivationsInMemory, ActivationSource, StoredActivations
 
 
@@ -31,10 +31,20 @@ def open_source(
         return open_live(cast(HarvestConfig, config.harvest), device, whole_lm=whole_lm)
     if config.source is Source.decoder:
         return decoder_rows(Path(str(config.decoder)))
-    max_shard_bytes = int(config.max_shard_gib * 2**30)
-    return StoredActivations(
-        open_store(str(config.store), max_shard_bytes=max_shard_bytes, cache=config.cache)
-    )
+    return StoredActivations(open_stores(config))
+
+
+def open_stores(config: SourceConfig) -> Store:
+    """The store, with those that are aligned with it."""
+
+    def opened(path: str) -> Store:
+        most = int(config.max_shard_gib * 2**30)
+        return open_store(path, max_shard_bytes=most, cache=config.cache)
+
+    store = opened(str(config.store))
+    if config.aligned:
+        store = AlignedStores(store, {name: opened(p) for name, p in config.aligned.items()})
+    return store
 
 
 def open_trained(
@@ -54,6 +64,7 @@ def open_trained(
     """
     if source.source is not Source.live:
         source.max_shard_gib, source.cache = config.max_shard_gib, config.cache
+        source.aligned |= config.aligned
         return open_source(source, device)
     from sae_dist.apps.live import open_trained_live  # with transformers, seconds a process
 

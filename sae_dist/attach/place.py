@@ -53,6 +53,12 @@ def _place(lm: LM | PreTrainedModel, name: str | None, one: Coder | str | Path) 
             f"found {len(coder.latents)} of a coder's {coder.config.num_latents} latents; expected "
             "all; load it without part= and parts="
         )
+    if coder.config.form.spans_sites:
+        raise UserError(
+            f"found a {coder.config.form.replace('_', ' ')} of {coder.config.num_sites} sites; "
+            "expected a coder of one; measure it with sae-dist evaluate, or call it on the sites' "
+            "activations joined"
+        )
     if coder.W_enc.device != model.device:
         raise UserError(
             f"found a coder on {coder.W_enc.device} and a language model on {model.device}; "

@@ -13,13 +13,18 @@ if TYPE_CHECKING:
     from sae_dist.coders.config import Form as Form
     from sae_dist.coders.config import LevelWeights as LevelWeights
     from sae_dist.coders.config import TensorSpec as TensorSpec
+    from sae_dist.coders.cross_layer import CrossLayerTranscoder as CrossLayerTranscoder
+    from sae_dist.coders.cross_layer import layers_of as layers_of
+    from sae_dist.coders.cross_layer import make_coder as make_coder
     from sae_dist.coders.files import config_of as config_of
     from sae_dist.coders.files import describe_coder as describe_coder
     from sae_dist.coders.files import load_coder as load_coder
     from sae_dist.coders.files import map_coder as map_coder
     from sae_dist.coders.files import save_coder as save_coder
     from sae_dist.coders.files import slice_of as slice_of
+    from sae_dist.coders.fold import Scale as Scale
     from sae_dist.coders.fold import fold as fold
+    from sae_dist.coders.fold import scale_of as scale_of
     from sae_dist.coders.fold import unfold as unfold
     from sae_dist.coders.frequency import FREQUENCY_EDGES as FREQUENCY_EDGES
     from sae_dist.coders.frequency import frequency_histogram as frequency_histogram
@@ -39,6 +44,7 @@ if TYPE_CHECKING:
     from sae_dist.coders.levels import level_of_latents as level_of_latents
     from sae_dist.coders.losses import ROUNDING as ROUNDING
     from sae_dist.coders.losses import LossTerms as LossTerms
+    from sae_dist.coders.losses import Price as Price
     from sae_dist.coders.losses import moments as moments
     from sae_dist.coders.losses import square_sum as square_sum
     from sae_dist.coders.losses import total_variance as total_variance

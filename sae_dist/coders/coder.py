@@ -6,17 +6,21 @@ from torch.nn.functional import linear
 
 from sae_dist.coders.collectives import Collectives, SingleProcess
 from sae_dist.coders.config import CoderConfig, Form
+from sae_dist.common.errors import UserError
 from sae_dist.common.settings import validate
 from sae_dist.kernels import Encoder, GradientForm, SparsePattern, decode
 from sae_dist.kernels.host import Room
 
 
 class Coder(nn.Module):
-    """A sparse autoencoder, transcoder or skip transcoder, or a slice of its latents.
+    """A sparse autoencoder, crosscoder, transcoder or skip transcoder, or a slice of its latents.
 
         z = W_enc (x - b_dec) + b_enc        (b_dec is subtracted only with `pre_bias`)
         f = select(z)                        as its kind does, see `coders/kinds/`
         ŷ = W_decᵀ f + b_dec + W_skip x      (W_skip only in a skip transcoder)
+
+    A crosscoder's x are several sites side by side, each divided by its own scale in training, and
+    ŷ are the same: `W_enc` and `W_dec` have their blocks of columns side by side.
 
     Rows are latents: `W_enc [F, D]`, `W_dec [F, E]`, `b_enc [F]`, `b_dec [E]`, `W_skip [E, D]`, and
     what its kind adds: `threshold [F]` of a JumpReLU. While `training`, a BatchTopK selects over
@@ -27,7 +31,8 @@ class Coder(nn.Module):
         d_in: D, the width of the input.
         d_out: E, the width of the target; an autoencoder has E = D.
         latents: which latents this object holds; all by default.
-        pre_bias: whether b_dec is subtracted from the input; by default in autoencoders.
+        pre_bias: whether b_dec is subtracted from the input; by default in autoencoders and
+            crosscoders.
         dtype, device: of the parameters, which are left uninitialised (see `initialise`).
 
     Attributes:
@@ -59,7 +64,12 @@ class Coder(nn.Module):
         config.check()
         self.config, self.d_in, self.d_out = config, d_in, d_out
         self.latents = latents or range(config.num_latents)
-        self.pre_bias = config.form is Form.autoencoder if pre_bias is None else pre_bias
+        if d_in % config.num_sites or d_out % config.num_sites:
+            raise UserError(
+                f"found widths {d_in} and {d_out} of coder.num_sites={config.num_sites}; expected "
+                "multiples of it; leave it to training, which knows the sites"
+            )
+        self.pre_bias = config.form.reconstructs_input if pre_bias is None else pre_bias
         self.collectives: Collectives = SingleProcess()
         self.is_exact, self.gradients = True, GradientForm()
         self.hints: dict[str, Tensor] = {}
@@ -127,11 +137,6 @@ class Coder(nn.Module):
     def _W_enc_state(self) -> tuple[int, int]:
         return self.W_enc.data_ptr(), self.W_enc._version
 
-    def decoder_norms(self) -> Tensor:
-        """‖d‖ of each latent [F]; without gradient where rows are kept at unit norm."""
-        norm_F = torch.linalg.vector_norm(self.W_dec, dim=1)
-        return norm_F.detach() if self.config.unit_norm_decoder else norm_F
-
     def select(self, z_BF: Tensor) -> Tensor:
         """f [B, F]: the pre-activations of the latents that fire, 0 elsewhere.
 
@@ -175,6 +180,35 @@ class Coder(nn.Module):
         y_BE = decoded_BE + self.b_dec
         return y_BE if self.W_skip is None else y_BE + linear(x_BD, self.W_skip)
 
+    def site_norms(self) -> Tensor:
+        """The norms of the decoder's rows at each site [F, L]; of one site the rows' norms."""
+        return site_norms(self.W_dec.detach(), self.config.num_sites)
+
+    def row_norms(self) -> Tensor:
+        """‖d‖ of each latent, over several sites the sum of its norms there [F]; without gradient
+        where they are kept at 1.
+        """
+        norm_F = site_norms(self.W_dec, self.config.num_sites).sum(1)
+        return norm_F.detach() if self.config.unit_norm_decoder else norm_F
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.b_dec.dtype
+
+    def own_tensors(self) -> list[Tensor]:
+        """The weights that its kind adds, or the buffers; see `CoderConfig.tensors`."""
+        weights = self.state_dict()
+        return [weights[name] for name in self.config.tensors()]
+
+    def after_step(self, least: Tensor, num_updates: Tensor) -> None:
+        """Let the kind follow a step; see `CoderConfig.after_step`."""
+        self.config.after_step(self, least, num_updates)
+
+    def logged(self) -> dict[str, Tensor]:
+        """What the kind logs; see `CoderConfig.logged`."""
+        return self.config.logged(self)
+
     def forward(self, x_BD: Tensor) -> Tensor:
         """ŷ [B, E]."""
         return self.reconstruct(self.encode(x_BD), x_BD)
@@ -185,3 +219,8 @@ class Coder(nn.Module):
         return (
             f"{config.kind} {config.form}, {self.d_in} → {self.config.num_latents} → {self.d_out}"
         )
+
+
+def site_norms(W_FE: Tensor, num_sites: int) -> Tensor:
+    """‖d_j^l‖ [F, L] of rows in which L sites lie side by side."""
+    return torch.linalg.vector_norm(W_FE.unflatten(1, (num_sites, -1)), dim=2)

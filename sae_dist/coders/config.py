@@ -38,6 +38,23 @@ class Form(StrEnum):
     autoencoder = "autoencoder"
     transcoder = "transcoder"
     skip_transcoder = "skip_transcoder"
+    crosscoder = "crosscoder"
+    cross_layer_transcoder = "cross_layer_transcoder"
+
+    @property
+    def reconstructs_input(self) -> bool:
+        """Whether the target is what is read."""
+        return self in (Form.autoencoder, Form.crosscoder)
+
+    @property
+    def scales_target(self) -> bool:
+        """Whether the target is divided by a scale of its own in training."""
+        return self is Form.cross_layer_transcoder
+
+    @property
+    def spans_sites(self) -> bool:
+        """Whether what it reads are several sites side by side."""
+        return self in (Form.crosscoder, Form.cross_layer_transcoder)
 
 
 class FiresBy(StrEnum):
@@ -99,6 +116,10 @@ class CoderConfig:
     latents, each holding those before it, reconstructs by itself, and all of them do; the loss has
     the mean of their errors by `level_weights`. Of `random_levels` all but the last are drawn anew
     each step.
+
+    `num_sites` lie side by side in what a crosscoder or a cross-layer transcoder reads, and
+    training sets it. A norm of a crosscoder's decoder rows is the sum of their norms at each site
+    (Lindsey et al. 2024). Of a cross-layer transcoder `num_latents` are those of all layers.
     """
 
     title: ClassVar[str] = ""
@@ -116,6 +137,7 @@ class CoderConfig:
     kind: str = field(default="", init=False)
     form: Form = Form.autoencoder
     num_latents: int = setting(16384, min=1, binary=True)
+    num_sites: int = setting(1, min=1)
     unit_norm_decoder: bool = True
     initial_encoder_norm: float = setting(1.0, above=0)
     dead_after_tokens: int = setting(10_000_000, min=1)
@@ -155,6 +177,20 @@ class CoderConfig:
     def tensors(self) -> dict[str, TensorSpec]:
         """The weights that it has beside every coder's, by name."""
         return {}
+
+    def of_layer(self, num_layers: int) -> Self:
+        """What a layer of a cross-layer transcoder is told, of so many: k, say, is a layer's.
+
+        Raises:
+            UserError: it cannot be one's.
+        """
+        if self.num_levels > 1:
+            raise UserError(
+                f"a cross-layer transcoder with {self.num_levels} levels; expected none: leave "
+                "coder.levels and coder.random_levels out"
+            )
+        latents = self.num_latents // num_layers
+        return replace(self, form=Form.transcoder, num_sites=1, num_latents=latents)
 
     @property
     def label(self) -> str:

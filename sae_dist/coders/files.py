@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import CoderConfig
+from sae_dist.coders.cross_layer import make_coder
 from sae_dist.coders.kinds import kind_named
 from sae_dist.common.errors import UserError, one_line
 from sae_dist.common.files import atomic_path, described_by, read_json
@@ -201,20 +202,26 @@ def _opened(
     description = describe_coder(folder)
     whole = _described(folder, description, None)
     latents = slice_of(whole.config.num_latents, part, parts)
-    held = slice(latents.start, latents.stop)
+    part_of = _described(folder, description, latents)
     try:
         with safe_open(folder / WEIGHTS, framework="pt", device=str(device)) as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no dict
             _require_weights(folder / WEIGHTS, whole, slices)
             tensors = {
-                name: file.get_slice(name)[held]
+                name: file.get_slice(name)[_rows_of(whole, name, latents)]
                 if name in whole.latent_tensors
                 else file.get_tensor(name)
                 for name in slices
             }
     except (OSError, SafetensorError) as error:
         raise _not_a_coder(folder / WEIGHTS, str(error)) from error
-    return _described(folder, description, latents), tensors
+    return part_of, tensors
+
+
+def _rows_of(whole: Coder, name: str, latents: range) -> slice:
+    """The rows of a weight that are those of some latents, of which layers have a share each."""
+    num_rows, F = len(whole.state_dict()[name]), whole.config.num_latents
+    return slice(latents.start * num_rows // F, latents.stop * num_rows // F)
 
 
 def _finished(folder: Path, coder: Coder) -> Coder:
@@ -244,7 +251,7 @@ def _described(folder: Path, description: dict[str, Any], latents: range | None)
         widths = description["d_in"], description["d_out"]
         pre_bias = description["pre_bias"]
         config = config_of(description["config"])
-        return Coder(config, *widths, latents=latents, pre_bias=pre_bias, device="meta")
+        return make_coder(config, *widths, latents=latents, pre_bias=pre_bias, device="meta")
     except (TypeError, LookupError, ValueError, RuntimeError, OverflowError) as error:
         raise _not_a_coder(folder / DESCRIPTION, str(error)) from error
 

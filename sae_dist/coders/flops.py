@@ -1,6 +1,7 @@
 """How many operations a training step of a coder takes: pure arithmetic."""
 
 from sae_dist.coders.config import CoderConfig, Form
+from sae_dist.coders.cross_layer import layers_of
 
 CANDIDATES = 1.6  # entries that the search keeps for one that is active (docs/architecture.md)
 
@@ -12,9 +13,11 @@ def step_flops(coder: CoderConfig, D: int, E: int, batch_tokens: int) -> tuple[f
     computed again, and N decoded; three gradients cost as much each. A skip is one product, and
     one for its gradient. Beyond it: AuxK's dead latents, and a JumpReLU's first, dense steps.
     """
-    times, active = coder.work
-    num = batch_tokens * active
-    product = 2.0 * times * batch_tokens * coder.num_latents * D
+    product = sparse = 0.0
+    for one, d, e in layers_of(coder, D, E):
+        times, active = one.work
+        product += 2.0 * times * batch_tokens * one.num_latents * d
+        sparse += batch_tokens * active * (2 * CANDIDATES * d + 6 * e + 2 * d)
     if coder.form is Form.skip_transcoder:
         product += 4.0 * batch_tokens * D * E
-    return product, num * (2 * CANDIDATES * D + 6 * E + 2 * D)
+    return product, sparse

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders.coder import Coder
-from sae_dist.coders.config import Form
+from sae_dist.coders.cross_layer import CrossLayerTranscoder
 from sae_dist.common.seeds import derive
 
 _BLOCK_LATENTS = 1024
@@ -70,18 +70,29 @@ def initialise(coder: Coder, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
         x_ND, y_NE: a sample of normalised inputs and targets, equal on every process.
 
     Autoencoders begin with `W_enc = W_dec` (a copy), but for the norm of the encoder's rows, which
-    is `initial_encoder_norm`; transcoders draw the two apart (Lieberum et al. 2024, App. B), or,
-    without a unit-norm decoder, begin with `W_dec = 0`, `b_dec = mean(y)`, `b_enc = -W_enc
-    mean(x)`: as a constant (Paulo et al. 2025, section 2). An autoencoder's b_dec is the sample's
-    geometric median (Gao et al. 2024, App. A), or where its kind does not begin there the mean:
-    a mean that is large beside the spread leaves most latents dead (arXiv 2605.31518).
+    is `initial_encoder_norm`; crosscoders likewise, with the same row at each site, so that latents
+    begin as shared ones (Minder et al. 2025), and that norm at each; transcoders draw the two apart
+    (Lieberum et al. 2024, App. B), or, without a unit-norm decoder, begin with `W_dec = 0`,
+    `b_dec = mean(y)`, `b_enc = -W_enc mean(x)`: as a constant (Paulo et al. 2025, section 2). The
+    b_dec of what reconstructs its input is the sample's geometric median (Gao et al. 2024, App. A),
+    or where its kind does not begin there the mean: a mean that is large beside the spread leaves
+    most latents dead (arXiv 2605.31518). A cross-layer transcoder's layers begin as transcoders do.
     """
     config, latents = coder.config, coder.latents
+    if isinstance(coder, CrossLayerTranscoder):
+        for number, (layer, x_Nd) in enumerate(
+            zip(coder.layers, coder.by_layer(x_ND), strict=True)
+        ):
+            initialise(layer, derive(seed, "layer", number), x_Nd, y_NE[:, -layer.d_out :])
+        coder.b_dec.copy_(y_NE.mean(0) if config.begins_at_data else torch.zeros(()))
+        return
     coder.b_enc.zero_()
     coder.b_dec.zero_()
-    if config.form is Form.autoencoder:
-        coder.W_dec.copy_(unit_rows(seed, "W_dec", latents, coder.d_out))
-        coder.W_enc.copy_(config.initial_encoder_norm * coder.W_dec)
+    if config.form.reconstructs_input:
+        num_sites = config.num_sites
+        rows_Fd = unit_rows(seed, "W_dec", latents, coder.d_out // num_sites)
+        coder.W_dec.copy_(rows_Fd.repeat(1, num_sites) / num_sites)
+        coder.W_enc.copy_(config.initial_encoder_norm * num_sites * coder.W_dec)
         middle_D = geometric_median(x_ND) if config.begins_at_data else x_ND.mean(0)
         coder.b_dec.copy_(middle_D)
     else:

@@ -13,6 +13,10 @@ from sae_dist.coders.config import CoderConfig
 from sae_dist.coders.levels import level_errors
 from sae_dist.coders.passes import DeadLatents, Decoded, sparse_pass
 
+Price = Callable[[Tensor], dict[str, Tensor]]
+"""From ŷ [B, E], as it is trained, to sums over the rows here in float64: a `price`, and of how
+many: `priced`.
+"""
 ROUNDING = 1e-12
 """Of Σ‖y‖²: what float32 may leave of a variance of 0."""
 
@@ -75,6 +79,7 @@ def training_forward(
     sparsity_coefficient: float,
     dead: DeadLatents,
     config: CoderConfig | None = None,
+    price: Price | None = None,
 ) -> LossTerms:
     """Encode, decode and compute the loss of one (part of a) batch of normalised activations.
 
@@ -86,10 +91,12 @@ def training_forward(
         sparsity_coefficient: λ at this step, of kinds with a penalty.
         dead: the latents that AuxK reads.
         config: what it is taken for at this step (see `CoderConfig.at_step`); its own by default.
+        price: what the reconstruction costs elsewhere. Its mean has the weight at which it is as
+            large as the other parts of the loss together, as a constant.
     """
     config = config or coder.config
     num_rows = len(x_BD) * coder.collectives.num_parts
-    decoded, own = _sums(coder, config, x_BD, y_BE, dead)
+    decoded, own = _sums(coder, config, x_BD, y_BE, dead, price)
     sums = coder.collectives.sum_rows(own)
     totals = Totals(
         sums=sums,
@@ -100,6 +107,11 @@ def training_forward(
         sum_latents=coder.collectives.sum_latents,
     )
     parts = config.loss_parts(totals, sparsity_coefficient, dead)
+    if price is not None:
+        cost = sums["price"] / sums["priced"]
+        others = torch.stack(list(parts.values())).sum()
+        balance = (others / cost.clamp_min(torch.finfo(cost.dtype).tiny)).detach()
+        parts["price"] = balance * cost
     fvu_L = torch.where(totals.variation == 0, torch.nan, sums["errors"] / totals.variation)
     *inner, fvu = fvu_L.detach().unbind()
     return LossTerms(
@@ -114,7 +126,12 @@ def training_forward(
 
 
 def _sums(
-    coder: Coder, config: CoderConfig, x_BD: Tensor, y_BE: Tensor, dead: DeadLatents
+    coder: Coder,
+    config: CoderConfig,
+    x_BD: Tensor,
+    y_BE: Tensor,
+    dead: DeadLatents,
+    price: Price | None,
 ) -> tuple[Decoded, dict[str, Tensor]]:
     """The coder's pass, and all that its loss needs summed over the rows, by name in float64.
 
@@ -127,6 +144,8 @@ def _sums(
     for error_BE in level_errors(coder, x_BD, y_BE, decoded.decoded()):
         errors.append(square_sum(error_BE))
     sums["errors"] = torch.stack(errors) if len(errors) > 1 else errors[0][None]
+    if price is not None:
+        sums |= price(y_BE - error_BE)
     own = decoded.sums(y_BE, error_BE) | further(y_BE, error_BE)
     sums |= {name: own_sum.double() for name, own_sum in own.items()}
     sums["active"] = coder.collectives.sum_latents(sums["active"])

@@ -76,7 +76,7 @@ class StepShape:
 
     def centred(self) -> Iterator[Message]:
         """The gradient that comes back of what was subtracted from the input."""
-        if self.form is Form.autoencoder:
+        if self.form.reconstructs_input:
             yield Message("gradient of b_dec in the encoder", MeshAxis.latent, self.D * self.w)
 
     def least_activation(self) -> Message:

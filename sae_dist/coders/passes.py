@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import CoderConfig
+from sae_dist.coders.cross_layer import CrossLayerTranscoder
 from sae_dist.coders.levels import dense_pass
 from sae_dist.coders.select import top_k
 from sae_dist.kernels import SparsePattern, aux_pass, encode, host, rounded_dtype
@@ -67,9 +68,15 @@ class DeadLatents:
 
 
 def sparse_pass(coder: Coder, x_BD: Tensor, config: CoderConfig | None = None) -> Decoded:
-    """One batch through the coder, or as if `config` were its own; densely where the kind says."""
+    """One batch through the coder, or as if `config` were its own; densely where the kind says.
+
+    A cross-layer transcoder has `least` by layer [L].
+    """
     config = config or coder.config
-    decoded, sums, fired_F, least = _local_pass(coder, x_BD, config)
+    if isinstance(coder, CrossLayerTranscoder):
+        decoded, sums, fired_F, least = _pass_of_layers(coder, x_BD, config)
+    else:
+        decoded, sums, fired_F, least = _local_pass(coder, x_BD, config)
     arrive, num_rows = coder.collectives.start_sum_latents(decoded), len(x_BD)
     return Decoded(
         decoded=lambda: arrive().split(num_rows) if config.num_levels > 1 else [arrive()],
@@ -77,6 +84,21 @@ def sparse_pass(coder: Coder, x_BD: Tensor, config: CoderConfig | None = None) -
         fired_F=fired_F,
         least=least,
     )
+
+
+def _pass_of_layers(
+    coder: CrossLayerTranscoder, x_BD: Tensor, config: CoderConfig
+) -> tuple[Tensor, Sums, Tensor, Tensor]:
+    one = config.of_layer(len(coder.layers))
+    own = zip(coder.layers, coder.by_layer(x_BD), strict=True)
+    passes = [_local_pass(layer, x_Bd, one) for layer, x_Bd in own]
+    decoded, sums, fired, least = zip(*passes, strict=True)
+
+    def of_all(y_BE: Tensor, error_BE: Tensor) -> dict[str, Tensor]:
+        of_layers = [own_sums(y_BE, error_BE) for own_sums in sums]
+        return {name: torch.stack([own[name] for own in of_layers]).sum() for name in of_layers[0]}
+
+    return coder.sum_of(decoded), of_all, coder.through(fired), torch.stack(least)
 
 
 def _local_pass(

@@ -4,6 +4,7 @@ import re
 from difflib import get_close_matches
 
 from sae_dist.common.errors import UserError
+from sae_dist.common.joint import is_joint
 from sae_dist.common.patterns import at_layer
 
 _HOOKS = {
@@ -53,9 +54,9 @@ def site_of(name: str) -> str:
 
 
 def layer_of(site: str) -> int | None:
-    """The layer in a site's name; None where there is none."""
+    """The layer in a site's name; None where there is none, or where it is of several sites."""
     match = re.search(r"\.(\d+)(\.|$)", site)
-    return int(match[1]) if match else None
+    return int(match[1]) if match and not is_joint(site) else None
 
 
 def require_site(key: str, name: str) -> None:

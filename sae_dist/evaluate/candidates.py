@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from sae_dist.coders import Coder, describe_coder, load_coder
+from sae_dist.coders import Coder, Form, describe_coder, load_coder
 from sae_dist.coders.files import DESCRIPTION, WEIGHTS
 from sae_dist.common.errors import UserError
+from sae_dist.common.joint import width_of
 from sae_dist.evaluate.config import EvaluationConfig
 from sae_dist.evaluate.measure import Subject
 from sae_dist.parallel import Mesh, set_mesh
@@ -34,6 +35,7 @@ class Candidate:
     site: str
     target: str
     num_latents: int
+    form: Form
     d_in: int
     d_out: int
     fingerprint: str
@@ -47,7 +49,7 @@ class Candidate:
                 f"{self.num_latents} latents of {self.name}; choose another"
             )
         for site, width in ((self.site, self.d_in), (self.target, self.d_out)):
-            if source.widths.get(site) != width:
+            if width_of(source.widths, site) != width:
                 raise UserError(
                     f"{self.name} wants {site} of width {width}; the store has {source.widths}: "
                     "evaluate with store=… set to the store it was trained on"
@@ -89,6 +91,7 @@ def _finished(run: Path, folder: Path, device: torch.device) -> Candidate:
         site=description["about"]["site"],
         target=description["about"]["target"],
         num_latents=description["config"]["num_latents"],
+        form=Form(description["config"]["form"]),
         d_in=description["d_in"],
         d_out=description["d_out"],
         fingerprint=_fingerprint(folder),

@@ -90,7 +90,12 @@ class _Evaluation:
 
         Every process is told the same of what is there.
         """
-        wanted = [(name, coders) for coders in subjects for name in names]
+        wanted = [
+            (name, coders)
+            for coders in subjects
+            for name in names
+            if all(self.asked[name].measures_coder(coder.site, coder.form) for coder in coders)
+        ]
         places = [(_path(n, *coders), self._of(self.asked[n], *coders)) for n, coders in wanted]
         missing = on_first_rank(
             None, lambda: [i for i, place in enumerate(places) if read_figures(*place) is None]

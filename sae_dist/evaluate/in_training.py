@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Protocol
 
-from sae_dist.coders import Coder, fold
+from sae_dist.coders import Coder, Scale, fold
 from sae_dist.evaluate.config import EvaluationConfig
 from sae_dist.evaluate.measure import Subject
 from sae_dist.evaluate.measures.lm_loss import LMLoss
@@ -17,11 +17,14 @@ _LOGGED = ("delta_loss", "loss_recovered")
 
 
 class InTraining(Protocol):
-    """A rung of a ladder: its coder takes activations divided by `scale`; config: `RungConfig`."""
+    """A rung of a ladder: its coder takes activations divided by `scale`, and gives what is to be
+    multiplied by `target_scale`; config: `RungConfig`.
+    """
 
     name: str
     coder: Coder
-    scale: float
+    scale: Scale
+    target_scale: Scale
     mesh: Mesh
     config: Any
 
@@ -37,16 +40,22 @@ def lm_figures(
 
     Returns:
         a function of rungs and a step: by rung `validation/delta_loss` and
-        `validation/loss_recovered`, where they are defined.
+        `validation/loss_recovered`, where they are defined; not of crosscoders of several language
+        models.
     """
     load, known = cache(lm), dict[int, Passes]()
 
     def evaluate(rungs: Sequence[InTraining], step: int) -> dict[str, dict[str, float]]:
         found = {}
+        rungs = [
+            rung
+            for rung in rungs
+            if LMLoss.measures_coder(rung.config.site, rung.config.coder.form)
+        ]
         for size in sorted({rung.mesh.latent.size for rung in rungs}):
             alike = [
                 Subject(
-                    coder=fold(rung.coder, rung.scale),
+                    coder=fold(rung.coder, rung.scale, target_scale=rung.target_scale),
                     mesh=rung.mesh,
                     num_positions=source.sequence_length,
                     name=rung.name,

@@ -1,7 +1,7 @@
 """What a measure of the language model is given: some sequences, and what changes their loss."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import sae_dist.lm as language  # lazily: what only declares needs no transformers
-from sae_dist.coders import Coder
+from sae_dist.coders import Coder, CrossLayerTranscoder
+from sae_dist.common.joint import joined, parts_of
 from sae_dist.parallel import Axis
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class LMBatch:
         self.lm, self.ids_NS, self.trainable_NS = lm, ids_NS.to(device), trainable_NS.to(device)
         self.predicted_NS = self.trainable_NS[:, 1:]
         self._zeros = {} if zeros is None else zeros
+        self._clean: dict[str, Tensor] = {}
         self._gradients: dict[tuple[str, str, int], tuple[Tensor, Tensor]] = {}
 
     @cached_property
@@ -64,9 +66,33 @@ class LMBatch:
         """The cross entropies of `clean_NSV`, summed by position as in `Changed`."""
         return self._loss_S(self.clean_NSV)
 
+    def clean_at(self, site: str) -> Tensor:
+        """The language model's own activations [N, S, D] at a site, or at several side by side."""
+        if site not in self._clean:
+            self._clean[site] = joined(
+                reader(self.lm, parts_of(site), self._team)(self.ids_NS), site
+            )
+        return self._clean[site]
+
     @torch.no_grad()
     def spliced(self, read: str, write: str, replacement: "Replacement") -> Changed:
         """With `replacement` of what passes the site `read` in the place of what passes `write`."""
+        return self.spliced_all(read, write, [replacement])
+
+    @torch.no_grad()
+    def spliced_all(self, read: str, write: str, replacements: Sequence["Replacement"]) -> Changed:
+        """The same of several sites side by side, each with its own replacement, all at once."""
+        with ExitStack() as changed:
+            places = zip(parts_of(read), parts_of(write), replacements, strict=True)
+            for one, other, replacement in places:
+                changed.enter_context(self._splice(one, other, replacement))
+            logits_NSV = self._logits_NSV(nullcontext())
+        kl_NS = language.divergence_NS(self.clean_NSV, logits_NSV)
+        return Changed(self._loss_S(logits_NSV), kl_NS[self.predicted_NS].double().sum())
+
+    def _splice(
+        self, read: str, write: str, replacement: "Replacement"
+    ) -> AbstractContextManager[None]:
         source, target = self._site(read), self._site(write)
 
         def on_slices(x_NSD: Tensor, y_NSE: Tensor) -> Tensor:
@@ -75,15 +101,21 @@ class LMBatch:
                 return new_NSE
             return new_NSE.chunk(self._team.size, -1)[self._team.index]
 
-        changed = language.splice(self.lm.model, source, target, on_slices, ~self.trainable_NS)
-        logits_NSV = self._logits_NSV(changed)
-        kl_NS = language.divergence_NS(self.clean_NSV, logits_NSV)
-        return Changed(self._loss_S(logits_NSV), kl_NS[self.predicted_NS].double().sum())
+        return language.splice(self.lm.model, source, target, on_slices, ~self.trainable_NS)
+
+    def divergence(self, site: str, new_NSE: Tensor) -> Tensor:
+        """KL(clean ‖ ·) of each predicted token, float64 [M], with new activations at the trainable
+        tokens of a site; differentiable in them.
+        """
+        with self._splice(site, site, lambda x, y: new_NSE):
+            logits_NSV: Tensor = self.lm.model(input_ids=self.ids_NS).logits
+        return language.divergence_NS(self.clean_NSV, logits_NSV)[self.predicted_NS].double()
 
     def zero(self, site: str) -> Changed:
-        """With zeros at a site."""
+        """With zeros at a site, or at several side by side."""
         if site not in self._zeros:
-            self._zeros[site] = self.spliced(site, site, lambda x, y: torch.zeros_like(y))
+            zeros = [lambda x, y: torch.zeros_like(y)] * len(parts_of(site))
+            self._zeros[site] = self.spliced_all(site, site, zeros)
         return self._zeros[site]
 
     def gradients(self, read: str, write: str, num_positions: int) -> tuple[Tensor, Tensor]:
@@ -177,11 +209,32 @@ def replacement_by(coder: Coder) -> "Replacement":
     """What `splice` is to put in the target's place: a coder's output [N, S, E]."""
 
     def replacement(x_NSD: Tensor, y_NSE: Tensor) -> Tensor:
-        x_BD = x_NSD.flatten(0, 1).to(coder.W_enc.dtype)
+        x_BD = x_NSD.flatten(0, 1).to(coder.dtype)
         code, acts_N = coder.encode_sparse(x_BD)
         return coder.reconstruct_sparse(code, acts_N, x_BD).view(*x_NSD.shape[:2], coder.d_out)
 
     return replacement
+
+
+def replacements_by(coder: CrossLayerTranscoder) -> list["Replacement"]:
+    """The same of each layer's target; what earlier layers write there is what they found in the
+    pass under way, so that they are to be called in the layers' order.
+    """
+    written: list[Tensor] = []
+
+    def of(number: int, layer: Coder) -> "Replacement":
+        def replacement(x_NSD: Tensor, y_NSE: Tensor) -> Tensor:
+            code, acts_N = layer.encode_sparse(x_NSD.flatten(0, 1).to(coder.dtype))
+            own_BE = layer.collectives.sum_latents(layer.decode_sparse(code, acts_N))
+            ahead_BE = own_BE if number == 0 else own_BE + written.pop()
+            size = y_NSE.shape[-1]
+            written[:] = [ahead_BE[:, size:]]
+            here_BE = ahead_BE[:, :size] + coder.b_dec[number * size : (number + 1) * size]
+            return here_BE.view(*x_NSD.shape[:2], size)
+
+        return replacement
+
+    return [of(number, layer) for number, layer in enumerate(coder.layers)]
 
 
 def _evenly(usable_NS: Tensor, num: int) -> Tensor:

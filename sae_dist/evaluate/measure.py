@@ -1,7 +1,7 @@
 """How a measure is fed, and adds up what it is fed with."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders import Coder
+from sae_dist.common.joint import joined, parts_of
 from sae_dist.evaluate.config import EvaluationConfig
 from sae_dist.evaluate.cosine import Similarity, compare_decoders
 from sae_dist.evaluate.registry import Declared, Needs
@@ -35,6 +36,16 @@ class Subject:
     site: str = ""
     target: str = ""
     config: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    @property
+    def sites(self) -> list[str]:
+        """What it reads and reconstructs, those side by side one by one."""
+        return list(dict.fromkeys([*parts_of(self.site), *parts_of(self.target)]))
+
+    def reads(self, acts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Input and target [..., D], [..., E] from the activations of each site; one if equal."""
+        x = joined(acts, self.site)
+        return x, x if self.target == self.site else joined(acts, self.target)
 
     @property
     def device(self) -> torch.device:

@@ -104,7 +104,7 @@ def run_coder(
     input_ids_NS: Tensor | None = None,
 ) -> CoderOutput:
     """Pass the trainable tokens of some sequences [N, S] through a coder, in its dtype."""
-    device, dtype = coder.b_dec.device, coder.W_enc.dtype
+    device, dtype = coder.b_dec.device, coder.dtype
     x_BD = x_NSD[trainable_NS].to(device, dtype)
     y_BE = x_BD if y_NSE is x_NSD else y_NSE[trainable_NS].to(device, dtype)
     sequence_B, position_B = trainable_NS.to(device).nonzero(as_tuple=True)

@@ -90,14 +90,14 @@ class Passes:
 
     def _feed(self, group: Sequence[Measure | PairMeasure]) -> None:
         sharing = {m.subjects: [o for o in group if o.subjects == m.subjects] for m in group}
-        sites = {site for subjects in sharing for s in subjects for site in (s.site, s.target)}
+        sites = {part for subjects in sharing for s in subjects for part in s.sites}
         num_tokens = torch.zeros((), dtype=torch.int64, device=group[0].subjects[0].device)
         for batch in self._batches(group[0], sorted(sites), self._size):
             num_tokens += batch.trainable.sum().to(num_tokens.device)
             for subjects, sharers in sharing.items():
                 seen = [
                     run_coder(
-                        *(s.coder, batch.acts[s.site], batch.acts[s.target]),
+                        *(s.coder, *s.reads(batch.acts)),
                         *(batch.trainable, batch.input_ids),
                     )
                     for s in subjects
@@ -120,7 +120,7 @@ class Passes:
 
     def _feed_texts(self, group: Sequence[Any]) -> None:
         subjects = list(dict.fromkeys(measure.subject for measure in group))
-        sites = {site for s in subjects for site in (s.site, s.target)}
+        sites = {part for s in subjects for part in s.sites}
         capture = reader(self._lm, sorted(sites), self._team)
         for texts in self._texts:
             size = max(1, self.config.batch_tokens // texts.ids_NS.shape[1])

@@ -9,8 +9,10 @@ from enum import StrEnum
 from functools import cache
 from typing import ClassVar
 
+from sae_dist.coders.config import Form
 from sae_dist.common.declare import Figure, Plot, Topic
 from sae_dist.common.errors import UserError
+from sae_dist.common.joint import is_joint
 from sae_dist.common.names import nearest
 from sae_dist.common.registry import Registry
 
@@ -63,6 +65,18 @@ class Declared(ABC):
 
     name: ClassVar[str]
     needs: ClassVar[Needs]
+
+    @classmethod
+    def measures_coder(cls, site: str, form: Form) -> bool:
+        """Whether it measures coders of a form that read `site`.
+
+        Of several sites what needs the language model is not measured, and of several decoders what
+        compares these.
+        """
+        if form is Form.cross_layer_transcoder:
+            return cls.needs is Needs.CODES
+        return not is_joint(site) or not cls.needs.runs_lm
+
     version: ClassVar[int] = 1
     settings: ClassVar[Sequence[str]] = ()
     sequences: ClassVar[str] = "max_sequences"
@@ -85,6 +99,7 @@ MEASURES = Registry(
         "fidelity": f"{_HERE}.fidelity:Fidelity",
         "similarity": f"{_HERE}.similarity:Similarity",
         "lm_loss": f"{_HERE}.lm_loss:LMLoss",
+        "sites": f"{_HERE}.sites:Sites",
         "position": f"{_HERE}.position:ReconstructionByPosition",
         "frequency": f"{_HERE}.frequency:FiringFrequency",
         "consistency": f"{_HERE}.consistency:ConsistentActivation",

@@ -3,7 +3,8 @@
     runs/r/evaluation/
       about.json                  the store, the language model and how many sequences were read
       RUNG/MEASURE.json           one coder's figures by one measure
-      pairs/SMALLER--LARGER/…     two coders'; a file of tensors beside them, latent by latent
+      pairs/SMALLER--LARGER/…     two coders'
+      …/MEASURE.safetensors       what a measure finds latent by latent, beside its figures
       MEASURE.json                what all rungs say together, or on a finetune
 
 Each file of figures says what it is `of`: the coder, the store, the settings. It is written once
@@ -46,14 +47,15 @@ def run_path(run: Path, measure: str) -> Path:
 def write_figures(path: Path, of: Mapping[str, Any], figures: Figures) -> None:
     """Write what a measure found; what is not finite becomes null, and is told.
 
-    The tensors that a pair's figures have at `by_latent` go to a file beside them, which takes
-    their place there.
+    The tensors that figures have at `by_latent` go to a file beside them, which takes their place
+    there.
     """
     if by_latent := figures.get("by_latent"):
         file = path.with_suffix(".safetensors")
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, save({key: value.cpu() for key, value in by_latent.items()}))
-        figures = figures | {"by_latent": "/".join(file.parts[-4:])}  # from the run's folder on
+        last = file.parts[::-1].index(FOLDER) + 1  # from the run's folder on
+        figures = figures | {"by_latent": "/".join(file.parts[-last:])}
     if places := list(not_finite(figures)):
         more = f" and {len(places) - 3} others" if len(places) > 3 else ""
         log_info(

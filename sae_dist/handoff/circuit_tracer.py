@@ -1,7 +1,11 @@
-"""circuit-tracer 0.5: a set of transcoders, one of each layer, and what its viewer shows of them.
+"""circuit-tracer 0.5: a set of transcoders, one of each layer, and what its viewer shows of them;
+or a cross-layer transcoder.
 
     FOLDER/layer_N.safetensors       `W_enc`, `W_dec` [F, D], `b_enc`, `b_dec`, `W_skip` [D, D],
                                      and `activation_function.threshold` [F]
+    FOLDER/W_enc_N.safetensors       or of a cross-layer transcoder each layer's `W_enc_N` [F, D],
+                                     `b_enc_N`, `b_dec_N` [D] and `threshold_N` [F]
+    FOLDER/W_dec_N.safetensors       and `W_dec_N` [F, L - N, D], to this layer and each later one
     FOLDER/config.yaml               the language model, and where it is read and written
     FOLDER/features/layer_N.bin      of each latent its length, four bytes, and deflated JSON
     FOLDER/features/index.json.gz    {N: {"filename", "offsets" [F + 1]}}
@@ -26,18 +30,22 @@ from sae_dist.coders import FiresBy, Form
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import atomic_path, write_atomic
 from sae_dist.common.hooks import hook_name, layer_of
+from sae_dist.common.joint import join, parts_of
 from sae_dist.common.log import log_info
 from sae_dist.handoff.dashboard import SHOWN, as_texts, short
 from sae_dist.handoff.handoff import Handoff, Texts, written_anew
 from sae_dist.latents import Example, Latents, rungs_with_latents
 
 FEATURES, INDEX = "features", "index.json.gz"
+_WEIGHTS = "layer_*.safetensors", "W_enc_*.safetensors", "W_dec_*.safetensors"
 _HEAD_BYTES = 4
 _ESCAPED = "backslashreplace"  # the viewer puts `\xe2` and those after it together again
 
 
 class CircuitTracer(Handoff):
-    """A set of a run's transcoders, one a layer, with their latents where these are known."""
+    """A set of a run's transcoders, one a layer, with their latents where these are known; or a
+    cross-layer transcoder.
+    """
 
     name = "circuit_tracer"
     title = "circuit-tracer"
@@ -58,12 +66,15 @@ class CircuitTracer(Handoff):
         """In memory: a block of a matrix; then a range of latents."""
         described = {name: _describe(run, name) for name in rungs}
         layers = _layers(described)
-        for old in folder.glob("layer_*.safetensors"):
+        for old in (old for kept in _WEIGHTS for old in folder.glob(kept)):
             old.unlink()
+        if _is_cross_layer(described[layers[0]]):
+            _write_cross_layer(folder, run / "coders" / layers[0])
+            _write_config(folder, described[layers[0]], run.name)
+            return
         for layer, name in enumerate(layers):
             _write_transcoder(folder / f"layer_{layer}.safetensors", run / "coders" / name)
-        config = _config(described[layers[0]], run.name)
-        write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+        _write_config(folder, described[layers[0]], run.name)
         if texts is None or not set(layers) <= set(rungs_with_latents(run)):
             if (folder / FEATURES / INDEX).is_file():
                 shutil.rmtree(folder / FEATURES)  # of another set
@@ -120,11 +131,19 @@ def _layers(described: dict[str, dict[str, Any]]) -> list[str]:
     Raises:
         UserError: the rungs are no such set.
     """
+    across = [name for name, one in described.items() if _is_cross_layer(one)]
+    if across and len(described) > 1:
+        raise UserError(
+            f"found {across[0]}, a cross-layer transcoder, among {len(described)} coders; expected "
+            "it alone, as circuit-tracer has all layers in one; choose with rungs=[…]"
+        )
     by_layer: dict[int, list[str]] = defaultdict(list)
     for name, one in described.items():
         if reason := _unsupported_reason(one):
             raise UserError(f"{name}: {reason}; choose others with rungs=[…]")
         by_layer[layer_of(one["about"]["site"]) or 0].append(name)
+    if across:
+        return across
     several = next((names for names in by_layer.values() if len(names) > 1), None)
     if several is not None:
         raise UserError(
@@ -152,10 +171,15 @@ def _unsupported_reason(described: dict[str, Any]) -> str | None:
 
     config, about = config_of(described["config"]), described["about"]
     site, target = about["site"], about["target"]
-    if config.form is Form.autoencoder:
-        return "circuit-tracer wants transcoders, not an autoencoder"
+    if config.form.reconstructs_input:
+        return f"circuit-tracer wants transcoders, not {config.form}s"
     if config.fires_by is FiresBy.rank or config.signed:
         return f"circuit-tracer takes thresholds or ReLU, which {config.title} has not"
+    if config.form is Form.cross_layer_transcoder:
+        mlps = [join(f"mlp_{end}.{n}" for n in range(config.num_sites)) for end in ("in", "out")]
+        if [site, target] != mlps:
+            return f"circuit-tracer replaces all MLPs from the first on, not {site} → {target}"
+        return None
     layer = layer_of(site)
     if layer is None or (site, target) != (f"mlp_in.{layer}", f"mlp_out.{layer}"):
         return f"circuit-tracer replaces MLPs: expected mlp_in.N → mlp_out.N, not {site} → {target}"
@@ -172,19 +196,44 @@ def _write_transcoder(path: Path, coder_folder: Path) -> None:
     write_tensors(path, {renamed.get(name, name): tensor for name, tensor in tensors.items()})
 
 
-def _config(described: dict[str, Any], run: str) -> dict[str, Any]:
+def _is_cross_layer(described: dict[str, Any]) -> bool:
+    return bool(described["config"]["form"] == Form.cross_layer_transcoder)
+
+
+def _write_cross_layer(folder: Path, coder_folder: Path) -> None:
+    from sae_dist.coders import CrossLayerTranscoder, map_coder
+    from sae_dist.coders.files import write_tensors
+
+    coder = map_coder(coder_folder)
+    assert isinstance(coder, CrossLayerTranscoder)
+    for number, (layer, b_dec_D) in enumerate(
+        zip(coder.layers, coder.b_dec.chunk(len(coder.layers)), strict=True)
+    ):
+        state = layer.state_dict()
+        vectors = {"b_enc": layer.b_enc, "b_dec": b_dec_D}
+        if "threshold" in state:  # one of all latents becomes one of each
+            vectors["threshold"] = state["threshold"].expand(len(layer.b_enc))
+        given = {"W_enc": layer.W_enc, **vectors}
+        as_float32 = {f"{name}_{number}": v.detach().float() for name, v in given.items()}
+        write_tensors(folder / f"W_enc_{number}.safetensors", as_float32)
+        W_dec_FmD = layer.W_dec.detach().unflatten(1, (len(coder.layers) - number, -1))
+        write_tensors(folder / f"W_dec_{number}.safetensors", {f"W_dec_{number}": W_dec_FmD})
+
+
+def _write_config(folder: Path, described: dict[str, Any], run: str) -> None:
     about = described["about"]
     lm = (about.get("source") or {}).get("lm") or {}
-    layer = layer_of(about["site"])
-    read = hook_name(about["site"], folds_norms=bool(lm.get("fold_norms")))
-    written = hook_name(about["target"])
-    return {
+    site, target = (parts_of(about[key])[0] for key in ("site", "target"))
+    layer = layer_of(site)
+    read = hook_name(site, folds_norms=bool(lm.get("fold_norms")))
+    config = {
         "model_name": lm.get("name") or "",
-        "model_kind": "transcoder_set",
+        "model_kind": "cross_layer_transcoder" if _is_cross_layer(described) else "transcoder_set",
         "feature_input_hook": read.removeprefix(f"blocks.{layer}."),
-        "feature_output_hook": written.removeprefix(f"blocks.{layer}."),
+        "feature_output_hook": hook_name(target).removeprefix(f"blocks.{layer}."),
         "scan": run,
     }
+    write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
 
 
 def _write_features(folder: Path, layers: Iterable[Latents], texts: Texts) -> None:

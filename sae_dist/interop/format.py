@@ -46,7 +46,7 @@ class Format:
     weights: ClassVar[str]
     is_pickle: ClassVar[bool] = False
     loading: ClassVar[str] = ""
-    forms: ClassVar[tuple[Form, ...]] = tuple(Form)
+    forms: ClassVar[tuple[Form, ...]] = tuple(form for form in Form if not form.spans_sites)
     fires_by: ClassVar[tuple[FiresBy, ...]] = tuple(FiresBy)
     signed: ClassVar[bool] = False
 

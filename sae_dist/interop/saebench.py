@@ -65,6 +65,11 @@ class SAEBenchCoder(nn.Module):
 
     def __init__(self, coder: Coder, model: str, hook: str) -> None:
         super().__init__()
+        if coder.config.form.spans_sites:
+            raise UserError(
+                f"found a {coder.config.form}; SAEBench reads one hook, so expected a coder of one "
+                "site; measure this one with sae-dist evaluate"
+            )
         self.coder = coder.eval().requires_grad_(False)
         form = coder.config.form
         is_autoencoder = form is Form.autoencoder

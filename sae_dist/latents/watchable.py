@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from sae_dist.coders import Coder
+from sae_dist.coders import Coder, Form
 from sae_dist.parallel import Mesh
 
 
@@ -30,6 +30,10 @@ class Watchable(Protocol):
     @property
     def num_latents(self) -> int:
         """F, of all slices."""
+
+    @property
+    def form(self) -> Form:
+        """What it is."""
 
     @property
     def d_in(self) -> int:

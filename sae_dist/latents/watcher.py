@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from sae_dist.checkpoint.ranks import on_every_rank, on_first_rank
-from sae_dist.coders import Coder, slice_of
+from sae_dist.coders import Coder, Form, slice_of
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import read_json, write_json
 from sae_dist.common.groups import neighbours
+from sae_dist.common.joint import is_joint, joined, parts_of, width_of
 from sae_dist.common.log import log_info, progress
 from sae_dist.common.patterns import rungs_asked_for
 from sae_dist.latents.cofiring import cofiring
@@ -170,7 +171,7 @@ class _Watching:
         size, total = parts[coders[0].name].sequences, about.num_sequences
         of_all = frozenset.intersection(*map(frozenset, done.values()))
         part = HeldOutPart(data.index, data.size, total, size, of_all)
-        sites = sorted({coder.site for coder in coders})
+        sites = sorted({part for coder in coders for part in parts_of(coder.site)})
         with progress(total=total, desc="encode", unit="sequence") as bar:
             bar.update(min(len(of_all) * size, total))
             for batch in self.source.held_out(sites, part):
@@ -191,7 +192,8 @@ class _Watching:
         for first in range(0, len(batch), size):
             piece = batch.cut(first, first + size)
             tokens_B = piece.trainable.flatten().nonzero().flatten() + first * length
-            x_BD = piece.acts[site][piece.trainable].to(self.device, coder.W_enc.dtype)
+            acts_BD = joined(piece.acts, site)[piece.trainable]
+            x_BD = acts_BD.to(self.device, coder.dtype)
             yield tokens_B.to(self.device), *coder.encode_sparse(x_BD)
 
     # Then what they left is gathered, range by range of latents.
@@ -270,7 +272,8 @@ class _Watching:
         if self.lm is None:
             return {}
         model = self.lm().model
-        return {c.target: unembedding(model, c.target) for c in self.chosen}
+        targets = (c.target for c in self.chosen if not is_joint(c.target))
+        return {target: unembedding(model, target) for target in targets}
 
     def _conclude(self, one: Watchable, coder: Coder, edges: list[int], num_fired: int) -> None:
         """Say that a rung's latents are there, and remove the parts they were gathered from."""
@@ -333,8 +336,13 @@ def _check(
             f"parallel.latent={latent} must divide the {world.size} processes; choose a divisor"
         )
     for coder in chosen:
+        if coder.form is Form.cross_layer_transcoder:
+            raise UserError(
+                f"found {coder.name}, a cross-layer transcoder, whose latents have several "
+                "decoders; expected coders with one; choose others with rungs=[…]"
+            )
         slice_of(coder.num_latents, 0, latent)
-        if source.widths.get(coder.site) != coder.d_in:
+        if width_of(source.widths, coder.site) != coder.d_in:
             raise UserError(
                 f"{coder.name} wants {coder.site} of width {coder.d_in}; there are {source.widths}:"
                 " set store=… to the store it was trained on"

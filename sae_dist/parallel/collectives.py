@@ -118,7 +118,7 @@ def gather_latents(coder: Coder, mesh: Mesh) -> dict[str, Tensor | Rows] | None:
         own = coder.state_dict()[name]
         blocks = mesh.latent.gather_blocks(own, rows_at_once(own))
         if mesh.latent.index == 0:
-            shape = coder.config.num_latents, *own.shape[1:]
+            shape = len(own) * mesh.latent.size, *own.shape[1:]
             tensors[name] = Rows(shape, own.dtype, blocks)
         else:
             deque(blocks, maxlen=0)

@@ -4,9 +4,9 @@
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sae_dist.coders import CoderConfig, Form
+from sae_dist.coders import CoderConfig, Form, layers_of
 from sae_dist.coders.messages import SUM_BYTES, MeshAxis, Message, StepShape
 from sae_dist.parallel.machine import MachineConfig
 
@@ -32,12 +32,17 @@ ADAM = UpdateCost()
 def _messages(config: CoderConfig, step: StepShape, *, has_dead: bool) -> Iterator[Message]:
     """A step's messages, those over axes of one process too."""
     data, latent, w = MeshAxis.data, MeshAxis.latent, step.w
+    parts = layers_of(config, step.D, step.E)
+    layers = [
+        (one, replace(step, form=one.form, D=d, E=e, F=step.F // len(parts))) for one, d, e in parts
+    ]
     yield Message("rows of x", latent, step.b * step.D * step.s, True)
-    if config.form is not Form.autoencoder:
+    if not config.form.reconstructs_input:
         yield Message("rows of y", latent, step.b * step.E * step.s, True)
     if config.num_aux:
         yield Message("numbers of dead latents", latent, 2 * SUM_BYTES)
-    yield from config.messages(step)
+    for one, own in layers:
+        yield from one.messages(own)
     yield from step.decoded(config.num_levels)
     yield Message("number of active entries", latent, SUM_BYTES)
     yield from config.further_messages(step, has_dead=has_dead)
@@ -47,13 +52,16 @@ def _messages(config: CoderConfig, step: StepShape, *, has_dead: bool) -> Iterat
     yield Message("sums of the loss", data, num_sums * SUM_BYTES)
     if config.form is Form.skip_transcoder:
         yield Message("gradient of W_skip", data, step.D * step.E * w)
-    yield Message("gradient of W_dec", data, step.F * step.E * w)
-    yield Message("gradient of W_enc", data, step.F * step.D * w)
-    own = sum(spec.size(step.F) for spec in config.tensors().values() if spec.is_trained)
-    yield Message("gradients of the vectors", data, (step.F + step.E + own) * w)
+    for _, own in reversed(layers):
+        yield Message("gradient of W_dec", data, own.F * own.E * w)
+        yield Message("gradient of W_enc", data, own.F * own.D * w)
+    trained = [spec for spec in config.tensors().values() if spec.is_trained]
+    num_own = sum(spec.size(own.F) for _, own in layers for spec in trained)
+    yield Message("gradients of the vectors", data, (step.F + step.E + num_own) * w)
     yield Message("squared norm of the gradient", latent, w)
     yield Message("firings of each latent", data, step.F * SUM_BYTES)
-    yield from config.messages_after_step(step)
+    for one, own in layers:
+        yield from one.messages_after_step(own)
 
 
 def messages(

@@ -2,7 +2,7 @@
 
 import torch
 
-from sae_dist.coders import Coder, CoderConfig
+from sae_dist.coders import CoderConfig, layers_of, make_coder
 from sae_dist.coders.flops import CANDIDATES
 from sae_dist.train import OptimConfig
 from sae_dist.train.optimizers import Optimizer
@@ -41,7 +41,8 @@ def rung_memory(
     """
     F, w = coder.num_latents // latent, bytes_per_value
     dtype = torch.float64 if w == torch.float64.itemsize else torch.float32
-    held = Coder(coder, d_in, d_out, latents=range(F), dtype=dtype, device="meta")
+    held = make_coder(coder, d_in, d_out, latents=range(F), dtype=dtype, device="meta")
+    d_read = layers_of(coder, d_in, d_out)[0][1]  # by one latent
     gradients = sum(parameter.nbytes for parameter in held.parameters())
     states = Optimizer(held, optim).tensors()
     return {
@@ -49,7 +50,7 @@ def rung_memory(
         "moments": sum(state.nbytes for *_, state in states),
         **({"average": gradients} if optim.ema_decay else {}),
         "counters": 2 * F * _INT64,
-        "rounded": F * d_in * bytes_per_searched + 2 * F * w,
+        "rounded": F * d_read * bytes_per_searched + 2 * F * w,
         "gradients": gradients,
     }
 
@@ -66,8 +67,9 @@ def working_memory(
     if all latents were dead, as at worst they are.
     """
     F = coder.num_latents // latent
-    block = 2 * min(rows * min(F, _BLOCK_LATENTS), _BLOCK_VALUES)
-    entries = int(rows * CANDIDATES * coder.expected_l0) * _ENTRY_BYTES
+    num_layers = len(layers_of(coder, d_in, d_out))
+    block = 2 * min(rows * min(F // num_layers, _BLOCK_LATENTS), _BLOCK_VALUES)
+    entries = int(rows * CANDIDATES * num_layers * coder.expected_l0) * _ENTRY_BYTES
     if coder.num_aux:
         block = max(block, _DEAD_BYTES * min(rows * F, _DEAD_VALUES))
         block += ROUNDED_BYTES * F * (d_in + d_out + max(d_in, d_out))

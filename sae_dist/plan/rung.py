@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from sae_dist.coders import CoderConfig
+from sae_dist.coders import CoderConfig, layers_of
 from sae_dist.coders.flops import CANDIDATES, step_flops
 from sae_dist.parallel import MachineConfig, choose_mesh
 from sae_dist.parallel.cost import message_seconds, messages, wire_bytes
 from sae_dist.plan.memory import ROUNDED_BYTES, checkpoint_bytes, rung_memory, working_memory
 from sae_dist.train import OptimConfig, RungConfig
+from sae_dist.train.optimizers import update_cost
 
 _OF_OUTPUT = 2  # times that the product's output is moved: written, and looked through
 _OF_WEIGHTS, _OF_KEPT = 4, 2  # a gradient and a weight, and a moment: written and read
@@ -51,7 +52,7 @@ def plan_rung(
     """One rung's cost. Raises UserError if it fits no mesh of the machine's devices."""
     coder, D, E, w = rung.coder, d_in, d_out, bytes_per_value
     sizes = coder, D, E, batch_tokens
-    update = rung.optim.cost(coder.num_latents, D, E)
+    update = update_cost(rung.optim, coder, D, E)
     latent = choose_mesh(rung.parallel, machine, machine.devices, *sizes, update)
     mesh = machine.devices // latent, latent
     rows = batch_tokens // mesh[0]
@@ -95,14 +96,16 @@ def moved_bytes(
     matrices and of the batch; the update passes over the rows: all of them, or where the optimizer
     lets others be and with one part of the batch those that can have fired.
     """
-    (data, latent), w = mesh, bytes_per_value
-    F = coder.num_latents // latent
-    num = rows * coder.expected_l0 / latent
-    search = ROUNDED_BYTES * (F * D + _OF_OUTPUT * rows * F)
-    entries = num * w * (CANDIDATES * D + 3 * E + D)
-    fired_alone = optim.moves_fired_rows_alone and data == 1
-    share = min(1.0, num / F) if fired_alone else 1.0
-    times = _OF_WEIGHTS + _OF_KEPT * optim.num_moments
-    update = share * F * (times * (D + E) * w + ROUNDED_BYTES * D)
-    average = _OF_AVERAGE * F * (D + E) * w if optim.ema_decay else 0.0
-    return search + entries + update + average
+    (data, latent), w, moved = mesh, bytes_per_value, 0.0
+    for one, d, e in layers_of(coder, D, E):
+        F = one.num_latents // latent
+        num = rows * one.expected_l0 / latent
+        search = ROUNDED_BYTES * (F * d + _OF_OUTPUT * rows * F)
+        entries = num * w * (CANDIDATES * d + 3 * e + d)
+        fired_alone = optim.moves_fired_rows_alone and data == 1
+        share = min(1.0, num / F) if fired_alone else 1.0
+        times = _OF_WEIGHTS + _OF_KEPT * optim.num_moments
+        update = share * F * (times * (d + e) * w + ROUNDED_BYTES * d)
+        average = _OF_AVERAGE * F * (d + e) * w if optim.ema_decay else 0.0
+        moved += search + entries + update + average
+    return moved

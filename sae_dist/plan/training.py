@@ -11,6 +11,7 @@ import numpy as np
 
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
+from sae_dist.common.joint import width_of
 from sae_dist.live import choose_lanes, round_bytes
 from sae_dist.lm import LMSize
 from sae_dist.parallel import MachineConfig
@@ -176,7 +177,8 @@ def _plan_steps(
         )
     plans, warnings = [], []
     for rung in rungs:
-        sizes = widths[rung.site], widths[rung.target], config.batch_tokens
+        d_in, d_out = (width_of(widths, site) or 0 for site in (rung.site, rung.target))
+        sizes = d_in, d_out, config.batch_tokens
         try:
             plans.append(plan_rung(rung, *sizes, config.precision.weights.itemsize, machine))
         except UserError as error:  # it fits no mesh

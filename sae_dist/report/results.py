@@ -10,12 +10,13 @@ from typing import Any
 
 import yaml
 
-from sae_dist.coders import kind_named, kind_names
+from sae_dist.coders import Form, kind_named, kind_names
 from sae_dist.common.errors import UserError
+from sae_dist.common.joint import short_name
 from sae_dist.evaluate.results import read_evaluation
 
 Record = dict[str, Any]
-_FORMS = {"transcoder": "transcoder", "skip_transcoder": "skip transcoder"}
+_FORMS = {form.value: form.replace("_", " ") for form in Form if form is not Form.autoencoder}
 _LOSSES = {"fvu": "FVU", "delta_loss": "Δ loss"}
 
 
@@ -127,7 +128,8 @@ def described(record: Record) -> Record:
     if "site" in record:
         target = record.get("target") or record["site"]
         is_one = target in ("same", record["site"])
-        record = {"place": record["site"] if is_one else f"{record['site']} → {target}"} | record
+        site, target = short_name(record["site"]), short_name(target)
+        record = {"place": site if is_one else f"{site} → {target}"} | record
     if "kind" in record:
         kind, form = record["kind"], record.get("form", "")
         title = kind_named(kind).title if kind in kind_names() else kind  # of a package not here

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
+    from sae_dist.store.aligned import AlignedStores as AlignedStores
     from sae_dist.store.config import CacheConfig as CacheConfig
     from sae_dist.store.config import NonFinite as NonFinite
     from sae_dist.store.config import StoreConfig as StoreConfig

@@ -15,6 +15,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.parallel import World
 from sae_dist.stream import ActivationSource
 from sae_dist.train.config import LoopConfig, RungConfig
+from sae_dist.train.ladder import sites_of
 
 _OF_RUNG = ("name", "site", "target", "coder", "optim", "init_from")  # its mesh may change
 
@@ -33,7 +34,7 @@ def fingerprint_of(
         source: of activations; its scale is what they are normalised by.
         num_steps: of the whole run.
     """
-    sites = sorted({site for rung in rungs for site in (rung.site, rung.target)})
+    sites = sites_of(rungs)
     decays = any(rung.optim.decay_share for rung in rungs)
     return {
         "seed": config.seed,

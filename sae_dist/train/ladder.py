@@ -6,11 +6,13 @@ from typing import Any
 from sae_dist.coders import mean_to_spread
 from sae_dist.common.errors import UserError
 from sae_dist.common.hooks import site_of
+from sae_dist.common.joint import joined, parts_of, width_of
 from sae_dist.common.log import log_info
 from sae_dist.common.names import require_plain
 from sae_dist.parallel import MachineConfig, World, choose_mesh, make_mesh
 from sae_dist.stream import ActivationSource
 from sae_dist.train.config import Precision, RungConfig
+from sae_dist.train.optimizers import update_cost
 from sae_dist.train.rung import Rung
 
 _SAMPLE_TOKENS = 8192
@@ -43,11 +45,11 @@ def build_ladder(
     for config in configs:
         d_in, d_out = (_width(source, site) for site in (config.site, config.target))
         sizes = config.coder, d_in, d_out, batch_tokens
-        update = config.optim.cost(config.coder.num_latents, d_in, d_out)
+        update = update_cost(config.optim, config.coder, d_in, d_out)
         latent = choose_mesh(config.parallel, machine, world.size, *sizes, update)
         mesh = make_mesh(world, latent, meshes)
-        mean_square = source.mean_square(config.site)
-        rungs.append(Rung(config, mesh, mean_square, d_in, d_out, precision, world.device))
+        mean_squares = {site: source.mean_square(site) for site in sites_of([config])}
+        rungs.append(Rung(config, mesh, mean_squares, d_in, d_out, precision, world.device))
         log_info(
             f"  {config.name}: {d_in} → {config.coder.num_latents} → {d_out} on {mesh} data×latent"
         )
@@ -66,14 +68,15 @@ def initialise(rungs: list[Rung], source: ActivationSource, seed: int) -> dict[s
     for site, gamma in gammas.items():
         log_info(f"  {site}: mean / spread γ = {gamma:.3g}")
     for rung in rungs:
-        x_ND, y_NE = sample[rung.config.site].float(), sample[rung.config.target].float()
+        x_ND, y_NE = (joined(sample, s).float() for s in (rung.config.site, rung.config.target))
         rung.initialise(seed, x_ND.to(rung.coder.b_dec.device), y_NE.to(rung.coder.b_dec.device))
     return {rung.name: gammas[rung.config.site] for rung in rungs}
 
 
 def sites_of(configs: list[RungConfig]) -> list[str]:
-    """All sites that the rungs read, each once, sorted."""
-    return sorted({site for config in configs for site in (config.site, config.target)})
+    """All sites that the rungs read, each once, sorted; those side by side one by one."""
+    read = (site for config in configs for site in (config.site, config.target))
+    return sorted({part for site in read for part in parts_of(site)})
 
 
 def describe(configs: list[RungConfig]) -> dict[str, dict[str, Any]]:
@@ -82,10 +85,11 @@ def describe(configs: list[RungConfig]) -> dict[str, dict[str, Any]]:
 
 
 def _width(source: ActivationSource, site: str) -> int:
-    if site not in source.widths:
+    width = width_of(source.widths, site)
+    if width is None:
         meant = f"; that is {site_of(site)} here" if site_of(site) in source.widths else ""
         raise UserError(
             f"the store has no site {site!r}; it has {', '.join(sorted(source.widths))}: "
             f"set site=… (and target=… for a transcoder) to one of them{meant}"
         )
-    return source.widths[site]
+    return width

@@ -35,7 +35,7 @@ def rung_measures(rung: Rung, result: StepResult, step: int, num_steps: int) -> 
     }
     if config.coder.penalty is not None:
         measures["sparsity_coefficient"] = sparsity_coefficient(config.coder, config.optim, step)
-    return measures | config.coder.logged(rung.coder)
+    return measures | rung.coder.logged()
 
 
 def firing_frequency(rung: Rung) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sae_dist.coders import Scale
+from sae_dist.common.joint import joined
 from sae_dist.parallel import Mesh
 
 
@@ -18,7 +20,7 @@ class SharedRows:
     """
 
     def __init__(self, acts: dict[str, Tensor], dtype: torch.dtype) -> None:
-        self._acts, self._dtype = acts, dtype
+        self.acts, self.dtype = acts, dtype
         self._coming: dict[tuple[str, int], Callable[[], Tensor]] = {}
         self._made: dict[tuple[str, float, int], Tensor] = {}
 
@@ -26,16 +28,16 @@ class SharedRows:
         """Begin to gather what `normalised` will be asked for; called by all processes alike."""
         key = site, mesh.latent.size
         if key not in self._coming:
-            self._coming[key] = mesh.latent.start_all_gather(self._acts[site])
+            self._coming[key] = mesh.latent.start_all_gather(joined(self.acts, site))
 
-    def normalised(self, site: str, scale: float, mesh: Mesh) -> Tensor:
+    def normalised(self, site: str, scale: Scale, mesh: Mesh) -> Tensor:
         """The rows [B, width] that a process of `mesh` works on, divided by `scale`.
 
         The tensor is shared: nobody may change it. Rows cross the latent axis as they are stored,
         in half the bytes for 16-bit formats, and the axis of the first to ask counts them.
         """
-        key = site, scale, mesh.latent.size
+        key = site, id(scale) if isinstance(scale, Tensor) else scale, mesh.latent.size
         if key not in self._made:
             self.start_gather(site, mesh)
-            self._made[key] = self._coming.pop((site, mesh.latent.size))().to(self._dtype) / scale
+            self._made[key] = self._coming.pop((site, mesh.latent.size))().to(self.dtype) / scale
         return self._made[key]

@@ -1,7 +1,7 @@
 """One rung of a ladder: a coder, its mesh, its optimizer, and all that a checkpoint must hold."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,18 @@ import torch
 from torch import Tensor
 
 from sae_dist.checkpoint import on_mesh
-from sae_dist.coders import Coder, DeadLatents, LossTerms, fold, initialise, save_coder, slice_of
+from sae_dist.coders import (
+    DeadLatents,
+    LossTerms,
+    fold,
+    initialise,
+    make_coder,
+    save_coder,
+    scale_of,
+    slice_of,
+)
 from sae_dist.common.errors import UserError
+from sae_dist.common.joint import parts_of
 from sae_dist.kernels import GradientForm, dispatch, host
 from sae_dist.kernels.host import start_reading
 from sae_dist.parallel import Mesh, gather_latents, set_mesh
@@ -26,7 +36,8 @@ class Rung:
     """A coder in training, as one process of its mesh holds it.
 
     Attributes:
-        scale: C = √E‖x‖² of the input site: x and y are divided by it.
+        scale: C = √E‖x‖² of the input site, or of each column's [D]: x is divided by it.
+        target_scale: the same of the target; but for a cross-layer transcoder it is `scale`.
         progress: how many steps changed the weights, or did not.
     """
 
@@ -34,23 +45,28 @@ class Rung:
         self,
         config: RungConfig,
         mesh: Mesh,
-        mean_square: float,
+        mean_squares: Mapping[str, float],
         d_in: int,
         d_out: int,
         precision: Precision,
         device: torch.device,
     ) -> None:
-        if not 0 < mean_square < math.inf:
-            raise UserError(
-                f"site {config.site} has E‖x‖² = {mean_square}; expected finite activations that "
-                "are not all zeros: look at the store with sae-dist verify"
-            )
         self.config, self.mesh, self.name = config, mesh, config.name
-        self.scale = math.sqrt(mean_square)
+        read, like = parts_of(config.site), (precision.weights, device)
+        written = parts_of(config.target) if config.coder.form.scales_target else []
+        for site in read + written:
+            if not 0 < mean_squares[site] < math.inf:
+                raise UserError(
+                    f"site {site} has E‖x‖² = {mean_squares[site]}; expected finite activations "
+                    "that are not all zeros: look at the store with sae-dist verify"
+                )
+        squares_of = mean_squares.__getitem__
+        self.scale = self.target_scale = scale_of(tuple(map(squares_of, read)), d_in, *like)
+        if written:
+            self.target_scale = scale_of(tuple(map(squares_of, written)), d_out, *like)
         latents = slice_of(config.coder.num_latents, mesh.latent.index, mesh.latent.size)
-        coder = Coder(
-            config.coder, d_in, d_out, latents=latents, dtype=precision.weights, device=device
-        )
+        how = {"latents": latents, "dtype": precision.weights, "device": device}
+        coder = make_coder(config.coder, d_in, d_out, **how)
         self.coder = set_mesh(coder, mesh)
         self.coder.is_exact = precision is not Precision.bfloat16
         self.optimizer = Optimizer(self.coder, config.optim)
@@ -68,7 +84,8 @@ class Rung:
         """
         optim, coder, is_alone = self.config.optim, self.config.coder, self.mesh.data.size == 1
         is_one = not coder.has_further_passes(has_dead=dead.at_most > 0)
-        in_places = optim.takes_places and dispatch.updates_in_places(self.coder.W_enc)
+        in_places = optim.takes_places and dispatch.updates_in_places(self.coder.b_dec)
+        in_places = in_places and not coder.form.spans_sites  # `SumOfNorms` reads rows by number
         return GradientForm(
             by_rows=is_alone and optim.moves_fired_rows_alone,
             in_places=is_alone and is_one and in_places,
@@ -82,9 +99,10 @@ class Rung:
             UserError: there is no coder at `init_from`, or one that this rung cannot go on from.
         """
         if self.config.init_from is None:
-            initialise(self.coder, seed, x_ND / self.scale, y_NE / self.scale)
+            initialise(self.coder, seed, x_ND / self.scale, y_NE / self.target_scale)
         else:
-            warm_start(self.config.init_from, self.coder, self.scale, self.mesh)
+            scales = self.scale, self.target_scale
+            warm_start(self.config.init_from, self.coder, *scales, self.mesh)
 
     def start_gather(self, batch: SharedRows) -> None:
         """Begin to gather the rows, while other rungs take their step."""
@@ -94,7 +112,7 @@ class Rung:
     def rows(self, batch: SharedRows) -> tuple[Tensor, Tensor]:
         """Input and target [B, D], [B, E] divided by C; one tensor where the sites agree."""
         x_BD = batch.normalised(self.config.site, self.scale, self.mesh)
-        return x_BD, batch.normalised(self.config.target, self.scale, self.mesh)
+        return x_BD, batch.normalised(self.config.target, self.target_scale, self.mesh)
 
     def dead(self) -> Tensor:
         """Which latents held here are dead [F]."""
@@ -134,10 +152,9 @@ class Rung:
             self.average.update(number, skip)
         fired_F = self.mesh.data.all_reduce(forward.fired_F)
         self.counters.update(fired_F, num_tokens, skip)
-        weights, names = self.coder.state_dict(), self.config.coder.tensors()
-        own = [weights[name] for name in names]
+        own = self.coder.own_tensors()
         before = [tensor.clone() for tensor in own]
-        self.config.coder.after_step(self.coder, forward.least, number)
+        self.coder.after_step(forward.least, number)
         for tensor, old in zip(own, before, strict=True):
             tensor.copy_(torch.where(skip, old, tensor))
 
@@ -175,9 +192,10 @@ class Rung:
         With `optim.ema_decay` it is the average one.
         """
         averages = {}
+        self.coder.zero_grad()  # a crosscoder's folded weights are copies, and take that room
         if self.average and self.progress.num_updates:
             averages = self.average.rows_at_unit_norm()
-        folded = fold(self.coder, self.scale, averages)
+        folded = fold(self.coder, self.scale, averages, target_scale=self.target_scale)
         tensors = gather_latents(folded, self.mesh) if self.mesh.data.index == 0 else None
         if tensors is not None:
             about = {**about, "site": self.config.site, "target": self.config.target}

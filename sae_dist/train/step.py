@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sae_dist.coders import LossTerms, training_forward
+from sae_dist.coders import LossTerms, Price, training_forward
 from sae_dist.kernels import host
 from sae_dist.parallel import backward, gradient_norm
 from sae_dist.train.optimizers import gradient_squares
@@ -25,7 +25,9 @@ class StepResult:
     bytes_sent: int
 
 
-def training_step(rung: Rung, batch: SharedRows, step: int, num_steps: int) -> StepResult:
+def training_step(
+    rung: Rung, batch: SharedRows, step: int, num_steps: int, price: Price | None = None
+) -> StepResult:
     """Take one step on this process' rows of the global batch.
 
     The host waits for no device. A step whose loss or gradient is not finite changes nothing but
@@ -36,6 +38,7 @@ def training_step(rung: Rung, batch: SharedRows, step: int, num_steps: int) -> S
         rung: changed in place.
         batch: this process' rows at the rung's sites; the other rungs are given the same one.
         step, num_steps: for the schedules.
+        price: of the reconstruction, beside its error: see `training_forward`.
     """
     mesh, coder, optim = rung.mesh, rung.coder, rung.config.optim
     sent_before = mesh.bytes_sent
@@ -51,6 +54,7 @@ def training_step(rung: Rung, batch: SharedRows, step: int, num_steps: int) -> S
         sparsity_coefficient=sparsity_coefficient(rung.config.coder, optim, step),
         dead=dead,
         config=rung.config.coder.at_step(step),
+        price=price,
     )
     coder.zero_grad()
     backward(forward.loss, coder, mesh)

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders.losses import moments, square_sum, total_variance
+from sae_dist.common.joint import joined
 from sae_dist.stream import ActivationSource, HeldOutPart
+from sae_dist.train.ladder import sites_of
 from sae_dist.train.rung import Rung
 
 _ENTRIES = 2**24  # rows times latents at once: all of them may fire, as a JumpReLU's do at first
@@ -33,7 +35,7 @@ def held_out_figures(
     found: dict[str, dict[str, Tensor]] = {}
     for size in sorted({rung.mesh.data.size for rung in rungs}):
         alike = {rung.name: _Sums(rung) for rung in rungs if rung.mesh.data.size == size}
-        sites = sorted({site for sums in alike.values() for site in sums.sites})
+        sites = sites_of([sums.rung.config for sums in alike.values()])
         part = next(iter(alike.values())).rung.mesh.data.index
         together = max(1, batch_tokens // size // source.sequence_length)
         for batch in source.held_out(sites, HeldOutPart(part, size, num_sequences, together)):
@@ -57,13 +59,15 @@ class _Sums:
     def add(self, acts: dict[str, Tensor]) -> None:
         """Add rows, by site as stored."""
         most = max(1, _ENTRIES // len(self._fired_F))
-        for x_BD, y_BE in zip(*(acts[site].split(most) for site in self.sites), strict=True):
+        both = (joined(acts, site).split(most) for site in self.sites)
+        for x_BD, y_BE in zip(*both, strict=True):
             if len(x_BD):
-                self._add(self._normalised(x_BD), self._normalised(y_BE))
+                x_BD = self._cast(x_BD) / self.rung.scale
+                self._add(x_BD, self._cast(y_BE) / self.rung.target_scale)
 
-    def _normalised(self, x_BD: Tensor) -> Tensor:
+    def _cast(self, x_BD: Tensor) -> Tensor:
         like = self.rung.coder.b_dec
-        return x_BD.to(like.device).to(like.dtype) / self.rung.scale
+        return x_BD.to(like.device).to(like.dtype)
 
     def _add(self, x_BD: Tensor, y_BE: Tensor) -> None:
         coder = self.rung.coder

@@ -16,7 +16,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.evaluate.lm_batch import LMBatch, replacement_by
 from sae_dist.interop import format_named
 from sae_dist.lm import LM, Capture, LMConfig, resolve, splice
-from tests.coders.kinds import config_of_kind
+from tests.coders.kinds import FORMS, config_of_kind
 from tests.harvest.tiny import tokenizer
 from tests.lm.tiny import WIDTH, tiny_model
 
@@ -63,7 +63,7 @@ def test_attaching_alone_changes_no_bit(family: str, dtype: torch.dtype) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize("form", FORMS)
 def test_latents_and_what_is_made_of_them(kind: str, form: Form) -> None:
     lm, coder = a_language_model(), a_coder(kind, form)
     name, read, write = (RESID,) * 3 if form is Form.autoencoder else (MLP, *MLP.split(" → "))

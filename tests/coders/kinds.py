@@ -3,9 +3,10 @@
 from dataclasses import fields
 from typing import Any
 
-from sae_dist.coders import CoderConfig, kind_named
+from sae_dist.coders import CoderConfig, Form, kind_named
 
 KINDS = ("jumprelu", "topk", "batchtopk")  # those that formats of others can hold
+FORMS = tuple(form for form in Form if not form.spans_sites)  # the arithmetic of others is theirs
 
 
 def config_of_kind(kind: str, **settings: Any) -> CoderConfig:

@@ -17,9 +17,9 @@ from sae_dist.coders import (
 )
 from sae_dist.coders.initialise import geometric_median, unit_rows
 from sae_dist.common.errors import UserError
-from tests.coders.kinds import config_of_kind
+from tests.coders.kinds import FORMS, config_of_kind
 
-EVERY = list(itertools.product(kind_names(), Form))
+EVERY = list(itertools.product(kind_names(), FORMS))
 
 
 def trained(kind: str, form: Form) -> tuple[Coder, torch.Tensor]:
@@ -112,7 +112,7 @@ def test_an_autoencoder_topk_begins_at_the_geometric_median() -> None:
     torch.testing.assert_close(coder.b_dec.detach(), geometric_median(x_BD))
 
 
-@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize("form", FORMS)
 def test_the_encoders_rows_begin_with_the_norm_that_is_asked_for(form: Form) -> None:
     x_BD = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
     coders = []

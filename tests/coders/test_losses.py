@@ -22,10 +22,10 @@ from sae_dist.coders.kinds.jumprelu import Sparsity, TargetOf
 from sae_dist.coders.losses import moments, total_variance
 from sae_dist.common.errors import UserError
 from sae_dist.kernels import aux
-from tests.coders.kinds import config_of_kind
+from tests.coders.kinds import FORMS, config_of_kind
 
 D, E, F, B, K, AUX_K = 12, 10, 40, 24, 4, 6
-EVERY = list(itertools.product(kind_names(), Form))
+EVERY = list(itertools.product(kind_names(), FORMS))
 
 
 @pytest.fixture(params=["sparse", "dense"], autouse=True)
@@ -167,7 +167,7 @@ def test_loss_and_gradients_equal_the_dense_reference(
         torch.testing.assert_close(grad, reference, rtol=1e-9, atol=1e-12, msg=name)
 
 
-@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize("form", FORMS)
 def test_threshold_gradient_follows_the_papers_pseudo_derivatives(form: Form) -> None:
     coder, x_BD, y_BE = make("jumprelu", form)
     lam, theta_F, epsilon = 0.1, coder.threshold.detach(), coder.config.bandwidth

@@ -296,7 +296,7 @@ def test_a_set_of_fewer_layers_takes_the_place_of_a_longer_one(tmp_path: Path) -
     ("coders", "layers", "told"),
     [
         ({"a": ("transcoder", 8, "topk")}, {"a": 0}, "^a: circuit-tracer takes thresholds or ReLU"),
-        ({"a": ("autoencoder", 8, "jumprelu")}, {"a": 0}, "^a: .* not an autoencoder"),
+        ({"a": ("autoencoder", 8, "jumprelu")}, {"a": 0}, "^a: .* not autoencoders"),
         (
             {"a": ("transcoder", 8, "jumprelu"), "b": ("transcoder", 8, "jumprelu")},
             {"a": 0, "b": 2},

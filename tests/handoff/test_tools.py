@@ -14,13 +14,15 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 
-from sae_dist.coders import Form
+from sae_dist.coders import Coder, Form
 from sae_dist.handoff import handoff_named, unpack_features
 from sae_dist.latents import Latents
 from tests.handoff.made import LM, TEXTS, made_up, save_set, transcoder
 from tests.handoff.test_files import batches_of
 from tests.latents.made_up import VOCABULARY
 from tests.lm.tiny import NUM_LAYERS, VOCAB, WIDTH, tiny_model
+from tests.train.test_cross_layer import save as save_cross_layer
+from tests.train.test_cross_layer import tiny_transcoder
 
 PYTHON = os.environ.get("SAE_DIST_HANDOFF")
 CLIENT = Path(__file__).with_name("tools.py")
@@ -105,6 +107,32 @@ def mlp_inputs(lm: torch.nn.Module, ids: list[int]) -> tuple[list[torch.Tensor],
     return found, logits
 
 
+def assert_same_latents(
+    found: dict, theirs: dict, lm: torch.nn.Module, layers: list[Coder], prompt: list[int]
+) -> None:
+    """What fires on a prompt, in each layer, is what fires here."""
+    inputs, logits = mlp_inputs(lm, prompt)
+    torch.testing.assert_close(theirs["logits"], logits, rtol=1e-4, atol=1e-4)
+    ours = torch.stack([coder.encode(x_SD) for coder, x_SD in zip(layers, inputs, strict=True)])
+    ours[:, 0] = 0  # as it leaves out the first position
+    torch.testing.assert_close(theirs["acts"], ours, rtol=1e-4, atol=1e-4)
+    assert sorted(map(tuple, found["features"])) == [tuple(at) for at in ours.nonzero().tolist()]
+    values = [float(ours[tuple(at)]) for at in found["features"]]
+    assert np.allclose(found["values"], values, rtol=1e-4, atol=1e-4)
+
+
+def test_circuit_tracer_attributes_with_a_cross_layer_transcoder(tmp_path: Path) -> None:
+    lm, coder = write_lm(tmp_path / "lm"), tiny_transcoder()
+    save_cross_layer(tmp_path / "r", coder, lm=str(tmp_path / "lm"))
+    folder, graphs = handed("circuit_tracer", tmp_path / "r", ["clt"]), tmp_path / "graphs"
+    graphs.mkdir()
+    prompt, lm_folder = [0, 5, 17, 33, 4, 60], str(tmp_path / "lm")
+    job = {"folder": str(folder), "graphs": str(graphs), "lm": lm_folder, "backend": "nnsight"}
+    found = asked("circuit_tracer", "circuit-tracer", tmp_path, **job, prompt=prompt)
+    assert found["is_finite"] and found["edges"] > 100
+    assert_same_latents(found, torch.load(graphs / "found.pt"), lm, list(coder.layers), prompt)
+
+
 @pytest.mark.parametrize(
     ("kind", "form", "backend"),
     [
@@ -131,18 +159,7 @@ def test_circuit_tracer_loads_a_set_attributes_and_shows_it(
     found = asked("circuit_tracer", "circuit-tracer", tmp_path, **job, prompt=prompt)
     assert found["is_finite"] and found["edges"] > 100
 
-    inputs, logits = mlp_inputs(lm, prompt)
-    theirs = torch.load(graphs / "found.pt")
-    torch.testing.assert_close(theirs["logits"], logits, rtol=1e-4, atol=1e-4)
-    ours = torch.stack(
-        [coder.encode(x_SD) for coder, x_SD in zip(coders.values(), inputs, strict=True)]
-    )
-    ours[:, 0] = 0  # as it leaves out the first position
-    torch.testing.assert_close(theirs["acts"], ours, rtol=1e-4, atol=1e-4)
-    assert sorted(map(tuple, found["features"])) == [tuple(at) for at in ours.nonzero().tolist()]
-    values = [float(ours[tuple(at)]) for at in found["features"]]
-    assert np.allclose(found["values"], values, rtol=1e-4, atol=1e-4)
-
+    assert_same_latents(found, torch.load(graphs / "found.pt"), lm, list(coders.values()), prompt)
     unpacked = unpack_features(folder, graphs / "tiny.json")
     with socket.socket() as free:
         free.bind(("localhost", 0))

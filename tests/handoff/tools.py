@@ -100,6 +100,7 @@ def circuit_tracer(job: Job) -> Job:
     import yaml
     from circuit_tracer import ReplacementModel, attribute
     from circuit_tracer.frontend import feature_models, local_server
+    from circuit_tracer.transcoder.cross_layer_transcoder import load_clt
     from circuit_tracer.utils import create_graph_files
     from circuit_tracer.utils.hf_utils import load_transcoders
 
@@ -120,7 +121,12 @@ def circuit_tracer(job: Job) -> Job:
         return {"shown": shown}
     config = yaml.safe_load((folder / "config.yaml").read_text())
     files = sorted(folder.glob("layer_*.safetensors"), key=lambda file: int(file.stem[6:]))
-    transcoders = load_transcoders({**config, "transcoders": [str(file) for file in files]})
+    if config["model_kind"] == "transcoder_set":
+        transcoders = load_transcoders({**config, "transcoders": [str(file) for file in files]})
+    else:  # what `load_transcoders` calls once it has downloaded
+        hooks = {key: config[key] for key in ("feature_input_hook", "feature_output_hook")}
+        given = {"scan_name": config["scan"], "dtype": torch.float32, **hooks}
+        transcoders = load_clt(str(folder), device=torch.device("cpu"), **given)
     loading.get_official_model_name = str  # of a folder: what comes behind it reads one
     model = ReplacementModel.from_pretrained_and_transcoders(
         job["lm"], transcoders, backend=job["backend"], device=torch.device("cpu")

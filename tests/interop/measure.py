@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sae_dist.coders import Coder, FiresBy, Form, fold, kind_names
 from sae_dist.interop import format_named, format_names, load_coder
-from tests.coders.kinds import config_of_kind
+from tests.coders.kinds import FORMS, config_of_kind
 from tests.interop import scopes
 from tests.interop.hub import Hub, serving
 
@@ -103,7 +103,7 @@ def made(kind: str, form: Form, d_out: int) -> Coder:
 def exports() -> list[tuple[str, str, Form, str]]:
     """Every format with every kind and form that it can hold, and sites for them."""
     cases = []
-    for name, kind, form in itertools.product(FOREIGN, kind_names(), Form):
+    for name, kind, form in itertools.product(FOREIGN, kind_names(), FORMS):
         coder = made(kind, form, width_out(name, form))
         about = {"site": "resid_post.3", "target": "mlp_out.3"}
         if format_named(name).unsupported_reason(coder.config, D, coder.d_out, about) is None:

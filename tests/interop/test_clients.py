@@ -7,8 +7,7 @@ import itertools
 
 import pytest
 
-from sae_dist.coders import Form
-from tests.coders.kinds import KINDS
+from tests.coders.kinds import FORMS, KINDS
 from tests.interop.measure import BEGIN, DOCS, END, Difference, measure, python, tables
 
 pytestmark = [
@@ -26,7 +25,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Difference], d
 def test_clients_compute_what_we_compute(found: tuple[list[Difference], dict]) -> None:
     differences, _ = found
     ours = {(d.client, d.coder) for d in differences if d.written_by == "sae_dist"}
-    every = {f"{kind} {form.replace('_', ' ')}" for kind, form in itertools.product(KINDS, Form)}
+    every = {f"{kind} {form.replace('_', ' ')}" for kind, form in itertools.product(KINDS, FORMS)}
     assert every < {coder for _, coder in ours} and len(ours) == 24
     assert len(differences) == 54
     bad = [d for d in differences if max(d.latents, d.reconstruction) > MOST or d.flips]

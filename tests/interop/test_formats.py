@@ -22,10 +22,10 @@ ABOUT = {"site": "resid_post.3", "target": "resid_post.3"}
 WITH_THRESHOLDS = ("jumprelu", "relu", "gated", "batchtopk")
 BY_RANK = {("topk", AE), ("hierarchical_topk", AE)}  # `trained` transcoders are not square
 HELD = {
-    "saelens": {*itertools.product(WITH_THRESHOLDS, Form), *BY_RANK},
+    "saelens": {*itertools.product(WITH_THRESHOLDS, FORMS), *BY_RANK},
     "sparsify": BY_RANK,
     "gemma_scope": set(itertools.product(WITH_THRESHOLDS, (AE, TC))),
-    "gemma_scope_2": set(itertools.product(WITH_THRESHOLDS, Form)),
+    "gemma_scope_2": set(itertools.product(WITH_THRESHOLDS, FORMS)),
     "dictionary_learning": {*itertools.product(WITH_THRESHOLDS, (AE,)), *BY_RANK},
     "sae_dist": set(EVERY),
 }

@@ -34,7 +34,7 @@ from sae_dist.parallel import (
     make_mesh,
     set_mesh,
 )
-from tests.coders.kinds import config_of_kind
+from tests.coders.kinds import FORMS, config_of_kind
 from tests.processes import run_on
 
 D, E, F, B, K = 10, 7, 48, 24, 5
@@ -173,7 +173,7 @@ def train_on(world: World, latent: int, dense_share: int) -> list[str]:
     jumprelu_module._DENSE_SHARE = dense_share
     aux._BLOCK_VALUES["cpu"] = 2 * F  # a few rows at once of what AuxK asks
     rows, latents = slice_here(mesh)
-    for kind, form, (where, dead_F) in itertools.product(kind_names(), Form, DEAD.items()):
+    for kind, form, (where, dead_F) in itertools.product(kind_names(), FORMS, DEAD.items()):
         whole, x_BD, y_BE = whole_coder(kind, form)
         if where == "everywhere":  # and once as a Matryoshka coder
             whole.config.levels = [0.2, 0.6]

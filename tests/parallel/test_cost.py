@@ -13,7 +13,7 @@ from sae_dist.train import Adam, Muon, OptimConfig, RungConfig, training_step
 from sae_dist.train.config import Precision
 from sae_dist.train.rows import SharedRows
 from sae_dist.train.rung import Rung
-from tests.coders.kinds import config_of_kind
+from tests.coders.kinds import FORMS, config_of_kind
 from tests.processes import run_on
 
 D, E, F, B, K, AUX_K = 10, 7, 48, 24, 3, 5
@@ -23,11 +23,11 @@ WIDTHS = {"in": D, "out": E}
 def coders() -> list[CoderConfig]:
     """Every kind and form with all that the kind reads, and every kind with less of it."""
     k_sparse = [kind for kind in kind_names() if issubclass(kind_named(kind), KSparse)]
-    switches = [(kind, form, 0.1, True) for kind in k_sparse for form in Form]
+    switches = [(kind, form, 0.1, True) for kind in k_sparse for form in FORMS]
     switches += [(kind, Form.autoencoder, 0.1, False) for kind in k_sparse]
     switches += [("topk", Form.autoencoder, 0.0, False)]
     others = sorted({*kind_names()} - {*k_sparse})
-    switches += [(kind, form, 0.0, False) for kind in others for form in Form]
+    switches += [(kind, form, 0.0, False) for kind in others for form in FORMS]
     nested = [
         config_of_kind(kind, num_latents=F, k=K, **{name: levels})
         for kind, name, levels in [("batchtopk", "levels", [0.5]), ("jumprelu", "random_levels", 4)]
@@ -87,7 +87,7 @@ def third_step(
     rung = Rung(
         RungConfig(site="in", target=target, coder=config, optim=optim),
         mesh,
-        mean_square=float(D),
+        mean_squares=dict.fromkeys(WIDTHS, float(D)),
         d_in=D,
         d_out=WIDTHS[target],
         precision=precision,

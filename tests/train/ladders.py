@@ -13,7 +13,7 @@ from sae_dist.store import open_store, write_store
 from sae_dist.stream import StoredActivations, StreamConfig
 from sae_dist.train import Adam, LoopConfig, Muon, RungConfig, Signum, TrainingRun
 from sae_dist.train.config import LogConfig, Precision, WandbMode
-from tests.coders.kinds import KINDS, config_of_kind
+from tests.coders.kinds import FORMS, KINDS, config_of_kind
 
 D, E, BATCH = 16, 12, 64
 _SCHEDULE = {"warmup_steps": 10, "decay_share": 0.2, "clip_norm": 1.0, "sparsity_warmup_steps": 20}
@@ -71,7 +71,7 @@ def every_rung(latent: int) -> list[RungConfig]:
     """A rung of each kind and form; of AbsTopK, whose forms are TopK's, an autoencoder; and
     Matryoshka coders.
     """
-    every = [rung(kind, form, latent) for kind in KINDS for form in Form]
+    every = [rung(kind, form, latent) for kind in KINDS for form in FORMS]
     annealed = {"k": 2.5, "initial_k": 12, "k_anneal_steps": 15}
     annealed |= {"levels": [0.1, 0.5], "level_weights": LevelWeights.by_size}
     priced = {"target_l0": 4.0, "target_of": TargetOf.token, "initial_l0": 6.0}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from sae_dist import coders, kernels
 from sae_dist.coders.config import TensorSpec
 from sae_dist.coders.kinds.relu import ReLU
+from sae_dist.common.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +46,12 @@ class Gated(ReLU):
         super().initialise(coder, x_ND)
         for name in self.tensors():
             coder.get_parameter(name).zero_()
+
+    def of_layer(self, num_layers: int) -> Self:
+        raise UserError(
+            "a gated cross-layer transcoder; expected another kind, as what its gates decode to would "
+            "have to be of all layers: choose coder=jumprelu_cross_layer_transcoder"
+        )
 
     def activate(
         self, coder: Coder, code: SparsePattern, z_N: Tensor, x_BD: Tensor

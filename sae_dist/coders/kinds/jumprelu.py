@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from sae_dist import coders, kernels
 from sae_dist.coders.config import CoderConfig, FiresBy, TensorSpec
@@ -122,6 +122,16 @@ class JumpReLU(CoderConfig):
             share = self.initial_l0 / self.num_latents
             _threshold(coder).copy_(coders.firing_thresholds(coder, x_ND, share))
 
+    def of_layer(self, num_layers: int) -> Self:
+        """The target and the first L0 are of all layers together."""
+        if self._is_of_tokens:
+            raise UserError(
+                "coder.target_of=token of a cross-layer transcoder; expected batch: set it"
+            )
+        target = self.target_l0 and self.target_l0 / num_layers
+        first = self.initial_l0 and self.initial_l0 / num_layers
+        return replace(super().of_layer(num_layers), target_l0=target, initial_l0=first)
+
     @property
     def label(self) -> str:
         if self.target_l0 is not None:
@@ -154,11 +164,11 @@ class JumpReLU(CoderConfig):
             l0_B = coder.collectives.sum_latents(code.sum_by_row(fires_N))
             sums["l0_distance"] = (l0_B - self.target_l0).square().sum()
         if self.sparsity is not Sparsity.l0:
-            scale_F = _TANH_SCALE * math.sqrt(coder.d_in) * coder.decoder_norms()
+            scale_F = _TANH_SCALE * math.sqrt(coder.d_in) * coder.row_norms()
             sums["firing"] = code.sum_by_latent((scale_F[code.index_N] * acts_N).tanh())
         if self.pre_act_coefficient:
             above_N = (z_N - at_N[0]).relu()
-            sums["above"] = (coder.decoder_norms()[code.index_N] * above_N).sum()
+            sums["above"] = (coder.row_norms()[code.index_N] * above_N).sum()
         return acts_N, lambda y_BE, error_BE: sums
 
     def dense_pass(self, rows: Rows, x_BD: Tensor, centre_D: Tensor) -> DensePass:
@@ -184,7 +194,7 @@ class JumpReLU(CoderConfig):
             return super().further_sums(coder, x_BD, dead)
         sum_D = coder.centred(x_BD).sum(0)
         short_F = len(x_BD) * (_threshold(coder) - coder.b_enc) - coder.W_enc @ sum_D
-        short = coder.decoder_norms() @ short_F
+        short = coder.row_norms() @ short_F
         return lambda y_BE, error_BE: {"short": short}
 
     def loss_parts(

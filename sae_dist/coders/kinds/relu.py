@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
 
 from sae_dist import coders, kernels
 from sae_dist.coders.config import CoderConfig, FiresBy
@@ -42,6 +42,10 @@ class ReLU(CoderConfig):
         share = self.initial_l0 / self.num_latents
         coder.b_enc.sub_(coders.firing_thresholds(coder, x_ND, share))
 
+    def of_layer(self, num_layers: int) -> Self:
+        """The first L0 is of all layers together."""
+        return replace(super().of_layer(num_layers), initial_l0=self.initial_l0 / num_layers)
+
     @property
     def label(self) -> str:
         return f"lambda{self.sparsity_coefficient:g}"
@@ -55,7 +59,7 @@ class ReLU(CoderConfig):
         self, coder: Coder, code: SparsePattern, z_N: Tensor, x_BD: Tensor
     ) -> tuple[Tensor, Sums]:
         acts_N = z_N.relu()  # 0 where there is no entry
-        l1 = (acts_N * coder.decoder_norms()[code.index_N]).sum()
+        l1 = (acts_N * coder.row_norms()[code.index_N]).sum()
         return acts_N, lambda y_BE, error_BE: {"active": code.num_entries(), "l1": l1}
 
     def infer(self, coder: Coder, x_BD: Tensor) -> Entries:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sae_dist.coders import FiresBy
+from sae_dist.coders import FiresBy, Form
 from sae_dist.common.declare import Axis, Figure, Mark, Plot
 from sae_dist.evaluate.measure import Figures, Measure
 from sae_dist.evaluate.registry import Needs
@@ -47,6 +47,11 @@ class Description(Measure):
         ),
     )
 
+    @classmethod
+    def measures_coder(cls, site: str, form: Form) -> bool:
+        """All."""
+        return True
+
     def conclude(self) -> Figures:
         """The description and, flat beside it, the thresholds."""
         coder, config = self.subject.coder, self.subject.coder.config
@@ -67,6 +72,8 @@ class Description(Measure):
     def _thresholds(self) -> dict[str, Any]:
         coder = self.subject.coder
         weights, fires_by = coder.state_dict(), coder.config.fires_by
+        if coder.config.form is Form.cross_layer_transcoder:  # each layer's are of its own scale
+            return {}
         if fires_by is FiresBy.threshold:
             return {"threshold": float(weights["threshold"])}
         if fires_by is not FiresBy.thresholds:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from sae_dist.coders import Coder, describe_coder, load_coder, save_coder
+from sae_dist.coders import Coder, Form, describe_coder, load_coder, save_coder
 from sae_dist.coders.files import DESCRIPTION, WEIGHTS
 from sae_dist.common.errors import UserError
 from sae_dist.interop.format import Format
@@ -18,6 +18,7 @@ class Native(Format):
     name = title = "sae_dist"
     files = DESCRIPTION, WEIGHTS
     weights = WEIGHTS
+    forms = tuple(Form)
     signed = True
 
     def write(self, folder: Path, coder: Coder, about: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sae_dist.coders import Coder
+from sae_dist.coders import Coder, Form
 from sae_dist.train.optimizers.optimizer import scale_to_unit_norm
 
 
@@ -32,8 +32,10 @@ class WeightAverage:
     @torch.no_grad()
     def rows_at_unit_norm(self) -> dict[str, Tensor]:
         """The mean, with the decoder's rows at unit norm where the coder's are."""
-        weights = dict(self.weights)
-        if self.coder.config.unit_norm_decoder:
-            weights["W_dec"] = weights["W_dec"].clone()
-            scale_to_unit_norm(weights["W_dec"])
+        weights, config = dict(self.weights), self.coder.config
+        num_sites = config.num_sites if config.form is Form.crosscoder else 1
+        for name in weights if config.unit_norm_decoder else ():
+            if name.endswith("W_dec"):
+                weights[name] = weights[name].clone()
+                scale_to_unit_norm(weights[name], num_sites)
         return weights

@@ -1,15 +1,18 @@
 """A coder's optimizer at work, and what keeps a decoder's rows at unit norm in each of them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from sae_dist.coders import Coder
+from sae_dist.coders import Coder, CoderConfig, Form, layers_of
+from sae_dist.coders.coder import site_norms
 from sae_dist.common.settings import validate
 from sae_dist.kernels import dispatch as kernels
 from sae_dist.kernels import host
+from sae_dist.parallel.cost import UpdateCost
 from sae_dist.train.optimizers.config import OptimConfig
 
 _BLOCK_ROWS = {"cpu": 1024}  # whose products stay in a CPU's cache
@@ -21,7 +24,8 @@ class Step:
     """The step of one parameter.
 
     With `unit_norm_decoder` the decoder's gradient loses its component along each row before all
-    else, and the rows are scaled to unit norm after the step; a zero row stays.
+    else, and the rows are scaled to unit norm after the step; a zero row stays. A crosscoder's
+    `Optimizer` does both, as its norms are sums over sites (`SumOfNorms`).
 
     Attributes:
         coder: whole, or a slice of its latents, whose gradients are those of the global batch.
@@ -61,7 +65,9 @@ class Step:
     @property
     def has_unit_rows(self) -> bool:
         """Whether the rows are kept at unit norm."""
-        return self.name == "W_dec" and self.coder.config.unit_norm_decoder
+        config = self.coder.config
+        is_crosscoder = config.form is Form.crosscoder
+        return self.name == "W_dec" and config.unit_norm_decoder and not is_crosscoder
 
     def gradient(self) -> tuple[Tensor | None, Tensor]:
         """The rows that the gradient has (None for all), and their gradients [R, D], as it is.
@@ -95,6 +101,58 @@ class Step:
             self.parameter[rows_R] = W_RD
 
 
+def update_cost(optim: OptimConfig, coder: CoderConfig, d_in: int, d_out: int) -> UpdateCost:
+    """What updates of all of a coder's matrices take."""
+    each = [optim.cost(one.num_latents, d, e) for one, d, e in layers_of(coder, d_in, d_out)]
+    sums = tuple(num for cost in each for num in cost.sums)
+    return replace(each[0], sums=sums, flops=sum(cost.flops for cost in each))
+
+
+@dataclass(frozen=True, slots=True)
+class SumOfNorms:
+    """Keeps Σ_l ‖d_j^l‖ of each row of a crosscoder's decoder at 1, l being the sites.
+
+    So that an activation is what it comes to at all sites together, as in Lindsey et al. (2024)
+    f_j Σ_l ‖d_j^l‖, by which latents are selected and priced.
+    """
+
+    W_dec: Tensor
+    num_sites: int
+
+    @classmethod
+    def of(cls, coder: Coder) -> "SumOfNorms | None":
+        """Of a coder whose rows are kept so, and that has a gradient."""
+        config = coder.config
+        is_kept = config.unit_norm_decoder and config.form is Form.crosscoder
+        return cls(coder.W_dec, coder.config.num_sites) if is_kept else None
+
+    def project(self) -> Tensor | None:
+        """Take from the gradient what would change the sum, in place; a site at 0 has no say.
+
+        Returns the rows that it has, None for all.
+        """
+        if self.W_dec.grad is None:
+            return None
+        if self.W_dec.grad.is_sparse:
+            self.W_dec.grad = self.W_dec.grad.coalesce()
+        rows_R, grad_RD = _gradient_rows(self.W_dec)
+        for grad_rD, w_rD in _row_blocks(grad_RD, _rows(self.W_dec, rows_R)):
+            grad_rLd, w_rLd = (v.unflatten(1, (self.num_sites, -1)) for v in (grad_rD, w_rD))
+            unit_rLd = torch.nn.functional.normalize(w_rLd, dim=2, eps=_tiny(w_rLd))
+            num_r = torch.linalg.vector_norm(unit_rLd, dim=2).square().sum(1).clamp_min(1.0)
+            along_r = (grad_rLd * unit_rLd).sum((1, 2)) / num_r
+            grad_rLd.addcmul_(along_r[:, None, None], unit_rLd, value=-1)
+        return rows_R
+
+    def scale(self, rows_R: Tensor | None, skip: Tensor) -> None:
+        """Divide these rows (None: all) by their sums, unless the step is skipped; 0 stays."""
+        W_RE = _rows(self.W_dec, rows_R)
+        norm_R = site_norms(W_RE, self.num_sites).sum(1)
+        W_RE /= norm_R.where((norm_R > 0) & ~skip, 1.0)[:, None]
+        if rows_R is not None:
+            self.W_dec[rows_R] = W_RE
+
+
 class Optimizer:
     """Makes a coder's weights of its gradients and of what it remembers of earlier ones.
 
@@ -112,7 +170,9 @@ class Optimizer:
     def __init__(self, coder: Coder, config: OptimConfig) -> None:
         validate(config, "optim.")
         self.coder, self.config = coder, config
-        self.state = {name: config.first_state(name, p) for name, p in coder.named_parameters()}
+        self.state = {
+            name: config.first_state(_leaf(name), p) for name, p in coder.named_parameters()
+        }
 
     @torch.no_grad()
     def step(self, number: Tensor, lr: float, grad_scale: Tensor, skip: Tensor) -> None:
@@ -120,10 +180,14 @@ class Optimizer:
         if host.is_at_hand(skip) and skip:
             return
         rest = number, lr, skip, grad_scale
+        norms = SumOfNorms.of(self.coder)
+        rows_R = norms.project() if norms else None
         for name, parameter in self.coder.named_parameters():
             if parameter.grad is not None:
-                state = self.state[name]
-                self.config.update(Step(self.coder, name, parameter, state, *rest))
+                state, part = self.state[name], _holder(self.coder, name)
+                self.config.update(Step(part, _leaf(name), parameter, state, *rest))
+        if norms:
+            norms.scale(rows_R, skip)
 
     def tensors(self) -> Iterator[tuple[str, str, Tensor]]:
         """Of each parameter its name, the state's and the state."""
@@ -132,11 +196,10 @@ class Optimizer:
                 yield name, key, tensor
 
 
-def scale_to_unit_norm(W_FD: Tensor) -> None:
-    """Divide rows by their norm, in place; a zero row stays."""
+def scale_to_unit_norm(W_FD: Tensor, num_sites: int = 1) -> None:
+    """Divide rows by their norm (of several sites the sum of these), in place; a zero row stays."""
     for (w_rD,) in _row_blocks(W_FD):
-        norms_r1 = torch.linalg.vector_norm(w_rD, dim=1, keepdim=True)
-        w_rD /= norms_r1.clamp_min(torch.finfo(w_rD.dtype).tiny)
+        w_rD /= site_norms(w_rD, num_sites).sum(1, keepdim=True).clamp_min(_tiny(w_rD))
 
 
 @torch.no_grad()
@@ -145,14 +208,25 @@ def gradient_squares(coder: Coder) -> dict[str, Tensor]:
     rows, where these have unit norm.
     """
     squares = {}
+    if norms := SumOfNorms.of(coder):
+        norms.project()  # a second time changes nothing
     for name, parameter in coder.named_parameters():
         if parameter.grad is None:
             continue
         rows_R, grad_RD = _gradient_rows(parameter)
-        is_projected = name == "W_dec" and coder.config.unit_norm_decoder
+        is_projected = _leaf(name) == "W_dec" and coder.config.unit_norm_decoder and not norms
         weights = parameter if is_projected else None
         squares[name] = kernels.gradient_square(grad_RD, rows_R, weights)
     return squares
+
+
+def _leaf(name: str) -> str:
+    """A parameter's name in the coder, or in the layer of one, that holds it."""
+    return name.rpartition(".")[2]
+
+
+def _holder(coder: Coder, name: str) -> Coder:
+    return cast(Coder, coder.get_submodule(name.rpartition(".")[0]))
 
 
 def _gradient_rows(W_FD: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -164,6 +238,10 @@ def _gradient_rows(W_FD: Tensor) -> tuple[Tensor | None, Tensor]:
     rows_R = grad.indices()[0]
     are_all = host.is_at_hand(rows_R) and len(rows_R) == len(W_FD)
     return (None if are_all else rows_R), grad.values()
+
+
+def _tiny(like: Tensor) -> float:
+    return torch.finfo(like.dtype).tiny
 
 
 def _rows(W_FD: Tensor, rows_R: Tensor | None) -> Tensor:
