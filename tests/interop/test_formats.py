@@ -15,6 +15,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.common.hooks import hook_name, site_of
 from sae_dist.interop import format_named, format_names, import_foreign, public
 from sae_dist.interop import load_coder as load_any
+from tests.coders.kinds import FORMS
 from tests.coders.test_coder import EVERY, trained
 
 AE, TC, SKIP = Form
