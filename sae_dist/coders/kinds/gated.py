@@ -49,8 +49,8 @@ class Gated(ReLU):
 
     def of_layer(self, num_layers: int) -> Self:
         raise UserError(
-            "a gated cross-layer transcoder; expected another kind, as what its gates decode to would "
-            "have to be of all layers: choose coder=jumprelu_cross_layer_transcoder"
+            "a gated cross-layer transcoder; expected another kind, as what its gates decode to "
+            "would have to be of all layers: choose coder=jumprelu_cross_layer_transcoder"
         )
 
     def activate(
