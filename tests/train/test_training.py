@@ -37,7 +37,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_store(tmp_path_factory.mktemp("store") / "store")
 
 
-STEPS = 12
+STEPS = 16
 
 
 def losses(folder: Path) -> dict[str, list[float]]:
