@@ -20,9 +20,9 @@ from sae_dist.parallel import World
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        "tests.conftest",
         *("sae_dist.apps.harvest", "sae_dist.apps.train", "sae_dist.apps.evaluate"),
         "tests.reliability.jobs",  # harvests, which are killed and started hundreds of times
+        *("tests.disks", "tests.forked"),
     ]
 )
 _TIMEOUT = timedelta(seconds=120)

@@ -147,7 +147,8 @@ class _Search:
         W_FD = encoder.bf16_FD
         self.x_BD, self.W_FD, self.b_F = x_BD.to(W_FD.dtype), W_FD, b_F
         self.rounding = torch.finfo(W_FD.dtype).eps / 2 if encoder.is_exact else 0.0
-        self.x_error_B = vector_norm(x_BD - self.x_BD, dim=1)
+        lost = (x_BD.shape[1] * torch.finfo(x_BD.dtype).tiny) ** 0.5  # squares that underflow
+        self.x_error_B = vector_norm(x_BD - self.x_BD, dim=1) + lost
         self.x_norm_B = vector_norm(x_BD, dim=1) + self.x_error_B
         eps = torch.finfo(encoder.W_FD.dtype).eps
         W_error_F = encoder.error_F + 2 * x_BD.shape[1] * eps * encoder.norm_F

@@ -28,9 +28,7 @@ def load_zero3_lm(config: LMConfig) -> LM:
             "no GGUF: fold or unpack once, save the model, and harvest from that folder"
         )
     has_gpu = torch.cuda.is_available()
-    if (
-        not has_gpu
-    ):  # nothing here calls the operator that DeepSpeed would compile first, for minutes
+    if not has_gpu:  # nothing calls the operator that DeepSpeed would first compile, for minutes
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("nccl" if has_gpu else "gloo")
     settings = HfDeepSpeedConfig(_settings(config))  # while it lives, from_pretrained spreads

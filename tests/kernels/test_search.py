@@ -36,6 +36,7 @@ def inputs() -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         "random": (x_BD, W_FD, b_F),
         "latents of all norms": (x_BD, W_FD * scale_F1, b_F),
         "rows of all norms": (x_BD * torch.logspace(-3, 3, B)[:, None], W_FD, b_F),
+        "rows whose squares underflow": (x_BD * 2.0**-100, W_FD, b_F * 2.0**-100),
         "large biases": (x_BD, W_FD, 1000 + b_F),
         "nearly equal latents": (x_BD, W_FD[:1] + 1e-4 * W_FD, torch.zeros(F)),
         "ties": ((2 * x_BD).round(), (2 * W_FD).round(), b_F.round()),
