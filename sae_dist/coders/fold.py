@@ -1,11 +1,14 @@
 """From the normalised activations of training to the raw ones of the language model."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from sae_dist.coders.coder import Coder
+from sae_dist.coders.config import Inputs
+from sae_dist.coders.whiten import without_whitening
 
 
 @torch.no_grad()
@@ -16,7 +19,8 @@ def fold(coder: Coder, scale: float, weights: Mapping[str, Tensor] | None = None
 
         b_enc' = C b_enc - C W_enc b_dec,   b_dec' = C b_dec,   θ' = C θ
 
-    neither the scaling nor the subtraction of b_dec is needed. W_enc, W_dec and W_skip stay.
+    neither the scaling nor the subtraction of b_dec is needed. W_enc, W_dec and W_skip stay, but
+    for what whitened inputs make of them. What sees tokens of norm 1 has no C.
 
     Args:
         coder: as trained, whole or a slice; left as it is.
@@ -29,12 +33,16 @@ def fold(coder: Coder, scale: float, weights: Mapping[str, Tensor] | None = None
     """
     given = coder.state_dict() | dict(weights or {})
     tensors = {name: tensor.detach().to(coder.W_enc.dtype) for name, tensor in given.items()}
+    config = coder.config
     if coder.pre_bias:
         tensors["b_enc"] = tensors["b_enc"] - tensors["W_enc"] @ tensors["b_dec"]
+    if config.inputs is Inputs.whitened:
+        tensors = without_whitening(tensors)
+        config = replace(config, inputs=Inputs.plain)
     for name in _scaled(coder):
         tensors[name] = tensors[name] * scale
     widths = coder.d_in, coder.d_out
-    folded = Coder(coder.config, *widths, latents=coder.latents, pre_bias=False, device="meta")
+    folded = Coder(config, *widths, latents=coder.latents, pre_bias=False, device="meta")
     folded.load_state_dict(tensors, assign=True)
     folded.collectives = coder.collectives
     return folded.eval().requires_grad_(False)
@@ -58,6 +66,8 @@ def unfold(folded: Coder, scale: float, coder: Coder) -> None:
 
 
 def _scaled(coder: Coder) -> list[str]:
-    """The names of the weights that are in units of activations."""
+    """The names of the weights that are in units of activations, if these keep theirs."""
+    if coder.config.inputs is Inputs.unit:
+        return []
     own = (name for name, spec in coder.config.tensors().items() if spec.scales)
     return ["b_enc", "b_dec", *own]

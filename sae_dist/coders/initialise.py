@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders.coder import Coder
-from sae_dist.coders.config import Form
+from sae_dist.coders.config import Form, Inputs
+from sae_dist.coders.whiten import fit_whitening
 from sae_dist.common.seeds import derive
 
 _BLOCK_LATENTS = 1024
@@ -77,6 +78,10 @@ def initialise(coder: Coder, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
     a mean that is large beside the spread leaves most latents dead (arXiv 2605.31518).
     """
     config, latents = coder.config, coder.latents
+    if config.inputs is Inputs.whitened:
+        fit_whitening(coder, x_ND)
+    if config.inputs is not Inputs.plain:
+        x_ND = coder.prepared(x_ND.to(coder.b_dec.dtype))
     coder.b_enc.zero_()
     coder.b_dec.zero_()
     if config.form is Form.autoencoder:

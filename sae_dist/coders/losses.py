@@ -87,7 +87,9 @@ def training_forward(
         dead: the latents that AuxK reads.
         config: what it is taken for at this step (see `CoderConfig.at_step`); its own by default.
     """
-    config = config or coder.config
+    config, seen_BD = config or coder.config, coder.prepared(x_BD)
+    if seen_BD is not x_BD:  # what an autoencoder sees is what it reconstructs
+        x_BD = y_BE = seen_BD
     num_rows = len(x_BD) * coder.collectives.num_parts
     decoded, own = _sums(coder, config, x_BD, y_BE, dead)
     sums = coder.collectives.sum_rows(own)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sae_dist.coders import FiresBy, Form
+from sae_dist.coders import FiresBy, Form, Inputs
 from sae_dist.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class Format:
         weights: the one among them by which a folder of this format is known.
         is_pickle: whether that is a pickle: then it is never fetched from the Hub.
         loading: Python that loads a coder there, with `{repo}` and `{path}` to be filled in.
-        forms, fires_by, signed: which coders it holds: their forms, what may decide whether a
-            latent fires, and whether activations may be negative.
+        forms, fires_by, signed, inputs: which coders it holds: their forms, what may decide whether
+            a latent fires, whether activations may be negative, and what they may see of inputs.
     """
 
     name: ClassVar[str]
@@ -46,6 +46,7 @@ class Format:
     forms: ClassVar[tuple[Form, ...]] = tuple(Form)
     fires_by: ClassVar[tuple[FiresBy, ...]] = tuple(FiresBy)
     signed: ClassVar[bool] = False
+    inputs: ClassVar[tuple[Inputs, ...]] = (Inputs.plain,)
 
     def unsupported_reason(
         self, config: CoderConfig, d_in: int, d_out: int, about: dict[str, Any]
@@ -57,6 +58,8 @@ class Format:
             d_in, d_out: the widths of its input and of its output.
             about: `site` and `target`, and what else it was trained on.
         """
+        if config.inputs not in self.inputs:
+            return f"{self.title} does not give each token the norm 1, as this coder's input has"
         if config.signed and not self.signed:
             return f"{self.title} has no negative activations, as {config.title} gives"
         if config.fires_by not in self.fires_by:

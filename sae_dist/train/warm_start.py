@@ -50,6 +50,7 @@ def _shape(coder: Coder) -> dict[str, Any]:
         "coder.kind": config.kind,
         "coder.form": config.form.value,
         "coder.num_latents": config.num_latents,
+        "coder.inputs": config.inputs.value,
         "input width": coder.d_in,
         "output width": coder.d_out,
     }
