@@ -52,7 +52,7 @@ def mean_to_spread(x_ND: Tensor) -> Tensor:
 @torch.no_grad()
 def firing_thresholds(coder: Coder, x_ND: Tensor, share: float) -> Tensor:
     """For each latent the threshold that a share of these rows exceeds, at least 0 [F]."""
-    x_ND = coder.centred(x_ND.to(coder.W_enc.dtype))
+    x_ND = coder.centred(x_ND.to(coder.W_enc))
     num_above, blocks = round(share * len(x_ND)), []
     rows = coder.W_enc.split(_BLOCK_LATENTS), coder.b_enc.split(_BLOCK_LATENTS)
     for W_fD, b_f in zip(*rows, strict=True):
@@ -81,7 +81,7 @@ def initialise(coder: Coder, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
     if config.inputs is Inputs.whitened:
         fit_whitening(coder, x_ND)
     if config.inputs is not Inputs.plain:
-        x_ND = coder.prepared(x_ND.to(coder.b_dec.dtype))
+        x_ND = coder.prepared(x_ND.to(coder.b_dec))
     coder.b_enc.zero_()
     coder.b_dec.zero_()
     if config.form is Form.autoencoder:
