@@ -40,10 +40,9 @@ class Totals:
     @property
     def error(self) -> Tensor:
         """Σ‖y-ŷ‖², of several levels their weighted mean."""
-        errors = self.sums["errors"].unbind()
-        if len(errors) == 1:
-            return errors[0]
-        weighted = zip(errors, self.level_weights, strict=True)
+        if len(self.level_weights) == 1:
+            return self.sums["errors"].squeeze(0)
+        weighted = zip(self.sums["errors"].unbind(), self.level_weights, strict=True)
         return torch.stack([error * weight for error, weight in weighted]).sum()
 
     @property
