@@ -51,13 +51,17 @@ def mean_to_spread(x_ND: Tensor) -> Tensor:
 
 @torch.no_grad()
 def firing_thresholds(coder: Coder, x_ND: Tensor, share: float) -> Tensor:
-    """For each latent the threshold that a share of these rows exceeds, at least 0 [F]."""
+    """For each latent the threshold that a share of these rows exceeds, one at least [F].
+
+    It lies between two of their pre-activations, so that no rounding decides, but not below 0.
+    """
     x_ND = coder.centred(x_ND.to(coder.W_enc))
-    num_above, blocks = round(share * len(x_ND)), []
+    num_above, blocks = max(1, round(share * len(x_ND))), []
     rows = coder.W_enc.split(_BLOCK_LATENTS), coder.b_enc.split(_BLOCK_LATENTS)
     for W_fD, b_f in zip(*rows, strict=True):
         z_Nf = torch.addmm(b_f, x_ND, W_fD.T)
-        blocks.append(z_Nf.topk(min(num_above + 1, len(z_Nf)), dim=0).values[-1])
+        largest_nf = z_Nf.topk(min(num_above + 1, len(z_Nf)), dim=0).values
+        blocks.append(largest_nf[-2:].mean(0))
     return torch.cat(blocks).clamp_min(0.0)
 
 
