@@ -5,6 +5,7 @@ BENCHMARKS = (
         "steps",
         "curves",
         "quality",
+        "dead_latents",
         "stream",
         "objects",
         "harvest",

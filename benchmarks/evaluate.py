@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.figures import Figure
 from benchmarks.timing import DEVICE, L0, TEMPORARY, K, activations, synchronise, threshold_for
-from sae_dist.coders import Coder, initialise, kind_named, kind_names
+from sae_dist.coders import Coder, KSparse, initialise, kind_named, kind_names
 from sae_dist.evaluate import EvaluationConfig, Needs, Subject, run_coder
 from sae_dist.evaluate.registry import measures
 from sae_dist.parallel import Mesh, make_mesh, start_world
@@ -52,14 +52,14 @@ def make_source(path: Path, num_tokens: int, d_in: int) -> StoredActivations:
 @torch.no_grad()
 def make_coder(kind: str, num_latents: int, d_in: int) -> Coder:
     """A coder of which as many latents fire on a token as in the other benchmarks."""
-    is_jumprelu = kind == "jumprelu"
-    config = kind_named(kind)(num_latents=num_latents, **({} if is_jumprelu else {"k": K}))
+    chosen = kind_named(kind)
+    told = {"k": K} if issubclass(chosen, KSparse) else {"initial_l0": L0}
+    config = chosen(num_latents=num_latents, **told)
     coder = Coder(config, d_in, d_in, device=DEVICE).eval().requires_grad_(False)
     x_BD = activations(d_in, _SAMPLE)[0]
     initialise(coder, 0, x_BD, x_BD)
-    if "threshold" in config.tensors():
-        z_BF = coder.pre_activations(x_BD)
-        coder.threshold.fill_(threshold_for(z_BF, L0 if is_jumprelu else K))
+    if kind == "batchtopk":
+        coder.threshold.fill_(threshold_for(coder.pre_activations(x_BD), K))
     coder.encoder()
     return coder
 

@@ -34,7 +34,7 @@ def make_rung(case: Case, world: World) -> Rung:
     )
     precision = Precision(case.setting)
     rung = Rung(config, make_mesh(world, 1, {}), 1.0, d_in, d_in, precision, world.device)
-    _draw(rung.coder)
+    _draw(rung.coder, case.sample_BD)
     if is_jumprelu:
         with torch.no_grad():
             z_BF = rung.coder.pre_activations(case.sample_BD)
@@ -43,7 +43,7 @@ def make_rung(case: Case, world: World) -> Rung:
 
 
 @torch.no_grad()
-def _draw(coder: Coder) -> None:
+def _draw(coder: Coder, x_BD: Tensor) -> None:
     """Give a coder unit rows, drawn where they are.
 
     Those that training begins with are drawn by the host, so that they are the same everywhere, and
@@ -53,7 +53,7 @@ def _draw(coder: Coder) -> None:
     coder.W_enc.copy_(coder.W_dec)
     for vector in (coder.b_enc, coder.b_dec):
         vector.zero_()
-    coder.config.initialise(coder)
+    coder.config.initialise(coder, x_BD)
 
 
 def take_step(rung: Rung, rows: SharedRows, step: int, num_steps: int = NUM_STEPS) -> LossTerms:

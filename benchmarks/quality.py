@@ -170,23 +170,25 @@ class Trainer:
         print(f"{name}: L0 {found['l0']:.2f}, FVU {found['fvu']:.4f}", flush=True)
         return found
 
-    @torch.no_grad()
     def measure(self, weights: dict[str, Tensor]) -> dict[str, float]:
-        """L0, FVU and dead share on the held-out rows: those of `sae_dist.evaluate`, for all."""
-        coder = as_coder(weights, K).to(self.world.device)
-        mesh = make_mesh(self.world, 1, {})
-        measures = [
-            of(Subject(coder=coder, mesh=mesh, num_positions=1))
-            for of in (Fidelity, FiringFrequency)
-        ]
-        for x_BD in self.held_out_MD.split(_BATCH):
-            x_1BD = x_BD.to(self.world.device)[None]
-            everything = torch.ones(x_1BD.shape[:2], dtype=torch.bool, device=x_1BD.device)
-            seen = run_coder(coder, x_1BD, x_1BD, everything)
-            for measure in measures:
-                measure.update(seen)
-        result = measures[0].result() | measures[1].result()
-        return {key: result[key] for key in ("l0", "fvu", "dead_share")}
+        """See `measured`."""
+        return measured(as_coder(weights, K), self.held_out_MD, self.world)
+
+
+@torch.no_grad()
+def measured(coder: Coder, held_out_MD: Tensor, world: World) -> dict[str, float]:
+    """L0, FVU and dead share on some rows: those of `sae_dist.evaluate`, for every program."""
+    coder, mesh = coder.to(world.device), make_mesh(world, 1, {})
+    subject = Subject(coder=coder, mesh=mesh, num_positions=1)
+    measures = [Fidelity(subject), FiringFrequency(subject)]
+    for x_BD in held_out_MD.split(_BATCH):
+        x_1BD = x_BD.to(world.device)[None]
+        everything = torch.ones(x_1BD.shape[:2], dtype=torch.bool, device=x_1BD.device)
+        seen = run_coder(coder, x_1BD, x_1BD, everything)
+        for measure in measures:
+            measure.update(seen)
+    result = measures[0].result() | measures[1].result()
+    return {key: result[key] for key in ("l0", "fvu", "dead_share")}
 
 
 def as_coder(weights: dict[str, Tensor], k: int) -> Coder:

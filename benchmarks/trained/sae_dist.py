@@ -34,8 +34,10 @@ from sae_dist.train.config import Precision
 _SAMPLE_TOKENS = 8192
 
 
-def make_rung(task: Task, world: World) -> Rung:
-    """The quickstart's rung of that kind, on a 1×1 mesh, with its first weights."""
+def make_rung(task: Task, world: World, **more: Any) -> Rung:
+    """The quickstart's rung of that kind, on a 1×1 mesh, with its first weights; `more` settings of
+    the coder take the place of its own.
+    """
     told_k = task.kind in TOLD_K
     own: dict[str, Any] = {"sparsity_coefficient": task.aim}
     if task.kind == "jumprelu":
@@ -53,7 +55,7 @@ def make_rung(task: Task, world: World) -> Rung:
         num_latents=NUM_LATENTS,
         initial_encoder_norm=ENCODER_NORM[task.kind],
         dead_after_tokens=DEAD_AFTER,
-        **own,
+        **(own | more),
     )
     optim = Adam(
         lr=LR[task.kind],
@@ -73,13 +75,18 @@ def make_rung(task: Task, world: World) -> Rung:
     return rung
 
 
+def take_steps(rung: Rung, task: Task) -> None:
+    """The whole run."""
+    for step, x_BD in enumerate(task.batches()):
+        take_step(rung, SharedRows({"x": x_BD}, torch.float32), step, task.num_steps)
+
+
 def train(task: Task) -> float:
     """Train one coder and write its weights; the task's setting is a precision."""
     torch.set_float32_matmul_precision(matmul_for(task.setting))
     with start_world() as world:
         rung = make_rung(task, world)
-        for step, x_BD in enumerate(task.batches()):
-            take_step(rung, SharedRows({"x": x_BD}, torch.float32), step, task.num_steps)
+        take_steps(rung, task)
         torch.set_float32_matmul_precision("highest")
         coder = fold(rung.coder, 1.0)
         tensors = plain_tensors(coder)

@@ -63,7 +63,9 @@ class Passing:
             values_A,
             (*x_NSD.shape[:2], self._coder.config.num_latents),
         )
-        own_BE = self._coder.assemble(self._decode(values_A, latents, code.offsets_B), x_BD)
+        coder = self._coder
+        own_BE = coder.assemble(self._decode(values_A, latents, code.offsets_B), x_BD)
+        own_BE = coder.restored(own_BE, x_BD)
         target_NSE = y_NSE.detach().to(own_BE.dtype)
         self.reconstruction = target_NSE.index_put(tokens, own_BE.detach())
         self.error = target_NSE - self.reconstruction
@@ -71,7 +73,8 @@ class Passing:
             return y_NSE
         new_BE = own_BE if self._splice else y_NSE[tokens].to(own_BE.dtype)
         if self._grad and not self._splice:  # no value, and the decoder as gradient
-            new_BE = new_BE + self._decode(values_A - values_A.detach(), latents, code.offsets_B)
+            moved_BE = self._decode(values_A - values_A.detach(), latents, code.offsets_B)
+            new_BE = new_BE + coder.restored(moved_BE, x_BD)
         if self._edits:
             new_BE = new_BE + self._change(latents, tokens, start)
         return y_NSE.index_put(tokens, new_BE.to(y_NSE.dtype))

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sae_dist.coders.config import CoderConfig as CoderConfig
     from sae_dist.coders.config import FiresBy as FiresBy
     from sae_dist.coders.config import Form as Form
+    from sae_dist.coders.config import Inputs as Inputs
     from sae_dist.coders.config import LevelWeights as LevelWeights
     from sae_dist.coders.config import TensorSpec as TensorSpec
     from sae_dist.coders.cross_layer import CrossLayerTranscoder as CrossLayerTranscoder

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from sae_dist.coders.collectives import Collectives, SingleProcess
-from sae_dist.coders.config import CoderConfig, Form
+from sae_dist.coders.config import CoderConfig, Form, Inputs
 from sae_dist.common.errors import UserError
 from sae_dist.common.settings import validate
 from sae_dist.kernels import Encoder, GradientForm, SparsePattern, decode
@@ -92,6 +92,10 @@ class Coder(nn.Module):
             else:
                 zeros = torch.zeros(shape, dtype=torch.float64, device=device)
                 self.register_buffer(name, zeros)
+        if config.inputs is Inputs.whitened:
+            self.register_buffer("input_mean", torch.zeros(d_in, dtype=dtype, device=device))
+            for name in ("whitening", "colouring"):
+                self.register_buffer(name, torch.eye(d_in, dtype=dtype, device=device))
 
     @property
     def latent_tensors(self) -> frozenset[str]:
@@ -101,7 +105,23 @@ class Coder(nn.Module):
 
     def pre_activations(self, x_BD: Tensor) -> Tensor:
         """z [B, F], before selection."""
-        return linear(self.centred(x_BD), self.W_enc, self.b_enc)
+        return linear(self.centred(self.prepared(x_BD)), self.W_enc, self.b_enc)
+
+    def prepared(self, x_BD: Tensor) -> Tensor:
+        """What the coder sees of its input [B, D] and is trained to reconstruct; see `Inputs`."""
+        if self.config.inputs is Inputs.unit:
+            return x_BD / _norms(x_BD)
+        if self.config.inputs is Inputs.whitened:
+            return (x_BD - self.get_buffer("input_mean")) @ self.get_buffer("whitening")
+        return x_BD
+
+    def restored(self, y_BE: Tensor, x_BD: Tensor) -> Tensor:
+        """ŷ [B, E] from the reconstruction of what it sees of the input."""
+        if self.config.inputs is Inputs.unit:
+            return y_BE * _norms(x_BD)
+        if self.config.inputs is Inputs.whitened:
+            return y_BE @ self.get_buffer("colouring") + self.get_buffer("input_mean")
+        return y_BE
 
     def centred(self, x_BD: Tensor) -> Tensor:
         """What the encoder reads [B, D]: x - b_dec with `pre_bias`, else x itself."""
@@ -154,14 +174,15 @@ class Coder(nn.Module):
 
     def reconstruct(self, acts_BF: Tensor, x_BD: Tensor) -> Tensor:
         """ŷ [B, E] from the latents' activations and the input."""
-        return self.assemble(self.collectives.sum_latents(acts_BF @ self.W_dec), x_BD)
+        decoded_BE = self.collectives.sum_latents(acts_BF @ self.W_dec)
+        return self.restored(self.assemble(decoded_BE, x_BD), x_BD)
 
     @torch.no_grad()
     def encode_sparse(self, x_BD: Tensor) -> tuple[SparsePattern, Tensor]:
         """What `encode` gives at inference, without gradient: the pattern and the values [N]."""
         self.waits = True
         try:
-            code, acts_N = self.config.infer(self, self.centring(x_BD)[0])
+            code, acts_N = self.config.infer(self, self.centring(self.prepared(x_BD))[0])
         finally:
             self.waits = False
         return code.without_room(acts_N)
@@ -173,10 +194,10 @@ class Coder(nn.Module):
     def reconstruct_sparse(self, code: SparsePattern, acts_N: Tensor, x_BD: Tensor) -> Tensor:
         """ŷ [B, E] from the activations at the entries of a pattern, and the input."""
         decoded_BE = self.collectives.sum_latents(self.decode_sparse(code, acts_N))
-        return self.assemble(decoded_BE, x_BD)
+        return self.restored(self.assemble(decoded_BE, x_BD), x_BD)
 
     def assemble(self, decoded_BE: Tensor, x_BD: Tensor) -> Tensor:
-        """ŷ [B, E] from what all latents together decode to, and the input."""
+        """What it reconstructs of what it sees [B, E], from what all latents together decode to."""
         y_BE = decoded_BE + self.b_dec
         return y_BE if self.W_skip is None else y_BE + linear(x_BD, self.W_skip)
 
@@ -224,3 +245,8 @@ class Coder(nn.Module):
 def site_norms(W_FE: Tensor, num_sites: int) -> Tensor:
     """‖d_j^l‖ [F, L] of rows in which L sites lie side by side."""
     return torch.linalg.vector_norm(W_FE.unflatten(1, (num_sites, -1)), dim=2)
+
+
+def _norms(x_BD: Tensor) -> Tensor:
+    norm_B1 = torch.linalg.vector_norm(x_BD, dim=1, keepdim=True)
+    return norm_B1.clamp_min(torch.finfo(x_BD.dtype).tiny)

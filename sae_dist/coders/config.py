@@ -69,6 +69,19 @@ class FiresBy(StrEnum):
     other = "other"
 
 
+class Inputs(StrEnum):
+    """What an autoencoder sees of an activation, and is trained to reconstruct.
+
+    `plain`: the activation. `whitened`: every direction as wide as any other, which is folded into
+    the weights in the end. `unit`: each token's with norm 1; its norm is given back to what it
+    reconstructs.
+    """
+
+    plain = "plain"
+    whitened = "whitened"
+    unit = "unit"
+
+
 class LevelWeights(StrEnum):
     """What a level's error counts in the loss; all together 1.
 
@@ -144,11 +157,17 @@ class CoderConfig:
     levels: list[float] | None = setting(None, above=0, below=1)
     random_levels: int | None = setting(None, min=2)
     level_weights: LevelWeights = LevelWeights.equal
+    inputs: Inputs = Inputs.plain
 
     # What it is.
 
     def check(self) -> None:
         """Raise UserError for settings that do not go together."""
+        if self.inputs is not Inputs.plain and self.form is not Form.autoencoder:
+            raise UserError(
+                f"coder.inputs={self.inputs} of a {self.form}; expected plain, as of all but "
+                "autoencoders: leave it out"
+            )
         if self.levels is not None and self.random_levels is not None:
             raise UserError(
                 f"coder.levels={self.levels} and coder.random_levels={self.random_levels}; "

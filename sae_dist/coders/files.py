@@ -321,6 +321,7 @@ _SORTS: dict[type, tuple[type, ...]] = {
     bool: (bool,),
     int: (int,),
     float: (float, int),
+    list: (list, type(None)),
     type(None): (float, int, list, type(None)),
 }
 """What JSON may have for a setting, by the sort of its default."""

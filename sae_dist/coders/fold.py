@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from sae_dist.coders.coder import Coder
+from sae_dist.coders.config import Inputs
 from sae_dist.coders.cross_layer import CrossLayerTranscoder, make_coder
+from sae_dist.coders.whiten import without_whitening
 
 Scale = float | Tensor
 """C by which activations are divided in training: one number, or one of each column [D]."""
@@ -45,8 +48,9 @@ def fold(
 
         b_enc' = C b_enc - C W_enc b_dec,   b_dec' = C b_dec,   θ' = C θ
 
-    neither the scaling nor the subtraction of b_dec is needed. W_enc, W_dec and W_skip stay. A
-    crosscoder's sites have a C each, and one activation for all of them, which stays instead:
+    neither the scaling nor the subtraction of b_dec is needed. W_enc, W_dec and W_skip stay, but
+    for what whitened inputs make of them. What sees tokens of norm 1 has no C. A crosscoder's sites
+    have a C each, and one activation for all of them, which stays instead:
 
         W_enc' = W_enc / C,   b_enc' = b_enc - W_enc b_dec,   W_dec' = W_dec C,   b_dec' = C b_dec
 
@@ -66,11 +70,15 @@ def fold(
     """
     given = coder.state_dict() | dict(weights or {})
     tensors = {name: tensor.detach().to(coder.dtype) for name, tensor in given.items()}
+    config = coder.config
     if coder.pre_bias:
         tensors["b_enc"] = tensors["b_enc"] - tensors["W_enc"] @ tensors["b_dec"]
+    if config.inputs is Inputs.whitened:
+        tensors = without_whitening(tensors)
+        config = replace(config, inputs=Inputs.plain)
     _to_raw(coder, tensors, scale, scale if target_scale is None else target_scale)
     how = {"latents": coder.latents, "pre_bias": False, "device": "meta"}
-    folded = make_coder(coder.config, coder.d_in, coder.d_out, **how)
+    folded = make_coder(config, coder.d_in, coder.d_out, **how)
     folded.load_state_dict(tensors, assign=True)
     folded.collectives = coder.collectives
     return folded.eval().requires_grad_(False)
@@ -101,6 +109,8 @@ def _to_raw(coder: Coder, tensors: dict[str, Tensor], scale: Scale, target_scale
         for prefix, columns_D, columns_E in _blocks(coder, scale_D, target_E):
             tensors[f"{prefix}W_enc"] = tensors[f"{prefix}W_enc"] / columns_D
             tensors[f"{prefix}W_dec"] = tensors[f"{prefix}W_dec"] * columns_E
+        return
+    if coder.config.inputs is Inputs.unit:
         return
     own = (name for name, spec in coder.config.tensors().items() if spec.scales)
     for name in ("b_enc", "b_dec", *own):

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from sae_dist.coders.coder import Coder
+from sae_dist.coders.config import Inputs
 from sae_dist.coders.cross_layer import CrossLayerTranscoder
+from sae_dist.coders.whiten import fit_whitening
 from sae_dist.common.seeds import derive
 
 _BLOCK_LATENTS = 1024
@@ -50,13 +52,17 @@ def mean_to_spread(x_ND: Tensor) -> Tensor:
 
 @torch.no_grad()
 def firing_thresholds(coder: Coder, x_ND: Tensor, share: float) -> Tensor:
-    """For each latent the threshold that a share of these rows exceeds, at least 0 [F]."""
-    x_ND = coder.centred(x_ND.to(coder.W_enc.dtype))
-    num_above, blocks = round(share * len(x_ND)), []
+    """For each latent the threshold that a share of these rows exceeds, one at least [F].
+
+    It lies between two of their pre-activations, so that no rounding decides, but not below 0.
+    """
+    x_ND = coder.centred(x_ND.to(coder.W_enc))
+    num_above, blocks = max(1, round(share * len(x_ND))), []
     rows = coder.W_enc.split(_BLOCK_LATENTS), coder.b_enc.split(_BLOCK_LATENTS)
     for W_fD, b_f in zip(*rows, strict=True):
         z_Nf = torch.addmm(b_f, x_ND, W_fD.T)
-        blocks.append(z_Nf.topk(min(num_above + 1, len(z_Nf)), dim=0).values[-1])
+        largest_nf = z_Nf.topk(min(num_above + 1, len(z_Nf)), dim=0).values
+        blocks.append(largest_nf[-2:].mean(0))
     return torch.cat(blocks).clamp_min(0.0)
 
 
@@ -86,6 +92,10 @@ def initialise(coder: Coder, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
             initialise(layer, derive(seed, "layer", number), x_Nd, y_NE[:, -layer.d_out :])
         coder.b_dec.copy_(y_NE.mean(0) if config.begins_at_data else torch.zeros(()))
         return
+    if config.inputs is Inputs.whitened:
+        fit_whitening(coder, x_ND)
+    if config.inputs is not Inputs.plain:
+        x_ND = coder.prepared(x_ND.to(coder.b_dec))
     coder.b_enc.zero_()
     coder.b_dec.zero_()
     if config.form.reconstructs_input:

@@ -44,10 +44,9 @@ class Totals:
     @property
     def error(self) -> Tensor:
         """Σ‖y-ŷ‖², of several levels their weighted mean."""
-        errors = self.sums["errors"].unbind()
-        if len(errors) == 1:
-            return errors[0]
-        weighted = zip(errors, self.level_weights, strict=True)
+        if len(self.level_weights) == 1:
+            return self.sums["errors"].squeeze(0)
+        weighted = zip(self.sums["errors"].unbind(), self.level_weights, strict=True)
         return torch.stack([error * weight for error, weight in weighted]).sum()
 
     @property
@@ -94,7 +93,9 @@ def training_forward(
         price: what the reconstruction costs elsewhere. Its mean has the weight at which it is as
             large as the other parts of the loss together, as a constant.
     """
-    config = config or coder.config
+    config, seen_BD = config or coder.config, coder.prepared(x_BD)
+    if seen_BD is not x_BD:  # what an autoencoder sees is what it reconstructs
+        x_BD = y_BE = seen_BD
     num_rows = len(x_BD) * coder.collectives.num_parts
     decoded, own = _sums(coder, config, x_BD, y_BE, dead, price)
     sums = coder.collectives.sum_rows(own)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from sae_dist.coders import FiresBy, Form
+from sae_dist.coders import FiresBy, Form, Inputs
 from sae_dist.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class Format:
             `layer*.sae.pt`, where a folder has several coders.
         is_pickle: whether that is a pickle.
         loading: Python that loads a coder there, with `{repo}` and `{path}` to be filled in.
-        forms, fires_by, signed: which coders it holds: their forms, what may decide whether a
-            latent fires, and whether activations may be negative.
+        forms, fires_by, signed, inputs: which coders it holds: their forms, what may decide whether
+            a latent fires, whether activations may be negative, and what they may see of inputs.
     """
 
     name: ClassVar[str]
@@ -49,6 +49,7 @@ class Format:
     forms: ClassVar[tuple[Form, ...]] = tuple(form for form in Form if not form.spans_sites)
     fires_by: ClassVar[tuple[FiresBy, ...]] = tuple(FiresBy)
     signed: ClassVar[bool] = False
+    inputs: ClassVar[tuple[Inputs, ...]] = (Inputs.plain,)
 
     @property
     def is_fetched_by_file(self) -> bool:
@@ -74,6 +75,8 @@ class Format:
             d_in, d_out: the widths of its input and of its output.
             about: `site` and `target`, and what else it was trained on.
         """
+        if config.inputs not in self.inputs:
+            return f"{self.title} does not give each token the norm 1, as this coder's input has"
         if config.signed and not self.signed:
             return f"{self.title} has no negative activations, as {config.title} gives"
         if config.fires_by not in self.fires_by:

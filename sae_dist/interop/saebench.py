@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from sae_dist.coders import Coder, Form, describe_coder, load_coder
+from sae_dist.coders import Coder, Form, Inputs, describe_coder, load_coder
 from sae_dist.common.errors import UserError
 from sae_dist.common.hooks import hook_name, layer_of, site_of
 from sae_dist.interop.load import local_place
@@ -59,6 +59,9 @@ class SAEBenchCoder(nn.Module):
         coder: whole, on raw activations.
         model: the language model, as TransformerLens calls it.
         hook: where it reads, likewise.
+
+    Raises:
+        UserError: the coder sees tokens of norm 1, which `decode` cannot give their norm back.
     """
 
     hook_z_reshaping_mode = False
@@ -71,6 +74,11 @@ class SAEBenchCoder(nn.Module):
                 "site; measure this one with sae-dist evaluate"
             )
         self.coder = coder.eval().requires_grad_(False)
+        if coder.config.inputs is not Inputs.plain:
+            raise UserError(
+                "SAEBench decodes without a token's norm, which this coder gives back; expected "
+                "coder.inputs=plain or whitened; choose another coder"
+            )
         form = coder.config.form
         is_autoencoder = form is Form.autoencoder
         self.cfg = Settings(

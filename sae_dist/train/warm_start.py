@@ -51,6 +51,7 @@ def _shape(coder: Coder) -> dict[str, Any]:
         "coder.form": config.form.value,
         "coder.num_latents": config.num_latents,
         "coder.num_sites": config.num_sites,
+        "coder.inputs": config.inputs.value,
         "input width": coder.d_in,
         "output width": coder.d_out,
     }

@@ -1,6 +1,7 @@
 """Folding, files and first weights."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,14 +9,18 @@ import torch
 
 from sae_dist.coders import (
     Coder,
+    DeadLatents,
     Form,
+    Inputs,
     fold,
     initialise,
     kind_names,
     load_coder,
     save_coder,
+    training_forward,
 )
 from sae_dist.coders.initialise import geometric_median, unit_rows
+from sae_dist.coders.whiten import fit_whitening
 from sae_dist.common.errors import UserError
 from tests.coders.kinds import FORMS, config_of_kind
 
@@ -42,6 +47,38 @@ def test_folding_leaves_outputs_equal_on_raw_activations(kind: str, form: Form) 
     assert not folded.pre_bias
     assert torch.equal(folded.encode(7.0 * x_BD) > 0, coder.encode(x_BD) > 0)
     torch.testing.assert_close(folded(7.0 * x_BD), 7.0 * coder(x_BD), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("inputs", [Inputs.whitened, Inputs.unit])
+@pytest.mark.parametrize("kind", ["jumprelu", "batchtopk", "topk", "gated"])
+def test_what_a_coder_sees_is_folded_or_kept(kind: str, inputs: Inputs, tmp_path: Path) -> None:
+    """And it is trained as a plain coder on what it sees."""
+    plain, x_BD = trained(kind, Form.autoencoder)
+    x_BD = x_BD * torch.tensor([9.0, 3.0, 1.0, 1.0, 0.8, 0.6]) + 2
+    coder = Coder(replace(plain.config, inputs=inputs), 6, 6).eval()
+    coder.load_state_dict(coder.state_dict() | plain.state_dict())
+    if inputs is Inputs.whitened:
+        fit_whitening(coder, x_BD)
+        assert torch.allclose(6 * coder.prepared(x_BD).T.cov(), torch.eye(6), atol=0.1)
+    seen_BD, dead = coder.prepared(x_BD), DeadLatents.of(torch.zeros(24) > 0)
+    torch.testing.assert_close(seen_BD.square().sum(1).mean(), torch.tensor(1.0), rtol=0.05, atol=0)
+    torch.testing.assert_close(coder.restored(seen_BD, x_BD), x_BD, rtol=1e-4, atol=1e-4)
+    loss, expected = (
+        training_forward(one.train(), x, x, sparsity_coefficient=0.1, dead=dead).loss
+        for one, x in ((coder, x_BD), (plain, seen_BD))
+    )
+    assert torch.equal(loss, expected)
+    folded = fold(coder.eval(), scale=7.0)
+    save_coder(tmp_path, folded, folded.state_dict(), {})
+    loaded, raw_BD = load_coder(tmp_path), 7.0 * x_BD
+    torch.testing.assert_close(loaded.encode(raw_BD) > 0, coder.encode(x_BD) > 0)
+    torch.testing.assert_close(loaded(raw_BD), 7.0 * coder(x_BD), rtol=1e-4, atol=1e-3)
+    code, acts_N = loaded.encode_sparse(raw_BD)
+    sparse_BD = loaded.reconstruct_sparse(code, acts_N, raw_BD)
+    torch.testing.assert_close(sparse_BD, loaded(raw_BD), rtol=1e-4, atol=1e-3)
+    assert loaded.config.inputs is (Inputs.unit if inputs is Inputs.unit else Inputs.plain)
+    with pytest.raises(UserError, match="of a transcoder; expected plain"):
+        Coder(replace(coder.config, form=Form.transcoder), 6, 6)
 
 
 @pytest.mark.parametrize(("kind", "form"), EVERY)

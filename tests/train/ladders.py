@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from sae_dist.checkpoint import CheckpointConfig
-from sae_dist.coders import Form, LevelWeights
+from sae_dist.coders import Form, Inputs, LevelWeights
 from sae_dist.coders.kinds.jumprelu import TargetOf
 from sae_dist.parallel import MeshConfig, World
 from sae_dist.store import open_store, write_store
@@ -76,6 +76,7 @@ def every_rung(latent: int) -> list[RungConfig]:
     annealed |= {"levels": [0.1, 0.5], "level_weights": LevelWeights.by_size}
     priced = {"target_l0": 4.0, "target_of": TargetOf.token, "initial_l0": 6.0}
     priced |= {"pre_act_coefficient": 1e-3, "ste_reaches_input": True}
+    annealed["inputs"], priced["inputs"] = Inputs.whitened, Inputs.unit
     nested = [
         rung("batchtopk", latent=latent, **annealed),
         rung("jumprelu", latent=latent, random_levels=3, **priced),

@@ -50,9 +50,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of every kind of coder, with all parts of their losses, that wrote W&B files."""
     root = tmp_path_factory.mktemp("run")
     rungs = [
-        rung("jumprelu"),
+        rung("jumprelu", initial_l0=6.0, pre_act_coefficient=1e-3),
         rung("topk", k=1, multi_topk=True, dead_after_tokens=BATCH),
-        rung("batchtopk"),
+        rung("batchtopk", levels=[0.25]),
+        rung("gated"),
     ]
     run = training_run(
         alone(),
@@ -79,7 +80,7 @@ def id_of(folder: Path, rung: str, run: str = "ladder") -> str:
 
 def test_what_w_and_b_has_is_what_the_file_says(folder: Path) -> None:
     rungs = {json.loads(line)["rung"] for line in (folder / "metrics.jsonl").open()} - {None}
-    assert len(rungs) == 3
+    assert len(rungs) == 4
     for name in rungs:
         (path,) = files(folder, name)
         run = run_of(path)

@@ -32,7 +32,7 @@ KINDS = [  # with the most that a step launches
     ("batchtopk", {}, 0.9, 455),
     ("jumprelu", {}, 0.0, 266),
     ("jumprelu", PRICED, 0.0, 400),
-    ("batchtopk", PLAIN | {"levels": [0.25]}, 0.9, 400),
+    ("batchtopk", PLAIN | {"levels": [0.25]}, 0.9, 410),
     ("hierarchical_topk", PLAIN, 0.9, 400),
     ("relu", {"initial_l0": 6.0}, 0.0, 400),
     ("gated", {"initial_l0": 6.0}, 0.0, 400),

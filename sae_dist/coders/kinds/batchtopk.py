@@ -31,7 +31,7 @@ class BatchTopK(KSparse):
     fires_by = FiresBy.threshold
 
     kind: str = field(default="batchtopk", init=False)
-    k: float = setting(32, above=0)  # type: ignore[assignment]  # of no row by itself
+    k: float = setting(32.0, above=0)  # type: ignore[assignment]  # of no row by itself
 
     def tensors(self) -> dict[str, TensorSpec]:
         return {"threshold": TensorSpec(has_latents=False, is_trained=False)}

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from sae_dist.coders import Coder, Form, describe_coder, load_coder, save_coder
+from sae_dist.coders import Coder, Form, Inputs, describe_coder, load_coder, save_coder
 from sae_dist.coders.files import DESCRIPTION, WEIGHTS
 from sae_dist.common.errors import UserError
 from sae_dist.interop.format import Format
@@ -20,6 +20,7 @@ class Native(Format):
     weights = WEIGHTS
     forms = tuple(Form)
     signed = True
+    inputs = tuple(Inputs)
 
     def write(self, folder: Path, coder: Coder, about: dict[str, Any]) -> None:
         save_coder(folder, coder, coder.state_dict(), about)
