@@ -11,7 +11,7 @@ from sae_dist.apps import cli, experiment, plan
 from sae_dist.apps.rungs import lay_out
 from sae_dist.common.errors import UserError
 from sae_dist.config import HarvestConfig, TrainConfig, conf_folder
-from sae_dist.interop.suites import coders_in
+from sae_dist.interop import coders_in
 from sae_dist.lm import expand_sites
 from sae_dist.parallel import MachineConfig
 from sae_dist.plan import table, to_dict

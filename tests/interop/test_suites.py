@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from sae_dist.common.errors import UserError
-from sae_dist.interop import all_formats, load_coder, suite_names
+from sae_dist.interop import all_formats, coders_in, load_coder, suite_names
 from sae_dist.interop.hub import _WHERE
-from sae_dist.interop.suites import address_of, coders_in
+from sae_dist.interop.suites import address_of
 
 DOCS = Path(__file__).parents[2] / "docs/interop.md"
 ENDS = (".pt", ".pth", ".safetensors")
