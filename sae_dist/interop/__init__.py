@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sae_dist.interop.load import load_described as load_described
     from sae_dist.interop.published import ForeignCoder as ForeignCoder
     from sae_dist.interop.published import plain_tensors as plain_tensors
+    from sae_dist.interop.suites import coders_in as coders_in
     from sae_dist.interop.suites import starts as starts
     from sae_dist.interop.suites import suite_names as suite_names
 

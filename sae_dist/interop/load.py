@@ -74,13 +74,15 @@ def find_coder(where: str | Path) -> tuple[Path, Format]:
     if not found:
         known = "; ".join(f"{' and '.join(one.files)} ({one.title})" for one in all_formats())
         raise UserError(f"no coder in {place}: expected {known}")
-    if len({its.name for _, its in found}) == 1:
+    names = sorted({its.name for _, its in found})
+    if len(names) == 1:
         raise UserError(
             f"found {len(files)} coders in {place}, {files[0].name} and others; expected one; "
             "name its file"
         )
-    names = " and ".join(its.name for _, its in found)
-    raise UserError(f"found coders for {names} in {place}; expected one; give each its own folder")
+    raise UserError(
+        f"found coders for {' and '.join(names)} in {place}; expected one; give each its own folder"
+    )
 
 
 def weights_in(folder: Path) -> list[Path]:

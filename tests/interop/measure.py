@@ -318,7 +318,8 @@ def tables(found: list[Difference], versions: dict[str, str]) -> str:
     text += "\nWritten by sae_dist, read by the client (a blank is refused); largest difference of"
     text += "\nlatents and of outputs, relative to the largest value:\n\n"
     text += _written_table([d for d in found if d.written_by == "sae_dist"])
-    text += "\nWritten by the client, read by sae_dist and by the client:\n\n"
+    text += "\nWritten by the client, read by sae_dist and by the client; or in files as published,"
+    text += "\nread by sae_dist and by SAELens' loader for them:\n\n"
     text += "| client | its coder | latents, outputs |\n|---|---|---|\n"
     theirs = (d for d in found if d.written_by != "sae_dist")
     rows = ([format_named(d.client).title, d.coder, _cell(d)] for d in theirs)

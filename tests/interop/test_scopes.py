@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sae_dist.coders import Form
+from sae_dist.coders import Form, save_coder
 from sae_dist.common.errors import UserError
+from sae_dist.handoff.circuit_tracer import CircuitTracer
 from sae_dist.interop import format_named, import_foreign, load_coder
 from tests.interop.scopes import (
     SCOPES,
@@ -126,6 +127,22 @@ def test_a_coder_may_be_named_by_its_file_in_any_format(tmp_path: Path) -> None:
     torch.testing.assert_close(found(x_BD()), published.y_BE, rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError, match="no coder in .*hyperparams.json"):
         load_coder(tmp_path / "hyperparams.json")
+
+
+def test_all_layers_of_a_run_are_one_set_and_each_is_read_back(tmp_path: Path) -> None:
+    run, coders = tmp_path / "run", {}
+    for layer in range(3):
+        coder, x = folded("jumprelu", Form.transcoder)
+        coder.b_enc += layer
+        coders[f"rung-{layer}"] = coder
+        about = {"site": f"mlp_in.{layer}", "target": f"mlp_out.{layer}"}
+        save_coder(run / "coders" / f"rung-{layer}", coder, coder.state_dict(), about)
+    CircuitTracer().write(tmp_path / "set", run, list(coders), None)
+    for layer, coder in enumerate(coders.values()):
+        file = tmp_path / f"set/layer_{layer}.safetensors"
+        assert torch.equal(load_coder(file)(x), coder(x))
+        about = import_foreign(file, tmp_path / f"ours-{layer}", None, None, None)["about"]
+        assert (about["site"], about["target"]) == (f"mlp_in.{layer}", f"mlp_out.{layer}")
 
 
 Harm = Callable[[Path], Any]

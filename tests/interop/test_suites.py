@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from sae_dist.common.errors import UserError
-from sae_dist.interop import all_formats, load_coder, suite_names
+from sae_dist.interop import all_formats, coders_in, load_coder, suite_names
 from sae_dist.interop.hub import _WHERE
-from sae_dist.interop.suites import address_of, coders_in
+from sae_dist.interop.suites import address_of
 
 DOCS = Path(__file__).parents[2] / "docs/interop.md"
 ENDS = (".pt", ".pth", ".safetensors")
@@ -118,9 +118,9 @@ def test_they_are_those_that_saelens_lists() -> None:
     theirs, ours = defaultdict(set), defaultdict(set)
     for release in yaml.load(path.read_text(), loader).values():
         is_pickle = release.get("conversion_func") == "dictionary_learning_1"
-        for one in release["saes"]:
-            if not one["path"].startswith("embedding/"):
-                theirs[release["repo_id"]].add(one["path"] + ("/ae.pt" if is_pickle else ""))
+        for place in (str(one["path"]) for one in release["saes"]):
+            if not place.startswith("embedding/"):
+                theirs[release["repo_id"]].add(place + ("/ae.pt" if is_pickle else ""))
     for suite in suite_names():
         for name in coders_in(suite):
             found = re.fullmatch(r"hub:([^/]+/[^/]+)/(.*)", address_of(f"published:{suite}/{name}"))

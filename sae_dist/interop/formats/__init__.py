@@ -1,7 +1,6 @@
 """The formats by name: ours, and those of the entry point `sae_dist.formats`."""
 
 from collections.abc import Callable
-from pathlib import PurePath
 
 from sae_dist.common.registry import Registry
 from sae_dist.interop.format import Format, P
@@ -55,6 +54,6 @@ def formats_of(weights: P, is_there: Callable[[P], bool]) -> list[Format]:
     Returns:
         where none is complete, the first that has such a name; nothing where none has.
     """
-    named = [one for one in all_formats() if PurePath(weights).match(one.weights)]
+    named = [one for one in all_formats() if weights.match(one.weights)]
     whole = [one for one in named if all(map(is_there, one.settings_of(weights)))]
     return whole or named[:1]

@@ -2,7 +2,7 @@
 
 `W_enc` and `W_dec` are [F, D], nothing is subtracted from the input, and W_skip [D, D] is applied
 as x W_skipᵀ. Without `activation_function.threshold` it is a ReLU, whatever `config.yaml` says.
-Such sets are written by `sae-dist export to=circuit_tracer`.
+Such sets are written by `sae-dist export run=NAME to=circuit_tracer`.
 """
 
 import re

@@ -5,8 +5,11 @@ affine_skip_connection of a skip transcoder: matrices are [from, to].
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from sae_dist.coders import Coder, CoderConfig, FiresBy, Form, JumpReLU
 from sae_dist.coders.files import write_tensors
@@ -108,21 +111,29 @@ if "affine_skip_connection" in params:
         settings = read_settings(path) if path.exists() else {}
         require_understood(path, settings, _UNDERSTOOD, _NO_BEARING)
         ours = {theirs: name for name, theirs in _NAMES.items()}
-        tensors = {ours.get(name, name): tensor for name, tensor in found.items()}
-        widths = {found[name].shape[-1:] for name in ("w_dec", "b_dec") if name in found}
-        widths |= {found["w_enc"].shape[:1]} if "w_enc" in found else set()
-        is_transcoder = settings.get("type") == "transcoder" or (not settings and len(widths) > 1)
-        form = Form.transcoder if is_transcoder else Form.autoencoder
-        if settings.get("affine_connection", not settings and "W_skip" in tensors):
-            form = Form.skip_transcoder
+        named = {ours.get(name, name): tensor for name, tensor in found.items()}
+        tensors = transposed(named, *_TURNED)
         site = _site(settings.get("hf_hook_point_in") or "")
         return ForeignCoder(
             kind=JumpReLU,
-            form=form,
-            tensors=transposed(tensors, *_TURNED),
+            form=_form(settings, tensors),
+            tensors=tensors,
             widths=(None, settings.get("width"), None),
             about={"site": site, "target": _site(settings.get("hf_hook_point_out") or site)},
         )
+
+
+def _form(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Form:
+    """As the settings say it; where there are none, as the tensors do."""
+    if settings:
+        is_transcoder = settings.get("type") == "transcoder"
+        has_skip = settings.get("affine_connection", False)
+    else:
+        widths = {tensors[name].shape[-1:] for name in ("W_enc", "b_dec") if name in tensors}
+        is_transcoder, has_skip = len(widths) > 1, "W_skip" in tensors
+    if has_skip:
+        return Form.skip_transcoder
+    return Form.transcoder if is_transcoder else Form.autoencoder
 
 
 def _hook(site: str) -> str:

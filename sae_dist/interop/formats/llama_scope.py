@@ -94,7 +94,7 @@ class LlamaScopeR1(Format):
         with told_in_one_line(weights):
             norms = {hook: float(found.pop(f"{_NORM}.{hook}")) for hook in {*hooks}}
             threshold_F = found.pop(_LOG_THRESHOLD).exp()
-        scales = _scales(weights, d_model, *(norms[hook] for hook in hooks))
+            scales = _scales(weights, d_model, *(norms[hook] for hook in hooks))
         return _published(weights, settings, found, scales, threshold_F)
 
 
