@@ -160,14 +160,16 @@ def test_every_world_reads_the_same_sequences(made: Path) -> None:
     source = TrainingTokens(open_store(made / "store"))
     size = BATCH_SEQUENCES * POSITIONS
 
-    def ids(rank: int, world: int) -> list[Tensor]:
+    def ids(rank: int, world: int) -> list[dict[str, Tensor]]:
         part = BatchPart(size, 0, StreamConfig(), rank, world, stop_step=9)
         with source.batches([], part) as batches:
             read = zip(range(9), batches, strict=False)
-            return [batch.acts["input_ids"] for _, (batch, _) in read]
+            return [batch.acts for _, (batch, _) in read]
 
     whole, halves = ids(0, 1), [ids(rank, 2) for rank in range(2)]
     for one, *parts in zip(whole, *halves, strict=True):
-        assert torch.equal(one, torch.cat(parts))
+        assert torch.equal(one["input_ids"], torch.cat([part["input_ids"] for part in parts]))
+        assert len({int(n) for n in one["trainable"].sum(1)}) == 1
+        assert torch.equal(one["trainable"], torch.cat([part["trainable"] for part in parts]))
     with pytest.raises(UserError, match="found batch_tokens=9 for .*; expected whole sequences"):
         source.batches([], BatchPart(9, 0, StreamConfig()))
