@@ -18,7 +18,7 @@ from sae_dist.interop import load_coder as load_any
 from tests.coders.kinds import FORMS, KINDS
 from tests.coders.test_coder import EVERY, trained
 
-AE, TC, SKIP = Form
+AE, TC, SKIP = FORMS
 ABOUT = {"site": "resid_post.3", "target": "resid_post.3"}
 HELD = {
     "saelens": {

@@ -21,7 +21,7 @@ from sae_dist.coders import Coder, Form, fold, kind_names
 from sae_dist.common.errors import UserError
 from sae_dist.interop import format_named, format_names, load_coder
 from sae_dist.interop.saebench import load_for_saebench
-from tests.coders.kinds import config_of_kind
+from tests.coders.kinds import FORMS, config_of_kind
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ Harm = Callable[[Values, dict[str, Any]], None]  # to settings and tensors
 
 
 def cases() -> Iterator[tuple[str, str, Form]]:
-    for name, kind, form in itertools.product(format_names(), kind_names(), Form):
+    for name, kind, form in itertools.product(format_names(), kind_names(), FORMS):
         config = config_of_kind(kind, form=form, num_latents=F, k=K)
         if format_named(name).unsupported_reason(config, D, D, ABOUT) is None:
             yield name, kind, form
