@@ -58,7 +58,8 @@ def test_a_model_and_its_finetune_are_compared(
     assert len(of_layers["delta_loss_by_site"]) == 2
     run(report.main, "run=diff")
     page = (home / "runs/diff/report/index.html").read_text()
-    assert "Relative decoder norms" in page and "Latent scaling" in page
+    for drawn in ("Relative decoder norms", "FVU by site", "Sites of a crosscoder"):
+        assert drawn in page
     run(latents.main, "run=diff", "max_sequences=16")
     assert (home / "runs/diff/latents/index.html").is_file()
     assert load_coder(home / "runs/diff/coders" / name).site_norms().shape == (64, 2)
