@@ -9,19 +9,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from sae_dist.coders.coder import Coder
-from sae_dist.coders.config import CoderConfig, Form
+from sae_dist.coders.config import CoderConfig, Form, layers_of
 from sae_dist.common.errors import UserError
 from sae_dist.common.settings import validate
 from sae_dist.kernels import SparsePattern
-
-
-def layers_of(config: CoderConfig, d_in: int, d_out: int) -> list[tuple[CoderConfig, int, int]]:
-    """The transcoders that a cross-layer one is made of, each with its widths; others are one."""
-    if config.form is not Form.cross_layer_transcoder:
-        return [(config, d_in, d_out)]
-    L = config.num_sites
-    one = config.of_layer(L)
-    return [(one, d_in // L, (L - layer) * d_out // L) for layer in range(L)]
 
 
 def make_coder(config: CoderConfig, d_in: int, d_out: int, **how: Any) -> Coder:
