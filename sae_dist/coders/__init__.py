@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from sae_dist.coders.config import Inputs as Inputs
     from sae_dist.coders.config import LevelWeights as LevelWeights
     from sae_dist.coders.config import TensorSpec as TensorSpec
+    from sae_dist.coders.config import layers_of as layers_of
     from sae_dist.coders.cross_layer import CrossLayerTranscoder as CrossLayerTranscoder
-    from sae_dist.coders.cross_layer import layers_of as layers_of
     from sae_dist.coders.cross_layer import make_coder as make_coder
     from sae_dist.coders.files import config_of as config_of
     from sae_dist.coders.files import describe_coder as describe_coder

@@ -361,3 +361,12 @@ class CoderConfig:
     def messages_after_step(self, step: StepShape) -> Iterator[Message]:
         """The same of `after_step`."""
         return iter(())
+
+
+def layers_of(config: CoderConfig, d_in: int, d_out: int) -> list[tuple[CoderConfig, int, int]]:
+    """The transcoders that a cross-layer one is made of, each with its widths; others are one."""
+    if config.form is not Form.cross_layer_transcoder:
+        return [(config, d_in, d_out)]
+    L = config.num_sites
+    one = config.of_layer(L)
+    return [(one, d_in // L, (L - layer) * d_out // L) for layer in range(L)]

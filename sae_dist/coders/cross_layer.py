@@ -2,26 +2,17 @@
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from sae_dist.coders.coder import Coder
-from sae_dist.coders.config import CoderConfig, Form
+from sae_dist.coders.config import CoderConfig, Form, layers_of
 from sae_dist.common.errors import UserError
 from sae_dist.common.settings import validate
 from sae_dist.kernels import SparsePattern
-
-
-def layers_of(config: CoderConfig, d_in: int, d_out: int) -> list[tuple[CoderConfig, int, int]]:
-    """The transcoders that a cross-layer one is made of, each with its widths; others are one."""
-    if config.form is not Form.cross_layer_transcoder:
-        return [(config, d_in, d_out)]
-    L = config.num_sites
-    one = config.of_layer(L)
-    return [(one, d_in // L, (L - layer) * d_out // L) for layer in range(L)]
 
 
 def make_coder(config: CoderConfig, d_in: int, d_out: int, **how: Any) -> Coder:
@@ -58,6 +49,7 @@ class CrossLayerTranscoder(Coder):
     Args and Raises: as of `Coder`; `config.num_latents` are those of all layers together.
     """
 
+    layers: list[Coder]
     collectives = _shared("collectives")
     is_exact, gradients, waits = _shared("is_exact"), _shared("gradients"), _shared("waits")
 
@@ -90,10 +82,9 @@ class CrossLayerTranscoder(Coder):
             )
         self.config, self.d_in, self.d_out, self.pre_bias = config, d_in, d_out, False
         held = range(self.latents.start // L, self.latents.stop // L)
-        how = {"latents": held, "pre_bias": False, "dtype": dtype, "device": device}
-        self.layers = nn.ModuleList(
-            Coder(one, d, e, **how) for one, d, e in layers_of(config, d_in, d_out)
-        )
+        how: Any = {"latents": held, "pre_bias": False, "dtype": dtype, "device": device}
+        layers = [Coder(one, d, e, **how) for one, d, e in layers_of(config, d_in, d_out)]
+        self.layers = cast("list[Coder]", nn.ModuleList(layers))
         for layer in self.layers:
             bias = layer.b_dec.detach()
             del layer.b_dec
@@ -126,7 +117,7 @@ class CrossLayerTranscoder(Coder):
 
     def through(self, of_layers: Sequence[Tensor]) -> Tensor:
         """Numbers of each layer's latents [F/L] as those of all latents [F]."""
-        return torch.stack(of_layers, -1).flatten(-2)
+        return torch.stack(list(of_layers), -1).flatten(-2)
 
     def encode(self, x_BD: Tensor) -> Tensor:
         own = zip(self.layers, self.by_layer(x_BD), strict=True)

@@ -1,7 +1,6 @@
 """How many operations a training step of a coder takes: pure arithmetic."""
 
-from sae_dist.coders.config import CoderConfig, Form
-from sae_dist.coders.cross_layer import layers_of
+from sae_dist.coders.config import CoderConfig, Form, layers_of
 
 CANDIDATES = 1.6  # entries that the search keeps for one that is active (docs/architecture.md)
 

@@ -60,7 +60,11 @@ class TrainingTokens:
 
 
 class TokenStream(Batches):
-    """Runs of neighbouring sequences, in an order that is a pure function of (seed, step)."""
+    """Runs of neighbouring sequences, in an order that is a pure function of (seed, step).
+
+    Each sequence of a batch has as many trainable tokens as the one that has the fewest, its first:
+    so every rank has equally many, and the same ones are chosen in every world.
+    """
 
     def __init__(self, store: Store, sequences: np.ndarray, part: BatchPart) -> None:
         """Raises UserError for a batch that is not of whole sequences for each rank."""
@@ -89,13 +93,21 @@ class TokenStream(Batches):
             if not len(order) or place == 0:
                 order = generator(part.seed, "finetune", epoch).permutation(steps_per_epoch)
             first = int(order[place]) * size
-            acts = self._read(self._sequences[first : first + size][own])
+            ids_NS, trainable_NS = self._read(self._sequences[first : first + size])
+            least = trainable_NS.sum(1).min()
+            if not least:
+                raise UserError(
+                    f"found a sequence from {self._sequences[first]} on without a token to train "
+                    "on; expected some in each; choose another seed, or another store"
+                )
+            trainable_NS = trainable_NS & (trainable_NS.cumsum(1) <= least)
+            acts = {IDS: ids_NS[own].long(), TRAINABLE: trainable_NS[own]}
             state = StreamState(step=step + 1, epoch=(step + 1) // steps_per_epoch)
             yield Batch(acts=acts, index=None), state
 
-    def _read(self, sequences: np.ndarray) -> dict[str, Tensor]:
-        """Neighbours are read together."""
+    def _read(self, sequences: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Ids and what is trainable of them; neighbours are read together."""
         runs = np.split(sequences, np.flatnonzero(np.diff(sequences) != 1) + 1)
         read = [self._store.read_tokens(range(int(r[0]), int(r[-1]) + 1)) for r in runs]
         ids, trainable = (np.concatenate(parts) for parts in zip(*read, strict=True))
-        return {IDS: torch.from_numpy(ids).long(), TRAINABLE: torch.from_numpy(trainable)}
+        return torch.from_numpy(ids), torch.from_numpy(trainable)

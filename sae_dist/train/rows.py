@@ -20,15 +20,20 @@ class SharedRows:
     """
 
     def __init__(self, acts: dict[str, Tensor], dtype: torch.dtype) -> None:
-        self.acts, self.dtype = acts, dtype
+        self._acts, self._dtype = acts, dtype
         self._coming: dict[tuple[str, int], Callable[[], Tensor]] = {}
         self._made: dict[tuple[str, float, int], Tensor] = {}
+
+    @property
+    def acts(self) -> dict[str, Tensor]:
+        """What was given, by site."""
+        return self._acts
 
     def start_gather(self, site: str, mesh: Mesh) -> None:
         """Begin to gather what `normalised` will be asked for; called by all processes alike."""
         key = site, mesh.latent.size
         if key not in self._coming:
-            self._coming[key] = mesh.latent.start_all_gather(joined(self.acts, site))
+            self._coming[key] = mesh.latent.start_all_gather(joined(self._acts, site))
 
     def normalised(self, site: str, scale: Scale, mesh: Mesh) -> Tensor:
         """The rows [B, width] that a process of `mesh` works on, divided by `scale`.
@@ -39,5 +44,5 @@ class SharedRows:
         key = site, id(scale) if isinstance(scale, Tensor) else scale, mesh.latent.size
         if key not in self._made:
             self.start_gather(site, mesh)
-            self._made[key] = self._coming.pop((site, mesh.latent.size))().to(self.dtype) / scale
+            self._made[key] = self._coming.pop((site, mesh.latent.size))().to(self._dtype) / scale
         return self._made[key]

@@ -35,6 +35,9 @@ from sae_dist.train.warm_start import warm_start
 class Rung:
     """A coder in training, as one process of its mesh holds it.
 
+    Args:
+        mean_square: E‖x‖² of each site that it reads or writes, or one that all have.
+
     Attributes:
         scale: C = √E‖x‖² of the input site, or of each column's [D]: x is divided by it.
         target_scale: the same of the target; but for a cross-layer transcoder it is `scale`.
@@ -45,25 +48,18 @@ class Rung:
         self,
         config: RungConfig,
         mesh: Mesh,
-        mean_squares: Mapping[str, float],
+        mean_square: float | Mapping[str, float],
         d_in: int,
         d_out: int,
         precision: Precision,
         device: torch.device,
     ) -> None:
         self.config, self.mesh, self.name = config, mesh, config.name
-        read, like = parts_of(config.site), (precision.weights, device)
-        written = parts_of(config.target) if config.coder.form.scales_target else []
-        for site in read + written:
-            if not 0 < mean_squares[site] < math.inf:
-                raise UserError(
-                    f"site {site} has E‖x‖² = {mean_squares[site]}; expected finite activations "
-                    "that are not all zeros: look at the store with sae-dist verify"
-                )
-        squares_of = mean_squares.__getitem__
-        self.scale = self.target_scale = scale_of(tuple(map(squares_of, read)), d_in, *like)
-        if written:
-            self.target_scale = scale_of(tuple(map(squares_of, written)), d_out, *like)
+        like = precision.weights, device
+        self.scale = scale_of(_mean_squares(config.site, mean_square), d_in, *like)
+        self.target_scale = self.scale
+        if config.coder.form.scales_target:
+            self.target_scale = scale_of(_mean_squares(config.target, mean_square), d_out, *like)
         latents = slice_of(config.coder.num_latents, mesh.latent.index, mesh.latent.size)
         how = {"latents": latents, "dtype": precision.weights, "device": device}
         coder = make_coder(config.coder, d_in, d_out, **how)
@@ -200,3 +196,18 @@ class Rung:
         if tensors is not None:
             about = {**about, "site": self.config.site, "target": self.config.target}
             save_coder(folder / self.name, folded, tensors, about)
+
+
+def _mean_squares(site: str, mean_square: float | Mapping[str, float]) -> tuple[float, ...]:
+    """Of each site side by side. Raises UserError for one that no activation can be divided by."""
+    found = {
+        part: mean_square if isinstance(mean_square, float) else mean_square[part]
+        for part in parts_of(site)
+    }
+    for part, own in found.items():
+        if not 0 < own < math.inf:
+            raise UserError(
+                f"site {part} has E‖x‖² = {own}; expected finite activations that "
+                "are not all zeros: look at the store with sae-dist verify"
+            )
+    return tuple(found.values())

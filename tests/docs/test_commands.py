@@ -135,6 +135,8 @@ def _compose(root: str, words: tuple[str, ...], is_part: bool) -> None:
     config = cli.compose(root, kept)
     if root == "train":
         sites = config.harvest.sites if config.harvest else ["resid_post.0"]
+        if config.coder.form.spans_sites:
+            sites = [f"{kind}.{n}" for kind in ("resid_post", "mlp_in", "mlp_out") for n in (0, 1)]
         assert lay_out(config, dict.fromkeys(sites, 64))
 
 

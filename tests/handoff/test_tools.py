@@ -127,7 +127,8 @@ def test_circuit_tracer_attributes_with_a_cross_layer_transcoder(tmp_path: Path)
     folder, graphs = handed("circuit_tracer", tmp_path / "r", ["clt"]), tmp_path / "graphs"
     graphs.mkdir()
     prompt, lm_folder = [0, 5, 17, 33, 4, 60], str(tmp_path / "lm")
-    job = {"folder": str(folder), "graphs": str(graphs), "lm": lm_folder, "backend": "nnsight"}
+    job = {"folder": str(folder), "graphs": str(graphs), "lm": lm_folder}
+    job["backend"] = "transformerlens"
     found = asked("circuit_tracer", "circuit-tracer", tmp_path, **job, prompt=prompt)
     assert found["is_finite"] and found["edges"] > 100
     assert_same_latents(found, torch.load(graphs / "found.pt"), lm, list(coder.layers), prompt)

@@ -18,7 +18,7 @@ from sae_dist.interop import load_coder as load_any
 from tests.coders.kinds import FORMS
 from tests.coders.test_coder import EVERY, trained
 
-AE, TC, SKIP = Form
+AE, TC, SKIP = FORMS
 ABOUT = {"site": "resid_post.3", "target": "resid_post.3"}
 WITH_THRESHOLDS = ("jumprelu", "relu", "gated", "batchtopk")
 BY_RANK = {("topk", AE), ("hierarchical_topk", AE)}  # `trained` transcoders are not square

@@ -21,7 +21,7 @@ from sae_dist.coders import Coder, Form, fold, kind_names
 from sae_dist.common.errors import UserError
 from sae_dist.interop import format_named, format_names, load_coder
 from sae_dist.interop.saebench import load_for_saebench
-from tests.coders.kinds import config_of_kind
+from tests.coders.kinds import FORMS, config_of_kind
 from tests.interop.scopes import SCOPES
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ ONLY_READ = ("llama_scope", "llama_scope_r1", "qwen_scope", "goodfire", "circuit
 def cases() -> Iterator[tuple[str, str, Form]]:
     for name in (*ONLY_READ, "gated, of dictionary_learning", "gated, of SAELens"):
         yield name, "", Form.autoencoder
-    for name, kind, form in itertools.product(format_names(), kind_names(), Form):
+    for name, kind, form in itertools.product(format_names(), kind_names(), FORMS):
         config = config_of_kind(kind, form=form, num_latents=F, k=K)
         if format_named(name).unsupported_reason(config, D, D, ABOUT) is None:
             yield name, kind, form

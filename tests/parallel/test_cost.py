@@ -87,7 +87,7 @@ def third_step(
     rung = Rung(
         RungConfig(site="in", target=target, coder=config, optim=optim),
         mesh,
-        mean_squares=dict.fromkeys(WIDTHS, float(D)),
+        mean_square=float(D),
         d_in=D,
         d_out=WIDTHS[target],
         precision=precision,

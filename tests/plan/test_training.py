@@ -20,7 +20,7 @@ from sae_dist.stream import ActivationStream, BatchPart, StreamConfig
 from sae_dist.train import Adam, LoopConfig, Muon, RungConfig, Signum
 from sae_dist.train.config import Precision
 from sae_dist.train.rung import Rung
-from tests.coders.kinds import config_of_kind
+from tests.coders.kinds import FORMS, config_of_kind
 from tests.processes import run_on
 from tests.train.ladders import BATCH, D, E, make_store, rung, training_run
 
@@ -32,7 +32,7 @@ OPTIMS = [
     Muon(ema_decay=0.99),
 ]
 CASES = [
-    *itertools.product(kind_names(), Form, OPTIMS[:2], Precision),
+    *itertools.product(kind_names(), FORMS, OPTIMS[:2], Precision),
     *itertools.product(["jumprelu"], [Form.skip_transcoder], OPTIMS, [Precision.float32]),
 ]
 LAYOUT = Layout(

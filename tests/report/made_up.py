@@ -19,13 +19,15 @@ EDGES_LOG10 = [-7.0 + 0.25 * i for i in range(29)]
 
 
 def made_up_rungs(with_lm: bool = True) -> dict[str, dict[str, Any]]:
-    """Three widths of JumpReLU and of TopK, and a skip transcoder."""
+    """Three widths of JumpReLU and of TopK, and a skip transcoder; this one with the figures of a
+    crosscoder's sites, too, so that their plots are drawn.
+    """
     rungs = {}
     for shift, kind in ((0.0, "jumprelu"), (0.015, "topk")):
         for step, width in enumerate((4096, 16384, 65536)):
             rungs[f"{kind}_{width}"] = _rung(kind, "autoencoder", width, step, shift, with_lm)
     skip = _rung("topk", "skip_transcoder", 16384, 1, 0.05, with_lm)
-    rungs["topk_skip_16384"] = skip | {"site": "mlp_in.2", "target": "mlp_out.2"}
+    rungs["topk_skip_16384"] = skip | {"site": "mlp_in.2", "target": "mlp_out.2"} | _of_sites()
     return rungs
 
 
@@ -55,6 +57,16 @@ def write_run(
     lines = [line for step in range(0, steps, 10) for line in _metrics(step, rungs)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
+
+
+def _of_sites() -> dict[str, Any]:
+    edges = [0.025 * i for i in range(41)]
+    return {
+        "site_fvu": [0.21, 0.34],
+        "site_fvu_mean": 0.275,
+        "delta_norm": {"edges": edges, "counts": [9, *[2] * 18, 30, *[3] * 19, 12]},
+        "nu_error_histogram": {"edges": edges, "counts": [5, *[1] * 39], "beyond": 4},
+    }
 
 
 def _rung(

@@ -136,16 +136,15 @@ def train(world: World, store: Path, folder: Path, latent: int, steps: int) -> N
 
 
 def test_meshes_give_the_same_losses_and_resuming_is_bitwise(store: Path, tmp_path: Path) -> None:
-    train(alone(), store, tmp_path / "whole", 1, 40)
+    train(alone(), store, tmp_path / "whole", 1, 30)
     expected = losses(tmp_path / "whole")
     assert all(v[-1] < v[0] for name, v in expected.items() if "jumprelu" not in name)
-    for world, latent in ((2, 2), (4, 2)):
-        folder = tmp_path / f"{world}-{latent}"
-        run_on(world, train, store, folder, latent, 40)
-        for name, values in losses(folder).items():
-            assert values == pytest.approx(expected[name], rel=1e-9), (world, name)
+    folder = tmp_path / "4-2"
+    run_on(4, train, store, folder, 2, 30)
+    for name, values in losses(folder).items():
+        assert values == pytest.approx(expected[name], rel=1e-9), name
     train(alone(), store, tmp_path / "stopped", 1, 20)
-    train(alone(), store, tmp_path / "stopped", 1, 40)
+    train(alone(), store, tmp_path / "stopped", 1, 30)
     for folder in sorted((tmp_path / "whole" / "coders").iterdir()):
         whole = load_coder(folder).state_dict()
         stopped = load_coder(tmp_path / "stopped" / "coders" / folder.name).state_dict()

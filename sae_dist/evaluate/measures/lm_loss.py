@@ -1,6 +1,9 @@
 """What a coder costs the language model: its predictions with the reconstruction spliced in."""
 
 from collections.abc import Iterator
+from functools import partial
+
+from torch import Tensor
 
 from sae_dist.coders import CrossLayerTranscoder, Form
 from sae_dist.common.declare import Axis, Figure, Mark, Plot
@@ -149,7 +152,7 @@ class LMLoss(Measure):
         sites = parts_of(site)
         made = self._replacement(x_NSD, x_NSD).chunk(len(sites), -1)
         for own, made_NSd in zip(sites, made, strict=True):
-            yield own, seen.spliced(own, own, lambda x, y, made_NSd=made_NSd: made_NSd)
+            yield own, seen.spliced(own, own, partial(_given, made_NSd))
 
     def conclude(self) -> Figures:
         """Losses and divergences, and how they compare."""
@@ -168,3 +171,8 @@ class LMLoss(Measure):
             "kl_score": ratio(self._zero_kl - kl, self._zero_kl),
             "delta_loss_by_position": ratios(spliced_S - clean_S, tokens_S),
         }
+
+
+def _given(made_NSE: Tensor, x_NSD: Tensor, y_NSE: Tensor) -> Tensor:
+    """A replacement that is known already."""
+    return made_NSE
