@@ -46,7 +46,7 @@ class Local(JudgeConfig):
     @property
     def _lm(self) -> LMConfig:
         is_unsaid = self.gguf_file is not None and self.dtype is LMDtype.auto
-        dtype = LMDtype.bfloat16 if is_unsaid else self.dtype
+        dtype = LMDtype.fastest if is_unsaid else self.dtype
         return LMConfig(
             name=self.model, revision=self.revision, gguf_file=self.gguf_file, dtype=dtype
         )
