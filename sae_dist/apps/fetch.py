@@ -26,9 +26,7 @@ def fetch(config: FetchConfig) -> str:
     if not Path(files.source).is_dir():
         load_lm(config.lm)
     next(documents(config.text))
-    log_info(
-        f"{config.lm.gguf_file or config.lm.name} is in {files.source}; text: {config.text.path}"
-    )
+    log_info(f"found {config.lm.name} in {files.source}, and text in {config.text.path}")
     return files.source
 
 

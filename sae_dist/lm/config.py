@@ -11,8 +11,8 @@ from sae_dist.common.settings import setting
 class LMDtype(StrEnum):
     """Format of a language model's weights.
 
-    `auto` is the one they were saved in; `fastest` is bfloat16 on a GPU and on a CPU that multiplies
-    it faster than float32, and float32 on others: decided once, where it is loaded first.
+    `auto` is the one they were saved in. `fastest` is bfloat16 on a GPU and on a CPU that
+    multiplies it faster than float32, and float32 on others; a store remembers which.
     """
 
     auto = "auto"
