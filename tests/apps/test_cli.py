@@ -19,6 +19,7 @@ from sae_dist.apps import (
     evaluate,
     explain,
     export,
+    fetch,
     files,
     harvest,
     import_coder,
@@ -42,6 +43,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "explain": explain,
     "export": export,
+    "fetch": fetch,
     "files": files,
     "harvest": harvest,
     "import_coder": import_coder,
@@ -59,6 +61,7 @@ GIVEN = {
     "evaluate": ["run=name"],
     "explain": ["run=name", "judge.model=m"],
     "export": ["run=name", "to=saelens"],
+    "fetch": ["lm.name=lm", "text.path=text"],
     "files": [],
     "harvest": ["store=s", "sites=[embed]", "lm.name=lm", "text.path=text"],
     "import_coder": ["path=there", "to=here"],
@@ -72,7 +75,7 @@ GIVEN = {
 }
 ROOT_OF = {"coder": "train", "optim": "train", "sweep": "train", "lm": "harvest", "machine": "plan"}
 CHAT_OF = (
-    *(("harvest", "text"), ("latents", "text"), ("small_lm", "text")),
+    *(("fetch", "text"), ("harvest", "text"), ("latents", "text"), ("small_lm", "text")),
     ("evaluate", "transfer"),
 )
 FILES = [  # tests/apps/test_experiment.py looks at the others
