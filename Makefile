@@ -22,7 +22,8 @@ S3_READY := $(if $(filter .venv-s3/%,$(S3_PYTHON)),.venv-s3/.ready)
 INSTALL_PEER := .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c benchmarks/constraints.txt torch
 
 help:
-	@echo "make quickstart   from text to a report on this machine's CPU, in minutes"
+	@echo "make quickstart   from text to pages of latents and a report on this machine's CPU, in minutes;"
+	@echo "                  LM=scratch fetches no language model and trains a small one"
 	@echo "make reproduce    published claims beside what a small LM shows, in docs/reproduction.md; within an hour"
 	@echo "make test         the fast tests"
 	@echo "make test-slow    the tests that need minutes, several processes or gigabytes"
@@ -35,7 +36,7 @@ help:
 	@echo "make clean        remove all environments, builds and caches (never runs/ or stores/)"
 
 quickstart: $(READY)
-	@launch/quickstart.sh
+	@LM=$(LM) launch/quickstart.sh
 
 reproduce: $(READY)
 	@examples/reproduce/run.sh

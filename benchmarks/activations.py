@@ -18,7 +18,7 @@ SITE = "resid_post.2"
 BATCH = 1024
 TOKENS = 800_000
 _STREAM = StreamConfig(bucket_tokens=131_072)
-_HOME = Path("runs/quickstart")
+_HOME = Path("runs/quickstart_scratch")
 STORE = _HOME / "store"
 _COMMANDS = [  # the quickstart's first two steps, by one process
     ["sae-dist small_lm", f"folder={_HOME}/lm"],

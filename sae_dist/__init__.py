@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sae_dist.apps.evaluate import evaluate as evaluate
     from sae_dist.apps.explain import explain as explain
     from sae_dist.apps.export import export as export
+    from sae_dist.apps.fetch import fetch as fetch
     from sae_dist.apps.finetune import finetune as finetune
     from sae_dist.apps.harvest import harvest as harvest
     from sae_dist.apps.import_coder import import_coder as import_coder

@@ -48,6 +48,18 @@ class HarvestConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class FetchConfig:
+    """`sae-dist fetch`: brings `lm` and `text` here, as a harvest with the same choices reads them.
+
+    `architecture` comes with a choice of `lm`, for `sae-dist plan`.
+    """
+
+    lm: LMConfig = field(default_factory=lambda: LMConfig(name=MISSING))
+    architecture: dict[str, Any] = field(default_factory=dict)
+    text: TextConfig = field(default_factory=lambda: TextConfig(path=MISSING))
+
+
+@dataclass(kw_only=True, slots=True)
 class SweepConfig:
     """A ladder. Each grid says for some keys of the command line one value or a list of them.
 
@@ -353,6 +365,7 @@ class Command:
 
 COMMANDS = {  # in the order of use
     "plan": Command(PlanConfig, {"machine": "h100_80gb"}),
+    "fetch": Command(FetchConfig, {"lm": "custom", "text": "custom"}),
     "harvest": Command(HarvestConfig, {"lm": "custom", "text": "custom"}),
     "verify": Command(VerifyConfig),
     "train": Command(

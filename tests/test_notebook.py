@@ -12,7 +12,7 @@ from tests.harvest.tiny import TEXTS
 from tests.reliability.bench import Desk
 
 NOTEBOOK = ROOT / "notebooks" / "latents.ipynb"
-HOME = "runs/quickstart"
+HOME = "runs/quickstart_scratch"
 SMALL_LM = (
     *(f"folder={HOME}/lm", "text.path=text", "model.vocab_size=300", "model.num_layers=3"),
     *("model.hidden_size=32", "model.intermediate_size=48", "model.num_heads=2"),
@@ -24,7 +24,7 @@ HARVEST = (
     *("writer.chunk_mib=0.03", "writer.shard_mib=0.06"),
 )
 TRAIN = (
-    *(f"store={HOME}/store", "run=quickstart", "coder=topk", "coder.num_latents=1024"),
+    *(f"store={HOME}/store", "run=quickstart_scratch", "coder=topk", "coder.num_latents=1024"),
     *("coder.k=8", "tokens=640", "batch_tokens=64"),
     *("stream.bucket_tokens=1024", "log.wandb=disabled"),
 )

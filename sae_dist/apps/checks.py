@@ -15,6 +15,7 @@ from sae_dist.config import (
     EvaluateConfig,
     ExplainConfig,
     ExportConfig,
+    FetchConfig,
     FinetuneConfig,
     HarvestConfig,
     ImportConfig,
@@ -35,7 +36,7 @@ from sae_dist.lm.config import local_folder
 def check(config: Any) -> None:  # noqa: C901 (a case a command)
     """Raise UserError if a command would refuse its configuration for one of these reasons."""
     match config:
-        case HarvestConfig():
+        case HarvestConfig() | FetchConfig():
             local_folder(config.lm)
         case TrainConfig():
             _check_training(config)

@@ -156,7 +156,7 @@ def _dropped(writer: StoreWriter) -> str:
 def _writer(config: HarvestConfig, text: TextConfig, lm: LM, widths: dict[str, int]) -> StoreWriter:
     num_sequences = config.tokens // config.text.sequence_length
     provenance = {
-        "lm": {**asdict(config.lm), "commit": lm.revision},
+        "lm": {**asdict(config.lm), "dtype": lm.config.dtype, "commit": lm.revision},
         "text": asdict(text),
         "batch_sequences": config.harvest.batch_sequences,
     }

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.config import HarvestConfig
-from sae_dist.lm import LMConfig, load_tokenizer
+from sae_dist.lm import LMConfig, LMDtype, decided_dtype, load_tokenizer
 from sae_dist.store import StoreWriter, read_settings
 from sae_dist.text import TextConfig, documents, look, pin
 
@@ -37,13 +37,20 @@ def on_one(work: Callable[[], _Value]) -> _Value:
 def _pinned(config: HarvestConfig) -> tuple[LMConfig, TextConfig]:
     settings = read_settings(config.store)
     started = {} if settings is None else settings.provenance
-    lm, text = config.lm, config.text
+    lm, text = _with_dtype(config.lm, started.get("lm", {})), config.text
     if commit := _commit(asdict(lm), started.get("lm", {})):
         lm = lm if Path(lm.name).expanduser().exists() else replace(lm, revision=commit)
     text = pinned_text(text, started.get("text", {}))
     if settings is None or not _is_read(config.store):  # else the text may be gone
         look(documents(text), load_tokenizer(lm), text)
     return lm, text
+
+
+def _with_dtype(lm: LMConfig, started: dict[str, Any]) -> LMConfig:
+    """`fastest` is what it was for a store that was started, or else what it is here."""
+    if lm.dtype is LMDtype.fastest and "dtype" in started:
+        return replace(lm, dtype=LMDtype(started["dtype"]))
+    return replace(lm, dtype=decided_dtype(lm.dtype))
 
 
 def pinned_text(text: TextConfig, started: dict[str, Any]) -> TextConfig:

@@ -11,6 +11,7 @@ from sae_dist.apps.command import command, entry
 from sae_dist.apps.runs import finished_run
 from sae_dist.common.log import log_info
 from sae_dist.config import ReportConfig
+from sae_dist.pages import write_index
 from sae_dist.report import load, write_report
 
 
@@ -19,6 +20,8 @@ def report(config: ReportConfig) -> Path:
     """Read a run's files and write its page, whose path is returned."""
     folder, _ = finished_run(config.runs, config.run)
     page = write_report(load(folder), folder / "report" / "index.html")
+    if (folder / "latents" / "index.html").is_file():
+        write_index(folder)  # whose pages now lead to the report
     log_info(f"report in {page}")
     return page
 

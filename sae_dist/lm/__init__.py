@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sae_dist.lm.foresee import most_positions as most_positions
     from sae_dist.lm.from_scratch import train_small_lm as train_small_lm
     from sae_dist.lm.load import LM as LM
+    from sae_dist.lm.load import decided_dtype as decided_dtype
     from sae_dist.lm.load import load_lm as load_lm
     from sae_dist.lm.load import load_tokenizer as load_tokenizer
     from sae_dist.lm.loss import divergence_NS as divergence_NS

@@ -9,9 +9,14 @@ from sae_dist.common.settings import setting
 
 
 class LMDtype(StrEnum):
-    """Format of a language model's weights; `auto` is the one they were saved in."""
+    """Format of a language model's weights.
+
+    `auto` is the one they were saved in. `fastest` is bfloat16 on a GPU and on a CPU that
+    multiplies it faster than float32, and float32 on others; a store remembers which.
+    """
 
     auto = "auto"
+    fastest = "fastest"
     bfloat16 = "bfloat16"
     float16 = "float16"
     float32 = "float32"

@@ -1,6 +1,6 @@
 """Load a frozen language model with its tokenizer, from the Hub or from a folder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,7 +9,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.names import nearest
-from sae_dist.lm.config import LMConfig
+from sae_dist.common.processor import multiplies_bfloat16_faster
+from sae_dist.lm.config import LMConfig, LMDtype
 from sae_dist.lm.files import find_lm, refuse_unlike
 from sae_dist.lm.fold import fold_rms_norms
 
@@ -43,6 +44,7 @@ def load_lm(
     auto class, files that are damaged or do not belong together, weights that are missing, and for
     a model whose norms cannot be folded though `fold_norms` asks for it.
     """
+    config = replace(config, dtype=decided_dtype(config.dtype))
     auto_class = find_auto_class(config.auto_class)
     files = find_lm(config, key)
     files.load(
@@ -80,6 +82,14 @@ def load_tokenizer(config: LMConfig, *, key: str = "lm.name") -> PreTrainedToken
         transformers.AutoTokenizer, "a tokenizer"
     )
     return tokenizer
+
+
+def decided_dtype(dtype: LMDtype) -> LMDtype:
+    """What `fastest` is on this machine; any other comes back as it is."""
+    if dtype is not LMDtype.fastest:
+        return dtype
+    is_fast = torch.cuda.is_available() or multiplies_bfloat16_faster()
+    return LMDtype.bfloat16 if is_fast else LMDtype.float32
 
 
 def find_auto_class(name: str) -> Any:

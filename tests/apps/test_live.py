@@ -135,7 +135,7 @@ def test_what_is_asked_for_is_composed_as_the_harvest_composes_it(
     home: Path,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    asked = ["+experiment=quickstart", "run=r"]
+    asked = ["+experiment=quickstart_scratch", "run=r"]
     harvest = cli.compose("train", [*asked, "store=live", "harvest.tokens=2M"]).harvest
     assert harvest.sites == ["resid_post.2", "mlp_in.2", "mlp_out.2"]
     assert (harvest.store, harvest.tokens) == ("live", 2_000_000)

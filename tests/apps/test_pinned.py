@@ -10,7 +10,7 @@ from sae_dist.apps import pinned
 from sae_dist.apps.pinned import on_one, pinned_sources
 from sae_dist.common.errors import UserError
 from sae_dist.config import HarvestConfig
-from sae_dist.lm import LMConfig
+from sae_dist.lm import LMConfig, LMDtype
 from sae_dist.parallel import World
 from sae_dist.store import StoreConfig, StoreWriter
 from sae_dist.text import TextConfig
@@ -61,6 +61,19 @@ def test_a_branch_that_is_asked_for_is_looked_up_once(tmp_path: Path, store: Pat
     StoreWriter.create(tmp_path / "main", {"embed": 8}, 8, StoreConfig(), about, 100)
     assert revisions(tmp_path / "main", text=text) == (None, "old main")
     assert revisions(tmp_path / "main") == (None, "new")
+
+
+def test_a_started_store_keeps_the_dtype_that_was_fastest(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fastest = replace(LM, dtype=LMDtype.fastest)
+    for is_fast, dtype in ((True, LMDtype.bfloat16), (False, LMDtype.float32)):
+        monkeypatch.setattr("sae_dist.lm.load.multiplies_bfloat16_faster", lambda it=is_fast: it)
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        new = HarvestConfig(store=str(store.parent / "new"), sites=["embed"], lm=fastest, text=TEXT)
+        assert pinned_sources(new)[0].dtype is dtype
+        started = pinned_sources(replace(new, store=str(store)))[0]
+        assert (started.dtype, started.revision) == (LMDtype.float32, "old lm")
 
 
 def test_a_local_model_has_no_commit_to_load(store: Path) -> None:

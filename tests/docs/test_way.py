@@ -1,7 +1,8 @@
 """The start's and the guides' commands, really run: each page's in order, at a tiny size.
 
-What needs a network, another machine or Slurm is left out (`pip`, `git`, `make`, `--nnodes`,
-`sbatch`); so is the selftest, which tests/apps/test_selftest.py runs.
+What another machine or Slurm is needed for is left out, and what installs (`pip`, `git`, `make`,
+`--nnodes`, `sbatch`); so is the selftest, which tests/apps/test_selftest.py runs. A page that
+fetches something is skipped from there on where there is no network.
 """
 
 import importlib.util
@@ -36,6 +37,8 @@ def test_the_commands_of_a_page_run(
         if "launch/accelerate/zero3.yaml" in words and not HAS_ZERO3:
             continue
         done = command(*words, cwd=tmp_path, DS_ACCELERATOR="cpu", TOKENIZERS_PARALLELISM="false")
+        if done.returncode == 2 and "come back with a network" in done.stderr:
+            pytest.skip("offline: what this page goes on to read cannot be fetched")
         assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr[-4000:]}"
 
 

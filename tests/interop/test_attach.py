@@ -17,7 +17,7 @@ from tests.interop.measure import python
 GUIDE = ROOT / "docs" / "guides" / "in_other_tools.md"
 NOTEBOOK = ROOT / "notebooks" / "latents.ipynb"
 SITE, LATENT = "resid_post.2", 3
-RUN = Path("runs/quickstart")
+RUN = Path("runs/quickstart_scratch")
 _SAVED = '\ntorch.save([ids, cache[hook], acts, lens_logits, sight_logits], "found.pt")\n'
 
 

@@ -23,10 +23,10 @@ class Local(JudgeConfig):
     """A language model that transformers loads, with its chat template if it has one.
 
     `model` is a folder or a name on the Hub, at `revision`; or `gguf_file` in it, whose weights
-    become bfloat16 if `dtype` does not say otherwise. Numbers are never
-    written: each is the expected value over the digits' probabilities where it would stand, all of
-    an answer in one pass, so that none can be malformed. Where 10 is no token the scale ends at 9.
-    Embeddings are the mean of the last layer's activations. `batch_size` questions pass at once.
+    become the `fastest` dtype if `dtype` does not say otherwise. Numbers are never written: each is
+    the expected value over the digits' probabilities where it would stand, all of an answer in one
+    pass, so that none can be malformed. Where 10 is no token the scale ends at 9. Embeddings are
+    the mean of the last layer's activations. `batch_size` questions pass at once.
     """
 
     name: str = field(default="local", init=False)
@@ -46,7 +46,7 @@ class Local(JudgeConfig):
     @property
     def _lm(self) -> LMConfig:
         is_unsaid = self.gguf_file is not None and self.dtype is LMDtype.auto
-        dtype = LMDtype.bfloat16 if is_unsaid else self.dtype
+        dtype = LMDtype.fastest if is_unsaid else self.dtype
         return LMConfig(
             name=self.model, revision=self.revision, gguf_file=self.gguf_file, dtype=dtype
         )

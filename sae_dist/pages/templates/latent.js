@@ -70,11 +70,12 @@ function example(one, rung, max) {
 // Tokens of a sequence, each in the colour of its activation; what lies outside the window has none.
 function windowOf({ tokens, values, start, peak }, from, to, max) {
   const own = tokens.subarray(from, to);
-  return pieces(own).map((text, i) => {
+  return pieces(own).flatMap((text, i) => {
     const place = from + i, value = values[place - start] ?? 0;
     const shownText = text === "" ? "⋯" : visible(text);
     const kind = ["span", ...(place === peak ? ["peak"] : []), ...(place < start || place >= start + values.length ? ["outside"] : []), ...(shownText !== text ? ["mark"] : [])].join(".");
-    return make(kind, value ? { style: `background: ${shade(value, max)}`, "data-told": `${digits(value, 4)}  ·  ${named(own[i])}  ·  token ${count(own[i])}`, "data-value": value } : {}, shownText);
+    const blank = shownText.match(/^ +(?=\S)/)?.[0] ?? ""; // in no colour: it may hang at the end of a line
+    return [blank, make(kind, value ? { style: `background: ${shade(value, max)}`, "data-told": `${digits(value, 4)}  ·  ${named(own[i])}  ·  token ${count(own[i])}`, "data-value": value } : {}, shownText.slice(blank.length))];
   });
 }
 

@@ -110,7 +110,7 @@ function specOf(plot, panel) {
   const axis = { labelColor: "var(--ink)", titleColor: "var(--ink)", domainColor: "var(--grid)",
     gridColor: "var(--grid)", tickColor: "var(--grid)", titleFontWeight: "normal", titleFontSize: 12, labelFontSize: 11 };
   return { $schema: "https://vega.github.io/schema/vega-lite/v6.json", width: "container", height, layer: layers,
-    background: null, autosize: { type: "fit-x", contains: "padding" }, config: { axis, font: "inherit", view: { stroke: null }, rule: { tooltip: null } } };
+    background: null, autosize: { type: "fit-x", contains: "padding" }, config: { axis, font: getComputedStyle(document.body).fontFamily, view: { stroke: null }, rule: { tooltip: null } } };
 }
 
 // Lines that join points, in the colour of these where it is one.
