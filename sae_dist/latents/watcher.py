@@ -37,10 +37,12 @@ from sae_dist.latents.logits import logits
 from sae_dist.latents.parts import PARTS, Code, Entries, Parts
 from sae_dist.latents.sequences import Sequences, keep, origin, part_sequences
 from sae_dist.latents.watchable import Watchable
-from sae_dist.lm import LM, Unembedding, unembedding
+from sae_dist.lm import Unembedding
 from sae_dist.parallel import Mesh, World, make_mesh
 from sae_dist.stream import HeldOutBatch, HeldOutPart
 
+Unembed = Callable[[list[str]], dict[str, Unembedding | None]]
+"""What a direction at each of some sites does to the logits."""
 _OF = "of.json"
 _ENTRY_BYTES = 96  # that an activation takes while a range is gathered
 _MOST_LATENTS = 4096  # of a range
@@ -52,7 +54,7 @@ _NOT_OF = {"rungs", "parallel", "memory_gib", "batch_tokens", "max_sequences"}
 def watch(
     coders: Sequence[Watchable],
     source: Sequences,
-    lm: Callable[[], LM] | None,
+    unembed: Unembed | None,
     config: WatchConfig,
     world: World,
 ) -> list[str]:
@@ -63,7 +65,8 @@ def watch(
 
     Args:
         source: whose held-out sequences are read.
-        lm: loads the language model that the activations came from; None leaves the logits out.
+        unembed: tells of the language model that the activations came from; None leaves the logits
+            out.
 
     Returns:
         the rungs that were asked for, all of which are now there.
@@ -77,7 +80,7 @@ def watch(
     chosen = [known[name] for name in asked]
     _check(chosen, source, config, world)
     mesh = make_mesh(world, config.parallel.latent, {})
-    _Watching(known, chosen, source, lm, config, mesh, world.device).run_all()
+    _Watching(known, chosen, source, unembed, config, mesh, world.device).run_all()
     return asked
 
 
@@ -86,7 +89,7 @@ class _Watching:
     known: dict[str, Watchable]
     chosen: list[Watchable]
     source: Sequences
-    lm: Callable[[], LM] | None
+    unembed: Unembed | None
     config: WatchConfig
     mesh: Mesh
     device: torch.device
@@ -266,11 +269,9 @@ class _Watching:
 
     @cached_property
     def _unembeddings(self) -> dict[str, Unembedding | None]:
-        """By target what a direction there does to the logits; no more is held of the model."""
-        if self.lm is None:
-            return {}
-        model = self.lm().model
-        return {c.target: unembedding(model, c.target) for c in self.chosen}
+        """By target what a direction there does to the logits."""
+        targets = sorted({coder.target for coder in self.chosen})
+        return {} if self.unembed is None else self.unembed(targets)
 
     def _conclude(self, one: Watchable, coder: Coder, edges: list[int], num_fired: int) -> None:
         """Say that a rung's latents are there, and remove the parts they were gathered from."""

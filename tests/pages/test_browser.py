@@ -297,9 +297,37 @@ def test_keys_lead_on_in_the_order_of_the_table(made_up: Path, browser: Browser)
     browser.wait_for(f"{TITLE} === 'Latent {order[1]}'")
     browser.press("ArrowLeft")
     browser.wait_for(f"{TITLE} === 'Latent {order[0]}'")
+    browser.press("ArrowRight")
+    browser.wait_for(f"{TITLE} === 'Latent {order[1]}'")
     browser.press("Escape")
     browser.wait_for("document.querySelector('main.listing')")
     assert browser.value("location.hash") == "#topk-64?sort=-frequency"
+    focused = "document.activeElement.querySelector?.('.number')?.innerText"
+    assert browser.wait_for(focused) == str(order[1])  # where one was
+
+
+def test_keys_lead_from_row_to_row(made_up: Path, browser: Browser) -> None:
+    browser.open(address(made_up, "#topk-256"), 1280, 700)
+    browser.wait_for("document.querySelector('.row')")
+    browser.value("document.getElementById('asked').focus()")
+    focused = "Number(document.activeElement.querySelector?.('.number')?.innerText ?? -1)"
+    is_seen = """(() => { const { top, bottom } = document.activeElement.getBoundingClientRect();
+        return top >= document.querySelector('.titles').getBoundingClientRect().bottom - 1
+            && bottom <= document.querySelector('.rows').getBoundingClientRect().bottom + 1; })()"""
+    for key, times, row in (
+        ("ArrowDown", 1, 0),
+        ("ArrowDown", 30, 30),
+        ("ArrowUp", 25, 5),
+        ("End", 1, 255),
+        ("Home", 1, 0),
+    ):
+        for _ in range(times):
+            browser.press(key)
+        assert browser.value(focused) == row and browser.value(is_seen), key
+    browser.press("PageDown")
+    assert 5 < browser.value(focused) < 30 and browser.value(is_seen)
+    browser.press("Enter")
+    assert browser.wait_for(TITLE)
 
 
 def test_without_a_tokenizer_tokens_are_numbers(tmp_path: Path, browser: Browser) -> None:

@@ -19,7 +19,7 @@ def test_tokens_are_those_of_the_language_model(tmp_path: Path) -> None:
     made = Tokenizer(models.WordLevel(words, unk_token="w0"))
     PreTrainedTokenizerFast(tokenizer_object=made, unk_token="w0").save_pretrained(tmp_path / "lm")
     LlamaConfig().save_pretrained(tmp_path / "lm")
-    lm = asdict(LMConfig(name="moved")) | {"commit": "0" * 40}
+    lm = asdict(LMConfig(name="./moved")) | {"commit": "0" * 40}
     write_made_up(tmp_path / "run", {"a": 8}, lm=lm)
     page = write_pages(tmp_path / "run", str(tmp_path / "lm"), trust_remote_code=False)
     assert page == tmp_path / "run" / "latents" / "index.html"
