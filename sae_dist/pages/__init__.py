@@ -6,5 +6,6 @@ from sae_dist.common.lazy import lazily
 
 if TYPE_CHECKING:
     from sae_dist.pages.write import write as write
+    from sae_dist.pages.write import write_index as write_index
 
 lazily(__name__)

@@ -95,6 +95,8 @@ def test_a_number_is_found_and_enter_opens_it(made_up: Path, browser: Browser) -
     browser.wait_for("document.querySelector('.list')")
     assert browser.value(ROWS) == [12, *range(120, 128)]
     assert browser.value("document.getElementById('asked').value") == "12"
+    assert search(browser, made_up, "number", "999") == []
+    assert browser.value("document.querySelector('.nothing').innerText").startswith("No latent")
 
 
 def test_a_token_is_found_by_peaks_and_by_logits(made_up: Path, browser: Browser) -> None:

@@ -16,7 +16,7 @@ from safetensors.numpy import load
 from sae_dist.common.errors import UserError
 from sae_dist.latents import Latents
 from sae_dist.latents.folder import COLUMNS, RungAbout, write_about, write_tensors
-from sae_dist.pages import write
+from sae_dist.pages import write, write_index
 from sae_dist.pages.ladder import narrower
 from sae_dist.pages.packed import packed, write_postings
 from tests.latents.made_up import write_made_up
@@ -209,4 +209,7 @@ def test_the_page_asks_for_nothing_from_elsewhere_and_links_a_report_that_is_the
     assert "report/index.html" not in page
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "index.html").touch()
-    assert '<a href="../report/index.html">' in write(tmp_path, None).read_text()
+    assert '<a href="../report/index.html">' in write_index(tmp_path).read_text()
+    assert about_of(write_index(tmp_path).read_text()) == about_of(page)
+    (tmp_path / "latents/a/about.json").unlink()
+    assert '"rung": "a"' in write_index(tmp_path).read_text()  # as it was

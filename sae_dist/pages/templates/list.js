@@ -173,6 +173,7 @@ function showRows() {
   const top = Math.min(box.scrollTop - (scale === 1 ? box.scrollTop % size : 0), rows.length * size * scale - (last - first) * size);
   const reached = Math.max(first, Math.min(list.current, last - 1));
   inner.replaceChildren(...Array.from(rows.subarray(first, last), (latent, i) => row(latent, first + i, Math.max(0, top) + i * size, first + i === reached)));
+  if (!rows.length) inner.append(make("p.nothing", {}, "No latent is found by that."));
   if (hadFocus) inner.querySelector("[tabindex='0']")?.focus({ preventScroll: true });
 }
 
