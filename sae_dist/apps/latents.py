@@ -21,7 +21,11 @@ import torch
 
 from sae_dist.apps.checkpointed import coders_to_read
 from sae_dist.apps.command import command, entry
-from sae_dist.apps.harvested import load_harvested, load_harvested_unembeddings
+from sae_dist.apps.harvested import (
+    load_harvested,
+    load_harvested_unembeddings,
+    require_harvested,
+)
 from sae_dist.apps.pages import write_pages
 from sae_dist.apps.pinned import on_one, pinned_text
 from sae_dist.apps.runs import coders_of, finished_run, source_of
@@ -106,6 +110,7 @@ def _unembed(config: LatentsConfig, source: Sequences, device: torch.device) -> 
     if not (harvested := source.about.get("lm")):
         return None
     trust = config.lm_trust_remote_code
+    require_harvested(harvested, config.lm_name, trust_remote_code=trust)  # before hours of reading
     return lambda sites: load_harvested_unembeddings(
         harvested, config.lm_name, sites, device, trust_remote_code=trust
     )

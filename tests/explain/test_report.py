@@ -29,6 +29,9 @@ def test_forms_widths_and_k_are_drawn_against_what_the_lm_loses(
     harvested_from(tmp_path / "lm", tmp_path / "store")
     run(train.main, "store=store", "run=r", f"sweep.grids=[{','.join(FORMS)}]", *TRAIN)
     run(evaluate.main, "run=r", "measures=[lm_loss]")
+    with pytest.raises(SystemExit, match="2"):
+        run(latents.main, "run=r", "lm_name=./gone")
+    assert not (tmp_path / "runs/r/latents").exists()  # it is refused before anything is read
     run(latents.main, "run=r", *LATENTS)
     windows = (f"examples.{setting}" for setting in WINDOWS)
     run(explain.main, "run=r", "judge=oracle", "num_latents=2", "control_latents=0", *windows)
