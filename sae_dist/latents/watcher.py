@@ -218,9 +218,9 @@ class _Watching:
                 held = slice(latents.start - first, latents.stop - first)
                 if effect_of is not None:
                     columns |= logits(coder.W_dec[held], effect_of, self.config.logits)
-                if num := self.config.neighbours:
-                    columns |= {name: column[held] for name, column in near.items()}
-                    columns |= cofiring(entries, latents, parts, fired, about.num_tokens, num)
+                columns |= {name: column[held] for name, column in near.items()}
+                num = self.config.neighbours
+                columns |= cofiring(entries, latents, parts, fired, about.num_tokens, num)
                 write_tensors(self._file(one, latents), _arrays(columns))
 
         on_every_rank(None, gather)
@@ -244,10 +244,11 @@ class _Watching:
 
     def _near(self, coder: Coder) -> Columns:
         """`nearest` and `cosine` of this slice's latents; called by all processes together."""
-        if not self.config.neighbours:
-            return {}
         first, num = coder.latents.start, self.config.neighbours
-        number_nK, cosine_nK = self._nearest(coder, coder.W_dec, num, first=first)
+        if num:
+            number_nK, cosine_nK = self._nearest(coder, coder.W_dec, num, first=first)
+        else:
+            cosine_nK = number_nK = torch.zeros(len(coder.latents), 0)
         return {"nearest": number_nK.int(), "cosine": cosine_nK}
 
     def _nearest(

@@ -131,11 +131,17 @@ def _farthest(found: Found, other: dict[str, dict[str, float]], key: str) -> str
     return f"{value:.0e}" if value else "0"
 
 
-def _written(text: str, name: str, made: str) -> str:
-    """A text with what was made between its markers."""
+def between(text: str, name: str) -> tuple[str, str, str]:
+    """A text as far as a marker, what is between it and the next, and the rest."""
     begin, end = (f"<!-- {name}: {which} -->\n" for which in ("begin", "end"))
     before, _, rest = text.partition(begin)
-    return before + begin + "\n" + made + "\n" + end + rest.partition(end)[2]
+    written, _, after = rest.partition(end)
+    return before + begin, written, end + after
+
+
+def _written(text: str, name: str, made: str) -> str:
+    before, _, after = between(text, name)
+    return f"{before}\n{made}\n{after}"
 
 
 def main() -> None:

@@ -347,13 +347,14 @@ def test_without_a_tokenizer_tokens_are_numbers(tmp_path: Path, browser: Browser
 
 
 def test_a_latent_that_never_fires_says_so(tmp_path: Path, browser: Browser) -> None:
-    write_made_up(tmp_path, {"a": 700})
+    write_made_up(tmp_path, {"a": 700}, num_neighbours=0)
     write(tmp_path, None)
     silent = int(np.flatnonzero(Latents(tmp_path, "a").column("fired") == 0)[0])
     browser.open(address(tmp_path, f"#a/{silent}"), 1280, 900)
     browser.wait_for(TITLE)
     assert browser.value("document.querySelector('.explanation').innerText") == "never fires"
     assert "never fires" in browser.value("document.querySelector('.examples').innerText")
+    assert browser.value("document.querySelector('#neighbours')") is None
 
 
 def test_a_file_that_is_missing_is_named(tmp_path: Path, shared: Browser) -> None:
