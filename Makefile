@@ -129,12 +129,13 @@ $(READY): pyproject.toml constraints.txt
 
 # The tools that latents are handed to. delphi asks for vllm, and SAEDashboard for packages older than
 # circuit-tracer's; their readers need neither, so that both come alone, with what delphi's import.
-# circuit-tracer 0.5's backend nnsight wants one before 0.8.
+# circuit-tracer 0.5's backend nnsight wants one before 0.8, which wants four packages more.
 .venv-handoff/.ready: benchmarks/constraints.txt | $(READY)
 	@echo "making .venv-handoff for delphi, SAEDashboard and circuit-tracer, once"
 	@"$(PYTHON)" -m venv .venv-handoff
 	@.venv-handoff/bin/python -m pip install --quiet --disable-pip-version-check -c benchmarks/constraints.txt \
-		torch circuit-tracer asyncer blobfile faiss-cpu httpx orjson simple-parsing tiktoken
+		torch circuit-tracer asyncer blobfile faiss-cpu httpx orjson simple-parsing tiktoken \
+		astor ipython 'python-socketio[client]' toml
 	@.venv-handoff/bin/python -m pip install --quiet --disable-pip-version-check -c benchmarks/constraints.txt \
 		--no-deps eai-delphi sae-dashboard
 	@.venv-handoff/bin/python -m pip install --quiet --disable-pip-version-check --no-deps nnsight==0.7.0

@@ -20,9 +20,9 @@ from benchmarks.figures import Figure
 from benchmarks.timing import DEVICE, TEMPORARY
 from sae_dist.coders import Coder, save_coder
 from sae_dist.evaluate import finished
-from sae_dist.latents import Latents, WatchConfig, watch
+from sae_dist.latents import Latents, Unembed, WatchConfig, watch
 from sae_dist.latents.folder import FOLDER
-from sae_dist.lm import LM, LMConfig
+from sae_dist.lm import unembeddings
 from sae_dist.parallel import World, start_world
 from sae_dist.stream import StoredActivations
 
@@ -37,17 +37,17 @@ def make_run(run: Path, coder: Coder) -> Path:
     return run
 
 
-def make_lm(d_in: int, vocabulary: int) -> LM:
-    """A language model of random weights, of which the logits' matrix is read."""
+def make_lm(d_in: int, vocabulary: int) -> Unembed:
+    """The logits of a language model of random weights."""
     config = GPT2Config(n_embd=d_in, n_layer=1, n_head=1, vocab_size=vocabulary)
     model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False).to(DEVICE)
-    return LM(model, None, LMConfig(name="made up"), "none")
+    return partial(unembeddings, model)
 
 
-def watched(run: Path, source: StoredActivations, lm: LM, world: World) -> float:
+def watched(run: Path, source: StoredActivations, unembed: Unembed, world: World) -> float:
     """All of the command; returns how many entries were active."""
     shutil.rmtree(run / FOLDER, ignore_errors=True)
-    watch(finished(run, world.device), source, lambda: lm, WatchConfig(max_sequences=None), world)
+    watch(finished(run, world.device), source, unembed, WatchConfig(max_sequences=None), world)
     return float(Latents(run, _RUNG).column("fired").sum())
 
 
@@ -72,11 +72,11 @@ def run(
         folder: where all is written for the while; 4 GB.
     """
     with tempfile.TemporaryDirectory(dir=folder) as own, start_world() as world:
-        source, lm = make_source(Path(own) / "store", tokens, d_in), make_lm(d_in, vocabulary)
+        source, unembed = make_source(Path(own) / "store", tokens, d_in), make_lm(d_in, vocabulary)
         for kind in kinds:
             coder = make_coder(kind, num_latents, d_in)
             made = make_run(Path(own) / kind, coder)
-            passes = partial(bare, source, coder), partial(watched, made, source, lm, world)
+            passes = partial(bare, source, coder), partial(watched, made, source, unembed, world)
             found = [[timed(one) for one in passes] for _ in range(rounds)]
             if any(one[2] != other[2] for one, other in found):
                 raise RuntimeError("both must see the same entries")

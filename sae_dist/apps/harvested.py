@@ -12,10 +12,12 @@ from sae_dist.common.errors import UserError
 from sae_dist.lm import (
     LM,
     LMConfig,
+    Unembedding,
     find_lm,
     load_lm,
     load_sliced_lm,
     load_tokenizer,
+    load_unembeddings,
     load_zero3_lm,
     spread_engine,
 )
@@ -87,6 +89,19 @@ def load_finetune(
     same = _config({**harvested, "trust_remote_code": False}, name, trust_remote_code=False)
     own = replace(same, revision=revision, trust_remote_code=trust_remote_code, gguf_file=gguf_file)
     return load_lm(own, device, key="transfer.lm_name")
+
+
+def load_harvested_unembeddings(
+    harvested: dict[str, Any],
+    name: str | None,
+    sites: list[str],
+    device: torch.device,
+    *,
+    trust_remote_code: bool,
+) -> dict[str, Unembedding | None]:
+    """What sites of a store's language model do to its logits, of which no more is read."""
+    config = require_harvested(harvested, name, trust_remote_code=trust_remote_code)
+    return load_unembeddings(config, sites, device, key=_KEY)
 
 
 def load_harvested_tokenizer(

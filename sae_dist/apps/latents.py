@@ -13,7 +13,7 @@ instead. A run in training is read by its newest checkpoint. A store without a l
 (`write_store`) gives no logits.
 """
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ import torch
 
 from sae_dist.apps.checkpointed import coders_to_read
 from sae_dist.apps.command import command, entry
-from sae_dist.apps.harvested import load_harvested
+from sae_dist.apps.harvested import (
+    load_harvested,
+    load_harvested_unembeddings,
+    require_harvested,
+)
 from sae_dist.apps.pages import write_pages
 from sae_dist.apps.pinned import on_one, pinned_text
 from sae_dist.apps.runs import coders_of, finished_run, source_of
@@ -29,10 +33,10 @@ from sae_dist.apps.sources import open_trained
 from sae_dist.common.errors import UserError
 from sae_dist.common.joint import parts_of
 from sae_dist.config import LatentsConfig, Source
-from sae_dist.latents import watch
+from sae_dist.latents import Unembed, watch
 from sae_dist.latents.sequences import Sequences
 from sae_dist.live import FreshText, LiveActivations
-from sae_dist.lm import LM, foresee
+from sae_dist.lm import foresee, unembeddings
 from sae_dist.parallel import start_world
 
 
@@ -51,7 +55,7 @@ def latents(config: LatentsConfig) -> list[str]:
             source: Sequences = _fresh(config, folder, trained, sites, world.device)
         else:
             source = _held_out(config, folder, trained, world.device)
-        rungs = watch(candidates, source, _lm(config, source, world.device), config, world)
+        rungs = watch(candidates, source, _unembed(config, source, world.device), config, world)
         if world.rank == 0:
             trust = config.lm_trust_remote_code
             write_pages(folder, config.lm_name, trust_remote_code=trust)
@@ -100,14 +104,16 @@ def _harvested(
     return dict(harvested)
 
 
-def _lm(config: LatentsConfig, source: Sequences, device: torch.device) -> Callable[[], LM] | None:
-    """Loads the language model the activations came from; None if they came from elsewhere."""
+def _unembed(config: LatentsConfig, source: Sequences, device: torch.device) -> Unembed | None:
+    """Of the language model the activations came from; None if they came from elsewhere."""
     if isinstance(source, LiveActivations | FreshText):
-        return lambda: source.lm
+        return partial(unembeddings, source.lm.model)
     if not (harvested := source.about.get("lm")):
         return None
-    return lambda: load_harvested(
-        harvested, config.lm_name, device, trust_remote_code=config.lm_trust_remote_code
+    trust = config.lm_trust_remote_code
+    require_harvested(harvested, config.lm_name, trust_remote_code=trust)  # before hours of reading
+    return lambda sites: load_harvested_unembeddings(
+        harvested, config.lm_name, sites, device, trust_remote_code=trust
     )
 
 

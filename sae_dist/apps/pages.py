@@ -8,6 +8,8 @@ from sae_dist.latents import Latents, rungs_with_latents
 from sae_dist.pages import write
 from sae_dist.text import vocabulary
 
+_LINK = 'href="../latents/index.html"'  # in a report
+
 
 def write_pages(folder: Path, lm_name: str | None, *, trust_remote_code: bool) -> Path:
     """Write the pages of all latents that are there, and return the one to open.
@@ -23,4 +25,6 @@ def write_pages(folder: Path, lm_name: str | None, *, trust_remote_code: bool) -
         )
     page = write(folder, tokens)
     log_info(f"pages of latents in {page}")
+    if (report := folder / "report" / "index.html").is_file() and _LINK not in report.read_text():
+        log_info(f"sae-dist report run={folder.name} lets the report link to them")
     return page

@@ -2,7 +2,8 @@
 
     sae-dist report run=NAME
 
-It draws what is there: without an evaluation, the training curves alone.
+It draws what is there: without an evaluation, the training curves alone. The report and the pages
+of latents, where there are some, link to each other.
 """
 
 from pathlib import Path
@@ -19,9 +20,10 @@ from sae_dist.report import load, write_report
 def report(config: ReportConfig) -> Path:
     """Read a run's files and write its page, whose path is returned."""
     folder, _ = finished_run(config.runs, config.run)
-    page = write_report(load(folder), folder / "report" / "index.html")
-    if (folder / "latents" / "index.html").is_file():
-        write_index(folder)  # whose pages now lead to the report
+    results = load(folder)
+    page = write_report(results, folder / "report" / "index.html")
+    if results.has_latents:
+        write_index(folder)
     log_info(f"report in {page}")
     return page
 

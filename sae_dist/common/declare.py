@@ -86,7 +86,8 @@ class Plot:
         instead: of x, where the values at x differ by less than a tenth.
         panel: there is a panel for each value at this key: `place` (site and target),
             `family_and_place` (of the kind, too), `title` (of a law), or any key of the records.
-        join: whether points that differ in x (`l0` or `num_latents`) alone are joined by a line.
+        join: whether a line joins points of one kind and place: over `l0` of one width, over
+            `num_latents` of one k, over other x of any.
         fitted: key of values of y that a line joins, drawn open beside the points.
         rest: of a histogram's total, the key of what is in no bin.
         note: key of a figure that is told below each panel, after `note_label`.

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sae_dist.common.declare import Axis, Figure, Mark, Plot, Topic
+from sae_dist.common.declare import Axis, Figure, Mark, Plot, Topic, Write
 from sae_dist.evaluate.registry import Declared, Needs
 from sae_dist.evaluate.topics import TRANSCODERS
 from sae_dist.explain.scorers import SCORERS, Scorer
@@ -71,7 +71,7 @@ class Explanations(Declared):
             )
             for name in _MAIN
         ),
-        Figure("explained", "latents explained"),
+        Figure("explained", "latents explained", write=Write.COUNT),
     )
     plots = (
         Plot(
@@ -79,11 +79,13 @@ class Explanations(Declared):
             Mark.POINTS,
             "Interpretability against what the language model loses",
             "Mean of detection and fuzzing over the latents that were scored, against 100 · "
-            "(CE(spliced) − CE(clean)) / CE(clean). Up and to the left is better.",
+            "(CE(spliced) − CE(clean)) / CE(clean). Up and to the left is better; lines join "
+            "coders of one kind.",
             source=f"{TRANSCODERS}, fig. 1",
             x=Axis("CE increase (%)", "ce_increase_percent", log=False, zero=True),
             y=Axis("interpretability", "interpretability/mean", log=False),
             panel="num_latents",
+            join=True,
         ),
         *(
             Plot(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sae_dist.latents.folder import Latents as Latents
     from sae_dist.latents.folder import RungAbout as RungAbout
     from sae_dist.latents.folder import rungs_with_latents as rungs_with_latents
+    from sae_dist.latents.watcher import Unembed as Unembed
     from sae_dist.latents.watcher import watch as watch
 
 lazily(__name__)

@@ -27,6 +27,9 @@ def cofiring(
         fired_F: on how many tokens each of the rung's fires.
         num: how many are kept of each.
     """
+    if not num:
+        none_nK = fired_F.new_zeros(len(latents), 0)
+        return {"cofiring": none_nK.int(), "together": none_nK.float()}
     most = max(1, int(_SEEN * num_tokens / max(int(fired_F.sum()), 1)))
     found = []
     for first in range(0, len(latents), _BLOCK):

@@ -38,10 +38,12 @@ from sae_dist.latents.logits import logits
 from sae_dist.latents.parts import PARTS, Code, Entries, Parts
 from sae_dist.latents.sequences import Sequences, keep, origin, part_sequences
 from sae_dist.latents.watchable import Watchable
-from sae_dist.lm import LM, Unembedding, unembedding
+from sae_dist.lm import Unembedding
 from sae_dist.parallel import Mesh, World, make_mesh
 from sae_dist.stream import HeldOutBatch, HeldOutPart
 
+Unembed = Callable[[list[str]], dict[str, Unembedding | None]]
+"""What a direction at each of some sites does to the logits."""
 _OF = "of.json"
 _ENTRY_BYTES = 96  # that an activation takes while a range is gathered
 _MOST_LATENTS = 4096  # of a range
@@ -53,7 +55,7 @@ _NOT_OF = {"rungs", "parallel", "memory_gib", "batch_tokens", "max_sequences"}
 def watch(
     coders: Sequence[Watchable],
     source: Sequences,
-    lm: Callable[[], LM] | None,
+    unembed: Unembed | None,
     config: WatchConfig,
     world: World,
 ) -> list[str]:
@@ -64,7 +66,8 @@ def watch(
 
     Args:
         source: whose held-out sequences are read.
-        lm: loads the language model that the activations came from; None leaves the logits out.
+        unembed: tells of the language model that the activations came from; None leaves the logits
+            out.
 
     Returns:
         the rungs that were asked for, all of which are now there.
@@ -78,7 +81,7 @@ def watch(
     chosen = [known[name] for name in asked]
     _check(chosen, source, config, world)
     mesh = make_mesh(world, config.parallel.latent, {})
-    _Watching(known, chosen, source, lm, config, mesh, world.device).run_all()
+    _Watching(known, chosen, source, unembed, config, mesh, world.device).run_all()
     return asked
 
 
@@ -87,7 +90,7 @@ class _Watching:
     known: dict[str, Watchable]
     chosen: list[Watchable]
     source: Sequences
-    lm: Callable[[], LM] | None
+    unembed: Unembed | None
     config: WatchConfig
     mesh: Mesh
     device: torch.device
@@ -217,9 +220,9 @@ class _Watching:
                 held = slice(latents.start - first, latents.stop - first)
                 if effect_of is not None:
                     columns |= logits(coder.W_dec[held], effect_of, self.config.logits)
-                if num := self.config.neighbours:
-                    columns |= {name: column[held] for name, column in near.items()}
-                    columns |= cofiring(entries, latents, parts, fired, about.num_tokens, num)
+                columns |= {name: column[held] for name, column in near.items()}
+                num = self.config.neighbours
+                columns |= cofiring(entries, latents, parts, fired, about.num_tokens, num)
                 write_tensors(self._file(one, latents), _arrays(columns))
 
         on_every_rank(None, gather)
@@ -243,10 +246,11 @@ class _Watching:
 
     def _near(self, coder: Coder) -> Columns:
         """`nearest` and `cosine` of this slice's latents; called by all processes together."""
-        if not self.config.neighbours:
-            return {}
         first, num = coder.latents.start, self.config.neighbours
-        number_nK, cosine_nK = self._nearest(coder, coder.W_dec, num, first=first)
+        if num:
+            number_nK, cosine_nK = self._nearest(coder, coder.W_dec, num, first=first)
+        else:
+            cosine_nK = number_nK = torch.zeros(len(coder.latents), 0)
         return {"nearest": number_nK.int(), "cosine": cosine_nK}
 
     def _nearest(
@@ -268,12 +272,9 @@ class _Watching:
 
     @cached_property
     def _unembeddings(self) -> dict[str, Unembedding | None]:
-        """By target what a direction there does to the logits; no more is held of the model."""
-        if self.lm is None:
-            return {}
-        model = self.lm().model
-        targets = (c.target for c in self.chosen if not is_joint(c.target))
-        return {target: unembedding(model, target) for target in targets}
+        """By target what a direction there does to the logits."""
+        targets = sorted({coder.target for coder in self.chosen if not is_joint(coder.target)})
+        return {} if self.unembed is None else self.unembed(targets)
 
     def _conclude(self, one: Watchable, coder: Coder, edges: list[int], num_fired: int) -> None:
         """Say that a rung's latents are there, and remove the parts they were gathered from."""

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from sae_dist.lm.tensor import load_sliced_lm as load_sliced_lm
     from sae_dist.lm.tensor import sliced_sites as sliced_sites
     from sae_dist.lm.unembed import Unembedding as Unembedding
-    from sae_dist.lm.unembed import unembedding as unembedding
+    from sae_dist.lm.unembed import load_unembeddings as load_unembeddings
+    from sae_dist.lm.unembed import unembeddings as unembeddings
     from sae_dist.lm.zero3 import load_zero3_lm as load_zero3_lm
     from sae_dist.lm.zero3 import spread_engine as spread_engine
 

@@ -37,8 +37,7 @@ def foresee(
     key = f"{prefix}lm.name"
     described = read_config(config, key)
     text = described.get_text_config()
-    has_own_code = config.trust_remote_code and getattr(described, "auto_map", None)
-    model = None if has_own_code else skeleton(config, described, key)
+    model = None if has_own_code(config, described) else skeleton(config, described, key)
     _check_positions(config, text, sequence_length + _spared(model), prefix)
     _check_ids(config, load_tokenizer(config, key=key), getattr(text, "vocab_size", None))
     if config.tensor > 1:
@@ -71,6 +70,11 @@ def skeleton(
         )
     described.get_text_config().use_cache = True
     return model
+
+
+def has_own_code(config: LMConfig, described: PretrainedConfig) -> bool:
+    """Whether a model runs code that came with it."""
+    return config.trust_remote_code and bool(getattr(described, "auto_map", None))
 
 
 def most_positions(text: PretrainedConfig) -> int | None:

@@ -28,7 +28,7 @@ from sae_dist.pages.ladder import MIN_COSINE, narrower, parents
 from sae_dist.pages.packed import packed, packed_texts, write_packed
 from sae_dist.pages.rung import PER_FILE, write_rung
 
-PAGES, _OF = "pages", "of"
+PAGES, _OF, _VOCABULARY = "pages", "of", "vocabulary.js"
 _VERSION = 1
 _BLOCK_TOKENS = 1 << 16
 
@@ -47,12 +47,18 @@ def write(run: Path, vocabulary: Sequence[bytes] | None) -> Path:
     Raises:
         UserError: there are no latents.
     """
-    rungs = _rungs(run)
+    if not (rungs := _in_order(run, rungs_with_latents(run))):
+        raise UserError(
+            f"found no latents in {run / FOLDER}; expected those of a rung; "
+            f"sae-dist latents run={run.name} makes them"
+        )
     pages, all_rungs = run / FOLDER / PAGES, [latents.rung for latents in rungs]
     of_run = _fingerprint(run / FOLDER / ABOUT)
     _write_once(pages / "text", of_run, partial(_write_text, rungs[0]))
     if vocabulary is not None:
-        write_packed(pages / "vocabulary.js", packed_texts(vocabulary))
+        write_packed(pages / _VOCABULARY, packed_texts(vocabulary))
+    else:
+        (pages / _VOCABULARY).unlink(missing_ok=True)
     for latents in rungs:
         own = latents.rung
         made_of = [latents.folder / ABOUT, *sorted(latents.folder.glob("beside/*.safetensors"))]
@@ -65,28 +71,21 @@ def write(run: Path, vocabulary: Sequence[bytes] | None) -> Path:
 
 
 def write_index(run: Path) -> Path:
-    """Write `index.html` alone, as after a report, which it then leads to; its path is returned.
-
-    Raises:
-        UserError: there are no latents.
+    """Write `index.html` anew, which says whether there is a report; where no rung has pages it is
+    left as it is.
     """
-    page = run / FOLDER / "index.html"
-    has_vocabulary = (run / FOLDER / PAGES / "vocabulary.js").is_file()
-    write_atomic(page, _render(run, _rungs(run), has_vocabulary=has_vocabulary).encode())
+    page, pages = run / FOLDER / "index.html", run / FOLDER / PAGES / "rungs"
+    there = [name for name in rungs_with_latents(run) if (pages / name / _OF).is_file()]
+    if there:
+        write_atomic(page, _render(run, _in_order(run, there)).encode())
     return page
 
 
-def _rungs(run: Path) -> list[Latents]:
-    rungs = sorted(
-        (Latents(run, name) for name in rungs_with_latents(run)),
+def _in_order(run: Path, names: Sequence[str]) -> list[Latents]:
+    return sorted(
+        (Latents(run, name) for name in names),
         key=lambda own: (own.rung.site, own.rung.kind, own.rung.form, own.rung.num_latents),
     )
-    if not rungs:
-        raise UserError(
-            f"found no latents in {run / FOLDER}; expected those of a rung; "
-            f"sae-dist latents run={run.name} makes them"
-        )
-    return rungs
 
 
 def _fingerprint(file: Path) -> str:
@@ -134,7 +133,7 @@ def _write_explanations(run: Path, rung: str, path: Path) -> None:
     write_packed(path, arrays, scorers=scorers, authors=names)
 
 
-def _render(run: Path, rungs: Sequence[Latents], has_vocabulary: bool) -> str:
+def _render(run: Path, rungs: Sequence[Latents]) -> str:
     about, all_rungs = rungs[0].about, [latents.rung for latents in rungs]
     widths = sorted({rung.num_latents for rung in all_rungs})
     described: list[dict[str, Any]] = []
@@ -146,7 +145,7 @@ def _render(run: Path, rungs: Sequence[Latents], has_vocabulary: bool) -> str:
         )
     told = msgspec.to_builtins(about) | {
         "rungs": described,
-        "has_vocabulary": has_vocabulary,
+        "has_vocabulary": (run / FOLDER / PAGES / _VOCABULARY).is_file(),
         "sequences_per_block": _sequences_per_block(rungs[0]),
         "per_file": PER_FILE,
         "min_cosine": MIN_COSINE,

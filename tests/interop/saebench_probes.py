@@ -76,6 +76,14 @@ def measure(home: Path) -> Probed:
     )
 
 
+def at(records: list[dict[str, Any]], *keys: str) -> list[float]:
+    """What lies at a path of keys, of each record."""
+    found: Any = records
+    for key in keys:
+        found = [record[key] for record in found]
+    return found
+
+
 def _texts(home: Path, num_classes: int) -> LabelledTexts:
     path = home / f"{num_classes}.jsonl"
     letters.write_texts(path, classes=num_classes, num_each=260, length=letters.CONTEXT)

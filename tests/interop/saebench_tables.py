@@ -8,12 +8,14 @@ PYTHON is the interpreter of an environment that has SAEBench: `make test-intero
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean, stdev
 
 from tests.apps.commands import ROOT
+from tests.interop import saebench_probes
 from tests.interop.saebench_measure import TOPK, UNITS, Found, measure, relative
+from tests.interop.saebench_probes import ABLATED, Probed, at
 
 DOCS = ROOT / "docs" / "saebench.md"
-BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
 SAME = {
     "l0": "l0",
     "cossim": "cosine_similarity",
@@ -90,6 +92,29 @@ def _meta(found: Found) -> str:
     return "Meta-structure:\n\n" + _table(head, rows)
 
 
+def probes(found: Probed) -> str:
+    """Of figures that are drawn means and standard deviations over seeds, in Markdown."""
+    accuracies = {"all": "", "k = 1": "top_1_", "k = 2": "top_2_", "k = 5": "top_5_"}
+    rows = []
+    for side, where in (("sae", "latents"), ("llm", "activations")):
+        for probe, key in accuracies.items():
+            name = f"{side}_{key}test_accuracy"
+            values = [at(of["four"], side, name) for of in (found.theirs, found.ours)]
+            rows.append([f"sparse probing, {where}, {probe}", *map(_mean, values)])
+    for place, n in enumerate(ABLATED):
+        theirs = at(found.theirs["tpp"], "metrics", f"tpp_threshold_{n}_total_metric")
+        ours = [own["score"][place] for own in found.ours["tpp"]]
+        rows.append([f"TPP, {n} latents", _mean(theirs), _mean(ours)])
+    for name in ("mean_absorption_fraction_score", "mean_full_absorption_score"):
+        values = [at(of["absorption"], name) for of in (found.theirs, found.ours)]
+        rows.append([f"absorption, `{name}`", *map(_mean, values)])
+    return _table(("figure", "SAEBench", "sae_dist"), rows)
+
+
+def _mean(values: list[float]) -> str:
+    return f"{fmean(values):.3f} ± {stdev(values):.3f}"
+
+
 def _table(head: Iterable[str], rows: list[list[str]]) -> str:
     head = list(head)
     lines = [head, ["---"] * len(head), *rows]
@@ -106,12 +131,26 @@ def _farthest(found: Found, other: dict[str, dict[str, float]], key: str) -> str
     return f"{value:.0e}" if value else "0"
 
 
+def between(text: str, name: str) -> tuple[str, str, str]:
+    """A text as far as a marker, what is between it and the next, and the rest."""
+    begin, end = (f"<!-- {name}: {which} -->\n" for which in ("begin", "end"))
+    before, _, rest = text.partition(begin)
+    written, _, after = rest.partition(end)
+    return before + begin, written, end + after
+
+
+def _written(text: str, name: str, made: str) -> str:
+    before, _, after = between(text, name)
+    return f"{before}\n{made}\n{after}"
+
+
 def main() -> None:
     """Measure, and write the tables between the markers of docs/saebench.md."""
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(Path(folder))
-    before, _, rest = DOCS.read_text().partition(BEGIN)
-    DOCS.write_text(before + BEGIN + "\n" + tables(found) + "\n" + END + rest.partition(END)[2])
+        text = _written(DOCS.read_text(), "measured", tables(measure(Path(folder))))
+    with tempfile.TemporaryDirectory() as folder:
+        text = _written(text, "probed", probes(saebench_probes.measure(Path(folder))))
+    DOCS.write_text(text)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.interop.saebench import SAEBenchCoder, load_for_saebench
 from tests.coders.test_coder import EVERY
 from tests.interop.saebench_measure import TOPK, TRANSCODER, Found, measure, python, relative
-from tests.interop.saebench_tables import BEGIN, DOCS, END, OTHER, SAME, tables
+from tests.interop.saebench_tables import DOCS, OTHER, SAME, between, tables
 from tests.interop.test_formats import ABOUT, folded
 
 HOOK = "blocks.3.hook_resid_post"
@@ -151,7 +151,7 @@ def test_saelens_objects_of_the_same_coders_get_the_same_figures(found: Found) -
 @pytest.mark.slow
 @with_saebench
 def test_the_docs_have_the_same_rows(found: Found) -> None:
-    written = DOCS.read_text().partition(BEGIN)[2].partition(END)[0]
+    _, written, _ = between(DOCS.read_text(), "measured")
     rows = [
         [row.split("|")[1] for row in text.splitlines() if row.startswith("|")]
         for text in (written, tables(found))

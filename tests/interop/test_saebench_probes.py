@@ -1,11 +1,10 @@
 """Our probing measures beside SAEBench's own evaluations; see `test_saebench.py`."""
 
 from statistics import fmean, stdev
-from typing import Any
 
 import pytest
 
-from tests.interop.saebench_probes import ABLATED, SEEDS, Probed, measure
+from tests.interop.saebench_probes import ABLATED, SEEDS, Probed, at, measure
 from tests.interop.test_saebench import with_saebench
 
 pytestmark = [pytest.mark.slow, with_saebench]
@@ -22,13 +21,6 @@ def assert_within_noise(theirs: list[float], ours: list[float], least: float) ->
     """Means that are less than three standard errors of their difference apart."""
     error = sum(stdev(values) ** 2 / len(values) for values in (theirs, ours)) ** 0.5
     assert abs(fmean(theirs) - fmean(ours)) < 3 * error + least, (theirs, ours)
-
-
-def at(records: list[dict[str, Any]], *keys: str) -> list[float]:
-    found: Any = records
-    for key in keys:
-        found = [record[key] for record in found]
-    return found
 
 
 def test_where_nothing_is_drawn_sparse_probing_is_the_same(probed: Probed) -> None:

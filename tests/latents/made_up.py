@@ -28,6 +28,7 @@ def write_made_up(
     num_sequences: int = 40,
     length: int = 64,
     window: int = 24,
+    num_neighbours: int = 5,
     lm: dict | None = None,
 ) -> None:
     """Write `runs/r/latents` of rungs with so many latents each, by name."""
@@ -52,10 +53,13 @@ def write_made_up(
         ),
     )
     for rung, num_latents in rungs.items():
-        _write_rung(folder, rung, num_latents, ids_NS, trainable_NS, window, rungs)
+        sizes = num_latents, window, num_neighbours
+        _write_rung(folder, rung, *sizes, ids_NS, trainable_NS, rungs)
 
 
-def _write_rung(folder, rung, num_latents, ids_NS, trainable_NS, window, rungs) -> None:
+def _write_rung(
+    folder, rung, num_latents, window, num_neighbours, ids_NS, trainable_NS, rungs
+) -> None:
     length = ids_NS.shape[1]
     flat, is_trained = ids_NS.ravel(), trainable_NS.ravel()
     edges = [0, num_latents // 2, num_latents]
@@ -69,6 +73,8 @@ def _write_rung(folder, rung, num_latents, ids_NS, trainable_NS, window, rungs) 
             values.append(value)
             offsets.append(offsets[-1] + len(at))
             columns.append(_columns(at, value, length, window, latent, num_latents, len(flat)))
+            for name in ("nearest", "cosine", "cofiring", "together"):
+                columns[-1][name] = columns[-1][name][:num_neighbours]
         firing += offsets[-1]
         write_tensors(
             folder / rung / "fired" / range_file(start, stop),

@@ -15,7 +15,7 @@ from sae_dist.evaluate import finished
 from sae_dist.latents import Latents, WatchConfig, rungs_with_latents, watch
 from sae_dist.latents.columns import BINS
 from sae_dist.latents.parts import Parts
-from sae_dist.lm import LM, LMConfig
+from sae_dist.lm import Unembedding, unembeddings
 from sae_dist.parallel import SharingConfig, World
 from sae_dist.store import open_store
 from sae_dist.stream import StoredActivations
@@ -65,8 +65,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "r", folder / "store"
 
 
-def tiny_lm() -> LM:
-    return LM(tiny_model("llama"), None, LMConfig(name="tiny"), "none")  # type: ignore[arg-type]
+def unembed(sites: list[str]) -> dict[str, Unembedding | None]:
+    return unembeddings(tiny_model("llama"), sites)
 
 
 def watched(world: World, run: Path, store: Path, **settings: Any) -> None:
@@ -77,7 +77,7 @@ def watched(world: World, run: Path, store: Path, **settings: Any) -> None:
 
 def gone_on_with(world: World, run: Path, store: Path, **settings: Any) -> None:
     source = StoredActivations(open_store(store))
-    watch(finished(run, world.device), source, tiny_lm, WatchConfig(**FEW | settings), world)
+    watch(finished(run, world.device), source, unembed, WatchConfig(**FEW | settings), world)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_neighbours_are_the_nearest_decoder_rows(
 
 
 def test_logits_are_what_the_language_model_adds(latents: dict[str, Latents], made) -> None:
-    model = tiny_lm().model
+    model = tiny_model("llama")
     for rung in ("topk", "skip"):
         W_dec = load_coder(made[0] / "coders" / rung).W_dec
         effect_FV = (W_dec * model.model.norm.weight) @ model.lm_head.weight.T

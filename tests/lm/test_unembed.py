@@ -1,11 +1,21 @@
 """A direction's effect on the logits is what the model's last steps make of it."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from sae_dist.lm import unembedding
+from sae_dist.common.errors import UserError
+from sae_dist.lm import LMConfig, LMDtype, Unembedding, load_unembeddings, unembeddings
+from sae_dist.lm import unembed as unembed_module
 from sae_dist.lm.families import FAMILIES, decoder_of
+from tests.lm.test_load import save
 from tests.lm.tiny import OPTIONS, WIDTH, tiny_model
+
+
+def unembedding(model, site: str) -> Unembedding | None:
+    return unembeddings(model, [site])[site]
 
 
 def last_steps(model, x_nD: torch.Tensor) -> torch.Tensor:
@@ -47,3 +57,50 @@ def test_attention_goes_through_its_output_matrix(family: str) -> None:
     gain_D = torch.ones(WIDTH) if family != "gemma2" else 1 + layer.post_attention_layernorm.weight
     d_nD = d_nE[:, :1].expand(-1, WIDTH)
     assert torch.allclose(out(d_nD), own(d_nD * gain_D), atol=1e-4)
+
+
+SITES = ("resid_post.1", "attn_z.1", "mlp_in.1")
+
+
+def assert_same(found, expected) -> None:
+    d_nE = torch.randn(3, 48, generator=torch.Generator().manual_seed(0))
+    assert list(found) == list(expected)
+    for own, other in zip(found.values(), expected.values(), strict=True):
+        if other is None:
+            assert own is None
+        else:
+            width = WIDTH if other.into_ED is None else len(other.into_ED)
+            assert torch.equal(own(d_nE[:, :width]), other(d_nE[:, :width]))
+
+
+@pytest.mark.parametrize("family", OPTIONS)
+def test_of_saved_models_no_other_weights_are_read(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one file and in several, as transformers names weights and as the Hub's GPT-2 does."""
+    model, file = tiny_model(family), tmp_path / "c" / "model.safetensors"
+    model.save_pretrained(tmp_path / "a")
+    model.save_pretrained(tmp_path / "b", max_shard_size="20KB")
+    model.save_pretrained(tmp_path / "c")
+    prefix = f"{model.base_model_prefix}."
+    save_file({name.removeprefix(prefix): t for name, t in load_file(file).items()}, file)
+    with monkeypatch.context() as patch:
+        patch.setattr(unembed_module, "load_lm", lambda *_, **__: pytest.fail("was loaded whole"))
+        for folder in "abc":
+            found = load_unembeddings(LMConfig(name=str(tmp_path / folder)), SITES, "cpu")
+            assert_same(found, unembeddings(model, SITES))
+        half = LMConfig(name=str(tmp_path / "a"), dtype=LMDtype.bfloat16)
+        assert_same(load_unembeddings(half, SITES, "cpu"), unembeddings(model.bfloat16(), SITES))
+
+
+def test_what_holds_no_such_tensors_is_loaded_whole(tmp_path: Path) -> None:
+    save(tmp_path)
+    file = tmp_path / "model.safetensors"
+    torch.save(load_file(file), tmp_path / "pytorch_model.bin")
+    whole = file.read_bytes()
+    file.unlink()
+    config = LMConfig(name=str(tmp_path))
+    assert_same(load_unembeddings(config, SITES, "cpu"), unembeddings(tiny_model("llama"), SITES))
+    file.write_bytes(whole[:-100])
+    with pytest.raises(UserError, match=r"model\.safetensors is cut short, .*; expected a saved"):
+        load_unembeddings(config, SITES, "cpu")

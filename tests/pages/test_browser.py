@@ -95,6 +95,8 @@ def test_a_number_is_found_and_enter_opens_it(made_up: Path, browser: Browser) -
     browser.wait_for("document.querySelector('.list')")
     assert browser.value(ROWS) == [12, *range(120, 128)]
     assert browser.value("document.getElementById('asked').value") == "12"
+    assert search(browser, made_up, "number", "999") == []
+    assert browser.value("document.querySelector('.nothing').innerText").startswith("No latent")
 
 
 def test_a_token_is_found_by_peaks_and_by_logits(made_up: Path, browser: Browser) -> None:
@@ -297,9 +299,37 @@ def test_keys_lead_on_in_the_order_of_the_table(made_up: Path, browser: Browser)
     browser.wait_for(f"{TITLE} === 'Latent {order[1]}'")
     browser.press("ArrowLeft")
     browser.wait_for(f"{TITLE} === 'Latent {order[0]}'")
+    browser.press("ArrowRight")
+    browser.wait_for(f"{TITLE} === 'Latent {order[1]}'")
     browser.press("Escape")
     browser.wait_for("document.querySelector('main.listing')")
     assert browser.value("location.hash") == "#topk-64?sort=-frequency"
+    focused = "document.activeElement.querySelector?.('.number')?.innerText"
+    assert browser.wait_for(focused) == str(order[1])  # where one was
+
+
+def test_keys_lead_from_row_to_row(made_up: Path, browser: Browser) -> None:
+    browser.open(address(made_up, "#topk-256"), 1280, 700)
+    browser.wait_for("document.querySelector('.row')")
+    browser.value("document.getElementById('asked').focus()")
+    focused = "Number(document.activeElement.querySelector?.('.number')?.innerText ?? -1)"
+    is_seen = """(() => { const { top, bottom } = document.activeElement.getBoundingClientRect();
+        return top >= document.querySelector('.titles').getBoundingClientRect().bottom - 1
+            && bottom <= document.querySelector('.rows').getBoundingClientRect().bottom + 1; })()"""
+    for key, times, row in (
+        ("ArrowDown", 1, 0),
+        ("ArrowDown", 30, 30),
+        ("ArrowUp", 25, 5),
+        ("End", 1, 255),
+        ("Home", 1, 0),
+    ):
+        for _ in range(times):
+            browser.press(key)
+        assert browser.value(focused) == row and browser.value(is_seen), key
+    browser.press("PageDown")
+    assert 5 < browser.value(focused) < 30 and browser.value(is_seen)
+    browser.press("Enter")
+    assert browser.wait_for(TITLE)
 
 
 def test_without_a_tokenizer_tokens_are_numbers(tmp_path: Path, browser: Browser) -> None:
@@ -317,13 +347,14 @@ def test_without_a_tokenizer_tokens_are_numbers(tmp_path: Path, browser: Browser
 
 
 def test_a_latent_that_never_fires_says_so(tmp_path: Path, browser: Browser) -> None:
-    write_made_up(tmp_path, {"a": 700})
+    write_made_up(tmp_path, {"a": 700}, num_neighbours=0)
     write(tmp_path, None)
     silent = int(np.flatnonzero(Latents(tmp_path, "a").column("fired") == 0)[0])
     browser.open(address(tmp_path, f"#a/{silent}"), 1280, 900)
     browser.wait_for(TITLE)
     assert browser.value("document.querySelector('.explanation').innerText") == "never fires"
     assert "never fires" in browser.value("document.querySelector('.examples').innerText")
+    assert browser.value("document.querySelector('#neighbours')") is None
 
 
 def test_a_file_that_is_missing_is_named(tmp_path: Path, shared: Browser) -> None:

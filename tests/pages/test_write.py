@@ -210,3 +210,6 @@ def test_the_page_asks_for_nothing_from_elsewhere_and_links_a_report_that_is_the
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "index.html").touch()
     assert '<a href="../report/index.html">' in write_index(tmp_path).read_text()
+    assert about_of(write_index(tmp_path).read_text()) == about_of(page)
+    (tmp_path / "latents/a/about.json").unlink()
+    assert '"rung": "a"' in write_index(tmp_path).read_text()  # as it was

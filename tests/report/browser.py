@@ -107,8 +107,10 @@ class Browser:
         return found
 
     def press(self, key: str) -> None:
-        """Press a key, as a user does: "Enter", "Tab", "Escape" or an arrow."""
-        code = {"Enter": 13, "Tab": 9, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}[key]
+        """Press a key, as a user does: one of those below."""
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27, "PageUp": 33, "PageDown": 34, "End": 35}
+        codes |= {"Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+        code = codes[key]
         about = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         text = {"text": "\r"} if key == "Enter" else {}
         self._send("Input.dispatchKeyEvent", type="keyDown", **about, **text)

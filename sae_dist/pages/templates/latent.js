@@ -107,5 +107,6 @@ async function neighboursOf({ rung, file, at, latent }) {
     table("Nearest here, by cosine", "cosine of decoder rows", rung, at("nearest"), at("cosine")),
     table("Firing with it, by φ", "correlation of firing on a token", rung, at("cofiring"), at("together")),
     ...others.map((other) => table(`Nearest in ${other.rung}, by cosine`, "cosine of decoder rows", other, at(`nearest/${other.rung}`), at(`cosine/${other.rung}`)))]);
-  return make("section.block", { id: "neighbours" }, make("h3", {}, "Neighbours"), ...parts.flat());
+  const found = parts.flat();
+  return found.length ? make("section.block", { id: "neighbours" }, make("h3", {}, "Neighbours"), ...found) : null;
 }

@@ -3,7 +3,7 @@ const MOST_HEIGHT = 12e6; // pixels that browsers can scroll; a million rows sha
 const main = document.querySelector("main");
 let list = null; // what the table shows: its rung, rows, columns
 
-async function openList(rung, asked) {
+async function openList(rung, asked, from) {
   const [table, own] = await Promise.all([fileOf(rung, "list"), explanations(rung)]);
   if (list?.rung !== rung) {
     const frequency = Float64Array.from(table.fired, (fired) => fired / Math.max(1, about.num_tokens));
@@ -14,13 +14,15 @@ async function openList(rung, asked) {
       ...own.scorers.map((name, i) => [name, { title: name, write: figure, meaning: `how well its explanation does at ${name}`,
         values: Float32Array.from({ length: rung.num_latents }, (_, latent) => own.score(latent, i)) }]),
     ]);
-    list = { rung, table, own, columns, rows: [], note: null, asked: null };
+    list = { rung, table, own, columns, rows: [], note: null, asked: null, current: 0 };
   }
   if (!list.view) buildList();
   if (list.view.parentNode !== main) main.replaceChildren(list.view);
   main.className = "listing";
   document.title = `${rung.rung} · latents`;
   await find(asked);
+  const place = from === undefined ? -1 : list.rows.indexOf(from);
+  if (place >= 0) focusRow(place);
 }
 
 function buildList() {
@@ -39,7 +41,7 @@ function buildList() {
       make("form.search", { role: "search", onsubmit: (event) => event.preventDefault() },
         make("fieldset", {}, make("legend", {}, "Search by"), ...kinds), box),
       make("p.hint", {}), make("p.found", { role: "status" })),
-    make("div.rows", { tabindex: "0", role: "region", "aria-label": "Latents" },
+    make("div.rows", { role: "region", "aria-label": "Latents" },
       make("div.titles", { style: `--figures: ${columns.size}` }, heading("number", "latent", "its number, from 0"),
         make("span", { "data-told": "the tokens on which its strongest examples peak most often" }, "peaks on"),
         make("span.promoted", { "data-told": "the tokens whose logits it raises most" }, table.promoted ? "promotes" : ""),
@@ -53,6 +55,26 @@ function buildList() {
     if (!isDue) requestAnimationFrame(() => { isDue = false; showRows(); });
     isDue = true;
   });
+  rows.addEventListener("focusin", ({ target }) => {
+    if (target.matches(".row")) list.current = Number(target.dataset.place);
+  });
+  rows.addEventListener("keydown", (event) => {
+    const seen = Math.max(1, Math.floor(rows.clientHeight / rowSize()) - 2);
+    const by = { ArrowDown: 1, ArrowUp: -1, PageDown: seen, PageUp: -seen, Home: -Infinity, End: Infinity }[event.key];
+    if (!by || event.ctrlKey || event.metaKey || event.altKey || !event.target.matches(".row")) return;
+    event.preventDefault();
+    focusRow(list.current + by);
+  });
+}
+
+// Arrows lead from row to row, of which Tab reaches one.
+function focusRow(place) {
+  const box = list.view.querySelector(".rows"), titles = box.querySelector(".titles").offsetHeight;
+  list.current = Math.max(0, Math.min(place, list.rows.length - 1));
+  const top = list.current * rowSize() * rowScale(), bottom = top + titles + rowSize();
+  box.scrollTop = Math.max(Math.min(box.scrollTop, top), bottom - box.clientHeight);
+  showRows();
+  box.querySelector(".row[tabindex='0']")?.focus({ preventScroll: true });
 }
 
 // What is asked for stands in the address, so that it can be shared and gone back to.
@@ -73,6 +95,10 @@ function ask() {
 }
 
 function openFirst(event) {
+  if (event.key === "ArrowDown") {
+    event.preventDefault();
+    focusRow(0);
+  }
   if (event.key !== "Enter") return;
   const { rung, rows, asked } = list, number = Number(event.target.value);
   const isNumber = asked.by === "number" && event.target.value.trim() && number < rung.num_latents;
@@ -112,7 +138,7 @@ async function find(asked) {
   lists.set(rung.rung, addressOfList(list.asked));
   if (!isSorted) {
     sortRows();
-    list.top = 0;
+    list.top = list.current = 0;
   }
   showRows();
   view.querySelector(".rows").scrollTop = list.top; // it loses its place while a latent is shown
@@ -135,20 +161,25 @@ function sortRows() {
   }
 }
 
+const rowSize = () => parseFloat(getComputedStyle(list.view).getPropertyValue("--row"));
+const rowScale = () => Math.min(1, MOST_HEIGHT / (list.rows.length * rowSize() || 1));
+
 function showRows() {
   const box = list.view.querySelector(".rows"), inner = box.querySelector(".scrolled"), { rows } = list;
-  const size = parseFloat(getComputedStyle(box).getPropertyValue("--row"));
-  const scale = Math.min(1, MOST_HEIGHT / (rows.length * size || 1));
+  const size = rowSize(), scale = rowScale(), hadFocus = inner.contains(document.activeElement);
   inner.style.height = `${rows.length * size * scale}px`;
   const first = Math.max(0, Math.min(Math.floor(box.scrollTop / scale / size), rows.length - 1));
   const last = Math.min(rows.length, first + Math.ceil(box.clientHeight / size) + 1);
   const top = Math.min(box.scrollTop - (scale === 1 ? box.scrollTop % size : 0), rows.length * size * scale - (last - first) * size);
-  inner.replaceChildren(...Array.from(rows.subarray(first, last), (latent, i) => row(latent, Math.max(0, top) + i * size)));
+  const reached = Math.max(first, Math.min(list.current, last - 1));
+  inner.replaceChildren(...Array.from(rows.subarray(first, last), (latent, i) => row(latent, first + i, Math.max(0, top) + i * size, first + i === reached)));
+  if (!rows.length) inner.append(make("p.nothing", {}, "No latent is found by that."));
+  if (hadFocus) inner.querySelector("[tabindex='0']")?.focus({ preventScroll: true });
 }
 
-function row(latent, top) {
+function row(latent, place, top, isReached) {
   const { rung, table, own, columns, note } = list, said = note ? note(latent) : visible(own.text(latent));
-  return make("a.row", { href: addressOf(rung, latent), style: `top: ${top}px; --figures: ${columns.size}` },
+  return make("a.row", { href: addressOf(rung, latent), "data-place": place, tabindex: isReached ? 0 : -1, style: `top: ${top}px; --figures: ${columns.size}` },
     make("span.number", {}, count(latent)),
     make("span.peaks", {}, ...peaksOf(table, latent)),
     make("span.promoted", {}, ...(table.promoted ? chips(rowOf(table.promoted, latent)) : [])),

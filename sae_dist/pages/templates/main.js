@@ -28,14 +28,20 @@ function beside(rung, latent) {
   return [latent > 0 ? latent - 1 : undefined, latent + 1 < rung.num_latents ? latent + 1 : undefined];
 }
 
+let shown = {}; // the rung and the latent of the page before
 async function show() {
-  const { rung, latent, asked } = here();
+  const { rung, latent, asked } = here(), before = shown;
+  shown = { rung, latent };
   told.hidden = true;
   for (const link of document.querySelectorAll(".rungs a")) link.toggleAttribute("aria-current", link.dataset.rung === rung.rung);
   try {
-    if (about.has_vocabulary) vocabulary ??= await load("vocabulary");
-    tables.set(rung.rung, await fileOf(rung, "list"));
-    if (latent === undefined) await openList(rung, asked);
+    const files = [about.has_vocabulary ? load("vocabulary") : null, fileOf(rung, "list"), fileOf(rung, "explanations")];
+    const [texts, table] = await Promise.all(files);
+    const now = here();
+    if (now.rung !== rung || now.latent !== latent) return; // somebody was faster than the files
+    vocabulary = texts;
+    tables.set(rung.rung, table);
+    if (latent === undefined) await openList(rung, asked, before.rung === rung ? before.latent : undefined);
     else await openLatent(rung, latent);
   } catch (error) {
     main.replaceChildren(make("p.missing", {}, error.message));
