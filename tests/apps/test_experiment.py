@@ -60,7 +60,13 @@ def ladder(name: str) -> list[RungConfig]:
 @pytest.mark.parametrize(
     "name",
     [
-        *("gemma_scope_27b", "gemma_scope_2_270m:ladder", "gpt2", "quickstart_scratch", "qwen_scope"),
+        *(
+            "gemma_scope_27b",
+            "gemma_scope_2_270m:ladder",
+            "gpt2",
+            "quickstart_scratch",
+            "qwen_scope",
+        ),
         "skip_transcoders:sizes",
     ],
 )
