@@ -167,8 +167,11 @@ class Coder(nn.Module):
 
     def assemble(self, decoded_BE: Tensor, x_BD: Tensor) -> Tensor:
         """ŷ [B, E] from what all latents together decode to, and the input."""
-        y_BE = decoded_BE + self.b_dec
-        return y_BE if self.W_skip is None else y_BE + linear(x_BD, self.W_skip)
+        return self.with_skip(decoded_BE, x_BD) + self.b_dec
+
+    def with_skip(self, decoded_BE: Tensor, x_BD: Tensor) -> Tensor:
+        """The same without b_dec [B, E]."""
+        return decoded_BE if self.W_skip is None else decoded_BE + linear(x_BD, self.W_skip)
 
     def forward(self, x_BD: Tensor) -> Tensor:
         """ŷ [B, E]."""

@@ -1,6 +1,9 @@
 """What is minimised, from sums over the global batch. All figures are of the global batch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -9,9 +12,11 @@ from torch.autograd.function import once_differentiable
 
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.passes import DeadLatents, Decoded, sparse_pass
-
-ROUNDING = 1e-12
-"""Of Σ‖y‖²: what float32 may leave of a variance of 0."""
+from sae_dist.kernels import dispatch as kernels
+from sae_dist.kernels import vectorised
+from sae_dist.kernels.dispatch import moments as moments
+from sae_dist.kernels.dispatch import total_variance as total_variance
+from sae_dist.kernels.reference import ROUNDING as ROUNDING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,19 +25,20 @@ class Totals:
 
     Attributes:
         sums: `error` Σ‖y-ŷ‖², `active` entries, `target` (see `moments`), and the kind's own.
-        variation: Σ‖y-ȳ‖², 0 if the target does not vary; `scale` is then the number of rows.
-        l0: active entries a row.
+        variation: Σ‖y-ȳ‖², 0 if the target does not vary.
+        scale: what an error is divided by for an FVU, or where that is none for a mean square: the
+            variation or the number of rows.
     """
 
     sums: dict[str, Tensor]
     num_rows: int
     variation: Tensor
-    l0: Tensor
+    scale: Tensor
 
     @property
-    def scale(self) -> Tensor:
-        """What an error is divided by for an FVU, or where that is none for a mean square."""
-        return torch.where(self.variation == 0, self.num_rows, self.variation)
+    def l0(self) -> Tensor:
+        """Active entries a row, with a gradient where the kind has one."""
+        return self.sums["active"] / self.num_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +52,7 @@ class LossTerms:
     fvu: Tensor
     l0: Tensor
     fired_F: Tensor
-    least: Tensor
+    least: Callable[[], Tensor]
 
 
 def training_forward(
@@ -70,19 +76,15 @@ def training_forward(
     num_rows = len(x_BD) * coder.collectives.num_parts
     decoded, own = _sums(coder, x_BD, y_BE, dead)
     sums = coder.collectives.sum_rows(own)
-    totals = Totals(
-        sums=sums,
-        num_rows=num_rows,
-        variation=total_variance(sums["target"], num_rows),
-        l0=sums["active"] / num_rows,
-    )
+    given = (sums[name].detach() for name in ("target", "error", "active"))
+    variation, scale, fvu, l0 = kernels.explained(*given, num_rows)
+    totals = Totals(sums=sums, num_rows=num_rows, variation=variation, scale=scale)
     parts = coder.config.loss_parts(totals, sparsity_coefficient, dead)
-    fvu = sums["error"] / totals.variation
     return LossTerms(
-        loss=torch.stack(list(parts.values())).sum(),
+        loss=reduce(add, parts.values()),
         parts={name: part.detach() for name, part in parts.items()},
-        fvu=torch.where(totals.variation == 0, torch.nan, fvu).detach(),
-        l0=totals.l0.detach(),
+        fvu=fvu,
+        l0=l0,
         fired_F=decoded.fired_F,
         least=decoded.least,
     )
@@ -91,17 +93,41 @@ def training_forward(
 def _sums(
     coder: Coder, x_BD: Tensor, y_BE: Tensor, dead: DeadLatents
 ) -> tuple[Decoded, dict[str, Tensor]]:
-    """The coder's pass, and all that its loss needs summed over the rows, by name in float64.
+    """The coder's pass, and all that its loss needs summed over the rows, by name.
 
     What one pass decodes to is summed over the slices while the next ones are computed.
     """
     decoded = sparse_pass(coder, x_BD)
     further = coder.config.further_sums(coder, x_BD, dead)
-    sums = {"target": moments(y_BE)}
-    error_BE = y_BE - coder.assemble(decoded.decoded(), x_BD)
-    sums["error"] = square_sum(error_BE)
-    sums["active"] = coder.collectives.sum_latents(decoded.num_active.double())
+    decoded_BE = coder.with_skip(decoded.decoded(), x_BD)
+    error, target, error_BE = _Residual.apply(y_BE, decoded_BE, coder.b_dec)
+    active = decoded.num_active
+    active = active.double() if active.is_floating_point() else active
+    active = coder.collectives.sum_latents(active)
+    sums = {"target": target, "error": error, "active": active}
     return decoded, sums | further(y_BE, error_BE)
+
+
+class _Residual(torch.autograd.Function):
+    """Σ‖e‖² of e = y - (ŷ + b), with y's moments and e itself, which are not differentiated."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, y_BE: Tensor, decoded_BE: Tensor, b_E: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        e_BE, sums_S, moments_S = kernels.residual(y_BE, decoded_BE, b_E)
+        ctx.save_for_backward(e_BE, sums_S)
+        ctx.mark_non_differentiable(moments_S, e_BE)
+        ctx.set_materialize_grads(False)
+        return sums_S[-1], moments_S, e_BE
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[None, Tensor, Tensor]:
+        e_BE, sums_S = ctx.saved_tensors
+        slope = -2 * grad
+        grad_b_E = e_BE.new_empty(e_BE.shape[1])
+        return None, e_BE * slope, torch.mul(sums_S[:-1], slope, out=grad_b_E)
 
 
 class _SquareSum(torch.autograd.Function):
@@ -110,7 +136,7 @@ class _SquareSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, v_BE: Tensor) -> Tensor:
         ctx.save_for_backward(v_BE)
-        return torch.linalg.vector_norm(v_BE, dim=-1).double().square().sum()
+        return vectorised.square_sum(v_BE)
 
     @staticmethod
     @once_differentiable
@@ -122,22 +148,3 @@ class _SquareSum(torch.autograd.Function):
 def square_sum(v_BE: Tensor) -> Tensor:
     """Σ v² in float64."""
     return _SquareSum.apply(v_BE)
-
-
-def moments(y_BE: Tensor) -> Tensor:
-    """Σ y and Σ‖y‖² over the rows [E + 1] in float64, to be added up over the parts of a batch.
-
-    Squares are taken around the rows' own mean, so that a large mean costs no digits.
-    """
-    mean_E = y_BE.mean(0)
-    squares = square_sum(y_BE - mean_E) + len(y_BE) * square_sum(mean_E.double())
-    return torch.cat([len(y_BE) * mean_E.double(), squares[None]])
-
-
-def total_variance(moments: Tensor, num_rows: int | Tensor) -> Tensor:
-    """Σ‖y-ȳ‖² with ȳ the mean of all rows, from their moments: an FVU's denominator.
-
-    0 where rounding alone could leave as much of rows that are all equal.
-    """
-    left = moments[-1] - square_sum(moments[:-1]) / num_rows
-    return torch.where(left <= ROUNDING * moments[-1], 0.0, left)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,13 +22,13 @@ class Decoded:
         decoded: gives W_decᵀ f [B, E] of all latents, whose sum over the slices is on its way.
         num_active: active entries of this slice and part, with a gradient where the kind has one.
         fired_F: on how many rows each latent of this slice fired, int64.
-        least: the smallest activation's size here, infinite if there is none.
+        least: gives the smallest activation's size here, infinite if there is none.
     """
 
     decoded: Callable[[], Tensor]
     num_active: Tensor
     fired_F: Tensor
-    least: Tensor
+    least: Callable[[], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ def sparse_pass(coder: Coder, x_BD: Tensor, config: CoderConfig | None = None) -
     with torch.no_grad():
         found = config.find(coder, x_BD)
     if found is None:
-        decoded_BE, num_active, fired_F, least = config.dense_pass(coder, x_BD, centre_D)
+        decoded_BE, num_active, fired_F, smallest = config.dense_pass(coder, x_BD, centre_D)
+        least = partial(torch.detach, smallest)
     else:
         code, z_N = found
         z_N = encode(z_N, x_BD, coder.W_enc, coder.b_enc, centre_D, code, coder.gradients)
@@ -75,15 +77,21 @@ def sparse_pass(coder: Coder, x_BD: Tensor, config: CoderConfig | None = None) -
         decoded_BE = coder.decode_sparse(code, acts_N)
         if code.num_lost is not None:  # then nobody is to believe what follows
             decoded_BE = decoded_BE.masked_fill(code.num_lost > 0, torch.nan)
-        sizes_N = acts_N.detach().abs()
-        fired_F = code.count_by_latent(sizes_N > 0)
-        least = pad(sizes_N.where(sizes_N > 0, torch.inf), (0, 1), value=torch.inf).min()
+        fires_N = None if acts_N is z_N else acts_N.detach() != 0  # None: all that was found
+        fired_F = code.count_by_latent(fires_N)
+        least = partial(_least, acts_N.detach())
     return Decoded(
         decoded=coder.collectives.start_sum_latents(decoded_BE),
         num_active=num_active,
         fired_F=fired_F,
         least=least,
     )
+
+
+def _least(acts_N: Tensor) -> Tensor:
+    """The smallest size of those that fire, which places of no entry do not."""
+    sizes_N = acts_N.abs()
+    return pad(sizes_N.where(sizes_N > 0, torch.inf), (0, 1), value=torch.inf).min()
 
 
 def dead_pass(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -101,7 +102,7 @@ class JumpReLU(CoderConfig):
         target = self.target_l0
         return l0 if target is None else (2 / target) * (l0 - target) ** 2
 
-    def after_step(self, coder: Coder, least: Tensor, num_updates: Tensor) -> None:
+    def after_step(self, coder: Coder, least: Callable[[], Tensor], num_updates: Tensor) -> None:
         _threshold(coder).data.clamp_min_(0.0)
 
     def logged(self, coder: Coder) -> dict[str, Tensor]:

@@ -36,5 +36,10 @@ class TopK(KSparse):
     def select(self, coder: Coder, z_BF: Tensor) -> Tensor:
         return z_BF.where(coders.top_k(self.strength(z_BF), self.k, coder.collectives), 0.0)
 
+    @property
+    def has_fixed_shapes(self) -> bool:
+        largest = self.widened().k if self.multi_topk else self.k
+        return largest <= kernels.MOST_RANKED and not self.num_aux
+
     def messages(self, step: StepShape) -> Iterator[Message]:
         yield step.candidates(self.k)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from sae_dist.coders import Coder
 from sae_dist.common.settings import validate
+from sae_dist.kernels import RowGradient, host
 from sae_dist.kernels import dispatch as kernels
-from sae_dist.kernels import host
 from sae_dist.train.optimizers.config import OptimConfig
 
 _BLOCK_ROWS = {"cpu": 1024}  # whose products stay in a CPU's cache
@@ -28,7 +28,7 @@ class Step:
         parameter: the one called `name`, with its gradient, which may be overwritten.
         state: what is remembered of it.
         number: from 1 (0-dim, int64).
-        rate: the learning rate.
+        rate: the learning rate (0-dim, float32, where it is a tensor).
         skip: whether nothing is to be changed, on a device that the host does not wait for (0-dim,
             bool); elsewhere such a step is not taken.
         grad_scale: what the gradient is to be multiplied by before all else (0-dim).
@@ -39,7 +39,7 @@ class Step:
     parameter: Tensor
     state: dict[str, Tensor]
     number: Tensor
-    rate: float
+    rate: float | Tensor
     skip: Tensor
     grad_scale: Tensor
 
@@ -52,28 +52,29 @@ class Step:
         """Move what is remembered as `key` towards `value` by `weight`, and give it."""
         return self.state[key].lerp_(value, self._unless_skipped(weight))
 
-    def _unless_skipped(self, number: float) -> float | Tensor:
+    def _unless_skipped(self, number: float | Tensor) -> float | Tensor:
         if host.is_at_hand(self.skip):
             return number
-        like = self.parameter.new_full((), number)
-        return like.masked_fill_(self.skip, 0.0)
+        like = number if isinstance(number, Tensor) else self.parameter.new_full((), number)
+        return like.masked_fill(self.skip, 0.0)
 
     @property
     def has_unit_rows(self) -> bool:
         """Whether the rows are kept at unit norm."""
         return self.name == "W_dec" and self.coder.config.unit_norm_decoder
 
-    def gradient(self) -> tuple[Tensor | None, Tensor]:
-        """The rows that the gradient has (None for all), and their gradients [R, D], as it is.
-
-        Where the host does not know how many these are, the last may be none: those of number F,
-        whose gradient is 0.
-        """
-        return _gradient_rows(self.parameter)
+    def gradient(self) -> RowGradient:
+        """The gradient as it is: in places only if the optimizer `takes_places`."""
+        gradient = _gradient(self.coder, self.parameter)
+        assert gradient is not None
+        return gradient
 
     def projected_gradient(self) -> tuple[Tensor | None, Tensor]:
-        """The same scaled and projected, in its place."""
-        rows_R, grad_RD = self.gradient()
+        """The rows that it has (None for all), and their gradients [R, D] scaled and projected, in
+        their place.
+        """
+        gradient = self.gradient()
+        rows_R, grad_RD = gradient.rows_R, gradient.values_RD
         grad_RD.mul_(self.grad_scale)
         if not host.is_at_hand(self.skip):
             grad_RD.masked_fill_(self.skip, 0.0)
@@ -115,13 +116,13 @@ class Optimizer:
         self.state = {name: config.first_state(name, p) for name, p in coder.named_parameters()}
 
     @torch.no_grad()
-    def step(self, number: Tensor, lr: float, grad_scale: Tensor, skip: Tensor) -> None:
+    def step(self, number: Tensor, lr: float | Tensor, grad_scale: Tensor, skip: Tensor) -> None:
         """Update all parameters that have a gradient; see `Step`."""
         if host.is_at_hand(skip) and skip:
             return
         rest = number, lr, skip, grad_scale
         for name, parameter in self.coder.named_parameters():
-            if parameter.grad is not None:
+            if _gradient(self.coder, parameter) is not None:
                 state = self.state[name]
                 self.config.update(Step(self.coder, name, parameter, state, *rest))
 
@@ -140,30 +141,33 @@ def scale_to_unit_norm(W_FD: Tensor) -> None:
 
 
 @torch.no_grad()
-def gradient_squares(coder: Coder) -> dict[str, Tensor]:
-    """‖gradient‖² of each parameter as an optimizer sees it: W_dec's without what lies along its
+def gradient_norms(coder: Coder) -> dict[str, Tensor]:
+    """‖gradient‖ of each parameter as an optimizer sees it: W_dec's without what lies along its
     rows, where these have unit norm.
     """
-    squares = {}
+    parts = {}
     for name, parameter in coder.named_parameters():
-        if parameter.grad is None:
+        gradient = _gradient(coder, parameter)
+        if gradient is None:
             continue
-        rows_R, grad_RD = _gradient_rows(parameter)
-        is_projected = name == "W_dec" and coder.config.unit_norm_decoder
-        weights = parameter if is_projected else None
-        squares[name] = kernels.gradient_square(grad_RD, rows_R, weights)
-    return squares
+        parts[name] = gradient.values_RD if gradient.norms_R is None else gradient.norms_R
+        if gradient.norms_R is None and parameter.dim() == 2:
+            is_projected = name == "W_dec" and coder.config.unit_norm_decoder
+            given = gradient.values_RD, gradient.rows_R, parameter if is_projected else None
+            parts[name] = kernels.gradient_square(*given).sqrt()
+    return dict(zip(parts, torch._foreach_norm(list(parts.values())), strict=True))
 
 
-def _gradient_rows(W_FD: Tensor) -> tuple[Tensor | None, Tensor]:
-    grad = W_FD.grad
-    assert grad is not None
-    if not grad.is_sparse:
-        return None, grad
+def _gradient(coder: Coder, parameter: Tensor) -> RowGradient | None:
+    placed, grad = coder.gradients.placed, parameter.grad
+    if placed is not None and parameter in placed:
+        return placed[parameter]
+    if grad is None or not grad.is_sparse:
+        return None if grad is None else RowGradient(values_RD=grad)
     grad = grad.coalesce()
     rows_R = grad.indices()[0]
-    are_all = host.is_at_hand(rows_R) and len(rows_R) == len(W_FD)
-    return (None if are_all else rows_R), grad.values()
+    are_all = host.is_at_hand(rows_R) and len(rows_R) == len(parameter)
+    return RowGradient(values_RD=grad.values(), rows_R=None if are_all else rows_R)
 
 
 def _rows(W_FD: Tensor, rows_R: Tensor | None) -> Tensor:

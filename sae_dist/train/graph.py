@@ -1,0 +1,78 @@
+"""A step that is recorded once as a CUDA graph, and from then on replayed: one launch for all."""
+
+import torch
+from torch import Tensor
+
+from sae_dist.common.errors import UserError
+from sae_dist.train.rows import SharedRows
+from sae_dist.train.rung import Rung
+from sae_dist.train.schedules import learning_rate
+from sae_dist.train.step import StepResult, take_step
+
+_WARM_UP = 3  # steps, in which kernels are compiled and chosen
+
+
+class GraphedStep:
+    """`training_step` of one rung on a GPU, whose kernels no host launches one by one.
+
+    Batches are copied to where the first one was recorded, and the learning rate is written beside
+    them; all else that changes is on the device already. The tensors of a result are those of the
+    recording: the next step writes them again.
+
+    Args:
+        rung: on a mesh of one process, of a kind that `has_fixed_shapes`.
+
+    Raises:
+        UserError: another rung.
+    """
+
+    def __init__(self, rung: Rung) -> None:
+        num_processes = rung.mesh.data.size * rung.mesh.latent.size
+        if not rung.config.coder.has_fixed_shapes or num_processes > 1:
+            raise UserError(
+                f"cuda_graph=true and rung {rung.name} on {num_processes} processes; expected a "
+                "TopK without AuxK, of k ≤ 512, on one; leave out cuda_graph"
+            )
+        self.rung = rung
+        self._acts: dict[str, Tensor] = {}
+        self._lr = torch.zeros((), device=rung.progress.counts_3.device)
+        self._num_taken = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._result: StepResult | None = None
+
+    def __call__(self, acts: dict[str, Tensor], step: int, num_steps: int) -> StepResult:
+        """Take a step on raw activations [B, D] by site, all of one shape, in a run's order."""
+        self.put(acts, step, num_steps)
+        self._num_taken += 1
+        if self._num_taken <= _WARM_UP:
+            return self._apart()
+        if self._graph is None:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._result = self.take()
+        self._graph.replay()
+        assert self._result is not None
+        return self._result
+
+    def put(self, acts: dict[str, Tensor], step: int, num_steps: int) -> None:
+        """Write a batch and the rate of a step where `take` reads them."""
+        if not self._acts:
+            self._acts = {site: torch.empty_like(x) for site, x in acts.items()}
+        for site, x in acts.items():
+            self._acts[site].copy_(x)
+        coder, optim = self.rung.config.coder, self.rung.config.optim
+        self._lr.fill_(learning_rate(optim, coder.num_latents, step, num_steps))
+
+    def take(self) -> StepResult:
+        """Take the step, as it is recorded."""
+        rows = SharedRows(self._acts, self.rung.coder.W_enc.dtype)
+        return take_step(self.rung, rows, self._lr, 0.0)
+
+    def _apart(self) -> StepResult:
+        """On a stream of its own, so that a recording finds nothing of it."""
+        apart, stream = torch.cuda.Stream(), torch.cuda.current_stream()
+        apart.wait_stream(stream)
+        with torch.cuda.stream(apart):
+            result = self.take()
+        stream.wait_stream(apart)
+        return result
