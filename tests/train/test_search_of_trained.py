@@ -33,7 +33,7 @@ def test_at_most_two_and_a_half_k_values_of_a_row_are_exact_after_training(
     monkeypatch.setattr(search, "search_dtype", lambda W_FD: torch.bfloat16)
     *given, last_BD = batches()
     config = rung("topk", num_latents=F, k=K, aux_coefficient=0.0)
-    optim = Adam(lr=2e-3, beta1=0.9, warmup_steps=0)
+    optim = Adam(lr=5e-3, beta1=0.9, warmup_steps=0)
     config = replace(config, site="x", target="x", optim=optim)
     world, mean_square = alone(), float(given[0].square().sum(1).mean())
     mesh = make_mesh(world, 1, {})
@@ -43,7 +43,7 @@ def test_at_most_two_and_a_half_k_values_of_a_row_are_exact_after_training(
     for step, x_BD in enumerate(given):
         rows = SharedRows({"x": x_BD}, torch.float32)
         fvus.append(float(training_step(trained, rows, step, STEPS).forward.fvu))
-    assert fvus[-1] < 0.6 * fvus[0]  # it has learned
+    assert fvus[-1] < 0.5 * fvus[0]  # it has learned
 
     counts, sddmm = [], dispatch.sddmm
 
