@@ -37,6 +37,7 @@ class GraphedStep:
         self._acts: dict[str, Tensor] = {}
         self._lr = torch.zeros((), device=rung.progress.counts_3.device)
         self._num_taken = 0
+        self._apart: torch.cuda.Stream | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._result: StepResult | None = None
 
@@ -45,10 +46,10 @@ class GraphedStep:
         self.put(acts, step, num_steps)
         self._num_taken += 1
         if self._num_taken <= _WARM_UP:
-            return self._apart()
-        if self._graph is None:
+            return self._warm_up()
+        if self._graph is None:  # other threads may copy meanwhile
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._result = self.take()
         self._graph.replay()
         assert self._result is not None
@@ -68,11 +69,12 @@ class GraphedStep:
         rows = SharedRows(self._acts, self.rung.coder.W_enc.dtype)
         return take_step(self.rung, rows, self._lr, 0.0)
 
-    def _apart(self) -> StepResult:
-        """On a stream of its own, so that a recording finds nothing of it."""
-        apart, stream = torch.cuda.Stream(), torch.cuda.current_stream()
-        apart.wait_stream(stream)
-        with torch.cuda.stream(apart):
+    def _warm_up(self) -> StepResult:
+        """Take the step on a stream of its own, as a recording asks for."""
+        self._apart = self._apart or torch.cuda.Stream()
+        stream = torch.cuda.current_stream()
+        self._apart.wait_stream(stream)
+        with torch.cuda.stream(self._apart):
             result = self.take()
-        stream.wait_stream(apart)
+        stream.wait_stream(self._apart)
         return result

@@ -1,6 +1,6 @@
 """One training step of one rung: it reads like the papers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -73,6 +73,7 @@ def take_step(
     skip, clip = rung.progress.decide(forward.loss.detach(), norm, optim.clip_norm, may_hold)
     rung.optimizer.step(rung.progress.num_updates, lr, clip, skip)
     rung.update_statistics(forward, num_tokens, skip)
+    forward = replace(forward, loss=forward.loss.detach())  # lets go of what led to it
     return StepResult(forward, norm, mesh.bytes_sent - sent_before)
 
 
