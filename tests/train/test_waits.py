@@ -12,13 +12,14 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from sae_dist.common.errors import UserError
+from sae_dist.kernels import dispatch, host, search
 from sae_dist.parallel import World, make_mesh
 from sae_dist.train import Adam, Rung, SharedRows, training_step
 from sae_dist.train.config import Precision
 from sae_dist.train.graph import GraphedStep
 from tests.processes import CONTEXT, alone
 from tests.train.ladders import rung
-from tests.train.waits import Step
+from tests.train.waits import Recording, Step
 
 B, WIDTH = 160, 64  # rows enough for a latent to have pieces; columns that are not padded
 PLAIN = {"aux_coefficient": 0.0}
@@ -147,6 +148,34 @@ def test_a_step_to_be_replayed_is_the_same_step() -> None:
         torch.testing.assert_close(result.forward.loss, loss)
     for (name, one, _), (_, other, _) in zip(found.held(), expected.held(), strict=True):
         torch.testing.assert_close(one, other, msg=name)
+
+
+@pytest.mark.slow  # every program is interpreted
+@pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")  # of the interpreter's numpy
+def test_a_recorded_step_is_replayed_on_other_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setattr(search, "search_dtype", lambda W_FD: torch.bfloat16)
+    monkeypatch.setattr(dispatch, "_on_triton", lambda x: True)
+    monkeypatch.setattr(host, "is_at_hand", lambda x: False)
+    small = PLAIN | {"num_latents": 40, "k": 2}
+    replayed, launched = (trained("topk", alone(), 1, 0.9, **small) for _ in range(2))
+    given = [rows.acts["in"][:3] for rows, _ in zip(batches(), range(3), strict=False)]
+    for one in (replayed, launched):
+        one.initialise(0, given[0], given[0])
+    step, recording = GraphedStep(replayed), Recording()
+    for number, x_BD in enumerate(given):
+        step.put({"in": x_BD}, number, 100)
+        if number == 0:
+            with recording.recording():
+                result = step.take()
+        else:
+            recording.replay()
+        rows = SharedRows({"in": x_BD}, torch.float32)
+        expected = training_step(launched, rows, number, 100)
+        assert torch.equal(result.forward.loss, expected.forward.loss)
+        assert torch.equal(result.gradient_norm, expected.gradient_norm)
+    for (name, one, _), (_, other, _) in zip(replayed.held(), launched.held(), strict=True):
+        assert torch.equal(one, other), name
 
 
 def test_only_fixed_shapes_are_recorded() -> None:

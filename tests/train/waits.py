@@ -2,14 +2,16 @@
 
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 import sae_dist.coders.passes
 from sae_dist.kernels import dispatch, host, search
@@ -93,6 +95,55 @@ class Step(TorchDispatchMode):
             patch.setattr(interpreter.GridExecutor, "__call__", program)
             with self:
                 yield
+
+
+class Recording(TorchDispatchMode):
+    """What is launched inside, in order to be launched again on what then is in the same memory.
+
+    That is what a CUDA graph does; Triton's programs are interpreted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._launched: list[Callable[[], Any]] = []
+        self._is_program = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name not in NO_KERNEL and not _is_view(func) and not self._is_program:
+            again = tree_map_only(Tensor, Tensor.detach, (args, kwargs or {}, given))
+            self._launched.append(partial(_again, func, *again))
+        return given
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Inside, all that is launched is launched and recorded."""
+        interpreter = pytest.importorskip("triton.runtime.interpreter")
+        run = interpreter.GridExecutor.__call__
+
+        def program(executor: Any, *args: Any, **kwargs: Any) -> None:
+            self._launched.append(partial(run, executor, *args, **kwargs))
+            self._is_program = True
+            run(executor, *args, **kwargs)
+            self._is_program = False
+
+        with pytest.MonkeyPatch.context() as patch, self:
+            patch.setattr(interpreter.GridExecutor, "__call__", program)
+            yield
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        """Launch it again."""
+        for launch in self._launched:
+            launch()
+
+
+def _again(func: Any, args: Any, kwargs: Any, given: Any) -> None:
+    """Do an operation, and put what it gives where it gave it before."""
+    found = tree_leaves(func(*args, **kwargs))
+    for before, now in zip(tree_leaves(given), found, strict=True):
+        before.copy_(now)
 
 
 def _is_view(func: Any) -> bool:
