@@ -228,8 +228,9 @@ def _topk_in_places(
         x_bD = x_BD[block.row : block.row + len(block.z_bf)]
         given = x_bD, encoder.W_FD, encoder.b_F, block.z_bf, block.maxima_bg, block.bound
         found.append(kernels.topk(*given, k, is_exact=encoder.is_exact))
-    joined = (torch.cat(parts) for parts in zip(*found, strict=True))
-    values_BK, latents_BK = found[0] if len(found) == 1 else joined
+    values_BK, latents_BK = found[0]
+    if len(found) > 1:
+        values_BK, latents_BK = (torch.cat(parts) for parts in zip(*found, strict=True))
     return SparsePattern.from_lists(latents_BK, len(encoder.W_FD)), values_BK.flatten()
 
 

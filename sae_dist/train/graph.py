@@ -57,12 +57,12 @@ class GraphedStep:
 
     def put(self, acts: dict[str, Tensor], step: int, num_steps: int) -> None:
         """Write a batch and the rate of a step where `take` reads them."""
-        if not self._acts:
-            self._acts = {site: torch.empty_like(x) for site, x in acts.items()}
-        for site, x in acts.items():
-            self._acts[site].copy_(x)
-        coder, optim = self.rung.config.coder, self.rung.config.optim
-        self._lr.fill_(learning_rate(optim, coder.num_latents, step, num_steps))
+        config = self.rung.config
+        for site in {config.site, config.target}:
+            if site not in self._acts:
+                self._acts[site] = torch.empty_like(acts[site])
+            self._acts[site].copy_(acts[site])
+        self._lr.fill_(learning_rate(config.optim, config.coder.num_latents, step, num_steps))
 
     def take(self) -> StepResult:
         """Take the step, as it is recorded."""
