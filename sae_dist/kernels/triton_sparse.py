@@ -158,6 +158,15 @@ def _pieces(
         tl.store(totals_ptr + nth, total)
 
 
+@triton.jit
+def _with_pieces(sum_D, pieces_ptr, begin, end, col_D, width, PIECE: tl.constexpr):
+    """A segment's sum with those of its pieces, in their order; without any as it is."""
+    if pieces_ptr is not None:
+        for piece in range(begin // PIECE, (tl.maximum(end, 1) - 1) // PIECE):
+            sum_D += tl.load(pieces_ptr + piece * width + col_D, mask=col_D < width, other=0.0)
+    return sum_D
+
+
 @triton.jit(do_not_specialize=["num_segments"])
 def _segment_sums(
     values_ptr,
@@ -187,10 +196,9 @@ def _segment_sums(
         segment = tl.load(segments_ptr + nth)
     begin = tl.load(offsets_ptr + segment, mask=segment < num_segments, other=0)
     end = tl.load(offsets_ptr + segment + 1, mask=segment < num_segments, other=0)
-    own_end, first_piece, last_piece = end, begin * 0, begin * 0
+    own_end = end
     if pieces_ptr is not None:
         own_end = tl.minimum(end, (begin // PIECE + 1) * PIECE)
-        first_piece, last_piece = begin // PIECE, (tl.maximum(end, 1) - 1) // PIECE
     read_width = tl.where(begin < end, width, WRITES_EMPTY * width)
     total, square, along = 0.0, 0.0, 0.0
     first_col, step = tl.program_id(1) * TILE_D, tl.num_programs(1) * TILE_D
@@ -210,8 +218,7 @@ def _segment_sums(
             NUM_EACH,
             TILE_N,
         )
-        for piece in range(first_piece, last_piece):
-            sum_D += tl.load(pieces_ptr + piece * width + col_D, mask=is_col_D, other=0.0)
+        sum_D = _with_pieces(sum_D, pieces_ptr, begin, end, col_D, width, PIECE)
         tl.store(out_ptr + nth * width + col_D, sum_D, mask=is_col_D)
         square += tl.sum(sum_D * sum_D)
         if unit_ptr is not None:
@@ -220,8 +227,7 @@ def _segment_sums(
     if norms_ptr is not None:
         tl.store(norms_ptr + nth, tl.sqrt(tl.maximum(square - along * along, 0.0)))
     if totals_ptr is not None:
-        for piece in range(first_piece, last_piece):
-            total += tl.load(piece_totals_ptr + piece)
+        total = _with_pieces(total, piece_totals_ptr, begin, end, 0, 1, PIECE)
         tl.store(totals_ptr + segment, total, mask=segment < num_segments)
 
 
