@@ -26,7 +26,7 @@ PLAIN = {"aux_coefficient": 0.0}
 KINDS = [  # with the most that a step launches
     ("topk", PLAIN, 0.9, 38),
     ("topk", {}, 0.9, 161),
-    ("topk", PLAIN | {"multi_topk": True}, 0.9, 100),
+    ("topk", PLAIN | {"multi_topk": True}, 0.9, 89),
     ("topk", PLAIN, 0.0, 38),
     ("abstopk", {}, 0.9, 243),
     ("batchtopk", {}, 0.9, 323),
