@@ -76,8 +76,8 @@ def training_forward(
     num_rows = len(x_BD) * coder.collectives.num_parts
     decoded, own = _sums(coder, x_BD, y_BE, dead)
     sums = coder.collectives.sum_rows(own)
-    given = (sums[name].detach() for name in ("target", "error", "active"))
-    variation, scale, fvu, l0 = kernels.explained(*given, num_rows)
+    target, error, active = sums["target"], sums["error"].detach(), sums["active"].detach()
+    variation, scale, fvu, l0 = kernels.explained(target, error, active, num_rows)
     totals = Totals(sums=sums, num_rows=num_rows, variation=variation, scale=scale)
     parts = coder.config.loss_parts(totals, sparsity_coefficient, dead)
     return LossTerms(

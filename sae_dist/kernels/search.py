@@ -185,11 +185,12 @@ class _Search:
     def _errors(self, latents: slice) -> tuple[Tensor, Tensor, Tensor]:
         """What a bound needs of the groups of some latents."""
         encoder = self.encoder
-        given = (v_F[latents] for v_F in (encoder.error_F, encoder.norm_F, self.b_F, encoder.b_F))
-        if encoder.is_exact:
-            return kernels.group_errors(*given, self.W_FD.dtype, self.x_BD.shape[1])
-        num_groups = -(-len(self.b_F[latents]) // GROUP)
-        return (self.b_F.new_zeros(num_groups),) * 3
+        b_f = self.b_F[latents]
+        if not encoder.is_exact:
+            return (b_f.new_zeros(-(-len(b_f) // GROUP)),) * 3
+        errors = encoder.error_F[latents], encoder.norm_F[latents]
+        sizes = self.W_FD.dtype, self.x_BD.shape[1]
+        return kernels.group_errors(*errors, b_f, encoder.b_F[latents], *sizes)
 
 
 @torch.no_grad()

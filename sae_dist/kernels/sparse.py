@@ -59,7 +59,7 @@ class _Decode(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_BE: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad_BE: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         values_N, W_FE = ctx.saved_tensors
         grad_values_N = sddmm(grad_BE, W_FE, ctx.code)
         if ctx.form.placed is None or not ctx.code.is_padded:

@@ -275,8 +275,8 @@ class _Entries:
         """
         num_sources, width = self.table_TD.shape
         num_segments, tile = len(self.offsets_S) - 1, _tile(width, 512)
-        given = self.values_N, self.order_N, self.sources_N, self.table_TD
-        given = tuple(None if t is None else t.contiguous() for t in given)
+        read = self.values_N, self.order_N, self.sources_N, self.table_TD
+        given = [None if t is None else t.contiguous() for t in read]
         sizes, tiles = (num_sources, num_segments, width), triton.cdiv(width, tile)
         constants = {"NUM_EACH": self.num_each, "PIECE": _PIECE, "TILE_N": _ENTRIES}
         constants |= {"TILE_D": tile, "enable_fp_fusion": True}
