@@ -22,8 +22,9 @@ _SHARES = {
     "products of eight bits": 0.02,
     "kernels against float64": 0.25,
     "steps against the CPU": 0.12,
+    "a step replayed": 0.05,
     "kernels alone": 0.15,
-    "steps": 0.31,
+    "steps": 0.26,
     "harvest": 0.1,
 }
 PACKAGES = ("triton", "transformers")
@@ -69,6 +70,7 @@ def run(
             "products of eight bits": partial(rates.eight_bits, widths[0], *sizes),
             "kernels against float64": partial(checks.kernels, d_in, beyond),
             "steps against the CPU": partial(checks.steps, checked_latents, min(d_in, 256), world),
+            "a step replayed": partial(checks.graphs, widths[0], *sizes, world),
             "kernels alone": partial(rates.kernels, widths[0], *sizes),
             "steps": partial(rates.steps, kinds, widths, *sizes, num_steps, world),
             "harvest": partial(rates.harvest, lm_width),

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from benchmarks.device.parts import Parts
 from benchmarks.figures import Figure, LeftOut
-from benchmarks.own import take_step
-from benchmarks.timing import DEVICE, activations
+from benchmarks.own import NUM_STEPS, make_rung, take_step
+from benchmarks.timing import DEVICE, Case, activations, median_seconds
 from sae_dist.coders import kind_named, kind_names
 from sae_dist.kernels import (
     AdamRows,
@@ -22,8 +22,9 @@ from sae_dist.kernels import (
     topk_candidates,
 )
 from sae_dist.parallel import World, make_mesh
-from sae_dist.train import Adam, Rung, RungConfig, SharedRows
+from sae_dist.train import Adam, Rung, RungConfig, SharedRows, training_step
 from sae_dist.train.config import Precision
+from sae_dist.train.graph import GraphedStep
 
 _ENTRIES_A_ROW = 32
 _NUM_STEPS = 20
@@ -201,3 +202,39 @@ def _losses(kind: str, num_latents: int, width: int, precision: Precision, world
         rows = SharedRows({"x": batches[step % len(batches)]}, precision.weights)
         losses.append(take_step(rung, rows, step).loss.detach())
     return torch.stack(losses).double().cpu()
+
+
+def graphs(num_latents: int, width: int, batch: int, world: World) -> Parts:
+    """Whether a replayed step is the one that is launched, and how long each takes."""
+    case = Case("topk", num_latents, width, batch, "float32")
+    yield f"a graph, {num_latents:,} latents", partial(_graph, case, world)
+
+
+def _graph(case: Case, world: World) -> Found:
+    rungs, batches = [make_rung(case, world) for _ in range(2)], case.clock.batches
+    rungs[1].coder.load_state_dict(rungs[0].coder.state_dict())
+    graphed = GraphedStep(rungs[1])
+
+    def launch(step: int) -> None:
+        rows = SharedRows({"x": batches[step % len(batches)]}, torch.float32)
+        training_step(rungs[0], rows, step, NUM_STEPS)
+
+    def replay(step: int) -> None:
+        acts = {"x": batches[step % len(batches)]}
+        if DEVICE == "cuda":
+            graphed(acts, step, NUM_STEPS)
+        else:  # the same, launched
+            graphed.put(acts, step, NUM_STEPS)
+            graphed.take()
+
+    for step in range(_NUM_STEPS):
+        launch(step), replay(step)
+    here, there = (torch.cat([p.flatten() for p in r.coder.parameters()]) for r in rungs)
+    shape = case.num_latents, case.d_in
+    yield _figure(f"{_NUM_STEPS} replayed steps' weights", shape, _error(there, here), 1e-6)
+    steps = iter(range(_NUM_STEPS, NUM_STEPS))
+    launched, ms = (
+        1e3 * median_seconds(lambda take=take: take(next(steps)), _NUM_STEPS)
+        for take in (launch, replay)
+    )
+    yield Figure("a step that is replayed, beside one that is launched", ms, "ms", launched)

@@ -1,5 +1,7 @@
 """The sparse coder: encoder → selection → decoder."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -198,8 +200,11 @@ class Coder(nn.Module):
 
     def assemble(self, decoded_BE: Tensor, x_BD: Tensor) -> Tensor:
         """What it reconstructs of what it sees [B, E], from what all latents together decode to."""
-        y_BE = decoded_BE + self.b_dec
-        return y_BE if self.W_skip is None else y_BE + linear(x_BD, self.W_skip)
+        return self.with_skip(decoded_BE, x_BD) + self.b_dec
+
+    def with_skip(self, decoded_BE: Tensor, x_BD: Tensor) -> Tensor:
+        """The same without b_dec [B, E]."""
+        return decoded_BE if self.W_skip is None else decoded_BE + linear(x_BD, self.W_skip)
 
     def site_norms(self) -> Tensor:
         """The norms of the decoder's rows at each site [F, L]; of one site the rows' norms."""
@@ -222,7 +227,7 @@ class Coder(nn.Module):
         weights = self.state_dict()
         return [weights[name] for name in self.config.tensors()]
 
-    def after_step(self, least: Tensor, num_updates: Tensor) -> None:
+    def after_step(self, least: Callable[[], Tensor], num_updates: Tensor) -> None:
         """Let the kind follow a step; see `CoderConfig.after_step`."""
         self.config.after_step(self, least, num_updates)
 

@@ -247,7 +247,8 @@ class CoderConfig:
         self, coder: Coder, code: SparsePattern, z_N: Tensor, x_BD: Tensor
     ) -> tuple[Tensor, Sums]:
         """What entries that were found give [N], differentiable in their pre-activations; and as
-        `further_sums` how many are `active` (0-dim), and what else its loss needs.
+        `further_sums` how many are `active` (0-dim), and what else its loss needs. By default all
+        that were found fire.
 
         Args:
             coder, code: whose entries these are.
@@ -309,9 +310,18 @@ class CoderConfig:
         """Begin passes beside the first, and say what is summed of them.
 
         Returns:
-            from y and the first pass' error y - ŷ [B, E] to sums over the rows here, in float64.
+            from y and the first pass' error y - ŷ [B, E], which is not differentiated, to sums over
+            the rows here, in float64.
         """
         return lambda y_BE, error_BE: {}
+
+    @property
+    def has_fixed_shapes(self) -> bool:
+        """Whether a step asks the same of a GPU whatever the batch, and nothing of the host.
+
+        Then it can be recorded and replayed; λ must not matter.
+        """
+        return False
 
     def loss_parts(
         self, totals: Totals, sparsity_coefficient: float, dead: DeadLatents
@@ -319,14 +329,14 @@ class CoderConfig:
         """What is minimised, in parts by name, from sums over the global batch."""
         raise NotImplementedError
 
-    def after_step(self, coder: Coder, least: Tensor, num_updates: Tensor) -> None:
+    def after_step(self, coder: Coder, least: Callable[[], Tensor], num_updates: Tensor) -> None:
         """Mend or follow its own weights after an update, without gradient.
 
         What it does to them after a step that was skipped is undone.
 
         Args:
             coder: changed in place.
-            least: the smallest activation's size here, infinite if nothing fired.
+            least: gives the smallest activation's size here, infinite if nothing fired.
             num_updates: steps that changed the weights, this one among them (0-dim).
         """
 

@@ -1,6 +1,7 @@
 """Cross-layer transcoders: a transcoder of each layer that writes to its own and all later ones."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from itertools import chain
 from typing import Any, cast
 
@@ -165,11 +166,16 @@ class CrossLayerTranscoder(Coder):
     def own_tensors(self) -> list[Tensor]:
         return list(chain.from_iterable(layer.own_tensors() for layer in self.layers))
 
-    def after_step(self, least: Tensor, num_updates: Tensor) -> None:
-        for layer, least_here in zip(self.layers, least, strict=True):
-            layer.after_step(least_here, num_updates)
+    def after_step(self, least: Callable[[], Tensor], num_updates: Tensor) -> None:
+        of_layers = cache(least)
+        for number, layer in enumerate(self.layers):
+            layer.after_step(partial(_element, of_layers, number), num_updates)
 
     def logged(self) -> dict[str, Tensor]:
         """Means over the layers."""
         of_layers = [layer.logged() for layer in self.layers]
         return {name: torch.stack([own[name] for own in of_layers]).mean() for name in of_layers[0]}
+
+
+def _element(values: Callable[[], Tensor], number: int) -> Tensor:
+    return values()[number]

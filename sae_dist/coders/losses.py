@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -12,13 +14,16 @@ from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import CoderConfig
 from sae_dist.coders.levels import level_errors
 from sae_dist.coders.passes import DeadLatents, Decoded, sparse_pass
+from sae_dist.kernels import dispatch as kernels
+from sae_dist.kernels import vectorised
+from sae_dist.kernels.dispatch import moments as moments
+from sae_dist.kernels.dispatch import total_variance as total_variance
+from sae_dist.kernels.reference import ROUNDING as ROUNDING
 
 Price = Callable[[Tensor], dict[str, Tensor]]
 """From ŷ [B, E], as it is trained, to sums over the rows here in float64: a `price`, and of how
 many: `priced`.
 """
-ROUNDING = 1e-12
-"""Of Σ‖y‖²: what float32 may leave of a variance of 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +34,9 @@ class Totals:
         sums: `errors` Σ‖y-ŷ‖² of each level [L], `active` entries, `target` (see `moments`), and
             the kind's own.
         level_weights: what each level's error counts.
-        variation: Σ‖y-ȳ‖², 0 if the target does not vary; `scale` is then the number of rows.
-        l0: active entries a row.
+        variation: Σ‖y-ȳ‖², 0 if the target does not vary.
+        scale: what an error is divided by for an FVU, or where that is none for a mean square: the
+            variation or the number of rows.
         sum_latents: adds up what the slices of the latents have each of their own.
     """
 
@@ -38,7 +44,7 @@ class Totals:
     level_weights: list[float]
     num_rows: int
     variation: Tensor
-    l0: Tensor
+    scale: Tensor
     sum_latents: Callable[[Tensor], Tensor]
 
     @property
@@ -47,12 +53,12 @@ class Totals:
         if len(self.level_weights) == 1:
             return self.sums["errors"].squeeze(0)
         weighted = zip(self.sums["errors"].unbind(), self.level_weights, strict=True)
-        return torch.stack([error * weight for error, weight in weighted]).sum()
+        return reduce(add, (error * weight for error, weight in weighted))
 
     @property
-    def scale(self) -> Tensor:
-        """What an error is divided by for an FVU, or where that is none for a mean square."""
-        return torch.where(self.variation == 0, self.num_rows, self.variation)
+    def l0(self) -> Tensor:
+        """Active entries a row, with a gradient where the kind has one."""
+        return self.sums["active"] / self.num_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +73,7 @@ class LossTerms:
     level_fvus: list[Tensor]
     l0: Tensor
     fired_F: Tensor
-    least: Tensor
+    least: Callable[[], Tensor]
 
 
 def training_forward(
@@ -99,28 +105,30 @@ def training_forward(
     num_rows = len(x_BD) * coder.collectives.num_parts
     decoded, own = _sums(coder, config, x_BD, y_BE, dead, price)
     sums = coder.collectives.sum_rows(own)
+    target, errors_L, active = (sums[key].detach() for key in ("target", "errors", "active"))
+    variation, scale, fvu, l0 = kernels.explained(target, errors_L[-1], active, num_rows)
     totals = Totals(
         sums=sums,
         level_weights=config.level_weights.of(config.levels or ()),
         num_rows=num_rows,
-        variation=total_variance(sums["target"], num_rows),
-        l0=sums["active"] / num_rows,
+        variation=variation,
+        scale=scale,
         sum_latents=coder.collectives.sum_latents,
     )
     parts = config.loss_parts(totals, sparsity_coefficient, dead)
     if price is not None:
-        cost = sums["price"] / sums["priced"]
-        others = torch.stack(list(parts.values())).sum()
+        cost, others = sums["price"] / sums["priced"], reduce(add, parts.values())
         balance = (others / cost.clamp_min(torch.finfo(cost.dtype).tiny)).detach()
         parts["price"] = balance * cost
-    fvu_L = torch.where(totals.variation == 0, torch.nan, sums["errors"] / totals.variation)
-    *inner, fvu = fvu_L.detach().unbind()
     return LossTerms(
-        loss=torch.stack(list(parts.values())).sum(),
+        loss=reduce(add, parts.values()),
         parts={name: part.detach() for name, part in parts.items()},
         fvu=fvu,
-        level_fvus=inner,
-        l0=totals.l0.detach(),
+        level_fvus=[
+            torch.where(variation == 0, torch.nan, error / variation)
+            for error in errors_L[:-1].unbind()
+        ],
+        l0=l0,
         fired_F=decoded.fired_F,
         least=decoded.least,
     )
@@ -134,23 +142,54 @@ def _sums(
     dead: DeadLatents,
     price: Price | None,
 ) -> tuple[Decoded, dict[str, Tensor]]:
-    """The coder's pass, and all that its loss needs summed over the rows, by name in float64.
+    """The coder's pass, and all that its loss needs summed over the rows, by name.
 
     What one pass decodes to is summed over the slices while the next ones are computed.
     """
     decoded = sparse_pass(coder, x_BD, config)
     further = config.further_sums(coder, x_BD, dead)
-    sums = {"target": moments(y_BE)}
-    errors, error_BE = [], y_BE
-    for error_BE in level_errors(coder, x_BD, y_BE, decoded.decoded()):
-        errors.append(square_sum(error_BE))
-    sums["errors"] = torch.stack(errors) if len(errors) > 1 else errors[0][None]
+    blocks = decoded.decoded()
+    if len(blocks) == 1 and price is None:
+        decoded_BE = coder.with_skip(blocks[0], x_BD)
+        error, target, error_BE = _Residual.apply(y_BE, decoded_BE, coder.b_dec)
+        sums = {"target": target, "errors": error[None]}
+    else:
+        errors, error_BE = [], y_BE
+        for error_BE in level_errors(coder, x_BD, y_BE, blocks):
+            errors.append(square_sum(error_BE))
+        sums = {"target": moments(y_BE), "errors": torch.stack(errors)}
     if price is not None:
         sums |= price(y_BE - error_BE)
-    own = decoded.sums(y_BE, error_BE) | further(y_BE, error_BE)
-    sums |= {name: own_sum.double() for name, own_sum in own.items()}
-    sums["active"] = coder.collectives.sum_latents(sums["active"])
-    return decoded, sums
+    own = decoded.sums(y_BE, error_BE.detach()) | further(y_BE, error_BE.detach())
+    own["active"] = coder.collectives.sum_latents(_summable(own["active"]))
+    return decoded, sums | {name: _summable(own_sum) for name, own_sum in own.items()}
+
+
+def _summable(of_rows: Tensor) -> Tensor:
+    """Counts stay, and all else is summed in float64."""
+    return of_rows.double() if of_rows.is_floating_point() else of_rows
+
+
+class _Residual(torch.autograd.Function):
+    """Σ‖e‖² of e = y - (ŷ + b), with y's moments and e itself, which are not differentiated."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, y_BE: Tensor, decoded_BE: Tensor, b_E: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        e_BE, sums_S, moments_S = kernels.residual(y_BE, decoded_BE, b_E)
+        ctx.save_for_backward(e_BE, sums_S)
+        ctx.mark_non_differentiable(moments_S, e_BE)
+        ctx.set_materialize_grads(False)
+        return sums_S[-1], moments_S, e_BE
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[None, Tensor, Tensor]:
+        e_BE, sums_S = ctx.saved_tensors
+        slope = -2 * grad
+        grad_b_E = e_BE.new_empty(e_BE.shape[1])
+        return None, e_BE * slope, torch.mul(sums_S[:-1], slope, out=grad_b_E)
 
 
 class _SquareSum(torch.autograd.Function):
@@ -159,7 +198,7 @@ class _SquareSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, v_BE: Tensor) -> Tensor:
         ctx.save_for_backward(v_BE)
-        return torch.linalg.vector_norm(v_BE, dim=-1).double().square().sum()
+        return vectorised.square_sum(v_BE)
 
     @staticmethod
     @once_differentiable
@@ -171,22 +210,3 @@ class _SquareSum(torch.autograd.Function):
 def square_sum(v_BE: Tensor) -> Tensor:
     """Σ v² in float64."""
     return _SquareSum.apply(v_BE)
-
-
-def moments(y_BE: Tensor) -> Tensor:
-    """Σ y and Σ‖y‖² over the rows [E + 1] in float64, to be added up over the parts of a batch.
-
-    Squares are taken around the rows' own mean, so that a large mean costs no digits.
-    """
-    mean_E = y_BE.mean(0)
-    squares = square_sum(y_BE - mean_E) + len(y_BE) * square_sum(mean_E.double())
-    return torch.cat([len(y_BE) * mean_E.double(), squares[None]])
-
-
-def total_variance(moments: Tensor, num_rows: int | Tensor) -> Tensor:
-    """Σ‖y-ȳ‖² with ȳ the mean of all rows, from their moments: an FVU's denominator.
-
-    0 where rounding alone could leave as much of rows that are all equal.
-    """
-    left = moments[-1] - square_sum(moments[:-1]) / num_rows
-    return torch.where(left <= ROUNDING * moments[-1], 0.0, left)

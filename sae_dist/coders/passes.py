@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,13 +29,13 @@ class Decoded:
         sums: gives `active` entries of this slice and part, with a gradient where the kind has one,
             and what else the kind sums.
         fired_F: on how many rows each latent of this slice fired, int64.
-        least: the smallest activation's size here, infinite if there is none.
+        least: gives the smallest activation's size here, infinite if there is none.
     """
 
     decoded: Callable[[], Sequence[Tensor]]
     sums: Sums
     fired_F: Tensor
-    least: Tensor
+    least: Callable[[], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def sparse_pass(coder: Coder, x_BD: Tensor, config: CoderConfig | None = None) -
 
 def _pass_of_layers(
     coder: CrossLayerTranscoder, x_BD: Tensor, config: CoderConfig
-) -> tuple[Tensor, Sums, Tensor, Tensor]:
+) -> tuple[Tensor, Sums, Tensor, Callable[[], Tensor]]:
     one = config.of_layer(len(coder.layers))
     own = zip(coder.layers, coder.by_layer(x_BD), strict=True)
     passes = [_local_pass(layer, x_Bd, one) for layer, x_Bd in own]
@@ -98,12 +99,15 @@ def _pass_of_layers(
         of_layers = [own_sums(y_BE, error_BE) for own_sums in sums]
         return {name: torch.stack([own[name] for own in of_layers]).sum() for name in of_layers[0]}
 
-    return coder.sum_of(decoded), of_all, coder.through(fired), torch.stack(least)
+    def of_each() -> Tensor:
+        return torch.stack([of_layer() for of_layer in least])
+
+    return coder.sum_of(decoded), of_all, coder.through(fired), of_each
 
 
 def _local_pass(
     coder: Coder, x_BD: Tensor, config: CoderConfig
-) -> tuple[Tensor, Sums, Tensor, Tensor]:
+) -> tuple[Tensor, Sums, Tensor, Callable[[], Tensor]]:
     """What this slice decodes to, of levels one below the other [L·B, E], and as `Decoded` has them
     the rest.
     """
@@ -111,7 +115,8 @@ def _local_pass(
     with torch.no_grad():
         found = config.find(coder, centred_BD)
     if found is None:
-        decoded, active, fired_F, least = dense_pass(coder, config, centred_BD, centre_D)
+        decoded, active, fired_F, smallest = dense_pass(coder, config, centred_BD, centre_D)
+        least = partial(torch.detach, smallest)
         return decoded, lambda y_BE, error_BE: {"active": active}, fired_F, least
     code, z_N = found
     z_N = encode(z_N, centred_BD, coder.W_enc, coder.b_enc, centre_D, code, coder.gradients)
@@ -119,10 +124,8 @@ def _local_pass(
     decoded = coder.decode_sparse(*_by_level(coder, config, code, acts_N))
     if code.num_lost is not None:  # then nobody is to believe what follows
         decoded = decoded.masked_fill(code.num_lost > 0, torch.nan)
-    sizes_N = acts_N.detach().abs()
-    fired_F = code.count_by_latent(sizes_N > 0)
-    least = pad(sizes_N.where(sizes_N > 0, torch.inf), (0, 1), value=torch.inf).min()
-    return decoded, sums, fired_F, least
+    fires_N = None if acts_N is z_N else acts_N.detach() != 0  # None: all that was found
+    return decoded, sums, code.count_by_latent(fires_N), partial(_least, acts_N.detach())
 
 
 def _by_level(
@@ -134,6 +137,12 @@ def _by_level(
     level_N = config.level_of_entries(coder, code, acts_N.detach())
     split, order_N = code.split_rows(level_N, config.num_levels)
     return split, acts_N.gather(0, order_N)
+
+
+def _least(acts_N: Tensor) -> Tensor:
+    """The smallest size of those that fire, which places of no entry do not."""
+    sizes_N = acts_N.abs()
+    return pad(sizes_N.where(sizes_N > 0, torch.inf), (0, 1), value=torch.inf).min()
 
 
 def dead_pass(

@@ -37,6 +37,7 @@ class AdamStep:
     Attributes:
         number: from 1 (0-dim, int64).
         skip: whether nothing is to be changed (0-dim, bool).
+        lr: the learning rate; 0-dim and float32 if it is a tensor.
         grad_scale: what the gradient is multiplied by first (0-dim).
         unit_norm: whether rows are kept at unit norm: the gradient's component along a row is
             removed before, and the row is scaled after; a zero row stays.
@@ -44,7 +45,7 @@ class AdamStep:
 
     number: Tensor
     skip: Tensor
-    lr: float
+    lr: float | Tensor
     beta1: float
     beta2: float
     eps: float

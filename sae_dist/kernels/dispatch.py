@@ -1,8 +1,12 @@
 """One way to every kernel: Triton's on NVIDIA GPUs, vectorised torch everywhere else."""
 
+from __future__ import annotations
+
+import importlib
 import importlib.util
 from math import gcd
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,24 +14,34 @@ from torch import Tensor
 from sae_dist.kernels import vectorised
 from sae_dist.kernels.adam import AdamRows, AdamStep
 from sae_dist.kernels.bound import Bound
-from sae_dist.kernels.pattern import SparsePattern
-from sae_dist.kernels.vectorised import group_maxima, round_rows
+from sae_dist.kernels.vectorised import total_variance
+
+if TYPE_CHECKING:
+    from sae_dist.kernels.pattern import LatentRuns, SparsePattern
 
 __all__ = [
+    "centre_gradient",
+    "count_fired",
+    "decide",
     "entries",
     "entries_in",
+    "explained",
     "gradient_square",
-    "group_maxima",
+    "group_errors",
     "is_fused",
+    "latent_runs",
+    "moments",
     "product",
+    "residual",
     "round_rows",
+    "row_gradient",
     "sddmm",
     "spmm",
     "spmm_t",
     "topk",
+    "total_variance",
     "update_rows",
     "updates_in_places",
-    "weighted_sum",
 ]
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -42,6 +56,20 @@ def product(x_bD: Tensor, W_fD: Tensor, b_f: Tensor) -> tuple[Tensor, Tensor]:
 
         return triton_product.product(x_bD, W_fD, b_f)
     return vectorised.product(x_bD, W_fD, b_f)
+
+
+def round_rows(W_FD: Tensor, bf16_FD: Tensor | None, error_F: Tensor, norm_F: Tensor) -> None:
+    """See `reference.round_rows`."""
+    _kernels("triton_bound", W_FD, torch.float32).round_rows(W_FD, bf16_FD, error_F, norm_F)
+
+
+def group_errors(
+    error_f: Tensor, norm_f: Tensor, b_f: Tensor, own_b_f: Tensor, dtype: torch.dtype, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `reference.group_errors`."""
+    return _kernels("triton_bound", norm_f, torch.float32).group_errors(
+        error_f, norm_f, b_f, own_b_f, dtype, width
+    )
 
 
 def entries(
@@ -96,24 +124,87 @@ def topk(
 
 def sddmm(u_BD: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
     """See `reference.sddmm`."""
-    return _sparse(u_BD).sddmm(u_BD, W_FD, code)
+    return _kernels("triton_sparse", u_BD, *_MULTIPLIED).sddmm(u_BD, W_FD, code)
 
 
 def spmm(values_N: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
     """See `reference.spmm`."""
-    return _sparse(W_FD).spmm(values_N, W_FD, code)
+    return _kernels("triton_sparse", W_FD, *_MULTIPLIED).spmm(values_N, W_FD, code)
 
 
 def spmm_t(
     values_N: Tensor, u_BD: Tensor, code: SparsePattern, *, present_only: bool = False
 ) -> Tensor:
     """See `reference.spmm_t`."""
-    return _sparse(u_BD).spmm_t(values_N, u_BD, code, present_only=present_only)
+    return _kernels("triton_sparse", u_BD, *_MULTIPLIED).spmm_t(
+        values_N, u_BD, code, present_only=present_only
+    )
 
 
-def weighted_sum(values_F: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
-    """See `reference.weighted_sum`."""
-    return (_sparse(W_FD) if code.is_padded else vectorised).weighted_sum(values_F, W_FD, code)
+def latent_runs(latents_N: Tensor, num_latents: int) -> LatentRuns:
+    """See `reference.latent_runs`; of patterns that have room for more than there is."""
+    from sae_dist.kernels import triton_sparse
+
+    return triton_sparse.latent_runs(latents_N, num_latents)
+
+
+def row_gradient(
+    values_N: Tensor, u_BD: Tensor, code: SparsePattern, unit_FD: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `reference.row_gradient`; of such patterns."""
+    from sae_dist.kernels import triton_sparse
+
+    return triton_sparse.row_gradient(values_N, u_BD, code, unit_FD)
+
+
+def centre_gradient(grad_b_F: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
+    """See `reference.centre_gradient`."""
+    kernels = _kernels("triton_sparse", W_FD, *_MULTIPLIED) if code.is_padded else vectorised
+    return kernels.centre_gradient(grad_b_F, W_FD, code)
+
+
+def residual(y_BE: Tensor, decoded_BE: Tensor, b_E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """See `reference.residual`."""
+    return _kernels("triton_loss", y_BE, torch.float32).residual(y_BE, decoded_BE, b_E)
+
+
+def moments(y_BE: Tensor) -> Tensor:
+    """See `reference.moments`."""
+    return _kernels("triton_loss", y_BE, torch.float32).moments(y_BE)
+
+
+def explained(
+    moments: Tensor, error: Tensor, active: Tensor, num_rows: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `reference.explained`."""
+    kernels = _kernels("triton_loss", moments, torch.float64)
+    return kernels.explained(moments, error, active, num_rows)
+
+
+def decide(
+    loss: Tensor,
+    norm: Tensor,
+    counts_3: Tensor,
+    num_held: Tensor,
+    clip_norm: float | None,
+    may_hold: bool,
+) -> tuple[Tensor, Tensor]:
+    """See `reference.decide`."""
+    kernels = _kernels("triton_counts", norm, torch.float32)
+    return kernels.decide(loss, norm, counts_3, num_held, clip_norm, may_hold)
+
+
+def count_fired(
+    silent_F: Tensor,
+    fired_F: Tensor,
+    window_tokens: Tensor,
+    now_F: Tensor,
+    num_tokens: int,
+    skip: Tensor,
+) -> None:
+    """See `reference.count_fired`."""
+    kernels = _kernels("triton_counts", silent_F, torch.int64)
+    kernels.count_fired(silent_F, fired_F, window_tokens, now_F, num_tokens, skip)
 
 
 def gradient_square(grad_RD: Tensor, rows_R: Tensor | None, W_FD: Tensor | None) -> Tensor:
@@ -130,14 +221,20 @@ def updates_in_places(W_FD: Tensor) -> bool:
     return _on_triton(W_FD) and W_FD.dtype is torch.float32
 
 
-def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: AdamStep) -> None:
+def update_rows(
+    rows: AdamRows,
+    grad_RD: Tensor,
+    rows_R: Tensor | None,
+    adam: AdamStep,
+    place_F: Tensor | None = None,
+) -> None:
     """See `reference.update_rows`."""
     if updates_in_places(rows.W_FD):
         from sae_dist.kernels import triton_update
 
         if len(rows.W_FD) == 1:  # a vector, which is wider than a tile
             rows, grad_RD = _folded(rows), _fold(grad_RD)
-        triton_update.update_rows(rows, grad_RD, rows_R, adam)
+        triton_update.update_rows(rows, grad_RD, rows_R, adam, place_F)
     else:
         vectorised.update_rows(rows, grad_RD, rows_R, adam)
 
@@ -157,9 +254,8 @@ def _on_triton(x: Tensor) -> bool:
     return _HAS_TRITON and x.is_cuda
 
 
-def _sparse(x: Tensor) -> ModuleType:
-    if not _on_triton(x) or x.dtype not in _MULTIPLIED:
+def _kernels(module: str, x: Tensor, *dtypes: torch.dtype) -> ModuleType:
+    """Where the kernels are for tensors like x: in a module of Triton's if of one of the dtypes."""
+    if not _on_triton(x) or x.dtype not in dtypes:
         return vectorised
-    from sae_dist.kernels import triton_sparse
-
-    return triton_sparse
+    return importlib.import_module(f"sae_dist.kernels.{module}")

@@ -2,11 +2,33 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from sae_dist.kernels import dispatch as kernels
 from sae_dist.kernels import host
+
+
+class LatentRuns(NamedTuple):
+    """A pattern's N places latent by latent, as a device finds them: see `reference.latent_runs`.
+
+    Attributes:
+        order_N: the places latent by latent, rows rising, those of no entry last.
+        keys_N: their latents, int32.
+        offsets_F: where each latent's begin [F + 1].
+        counts_F: how many it has.
+        rows_R: room for min(N, F) rows of those that have any: the latents, F where there is none.
+        place_F: in which of these each latent stands, -1 if it has no entry, int32.
+    """
+
+    order_N: Tensor
+    keys_N: Tensor
+    offsets_F: Tensor
+    counts_F: Tensor
+    rows_R: Tensor
+    place_F: Tensor
 
 
 @dataclass(frozen=True)
@@ -41,7 +63,8 @@ class SparsePattern:
     def from_lists(latents_BK: Tensor, num_latents: int) -> "SparsePattern":
         """The pattern of equally many places a row, some of which may be none."""
         num_rows, num_each = latents_BK.shape
-        offsets_B = torch.arange(num_rows + 1, device=latents_BK.device) * num_each
+        end = num_rows * num_each + 1
+        offsets_B = torch.arange(0, end, max(1, num_each), device=latents_BK.device)
         return SparsePattern(offsets_B, latents_BK.flatten(), num_latents, num_each)
 
     @property
@@ -51,8 +74,10 @@ class SparsePattern:
 
     def num_entries(self) -> Tensor:
         """How many places are entries (0-dim, int64)."""
+        if self.num_each is not None:
+            return self.runs.offsets_F[-1]
         if self.is_padded:
-            return (self.latents_N < self.num_latents).sum()
+            return self.offsets_B[-1]
         return self.latents_N.new_full((), len(self.latents_N))
 
     @property
@@ -170,20 +195,16 @@ class SparsePattern:
     def present_R(self) -> Tensor:
         """The latents that have entries, rising, int64 [R].
 
-        With room for more entries than there are, room for as many latents: then F.
+        With room for more entries than there are, room for min(N, F): F where there is none.
         """
-        is_present_F = self._counts_F > 0
         if not self.is_padded:
-            return is_present_F.nonzero().flatten()
-        num_R = min(len(self.latents_N), self.num_latents)
-        place_F = (is_present_F.cumsum(0) - 1).where(is_present_F, num_R)
-        latents_F = torch.arange(self.num_latents, device=place_F.device)
-        return latents_F.new_full((num_R + 1,), self.num_latents).scatter_(0, place_F, latents_F)[
-            :-1
-        ]
+            return (self._counts_F > 0).nonzero().flatten()
+        return self.runs.rows_R
 
     def count_by_latent(self, marked_N: Tensor | None = None) -> Tensor:
         """Entries of each latent, or of those marked ones, int64 [F]."""
+        if marked_N is None:
+            return self._counts_F
         return _counts(self.latents_N, self.num_latents + 1, marked_N)[:-1]
 
     @cached_property
@@ -192,12 +213,21 @@ class SparsePattern:
 
         Sums in this order are the same on every run.
         """
+        if self.is_padded:
+            return self.runs.order_N, self.runs.offsets_F
         order_N = self.latents_N.int().argsort(stable=True)  # a fraction of int64's time
         return order_N, _offsets(self._counts_F)
 
     @cached_property
+    def runs(self) -> LatentRuns:
+        """The places latent by latent."""
+        return kernels.latent_runs(self.latents_N, self.num_latents)
+
+    @cached_property
     def _counts_F(self) -> Tensor:
-        return self.count_by_latent()
+        if self.is_padded:
+            return self.runs.counts_F
+        return _counts(self.latents_N, self.num_latents)
 
 
 def join(

@@ -1,7 +1,9 @@
 """What every kernel must compute, in plain torch: clear first, fast second."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -9,9 +11,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from sae_dist.kernels.adam import AdamRows, AdamStep
-from sae_dist.kernels.pattern import SparsePattern
+
+if TYPE_CHECKING:
+    from sae_dist.kernels.pattern import LatentRuns, SparsePattern
 
 GROUP = 32  # latents that share a maximum
+ROUNDING = 1e-12
+"""Of Σ‖y‖²: what float32 may leave of a variance of 0."""
 _DIGIT_BITS = 16
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -122,6 +128,35 @@ def product(x_bD: Tensor, W_fD: Tensor, b_f: Tensor) -> tuple[Tensor, Tensor]:
     return z_bf, full_bf.unflatten(1, (-1, GROUP)).amax(2)
 
 
+def round_rows(W_FD: Tensor, bf16_FD: Tensor | None, error_F: Tensor, norm_F: Tensor) -> None:
+    """Write ‖w‖ of each row, and where ŵ is kept ŵ and ‖w - ŵ‖."""
+    norm_F.copy_(torch.linalg.vector_norm(W_FD, dim=1))
+    if bf16_FD is not None:
+        bf16_FD.copy_(W_FD)
+        error_F.copy_(torch.linalg.vector_norm(W_FD - bf16_FD, dim=1))
+
+
+def group_errors(
+    error_f: Tensor, norm_f: Tensor, b_f: Tensor, own_b_f: Tensor, dtype: torch.dtype, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest ‖w - ŵ‖, ‖w‖ and |b - b̂| of each group of latents [⌈f / 32⌉].
+
+    With what sums of `width` products, and that of z, can lose in the dtype of what is given.
+
+    Args:
+        b_f, own_b_f: the bias of the search, and the one that z has.
+        dtype: of the search.
+    """
+    eps = torch.finfo(norm_f.dtype).eps
+    b_error_f = (b_f - b_f.to(dtype)).abs() + eps * (b_f.abs() + own_b_f.abs())
+    of_latents = torch.stack([error_f + 2 * width * eps * norm_f, norm_f, b_error_f])
+    missing = 0, -of_latents.shape[1] % GROUP
+    W_error_g, W_norm_g, b_error_g = (
+        pad(of_latents, missing, value=-torch.inf).unflatten(1, (-1, GROUP)).amax(2)
+    )
+    return W_error_g, W_norm_g, b_error_g
+
+
 def entries(
     z_bf: Tensor, maxima_bg: Tensor, floor_b: Tensor, error_bound_bg: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -191,9 +226,76 @@ def spmm_t(
     return pad(sums_FD, (0, 0, 0, 1))[code.present_R] if present_only else sums_FD
 
 
-def weighted_sum(values_F: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
-    """Σ value · W_f over the latents that have entries [D]."""
-    return values_F.where(code.count_by_latent() > 0, 0.0) @ W_FD
+def latent_runs(latents_N: Tensor, num_latents: int) -> LatentRuns:
+    """The places of a pattern latent by latent; those of latent F are no entries.
+
+    Of rows that latents have there are min(N, F): with N ≥ F places each latent has its own, with
+    fewer the one with the number of its first place in this order.
+    """
+    from sae_dist.kernels.pattern import LatentRuns
+
+    keys_N, order_N = latents_N.int().sort(stable=True)
+    counts_F = torch.bincount(latents_N, minlength=num_latents + 1)[:num_latents]
+    offsets_F = pad(counts_F.cumsum(0), (1, 0))
+    latent_F, is_present_F = torch.arange(num_latents, device=keys_N.device), counts_F > 0
+    place_F = latent_F if len(keys_N) >= num_latents else offsets_F[:-1]
+    rows_R = latent_F.new_full((min(len(keys_N), num_latents),), num_latents)
+    rows_R[place_F[is_present_F]] = latent_F[is_present_F]
+    place_F = place_F.where(is_present_F, -1).int()
+    return LatentRuns(order_N, keys_N, offsets_F, counts_F, rows_R, place_F)
+
+
+def row_gradient(
+    values_N: Tensor, u_BD: Tensor, code: SparsePattern, unit_FD: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`spmm_t` of the rows of `code.present_R`, with what else a gradient is asked for.
+
+    Args:
+        unit_FD: rows of unit norm, of which norms leave out what lies along them.
+
+    Returns:
+        the sums [R, D], of which those of number F need not be written; their norms [R], 0 of
+        these; and Σ value of each latent [F].
+    """
+    sums_RD = spmm_t(values_N, u_BD, code, present_only=True)
+    left_RD = sums_RD
+    if unit_FD is not None:
+        unit_RD = pad(unit_FD, (0, 0, 0, 1))[code.present_R]
+        left_RD = sums_RD - torch.linalg.vecdot(sums_RD, unit_RD)[:, None] * unit_RD
+    return sums_RD, torch.linalg.vector_norm(left_RD, dim=1), _dense(values_N, code).sum(0)
+
+
+def centre_gradient(grad_b_F: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
+    """-Σ value · W_f over the latents that have entries [D]: the gradient of c in W (x - c) + b."""
+    return -(grad_b_F.where(code.count_by_latent() > 0, 0.0) @ W_FD)
+
+
+def moments(y_BE: Tensor) -> Tensor:
+    """Σ y and Σ‖y‖² over the rows [E + 1] in float64, to be added up over the parts of a batch."""
+    y_BE = y_BE.double()
+    return torch.cat([y_BE.sum(0), y_BE.square().sum()[None]])
+
+
+def residual(y_BE: Tensor, decoded_BE: Tensor, b_E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """e = y - (ŷ + b) [B, E], its moments and those of y [E + 1]."""
+    e_BE = y_BE - (decoded_BE + b_E)
+    return e_BE, moments(e_BE), moments(y_BE)
+
+
+def explained(
+    moments: Tensor, error: Tensor, active: Tensor, num_rows: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the sums over all rows say (0-dim, float64).
+
+    Returns:
+        Σ‖y-ȳ‖², or 0 where rounding alone could leave as much; what an error is divided by, which
+        then is the number of rows; of `error` that ratio, an FVU, which then is NaN; and the
+        `active` entries a row.
+    """
+    left, l0 = moments[-1] - moments[:-1].square().sum() / num_rows, active.double() / num_rows
+    if left <= ROUNDING * moments[-1]:
+        return torch.zeros_like(left), torch.full_like(left, num_rows), left * torch.nan, l0
+    return left, left, error / left, l0
 
 
 def gradient_square(grad_RD: Tensor, rows_R: Tensor | None, W_FD: Tensor | None) -> Tensor:
@@ -209,7 +311,13 @@ def gradient_square(grad_RD: Tensor, rows_R: Tensor | None, W_FD: Tensor | None)
     return square_R.sum().clamp_min(0.0)
 
 
-def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: AdamStep) -> None:
+def update_rows(
+    rows: AdamRows,
+    grad_RD: Tensor,
+    rows_R: Tensor | None,
+    adam: AdamStep,
+    place_F: Tensor | None = None,
+) -> None:
     """One step of Adam (Kingma & Ba 2015, as in `torch.optim.Adam`) on some rows, in place.
 
     Args:
@@ -218,6 +326,7 @@ def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: Ad
         rows_R: which rows, each once, int64; None for all. Those of number F are none. With a first
             moment every row is visited, of gradient 0 where there is no other.
         adam: the step's settings.
+        place_F: where the gradient of each row stands, as `rows_R` has it, -1 for nowhere.
     """
     if adam.skip:
         return
@@ -251,3 +360,56 @@ def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: Ad
     if rows.bf16_FD is not None and rows.error_F is not None:
         rows.bf16_FD[at_R] = w_RD.bfloat16()
         rows.error_F[at_R] = torch.linalg.vector_norm(w_RD - rows.bf16_FD[at_R], dim=1)
+
+
+def decide(
+    loss: Tensor,
+    norm: Tensor,
+    counts_3: Tensor,
+    num_held: Tensor,
+    clip_norm: float | None,
+    may_hold: bool,
+) -> tuple[Tensor, Tensor]:
+    """Whether a step is to change nothing, and what its gradient is multiplied by (0-dim).
+
+    Args:
+        loss, norm: a step is skipped where one of them is not finite.
+        counts_3: steps taken, steps skipped, and of these the last ones in a row; changed in place.
+        num_held: steps that are to be repeated; the same.
+        clip_norm: what the norm is to exceed no more; None for any.
+        may_hold: whether a step to be skipped is held instead; and so is one after a held one.
+    """
+    skip = not bool((loss + norm).isfinite())
+    if may_hold:
+        skip = skip or int(num_held) > 0
+        num_held += skip
+    else:
+        counts_3[1] += skip
+    counts_3[0] += not skip
+    if may_hold:
+        counts_3[2] *= skip
+    else:
+        counts_3[2] = (counts_3[2] + 1) * skip
+    scale = 1.0 if clip_norm is None else min(1.0, clip_norm / max(float(norm), 1e-300))
+    return torch.tensor(skip, device=norm.device), torch.full_like(norm, scale)
+
+
+def count_fired(
+    silent_F: Tensor,
+    fired_F: Tensor,
+    window_tokens: Tensor,
+    now_F: Tensor,
+    num_tokens: int,
+    skip: Tensor,
+) -> None:
+    """Count a batch in which latent f fired on `now_F[f]` of `num_tokens` tokens, in place.
+
+    Args:
+        silent_F: tokens since each latent last fired.
+        fired_F: tokens on which it fired, of `window_tokens`.
+        skip: whether it is not to be counted.
+    """
+    if not skip:
+        silent_F.copy_((silent_F + num_tokens).where(now_F == 0, 0))
+        fired_F += now_F
+        window_tokens += num_tokens

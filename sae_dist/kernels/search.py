@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from sae_dist.common.processor import multiplies_bfloat16_faster
 from sae_dist.kernels import dispatch as kernels
@@ -29,7 +28,8 @@ from sae_dist.kernels.reference import GROUP
 _BLOCK_LATENTS = {"cpu": 1 << 17}  # on a GPU all of them, as a program looks at a row
 # Of a product at once. Each block of rows reads all of W: small ones fit a cache, but wait for W.
 _BLOCK_VALUES = {"cpu": 1 << 24, "cuda": 1 << 28}
-_MOST_RANKED = 512  # of a row, by one program
+MOST_RANKED = 512
+"""The largest k of which a GPU finds the k largest of a row without that the host waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,20 +144,18 @@ class _Search:
     """The blocks of one encoder's product with some rows, rows by rows."""
 
     def __init__(self, encoder: Encoder, x_BD: Tensor, b_F: Tensor) -> None:
-        W_FD = encoder.bf16_FD
-        self.x_BD, self.W_FD, self.b_F = x_BD.to(W_FD.dtype), W_FD, b_F
-        self.rounding = torch.finfo(W_FD.dtype).eps / 2 if encoder.is_exact else 0.0
-        lost = (x_BD.shape[1] * torch.finfo(x_BD.dtype).tiny) ** 0.5  # squares that underflow
-        self.x_error_B = vector_norm(x_BD - self.x_BD, dim=1) + lost
-        self.x_norm_B = vector_norm(x_BD, dim=1) + self.x_error_B
-        eps = torch.finfo(encoder.W_FD.dtype).eps
-        W_error_F = encoder.error_F + 2 * x_BD.shape[1] * eps * encoder.norm_F
-        b_error_F = (b_F - b_F.to(W_FD.dtype)).abs() + eps * (b_F.abs() + encoder.b_F.abs())
-        self.of_latents = W_error_F, encoder.norm_F, b_error_F
-        if not encoder.is_exact:
-            self.of_latents = (torch.zeros_like(b_F),) * 3
-        self.width = min(len(W_FD), _BLOCK_LATENTS.get(W_FD.device.type, len(W_FD)))
-        self.height = max(1, _BLOCK_VALUES[W_FD.device.type] // self.width)
+        self.encoder, self.W_FD, self.b_F = encoder, encoder.bf16_FD, b_F
+        dtype = self.W_FD.dtype
+        copy_BD = None if x_BD.dtype is dtype else torch.empty_like(x_BD, dtype=dtype)
+        self.x_BD = x_BD if copy_BD is None else copy_BD
+        made = x_BD.new_zeros if copy_BD is None else x_BD.new_empty
+        self.x_norm_B, self.x_error_B = made(2, len(x_BD)).unbind()
+        kernels.round_rows(x_BD, copy_BD, self.x_error_B, self.x_norm_B)
+        self.x_error_B += (x_BD.shape[1] * torch.finfo(x_BD.dtype).tiny) ** 0.5  # squares underflow
+        self.rounding = torch.finfo(dtype).eps / 2 if encoder.is_exact else 0.0
+        self.width = min(len(b_F), _BLOCK_LATENTS.get(b_F.device.type, len(b_F)))
+        self.height = max(1, _BLOCK_VALUES[b_F.device.type] // self.width)
+        self._of_groups: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def rows(self) -> Iterator[Iterator[_Block]]:
         """For each block of rows, its blocks of latents."""
@@ -173,9 +171,9 @@ class _Search:
             yield _Block(rows.start, latent, z_bf, maxima_bg, self._bound(rows, latents))
 
     def _bound(self, rows: slice, latents: slice) -> Bound:
-        W_error_g, W_norm_g, b_error_g = (
-            kernels.group_maxima(v_F[latents]) for v_F in self.of_latents
-        )
+        if latents.start not in self._of_groups:
+            self._of_groups[latents.start] = self._errors(latents)
+        W_error_g, W_norm_g, b_error_g = self._of_groups[latents.start]
         return Bound(
             x_norm_b=self.x_norm_B[rows],
             x_error_b=self.x_error_B[rows],
@@ -184,6 +182,16 @@ class _Search:
             b_error_g=b_error_g,
             rounding=self.rounding,
         )
+
+    def _errors(self, latents: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """What a bound needs of the groups of some latents."""
+        encoder = self.encoder
+        b_f = self.b_F[latents]
+        if not encoder.is_exact:
+            return (b_f.new_zeros(-(-len(b_f) // GROUP)),) * 3
+        errors = encoder.error_F[latents], encoder.norm_F[latents]
+        sizes = self.W_FD.dtype, self.x_BD.shape[1]
+        return kernels.group_errors(*errors, b_f, encoder.b_F[latents], *sizes)
 
 
 @torch.no_grad()
@@ -197,7 +205,7 @@ def topk_candidates(x_BD: Tensor, encoder: Encoder, k: int) -> tuple[SparsePatte
         the pattern, each row's latents rising, and the values z [N].
     """
     search = _Search(encoder, x_BD, encoder.b_F)
-    if kernels.is_fused(search.x_BD) and k <= _MOST_RANKED:
+    if kernels.is_fused(search.x_BD) and k <= MOST_RANKED:
         return _topk_in_places(search, x_BD, encoder, k)
     candidates = _joined([_topk_of_rows(blocks, k) for blocks in search.rows()])
     code, z_N = _pattern(candidates, x_BD, encoder), candidates.z_N
@@ -222,7 +230,9 @@ def _topk_in_places(
         x_bD = x_BD[block.row : block.row + len(block.z_bf)]
         given = x_bD, encoder.W_FD, encoder.b_F, block.z_bf, block.maxima_bg, block.bound
         found.append(kernels.topk(*given, k, is_exact=encoder.is_exact))
-    values_BK, latents_BK = (torch.cat(parts) for parts in zip(*found, strict=True))
+    values_BK, latents_BK = found[0]
+    if len(found) > 1:
+        values_BK, latents_BK = (torch.cat(parts) for parts in zip(*found, strict=True))
     return SparsePattern.from_lists(latents_BK, len(encoder.W_FD)), values_BK.flatten()
 
 

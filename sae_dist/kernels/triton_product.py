@@ -37,7 +37,8 @@ def _tilings() -> list[triton.Config]:
 
 
 @triton.jit
-def _larger(a, b):
+def larger(a, b):
+    """Of two numbers, or NaN if one is NaN."""
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
@@ -81,7 +82,7 @@ def _product(
 
     held_BF = tl.where(is_latent_F[None, :], z_BF.to(tl.float32), -float("inf"))
     held_BGI = tl.reshape(held_BF, [TILE_B, TILE_F // GROUP, GROUP])
-    maxima_BG = tl.reduce(held_BGI, 2, _larger)
+    maxima_BG = tl.reduce(held_BGI, 2, larger)
     num_groups = tl.cdiv(num_latents, GROUP)
     group_G = tile_f * (TILE_F // GROUP) + tl.arange(0, TILE_F // GROUP)
     is_inside_BG = is_row_B[:, None] & (group_G < num_groups)[None, :]

@@ -74,7 +74,8 @@ def _groups(
 ):
     # A floor that k entries surely reach, and which groups may hold an entry that does.
     row = tl.program_id(0).to(tl.int64)
-    x_norm, x_error = tl.load(x_norm_ptr + row), tl.load(x_error_ptr + row)
+    x_error = tl.load(x_error_ptr + row)
+    x_norm = tl.load(x_norm_ptr + row) + x_error
     maxima_ptr += row * num_groups
     groups_ptr += row * num_groups
     t = 0
@@ -193,7 +194,8 @@ def _largest(
     held_approx_ptr += row * ROOM
     held_upper_ptr += row * ROOM
     held_exact_ptr += row * ROOM
-    x_norm, x_error = tl.load(x_norm_ptr + row), tl.load(x_error_ptr + row)
+    x_error = tl.load(x_error_ptr + row)
+    x_norm = tl.load(x_norm_ptr + row) + x_error
     floor, num_listed = tl.load(floor_ptr + row), tl.load(num_listed_ptr + row)
     place_C = tl.arange(0, ROOM)
     listed, num_held, num_known = 0, 0, 0

@@ -36,6 +36,7 @@ def _update_rows(
     grad_scale_ptr,
     number_ptr,
     skip_ptr,
+    lr_ptr,
     lr,
     log2_beta1,
     one_minus_beta1,
@@ -50,6 +51,8 @@ def _update_rows(
 ):
     if tl.load(skip_ptr):
         return
+    if lr_ptr is not None:
+        lr = tl.load(lr_ptr)
     nth = tl.program_id(0).to(tl.int64)
     number = tl.load(number_ptr)
     exponent = number.to(tl.float64)
@@ -96,15 +99,22 @@ def _update_rows(
         tl.store(norm_ptr + row, tl.sqrt(tl.sum(w_D * w_D)))
 
 
-def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: AdamStep) -> None:
+def update_rows(
+    rows: AdamRows,
+    grad_RD: Tensor,
+    rows_R: Tensor | None,
+    adam: AdamStep,
+    place_F: Tensor | None = None,
+) -> None:
     """See `reference.update_rows`; everything is float32 and contiguous."""
     is_first_kept = rows.exp_avg_FD is not None
     assert is_first_kept or adam.beta1 == 0.0, "without a first moment beta1 must be 0"
     assert not is_first_kept or rows.last_step_F is None, "a first moment moves rows at every step"
     num_rows, width = grad_RD.shape
-    place_F = None
-    if rows_R is not None and is_first_kept:
-        place_F = _places(rows_R, len(rows.W_FD))
+    if rows_R is None or not is_first_kept:
+        place_F = None
+    else:
+        place_F = _places(rows_R, len(rows.W_FD)) if place_F is None else place_F
         num_rows, rows_R = len(place_F), None
     tile = triton.next_power_of_2(width)
     _update_rows[(num_rows,)](
@@ -121,7 +131,8 @@ def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: Ad
         adam.grad_scale,
         adam.number,
         adam.skip,
-        adam.lr,
+        adam.lr if isinstance(adam.lr, Tensor) else None,
+        0.0 if isinstance(adam.lr, Tensor) else adam.lr,
         math.log2(adam.beta1 or _TINY.value),  # of a beta of 0 next to nothing is left
         1.0 - adam.beta1,
         adam.beta2,

@@ -1,7 +1,10 @@
 """The kernels in vectorised torch, for CPUs and wherever Triton is not."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,8 +13,10 @@ from torch.nn.functional import embedding_bag, pad
 
 from sae_dist.kernels import host
 from sae_dist.kernels.adam import AdamRows, AdamStep
-from sae_dist.kernels.pattern import SparsePattern
-from sae_dist.kernels.reference import GROUP
+from sae_dist.kernels.reference import GROUP, ROUNDING
+
+if TYPE_CHECKING:
+    from sae_dist.kernels.pattern import SparsePattern
 
 _BLOCK_ROWS = 512  # of weights, gradient and moments at once: a CPU's cache holds them
 
@@ -30,9 +35,17 @@ def product(x_bD: Tensor, W_fD: Tensor, b_f: Tensor) -> tuple[Tensor, Tensor]:
     return z_bf, _grouped(z_bf, -torch.inf).amax(2)
 
 
-def group_maxima(v_f: Tensor) -> Tensor:
-    """The maximum of each group of 32 latents [⌈f/32⌉]."""
-    return _grouped(v_f[None], -torch.inf).amax(2)[0]
+def group_errors(
+    error_f: Tensor, norm_f: Tensor, b_f: Tensor, own_b_f: Tensor, dtype: torch.dtype, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `reference.group_errors`."""
+    eps = torch.finfo(norm_f.dtype).eps
+    W_error_f = error_f + 2 * width * eps * norm_f
+    b_error_f = (b_f - b_f.to(dtype)).abs() + eps * (b_f.abs() + own_b_f.abs())
+    W_error_g, W_norm_g, b_error_g = (
+        _grouped(v_f[None], -torch.inf).amax(2)[0] for v_f in (W_error_f, norm_f, b_error_f)
+    )
+    return W_error_g, W_norm_g, b_error_g
 
 
 def entries(
@@ -104,9 +117,51 @@ def _bags(values_N: Tensor, table: Tensor, index_N: Tensor, offsets: Tensor) -> 
     )
 
 
-def weighted_sum(values_F: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
-    """Σ value · W_f over the latents that have entries, of which alone a value is not 0 [D]."""
-    return values_F @ W_FD
+def centre_gradient(grad_b_F: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
+    """See `reference.centre_gradient`: of other latents the value is 0."""
+    return -(grad_b_F @ W_FD)
+
+
+def square_sum(v: Tensor) -> Tensor:
+    """Σ v² in float64 without a tensor of squares."""
+    return vector_norm(v, dim=-1).double().square().sum()
+
+
+def moments(y_BE: Tensor) -> Tensor:
+    """Σ y and Σ‖y‖² over the rows [E + 1] in float64, to be added up over the parts of a batch.
+
+    Squares are taken around the rows' own mean, so that a large mean costs no digits.
+    """
+    mean_E = y_BE.mean(0)
+    squares = square_sum(y_BE - mean_E) + len(y_BE) * square_sum(mean_E.double())
+    return torch.cat([len(y_BE) * mean_E.double(), squares[None]])
+
+
+def residual(y_BE: Tensor, decoded_BE: Tensor, b_E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """See `reference.residual`."""
+    e_BE = torch.sub(y_BE, decoded_BE + b_E)
+    sums_S = torch.cat([e_BE.sum(0).double(), square_sum(e_BE)[None]])
+    return e_BE, sums_S, moments(y_BE)
+
+
+def total_variance(moments: Tensor, num_rows: int | Tensor) -> Tensor:
+    """Σ‖y-ȳ‖² with ȳ the mean of all rows, from their moments: an FVU's denominator.
+
+    0 where rounding alone could leave as much of rows that are all equal.
+    """
+    left = moments[-1] - square_sum(moments[:-1]) / num_rows
+    return torch.where(left <= ROUNDING * moments[-1], 0.0, left)
+
+
+def explained(
+    moments: Tensor, error: Tensor, active: Tensor, num_rows: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `reference.explained`."""
+    variation = total_variance(moments, num_rows)
+    is_none = variation == 0
+    scale = torch.where(is_none, num_rows, variation)
+    fvu = torch.where(is_none, torch.nan, error / scale)
+    return variation, scale, fvu, active.double() / num_rows
 
 
 @torch.no_grad()
@@ -129,7 +184,13 @@ def round_rows(W_FD: Tensor, bf16_FD: Tensor | None, error_F: Tensor, norm_F: Te
 
 
 @torch.no_grad()
-def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: AdamStep) -> None:
+def update_rows(
+    rows: AdamRows,
+    grad_RD: Tensor,
+    rows_R: Tensor | None,
+    adam: AdamStep,
+    place_F: Tensor | None = None,
+) -> None:
     """See `reference.update_rows`: block by block, all of it while the rows are here."""
     W_FD = rows.W_FD
     if host.is_at_hand(adam.skip) and adam.skip:
@@ -170,6 +231,43 @@ def update_rows(rows: AdamRows, grad_RD: Tensor, rows_R: Tensor | None, adam: Ad
             W_FD[at], rows.exp_avg_sq_FD[at] = w_rD, exp_avg_sq_rD
         if rows.error_F is not None and rows.norm_F is not None:
             _round(at, w_rD, rows.bf16_FD, rows.error_F, rows.norm_F)
+
+
+def decide(
+    loss: Tensor,
+    norm: Tensor,
+    counts_3: Tensor,
+    num_held: Tensor,
+    clip_norm: float | None,
+    may_hold: bool,
+) -> tuple[Tensor, Tensor]:
+    """See `reference.decide`."""
+    skip = ~torch.isfinite(loss + norm)
+    if may_hold:
+        skip |= num_held > 0
+        num_held += skip
+        counts_3[0] += ~skip
+    else:
+        counts_3 += torch.stack([~skip, skip, skip])
+    counts_3[2] *= skip
+    scale = torch.ones_like(norm) if clip_norm is None else (clip_norm / norm).clamp_max_(1.0)
+    return skip, scale
+
+
+def count_fired(
+    silent_F: Tensor,
+    fired_F: Tensor,
+    window_tokens: Tensor,
+    now_F: Tensor,
+    num_tokens: int,
+    skip: Tensor,
+) -> None:
+    """See `reference.count_fired`."""
+    num_counted = num_tokens * ~skip
+    silent_F += num_counted
+    silent_F.masked_fill_((now_F > 0) & ~skip, 0)
+    fired_F += now_F * ~skip
+    window_tokens += num_counted
 
 
 def _round(

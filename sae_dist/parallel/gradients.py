@@ -42,12 +42,18 @@ def backward(loss: Tensor, coder: Coder, mesh: Mesh) -> None:
         vector.grad = total
 
 
-def gradient_norm(squares: dict[str, Tensor], coder: Coder, mesh: Mesh) -> Tensor:
-    """The norm of a whole gradient from the squares of its parts here, by parameter."""
+def gradient_norm(norms: dict[str, Tensor], coder: Coder, mesh: Mesh) -> Tensor:
+    """The norm of a whole gradient from the norms of its parts here, by parameter."""
+    if mesh.latent.size == 1:
+        return _joint_norm(list(norms.values()))
     sliced = coder.latent_tensors
-    in_slices = sum(square for name, square in squares.items() if name in sliced)
-    shared = sum(square for name, square in squares.items() if name not in sliced)
-    return (mesh.latent.all_reduce(torch.as_tensor(in_slices)) + shared).sqrt()
+    in_slices = _joint_norm([norm for name, norm in norms.items() if name in sliced])
+    shared = _joint_norm([norm for name, norm in norms.items() if name not in sliced])
+    return (mesh.latent.all_reduce(in_slices.square()) + shared.square()).sqrt()
+
+
+def _joint_norm(norms: list[Tensor]) -> Tensor:
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -8,10 +8,15 @@ from sae_dist.train import OptimConfig
 from sae_dist.train.optimizers import Optimizer
 
 _INT64 = 8
-_BLOCK_LATENTS, _BLOCK_VALUES = 1 << 16, 1 << 28  # of a product at once, on GPUs
+# As a step has them on a GPU.
+_BLOCK_VALUES = 1 << 28  # of the search's product at once, or those of a row
+_BLOCK_BYTES = (
+    2.25  # of such a value: bfloat16, and of 32 a float32 maximum and an int32 to list it
+)
+_RANKED_BYTES = 20 * 1024  # of a row of these, which a program ranks
 _ROWS_AT_ONCE = 5  # tensors of B × D or B × E that live at once in a step, about
 _OF_A_LEVEL = 3  # more of B × E for each level beyond one: its part, error and their gradient
-_DEAD_VALUES = 1 << 26  # of the dead latents at once
+_DEAD_VALUES = 1 << 30  # of the dead latents at once
 _DEAD_BYTES = 12  # of a dead latent's value: itself, what it is chosen by, masks; about
 _DEAD_ENTRY_BYTES = 10  # of one that is chosen
 ROUNDED_BYTES = 2  # bfloat16
@@ -68,7 +73,8 @@ def working_memory(
     """
     F = coder.num_latents // latent
     num_layers = len(layers_of(coder, d_in, d_out))
-    block = 2 * min(rows * min(F // num_layers, _BLOCK_LATENTS), _BLOCK_VALUES)
+    rows_at_once = min(rows, max(1, _BLOCK_VALUES * num_layers // F))
+    block = rows_at_once * (int(_BLOCK_BYTES * F / num_layers) + _RANKED_BYTES)
     entries = int(rows * CANDIDATES * num_layers * coder.expected_l0) * _ENTRY_BYTES
     if coder.num_aux:
         block = max(block, _DEAD_BYTES * min(rows * F, _DEAD_VALUES))

@@ -119,6 +119,7 @@ class LoopConfig:
     """How long a ladder is trained on what stream.
 
     `tokens` counts those of all steps; null stands for all that the store has for training, once.
+    With `cuda_graph` a TopK's step, without AuxK and on one GPU, is recorded and then replayed.
     `machine` is what meshes are chosen for: its network, and the memory of its devices.
     With `profile` each process writes a trace of a few early steps to `runs/NAME/profile`.
     """
@@ -129,6 +130,7 @@ class LoopConfig:
     batch_tokens: int = setting(4096, min=1)
     precision: Precision = Precision.float32
     profile: bool = False
+    cuda_graph: bool = False
     machine: MachineConfig = field(default_factory=MachineConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from sae_dist.kernels import dispatch as kernels
+
 
 class LatentCounters:
     """Counters of the latents a coder holds [F], equal on every part of the batch.
@@ -22,11 +24,8 @@ class LatentCounters:
         """Add a global batch in which latent f fired on `fired_F[f]` of `num_tokens` tokens, unless
         it is to be skipped (0-dim, bool).
         """
-        num_counted = num_tokens * ~skip
-        self.silent_F += num_counted
-        self.silent_F.masked_fill_((fired_F > 0) & ~skip, 0)
-        self.fired_F += fired_F * ~skip
-        self.window_tokens += num_counted
+        counters = self.silent_F, self.fired_F, self.window_tokens
+        kernels.count_fired(*counters, fired_F, num_tokens, skip)
 
     def dead(self, after_tokens: int) -> Tensor:
         """Which latents have not fired in `after_tokens` tokens or more: bool [F]."""

@@ -21,6 +21,7 @@ from sae_dist.parallel import World
 from sae_dist.stream import ActivationSource, Batches, BatchPart
 from sae_dist.train.config import LoopConfig, Precision, RungConfig
 from sae_dist.train.fingerprint import check_unchanged, fingerprint_of
+from sae_dist.train.graph import GraphedStep
 from sae_dist.train.ladder import build_ladder, describe, initialise, sites_of
 from sae_dist.train.measures import firing_frequency, postfix, rung_measures, start_to_host
 from sae_dist.train.metrics_log import MetricsLog
@@ -92,6 +93,7 @@ class TrainingRun:
         self.rungs = build_ladder(
             rung_configs, source, world, config.batch_tokens, config.precision, config.machine
         )
+        self._graphed = [GraphedStep(rung) for rung in self.rungs if config.cuda_graph]
         self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
         self.step, self._gammas = 0, dict[str, float]()
         if checkpoint := checkpoint_to_resume(self.checkpoints, config.resume):
@@ -191,6 +193,8 @@ class TrainingRun:
         return self.source.batches(sites_of(self._configs), part)
 
     def _step(self, rows: SharedRows) -> list[StepResult]:
+        if self._graphed:
+            return [take(rows.acts, self.step, self.num_steps) for take in self._graphed]
         for rung in self.rungs:
             rung.start_gather(rows)
         return [training_step(rung, rows, self.step, self.num_steps) for rung in self.rungs]
@@ -308,6 +312,8 @@ def _check(config: LoopConfig, num_tokens: int, source: ActivationSource, world:
     if config.log.tensorboard:
         require_tensorboard()
     validate(config)
+    if config.cuda_graph and world.device.type != "cuda":
+        raise UserError("cuda_graph=true, but found no GPU; leave it out")
     if config.log.evaluate_every_steps is not None and not source.num_held_out:
         raise UserError(
             f"log.evaluate_every_steps={config.log.evaluate_every_steps}, but found no held-out "

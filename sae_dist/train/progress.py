@@ -5,6 +5,7 @@ from torch import Tensor
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import log_info
+from sae_dist.kernels import dispatch as kernels
 
 _MAX_SKIPPED_IN_A_ROW = 10
 
@@ -33,22 +34,15 @@ class Progress:
         """Steps that changed the weights (0-dim)."""
         return self.counts_3[0]
 
-    def add(self, skip: Tensor) -> None:
-        """Count a step, which is skipped or not (0-dim, bool)."""
-        self.counts_3 += torch.stack([~skip, skip, skip])
-        self.counts_3[2] *= skip
+    def decide(
+        self, loss: Tensor, norm: Tensor, clip_norm: float | None, may_hold: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Whether a step changes nothing, and what its gradient is multiplied by (0-dim); counted.
 
-    def add_or_hold(self, skip: Tensor) -> Tensor:
-        """The same, but a step to be skipped is held, and those after it, until all are repeated.
-
-        Returns:
-            whether the step changes nothing (0-dim, bool).
+        It is skipped where loss or norm is not finite; with `may_hold` it is held instead, and so
+        are those after it, until all are repeated.
         """
-        holds = skip | (self.num_held > 0)
-        self.num_held += holds
-        self.counts_3[0] += ~holds
-        self.counts_3[2] *= holds
-        return holds
+        return kernels.decide(loss, norm, self.counts_3, self.num_held, clip_norm, may_hold)
 
     def numbers(self) -> dict[str, int]:
         """The counts by name; waits for the device."""

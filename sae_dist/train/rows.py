@@ -13,27 +13,24 @@ from sae_dist.parallel import Mesh
 class SharedRows:
     """One batch at some sites; what rungs ask of it alike is gathered, cast and divided once.
 
-    Args:
+    Attributes:
         acts: raw activations [b, width] by site, as stored, on the rungs' device; b is the global
             batch's tokens divided by the world.
+
+    Args:
         dtype: of the rungs' weights.
     """
 
     def __init__(self, acts: dict[str, Tensor], dtype: torch.dtype) -> None:
-        self._acts, self._dtype = acts, dtype
+        self.acts, self._dtype = acts, dtype
         self._coming: dict[tuple[str, int], Callable[[], Tensor]] = {}
         self._made: dict[tuple[str, float, int], Tensor] = {}
-
-    @property
-    def acts(self) -> dict[str, Tensor]:
-        """What was given, by site."""
-        return self._acts
 
     def start_gather(self, site: str, mesh: Mesh) -> None:
         """Begin to gather what `normalised` will be asked for; called by all processes alike."""
         key = site, mesh.latent.size
         if key not in self._coming:
-            self._coming[key] = mesh.latent.start_all_gather(joined(self._acts, site))
+            self._coming[key] = mesh.latent.start_all_gather(joined(self.acts, site))
 
     def normalised(self, site: str, scale: Scale, mesh: Mesh) -> Tensor:
         """The rows [B, width] that a process of `mesh` works on, divided by `scale`.

@@ -71,6 +71,7 @@ class Rung:
         self.counters = LatentCounters(len(latents), device)
         self.progress = Progress(device)
         self._soon_dead: Callable[[], Tensor] | None = None
+        self._none_dead = DeadLatents.of(torch.zeros(len(latents), dtype=torch.bool, device=device))
 
     def gradient_form(self, dead: DeadLatents) -> GradientForm:
         """How a step's gradients are made.
@@ -84,8 +85,9 @@ class Rung:
         in_places = in_places and not coder.form.spans_sites  # `SumOfNorms` reads rows by number
         return GradientForm(
             by_rows=is_alone and optim.moves_fired_rows_alone,
-            in_places=is_alone and is_one and in_places,
             sums=None if self.coder.is_exact else torch.bfloat16,
+            has_unit_rows=coder.unit_norm_decoder,
+            placed={} if is_alone and is_one and in_places else None,
         )
 
     def initialise(self, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
@@ -125,9 +127,9 @@ class Rung:
         step before.
         """
         after = self.config.coder.dead_after_tokens
-        mask_F = self.counters.dead(after)
         if not self.config.coder.num_aux:
-            return DeadLatents(mask_F, torch.zeros_like(self.progress.num_updates), 0)
+            return self._none_dead
+        mask_F = self.counters.dead(after)
         soon_F = self.counters.dead(after - num_tokens)
         counts_2 = self.mesh.latent.all_reduce(torch.stack([mask_F.sum(), soon_F.sum()]))
         if host.is_at_hand(counts_2):

@@ -1,14 +1,13 @@
 """One training step of one rung: it reads like the papers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
-from sae_dist.coders import LossTerms, Price, training_forward
+from sae_dist.coders import CoderConfig, LossTerms, Price, training_forward
 from sae_dist.kernels import host
 from sae_dist.parallel import backward, gradient_norm
-from sae_dist.train.optimizers import gradient_squares
+from sae_dist.train.optimizers import gradient_norms
 from sae_dist.train.rows import SharedRows
 from sae_dist.train.rung import Rung
 from sae_dist.train.schedules import learning_rate, sparsity_coefficient
@@ -28,6 +27,25 @@ class StepResult:
 def training_step(
     rung: Rung, batch: SharedRows, step: int, num_steps: int, price: Price | None = None
 ) -> StepResult:
+    """Take one step on this process' rows of the global batch: `take_step` at a point in a run.
+
+    Args:
+        step, num_steps: for the schedules.
+    """
+    coder, optim = rung.config.coder, rung.config.optim
+    lr = learning_rate(optim, coder.num_latents, step, num_steps)
+    at = coder.at_step(step), sparsity_coefficient(coder, optim, step)
+    return take_step(rung, batch, lr, *at, price)
+
+
+def take_step(
+    rung: Rung,
+    batch: SharedRows,
+    lr: float | Tensor,
+    config: CoderConfig,
+    sparsity_coefficient: float,
+    price: Price | None = None,
+) -> StepResult:
     """Take one step on this process' rows of the global batch.
 
     The host waits for no device. A step whose loss or gradient is not finite changes nothing but
@@ -37,8 +55,10 @@ def training_step(
     Args:
         rung: changed in place.
         batch: this process' rows at the rung's sites; the other rungs are given the same one.
-        step, num_steps: for the schedules.
-        price: of the reconstruction, beside its error: see `training_forward`.
+        lr: the learning rate; a tensor (0-dim, float32) where the step is recorded and replayed.
+        config: what the coder is taken for; see `CoderConfig.at_step`.
+        sparsity_coefficient: λ.
+        price: of the reconstruction, beside its error; see `training_forward`.
     """
     mesh, coder, optim = rung.mesh, rung.coder, rung.config.optim
     sent_before = mesh.bytes_sent
@@ -51,25 +71,21 @@ def training_step(
         coder.train(),
         x_BD,
         y_BE,
-        sparsity_coefficient=sparsity_coefficient(rung.config.coder, optim, step),
+        sparsity_coefficient=sparsity_coefficient,
         dead=dead,
-        config=rung.config.coder.at_step(step),
+        config=config,
         price=price,
     )
     coder.zero_grad()
     backward(forward.loss, coder, mesh)
-    norm = gradient_norm(gradient_squares(coder), coder, mesh)
+    norm = gradient_norm(gradient_norms(coder), coder, mesh)
 
     # Both were summed over all processes, so that every one of them decides alike.
-    skip = ~torch.isfinite(forward.loss.detach() + norm)
-    if coder.has_rooms and not host.is_at_hand(skip):
-        skip = rung.progress.add_or_hold(skip)
-    else:
-        rung.progress.add(skip)
-    lr = learning_rate(optim, rung.config.coder.num_latents, step, num_steps)
-    clip = torch.ones_like(norm) if optim.clip_norm is None else optim.clip_norm / norm
-    rung.optimizer.step(rung.progress.num_updates, lr, clip.clamp_max(1.0), skip)
+    may_hold = coder.has_rooms and not host.is_at_hand(norm)
+    skip, clip = rung.progress.decide(forward.loss.detach(), norm, optim.clip_norm, may_hold)
+    rung.optimizer.step(rung.progress.num_updates, lr, clip, skip)
     rung.update_statistics(forward, num_tokens, skip)
+    forward = replace(forward, loss=forward.loss.detach())  # lets go of what led to it
     return StepResult(forward, norm, mesh.bytes_sent - sent_before)
 
 

@@ -92,13 +92,39 @@ def test_places_that_are_no_entries_add_nothing(monkeypatch: pytest.MonkeyPatch)
         torch.testing.assert_close(dots[is_entry], reference.sddmm(u_BD, W_FD, exact), **CLOSE)
         assert not dots[~is_entry].any()
         found_RD = triton_sparse.spmm_t(values, u_BD, code, present_only=True)
-        assert code.present_R[:4].tolist() == [0, 3, 7, 39] and (code.present_R[4:] == 40).all()
+        is_row_R = code.present_R < 40
+        assert code.present_R[is_row_R].tolist() == [0, 3, 7, 39]
         expected_RD = reference.spmm_t(exact_n, u_BD, exact, present_only=True)
-        torch.testing.assert_close(found_RD[:4], expected_RD, **CLOSE)
-        assert not found_RD[4:].any()
+        torch.testing.assert_close(found_RD[is_row_R], expected_RD, **CLOSE)
         values_F = W_FD[:, 0]
-        found_D = triton_sparse.weighted_sum(values_F, W_FD, code)
-        torch.testing.assert_close(found_D, reference.weighted_sum(values_F, W_FD, exact), **CLOSE)
+        found_D = triton_sparse.centre_gradient(values_F, W_FD, code)
+        expected_D = reference.centre_gradient(values_F, W_FD, exact)
+        torch.testing.assert_close(found_D, expected_D, **CLOSE)
+
+
+@pytest.mark.parametrize("num_latents", [6, 40], ids=["fewer latents than places", "more"])
+@pytest.mark.parametrize("is_unit", [True, False])
+def test_gradients_of_rows_in_places(
+    num_latents: int, is_unit: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton_sparse, "_PIECE", 2)
+    u_BD, W_FD = drawn(5, 600, num_latents, 0.0)[2:]
+    none, last = num_latents, num_latents - 1
+    listed = [[1, 3, none], [3, last, none], [3, none, none], [0, 3, last], [3, none, none]]
+    code = SparsePattern.from_lists(torch.tensor(listed, device=DEVICE), num_latents)
+    values_N = torch.arange(1.0, 16.0, device=DEVICE).where(code.latents_N < none, -torch.inf)
+    for found, expected in zip(
+        code.runs, reference.latent_runs(code.latents_N, num_latents), strict=True
+    ):
+        assert torch.equal(found, expected)
+    assert code.runs.counts_F.tolist() == code.runs.offsets_F.diff().tolist()
+    unit_FD = torch.nn.functional.normalize(W_FD, dim=1) if is_unit else None
+    found = triton_sparse.row_gradient(values_N, u_BD, code, unit_FD)
+    expected = reference.row_gradient(values_N, u_BD, code, unit_FD)
+    is_row_R = code.present_R < num_latents
+    torch.testing.assert_close(found[0][is_row_R], expected[0][is_row_R], **CLOSE)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(found[2], expected[2], **CLOSE)
 
 
 @pytest.mark.parametrize("piece", [1, 4, 8, 9])

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from sae_dist.coders import Form, kind_names
+from sae_dist.coders import Form, TopK, kind_names
 from sae_dist.coders.flops import step_flops
 from sae_dist.common.dtypes import FloatDtype
 from sae_dist.common.errors import UserError
+from sae_dist.kernels import aux, search
 from sae_dist.parallel import MachineConfig, MeshConfig, World, make_mesh
 from sae_dist.plan import TrainingPlan, plan_training, rung_memory
-from sae_dist.plan.memory import checkpoint_bytes
+from sae_dist.plan import memory as plan_memory
+from sae_dist.plan.memory import checkpoint_bytes, working_memory
 from sae_dist.plan.rung import RungPlan, moved_bytes, plan_rung
 from sae_dist.store import open_store
 from sae_dist.store.layout import Layout
@@ -244,3 +246,11 @@ def test_a_million_latents_fit_one_gpu_of_141_gb(kind: str, beta1: float, most_g
     million.optim.beta1, million.parallel = beta1, MeshConfig(latent=1)
     rung = plan_rung(million, 2304, 2304, 4096, 4, MachineConfig(devices=1))
     assert sum(rung.device_bytes.values()) < most_gib * 2**30 < 0.95 * 141e9
+
+
+def test_a_block_of_the_search_is_as_large_as_on_a_gpu() -> None:
+    assert search._BLOCK_VALUES["cuda"] == plan_memory._BLOCK_VALUES
+    assert aux._BLOCK_VALUES["cuda"] == plan_memory._DEAD_VALUES
+    assert "cuda" not in search._BLOCK_LATENTS  # but all latents of some rows
+    one, two = (working_memory(TopK(num_latents=F), 16, 16, 4096, 1) for F in (2**16, 2**20))
+    assert 0 <= one - two <= 4096 * plan_memory._RANKED_BYTES  # the same values of fewer rows

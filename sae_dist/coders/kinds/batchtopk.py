@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -51,17 +51,18 @@ class BatchTopK(KSparse):
     def _threshold(self, coder: Coder, like: Tensor) -> Tensor:
         return coder.get_buffer("threshold").to(like.dtype)
 
-    def after_step(self, coder: Coder, least: Tensor, num_updates: Tensor) -> None:
+    def after_step(self, coder: Coder, least: Callable[[], Tensor], num_updates: Tensor) -> None:
         """Follow E[least activation that is kept] (Bussmann et al. 2024, eq. 8).
 
         The plain mean of the first batches, then a running one with decay 0.999.
         """
         import torch  # only here, as settings are read without it
 
-        threshold, least = coder.get_buffer("threshold"), coder.collectives.all_min(least).double()
-        is_found = least.isfinite()
+        threshold = coder.get_buffer("threshold")
+        found = coder.collectives.all_min(least()).double()
+        is_found = found.isfinite()
         weight = (1 / num_updates.double()).clamp_min(1 - _EMA)
-        threshold.copy_(torch.where(is_found, threshold.lerp(least, weight), threshold))
+        threshold.copy_(torch.where(is_found, threshold.lerp(found, weight), threshold))
 
     def logged(self, coder: Coder) -> dict[str, Tensor]:
         return {"threshold/inference": coder.get_buffer("threshold")}

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self
@@ -223,7 +223,7 @@ class JumpReLU(CoderConfig):
             return (2 / target) * totals.sums["l0_distance"] / totals.num_rows
         return (2 / target) * (totals.l0 - target) ** 2
 
-    def after_step(self, coder: Coder, least: Tensor, num_updates: Tensor) -> None:
+    def after_step(self, coder: Coder, least: Callable[[], Tensor], num_updates: Tensor) -> None:
         _threshold(coder).data.clamp_min_(0.0)
 
     def logged(self, coder: Coder) -> dict[str, Tensor]:

@@ -106,9 +106,8 @@ class KSparse(CoderConfig):
                 wide_BE = coder.assemble(decoded_BE, x_BD)
                 found["multi_topk"] = coders.square_sum(y_BE - wide_BE)
             if aux is not None:
-                left_BE = error_BE.detach()
-                found["aux_k"] = coders.square_sum(left_BE - aux())
-                found["aux_k_target"] = coders.moments(left_BE)
+                found["aux_k"] = coders.square_sum(error_BE - aux())
+                found["aux_k_target"] = coders.moments(error_BE)
             return found
 
         return sums

@@ -36,5 +36,11 @@ class TopK(KSparse):
     def select(self, coder: Coder, z_BF: Tensor) -> Tensor:
         return z_BF.where(coders.top_k(self.strength(z_BF), self.k, coder.collectives), 0.0)
 
+    @property
+    def has_fixed_shapes(self) -> bool:
+        largest = self.widened().k if self.multi_topk else self.most_k
+        changes = self.num_aux or self.num_levels > 1 or self.most_k != self.k
+        return largest <= kernels.MOST_RANKED and not changes and not self.form.spans_sites
+
     def messages(self, step: StepShape) -> Iterator[Message]:
         yield step.candidates(self.k)

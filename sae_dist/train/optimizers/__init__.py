@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sae_dist.train.optimizers.muon import Muon as Muon
     from sae_dist.train.optimizers.optimizer import Optimizer as Optimizer
     from sae_dist.train.optimizers.optimizer import Step as Step
-    from sae_dist.train.optimizers.optimizer import gradient_squares as gradient_squares
+    from sae_dist.train.optimizers.optimizer import gradient_norms as gradient_norms
     from sae_dist.train.optimizers.optimizer import update_cost as update_cost
     from sae_dist.train.optimizers.signum import Signum as Signum
 

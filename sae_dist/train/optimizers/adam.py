@@ -80,7 +80,8 @@ def adam_update(step: Step, beta1: float, beta2: float, eps: float) -> None:
         grad_scale=step.grad_scale,
         unit_norm=step.has_unit_rows,
     )
-    rows_R, grad_RD = step.gradient()
-    kernels.update_rows(rows, grad_RD.view(shape), rows_R, adam)
+    gradient = step.gradient()
+    grad_RD = gradient.values_RD.view(shape)
+    kernels.update_rows(rows, grad_RD, gradient.rows_R, adam, gradient.place_F)
     if copy:
         step.coder.encoder_is_current()

@@ -10,8 +10,8 @@ from torch import Tensor
 from sae_dist.coders import Coder, CoderConfig, Form, layers_of
 from sae_dist.coders.coder import site_norms
 from sae_dist.common.settings import validate
+from sae_dist.kernels import RowGradient, host
 from sae_dist.kernels import dispatch as kernels
-from sae_dist.kernels import host
 from sae_dist.parallel.cost import UpdateCost
 from sae_dist.train.optimizers.config import OptimConfig
 
@@ -32,7 +32,7 @@ class Step:
         parameter: the one called `name`, with its gradient, which may be overwritten.
         state: what is remembered of it.
         number: from 1 (0-dim, int64).
-        rate: the learning rate.
+        rate: the learning rate (0-dim, float32, where it is a tensor).
         skip: whether nothing is to be changed, on a device that the host does not wait for (0-dim,
             bool); elsewhere such a step is not taken.
         grad_scale: what the gradient is to be multiplied by before all else (0-dim).
@@ -43,7 +43,7 @@ class Step:
     parameter: Tensor
     state: dict[str, Tensor]
     number: Tensor
-    rate: float
+    rate: float | Tensor
     skip: Tensor
     grad_scale: Tensor
 
@@ -56,11 +56,11 @@ class Step:
         """Move what is remembered as `key` towards `value` by `weight`, and give it."""
         return self.state[key].lerp_(value, self._unless_skipped(weight))
 
-    def _unless_skipped(self, number: float) -> float | Tensor:
+    def _unless_skipped(self, number: float | Tensor) -> float | Tensor:
         if host.is_at_hand(self.skip):
             return number
-        like = self.parameter.new_full((), number)
-        return like.masked_fill_(self.skip, 0.0)
+        like = number if isinstance(number, Tensor) else self.parameter.new_full((), number)
+        return like.masked_fill(self.skip, 0.0)
 
     @property
     def has_unit_rows(self) -> bool:
@@ -69,17 +69,18 @@ class Step:
         is_crosscoder = config.form is Form.crosscoder
         return self.name == "W_dec" and config.unit_norm_decoder and not is_crosscoder
 
-    def gradient(self) -> tuple[Tensor | None, Tensor]:
-        """The rows that the gradient has (None for all), and their gradients [R, D], as it is.
-
-        Where the host does not know how many these are, the last may be none: those of number F,
-        whose gradient is 0.
-        """
-        return _gradient_rows(self.parameter)
+    def gradient(self) -> RowGradient:
+        """The gradient as it is: in places only if the optimizer `takes_places`."""
+        gradient = _gradient(self.coder, self.parameter)
+        assert gradient is not None
+        return gradient
 
     def projected_gradient(self) -> tuple[Tensor | None, Tensor]:
-        """The same scaled and projected, in its place."""
-        rows_R, grad_RD = self.gradient()
+        """The rows that it has (None for all), and their gradients [R, D] scaled and projected, in
+        their place.
+        """
+        gradient = self.gradient()
+        rows_R, grad_RD = gradient.rows_R, gradient.values_RD
         grad_RD.mul_(self.grad_scale)
         if not host.is_at_hand(self.skip):
             grad_RD.masked_fill_(self.skip, 0.0)
@@ -135,14 +136,15 @@ class SumOfNorms:
             return None
         if self.W_dec.grad.is_sparse:
             self.W_dec.grad = self.W_dec.grad.coalesce()
-        rows_R, grad_RD = _gradient_rows(self.W_dec)
-        for grad_rD, w_rD in _row_blocks(grad_RD, _rows(self.W_dec, rows_R)):
+        gradient = _of_autograd(self.W_dec.grad)
+        given = gradient.values_RD, _rows(self.W_dec, gradient.rows_R)
+        for grad_rD, w_rD in _row_blocks(*given):
             grad_rLd, w_rLd = (v.unflatten(1, (self.num_sites, -1)) for v in (grad_rD, w_rD))
             unit_rLd = torch.nn.functional.normalize(w_rLd, dim=2, eps=_tiny(w_rLd))
             num_r = torch.linalg.vector_norm(unit_rLd, dim=2).square().sum(1).clamp_min(1.0)
             along_r = (grad_rLd * unit_rLd).sum((1, 2)) / num_r
             grad_rLd.addcmul_(along_r[:, None, None], unit_rLd, value=-1)
-        return rows_R
+        return gradient.rows_R
 
     def scale(self, rows_R: Tensor | None, skip: Tensor) -> None:
         """Divide these rows (None: all) by their sums, unless the step is skipped; 0 stays."""
@@ -175,7 +177,7 @@ class Optimizer:
         }
 
     @torch.no_grad()
-    def step(self, number: Tensor, lr: float, grad_scale: Tensor, skip: Tensor) -> None:
+    def step(self, number: Tensor, lr: float | Tensor, grad_scale: Tensor, skip: Tensor) -> None:
         """Update all parameters that have a gradient; see `Step`."""
         if host.is_at_hand(skip) and skip:
             return
@@ -183,7 +185,7 @@ class Optimizer:
         norms = SumOfNorms.of(self.coder)
         rows_R = norms.project() if norms else None
         for name, parameter in self.coder.named_parameters():
-            if parameter.grad is not None:
+            if _gradient(self.coder, parameter) is not None:
                 state, part = self.state[name], _holder(self.coder, name)
                 self.config.update(Step(part, _leaf(name), parameter, state, *rest))
         if norms:
@@ -203,21 +205,23 @@ def scale_to_unit_norm(W_FD: Tensor, num_sites: int = 1) -> None:
 
 
 @torch.no_grad()
-def gradient_squares(coder: Coder) -> dict[str, Tensor]:
-    """‖gradient‖² of each parameter as an optimizer sees it: W_dec's without what lies along its
+def gradient_norms(coder: Coder) -> dict[str, Tensor]:
+    """‖gradient‖ of each parameter as an optimizer sees it: W_dec's without what lies along its
     rows, where these have unit norm.
     """
-    squares = {}
+    parts = {}
     if norms := SumOfNorms.of(coder):
         norms.project()  # a second time changes nothing
     for name, parameter in coder.named_parameters():
-        if parameter.grad is None:
+        gradient = _gradient(coder, parameter)
+        if gradient is None:
             continue
-        rows_R, grad_RD = _gradient_rows(parameter)
-        is_projected = _leaf(name) == "W_dec" and coder.config.unit_norm_decoder and not norms
-        weights = parameter if is_projected else None
-        squares[name] = kernels.gradient_square(grad_RD, rows_R, weights)
-    return squares
+        parts[name] = gradient.values_RD if gradient.norms_R is None else gradient.norms_R
+        if gradient.norms_R is None and parameter.dim() == 2:
+            is_projected = _leaf(name) == "W_dec" and coder.config.unit_norm_decoder and not norms
+            given = gradient.values_RD, gradient.rows_R, parameter if is_projected else None
+            parts[name] = kernels.gradient_square(*given).sqrt()
+    return dict(zip(parts, torch._foreach_norm(list(parts.values())), strict=True))
 
 
 def _leaf(name: str) -> str:
@@ -229,15 +233,20 @@ def _holder(coder: Coder, name: str) -> Coder:
     return cast(Coder, coder.get_submodule(name.rpartition(".")[0]))
 
 
-def _gradient_rows(W_FD: Tensor) -> tuple[Tensor | None, Tensor]:
-    grad = W_FD.grad
-    assert grad is not None
+def _gradient(coder: Coder, parameter: Tensor) -> RowGradient | None:
+    placed = coder.gradients.placed
+    if placed is not None and parameter in placed:
+        return placed[parameter]
+    return None if parameter.grad is None else _of_autograd(parameter.grad)
+
+
+def _of_autograd(grad: Tensor) -> RowGradient:
     if not grad.is_sparse:
-        return None, grad
+        return RowGradient(values_RD=grad)
     grad = grad.coalesce()
     rows_R = grad.indices()[0]
-    are_all = host.is_at_hand(rows_R) and len(rows_R) == len(W_FD)
-    return (None if are_all else rows_R), grad.values()
+    are_all = host.is_at_hand(rows_R) and len(rows_R) == len(grad)
+    return RowGradient(values_RD=grad.values(), rows_R=None if are_all else rows_R)
 
 
 def _tiny(like: Tensor) -> float:
