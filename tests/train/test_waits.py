@@ -27,18 +27,18 @@ PLAIN = {"aux_coefficient": 0.0}
 PRICED = {"initial_l0": 6.0, "target_l0": 6.0, "target_of": TargetOf.token, "levels": [0.5]}
 PRICED |= {"pre_act_coefficient": 1e-3, "ste_reaches_input": True}
 KINDS = [  # with the most that a step launches
-    ("topk", PLAIN, 0.9, 38),
-    ("topk", {}, 0.9, 161),
-    ("topk", PLAIN | {"multi_topk": True}, 0.9, 89),
-    ("topk", PLAIN, 0.0, 38),
-    ("abstopk", {}, 0.9, 243),
-    ("batchtopk", {}, 0.9, 323),
-    ("jumprelu", {}, 0.0, 130),
-    ("jumprelu", PRICED, 0.0, 400),
-    ("batchtopk", PLAIN | {"levels": [0.25]}, 0.9, 410),
-    ("hierarchical_topk", PLAIN, 0.9, 400),
-    ("relu", {"initial_l0": 6.0}, 0.0, 400),
-    ("gated", {"initial_l0": 6.0}, 0.0, 400),
+    ("topk", PLAIN, 0.9, 39),
+    ("topk", {}, 0.9, 162),
+    ("topk", PLAIN | {"multi_topk": True}, 0.9, 91),
+    ("topk", PLAIN, 0.0, 39),
+    ("abstopk", {}, 0.9, 245),
+    ("batchtopk", {}, 0.9, 322),
+    ("jumprelu", {}, 0.0, 131),
+    ("jumprelu", PRICED, 0.0, 258),
+    ("batchtopk", PLAIN | {"levels": [0.25]}, 0.9, 261),
+    ("hierarchical_topk", PLAIN, 0.9, 248),
+    ("relu", {"initial_l0": 6.0}, 0.0, 108),
+    ("gated", {"initial_l0": 6.0}, 0.0, 152),
 ]
 
 
