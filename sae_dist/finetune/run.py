@@ -83,9 +83,9 @@ class Passed(SharedRows):
 
     def normalised(self, site: str, scale: float | Tensor, mesh: Mesh) -> Tensor:
         """The trainable rows [B, width], divided by `scale`."""
-        if site not in self._acts:
-            self._acts[site] = self._seen.clean_at(site)[self._seen.trainable_NS].to(self._dtype)
-        return self._acts[site] / scale
+        if site not in self.acts:
+            self.acts[site] = self._seen.clean_at(site)[self._seen.trainable_NS].to(self._dtype)
+        return self.acts[site] / scale
 
     def price(self, rung: Rung) -> Callable[[Tensor], dict[str, Tensor]]:
         """From what a coder makes of the rows: the divergence, and of how many predictions."""

@@ -64,7 +64,7 @@ def initialise(rungs: list[Rung], source: ActivationSource, seed: int) -> dict[s
     """
     sample = source.sample(sites_of([rung.config for rung in rungs]), _SAMPLE_TOKENS, seed)
     inputs = dict.fromkeys(rung.config.site for rung in rungs)
-    gammas = {site: float(mean_to_spread(sample[site].float())) for site in inputs}
+    gammas = {site: float(mean_to_spread(joined(sample, site).float())) for site in inputs}
     for site, gamma in gammas.items():
         log_info(f"  {site}: mean / spread γ = {gamma:.3g}")
     for rung in rungs:
