@@ -36,7 +36,6 @@ def inputs() -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         "random": (x_BD, W_FD, b_F),
         "latents of all norms": (x_BD, W_FD * scale_F1, b_F),
         "rows of all norms": (x_BD * torch.logspace(-3, 3, B)[:, None], W_FD, b_F),
-        "rows whose squares underflow": (x_BD * 2.0**-100, W_FD, b_F * 2.0**-100),
         "large biases": (x_BD, W_FD, 1000 + b_F),
         "nearly equal latents": (x_BD, W_FD[:1] + 1e-4 * W_FD, torch.zeros(F)),
         "ties": ((2 * x_BD).round(), (2 * W_FD).round(), b_F.round()),
@@ -111,6 +110,18 @@ def test_all_above_a_floor_are_found(name: str) -> None:
     mask_BF = assert_valued(found, z_BF)
     surely_BF = (z_BF - floor_F).abs() > 1e-3
     assert torch.equal(mask_BF & surely_BF, (z_BF > floor_F) & surely_BF)
+
+
+@pytest.mark.usefixtures("bfloat16")
+def test_nothing_is_missed_of_rows_whose_squares_underflow() -> None:
+    x_BD, W_FD, b_F = inputs()["random"]
+    x_BD, b_F = x_BD * 2.0**-100, b_F * 2.0**-100
+    z_BF = exact(x_BD, W_FD, b_F)
+    floor_F = (0.9999 * z_BF.sort(0).values[9]).clamp_min(1e-33).float()
+    code, _ = threshold_candidates(x_BD, Encoder.of(W_FD, b_F), floor_F, limit=B * F)
+    mask_BF = torch.zeros(B, F, dtype=torch.bool)
+    mask_BF[code.rows_N, code.latents_N] = True
+    assert torch.equal(mask_BF, z_BF > floor_F)
 
 
 @pytest.mark.usefixtures("blocks")
