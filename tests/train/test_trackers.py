@@ -104,7 +104,7 @@ def test_every_name_that_is_logged_is_documented_and_no_other(folder: Path) -> N
         if name != "_step"
     }
     table = (ROOT / "docs" / "metrics.md").read_text().split("\n## ")[0]
-    documented = re.findall(r"^\| `([\w/]+)` \|", table, re.MULTILINE)
+    documented = re.findall(r"^\| `([\w/.]+)` \|", table, re.MULTILINE)
     assert len(documented) == len(set(documented))
     assert set(documented) - {"mfu"} == logged  # of known GPUs alone
 
