@@ -206,7 +206,7 @@ def test_offline_files_are_uploaded_by_wandb_sync(folder: Path, server: WandbSer
         timeout=120,
     )
     assert synced.returncode == 0, synced.stderr
-    assert len(server.runs) == 3
+    assert len(server.runs) == 4
     for run in server.runs.values():
         assert run["groupName"] == "ladder" and run["project"] == "sae_dist"
         assert json.loads(run["config"])["coder"]["value"]["num_latents"] == 32
