@@ -24,9 +24,7 @@ KINDS = [
     ("abstopk", {"k": 2, "aux_coefficient": 0.0}, 0.9),
     ("batchtopk", {"k": 2, "aux_coefficient": 0.0, "multi_topk": True}, 0.9),
     ("jumprelu", {}, 0.0),
-    ("batchtopk", {"k": 2, "aux_coefficient": 0.0, "levels": [0.6]}, 0.9),
     ("hierarchical_topk", {"k": 3, "aux_coefficient": 0.0}, 0.9),
-    ("gated", {"initial_l0": 4.0}, 0.9),
 ]
 
 
