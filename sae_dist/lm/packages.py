@@ -137,10 +137,10 @@ def _fetched(one: Published, temporary: Path, key: str) -> Path:
 
 
 def _from_hub(one: Published, temporary: Path) -> Path:
-    place = {"repo_id": one.repo, "filename": one.file, "revision": one.commit}
-    if not isinstance(try_to_load_from_cache(**place), str):
-        get_hf_file_metadata(hf_hub_url(**place))  # tells at once that there is no Hub, not in 23 s
-    return Path(hf_hub_download(**place))
+    if not isinstance(try_to_load_from_cache(one.repo, one.file, revision=one.commit), str):
+        # Tells at once that there is no Hub; hf_hub_download asks for half a minute.
+        get_hf_file_metadata(hf_hub_url(one.repo, one.file, revision=one.commit))
+    return Path(hf_hub_download(one.repo, one.file, revision=one.commit))
 
 
 def _from_packages(one: Published, temporary: Path) -> Path:
