@@ -78,8 +78,8 @@ def load_unembeddings(
         model = skeleton(config, described, key)
         ways = [way for site in sites if (way := _way(model, site)) is not None]
         modules = dict.fromkeys(module for way in ways for module in way.modules)
-        is_auto = config.dtype is LMDtype.auto
-        dtype = described.dtype if is_auto else getattr(torch, config.dtype.value)
+        named = described.dtype if config.dtype is LMDtype.auto else config.dtype.value
+        dtype = getattr(torch, str(named).removeprefix("torch."), None)
         if not modules or fill(model, modules, files, dtype, device):
             return unembeddings(model, sites)
     return unembeddings(load_lm(config, device, key=key).model, sites)
@@ -97,7 +97,10 @@ def unembeddings(model: PreTrainedModel, sites: Iterable[str]) -> dict[str, Unem
     ways = {site: _way(model, site) for site in sites}
     heads = {way.head for way in ways.values() if way}
     W_VD = {head: head.get_parameter("weight").float() for head in heads}
-    return {site: way and _unembedding(way, W_VD[way.head]) for site, way in ways.items()}
+    return {
+        site: None if way is None else _unembedding(way, W_VD[way.head])
+        for site, way in ways.items()
+    }
 
 
 def _way(model: PreTrainedModel, name: str) -> _Way | None:

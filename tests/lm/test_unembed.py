@@ -90,6 +90,8 @@ def test_of_saved_models_no_other_weights_are_read(
             found = load_unembeddings(LMConfig(name=str(tmp_path / folder)), SITES, "cpu")
             assert_same(found, unembeddings(model, SITES))
         half = LMConfig(name=str(tmp_path / "a"), dtype=LMDtype.bfloat16)
+        saved = LMConfig(name=str(tmp_path / "a"), dtype=LMDtype.auto)
+        assert_same(load_unembeddings(saved, SITES, "cpu"), unembeddings(model, SITES))
         assert_same(load_unembeddings(half, SITES, "cpu"), unembeddings(model.bfloat16(), SITES))
 
 
