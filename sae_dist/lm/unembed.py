@@ -11,7 +11,7 @@ from sae_dist.lm.config import LMConfig, LMDtype
 from sae_dist.lm.families import decoder_of, family_of
 from sae_dist.lm.files import find_lm, read_config
 from sae_dist.lm.foresee import has_own_code, skeleton
-from sae_dist.lm.load import load_lm
+from sae_dist.lm.load import decided_dtype, load_lm
 from sae_dist.lm.sites import End, Site, resolve
 from sae_dist.lm.weights import fill
 
@@ -78,7 +78,8 @@ def load_unembeddings(
         model = skeleton(config, described, key)
         ways = [way for site in sites if (way := _way(model, site)) is not None]
         modules = dict.fromkeys(module for way in ways for module in way.modules)
-        named = described.dtype if config.dtype is LMDtype.auto else config.dtype.value
+        decided = decided_dtype(config.dtype)
+        named = described.dtype if decided is LMDtype.auto else decided.value
         dtype = getattr(torch, str(named).removeprefix("torch."), None)
         if not modules or fill(model, modules, files, dtype, device):
             return unembeddings(model, sites)
