@@ -10,6 +10,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.lm import LMConfig, LMDtype, Unembedding, load_unembeddings, unembeddings
 from sae_dist.lm import unembed as unembed_module
 from sae_dist.lm.families import FAMILIES, decoder_of
+from sae_dist.lm.load import decided_dtype
 from tests.lm.test_load import save
 from tests.lm.tiny import OPTIONS, WIDTH, tiny_model
 
@@ -93,6 +94,9 @@ def test_of_saved_models_no_other_weights_are_read(
         saved = LMConfig(name=str(tmp_path / "a"), dtype=LMDtype.auto)
         assert_same(load_unembeddings(saved, SITES, "cpu"), unembeddings(model, SITES))
         assert_same(load_unembeddings(half, SITES, "cpu"), unembeddings(model.bfloat16(), SITES))
+        fastest = LMConfig(name=str(tmp_path / "a"), dtype=LMDtype.fastest)
+        as_it_is = tiny_model(family).to(getattr(torch, decided_dtype(LMDtype.fastest).value))
+        assert_same(load_unembeddings(fastest, SITES, "cpu"), unembeddings(as_it_is, SITES))
 
 
 def test_what_holds_no_such_tensors_is_loaded_whole(tmp_path: Path) -> None:
