@@ -75,12 +75,12 @@ def load_unembeddings(
     files, sites = find_lm(config, key), list(sites)
     described = None if files.gguf is not None else read_config(config, key)
     if described is not None and not has_own_code(config, described):
-        model = skeleton(config, described, key)
-        ways = [way for site in sites if (way := _way(model, site)) is not None]
-        modules = dict.fromkeys(module for way in ways for module in way.modules)
         decided = decided_dtype(config.dtype)
         named = described.dtype if decided is LMDtype.auto else decided.value
         dtype = getattr(torch, str(named).removeprefix("torch."), None)
+        model = skeleton(config, described, key)  # which sets another dtype
+        ways = [way for site in sites if (way := _way(model, site)) is not None]
+        modules = dict.fromkeys(module for way in ways for module in way.modules)
         if not modules or fill(model, modules, files, dtype, device):
             return unembeddings(model, sites)
     return unembeddings(load_lm(config, device, key=key).model, sites)

@@ -60,13 +60,14 @@ def measure(folder: str) -> None:
     """Print by how much a process grows while it watches, and while it looks for neighbours."""
     keep_freed_memory()
     world, source = alone(), StoredActivations(open_store(Path(folder) / "store"))
-    before = forget_peak()
-    watch(finished(Path(folder) / "r", world.device), source, None, CONFIG, world)
-    watching = peak_bytes() - before
+    start = forget_peak()
     W_dec = torch.randn(NUM_LATENTS, WIDTH)
-    before = forget_peak()
     nearest(W_dec[:1024], W_dec, 10, Axis(), first=0)
-    print(json.dumps([watching, peak_bytes() - before]))
+    neighbours = peak_bytes() - start - W_dec.nbytes
+    del W_dec
+    forget_peak()
+    watch(finished(Path(folder) / "r", world.device), source, None, CONFIG, world)
+    print(json.dumps([peak_bytes() - start, neighbours]))
 
 
 @pytest.mark.slow
