@@ -182,12 +182,12 @@ def train_on(world: World, latent: int, dense_share: int) -> list[str]:
             if differs(parameter.grad, reference):
                 wrong.append(f"{kind} {form} dead {where}: gradient of {name}")
         norm = torch.cat([p.grad.flatten() for p in whole.parameters()]).norm()
-        squares = {name: p.grad.square().sum() for name, p in coder.named_parameters()}
+        norms = {name: p.grad.norm() for name, p in coder.named_parameters()}
         figures = {
             "loss": (found.loss, expected.loss),
             "fvu": (found.fvu, expected.fvu),
             "l0": (found.l0.double(), expected.l0.double()),
-            "norm": (gradient_norm(squares, coder, mesh), norm),
+            "norm": (gradient_norm(norms, coder, mesh), norm),
             **{part: (found.parts[part], expected.parts[part]) for part in expected.parts},
         }
         wrong += [
