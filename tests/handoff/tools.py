@@ -125,7 +125,7 @@ def circuit_tracer(job: Job) -> Job:
         transcoders = load_transcoders({**config, "transcoders": [str(file) for file in files]})
     else:  # what `load_transcoders` calls once it has downloaded
         hooks = {key: config[key] for key in ("feature_input_hook", "feature_output_hook")}
-        given = {"scan_name": config["scan"], "dtype": torch.float32, **hooks}
+        given = {"scan": config["scan"], "dtype": torch.float32, **hooks}
         transcoders = load_clt(str(folder), device=torch.device("cpu"), **given)
     loading.get_official_model_name = str  # of a folder: what comes behind it reads one
     model = ReplacementModel.from_pretrained_and_transcoders(
