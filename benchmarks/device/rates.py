@@ -8,7 +8,6 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from benchmarks.cheaper_search import product_rates
 from benchmarks.device.checks import adam_step
 from benchmarks.device.parts import Parts
 from benchmarks.figures import Figure
@@ -21,6 +20,7 @@ from benchmarks.own import (
     optimizer_bytes,
     take_step,
 )
+from benchmarks.products import product_rates
 from benchmarks.timing import DEVICE, Case, median_seconds, peak_bytes, seconds_of
 from sae_dist.kernels import AdamRows, Encoder, dispatch, topk_candidates
 from sae_dist.parallel import World

@@ -155,7 +155,7 @@ def test_a_device_with_torch_and_transformers_alone_is_measured_and_no_hang_is_f
     assert read_results(tmp_path / "0/device.json").left_out == {}
     left_out = read_results(tmp_path / "1/device.json").left_out
     assert left_out.pop("ceilings") == "the process ended within"
-    assert len(left_out) == 5 and set(left_out.values()) == {"the process ended before"}
+    assert len(left_out) == 7 and set(left_out.values()) == {"the process ended before"}
     assert done.stderr.startswith("Timeout (0:00:")
 
 
