@@ -183,8 +183,7 @@ def publish(to: str, num_latents: int, folder: Path) -> None:
         tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
         if "threshold" in name:
             tensor.fill_(0.2)
-    about = {"site": "resid_post.0", "target": "resid_post.0"}
-    format_named(to).write(folder, coder.eval(), about)
+    format_named(to).write(folder, coder.eval(), {"site": "in", "target": "in"})
 
 
 @pytest.mark.parametrize("to", [name for name in format_names() if name != "sae_dist"])

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.cheaper_search import FORMATS, PRODUCTS, entries_left, product_rates, rotation
+from benchmarks.cheaper_search import entries_left, rotation
 from benchmarks.figures import Figure
+from benchmarks.products import FORMATS, PRODUCTS, product_rates
 
 B, D, F, K = 64, 48, 512, 8
 

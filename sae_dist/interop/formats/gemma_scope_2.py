@@ -136,9 +136,10 @@ def _form(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Form:
     return Form.transcoder if is_transcoder else Form.autoencoder
 
 
-def _hook(site: str) -> str:
+def _hook(site: str) -> str | None:
+    """None of a site that it has no name for, which `sae-dist export` refuses."""
     short, _, layer = site.partition(".")
-    return _HOOKS[short].format(layer)
+    return _HOOKS[short].format(layer) if short in _HOOKS else None
 
 
 def _site(hook: str) -> str:
