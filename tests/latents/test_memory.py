@@ -78,7 +78,7 @@ def test_a_million_latents_fit(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     watching, neighbours = json.loads(done.stdout.splitlines()[-1])
     assert watching < 2.25 * WEIGHTS + (CONFIG.memory_gib + 0.5) * 2**30
-    assert neighbours < 0.5 * 2**30
+    assert neighbours < 0.75 * 2**30
     found = Latents(tmp_path / "r", "wide")
     tokens = found.about.num_tokens
     assert found.rung.l0 == 32 and len(found.rung.edges) > NUM_LATENTS // 4096
