@@ -284,7 +284,7 @@ def _difference(client: str, job: dict[str, Any]) -> Difference:
     theirs = {name: torch.from_numpy(v) for name, v in np.load(job["out"]).items()}
     z_BF = coder.pre_activations(x_BD)
     acts_BF, y_BE = coder.select(z_BF), coder(x_BD)
-    is_near_BF = (z_BF - _edge(coder, z_BF)).abs() <= NEAR * z_BF.abs().max()
+    is_near_BF = _distance(coder, z_BF) <= NEAR * z_BF.abs().max()
     is_flip_BF = (theirs["acts"] != 0) != (acts_BF != 0)
     is_same_BF = ~is_flip_BF
     is_clear_B = ~(is_flip_BF & is_near_BF).any(1)
@@ -299,11 +299,15 @@ def _difference(client: str, job: dict[str, Any]) -> Difference:
     )
 
 
-def _edge(coder: Coder, z_BF: Tensor) -> Tensor:
-    """Where a pre-activation begins to count: its threshold, or the k-th largest of its row."""
+def _distance(coder: Coder, z_BF: Tensor) -> Tensor:
+    """From where a pre-activation begins to count: its threshold or its row's k-th largest."""
+    weights = coder.state_dict()
     if coder.config.fires_by is FiresBy.rank:
-        return z_BF.topk(coder.config.k, dim=1).values[:, -1:]
-    return coder.threshold.to(z_BF.dtype)
+        return (z_BF - z_BF.topk(coder.config.k, dim=1).values[:, -1:]).abs()
+    if "r_mag" in weights:  # gated, of which both must be above 0
+        magnitude_BF = weights["r_mag"].exp() * z_BF + weights["b_mag"]
+        return torch.minimum(z_BF.abs(), magnitude_BF.abs())
+    return (z_BF - weights.get("threshold", torch.zeros(()))).abs().to(z_BF.dtype)
 
 
 def _relative(theirs: Tensor, ours: Tensor) -> float:

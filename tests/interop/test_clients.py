@@ -26,8 +26,8 @@ def test_clients_compute_what_we_compute(found: tuple[list[Difference], dict]) -
     differences, _ = found
     ours = {(d.client, d.coder) for d in differences if d.written_by == "sae_dist"}
     every = {f"{kind} {form.replace('_', ' ')}" for kind, form in itertools.product(KINDS, FORMS)}
-    assert every < {coder for _, coder in ours} and len(ours) == 24
-    assert len(differences) == 54
+    assert every < {coder for _, coder in ours} and len(ours) == 47
+    assert len(differences) == 77
     bad = [d for d in differences if max(d.latents, d.reconstruction) > MOST or d.flips]
     assert bad == []
 
