@@ -13,7 +13,7 @@ COPY launch launch
 COPY sae_dist sae_dist
 RUN python -m hatchling build -t wheel -d /dist
 
-# No compiler: what needs one (DeepSpeed, Triton) is for GPUs.
+# No compiler: Triton, which needs one, is for GPUs.
 FROM python:3.12.12-slim-bookworm
 LABEL org.opencontainers.image.title="sae_dist" \
       org.opencontainers.image.description="Harvest, train and measure sparse coders, on CPUs" \
