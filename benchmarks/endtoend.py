@@ -7,6 +7,7 @@ are those from its start to its end, Python's own start included. FVU is that of
 """
 
 import json
+import random
 import tempfile
 import time
 from collections.abc import Iterator
@@ -49,10 +50,15 @@ SMOKE = {
 
 
 def write_texts(folder: Path, num_documents: int) -> tuple[Path, Path]:
-    """Two jsonl files of Python's standard library, to train on and held out; their paths."""
+    """Two jsonl files of Python's standard library, to train on and held out; their paths.
+
+    Shuffled, as corpora are: not every program mixes documents.
+    """
     train, held_out = folder / "train.jsonl", folder / "held_out.jsonl"
+    documents = list(python_text(num_documents))
+    random.Random(0).shuffle(documents)
     with train.open("w") as to_train, held_out.open("w") as to_hold_out:
-        for number, text in enumerate(python_text(num_documents)):
+        for number, text in enumerate(documents):
             file = to_train if number % _HELD_OUT_EVERY else to_hold_out
             print(json.dumps({"text": text}), file=file)
     return train, held_out
