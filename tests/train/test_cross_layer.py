@@ -317,8 +317,14 @@ def save(run: Path, coder: CrossLayerTranscoder, lm: str = "tiny") -> None:
     save_coder(run / "coders" / "clt", coder, coder.state_dict(), about)
 
 
-def test_one_is_trained_on_a_language_model_and_measured_in_it(tmp_path: Path) -> None:
-    lm, sites = tiny_lm(), [*mlps("in").split("+"), *mlps("out").split("+")]
+@pytest.mark.parametrize("is_crosscoder", [False, True])
+def test_one_is_trained_on_a_language_model_and_measured_in_it(
+    is_crosscoder: bool, tmp_path: Path
+) -> None:
+    """A weakly causal crosscoder reads what it writes."""
+    residuals = "+".join(f"resid_post.{layer}" for layer in range(NUM_LAYERS))
+    site, target = (residuals, residuals) if is_crosscoder else (mlps("in"), mlps("out"))
+    lm, sites = tiny_lm(), list(dict.fromkeys([*site.split("+"), *target.split("+")]))
     ids_NS = torch.randint(1, VOCAB, (256, 8), generator=torch.Generator().manual_seed(0))
     acts = Capture(lm.model, [resolve(lm.model, site) for site in sites])(ids_NS)
     told = {"lm": {"name": "tiny", "commit": "none"}}
@@ -327,7 +333,7 @@ def test_one_is_trained_on_a_language_model_and_measured_in_it(tmp_path: Path) -
     path = tmp_path / "store"
     write_store(path, arrays, dtype="float32", input_ids=ids_NS.numpy(), provenance=told, **sizes)
     config = across("topk", num_sites=NUM_LAYERS, num_latents=NUM_LAYERS * 96, k=8)
-    config = replace(config, name="clt", site=mlps("in"), target=mlps("out"))
+    config = replace(config, name="clt", site=site, target=target)
     config.optim = Adam(lr=1e-2, warmup_steps=10)
     training_run(alone(), path, tmp_path / "run", [config], 150).run()
     source = StoredActivations(open_store(path))
