@@ -62,10 +62,10 @@ class CrossLayerTranscoder(Coder):
                     f"found {what} {number} of a cross-layer transcoder of {L} layers; expected a "
                     f"multiple of {L}; choose one"
                 )
-        if config.has_further_passes(has_dead=True):
+        if config.has_further_passes(has_dead=False):
             raise UserError(
                 f"found a {config.kind} cross-layer transcoder with a second pass; expected one, "
-                "over all layers; set coder.aux_coefficient=0 and coder.multi_topk=false"
+                "over all layers; set coder.multi_topk=false"
             )
         held = range(self.latents.start // L, self.latents.stop // L)
         how: Any = {"latents": held, "pre_bias": False, "dtype": dtype, "device": device}

@@ -80,14 +80,14 @@ def working_memory(
     """About what a step makes and lets go of: rows, a block of the product, entries; with AuxK as
     if all latents were dead, as at worst they are.
     """
-    F = coder.num_latents // latent
-    num_layers = len(layers_of(coder, d_in, d_out))
+    F, num_layers = coder.num_latents // latent, coder.num_layers
     rows_at_once = min(rows, max(1, _BLOCK_VALUES * num_layers // F))
     block = rows_at_once * (int(_BLOCK_BYTES * F / num_layers) + ranked_bytes(coder))
     entries = int(rows * CANDIDATES * num_layers * coder.expected_l0) * _ENTRY_BYTES
     if coder.num_aux:
-        block = max(block, _DEAD_BYTES * min(rows * F, _DEAD_VALUES))
-        block += ROUNDED_BYTES * F * (d_in + d_out + max(d_in, d_out))
-        entries += rows * min(coder.num_aux, F) * _DEAD_ENTRY_BYTES
+        block = max(block, _DEAD_BYTES * min(rows * F // num_layers, _DEAD_VALUES))
+        layers = layers_of(coder, d_in, d_out)
+        block += ROUNDED_BYTES * F // num_layers * sum(d + e + max(d, e) for _, d, e in layers)
+        entries += rows * min(num_layers * coder.num_aux, F) * _DEAD_ENTRY_BYTES
     values = _ROWS_AT_ONCE * (d_in + d_out) + _OF_A_LEVEL * (coder.num_levels - 1) * d_out
     return rows * values * bytes_per_value + block + entries
