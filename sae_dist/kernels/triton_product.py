@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sae_dist.kernels.reference import GROUP
+from sae_dist.kernels.plain import GROUP
 
 _SPAN = 1024  # groups that one program looks through for entries
 _TILE = 64  # of them at once, where one may hold an entry
