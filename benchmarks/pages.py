@@ -4,7 +4,6 @@ The latents are made up, each as large as `sae-dist latents` writes it by defaul
 tokens, of which every eighth has an activation. Tokens are drawn by Zipf's law.
 """
 
-import resource
 import statistics
 import tempfile
 import time
@@ -17,6 +16,7 @@ import numpy as np
 
 from benchmarks.figures import Figure, LeftOut
 from benchmarks.process import call
+from sae_dist.common.memory import peak_bytes
 from sae_dist.latents import About, RungAbout
 from sae_dist.latents.folder import (
     ABOUT,
@@ -102,10 +102,7 @@ def write_pages(run: str) -> dict[str, Any]:
     started = time.monotonic()
     write(Path(run), vocabulary)
     seconds = time.monotonic() - started
-    return {
-        "seconds": seconds,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
+    return {"seconds": seconds, "peak_bytes": peak_bytes()}
 
 
 def run(

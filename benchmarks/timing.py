@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
+from sae_dist.common import memory
+
 K, L0 = 32, 50  # what fires on a row: with TopK and BatchTopK, with JumpReLU
 TEMPORARY = Path(tempfile.gettempdir())
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -116,14 +118,10 @@ class Clock:
 
 
 def peak_bytes() -> int:
-    """The most memory this process held so far: on the device, or resident without one.
-
-    `getrusage` would give a process that was just started what the one that started it had held.
-    """
+    """The most memory this process held so far: on the device, or resident without one."""
     if DEVICE == "cuda":
         return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    return memory.peak_bytes()
 
 
 def matmul_for(setting: str) -> str:

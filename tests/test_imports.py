@@ -150,7 +150,7 @@ def test_the_table_itself_points_down() -> None:
         ("coders/topk.py", "from torch import distributed"),
         ("coders/topk.py", "import torch\ntorch.distributed.get_rank()"),
         ("coders/topk.py", "import numpy as np"),
-        ("kernels/reference.py", "from safetensors import safe_open"),
+        ("kernels/plain.py", "from safetensors import safe_open"),
         ("train/loop.py", "from .step import train_step"),
         ("train/loop.py", "from sae_dist import open_store"),
         ("train/loop.py", "import sae_dist\nsae_dist.open_store('a')"),

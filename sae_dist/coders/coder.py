@@ -72,12 +72,16 @@ class Coder(nn.Module):
                 "multiples of it; leave it to training, which knows the sites"
             )
         self.pre_bias = config.form.reconstructs_input if pre_bias is None else pre_bias
+        self._make_weights(dtype, device)
         self.collectives: Collectives = SingleProcess()
         self.is_exact, self.gradients = True, GradientForm()
         self.hints: dict[str, Tensor] = {}
         self.waits, self._rooms = False, dict[str, Room]()
         self._encoder: Encoder | None = None
         self._encoder_is_of: tuple[int, int] | None = None
+
+    def _make_weights(self, dtype: torch.dtype, device: torch.device | str) -> None:
+        config, d_in, d_out = self.config, self.d_in, self.d_out
 
         def parameter(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape, dtype=dtype, device=device))

@@ -177,6 +177,11 @@ class CoderConfig:
             raise UserError(f"coder.levels={self.levels}; expected shares that rise; sort them")
 
     @property
+    def num_layers(self) -> int:
+        """How many layers find latents of their own; 1 of all but a cross-layer transcoder."""
+        return self.num_sites if self.form is Form.cross_layer_transcoder else 1
+
+    @property
     def num_levels(self) -> int:
         """How many reconstructions a step makes, each of more latents; 1 of a plain coder."""
         return self.random_levels or len(self.levels or ()) + 1

@@ -12,7 +12,6 @@ from torch.nn.functional import pad
 from sae_dist.coders.coder import Coder
 from sae_dist.coders.config import CoderConfig, Form, layers_of
 from sae_dist.common.errors import UserError
-from sae_dist.common.settings import validate
 from sae_dist.kernels import SparsePattern
 
 
@@ -54,43 +53,29 @@ class CrossLayerTranscoder(Coder):
     collectives = _shared("collectives")
     is_exact, gradients, waits = _shared("is_exact"), _shared("gradients"), _shared("waits")
 
-    def __init__(
-        self,
-        config: CoderConfig,
-        d_in: int,
-        d_out: int,
-        *,
-        latents: range | None = None,
-        pre_bias: bool | None = None,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        nn.Module.__init__(self)
-        validate(config, "coder.")
-        L, self.latents = config.num_sites, latents or range(config.num_latents)
+    def _make_weights(self, dtype: torch.dtype, device: torch.device | str) -> None:
+        config, L = self.config, self.config.num_sites
         numbers = {"coder.num_latents": config.num_latents, "a slice's latents": len(self.latents)}
-        numbers |= {"the input's width": d_in, "the target's width": d_out}
         for what, number in numbers.items():
             if number % L:
                 raise UserError(
                     f"found {what} {number} of a cross-layer transcoder of {L} layers; expected a "
                     f"multiple of {L}; choose one"
                 )
-        if config.has_further_passes(has_dead=True):
+        if config.has_further_passes(has_dead=False):
             raise UserError(
                 f"found a {config.kind} cross-layer transcoder with a second pass; expected one, "
-                "over all layers; set coder.aux_coefficient=0 and coder.multi_topk=false"
+                "over all layers; set coder.multi_topk=false"
             )
-        self.config, self.d_in, self.d_out, self.pre_bias = config, d_in, d_out, False
         held = range(self.latents.start // L, self.latents.stop // L)
         how: Any = {"latents": held, "pre_bias": False, "dtype": dtype, "device": device}
-        layers = [Coder(one, d, e, **how) for one, d, e in layers_of(config, d_in, d_out)]
+        layers = [Coder(*one, **how) for one in layers_of(config, self.d_in, self.d_out)]
         self.layers = cast("list[Coder]", nn.ModuleList(layers))
         for layer in self.layers:
             bias = layer.b_dec.detach()
             del layer.b_dec
             layer.register_buffer("b_dec", bias, persistent=False)  # nobody reads it
-        self.b_dec = nn.Parameter(torch.empty(d_out, dtype=dtype, device=device))
+        self.b_dec = nn.Parameter(torch.empty(self.d_out, dtype=dtype, device=device))
         self.register_parameter("W_skip", None)
 
     @property

@@ -18,7 +18,7 @@ from sae_dist.kernels import dispatch as kernels
 from sae_dist.kernels import vectorised
 from sae_dist.kernels.dispatch import moments as moments
 from sae_dist.kernels.dispatch import total_variance as total_variance
-from sae_dist.kernels.reference import ROUNDING as ROUNDING
+from sae_dist.kernels.plain import ROUNDING as ROUNDING
 
 Price = Callable[[Tensor], dict[str, Tensor]]
 """From ŷ [B, E], as it is trained, to sums over the rows here in float64: a `price`, and of how

@@ -1,7 +1,7 @@
 """A training step's passes through a coder, in which only what matters is touched."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -66,6 +66,11 @@ class DeadLatents:
             return self.mask_F.nonzero().flatten(), None
         listed_d = (~self.mask_F).byte().argsort(stable=True)[: self.at_most]
         return listed_d, self.mask_F[listed_d]
+
+    def by_layer(self, num_layers: int) -> list["DeadLatents"]:
+        """Those of each layer of a cross-layer transcoder, which may be all that there are."""
+        masks = self.mask_F.unflatten(0, (-1, num_layers)).unbind(1)
+        return [replace(self, mask_F=mask_f) for mask_f in masks]
 
 
 def sparse_pass(coder: Coder, x_BD: Tensor, config: CoderConfig | None = None) -> Decoded:
@@ -155,14 +160,31 @@ def dead_pass(
     """What the k strongest dead latents of each row make of its error (Gao et al. 2024, App. A.2).
 
     `ê = W_decᵀ TopK_k of the dead latents' z` [B, E], without b_dec; its sum over the slices is on
-    its way. In the dtype of the search: this is a nudge for latents that do not fire, not what they
-    give when they do.
+    its way. Of a cross-layer transcoder they are each layer's k. In the dtype of the search: this
+    is a nudge for latents that do not fire, not what they give when they do.
 
     Args:
         dead: which they are, at least one in all slices.
         strength: by what they are ranked, positive where they may fire.
     """
-    collectives, x_BD, centre_D = coder.collectives, *coder.centring(x_BD)
+    if isinstance(coder, CrossLayerTranscoder):
+        of_layers = dead.by_layer(len(coder.layers))
+        own = zip(coder.layers, coder.by_layer(x_BD), of_layers, strict=True)
+        decoded = coder.sum_of([_local_dead_pass(*one, k, strength) for one in own])
+    else:
+        decoded = _local_dead_pass(coder, x_BD, dead, k, strength)
+    return coder.collectives.start_sum_latents(decoded)
+
+
+def _local_dead_pass(
+    coder: Coder,
+    x_BD: Tensor,
+    dead: DeadLatents,
+    k: int,
+    strength: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """What this slice of a coder, or of a layer of one, decodes to."""
+    x_BD, centre_D = coder.centring(x_BD)
     dtype = rounded_dtype(coder.W_enc)
     dead_d, is_dead_d = dead.listed()
     scale_d = None
@@ -173,12 +195,10 @@ def dead_pass(
 
     def select(z_bd: Tensor) -> Tensor:
         ranked_bd = strength(z_bd)
-        return top_k(ranked_bd if scale_d is None else ranked_bd * scale_d, k, collectives)
+        return top_k(ranked_bd if scale_d is None else ranked_bd * scale_d, k, coder.collectives)
 
     weights = coder.W_enc, coder.b_enc, centre_D, coder.W_dec
-    return collectives.start_sum_latents(
-        aux_pass(x_BD, *weights, dead_d, dead.at_most, k, select, dtype)
-    )
+    return aux_pass(x_BD, *weights, dead_d, dead.at_most, k, select, dtype)
 
 
 def _tie_breaking(latents_d: Tensor, num_latents: int) -> Tensor:

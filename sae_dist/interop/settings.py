@@ -6,6 +6,8 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import read_json
 from sae_dist.interop.published import told_in_one_line
@@ -21,13 +23,33 @@ _TYPES = {int: "a whole number", float: "a number", bool: "true or false", dict:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """A JSON file of settings; UserError if it is none."""
+    """A JSON or YAML file of settings; UserError if it is none."""
     with told_in_one_line(path):
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError(f"{path.stat().st_size} bytes")
-        found = read_json(path)
+        is_yaml = path.suffix == ".yaml"
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) if is_yaml else read_json(path)
         if not isinstance(found, dict):
             raise TypeError("no settings by name")
+    return found
+
+
+def read_understood(
+    path: Path,
+    understood: Understood,
+    no_bearing: Set[str] = frozenset(),
+    *,
+    is_optional: bool = False,
+) -> dict[str, Any]:
+    """The settings in a file, all of them understood; nothing where an optional one is missing.
+
+    Raises:
+        UserError: see `read_settings` and `require_understood`.
+    """
+    if is_optional and not path.exists():
+        return {}
+    found = read_settings(path)
+    require_understood(path, found, understood, no_bearing)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic of a step. `reference.py` is its specification, in plain torch."""
+"""The arithmetic of a step: `dispatch.py` says what each kernel computes."""
 
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from sae_dist.kernels.pattern import LatentRuns as LatentRuns
     from sae_dist.kernels.pattern import SparsePattern as SparsePattern
     from sae_dist.kernels.pattern import join as join
-    from sae_dist.kernels.reference import jumprelu as jumprelu
-    from sae_dist.kernels.reference import kth_largest as kth_largest
-    from sae_dist.kernels.reference import step as step
+    from sae_dist.kernels.plain import jumprelu as jumprelu
+    from sae_dist.kernels.plain import kth_largest as kth_largest
+    from sae_dist.kernels.plain import step as step
     from sae_dist.kernels.search import MOST_RANKED as MOST_RANKED
     from sae_dist.kernels.search import Encoder as Encoder
     from sae_dist.kernels.search import all_above as all_above

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sae_dist.kernels.reference import in_window
+from sae_dist.kernels.plain import in_window
 
 _BLOCK_LATENTS = {"cpu": 1 << 13, "cuda": 1 << 16}
 _BLOCK_VALUES = {"cpu": 1 << 22, "cuda": 1 << 28}
@@ -42,7 +42,7 @@ def dense_jumprelu(
     Args:
         x_BD: the rows, centred already: x - c. They get no gradient.
         W_enc, b_enc, c_D, threshold_F, W_dec: what it is differentiable in; gradients as those of
-            `reference.jumprelu` and, for `num_active`, of `reference.step`.
+            `plain.jumprelu` and, for `num_active`, of `plain.step`.
         bandwidth: ε.
     """
     return DensePass(*_DenseJumpReLU.apply(x_BD, W_enc, b_enc, c_D, threshold_F, W_dec, bandwidth))

@@ -50,7 +50,7 @@ _MULTIPLIED = (torch.float32, torch.bfloat16)
 
 
 def product(x_bD: Tensor, W_fD: Tensor, b_f: Tensor) -> tuple[Tensor, Tensor]:
-    """See `reference.product`."""
+    """z = x Wᵀ + b in bfloat16 [b, f], and in float32 each group's maximum [b, ⌈f / 32⌉]."""
     if _on_triton(x_bD) and W_fD.dtype is torch.bfloat16:
         from sae_dist.kernels import triton_product
 
@@ -59,14 +59,21 @@ def product(x_bD: Tensor, W_fD: Tensor, b_f: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def round_rows(W_FD: Tensor, bf16_FD: Tensor | None, error_F: Tensor, norm_F: Tensor) -> None:
-    """See `reference.round_rows`."""
+    """Write ‖w‖ of each row, and where ŵ is kept ŵ and ‖w - ŵ‖."""
     _kernels("triton_bound", W_FD, torch.float32).round_rows(W_FD, bf16_FD, error_F, norm_F)
 
 
 def group_errors(
     error_f: Tensor, norm_f: Tensor, b_f: Tensor, own_b_f: Tensor, dtype: torch.dtype, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference.group_errors`."""
+    """The largest ‖w - ŵ‖, ‖w‖ and |b - b̂| of each group of latents [⌈f / 32⌉].
+
+    With what sums of `width` products, and that of z, can lose in the dtype of what is given.
+
+    Args:
+        b_f, own_b_f: the bias of the search, and the one that z has.
+        dtype: of the search.
+    """
     return _kernels("triton_bound", norm_f, torch.float32).group_errors(
         error_f, norm_f, b_f, own_b_f, dtype, width
     )
@@ -75,7 +82,7 @@ def group_errors(
 def entries(
     z_bf: Tensor, maxima_bg: Tensor, floor_b: Tensor, error_bound_bg: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """See `reference.entries`."""
+    """All (row, latent) with z + bound[row, group] >= floor[row], by row, then by latent [N]."""
     if _on_triton(z_bf) and z_bf.dtype is torch.bfloat16:
         from sae_dist.kernels import triton_product
 
@@ -98,7 +105,11 @@ def entries_in(
     error_bound_bg: Tensor,
     num_before: Tensor,
 ) -> Tensor:
-    """See `reference.entries_in`."""
+    """Write the latents of `entries` behind the first `num_before` places, as far as there are any.
+
+    Returns:
+        where each row's entries begin, and the last one's end, int64 [b + 1].
+    """
     from sae_dist.kernels import triton_product
 
     given = z_bf, maxima_bg, floor_b, error_bound_bg
@@ -116,33 +127,38 @@ def topk(
     *,
     is_exact: bool,
 ) -> tuple[Tensor, Tensor]:
-    """See `reference.topk`."""
+    """The k largest positive entries of each row of z = x Wᵀ + b; see `triton_search.topk`."""
     from sae_dist.kernels import triton_search
 
     return triton_search.topk(x_bD, W_FD, b_F, z_bF, maxima_bg, bound, k, is_exact=is_exact)
 
 
 def sddmm(u_BD: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
-    """See `reference.sddmm`."""
+    """For each entry (b, f) the product u_b · W_f [N]; 0 where there is none."""
     return _kernels("triton_sparse", u_BD, *_MULTIPLIED).sddmm(u_BD, W_FD, code)
 
 
 def spmm(values_N: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
-    """See `reference.spmm`."""
+    """For each row the sum of its entries' value · W_f [B, D]."""
     return _kernels("triton_sparse", W_FD, *_MULTIPLIED).spmm(values_N, W_FD, code)
 
 
 def spmm_t(
     values_N: Tensor, u_BD: Tensor, code: SparsePattern, *, present_only: bool = False
 ) -> Tensor:
-    """See `reference.spmm_t`."""
+    """For each latent the sum of its entries' value · u_b [F, D], or of those with any [R, D]."""
     return _kernels("triton_sparse", u_BD, *_MULTIPLIED).spmm_t(
         values_N, u_BD, code, present_only=present_only
     )
 
 
 def latent_runs(latents_N: Tensor, num_latents: int) -> LatentRuns:
-    """See `reference.latent_runs`; of patterns that have room for more than there is."""
+    """The places of a pattern latent by latent; those of latent F are no entries.
+
+    Of rows that latents have there are min(N, F): with N ≥ F places each latent has its own, with
+    fewer the one with the number of its first place in this order. For patterns that have room for
+    more than there is.
+    """
     from sae_dist.kernels import triton_sparse
 
     return triton_sparse.latent_runs(latents_N, num_latents)
@@ -151,32 +167,47 @@ def latent_runs(latents_N: Tensor, num_latents: int) -> LatentRuns:
 def row_gradient(
     values_N: Tensor, u_BD: Tensor, code: SparsePattern, unit_FD: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference.row_gradient`; of such patterns."""
+    """`spmm_t` of the rows of `code.present_R`, with what else is asked of a gradient; of such
+    patterns.
+
+    Args:
+        unit_FD: rows of unit norm, of which norms leave out what lies along them.
+
+    Returns:
+        the sums [R, D], of which those of number F need not be written; their norms [R], 0 of
+        these; and Σ value of each latent [F].
+    """
     from sae_dist.kernels import triton_sparse
 
     return triton_sparse.row_gradient(values_N, u_BD, code, unit_FD)
 
 
 def centre_gradient(grad_b_F: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
-    """See `reference.centre_gradient`."""
+    """-Σ value · W_f over the latents that have entries [D]: the gradient of c in W (x - c) + b."""
     kernels = _kernels("triton_sparse", W_FD, *_MULTIPLIED) if code.is_padded else vectorised
     return kernels.centre_gradient(grad_b_F, W_FD, code)
 
 
 def residual(y_BE: Tensor, decoded_BE: Tensor, b_E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference.residual`."""
+    """e = y - (ŷ + b) [B, E], its moments and those of y [E + 1]."""
     return _kernels("triton_loss", y_BE, torch.float32).residual(y_BE, decoded_BE, b_E)
 
 
 def moments(y_BE: Tensor) -> Tensor:
-    """See `reference.moments`."""
+    """Σ y and Σ‖y‖² over the rows [E + 1] in float64, to be added up over the parts of a batch."""
     return _kernels("triton_loss", y_BE, torch.float32).moments(y_BE)
 
 
 def explained(
     moments: Tensor, error: Tensor, active: Tensor, num_rows: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `reference.explained`."""
+    """What the sums over all rows say (0-dim, float64).
+
+    Returns:
+        Σ‖y-ȳ‖², or 0 where rounding alone could leave as much; what an error is divided by, which
+        then is the number of rows; of `error` that ratio, an FVU, which then is NaN; and the
+        `active` entries a row.
+    """
     kernels = _kernels("triton_loss", moments, torch.float64)
     return kernels.explained(moments, error, active, num_rows)
 
@@ -189,7 +220,15 @@ def decide(
     clip_norm: float | None,
     may_hold: bool,
 ) -> tuple[Tensor, Tensor]:
-    """See `reference.decide`."""
+    """Whether a step is to change nothing, and what its gradient is multiplied by (0-dim).
+
+    Args:
+        loss, norm: a step is skipped where one of them is not finite.
+        counts_3: steps taken, steps skipped, and of these the last ones in a row; changed in place.
+        num_held: steps that are to be repeated; the same.
+        clip_norm: what the norm is to exceed no more; None for any.
+        may_hold: whether a step to be skipped is held instead; and so is one after a held one.
+    """
     kernels = _kernels("triton_counts", norm, torch.float32)
     return kernels.decide(loss, norm, counts_3, num_held, clip_norm, may_hold)
 
@@ -202,13 +241,23 @@ def count_fired(
     num_tokens: int,
     skip: Tensor,
 ) -> None:
-    """See `reference.count_fired`."""
+    """Count a batch in which latent f fired on `now_F[f]` of `num_tokens` tokens, in place.
+
+    Args:
+        silent_F: tokens since each latent last fired.
+        fired_F: tokens on which it fired, of `window_tokens`.
+        skip: whether it is not to be counted.
+    """
     kernels = _kernels("triton_counts", silent_F, torch.int64)
     kernels.count_fired(silent_F, fired_F, window_tokens, now_F, num_tokens, skip)
 
 
 def gradient_square(grad_RD: Tensor, rows_R: Tensor | None, W_FD: Tensor | None) -> Tensor:
-    """See `reference.gradient_square`."""
+    """‖g‖² of some rows' gradient, with their weights (unit rows) without what lies along them.
+
+    Args:
+        rows_R: which rows, int64; None for all. Those of number F are none, with gradient 0.
+    """
     if _on_triton(grad_RD) and grad_RD.dtype is torch.float32 and grad_RD.dim() == 2:
         from sae_dist.kernels import triton_update
 
@@ -228,7 +277,16 @@ def update_rows(
     adam: AdamStep,
     place_F: Tensor | None = None,
 ) -> None:
-    """See `reference.update_rows`."""
+    """One step of Adam (Kingma & Ba 2015, as in `torch.optim.Adam`) on some rows, in place.
+
+    Args:
+        rows: all rows and their state.
+        grad_RD: the gradient of some rows; it may be overwritten.
+        rows_R: which rows, each once, int64; None for all. Those of number F are none. With a first
+            moment every row is visited, of gradient 0 where there is no other.
+        adam: the step's settings.
+        place_F: where the gradient of each row stands, as `rows_R` has it, -1 for nowhere.
+    """
     if updates_in_places(rows.W_FD):
         from sae_dist.kernels import triton_update
 

@@ -12,7 +12,7 @@ from sae_dist.kernels import host
 
 
 class LatentRuns(NamedTuple):
-    """A pattern's N places latent by latent, as a device finds them: see `reference.latent_runs`.
+    """A pattern's N places latent by latent, as a device finds them: see `dispatch.latent_runs`.
 
     Attributes:
         order_N: the places latent by latent, rows rising, those of no entry last.

@@ -23,7 +23,7 @@ from sae_dist.kernels import dispatch as kernels
 from sae_dist.kernels.bound import Bound
 from sae_dist.kernels.host import Room
 from sae_dist.kernels.pattern import SparsePattern
-from sae_dist.kernels.reference import GROUP
+from sae_dist.kernels.plain import GROUP
 
 _BLOCK_LATENTS = {"cpu": 1 << 17}  # on a GPU all of them, as a program looks at a row
 # Of a product at once. Each block of rows reads all of W: small ones fit a cache, but wait for W.

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sae_dist.kernels.reference import GROUP
+from sae_dist.kernels.plain import GROUP
 from sae_dist.kernels.triton_product import larger
 
 _TILE_GROUPS = 16
@@ -33,7 +33,7 @@ def _round_rows(
 
 
 def round_rows(W_FD: Tensor, bf16_FD: Tensor | None, error_F: Tensor, norm_F: Tensor) -> None:
-    """See `reference.round_rows`; W is float32."""
+    """See `dispatch.round_rows`; W is float32."""
     num_rows, width = W_FD.shape
     if num_rows:
         given = W_FD.contiguous(), bf16_FD, error_F, norm_F, width
@@ -75,7 +75,7 @@ def _group_errors(
 def group_errors(
     error_f: Tensor, norm_f: Tensor, b_f: Tensor, own_b_f: Tensor, dtype: torch.dtype, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference.group_errors`; everything is float32, and the search in it or in bfloat16."""
+    """See `dispatch.group_errors`; everything is float32, and the search in it or in bfloat16."""
     num_latents, eps = len(norm_f), torch.finfo(torch.float32).eps
     out_3g = norm_f.new_empty(3, triton.cdiv(num_latents, GROUP))
     num_groups = out_3g.shape[1]

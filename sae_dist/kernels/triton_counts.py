@@ -44,7 +44,7 @@ def decide(
     clip_norm: float | None,
     may_hold: bool,
 ) -> tuple[Tensor, Tensor]:
-    """See `reference.decide`; the norm is float32."""
+    """See `dispatch.decide`; the norm is float32."""
     skip, scale = torch.empty_like(norm, dtype=torch.bool), torch.empty_like(norm)
     most = float("inf") if clip_norm is None else clip_norm
     _decide[(1,)](loss, norm, counts_3, num_held, skip, scale, most, MAY_HOLD=may_hold)
@@ -83,6 +83,6 @@ def count_fired(
     num_tokens: int,
     skip: Tensor,
 ) -> None:
-    """See `reference.count_fired`."""
+    """See `dispatch.count_fired`."""
     given = silent_F, fired_F, window_tokens, now_F.contiguous(), skip, num_tokens, len(silent_F)
     _count_fired[(triton.cdiv(len(silent_F), _TILE),)](*given, TILE=_TILE)

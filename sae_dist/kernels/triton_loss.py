@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sae_dist.kernels.reference import ROUNDING
+from sae_dist.kernels.plain import ROUNDING
 
 _ROWS = 16  # of one program
 
@@ -54,14 +54,14 @@ def _moments(
 
 
 def residual(y_BE: Tensor, decoded_BE: Tensor, b_E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference.residual`; everything that is given is float32."""
+    """See `dispatch.residual`; everything that is given is float32."""
     e_BE, width = torch.empty_like(y_BE), y_BE.shape[1]
     sums_S = _launch(y_BE, 2 * (width + 1), decoded_BE.contiguous(), b_E, e_BE)
     return e_BE, sums_S[: width + 1], sums_S[width + 1 :]
 
 
 def moments(y_BE: Tensor) -> Tensor:
-    """See `reference.moments`; y is float32."""
+    """See `dispatch.moments`; y is float32."""
     return _launch(y_BE, y_BE.shape[1] + 1)
 
 
@@ -107,7 +107,7 @@ def _explained(
 def explained(
     moments: Tensor, error: Tensor, active: Tensor, num_rows: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `reference.explained`; moments and error are float64."""
+    """See `dispatch.explained`; moments and error are float64."""
     width, out_4 = len(moments) - 1, moments.new_empty(4)
     tile = min(triton.next_power_of_2(width), 1024)
     given = moments, error, active, out_4, num_rows, width

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sae_dist.kernels.reference import GROUP
+from sae_dist.kernels.plain import GROUP
 
 _SPAN = 1024  # groups that one program looks through for entries
 _TILE = 64  # of them at once, where one may hold an entry
@@ -154,6 +154,13 @@ def _reaching(
 
 
 @triton.jit
+def _span(num_groups, SPAN: tl.constexpr):
+    """The row that a program looks through, and its first group there."""
+    spans = tl.cdiv(num_groups, SPAN)
+    return (tl.program_id(0) // spans).to(tl.int64), (tl.program_id(0) % spans) * SPAN
+
+
+@triton.jit
 def _count(
     z_ptr,
     maxima_ptr,
@@ -166,9 +173,7 @@ def _count(
     SPAN: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    spans = tl.cdiv(num_groups, SPAN)
-    row = (tl.program_id(0) // spans).to(tl.int64)
-    begin = (tl.program_id(0) % spans) * SPAN
+    row, begin = _span(num_groups, SPAN)
     floor = tl.load(floor_ptr + row)
     group_S = begin + tl.arange(0, SPAN)
     may_hold_S = _may_hold(maxima_ptr, error_bound_ptr, floor, row, group_S, num_groups)[0]
@@ -203,9 +208,7 @@ def _write(
     SPAN: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    spans = tl.cdiv(num_groups, SPAN)
-    row = (tl.program_id(0) // spans).to(tl.int64)
-    begin = (tl.program_id(0) % spans) * SPAN
+    row, begin = _span(num_groups, SPAN)
     floor = tl.load(floor_ptr + row)
     place = tl.load(offsets_ptr + tl.program_id(0))
     if place < tl.minimum(tl.load(offsets_ptr + tl.program_id(0) + 1), num_places):

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sae_dist.kernels.bound import Bound
-from sae_dist.kernels.reference import GROUP
+from sae_dist.kernels.plain import GROUP
 
 _TILE_GROUPS = 16  # that are looked through together
 _TILE_ENTRIES = 8  # whose rows of W are on their way together

@@ -332,7 +332,7 @@ def spmm_t(
 def row_gradient(
     values_N: Tensor, u_BD: Tensor, code: SparsePattern, unit_FD: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference.row_gradient`."""
+    """See `dispatch.row_gradient`."""
     runs, num_rows = code.runs, len(code.runs.rows_R)
     norms_R = torch.empty(num_rows, device=u_BD.device)
     is_by_latent = num_rows == code.num_latents
@@ -384,7 +384,7 @@ def _weighted_rows(
 
 
 def centre_gradient(grad_b_F: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
-    """See `reference.centre_gradient`: of W only the rows of latents that have entries are read."""
+    """See `dispatch.centre_gradient`: of W only the rows of latents that have entries are read."""
     rows_R, width = code.present_R, W_FD.shape[1]
     tile, num_programs = _tile(width, 512), triton.cdiv(len(rows_R), _PIECE)
     parts_PD = torch.empty(num_programs, width, device=W_FD.device)
@@ -449,7 +449,7 @@ def _latent_runs(
 
 
 def latent_runs(latents_N: Tensor, num_latents: int) -> LatentRuns:
-    """See `reference.latent_runs`."""
+    """See `dispatch.latent_runs`."""
     num_places, device = len(latents_N), latents_N.device
     keys_N, order_N = latents_N.int().sort(stable=True)  # a fraction of int64's time
     is_by_latent = num_places >= num_latents

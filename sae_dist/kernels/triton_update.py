@@ -106,7 +106,7 @@ def update_rows(
     adam: AdamStep,
     place_F: Tensor | None = None,
 ) -> None:
-    """See `reference.update_rows`; everything is float32 and contiguous."""
+    """See `dispatch.update_rows`; everything is float32 and contiguous."""
     is_first_kept = rows.exp_avg_FD is not None
     assert is_first_kept or adam.beta1 == 0.0, "without a first moment beta1 must be 0"
     assert not is_first_kept or rows.last_step_F is None, "a first moment moves rows at every step"
@@ -171,7 +171,7 @@ def _squares(grad_ptr, rows_ptr, W_ptr, square_ptr, num_rows, width, TILE_D: tl.
 
 
 def gradient_square(grad_RD: Tensor, rows_R: Tensor | None, W_FD: Tensor | None) -> Tensor:
-    """See `reference.gradient_square`; everything is float32 and contiguous."""
+    """See `dispatch.gradient_square`; everything is float32 and contiguous."""
     num_rows, width = grad_RD.shape
     square_R = grad_RD.new_empty(num_rows)
     tile = triton.next_power_of_2(width)

@@ -13,11 +13,12 @@ from torch.nn.functional import embedding_bag, pad
 
 from sae_dist.kernels import host
 from sae_dist.kernels.adam import AdamRows, AdamStep
-from sae_dist.kernels.reference import GROUP, ROUNDING
+from sae_dist.kernels.plain import GROUP, ROUNDING
 
 if TYPE_CHECKING:
     from sae_dist.kernels.pattern import SparsePattern
 
+_TILE = 32  # columns of bfloat16 that AMX multiplies at once
 _BLOCK_ROWS = 512  # of weights, gradient and moments at once: a CPU's cache holds them
 
 with warnings.catch_warnings(action="ignore"):  # torch says once that sparse tensors are in beta
@@ -30,6 +31,9 @@ def product(x_bD: Tensor, W_fD: Tensor, b_f: Tensor) -> tuple[Tensor, Tensor]:
     Of bfloat16 numbers, which torch compares slowly, by their bits: these rank as the numbers do
     where any is positive, and where none is 0 takes the maximum's place.
     """
+    if W_fD.dtype is torch.bfloat16 and (missing := -x_bD.shape[1] % _TILE):
+        # it reads on into the next row, times 0: what is NaN there would be NaN here
+        x_bD, W_fD = pad(x_bD, (0, missing)), pad(W_fD, (0, missing))
     z_bf = torch.addmm(b_f.to(W_fD.dtype), x_bD, W_fD.T)
     if z_bf.dtype is not torch.bfloat16:
         return z_bf, _grouped(z_bf, -torch.inf).amax(2)
@@ -40,7 +44,7 @@ def product(x_bD: Tensor, W_fD: Tensor, b_f: Tensor) -> tuple[Tensor, Tensor]:
 def group_errors(
     error_f: Tensor, norm_f: Tensor, b_f: Tensor, own_b_f: Tensor, dtype: torch.dtype, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference.group_errors`."""
+    """See `dispatch.group_errors`."""
     eps = torch.finfo(norm_f.dtype).eps
     W_error_f = error_f + 2 * width * eps * norm_f
     b_error_f = (b_f - b_f.to(dtype)).abs() + eps * (b_f.abs() + own_b_f.abs())
@@ -121,7 +125,7 @@ def _bags(values_N: Tensor, table: Tensor, index_N: Tensor, offsets: Tensor) -> 
 
 
 def centre_gradient(grad_b_F: Tensor, W_FD: Tensor, code: SparsePattern) -> Tensor:
-    """See `reference.centre_gradient`: of other latents the value is 0."""
+    """See `dispatch.centre_gradient`: of other latents the value is 0."""
     return -(grad_b_F @ W_FD)
 
 
@@ -141,7 +145,7 @@ def moments(y_BE: Tensor) -> Tensor:
 
 
 def residual(y_BE: Tensor, decoded_BE: Tensor, b_E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference.residual`."""
+    """See `dispatch.residual`."""
     e_BE = torch.sub(y_BE, decoded_BE + b_E)
     sums_S = torch.cat([e_BE.sum(0).double(), square_sum(e_BE)[None]])
     return e_BE, sums_S, moments(y_BE)
@@ -159,7 +163,7 @@ def total_variance(moments: Tensor, num_rows: int | Tensor) -> Tensor:
 def explained(
     moments: Tensor, error: Tensor, active: Tensor, num_rows: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `reference.explained`."""
+    """See `dispatch.explained`."""
     variation = total_variance(moments, num_rows)
     is_none = variation == 0
     scale = torch.where(is_none, num_rows, variation)
@@ -169,7 +173,7 @@ def explained(
 
 @torch.no_grad()
 def gradient_square(grad_RD: Tensor, rows_R: Tensor | None, W_FD: Tensor | None) -> Tensor:
-    """See `reference.gradient_square`."""
+    """See `dispatch.gradient_square`."""
     square = vector_norm(grad_RD).square()
     if W_FD is None:
         return square
@@ -194,7 +198,7 @@ def update_rows(
     adam: AdamStep,
     place_F: Tensor | None = None,
 ) -> None:
-    """See `reference.update_rows`: block by block, all of it while the rows are here."""
+    """See `dispatch.update_rows`: block by block, all of it while the rows are here."""
     W_FD = rows.W_FD
     if host.is_at_hand(adam.skip) and adam.skip:
         return
@@ -244,7 +248,7 @@ def decide(
     clip_norm: float | None,
     may_hold: bool,
 ) -> tuple[Tensor, Tensor]:
-    """See `reference.decide`."""
+    """See `dispatch.decide`."""
     skip = ~torch.isfinite(loss + norm)
     if may_hold:
         skip |= num_held > 0
@@ -265,7 +269,7 @@ def count_fired(
     num_tokens: int,
     skip: Tensor,
 ) -> None:
-    """See `reference.count_fired`."""
+    """See `dispatch.count_fired`."""
     num_counted = num_tokens * ~skip
     silent_F += num_counted
     silent_F.masked_fill_((now_F > 0) & ~skip, 0)

@@ -1,5 +1,7 @@
 """The tensors that one process of a mesh holds of a rung, counted in bytes."""
 
+from math import ceil
+
 import torch
 
 from sae_dist.coders import CoderConfig, layers_of, make_coder
@@ -10,10 +12,11 @@ from sae_dist.train.optimizers import Optimizer
 _INT64 = 8
 # As a step has them on a GPU.
 _BLOCK_VALUES = 1 << 28  # of the search's product at once, or those of a row
-_BLOCK_BYTES = (
-    2.25  # of such a value: bfloat16, and of 32 a float32 maximum and an int32 to list it
-)
-_RANKED_BYTES = 20 * 1024  # of a row of these, which a program ranks
+# Of such a value: bfloat16, and of 32 a float32 maximum with an int32 to list it, or with its bound
+# and what that is made of.
+_BLOCK_BYTES = 2 + 6 * 4 / 32
+_PLACE_BYTES = 20  # of an entry that a program ranks with others of its row
+_LEAST_PLACES, _PLACES_OF_K = 1024, 4  # of a row, a power of two
 _ROWS_AT_ONCE = 5  # tensors of B × D or B × E that live at once in a step, about
 _OF_A_LEVEL = 3  # more of B × E for each level beyond one: its part, error and their gradient
 _DEAD_VALUES = 1 << 30  # of the dead latents at once
@@ -65,20 +68,26 @@ def checkpoint_bytes(memory: dict[str, int]) -> int:
     return sum(memory.get(name, 0) for name in ("parameters", "moments", "average", "counters"))
 
 
+def ranked_bytes(coder: CoderConfig) -> int:
+    """Of one row, while a program finds the k largest of it."""
+    places = ceil(_PLACES_OF_K * coder.expected_l0)
+    return _PLACE_BYTES * max(_LEAST_PLACES, 1 << (places - 1).bit_length())
+
+
 def working_memory(
     coder: CoderConfig, d_in: int, d_out: int, rows: int, latent: int, bytes_per_value: int = 4
 ) -> int:
     """About what a step makes and lets go of: rows, a block of the product, entries; with AuxK as
     if all latents were dead, as at worst they are.
     """
-    F = coder.num_latents // latent
-    num_layers = len(layers_of(coder, d_in, d_out))
+    F, num_layers = coder.num_latents // latent, coder.num_layers
     rows_at_once = min(rows, max(1, _BLOCK_VALUES * num_layers // F))
-    block = rows_at_once * (int(_BLOCK_BYTES * F / num_layers) + _RANKED_BYTES)
+    block = rows_at_once * (int(_BLOCK_BYTES * F / num_layers) + ranked_bytes(coder))
     entries = int(rows * CANDIDATES * num_layers * coder.expected_l0) * _ENTRY_BYTES
     if coder.num_aux:
-        block = max(block, _DEAD_BYTES * min(rows * F, _DEAD_VALUES))
-        block += ROUNDED_BYTES * F * (d_in + d_out + max(d_in, d_out))
-        entries += rows * min(coder.num_aux, F) * _DEAD_ENTRY_BYTES
+        block = max(block, _DEAD_BYTES * min(rows * F // num_layers, _DEAD_VALUES))
+        layers = layers_of(coder, d_in, d_out)
+        block += ROUNDED_BYTES * F // num_layers * sum(d + e + max(d, e) for _, d, e in layers)
+        entries += rows * min(num_layers * coder.num_aux, F) * _DEAD_ENTRY_BYTES
     values = _ROWS_AT_ONCE * (d_in + d_out) + _OF_A_LEVEL * (coder.num_levels - 1) * d_out
     return rows * values * bytes_per_value + block + entries

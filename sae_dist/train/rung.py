@@ -82,7 +82,7 @@ class Rung:
         optim, coder, is_alone = self.config.optim, self.config.coder, self.mesh.data.size == 1
         is_one = not coder.has_further_passes(has_dead=dead.at_most > 0)
         in_places = optim.takes_places and dispatch.updates_in_places(self.coder.b_dec)
-        in_places = in_places and not coder.form.spans_sites  # `SumOfNorms` reads rows by number
+        in_places = in_places and not coder.form.spans_sites  # `project_gradient` takes no places
         return GradientForm(
             by_rows=is_alone and optim.moves_fired_rows_alone,
             sums=None if self.coder.is_exact else torch.bfloat16,

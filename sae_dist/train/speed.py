@@ -1,13 +1,13 @@
 """How fast a run goes, and what it makes of its devices."""
 
 import re
-import resource
 import time
 from collections.abc import Sequence
 
 import torch
 
 from sae_dist.coders.flops import step_flops
+from sae_dist.common.memory import peak_bytes
 from sae_dist.parallel import World
 from sae_dist.train.rung import Rung
 
@@ -75,4 +75,4 @@ class Speed:
         """The most bytes so far: of tensors on a GPU, or of all that the process holds."""
         if self._is_cuda:
             return torch.cuda.max_memory_allocated(self._device)
-        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak_bytes()

@@ -7,7 +7,7 @@ from torch import Tensor
 from sae_dist.coders import CoderConfig, LossTerms, Price, training_forward
 from sae_dist.kernels import host
 from sae_dist.parallel import backward, gradient_norm
-from sae_dist.train.optimizers import gradient_norms
+from sae_dist.train.optimizers import gradient_norms, project_gradient
 from sae_dist.train.rows import SharedRows
 from sae_dist.train.rung import Rung
 from sae_dist.train.schedules import learning_rate, sparsity_coefficient
@@ -78,6 +78,7 @@ def take_step(
     )
     coder.zero_grad()
     backward(forward.loss, coder, mesh)
+    project_gradient(coder)
     norm = gradient_norm(gradient_norms(coder), coder, mesh)
 
     # Both were summed over all processes, so that every one of them decides alike.

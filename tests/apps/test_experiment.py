@@ -63,6 +63,8 @@ def ladder(name: str) -> list[RungConfig]:
         *(
             "gemma_scope_27b",
             "gemma_scope_2_270m:ladder",
+            "gemma_scope_2_270m:crosscoder",
+            "gemma_scope_2_1b:clt",
             "gpt2",
             "quickstart_scratch",
             "qwen_scope",
@@ -145,7 +147,13 @@ def test_published_numbers() -> None:
     widths = [rung.coder.num_latents for rung in ladder("gemma_scope_2b:ladder")]
     assert widths == [2**n for n in range(15, 20)]
     assert len(ladder("gemma_scope_2_1b")) == 26 * 4
-    assert composed("gemma_scope_2_1b")[1].optim.sparsity_warmup_steps == 50_000
+    training = composed("gemma_scope_2_1b")[1]
+    assert training.optim.sparsity_warmup_steps == 50_000 and training.coder.num_levels == 5
+    training = composed("model_diff")[1]
+    coder, optim = training.coder, training.optim
+    assert (coder.num_latents, coder.k, optim.lr, optim.scale_lr_by_width) == (
+        *(32 * 2304, 100, 1e-4, False),
+    )
 
 
 def test_published_numbers_of_qwen_scope() -> None:
@@ -190,6 +198,25 @@ def test_gemma_scope_2_has_the_layers_widths_and_l0_of_its_files(
             for rung in rungs
         }
         assert len(rungs) == len(expected) * (2 if part == "transcoder_all" else 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "depths", "num_layers"), [("1b", (7, 13, 17, 22), 26), ("270m", (5, 9, 12, 15), 18)]
+)
+def test_coders_of_several_layers_are_those_of_gemma_scope_2_s_table(
+    size: str, depths: tuple[int, ...], num_layers: int
+) -> None:
+    rungs = ladder(f"gemma_scope_2_{size}:crosscoder")
+    of_depths = "+".join(f"resid_post.{layer}" for layer in depths)
+    assert {(rung.site, rung.target) for rung in rungs} == {(of_depths, of_depths)}
+    widths = {rung.coder.num_latents for rung in rungs}
+    assert widths == {2**16, 2**18, 2**19, 2**20} and len(rungs) == 8
+    for rung in ladder(f"gemma_scope_2_{size}:clt"):
+        assert rung.coder.num_sites == num_layers and rung.coder.num_latents % num_layers == 0
+        assert rung.coder.num_latents // num_layers % 32 == 0
+        fewer = {n - rung.coder.num_latents for n in (2**18, 2**19)}
+        assert any(0 <= few < 32 * num_layers for few in fewer)  # as many a layer as fit
+        assert rung.coder.target_l0 in (50, 150)
 
 
 def test_published_numbers_of_skip_transcoders() -> None:

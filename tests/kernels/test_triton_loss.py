@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sae_dist.kernels import reference, vectorised
+from sae_dist.kernels import vectorised
+from tests.kernels import reference
 
 triton_loss = pytest.importorskip(
     "sae_dist.kernels.triton_loss", reason="needs triton", exc_type=ImportError

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_dist.kernels import reference
+from tests.kernels import reference
 
 triton_product = pytest.importorskip(
     "sae_dist.kernels.triton_product", reason="needs triton", exc_type=ImportError

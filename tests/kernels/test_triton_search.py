@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_dist.kernels import Encoder, reference, search
+from sae_dist.kernels import Encoder, search
+from tests.kernels import reference
 
 triton_search = pytest.importorskip(
     "sae_dist.kernels.triton_search", reason="needs triton", exc_type=ImportError

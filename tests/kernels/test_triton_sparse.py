@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_dist.kernels import reference
 from sae_dist.kernels.pattern import SparsePattern
+from tests.kernels import reference
 
 triton_sparse = pytest.importorskip(
     "sae_dist.kernels.triton_sparse", reason="needs triton", exc_type=ImportError

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_dist.kernels import AdamRows, AdamStep, reference
+from sae_dist.kernels import AdamRows, AdamStep
+from tests.kernels import reference
 
 triton_update = pytest.importorskip(
     "sae_dist.kernels.triton_update", reason="needs triton", exc_type=ImportError

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_dist.kernels import reference, vectorised
+from sae_dist.kernels import vectorised
 from sae_dist.kernels.pattern import SparsePattern
+from tests.kernels import reference
 
 SHAPES = [(1, 7, 1), (5, 24, 31), (33, 96, 33), (1, 100, 257), (5, 7, 100)]
 

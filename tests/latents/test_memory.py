@@ -1,14 +1,13 @@
 """A million latents are watched in the memory that docs/latents.md states."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from sae_dist.coders import Coder, TopK, save_coder
-from sae_dist.common.memory import keep_freed_memory
+from sae_dist.common.memory import keep_freed_memory, peak_bytes
 from sae_dist.evaluate import finished
 from sae_dist.latents import Latents, WatchConfig, watch
 from sae_dist.latents.decoders import nearest
@@ -42,12 +41,6 @@ def write_run(folder: Path) -> None:
     }
     about = {"site": "x", "target": "x"}
     save_coder(folder / "r" / "coders" / "wide", coder, tensors, about)
-
-
-def peak_bytes() -> int:
-    """Of resident memory, as Linux counts it since `forget_peak`."""
-    (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(line) * 1024
 
 
 def forget_peak() -> int:

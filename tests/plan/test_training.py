@@ -14,7 +14,7 @@ from sae_dist.kernels import aux, search
 from sae_dist.parallel import MachineConfig, MeshConfig, World, make_mesh
 from sae_dist.plan import TrainingPlan, plan_training, rung_memory
 from sae_dist.plan import memory as plan_memory
-from sae_dist.plan.memory import checkpoint_bytes, working_memory
+from sae_dist.plan.memory import checkpoint_bytes, ranked_bytes, working_memory
 from sae_dist.plan.rung import RungPlan, moved_bytes, plan_rung
 from sae_dist.store import open_store
 from sae_dist.store.layout import Layout
@@ -252,5 +252,12 @@ def test_a_block_of_the_search_is_as_large_as_on_a_gpu() -> None:
     assert search._BLOCK_VALUES["cuda"] == plan_memory._BLOCK_VALUES
     assert aux._BLOCK_VALUES["cuda"] == plan_memory._DEAD_VALUES
     assert "cuda" not in search._BLOCK_LATENTS  # but all latents of some rows
-    one, two = (working_memory(TopK(num_latents=F), 16, 16, 4096, 1) for F in (2**16, 2**20))
-    assert 0 <= one - two <= 4096 * plan_memory._RANKED_BYTES  # the same values of fewer rows
+    few, many = (TopK(num_latents=F) for F in (2**16, 2**20))
+    one, two = (working_memory(coder, 16, 16, 4096, 1) for coder in (few, many))
+    assert 0 <= one - two <= 4096 * ranked_bytes(few)  # the same values of fewer rows
+
+
+def test_as_much_is_ranked_as_on_a_gpu() -> None:
+    triton_search = pytest.importorskip("sae_dist.kernels.triton_search", reason="needs triton")
+    assert ranked_bytes(TopK(num_latents=2**16, k=32)) == 20 * triton_search._LEAST_ROOM
+    assert ranked_bytes(TopK(num_latents=2**16, k=400)) == 20 * 2048

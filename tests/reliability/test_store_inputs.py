@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import resource
 import shutil
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from numcodecs import Zstd
 
 from sae_dist.apps import evaluate, train, verify
 from sae_dist.common.errors import UserError
+from sae_dist.common.memory import peak_bytes
 from sae_dist.store import StoreConfig, StoreWriter, write_store
 from sae_dist.store import verify as verify_store
 from tests.harvest.tiny import contents
@@ -175,21 +175,16 @@ def test_10_an_unsealed_store_is_not_trained_on(store: Path, run: Command) -> No
     assert "found an unsealed store at store; expected MANIFEST.json; finish the harvest" in line
 
 
-def peak() -> int:
-    """The most bytes that this process has held."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def train_on_a_bomb(folder: Path) -> None:
     """Train as the command does; what it said and how much more the process held, in files."""
     os.chdir(folder)
     sys.argv = ["command", *TRAIN]
-    before = peak()
+    before = peak_bytes()
     with open("said", "w") as said, contextlib.redirect_stderr(said):
         try:
             train.main()
         finally:
-            Path("grown").write_text(str(peak() - before))
+            Path("grown").write_text(str(peak_bytes() - before))
 
 
 def test_13_a_bomb_does_not_go_off(store: Path) -> None:

@@ -11,7 +11,16 @@ from torch import Tensor
 
 from sae_dist.apps.checkpointed import checkpointed
 from sae_dist.apps.rungs import lay_out
-from sae_dist.coders import CrossLayerTranscoder, Form, fold, load_coder, make_coder, unfold
+from sae_dist.coders import (
+    CrossLayerTranscoder,
+    DeadLatents,
+    Form,
+    fold,
+    load_coder,
+    make_coder,
+    training_forward,
+    unfold,
+)
 from sae_dist.coders.messages import MeshAxis
 from sae_dist.common.errors import UserError
 from sae_dist.config import TrainConfig
@@ -67,7 +76,8 @@ def ladder(latent: int) -> list[RungConfig]:
     kinds = [across(kind, latent) for kind in ("jumprelu", "topk", "batchtopk")]
     unit = across("topk", latent, unit_norm_decoder=True)
     optim = Adam(lr=3e-3, beta1=0.0, ema_decay=0.9, clip_norm=1.0)
-    return [*kinds, replace(unit, name="unit", optim=optim)]
+    aux = across("topk", latent, aux_coefficient=1 / 32, aux_k=3, dead_after_tokens=1)
+    return [*kinds, replace(unit, name="unit", optim=optim), replace(aux, name="aux")]
 
 
 def reference_loss(p: dict[str, Tensor], x: list[Tensor], y: list[Tensor], kind: str) -> Tensor:
@@ -117,6 +127,45 @@ def test_training_equals_a_dense_reference(store: Path, tmp_path: Path, kind: st
                     p[name].data.copy_(parameter)
     for name, parameter in only.coder.named_parameters():
         torch.testing.assert_close(parameter, p[name], rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_aux_k_is_of_the_dead_latents_of_each_layer() -> None:
+    config = across("topk", aux_coefficient=0.5, aux_k=3).coder
+    coder = make_coder(config, L * D, L * E, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in coder.parameters():
+        drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter.data.copy_(drawn / 3)
+    dead_LF = torch.rand(L, F, generator=generator) < 0.4
+    dead_LF[1] = False
+    x_BD, y_BE = (
+        torch.randn(20, L * width, generator=generator, dtype=torch.float64) for width in (D, E)
+    )
+    given = {"sparsity_coefficient": 0.0, "dead": DeadLatents.of(dead_LF.T.flatten())}
+    found = training_forward(coder.train(), x_BD, y_BE, **given)
+    found.loss.backward()
+
+    p = {n: t.detach().clone().requires_grad_() for n, t in coder.named_parameters()}
+    x, y = x_BD.chunk(L, 1), y_BE.chunk(L, 1)
+    loss = reference_loss(p, list(x), list(y), "topk")
+    with torch.no_grad():
+        left = [y[m] - made for m, made in enumerate(coder(x_BD).chunk(L, 1))]
+    guess: list[Tensor] = [torch.zeros(20, E, dtype=torch.float64) for _ in range(L)]
+    for n in range(L):
+        z = x[n] @ p[f"layers.{n}.W_enc"].T + p[f"layers.{n}.b_enc"]
+        z = torch.where(dead_LF[n], z, -torch.inf)
+        least = z.detach().sort(1, descending=True).values[:, 2:3]
+        f = torch.where((z >= least) & (z > 0), z, 0.0)
+        for m in range(n, L):
+            W = p[f"layers.{n}.W_dec"][:, (m - n) * E : (m - n + 1) * E]
+            guess[m] = guess[m] + f @ W
+    missed = sum((e - g).square().sum() for e, g in zip(left, guess, strict=True))
+    share = min(1.0, int(dead_LF.sum()) / (3 * L))
+    loss = loss + 0.5 * share * missed / sum((e - e.mean(0)).square().sum() for e in left)
+    loss.backward()
+    torch.testing.assert_close(found.loss, loss)
+    for name, parameter in coder.named_parameters():
+        torch.testing.assert_close(parameter.grad.to_dense(), p[name].grad, msg=name)
 
 
 def train(world: World, store: Path, folder: Path, latent: int, steps: int) -> None:
@@ -186,9 +235,12 @@ def test_what_is_written_reads_raw_activations_and_loads_in_slices(
 
 def sent(world: World, store: Path, folder: Path, latent: int) -> list[str]:
     wrong = []
-    for config in ladder(latent)[:3]:
+    for config in ladder(latent):
+        if config.name == "unit":
+            continue
         run = training_run(world, store, folder / config.name, [config], 3)
         (only,) = run.rungs
+        only.coder.layers[0].b_enc.data[0] = -1e3  # dead
         with run._batches() as batches:
             for step, (batch, _) in zip(range(3), batches, strict=False):
                 before = usage(only.mesh)
@@ -317,8 +369,14 @@ def save(run: Path, coder: CrossLayerTranscoder, lm: str = "tiny") -> None:
     save_coder(run / "coders" / "clt", coder, coder.state_dict(), about)
 
 
-def test_one_is_trained_on_a_language_model_and_measured_in_it(tmp_path: Path) -> None:
-    lm, sites = tiny_lm(), [*mlps("in").split("+"), *mlps("out").split("+")]
+@pytest.mark.parametrize("is_crosscoder", [False, True])
+def test_one_is_trained_on_a_language_model_and_measured_in_it(
+    is_crosscoder: bool, tmp_path: Path
+) -> None:
+    """A weakly causal crosscoder reads what it writes."""
+    residuals = "+".join(f"resid_post.{layer}" for layer in range(NUM_LAYERS))
+    site, target = (residuals, residuals) if is_crosscoder else (mlps("in"), mlps("out"))
+    lm, sites = tiny_lm(), list(dict.fromkeys([*site.split("+"), *target.split("+")]))
     ids_NS = torch.randint(1, VOCAB, (256, 8), generator=torch.Generator().manual_seed(0))
     acts = Capture(lm.model, [resolve(lm.model, site) for site in sites])(ids_NS)
     told = {"lm": {"name": "tiny", "commit": "none"}}
@@ -327,7 +385,7 @@ def test_one_is_trained_on_a_language_model_and_measured_in_it(tmp_path: Path) -
     path = tmp_path / "store"
     write_store(path, arrays, dtype="float32", input_ids=ids_NS.numpy(), provenance=told, **sizes)
     config = across("topk", num_sites=NUM_LAYERS, num_latents=NUM_LAYERS * 96, k=8)
-    config = replace(config, name="clt", site=mlps("in"), target=mlps("out"))
+    config = replace(config, name="clt", site=site, target=target)
     config.optim = Adam(lr=1e-2, warmup_steps=10)
     training_run(alone(), path, tmp_path / "run", [config], 150).run()
     source = StoredActivations(open_store(path))
@@ -368,8 +426,8 @@ def test_patterns_stand_for_all_layers() -> None:
             r"found coder.num_latents 25 of a cross-layer transcoder of 3 layers",
         ),
         (
-            {"aux_coefficient": 0.1},
-            r"with a second pass; expected one.*set coder.aux_coefficient=0",
+            {"multi_topk": True},
+            r"with a second pass; expected one.*set coder.multi_topk=false",
         ),
     ],
 )

@@ -25,6 +25,8 @@ KINDS = [
     ("batchtopk", {"k": 2, "aux_coefficient": 0.0, "multi_topk": True}, 0.9),
     ("jumprelu", {}, 0.0),
     ("hierarchical_topk", {"k": 3, "aux_coefficient": 0.0}, 0.9),
+    ("batchtopk", {"k": 2, "aux_coefficient": 0.0, "levels": [0.25, 0.5]}, 0.9),
+    ("gated", {}, 0.9),
 ]
 
 

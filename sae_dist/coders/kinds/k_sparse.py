@@ -122,7 +122,7 @@ class KSparse(CoderConfig):
         if "aux_k" in sums:
             left = coders.total_variance(sums["aux_k_target"], totals.num_rows)
             aux = sums["aux_k"] / left.masked_fill(left == 0, float("inf"))  # nothing to explain
-            share = (dead.count.double() / self.aux_k).clamp_max(1.0)
+            share = (dead.count.double() / (self.num_layers * self.aux_k)).clamp_max(1.0)
             parts["aux_k"] = self.aux_coefficient * share * aux
         return parts
 
@@ -139,7 +139,7 @@ class KSparse(CoderConfig):
             yield from self.widened().messages(step)
             yield from step.decoded()
         if self.num_aux and has_dead:
-            yield step.candidates(self.aux_k)
+            yield from [step.candidates(self.aux_k)] * self.num_layers
             yield from step.decoded()
 
     def num_further_sums(self, step: StepShape, *, has_dead: bool) -> int:

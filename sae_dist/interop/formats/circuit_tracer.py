@@ -8,13 +8,11 @@ Such sets are written by `sae-dist export run=NAME to=circuit_tracer`.
 import re
 from pathlib import Path
 
-import yaml
-
 from sae_dist.coders import Form, JumpReLU
 from sae_dist.common.hooks import site_of
 from sae_dist.interop.format import Format
-from sae_dist.interop.published import ForeignCoder, read_tensors, told_in_one_line
-from sae_dist.interop.settings import TEXT, Understood, require_understood
+from sae_dist.interop.published import ForeignCoder, read_tensors
+from sae_dist.interop.settings import TEXT, Understood, read_understood
 
 _FILE = re.compile(r"layer_(\d+)\.safetensors")
 _THRESHOLD = "activation_function.threshold"
@@ -40,11 +38,12 @@ class CircuitTracerSet(Format):
             UserError: settings that have no equal here, or unusable files.
         """
         found, layer = read_tensors(weights), _FILE.fullmatch(weights.name)
-        hooks = _hooks(weights.with_name(self.settings))
+        path = weights.with_name(self.settings)
+        settings = read_understood(path, _UNDERSTOOD, _NO_BEARING, is_optional=True)
         about = {
-            end: site_of(f"blocks.{layer[1]}.{hook}")
-            for end, hook in hooks.items()
-            if layer and hook
+            end: site_of(f"blocks.{layer[1]}.{settings[hook]}")
+            for end, hook in _HOOKS.items()
+            if layer and settings.get(hook)
         }
         return ForeignCoder(
             kind=JumpReLU,
@@ -53,15 +52,3 @@ class CircuitTracerSet(Format):
             is_relu=_THRESHOLD not in found,
             about=about,
         )
-
-
-def _hooks(path: Path) -> dict[str, str | None]:
-    """Where every layer is read and written, as `config.yaml` says it; nothing without one."""
-    if not path.exists():
-        return {}
-    with told_in_one_line(path):
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise TypeError("no settings by name")
-    require_understood(path, found, _UNDERSTOOD, _NO_BEARING)
-    return {ours: found.get(theirs) for ours, theirs in _HOOKS.items()}

@@ -27,7 +27,7 @@ from sae_dist.interop.published import (
     transposed,
     unusable,
 )
-from sae_dist.interop.settings import TEXT, Understood, read_settings, require_understood
+from sae_dist.interop.settings import TEXT, Understood, read_understood
 
 _LINEAR = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight"}
 _MATRICES = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
@@ -220,10 +220,7 @@ def _settings(coder: Coder, about: dict[str, Any]) -> dict[str, Any]:
 
 def _trainer(path: Path) -> dict[str, Any]:
     """What the settings say of the coder; nothing where there are none, as beside old files."""
-    if not path.exists():
-        return {}
-    settings = read_settings(path)
-    require_understood(path, settings, _UNDERSTOOD, _NO_BEARING)
+    settings = read_understood(path, _UNDERSTOOD, _NO_BEARING, is_optional=True)
     return dict(settings.get("trainer", {}))
 
 

@@ -17,7 +17,7 @@ from sae_dist.common.files import described_by
 from sae_dist.interop.format import Format
 from sae_dist.interop.formats.gemma_scope import layer_width_l0
 from sae_dist.interop.published import ForeignCoder, plain_tensors, read_tensors, transposed
-from sae_dist.interop.settings import TEXT, Understood, read_settings, require_understood
+from sae_dist.interop.settings import TEXT, Understood, read_understood
 
 _NAMES = {
     "W_enc": "w_enc",
@@ -108,8 +108,7 @@ if "affine_skip_connection" in params:
             UserError: a crosscoder, a cross-layer transcoder, or unusable files.
         """
         path, found = weights.with_name(self.settings), read_tensors(weights)
-        settings = read_settings(path) if path.exists() else {}
-        require_understood(path, settings, _UNDERSTOOD, _NO_BEARING)
+        settings = read_understood(path, _UNDERSTOOD, _NO_BEARING, is_optional=True)
         ours = {theirs: name for name, theirs in _NAMES.items()}
         named = {ours.get(name, name): tensor for name, tensor in found.items()}
         tensors = transposed(named, *_TURNED)

@@ -21,7 +21,7 @@ from sae_dist.coders.files import differences
 from sae_dist.common.hooks import site_of
 from sae_dist.interop.format import Format
 from sae_dist.interop.published import ForeignCoder, read_tensors, told_in_one_line, unusable
-from sae_dist.interop.settings import TEXT, Understood, read_settings, require_understood
+from sae_dist.interop.settings import TEXT, Understood, read_understood
 
 _ENCODER, _DECODER = "encoder.weight", "decoder.weight"  # [F, D] and [D, F]
 _ENCODER_BIAS, _DECODER_BIAS = "encoder.bias", "decoder.bias"
@@ -99,8 +99,7 @@ class LlamaScopeR1(Format):
 
 
 def _understood(path: Path) -> dict[str, Any]:
-    settings = read_settings(path)
-    require_understood(path, settings, _UNDERSTOOD, _NO_BEARING)
+    settings = read_understood(path, _UNDERSTOOD, _NO_BEARING)
     if "d_sae" not in settings and "expansion_factor" in settings:
         with told_in_one_line(path):
             settings["d_sae"] = int(settings["d_model"] * settings["expansion_factor"])

@@ -12,7 +12,7 @@ from sae_dist.coders import Form, TopK
 from sae_dist.common.errors import UserError
 from sae_dist.interop.format import Format
 from sae_dist.interop.published import ForeignCoder, floats, read_pickle, transposed
-from sae_dist.interop.settings import Understood, read_settings, require_understood
+from sae_dist.interop.settings import Understood, read_understood
 
 _FILE = re.compile(r"layer(\d+)\.sae\.pt")
 _REPOSITORY = re.compile(r".*SAE-Res-.+-W(\d+)K-L0_(\d+)")
@@ -52,8 +52,7 @@ class QwenScope(Format):
 
     def _settings(self, weights: Path) -> dict[str, Any]:
         path = weights.with_name(self.settings)
-        settings = read_settings(path) if path.exists() else {}
-        require_understood(path, settings, _UNDERSTOOD, _NO_BEARING)
+        settings = read_understood(path, _UNDERSTOOD, _NO_BEARING, is_optional=True)
         if "k" in settings:
             return settings
         for name in map(_REPOSITORY.fullmatch, reversed(weights.absolute().parent.parts)):

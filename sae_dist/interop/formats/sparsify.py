@@ -13,7 +13,7 @@ from sae_dist.coders.files import write_tensors
 from sae_dist.common.files import described_by
 from sae_dist.interop.format import Format
 from sae_dist.interop.published import ForeignCoder, plain_tensors, read_tensors
-from sae_dist.interop.settings import Understood, read_settings, require_understood
+from sae_dist.interop.settings import Understood, read_understood
 
 _NAMES = {
     "W_enc": "encoder.weight",
@@ -76,8 +76,7 @@ y = coder(x).sae_out
             UserError: settings that have no equal here, as GroupMax, or unusable files.
         """
         path = weights.with_name(self.settings)
-        settings, found = read_settings(path), read_tensors(weights)
-        require_understood(path, settings, _UNDERSTOOD, _NO_BEARING)
+        settings, found = read_understood(path, _UNDERSTOOD, _NO_BEARING), read_tensors(weights)
         transcodes = settings.get("transcode", False)
         if settings.get("skip_connection", False):
             form = Form.skip_transcoder

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sae_dist.train.optimizers.optimizer import Optimizer as Optimizer
     from sae_dist.train.optimizers.optimizer import Step as Step
     from sae_dist.train.optimizers.optimizer import gradient_norms as gradient_norms
+    from sae_dist.train.optimizers.optimizer import project_gradient as project_gradient
     from sae_dist.train.optimizers.optimizer import update_cost as update_cost
     from sae_dist.train.optimizers.signum import Signum as Signum
 

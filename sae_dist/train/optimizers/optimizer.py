@@ -24,8 +24,8 @@ class Step:
     """The step of one parameter.
 
     With `unit_norm_decoder` the decoder's gradient loses its component along each row before all
-    else, and the rows are scaled to unit norm after the step; a zero row stays. A crosscoder's
-    `Optimizer` does both, as its norms are sums over sites (`SumOfNorms`).
+    else, and the rows are scaled to unit norm after the step; a zero row stays. Of a crosscoder,
+    whose norms are sums over sites, `project_gradient` and `Optimizer` do so.
 
     Attributes:
         coder: whole, or a slice of its latents, whose gradients are those of the global batch.
@@ -65,9 +65,8 @@ class Step:
     @property
     def has_unit_rows(self) -> bool:
         """Whether the rows are kept at unit norm."""
-        config = self.coder.config
-        is_crosscoder = config.form is Form.crosscoder
-        return self.name == "W_dec" and config.unit_norm_decoder and not is_crosscoder
+        is_decoder = self.name == "W_dec" and self.coder.config.unit_norm_decoder
+        return is_decoder and not _sums_norms(self.coder)
 
     def gradient(self) -> RowGradient:
         """The gradient as it is: in places only if the optimizer `takes_places`."""
@@ -109,52 +108,6 @@ def update_cost(optim: OptimConfig, coder: CoderConfig, d_in: int, d_out: int) -
     return replace(each[0], sums=sums, flops=sum(cost.flops for cost in each))
 
 
-@dataclass(frozen=True, slots=True)
-class SumOfNorms:
-    """Keeps Σ_l ‖d_j^l‖ of each row of a crosscoder's decoder at 1, l being the sites.
-
-    So that an activation is what it comes to at all sites together, as in Lindsey et al. (2024)
-    f_j Σ_l ‖d_j^l‖, by which latents are selected and priced.
-    """
-
-    W_dec: Tensor
-    num_sites: int
-
-    @classmethod
-    def of(cls, coder: Coder) -> "SumOfNorms | None":
-        """Of a coder whose rows are kept so, and that has a gradient."""
-        config = coder.config
-        is_kept = config.unit_norm_decoder and config.form is Form.crosscoder
-        return cls(coder.W_dec, coder.config.num_sites) if is_kept else None
-
-    def project(self) -> Tensor | None:
-        """Take from the gradient what would change the sum, in place; a site at 0 has no say.
-
-        Returns the rows that it has, None for all.
-        """
-        if self.W_dec.grad is None:
-            return None
-        if self.W_dec.grad.is_sparse:
-            self.W_dec.grad = self.W_dec.grad.coalesce()
-        gradient = _of_autograd(self.W_dec.grad)
-        given = gradient.values_RD, _rows(self.W_dec, gradient.rows_R)
-        for grad_rD, w_rD in _row_blocks(*given):
-            grad_rLd, w_rLd = (v.unflatten(1, (self.num_sites, -1)) for v in (grad_rD, w_rD))
-            unit_rLd = torch.nn.functional.normalize(w_rLd, dim=2, eps=_tiny(w_rLd))
-            num_r = torch.linalg.vector_norm(unit_rLd, dim=2).square().sum(1).clamp_min(1.0)
-            along_r = (grad_rLd * unit_rLd).sum((1, 2)) / num_r
-            grad_rLd.addcmul_(along_r[:, None, None], unit_rLd, value=-1)
-        return gradient.rows_R
-
-    def scale(self, rows_R: Tensor | None, skip: Tensor) -> None:
-        """Divide these rows (None: all) by their sums, unless the step is skipped; 0 stays."""
-        W_RE = _rows(self.W_dec, rows_R)
-        norm_R = site_norms(W_RE, self.num_sites).sum(1)
-        W_RE /= norm_R.where((norm_R > 0) & ~skip, 1.0)[:, None]
-        if rows_R is not None:
-            self.W_dec[rows_R] = W_RE
-
-
 class Optimizer:
     """Makes a coder's weights of its gradients and of what it remembers of earlier ones.
 
@@ -178,18 +131,16 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, number: Tensor, lr: float | Tensor, grad_scale: Tensor, skip: Tensor) -> None:
-        """Update all parameters that have a gradient; see `Step`."""
+        """Update all parameters that have a gradient, after `project_gradient`; see `Step`."""
         if host.is_at_hand(skip) and skip:
             return
         rest = number, lr, skip, grad_scale
-        norms = SumOfNorms.of(self.coder)
-        rows_R = norms.project() if norms else None
         for name, parameter in self.coder.named_parameters():
             if _gradient(self.coder, parameter) is not None:
                 state, part = self.state[name], _holder(self.coder, name)
                 self.config.update(Step(part, _leaf(name), parameter, state, *rest))
-        if norms:
-            norms.scale(rows_R, skip)
+        if _sums_norms(self.coder):
+            _scale_sums(self.coder, skip)
 
     def tensors(self) -> Iterator[tuple[str, str, Tensor]]:
         """Of each parameter its name, the state's and the state."""
@@ -204,23 +155,63 @@ def scale_to_unit_norm(W_FD: Tensor, num_sites: int = 1) -> None:
         w_rD /= site_norms(w_rD, num_sites).sum(1, keepdim=True).clamp_min(_tiny(w_rD))
 
 
+def _sums_norms(coder: Coder) -> bool:
+    """Whether Σ_l ‖d_j^l‖ of each decoder row is kept at 1, l being a crosscoder's sites.
+
+    So that an activation is what it comes to at all sites together, as in Lindsey et al. (2024)
+    f_j Σ_l ‖d_j^l‖, by which latents are selected and priced.
+    """
+    return coder.config.unit_norm_decoder and coder.config.form is Form.crosscoder
+
+
+@torch.no_grad()
+def project_gradient(coder: Coder) -> None:
+    """Take from a crosscoder's gradient what would change its rows' sums of norms, in place; a site
+    at 0 has no say. Of other forms an optimizer does so by itself.
+    """
+    W_dec = coder.W_dec if _sums_norms(coder) else None
+    if W_dec is None or W_dec.grad is None:
+        return
+    if W_dec.grad.is_sparse:
+        W_dec.grad = W_dec.grad.coalesce()
+    gradient = _of_autograd(W_dec.grad)
+    for grad_rD, w_rD in _row_blocks(gradient.values_RD, _rows(W_dec, gradient.rows_R)):
+        grad_rLd, w_rLd = (v.unflatten(1, (coder.config.num_sites, -1)) for v in (grad_rD, w_rD))
+        unit_rLd = torch.nn.functional.normalize(w_rLd, dim=2, eps=_tiny(w_rLd))
+        num_r = torch.linalg.vector_norm(unit_rLd, dim=2).square().sum(1).clamp_min(1.0)
+        along_r = (grad_rLd * unit_rLd).sum((1, 2)) / num_r
+        grad_rLd.addcmul_(along_r[:, None, None], unit_rLd, value=-1)
+
+
+def _scale_sums(coder: Coder, skip: Tensor) -> None:
+    """Divide the rows that have a gradient by their sums of norms, unless the step is skipped; 0
+    stays.
+    """
+    gradient = _gradient(coder, coder.W_dec)
+    rows_R = None if gradient is None else gradient.rows_R
+    W_RE = _rows(coder.W_dec, rows_R)
+    norm_R = site_norms(W_RE, coder.config.num_sites).sum(1)
+    W_RE /= norm_R.where((norm_R > 0) & ~skip, 1.0)[:, None]
+    if rows_R is not None:
+        coder.W_dec[rows_R] = W_RE
+
+
 @torch.no_grad()
 def gradient_norms(coder: Coder) -> dict[str, Tensor]:
-    """‖gradient‖ of each parameter as an optimizer sees it: W_dec's without what lies along its
-    rows, where these have unit norm.
+    """‖gradient‖ of each parameter as an optimizer sees it, after `project_gradient`: W_dec's
+    without what lies along its rows, where these have unit norm.
     """
     parts = {}
-    if norms := SumOfNorms.of(coder):
-        norms.project()  # a second time changes nothing
+    is_projected = coder.config.unit_norm_decoder and not _sums_norms(coder)
     for name, parameter in coder.named_parameters():
         gradient = _gradient(coder, parameter)
         if gradient is None:
             continue
         parts[name] = gradient.values_RD if gradient.norms_R is None else gradient.norms_R
         if gradient.norms_R is None and parameter.dim() == 2:
-            is_projected = _leaf(name) == "W_dec" and coder.config.unit_norm_decoder and not norms
-            given = gradient.values_RD, gradient.rows_R, parameter if is_projected else None
-            parts[name] = kernels.gradient_square(*given).sqrt()
+            along = parameter if is_projected and _leaf(name) == "W_dec" else None
+            square = kernels.gradient_square(gradient.values_RD, gradient.rows_R, along)
+            parts[name] = square.sqrt()
     return dict(zip(parts, torch._foreach_norm(list(parts.values())), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""The specification of the kernels, against definitions written another way."""
+"""What is computed in plain torch everywhere, against definitions written another way."""
 
 import pytest
 import torch
