@@ -8,7 +8,7 @@ from sae_dist.kernels import vectorised
 from sae_dist.kernels.pattern import SparsePattern
 from tests.kernels import reference
 
-SHAPES = [(1, 7, 1), (5, 24, 31), (33, 96, 33), (1, 100, 257), (5, 7, 100)]
+SHAPES = [(1, 7, 1), (5, 24, 31), (33, 100, 33), (1, 100, 257), (5, 7, 100)]
 
 
 def eighths(generator: torch.Generator, *shape: int) -> Tensor:
@@ -22,7 +22,7 @@ def test_product_and_entries(shape: tuple[int, int, int], dtype: torch.dtype) ->
     (num_rows, width, num_latents), generator = shape, torch.Generator().manual_seed(0)
     x_BD = eighths(generator, num_rows, width).to(dtype)
     W_FD, b_F = eighths(generator, num_latents, width).to(dtype), eighths(generator, num_latents)
-    if num_rows > 3 and width % 32 == 0:  # else oneDNN's AMX product gives NaN to row 2, too
+    if num_rows > 3:
         x_BD[3, 5] = torch.nan
     z_BF, maxima_BG = vectorised.product(x_BD, W_FD, b_F)
     expected_z, expected_maxima = reference.product(x_BD, W_FD, b_F)
