@@ -15,6 +15,7 @@ from sae_dist.explain.judges.judge import Judge, JudgeConfig
 from sae_dist.explain.questions import Levels, Likeness, Question, Sentence, Usage
 from sae_dist.lm.config import LMConfig, LMDtype, local_folder
 
+_CAUSAL, _EMBEDDING = "AutoModelForCausalLM", "embedding"
 _UNSAID = "unknown"  # in place of each number: they are all asked for at once (Bills et al. 2023)
 
 
@@ -26,13 +27,15 @@ class Local(JudgeConfig):
     become the `fastest` dtype if `dtype` does not say otherwise. Numbers are never written: each is
     the expected value over the digits' probabilities where it would stand, all of an answer in one
     pass, so that none can be malformed. Where 10 is no token the scale ends at 9. Embeddings are
-    the mean of the last layer's activations. `batch_size` questions pass at once.
+    the mean of the last layer's activations. With `auto_class=AutoModel` it is an encoder of
+    sentences (MiniLM, say), which can do no more than that. `batch_size` questions pass at once.
     """
 
     name: str = field(default="local", init=False)
     model: str = MISSING
     revision: str | None = None
     gguf_file: str | None = None
+    auto_class: str = _CAUSAL
     dtype: LMDtype = LMDtype.auto
     batch_size: int = setting(8, min=1)
 
@@ -42,13 +45,22 @@ class Local(JudgeConfig):
 
     def check(self, scorers: Iterable[str]) -> None:
         local_folder(self._lm, "judge.model")
+        if self.auto_class != _CAUSAL and (others := sorted(set(scorers) - {_EMBEDDING})):
+            raise UserError(
+                f"found scorers={others} with judge.auto_class={self.auto_class}, which only "
+                f"embeds; expected scorers=[{_EMBEDDING}]; or take judge.auto_class={_CAUSAL}"
+            )
 
     @property
     def _lm(self) -> LMConfig:
         is_unsaid = self.gguf_file is not None and self.dtype is LMDtype.auto
         dtype = LMDtype.fastest if is_unsaid else self.dtype
         return LMConfig(
-            name=self.model, revision=self.revision, gguf_file=self.gguf_file, dtype=dtype
+            name=self.model,
+            revision=self.revision,
+            gguf_file=self.gguf_file,
+            auto_class=self.auto_class,
+            dtype=dtype,
         )
 
     def open(self) -> Judge:
