@@ -2,7 +2,7 @@
 
     python -m examples.reproduce.conversations FOLDER
     python -m examples.reproduce.conversations FOLDER --sources public_domain --ask continuation \
-        --chat qwen
+        --chat smollm2
 
 Asked is what Python's code does (answered by its docstring), or how a passage goes on. Writes
 `train.jsonl` (whole conversations in the prefixes of `+chat@text=small_lm`, or another, column

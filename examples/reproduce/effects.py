@@ -85,6 +85,32 @@ def skip_is_best(evaluation: Evaluation) -> Effects:
     return effects
 
 
+def transcoders_are_clearer(evaluation: Evaluation) -> Effects:
+    """Points of AUROC by which explanations of a transcoder's latents, skip or not, foresee better
+    where they fire than those of an autoencoder of the same MLP.
+    """
+    effects, groups = {}, {}
+    for row in _rows(evaluation, "forms"):
+        score = _explained(evaluation["rungs"][row["rung"]]).get("mean")
+        groups.setdefault(row["group"], {})[row["form"]] = score
+    for group, by_form in groups.items():
+        for form in ("transcoder", "skip_transcoder"):
+            if None not in (by_form.get(form), by_form.get("autoencoder")):
+                effects[f"{form}, {group}"] = 100 * (by_form[form] - by_form["autoencoder"])
+    return effects
+
+
+def explanations_foresee(evaluation: Evaluation) -> Effects:
+    """Points of AUROC by which a latent's own explanation does better than another latent's."""
+    effects = {}
+    for name, rung in evaluation["rungs"].items():
+        found = _explained(rung)
+        chance = (found.get("shuffled") or {}).get("mean")
+        if None not in (found.get("mean"), chance):
+            effects[name] = 100 * (found["mean"] - chance)
+    return effects
+
+
 def base_coders_transfer(evaluation: Evaluation) -> Effects:
     """Per cent by which a base coder's delta loss on the finetune's rollouts is below that of the
     coder trained on the finetune: negative, as it is above.
@@ -241,6 +267,12 @@ def _transferred(evaluation: Evaluation) -> Iterator[tuple[str, Rung, Rung]]:
 def _rows(evaluation: Evaluation, measure: str) -> list[Rung]:
     """What a measure of all rungs found, if it was taken."""
     return list(evaluation.get("of_run", {}).get(measure, {}).get("rows", []))
+
+
+def _explained(rung: Rung) -> dict[str, Any]:
+    """What explanations of a coder's latents got from a judge that embeds, if it was asked."""
+    found = (rung.get("scores") or {}).get("embedding")
+    return found or {}
 
 
 def _last_quarter(num: int) -> slice:

