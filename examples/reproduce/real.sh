@@ -27,7 +27,7 @@ case $scale in
     transfer=(transfer.sequences=48 transfer.prompt_tokens=64 transfer.rollout_tokens=64)
     ;;
   tiny)
-    seeds=(0 1)
+    seeds=(0)
     finetune+=(model.num_steps=4 model.held_out_sequences=4)
     base_tokens=24K finetuned_tokens=16K
     writer+=(writer.held_out=0.2 writer.chunk_mib=0.1 writer.shard_mib=2)

