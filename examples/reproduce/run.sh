@@ -46,14 +46,14 @@ harvest() { # of whom, where to, arguments
   step "Activations of the $1" "${harvesters[@]}" launch/harvest.py store="$home/$2" "${@:3}" "${held[@]}" "${text[@]}" "${writer[@]}"
 }
 
-train() { # whose coders, experiment, store, run, seed
+train_coders() { # whose coders, experiment, store, run, seed
   step "Seed $5: coders of the $1" "${many[@]}" launch/train.py +experiment="$here/$2.yaml" store="$home/$3" runs="$home" \
     run="$4" seed="$5" "${train[@]}"
 }
 
 of_base() { # seed
   local run=seed-$1
-  train "base, on one stream" "$ladder" store "$run" "$1"
+  train_coders "base, on one stream" "$ladder" store "$run" "$1"
   step "Seed $1: all measures, on sequences never trained on" \
     "${many[@]}" -m sae_dist evaluate runs="$home" run="$run" "${evaluate[@]}"
   if [ ${#judge[@]} -gt 0 ]; then
@@ -64,7 +64,7 @@ of_base() { # seed
   fi
 }
 
-finetune() {
+make_finetune() {
   step "Conversations about the text, and questions to ask later" \
     python -m examples.reproduce.conversations "$home/chat" "${asked[@]}"
   step "A finetune of the language model on these conversations" \
@@ -74,7 +74,7 @@ finetune() {
 }
 
 of_finetune() { # seed
-  train "finetune, to compare" "$finetuned" finetuned_store "finetuned-seed-$1" "$1"
+  train_coders "finetune, to compare" "$finetuned" finetuned_store "finetuned-seed-$1" "$1"
   step "Seed $1: both on what the finetune says" \
     "${many[@]}" -m sae_dist evaluate runs="$home" run="seed-$1" "measures=[transfer]" "${transfer[@]}" \
     transfer.lm_name="$home/finetuned" transfer.prompts="$home/chat/prompts.jsonl" \
@@ -99,7 +99,7 @@ for seed in "${seeds[@]}"; do
   of_base "$seed"
   if [ "$seed" = "${seeds[0]}" ]; then
     conclude "$seed"
-    (unset OMP_NUM_THREADS; finetune) # by one process
+    (unset OMP_NUM_THREADS; make_finetune) # by one process
   fi
   of_finetune "$seed"
   conclude "$seed"
