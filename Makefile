@@ -25,7 +25,7 @@ help:
 	@echo "make quickstart   from text to pages of latents and a report on this machine's CPU, in minutes;"
 	@echo "                  LM=scratch fetches no language model and trains a small one"
 	@echo "make reproduce    published claims beside what a small LM shows, in docs/reproduction.md; within an hour"
-	@echo "make reproduce-real  the same of SmolLM2-135M, beside them; at most four hours, and resumed"
+	@echo "make reproduce-real  the same of SmolLM2-135M, beside them; some hours, and resumed"
 	@echo "make test         the fast tests"
 	@echo "make test-slow    the tests that need minutes, several processes or gigabytes"
 	@echo "make test-interop what is exported, imported and handed off, read by the other libraries, in environments of theirs"

@@ -22,7 +22,7 @@ case $scale in
     writer+=(writer.held_out=0.1 writer.chunk_mib=1 writer.shard_mib=32)
     train=(tokens=200K)
     evaluate=(lm_sequences=48 uniformity_sequences=16 uniformity_positions=4 pairs.sequences=128 pairs.stitch_sequences=16)
-    judge+=(num_latents=100 control_latents=100 examples.quantiles=5 examples.explain=2 examples.score=4
+    judge+=(num_latents=50 control_latents=50 examples.quantiles=5 examples.explain=2 examples.score=4
       examples.inactive=20 examples.min_windows=30)
     transfer=(transfer.sequences=48 transfer.prompt_tokens=64 transfer.rollout_tokens=64)
     ;;
