@@ -14,7 +14,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import atomic_path, fsync_path, write_json
@@ -65,6 +71,8 @@ def train_small_lm(
         raise UserError(f"found {folder}; expected a new folder; remove it or name another")
     started = time.monotonic()
     torch.manual_seed(derive(config.seed, "small_lm"))
+    tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel
     if base is None:
         tokenizer = _train_tokenizer(config, documents())
         model = _initialise(config, tokenizer)
@@ -120,7 +128,7 @@ def _train_tokenizer(config: SmallLMConfig, texts: Iterator[str]) -> PreTrainedT
 
 
 def _tokenise(
-    config: SmallLMConfig, tokenizer: PreTrainedTokenizerFast, texts: Iterator[str]
+    config: SmallLMConfig, tokenizer: PreTrainedTokenizerBase, texts: Iterator[str]
 ) -> tuple[Tensor, Tensor]:
     """Full sequences of the training and of the held-out documents."""
     tokenised = tokenizer(list(texts), add_special_tokens=False, verbose=False)
@@ -145,7 +153,7 @@ def _sequences(stream: list[int], length: int, bos: int) -> Tensor:
     return F.pad(content.view(-1, num_content), (1, 0), value=bos)
 
 
-def _initialise(config: SmallLMConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def _initialise(config: SmallLMConfig, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
     shape = {name: getattr(config, key) for key, name in _SHAPE.items()}
     return LlamaForCausalLM(
         LlamaConfig(
@@ -165,7 +173,7 @@ def _shape(config: SmallLMConfig, found: Any) -> dict[str, int]:
     return shape | {"sequence_length": min(config.sequence_length, longest)}
 
 
-def _fit(config: SmallLMConfig, model: Any, train_NS: Tensor, partial_file: Path) -> None:
+def _fit(config: SmallLMConfig, model: PreTrainedModel, train_NS: Tensor, partial_file: Path) -> None:
     """Train, from where `partial_file` left off if that is of this training."""
     optimizer = torch.optim.AdamW(
         model.parameters(),
@@ -229,7 +237,7 @@ def _batches(config: SmallLMConfig, train_NS: Tensor) -> Iterator[Tensor]:
         order = order[config.batch_size :]
 
 
-def _loss(model: LlamaForCausalLM, ids_NS: Tensor) -> Tensor:
+def _loss(model: PreTrainedModel, ids_NS: Tensor) -> Tensor:
     """Mean next-token cross entropy, its products in bfloat16 where the processor is faster so."""
     with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bfloat16_faster()):
         logits_NSV = model(input_ids=ids_NS, use_cache=False).logits
@@ -237,7 +245,7 @@ def _loss(model: LlamaForCausalLM, ids_NS: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _held_out_loss(model: LlamaForCausalLM, held_out_NS: Tensor) -> float:
+def _held_out_loss(model: PreTrainedModel, held_out_NS: Tensor) -> float:
     losses = [_loss(model, ids_S[None]).item() for ids_S in held_out_NS]
     return sum(losses) / len(losses)
 
