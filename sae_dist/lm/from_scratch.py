@@ -173,7 +173,9 @@ def _shape(config: SmallLMConfig, found: Any) -> dict[str, int]:
     return shape | {"sequence_length": min(config.sequence_length, longest)}
 
 
-def _fit(config: SmallLMConfig, model: PreTrainedModel, train_NS: Tensor, partial_file: Path) -> None:
+def _fit(
+    config: SmallLMConfig, model: PreTrainedModel, train_NS: Tensor, partial_file: Path
+) -> None:
     """Train, from where `partial_file` left off if that is of this training."""
     optimizer = torch.optim.AdamW(
         model.parameters(),
@@ -184,7 +186,7 @@ def _fit(config: SmallLMConfig, model: PreTrainedModel, train_NS: Tensor, partia
     )
     factor = partial(_learning_rate_factor, num_steps=config.num_steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     of = {"config": asdict(config), "text": sha256(train_NS.numpy().tobytes()).hexdigest()}
     done = _resume(parts, of, partial_file)
     model.train()
