@@ -65,7 +65,7 @@ CLAIMS = (
     ),
     Claim(
         title="Transcoders' latents are easier to explain",
-        source="Paulo et al. 2025, fig. 3",
+        source="Paulo et al. 2025",
         published="their explanations score higher than SAEs', with a skip connection or without",
         effect="embedding score above that of the autoencoder",
         unit="points of AUROC",
