@@ -1,7 +1,7 @@
 # Each target first makes .venv by itself, once; it is brought up to date when its two inputs change.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help quickstart reproduce test test-slow test-interop interop-table bench lint docs wheel image clean
+.PHONY: help quickstart reproduce reproduce-real test test-slow test-interop interop-table bench lint docs wheel image clean
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
@@ -25,6 +25,7 @@ help:
 	@echo "make quickstart   from text to pages of latents and a report on this machine's CPU, in minutes;"
 	@echo "                  LM=scratch fetches no language model and trains a small one"
 	@echo "make reproduce    published claims beside what a small LM shows, in docs/reproduction.md; within an hour"
+	@echo "make reproduce-real  the same of SmolLM2-135M, beside them; some hours, and resumed"
 	@echo "make test         the fast tests"
 	@echo "make test-slow    the tests that need minutes, several processes or gigabytes"
 	@echo "make test-interop what is exported, imported and handed off, read by the other libraries, in environments of theirs"
@@ -39,7 +40,10 @@ quickstart: $(READY)
 	@LM=$(LM) launch/quickstart.sh
 
 reproduce: $(READY)
-	@examples/reproduce/run.sh
+	@examples/reproduce/run.sh small
+
+reproduce-real: $(READY)
+	@examples/reproduce/run.sh real
 
 test: $(READY)
 	@$(PYTEST) -m "not slow"

@@ -323,11 +323,13 @@ class VerifyConfig:
 class SmallLMRootConfig:
     """`sae-dist small_lm`: trains a small language model into `folder`.
 
-    It begins from scratch, or from the folder `finetune_from`, whose shape and tokenizer it keeps.
+    It begins from scratch, or from the language model `finetune_from` (a folder or a name on the
+    Hub, or its `finetune_gguf_file`), whose shape and tokenizer it keeps.
     """
 
     folder: str = MISSING
     finetune_from: str | None = None
+    finetune_gguf_file: str | None = None
     text: TextConfig = field(default_factory=TextConfig)
     model: SmallLMConfig = field(default_factory=SmallLMConfig)
 

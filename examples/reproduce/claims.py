@@ -64,6 +64,22 @@ CLAIMS = (
         measure=effects.skip_is_best,
     ),
     Claim(
+        title="Transcoders' latents are easier to explain",
+        source="Paulo et al. 2025",
+        published="their explanations score higher than SAEs', with a skip connection or without",
+        effect="embedding score above that of the autoencoder",
+        unit="points of AUROC",
+        measure=effects.transcoders_are_clearer,
+    ),
+    Claim(
+        title="… by a judge who can tell",
+        source="Paulo et al. 2024",
+        published="a latent's explanation foresees where it fires, another latent's does not",
+        effect="embedding score above that with another latent's explanation",
+        unit="points of AUROC",
+        measure=effects.explanations_foresee,
+    ),
+    Claim(
         title="Base coders transfer to the finetune",
         source=f"{_GEMMA_SCOPE}, 4.5, fig. 8",
         published="on rollouts the loss rises almost as little as with SAEs of the finetune",

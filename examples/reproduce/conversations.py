@@ -1,10 +1,13 @@
-"""Make a corpus of conversations that every machine has: what does this code do? Its docstring.
+"""Make a corpus of conversations from texts that are at hand.
 
     python -m examples.reproduce.conversations FOLDER
+    python -m examples.reproduce.conversations FOLDER --sources public_domain --ask continuation \
+        --chat smollm2
 
-Writes `train.jsonl` (whole conversations in the prefixes of `+chat@text=small_lm`, column `text`)
-to finetune on, and `prompts.jsonl` (questions never trained on, `prompt`, and their `answer`) to
-ask later.
+Asked is what Python's code does (answered by its docstring), or how a passage goes on. Writes
+`train.jsonl` (whole conversations in the prefixes of `+chat@text=small_lm`, or another, column
+`text`) to finetune on, and `prompts.jsonl` (questions never trained on, `prompt`, and their
+`answer`) to ask later.
 """
 
 import argparse
@@ -26,6 +29,7 @@ from sae_dist.config import conf_folder
 from sae_dist.text import TextConfig, texts
 
 _LEAST_CHARACTERS = 20
+_PROMPT_WORDS, _ANSWER_WORDS = 30, 60
 _Documented = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -37,7 +41,7 @@ class Conversation:
     answer: str
 
 
-def conversations(sources: Iterable[str]) -> Iterator[Conversation]:
+def about_code(sources: Iterable[str]) -> Iterator[Conversation]:
     """Ask about every documented function and class of Python sources, never the same twice.
 
     A prompt shows its first line, `def name(arguments):` or `class Name(bases):`; the answer is
@@ -51,6 +55,21 @@ def conversations(sources: Iterable[str]) -> Iterator[Conversation]:
             if len(answer) >= _LEAST_CHARACTERS and prompt not in asked:
                 asked.add(prompt)
                 yield Conversation(prompt, answer)
+
+
+def continuations(documents: Iterable[str]) -> Iterator[Conversation]:
+    """Ask how each document goes on after its first 30 words; the answer is the next 60.
+
+    Shorter ones are left out.
+    """
+    for document in documents:
+        words = document.split()
+        prompt, answer = words[:_PROMPT_WORDS], words[_PROMPT_WORDS:][:_ANSWER_WORDS]
+        if len(answer) == _ANSWER_WORDS:
+            yield Conversation(f"How does this go on?\n{' '.join(prompt)}", " ".join(answer))
+
+
+QUESTIONS = {"docstrings": about_code, "continuation": continuations}
 
 
 def split(
@@ -81,18 +100,20 @@ def _first_line(node: _Documented) -> str:
     return ast.unparse(ast.copy_location(type(node)(**fields), node)).strip()
 
 
-def write_corpus(folder: Path, sources: str, held_out_every: int) -> None:
+def write_corpus(folder: Path, asked: argparse.Namespace) -> None:
     """Write both files, unless they are there."""
     paths = train_path, prompts_path = folder / "train.jsonl", folder / "prompts.jsonl"
     if all(path.is_file() for path in paths):
         log_info(f"{folder} holds a corpus already: nothing to do")
         return
-    template = yaml.safe_load((conf_folder() / "chat" / "small_lm.yaml").read_text())["template"]
-    train, held_out = split(conversations(texts(TextConfig(path=sources))), held_out_every)
+    chat = conf_folder() / "chat" / f"{asked.chat}.yaml"
+    template = yaml.safe_load(chat.read_text())["template"]
+    found = QUESTIONS[asked.ask](texts(TextConfig(path=asked.sources)))
+    train, held_out = split(found, asked.held_out_every)
     if not held_out:
         raise UserError(
-            f"found {len(train)} documented functions in {sources}; expected at least "
-            f"{held_out_every}; give Python sources with docstrings"
+            f"found {len(train)} texts to ask about in {asked.sources}; expected at least "
+            f"{asked.held_out_every}; give Python sources with docstrings, or longer texts"
         )
     folder.mkdir(parents=True, exist_ok=True)
     rows = ({"text": template.replace("{document}", c.prompt) + c.answer} for c in train)
@@ -108,11 +129,14 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--sources", default="stdlib", help="Python files, one or a folder of them")
+    parser.add_argument("--sources", default="stdlib", help="a text.path, as of a harvest")
+    parser.add_argument("--ask", choices=QUESTIONS, default="docstrings")
+    chats = sorted(path.stem for path in (conf_folder() / "chat").glob("*.yaml"))
+    parser.add_argument("--chat", choices=chats, default="small_lm", help="whose prefixes")
     parser.add_argument("--held-out-every", type=int, default=8, help="of so many one is kept")
     asked = parser.parse_args()
     with ended_in_one_line():
-        write_corpus(asked.folder, asked.sources, asked.held_out_every)
+        write_corpus(asked.folder, asked)
 
 
 if __name__ == "__main__":

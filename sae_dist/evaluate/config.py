@@ -106,7 +106,8 @@ class TransferConfig:
     that of the finetuned run's store) and continued by up to `rollout_tokens`, drawn at
     `temperature`; `sequences` of them, `batch_sequences` at once, prompts in an order that `seed`
     fixes, again and again if they are fewer. The coders of `finetuned_run` are measured beside;
-    `finetuned_store` says where its store is now, if elsewhere.
+    `finetuned_store` says where its store is now, if elsewhere. Of both runs `rungs` names some
+    (null: all), also by patterns.
     """
 
     lm_name: str | None = None
@@ -117,6 +118,7 @@ class TransferConfig:
     template: str | None = None
     finetuned_run: str | None = setting(None, check=require_plain)
     finetuned_store: str | None = None
+    rungs: list[str] | None = None
     sequences: int = setting(1024, min=1)
     prompt_tokens: int = setting(512, min=1)
     rollout_tokens: int = setting(256, min=1)

@@ -1,5 +1,6 @@
 """What explainers and judges are told, after the protocol of Paulo et al. (2024, 2025)."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -165,8 +166,10 @@ def _strengths(window: Window, most: float) -> str:
 
 
 def _said_plainly(windows: Sequence[Window]) -> str:
-    words = {word for window in windows for word in np.array(window.words)[is_marked(window)]}
-    return f"the tokens {', '.join(map(repr, sorted(map(str, words))[:10]))}"
+    """Up to ten tokens that are marked, the most frequent first."""
+    words = Counter(str(w) for window in windows for w in np.array(window.words)[is_marked(window)])
+    told = sorted(words, key=lambda word: (-words[word], word))[:10]
+    return f"the tokens {', '.join(map(repr, told))}"
 
 
 def _numbered(explanation: str, passages: Sequence[str]) -> str:

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
+from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import atomic_path, fsync_path, write_json
@@ -25,6 +33,7 @@ from sae_dist.lm.load import load_lm
 
 _END_OF_TEXT = "<|endoftext|>"
 _REPORT = "training.json"
+_SAVE_EVERY_STEPS = 50
 _SHAPE = {  # keys of SmallLMConfig, and what transformers calls them
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -39,14 +48,16 @@ def train_small_lm(
     config: SmallLMConfig,
     documents: Callable[[], Iterator[str]],
     folder: Path,
-    base: Path | None = None,
+    base: LMConfig | None = None,
 ) -> dict[str, Any]:
     """Train tokenizer and model on `documents()`, and save both with a report in `folder`.
 
-    With `base`, such a folder, its model is finetuned: shape and tokenizer are those found there.
-    The folder appears only when it is whole. The report, also written as `training.json`, holds the
-    losses on held-out text in nats a token: the model's, and beside it that of the best guess
-    without context (`unigram_loss`) and that before any training (`loss_before`).
+    With `base`, any language model, that one is finetuned: shape and tokenizer are its own, and
+    sequences no longer than it takes. The folder appears only when it is whole; until then
+    `FOLDER.partial` has what training goes on from where it is started again. The report, also
+    written as `training.json`, holds the losses on held-out text in nats a token: the model's, and
+    beside it that of the best guess without context (`unigram_loss`) and that before any training
+    (`loss_before`).
 
     Raises UserError if the folder exists, the base does not, or the text is too short.
     """
@@ -60,18 +71,21 @@ def train_small_lm(
         raise UserError(f"found {folder}; expected a new folder; remove it or name another")
     started = time.monotonic()
     torch.manual_seed(derive(config.seed, "small_lm"))
+    tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel
     if base is None:
         tokenizer = _train_tokenizer(config, documents())
         model = _initialise(config, tokenizer)
     else:
-        tokenizer, model = _load(base)
-        shape = {key: getattr(model.config, name) for key, name in _SHAPE.items()}
-        config = replace(config, **shape)
+        lm = load_lm(base, key="finetune_from")
+        tokenizer, model = lm.tokenizer, lm.model.requires_grad_(True)
+        config = replace(config, **_shape(config, model.config))
     train_NS, held_out_NS = _tokenise(config, tokenizer, documents())
     before = _held_out_loss(model, held_out_NS)
-    _fit(config, model, train_NS)
+    partial_file = folder.with_name(f"{folder.name}.partial")
+    _fit(config, model, train_NS, partial_file)
     report = {
-        "base": None if base is None else str(base),
+        "base": None if base is None else base.name,
         "loss_before": before,
         "held_out_loss": _held_out_loss(model, held_out_NS),
         "unigram_loss": _unigram_loss(config, train_NS, held_out_NS),
@@ -86,6 +100,7 @@ def train_small_lm(
         write_json(temporary / _REPORT, report)
         for path in temporary.iterdir():
             fsync_path(path)
+    partial_file.unlink(missing_ok=True)
     log_info(
         "small LM: {held_out_loss:.3f} nats a held-out token (unigram {unigram_loss:.3f}, before "
         "training {loss_before:.3f}), {num_parameters:,} parameters, {seconds} s".format_map(report)
@@ -113,7 +128,7 @@ def _train_tokenizer(config: SmallLMConfig, texts: Iterator[str]) -> PreTrainedT
 
 
 def _tokenise(
-    config: SmallLMConfig, tokenizer: PreTrainedTokenizerFast, texts: Iterator[str]
+    config: SmallLMConfig, tokenizer: PreTrainedTokenizerBase, texts: Iterator[str]
 ) -> tuple[Tensor, Tensor]:
     """Full sequences of the training and of the held-out documents."""
     tokenised = tokenizer(list(texts), add_special_tokens=False, verbose=False)
@@ -138,7 +153,7 @@ def _sequences(stream: list[int], length: int, bos: int) -> Tensor:
     return F.pad(content.view(-1, num_content), (1, 0), value=bos)
 
 
-def _initialise(config: SmallLMConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def _initialise(config: SmallLMConfig, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
     shape = {name: getattr(config, key) for key, name in _SHAPE.items()}
     return LlamaForCausalLM(
         LlamaConfig(
@@ -151,18 +166,17 @@ def _initialise(config: SmallLMConfig, tokenizer: PreTrainedTokenizerFast) -> Ll
     )
 
 
-def _load(folder: Path) -> tuple[Any, Any]:
-    """The tokenizer and the model that `train_small_lm` saved."""
-    if not (folder / _REPORT).is_file():
-        raise UserError(
-            f"found no small language model in {folder}; expected a folder that "
-            "sae-dist small_lm wrote; train it first, or correct finetune_from"
-        )
-    lm = load_lm(LMConfig(name=str(folder)), key="finetune_from")
-    return lm.tokenizer, lm.model.requires_grad_(True)
+def _shape(config: SmallLMConfig, found: Any) -> dict[str, int]:
+    """What a loaded model's own config says of its shape, as far as it says so in Llama's words."""
+    shape = {key: getattr(found, name) for key, name in _SHAPE.items() if hasattr(found, name)}
+    longest = shape.get("sequence_length", config.sequence_length)
+    return shape | {"sequence_length": min(config.sequence_length, longest)}
 
 
-def _fit(config: SmallLMConfig, model: LlamaForCausalLM, train_NS: Tensor) -> None:
+def _fit(
+    config: SmallLMConfig, model: PreTrainedModel, train_NS: Tensor, partial_file: Path
+) -> None:
+    """Train, from where `partial_file` left off if that is of this training."""
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=config.learning_rate,
@@ -172,9 +186,14 @@ def _fit(config: SmallLMConfig, model: LlamaForCausalLM, train_NS: Tensor) -> No
     )
     factor = partial(_learning_rate_factor, num_steps=config.num_steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    of = {"config": asdict(config), "text": sha256(train_NS.numpy().tobytes()).hexdigest()}
+    done = _resume(parts, of, partial_file)
     model.train()
-    bar = progress(_batches(config, train_NS), total=config.num_steps, desc="train LM", unit="step")
-    for ids_NS in bar:
+    batches = islice(_batches(config, train_NS), done, None)  # each time in the same order
+    total = config.num_steps
+    bar = progress(batches, total=total, initial=done, desc="train LM", unit="step")
+    for step, ids_NS in enumerate(bar, start=done + 1):
         loss = _loss(model, ids_NS)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -182,7 +201,24 @@ def _fit(config: SmallLMConfig, model: LlamaForCausalLM, train_NS: Tensor) -> No
         optimizer.zero_grad()
         schedule.step()
         bar.set_postfix(loss=f"{loss.item():.2f}", refresh=False)
+        if step % _SAVE_EVERY_STEPS == 0:
+            states = {name: part.state_dict() for name, part in parts.items()}
+            with atomic_path(partial_file) as temporary:
+                torch.save({"of": of, "step": step, **states}, temporary)
     model.eval()
+
+
+def _resume(parts: dict[str, Any], of: dict[str, Any], partial_file: Path) -> int:
+    """Bring model, optimizer and schedule where they were; how many steps that is, 0 if none."""
+    if not partial_file.is_file():
+        return 0
+    found = torch.load(partial_file, weights_only=True)
+    if found["of"] != of:
+        return 0
+    for name, part in parts.items():
+        part.load_state_dict(found[name])
+    log_info(f"goes on at step {found['step']}, from {partial_file}")
+    return int(found["step"])
 
 
 def _learning_rate_factor(step: int, num_steps: int) -> float:
@@ -203,7 +239,7 @@ def _batches(config: SmallLMConfig, train_NS: Tensor) -> Iterator[Tensor]:
         order = order[config.batch_size :]
 
 
-def _loss(model: LlamaForCausalLM, ids_NS: Tensor) -> Tensor:
+def _loss(model: PreTrainedModel, ids_NS: Tensor) -> Tensor:
     """Mean next-token cross entropy, its products in bfloat16 where the processor is faster so."""
     with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bfloat16_faster()):
         logits_NSV = model(input_ids=ids_NS, use_cache=False).logits
@@ -211,7 +247,7 @@ def _loss(model: LlamaForCausalLM, ids_NS: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _held_out_loss(model: LlamaForCausalLM, held_out_NS: Tensor) -> float:
+def _held_out_loss(model: PreTrainedModel, held_out_NS: Tensor) -> float:
     losses = [_loss(model, ids_S[None]).item() for ids_S in held_out_NS]
     return sum(losses) / len(losses)
 

@@ -174,6 +174,14 @@ def test_a_finetune_that_is_the_base_has_the_bases_figures(run: Path, store: Pat
                 assert rung["rollout"][figure + variant] == close, (name, figure, variant)
 
 
+def test_some_rungs_alone_are_measured_of_both_runs(run: Path, store: Path) -> None:
+    names = sorted(by_name(transferred(alone(), run, store, rungs=["jumprelu*"])))
+    every = by_name(transferred(alone(), run, store))
+    assert names == sorted(name for name in every if "jumprelu" in name) != sorted(every)
+    with pytest.raises(UserError, match="rungs=none; expected rungs of run"):
+        transferred(alone(), run, store, rungs=["none"])
+
+
 def test_rescaling_undoes_what_a_finetune_did_to_the_norm(run: Path, store: Path) -> None:
     source = StoredActivations(open_store(store))
     lm, config = tiny_lm(), TransferConfig(sequences=100)

@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    BertTokenizerFast,
+    PreTrainedTokenizerFast,
+)
 
 from sae_dist.common.errors import UserError
 from sae_dist.explain import Examples, ExamplesConfig
@@ -70,6 +76,46 @@ def test_a_batch_changes_no_answer(chat: Path) -> None:
     )
     for found, alone in zip(together, one_by_one, strict=True):
         assert found == (alone if isinstance(alone, str) else pytest.approx(alone, abs=1e-4))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny encoder of sentences, of random weights, with [CLS] and [SEP]."""
+    folder = tmp_path_factory.mktemp("encoder")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "a", "rather", "long", "text", "of"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "bert",
+        vocab_size=10,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    AutoModel.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def test_an_encoder_embeds_with_its_special_tokens_and_lists_marks(encoder: Path) -> None:
+    asked = [
+        Question(prompt="red text", form=Likeness(("red text", "a rather long text")), truth=None),
+        Question(prompt="what is it", form=Sentence(), truth="the tokens ' red'"),
+    ]
+    settings = {"model": str(encoder), "auto_class": "AutoModel"}
+    (same, other), said = judge("local", **settings).open().answers(asked)
+    assert same == pytest.approx(1.0) and other < 0.999
+    assert said == "the tokens ' red'"
+    model, tokenizer = (load.from_pretrained(encoder) for load in (AutoModel, BertTokenizerFast))
+    with torch.no_grad():
+        one, two = (
+            model(**tokenizer(text, return_tensors="pt")).last_hidden_state.mean(1)
+            for text in ("red text", "a rather long text")
+        )
+    assert other == pytest.approx(float(torch.cosine_similarity(one, two)), abs=1e-5)
+    with pytest.raises(UserError, match="which only embeds; expected scorers=.embedding."):
+        judge("local", **settings).check(["detection"])
 
 
 def test_numbers_are_expected_over_the_digits_where_they_would_stand(chat: Path) -> None:

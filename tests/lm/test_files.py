@@ -135,6 +135,5 @@ def test_whoever_reads_a_model_names_his_own_setting(
         load_lm(config, key="lm_name")
     with pytest.raises(UserError, match="correct transfer.lm_name$"):
         load_tokenizer(LMConfig(name="./gone"), key="transfer.lm_name")
-    (tmp_path / "lm" / "training.json").write_text("{}")
     with pytest.raises(UserError, match=r"correct finetune_from or"):
-        train_small_lm(SmallLMConfig(), lambda: iter(()), tmp_path / "new", tmp_path / "lm")
+        train_small_lm(SmallLMConfig(), lambda: iter(()), tmp_path / "new", config)

@@ -1,10 +1,14 @@
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sae_dist.common.errors import UserError
 from sae_dist.lm import LMConfig, SmallLMConfig, load_lm, next_token_loss_NS, train_small_lm
@@ -58,7 +62,7 @@ def test_a_finetune_begins_where_its_base_ended_and_keeps_its_shape(tmp_path: Pa
         yield from (f"double_{i}? It gives 2 * x + {i}.\n" for i in range(60))
 
     other_shape = replace(CONFIG, hidden_size=32, num_layers=3, vocab_size=400, num_steps=40)
-    report = train_small_lm(other_shape, questions, finetune, base)
+    report = train_small_lm(other_shape, questions, finetune, LMConfig(name=str(base)))
     assert report["held_out_loss"] < report["loss_before"] - 0.5
     assert report["config"] == asdict(replace(CONFIG, num_steps=40))
     assert report["base"] == str(base)
@@ -72,8 +76,54 @@ def test_a_finetune_begins_where_its_base_ended_and_keeps_its_shape(tmp_path: Pa
 
 
 def test_a_finetune_without_its_base_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="found no small language model in .*nowhere"):
-        train_small_lm(CONFIG, texts, tmp_path / "lm", tmp_path / "nowhere")
+    gone = LMConfig(name=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="found no folder .*nowhere.*correct finetune_from"):
+        train_small_lm(CONFIG, texts, tmp_path / "lm", gone)
+
+
+def test_any_model_is_finetuned_on_sequences_that_it_takes(tmp_path: Path) -> None:
+    train_small_lm(CONFIG, texts, tmp_path / "tokens")  # whose tokenizer it has
+    shape = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 12}
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("gpt2", vocab_size=300, bos_token_id=0, **shape)
+    )
+    model.save_pretrained(tmp_path / "gpt2")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokens")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    base = LMConfig(name=str(tmp_path / "gpt2"))
+    report = train_small_lm(CONFIG, texts, tmp_path / "lm", base)
+    assert report["config"]["sequence_length"] == 12
+    assert report["held_out_loss"] < report["loss_before"] - 0.5
+    assert load_lm(LMConfig(name=str(tmp_path / "lm"))).model.config.model_type == "gpt2"
+
+
+def test_what_was_interrupted_goes_on_and_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train_small_lm(CONFIG, texts, tmp_path / "whole")
+    steps: list[int] = []
+
+    def loss(*given: Any) -> Tensor:
+        if torch.is_grad_enabled():
+            steps.append(1)
+            if len(steps) == 50:
+                raise KeyboardInterrupt
+        return real_loss(*given)
+
+    real_loss = module._loss
+    monkeypatch.setattr(module, "_SAVE_EVERY_STEPS", 20)
+    monkeypatch.setattr(module, "_loss", loss)
+    with pytest.raises(KeyboardInterrupt):
+        train_small_lm(CONFIG, texts, tmp_path / "lm")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lm.partial", "whole"]
+    shutil.copy(tmp_path / "lm.partial", tmp_path / "other.partial")
+
+    resumed = train_small_lm(CONFIG, texts, tmp_path / "lm")
+    assert len(steps) == 50 + 60 - 40
+    assert resumed["held_out_loss"] == pytest.approx(whole["held_out_loss"], rel=1e-4)
+    assert not (tmp_path / "lm.partial").exists()
+    train_small_lm(replace(CONFIG, seed=1), texts, tmp_path / "other")  # another's is left
+    assert len(steps) == 70 + 60
 
 
 def test_an_interrupted_run_leaves_no_folder_that_looks_whole(

@@ -1,4 +1,4 @@
-from examples.reproduce.conversations import Conversation, conversations, split
+from examples.reproduce.conversations import Conversation, about_code, continuations, split
 
 SOURCE = '''
 """A module."""
@@ -20,7 +20,7 @@ class Shelf(list):
 
 
 def test_a_question_shows_the_first_line_and_its_answer_is_the_docstring() -> None:
-    found = list(conversations([SOURCE]))
+    found = list(about_code([SOURCE]))
     assert found == [
         Conversation(
             "What does this do?\ndef double(x: int, *, times=1) -> int:",
@@ -33,7 +33,14 @@ def test_a_question_shows_the_first_line_and_its_answer_is_the_docstring() -> No
 
 
 def test_a_question_is_asked_once_and_what_does_not_parse_is_left_out() -> None:
-    assert len(list(conversations([SOURCE, "def broken(:", "\0", SOURCE]))) == 2
+    assert len(list(about_code([SOURCE, "def broken(:", "\0", SOURCE]))) == 2
+
+
+def test_a_passage_is_cut_into_a_beginning_and_how_it_goes_on() -> None:
+    words = [str(number) for number in range(100)]
+    (found,) = continuations(["too short", " \n".join(words)])
+    assert found.prompt == f"How does this go on?\n{' '.join(words[:30])}"
+    assert found.answer == " ".join(words[30:90])
 
 
 def test_the_last_of_every_few_is_held_out() -> None:

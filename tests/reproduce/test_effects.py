@@ -97,6 +97,20 @@ def test_the_skip_transcoder_is_compared_with_each_other_form() -> None:
     assert effects.skip_is_best(found) == {}
 
 
+def test_explanations_are_compared_by_form_and_with_those_of_other_latents() -> None:
+    def explained(form: str, mean: float | None) -> dict[str, object]:
+        scores = {"embedding": {"mean": mean, "shuffled": {"mean": 0.5}}}
+        return rung(form=form, scores=scores)
+
+    forms = {"sae": "autoencoder", "tc": "transcoder", "skip": "skip_transcoder"}
+    means = {"sae": 0.6, "tc": 0.65, "skip": None}
+    rows = [{"group": "512 latents", "form": form, "rung": n} for n, form in forms.items()]
+    found = evaluation(**{name: explained(forms[name], means[name]) for name in forms})
+    found["of_run"] = {"forms": {"rows": rows}}
+    assert effects.transcoders_are_clearer(found) == pytest.approx({"transcoder, 512 latents": 5.0})
+    assert effects.explanations_foresee(found) == pytest.approx({"sae": 10.0, "tc": 15.0})
+
+
 def test_transfer_pairs_coders_of_equal_name() -> None:
     def entry(trained_on: str, name: str, fvu: float, delta: float) -> dict[str, object]:
         figures = {"fvu": fvu, "fvu_rescaled": fvu * 1.1, "delta_loss": delta}

@@ -1,7 +1,8 @@
 import pytest
 
 from examples.reproduce.claims import CLAIMS
-from examples.reproduce.tables import BEGIN, END, Circumstances, render, replace_part
+from examples.reproduce.records import Record
+from examples.reproduce.tables import BEGIN, END, render, replace_part
 from sae_dist.common.errors import UserError
 from tests.reproduce.made_up import evaluation, rung
 
@@ -17,18 +18,28 @@ def test_a_document_without_its_markers_is_refused(document: str) -> None:
         replace_part(document, "new")
 
 
-def test_claims_stand_beside_figures_with_their_spread() -> None:
-    def seed(fvu: float) -> dict[str, object]:
-        return evaluation(narrow=rung(256, 8.0, 0.2), wide=rung(512, 8.0, fvu))
+def found(*fvus: float) -> Record:
+    """Of a seed an FVU of the wider coder."""
+    evaluations = [evaluation(narrow=rung(256, 8.0, 0.2), wide=rung(512, 8.0, fvu)) for fvu in fvus]
+    effects = {claim.title: claim.over(evaluations) for claim in CLAIMS}
+    return Record({"machine": "made up"}, [("python launch/train.py", 61.7)], effects)
 
-    circumstances = Circumstances({"machine": "made up"}, [("python launch/train.py", 61.7)])
-    text = render(CLAIMS, [seed(0.10), seed(0.12), seed(0.14)], circumstances)
+
+def test_language_models_stand_beside_one_another() -> None:
+    text = render(CLAIMS, {"small LM": found(0.10, 0.12, 0.14), "large LM": found(0.22)})
     row = next(line for line in text.splitlines() if line.startswith(f"| {CLAIMS[0].title} |"))
-    assert "40 ± 10 % of the narrower coder's | holds |" in row
+    unit = "% of the narrower coder's"
+    verdicts = "**holds**: 40 ± 10 | **as published in 0 of 1 (one seed, no verdict)**: -10 |"
+    assert row.endswith(f"{unit} | {verdicts}")
     assert "| `narrow → 512` | 40 ± 10 | 0 | 3 | holds |" in text
-    assert "| Skip transcoders raise the loss least |" in text and "| not measured |" in text
-    assert "| machine | made up |" in text
-    assert "| 62 | `python launch/train.py` |" in text
+    assert "| `narrow → 512` | -10 | 0 | 1 | one seed |" in text
+    assert "| machine | made up | made up |" in text
+    assert text.count("| 62 | `python launch/train.py` |") == 2
+    skip = next(line for line in text.splitlines() if line.startswith("| Skip transcoders"))
+    assert skip.endswith("| **not measured** | **not measured** |")
 
-    text = render(CLAIMS, [seed(0.22), seed(0.24), seed(0.26)], circumstances)
-    assert "% of the narrower coder's | does not hold (1 opposite) |" in text
+
+def test_one_that_was_never_run_has_empty_columns() -> None:
+    text = render(CLAIMS, {"small LM": found(0.22, 0.24, 0.26), "large LM": Record()})
+    assert "**does not hold (1 opposite)**: -20 ± 10 | **not measured** |" in text
+    assert "| machine | made up |  |" in text

@@ -14,6 +14,7 @@ from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.common.declare import Axis, Figure, Mark, Plot, Write
 from sae_dist.common.errors import UserError
 from sae_dist.common.log import progress
+from sae_dist.common.patterns import rungs_asked_for
 from sae_dist.common.settings import validate
 from sae_dist.evaluate.candidates import Candidate, finished
 from sae_dist.evaluate.config import EvaluationConfig, TransferConfig
@@ -172,7 +173,7 @@ def transfer(
     """
     validate(config, "transfer.")
     _require_room(lm, prompts, config)
-    coders = [(run, c) for run in trained for c in finished(run.folder, lm.model.device)]
+    coders = [(run, c) for run in trained for c in _chosen(run, config, lm)]
     path = run_path(trained[0].folder, Transfer.name)
     of = {
         "version": Transfer.version,
@@ -203,6 +204,12 @@ def transfer(
     }
     on_first_rank(None, lambda: write_figures(path, of, figures))
     return figures
+
+
+def _chosen(run: Trained, config: TransferConfig, lm: "LM") -> list[Candidate]:
+    found = finished(run.folder, lm.model.device)
+    asked = rungs_asked_for(config.rungs, [c.name for c in found], of=run.folder.name)
+    return [candidate for candidate in found if candidate.name in asked]
 
 
 def measure_on(

@@ -15,6 +15,7 @@ from sae_dist.explain.judges.judge import Judge, JudgeConfig
 from sae_dist.explain.questions import Levels, Likeness, Question, Sentence, Usage
 from sae_dist.lm.config import LMConfig, LMDtype, local_folder
 
+_CAUSAL, _EMBEDDING = "AutoModelForCausalLM", "embedding"
 _UNSAID = "unknown"  # in place of each number: they are all asked for at once (Bills et al. 2023)
 
 
@@ -26,13 +27,17 @@ class Local(JudgeConfig):
     become the `fastest` dtype if `dtype` does not say otherwise. Numbers are never written: each is
     the expected value over the digits' probabilities where it would stand, all of an answer in one
     pass, so that none can be malformed. Where 10 is no token the scale ends at 9. Embeddings are
-    the mean of the last layer's activations. `batch_size` questions pass at once.
+    the mean of the last layer's activations. With `auto_class=AutoModel` it is an encoder of
+    sentences (MiniLM, say), which has its special tokens around each and cannot write: in place of
+    an explanation it lists the tokens that are marked most often. `batch_size` questions pass at
+    once.
     """
 
     name: str = field(default="local", init=False)
     model: str = MISSING
     revision: str | None = None
     gguf_file: str | None = None
+    auto_class: str = _CAUSAL
     dtype: LMDtype = LMDtype.auto
     batch_size: int = setting(8, min=1)
 
@@ -42,13 +47,22 @@ class Local(JudgeConfig):
 
     def check(self, scorers: Iterable[str]) -> None:
         local_folder(self._lm, "judge.model")
+        if self.auto_class != _CAUSAL and (others := sorted(set(scorers) - {_EMBEDDING})):
+            raise UserError(
+                f"found scorers={others} with judge.auto_class={self.auto_class}, which only "
+                f"embeds; expected scorers=[{_EMBEDDING}]; or take judge.auto_class={_CAUSAL}"
+            )
 
     @property
     def _lm(self) -> LMConfig:
         is_unsaid = self.gguf_file is not None and self.dtype is LMDtype.auto
         dtype = LMDtype.fastest if is_unsaid else self.dtype
         return LMConfig(
-            name=self.model, revision=self.revision, gguf_file=self.gguf_file, dtype=dtype
+            name=self.model,
+            revision=self.revision,
+            gguf_file=self.gguf_file,
+            auto_class=self.auto_class,
+            dtype=dtype,
         )
 
     def open(self) -> Judge:
@@ -57,15 +71,17 @@ class Local(JudgeConfig):
         from sae_dist.lm import load_lm
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return _Model(load_lm(self._lm, device, key="judge.model"), self.batch_size)
+        lm = load_lm(self._lm, device, key="judge.model")
+        return _Model(lm, self.batch_size, embeds_only=self.auto_class != _CAUSAL)
 
 
 class _Model(Judge):
-    def __init__(self, lm: Any, batch_size: int) -> None:
+    def __init__(self, lm: Any, batch_size: int, embeds_only: bool = False) -> None:
         self.model, self.tokenizer, self._batch_size = lm.model, lm.tokenizer, batch_size
-        self.spent = Usage()
-        self._digits = _digits(self.tokenizer)
-        self.scale = len(self._digits) - 1
+        self.spent, self._embeds_only = Usage(), embeds_only
+        if not embeds_only:
+            self._digits = _digits(self.tokenizer)
+            self.scale = len(self._digits) - 1
 
     def answers(self, questions: Iterable[Question]) -> Iterator[Any]:
         import torch
@@ -84,6 +100,8 @@ class _Model(Judge):
 
     def _sentences(self, questions: Sequence[Question]) -> list[Any]:
         """The likeliest token after the other."""
+        if self._embeds_only:
+            return [question.truth for question in questions]
         from sae_dist.lm import rollouts
 
         most = max(question.form.num_tokens for question in questions)
@@ -136,7 +154,8 @@ class _Model(Judge):
         import torch
 
         found = []
-        rows = [self._encoded(text) or [0] for text in (prompt, *texts)]
+        specials = self._embeds_only
+        rows = [self._encoded(text, specials) or [0] for text in (prompt, *texts)]
         for start in range(0, len(rows), self._batch_size):
             ids_NS, mask_NS = self._padded(rows[start : start + self._batch_size])
             hidden_NSD = self.model.base_model(
@@ -161,8 +180,8 @@ class _Model(Judge):
         )
         return self._encoded(text)
 
-    def _encoded(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+    def _encoded(self, text: str, specials: bool = False) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=specials))
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:
         """Token ids and where they count, [n, S], filled up from the left."""
