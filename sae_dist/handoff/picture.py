@@ -23,7 +23,12 @@ Node = dict[str, Any]
 
 
 def draw_graph(
-    graph: str | Path, to: str | Path, *, most: int = 60, least_share: float = 0.03
+    graph: str | Path,
+    to: str | Path,
+    *,
+    latents: int = 40,
+    errors: int = 10,
+    least_share: float = 0.03,
 ) -> Path:
     """Draw a graph as SVG: tokens from left to right, layers from below, the logits above.
 
@@ -34,7 +39,7 @@ def draw_graph(
     Args:
         graph: a file that circuit-tracer's `create_graph_files` wrote.
         to: the picture's file.
-        most: of latents and errors together those of most influence are drawn.
+        latents, errors: so many of either are drawn, those of most influence.
         least_share: edges with less are left out.
 
     Returns:
@@ -45,7 +50,7 @@ def draw_graph(
     """
     graph, to = Path(graph), Path(to)
     nodes, links, tokens = _read(graph)
-    kept = _of_most_influence(nodes, most)
+    kept = _of_most_influence(nodes, {_LATENT: latents, _ERROR: errors})
     places, size = _laid_out(kept)
     parts = [
         *_edges(links, places, least_share),
@@ -71,11 +76,13 @@ def _read(graph: Path) -> tuple[list[Node], list[dict[str, Any]], list[str]]:
         ) from error
 
 
-def _of_most_influence(nodes: list[Node], most: int) -> list[Node]:
-    """With all tokens and logits. `influence` is that of a node and all before it together."""
-    inner = [node for node in nodes if node["feature_type"] in (_LATENT, _ERROR)]
-    ends = [node for node in nodes if node["feature_type"] not in (_LATENT, _ERROR)]
-    return [*sorted(inner, key=lambda node: node["influence"])[:most], *ends]
+def _of_most_influence(nodes: list[Node], most: dict[str, int]) -> list[Node]:
+    """So many of each kind; all tokens and logits. `influence` is a node's and of all before it."""
+    kept = [node for node in nodes if node["feature_type"] not in most]
+    for kind, number in most.items():
+        own = [node for node in nodes if node["feature_type"] == kind]
+        kept += sorted(own, key=lambda node: node["influence"])[:number]
+    return kept
 
 
 def _laid_out(nodes: list[Node]) -> tuple[dict[str, tuple[float, float]], tuple[int, int]]:

@@ -46,7 +46,7 @@ def write_graph(folder: Path) -> Path:
 
 
 def test_what_matters_most_is_drawn_where_it_is(tmp_path: Path) -> None:
-    found = draw_graph(write_graph(tmp_path), tmp_path / "graph.svg", most=2)
+    found = draw_graph(write_graph(tmp_path), tmp_path / "graph.svg", latents=1)
     drawn = ElementTree.fromstring(found.read_text())
     texts = {text.text: float(text.get("y")) for text in drawn.iter(f"{SVG}text")}
     assert texts.keys() == {
