@@ -12,7 +12,7 @@ from sae_dist.common.files import write_atomic
 from sae_dist.handoff.circuit_tracer import FEATURES
 
 _SLOT, _ROW, _LEFT, _EDGE = 84, 54, 64, 26  # pixels: of a node, a layer, the layers' names, around
-_MOST_CHARACTERS = 11
+_MOST_CHARACTERS, _ABREAST = 11, 5
 _STYLE = """text { font: 11px system-ui, sans-serif; fill: #22242a; text-anchor: middle }
 .layer { fill: #70747d; text-anchor: start } .token { font-weight: 600 }
 .latent { fill: #2b62b8 } .error { fill: #9a9da5 } .end { fill: #22242a }
@@ -91,18 +91,23 @@ def _laid_out(nodes: list[Node]) -> tuple[dict[str, tuple[float, float]], tuple[
     for node in nodes:
         cells[node["ctx_idx"], _layer(node)].append(node["node_id"])
     columns = sorted({column for column, _ in cells})
-    rows = sorted({row for _, row in cells}, reverse=True)
+    tops, bottom = {}, _EDGE
+    for row in sorted({row for _, row in cells}, reverse=True):
+        tops[row] = bottom
+        lines = max(-(-len(own) // _ABREAST) for (_, at), own in cells.items() if at == row)
+        bottom += lines * _ROW
     places, left = {}, _LEFT
     for column in columns:
-        own = {row: cells[column, row] for row in rows if cells.get((column, row))}
-        slots = max(map(len, own.values()))
-        for row, names in own.items():
-            y = _EDGE + _ROW * (rows.index(row) + 0.5)
+        own_cells = {row: names for (at, row), names in cells.items() if at == column}
+        slots = min(_ABREAST, max(map(len, own_cells.values())))
+        for row, names in own_cells.items():
             for number, name in enumerate(names):
-                x = left + _SLOT * (number + 0.5 + (slots - len(names)) / 2)
-                places[name] = (x, y)
+                line, place = divmod(number, _ABREAST)
+                abreast = min(_ABREAST, len(names) - line * _ABREAST)
+                x = left + _SLOT * (place + 0.5 + (slots - abreast) / 2)
+                places[name] = (x, tops[row] + _ROW * (line + 0.5))
         left += slots * _SLOT
-    return places, (left + _EDGE, 2 * _EDGE + _ROW * len(rows))
+    return places, (left + _EDGE, bottom + _EDGE)
 
 
 def _layer(node: Node) -> int:
