@@ -84,7 +84,7 @@ def small_experiment(name: str) -> str:
     kept = {key: own for key, own in said["harvest"].items() if key not in ("lm", "text")}
     kept |= {"lm.name": "lms/llama", "text.path": "text", "sites": [*map(_swapped, kept["sites"])]}
     return yaml.safe_dump(
-        said | {"tokens": 40_000, "harvest": kept, "train": said["train"] | {"tokens": 20_000}}
+        said | {"tokens": 40_000, "harvest": kept, "train": said["train"] | {"tokens": 5_000}}
     )
 
 
