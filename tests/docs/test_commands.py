@@ -15,6 +15,7 @@ from benchmarks.__main__ import module_of, options_of
 from sae_dist.apps import cli, completion, console, help
 from sae_dist.apps.rungs import lay_out
 from sae_dist.common.errors import UserError
+from sae_dist.lm import expand_sites
 from tests.apps.commands import ROOT
 from tests.docs.shell import Call, calls, calls_in, documents, sources
 
@@ -134,7 +135,9 @@ def _compose(root: str, words: tuple[str, ...], is_part: bool) -> None:
         return
     config = cli.compose(root, kept)
     if root == "train":
-        sites = config.harvest.sites if config.harvest else ["resid_post.0"]
+        harvest, sites = config.harvest, ["resid_post.0"]
+        if harvest:
+            sites = expand_sites(harvest.lm, harvest.sites, harvest.architecture)
         if config.coder.form.spans_sites:
             sites = [f"{kind}.{n}" for kind in ("resid_post", "mlp_in", "mlp_out") for n in (0, 1)]
         assert lay_out(config, dict.fromkeys(sites, 64))

@@ -64,8 +64,10 @@ def prepare(folder: Path, code: str) -> None:
 
 WITH_PYTHON = [path for path in documents() if snippets(path)]
 ON_THE_HUB = [path for path in WITH_PYTHON if "hub:" in snippets(path)]
-ELSEWHERE = [  # tests/interop runs it
-    path for path in WITH_PYTHON if re.search("sae_bench|sae_lens", snippets(path))
+ELSEWHERE = [  # tests/interop or tests/handoff runs it
+    path
+    for path in WITH_PYTHON
+    if re.search("circuit_tracer import|sae_bench|sae_lens", snippets(path))
 ]
 HERE = [path for path in WITH_PYTHON if path not in (*ON_THE_HUB, *ELSEWHERE)]
 

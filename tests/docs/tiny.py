@@ -1,14 +1,18 @@
 """The commands that the documents show, as a machine without network and GPUs can run them.
 
 No setting is added. What stands in for what is shown, word by word, is `_SWAPS`: language models of
-the Hub by random ones of the same family, data sets by a folder of text, eight processes by two,
-and as many tokens as there are. Commands that need none of these run as they are printed.
+the Hub by random ones of the same family, data sets by a folder of text, experiments by the same
+with these, eight processes by two, and as many tokens as there are. Commands that need none of
+these run as they are printed.
 """
 
 import json
 import re
 from pathlib import Path
 
+import yaml
+
+from sae_dist.config import conf_folder
 from tests.apps.commands import ROOT
 from tests.docs.shell import Call
 from tests.harvest.tiny import tokenizer
@@ -21,7 +25,10 @@ FAMILIES = {
     "gemma_2_9b": "gemma2",
     "gpt2": "gpt2",
 }
+EXPERIMENTS = ("circuit", "feature_splitting")
 _SWAPS = {
+    **{rf"\+experiment={name}": f"+experiment=small/{name}.yaml" for name in EXPERIMENTS},
+    r"probes\.data=\[first_letter\]": "probes.data=[stdlib_packages]",
     **{f"lm={name}": f"lm.name=lms/{family}" for name, family in FAMILIES.items()},
     r"lm\.name=models/mine": "lm.name=lms/llama",
     r"lm\.name=google/gemma-2-2b-it": "lm.name=lms/gemma2",
@@ -65,7 +72,20 @@ def prepare(home: Path) -> None:
     (home / "texts").symlink_to(home / "text")
     rows = [path.read_text() for path in sorted((home / "text").iterdir())]
     (home / "notes.jsonl").write_text("".join(json.dumps({"body": row}) + "\n" for row in rows))
+    (home / "small").mkdir()
+    for name in EXPERIMENTS:
+        (home / "small" / f"{name}.yaml").write_text(small_experiment(name))
     (home / "prompts.txt").write_text("the a one\nof the b\nsaw the c\n")
+
+
+def small_experiment(name: str) -> str:
+    """An experiment of ours on a tiny language model and a folder of text, and few tokens of it."""
+    said = yaml.safe_load((conf_folder() / "experiment" / f"{name}.yaml").read_text())
+    kept = {key: own for key, own in said["harvest"].items() if key not in ("lm", "text")}
+    kept |= {"lm.name": "lms/llama", "text.path": "text", "sites": [*map(_swapped, kept["sites"])]}
+    return yaml.safe_dump(
+        said | {"tokens": 40_000, "harvest": kept, "train": said["train"] | {"tokens": 5_000}}
+    )
 
 
 def _swapped(word: str) -> str:

@@ -9,6 +9,7 @@ from sae_dist.coders import Coder, TopK
 from sae_dist.evaluate import EvaluationConfig, PairConfig, Subject, run_coder
 from sae_dist.evaluate.measure import Pair
 from sae_dist.evaluate.measures.novelty import Novelty
+from sae_dist.evaluate.measures.splitting import Splitting
 from sae_dist.evaluate.measures.stitching import Stitching
 from sae_dist.parallel import Mesh, make_mesh
 from tests.processes import alone
@@ -36,12 +37,12 @@ def pair_of(small: Coder, large: Coder, mesh: Mesh | None = None, tau: float = 0
 
 
 def compared(pair: Pair, tokens: Iterable[Tokens], few: Iterable[Tokens]) -> dict[str, Any]:
-    """What both measures of pairs find, and `by_latent`."""
-    novelty, stitching = Novelty(pair), Stitching(pair)
+    """What all measures of pairs find, and `by_latent`."""
+    novelty, splitting, stitching = Novelty(pair), Splitting(pair), Stitching(pair)
     for measure, parts in ((novelty, tokens), (stitching, few)):
         for part in parts:
             measure.update(*(run_coder(subject.coder, *part) for subject in measure.subjects))
-    return novelty.result() | stitching.result()
+    return novelty.result() | splitting.result() | stitching.result()
 
 
 def rung(num_latents: int, k: int | None, **figures: Any) -> dict[str, Any]:

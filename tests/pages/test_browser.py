@@ -272,11 +272,12 @@ def test_the_ladder_leads_from_rung_to_rung(made_up: Path, browser: Browser) -> 
     browser.open(address(made_up, "#topk-128/70"), 1280, 1400)
     assert "70" in browser.wait_for(CURRENT)
     lines = "Array.from(document.querySelectorAll('.tree a'), a => a.getAttribute('href'))"
-    tree = ["#topk-64/6", "#topk-128/6", "#topk-128/70", "#topk-256/70", "#topk-256/198"]
-    assert browser.value(lines) == tree  # 6 mod 64 is unfolded on the way to 70 alone
-    browser.click(".tree li li summary")  # that of 6
-    browser.wait_for(f"{lines}.length === 7")
-    assert browser.value(lines)[2:4] == ["#topk-256/6", "#topk-256/134"]
+    tree = ["64/6", "128/6", "256/6", "256/134", "128/70", "256/70", "256/198"]
+    assert browser.value(lines) == [f"#topk-{own}" for own in tree]
+    levels = "document.querySelector('.levels').innerText"
+    assert browser.value(levels).split() == ["64", "×", "1", "128", "×", "2", "256", "×", "4"]
+    browser.click(".tree li li summary")  # that of 6 folds
+    assert browser.value("document.querySelector('.tree li li details').open") is False
     browser.click(".tree a[href='#topk-256/198']")
     browser.wait_for(f"{TITLE} === 'Latent 198'")
     assert browser.value(lines)[0] == "#topk-64/6"
@@ -287,6 +288,22 @@ def test_the_ladder_leads_from_rung_to_rung(made_up: Path, browser: Browser) -> 
     assert "stands alone" in browser.value("document.querySelector('.tree').innerText")
     browser.value("history.back()")
     browser.wait_for(f"{TITLE} === 'Latent 70'")
+
+
+def test_a_large_tree_is_unfolded_on_the_way_alone(tmp_path: Path, browser: Browser) -> None:
+    write_made_up(tmp_path, {"a-8": 8, "a-16": 16, "a-512": 512})
+    write(tmp_path, TEXTS)
+    browser.open(address(tmp_path, "#a-16/9"), 1280, 1400)
+    browser.wait_for(CURRENT)
+    opened = "Array.from(document.querySelectorAll('.tree details'), d => d.open)"
+    assert browser.value(opened) == [True, False, True]  # 1 of 8, 1 and 9 of 16
+    assert "× 64" in browser.value("document.querySelector('.levels').innerText")
+    more = "document.querySelector('.tree .more').innerText"
+    assert browser.value(more) == "24 more"
+    rows = "Array.from(document.querySelectorAll('.row [data-key=splits]'), s => s.innerText)"
+    browser.open(address(tmp_path, "#a-16"), 1280, ALL)
+    browser.wait_for("document.querySelector('.row')")
+    assert browser.value(rows) == ["32"] * 16
 
 
 def test_keys_lead_on_in_the_order_of_the_table(made_up: Path, browser: Browser) -> None:

@@ -17,7 +17,7 @@ from sae_dist.common.errors import UserError
 from sae_dist.latents import Latents
 from sae_dist.latents.folder import COLUMNS, RungAbout, write_about, write_tensors
 from sae_dist.pages import write, write_index
-from sae_dist.pages.ladder import narrower
+from sae_dist.pages.ladder import narrower, splits
 from sae_dist.pages.packed import packed, write_postings
 from tests.latents.made_up import write_made_up
 from tests.pages.conftest import TEXTS
@@ -127,8 +127,10 @@ def test_each_rung_stands_on_the_one_below(made_up: Path) -> None:
     page = (made_up / "latents" / "index.html").read_text()
     below = {rung["rung"]: rung["below"] for rung in about_of(page)["rungs"]}
     assert below == {"topk-64": None, "topk-128": "topk-64", "topk-256": "topk-128"}
-    assert read(made_up, "rungs/topk-64/parents")[0] == {}
+    arrays, _ = read(made_up, "rungs/topk-64/parents")
+    assert arrays.keys() == {"splits"} and arrays["splits"].tolist() == [2] * 64
     arrays, _ = read(made_up, "rungs/topk-256/parents")
+    assert arrays.keys() == {"parents", "cosines"}
     np.testing.assert_array_equal(arrays["parents"], np.arange(256) % 128)
     np.testing.assert_array_equal(arrays["cosines"], np.full(256, 0.9, np.float32))
 
@@ -151,6 +153,15 @@ def test_the_rung_below_is_of_the_same_kind_and_place_and_nearest_in_l0(made_up:
     assert narrower(wide, others) is dense
     sparse = rung("sparse", num_latents=64, l0=19.0)
     assert narrower(wide, [*others, sparse]) is sparse
+
+
+def test_a_latent_splits_into_those_that_are_near_enough() -> None:
+    kin = [
+        {"parents": np.array([0, 2, 2, 1]), "cosines": np.array([0.7, 0.9, 0.69, 0.8], np.float32)},
+        {"parents": np.array([2, 2]), "cosines": np.array([0.9, 0.1], np.float32)},
+    ]
+    assert splits(4, kin)["splits"].tolist() == [1, 1, 2, 0]
+    assert splits(4, []) == {}
 
 
 def test_explanations_stand_beside_their_scores(made_up: Path) -> None:

@@ -102,6 +102,14 @@ def _pair(smaller: str, larger: str, rungs: Rungs) -> dict[str, Any]:
             "smaller": {"all": 2.75, "active": 3.292, "inactive": 2.703},
             "larger": {"all": 2.26, "active": 2.518, "inactive": 2.225},
         },
+        "splitting": {
+            "none": width // 4,
+            "one": width // 8,
+            "several": width // 16,
+            "most": 3,
+            "placed": width // 3,
+            "counts": [width // 4, width // 8, width // 32, width // 32],
+        },
         "stitching": {
             "tokens": 8192,
             "num_inserted": 40,

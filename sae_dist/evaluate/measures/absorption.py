@@ -9,7 +9,7 @@ from torch.nn.functional import cosine_similarity, one_hot
 
 from sae_dist.common.declare import Axis, Figure, Mark, Plot, Write
 from sae_dist.evaluate.measure import Figures, Subject, TextMeasure
-from sae_dist.evaluate.measures.fidelity import L0_AXIS
+from sae_dist.evaluate.measures.fidelity import L0_AXIS, WIDTH_AXIS
 from sae_dist.evaluate.pooled import LatentMeans, PooledTexts
 from sae_dist.evaluate.probing import Examples, Probe, Recipe, fit, logistic
 from sae_dist.evaluate.topics import PROBES, SAEBENCH
@@ -99,6 +99,7 @@ class Absorption(TextMeasure):
             "is better.",
             source=SAEBENCH,
             x=L0_AXIS,
+            instead=WIDTH_AXIS,
             y=Axis("absorption fraction", "absorption/fraction", log=False, zero=True),
             panel="place",
             join=True,
@@ -111,6 +112,7 @@ class Absorption(TextMeasure):
             "is better.",
             source=SAEBENCH,
             x=L0_AXIS,
+            instead=WIDTH_AXIS,
             y=Axis("full absorption", "absorption/full", log=False, zero=True),
             panel="place",
             join=True,

@@ -19,7 +19,7 @@ _SAME = 1e-6  # by less cosines, or correlations, do not differ
 _ALIKE = 0.5  # where Leask et al. (2025, fig. 8) compare the two similarities
 _COSINE = Axis("maximal decoder cosine", "max_cosine/edges")
 _ERRORS = "Error where a novel latent is active"
-_NAMES = (
+NAMES = (
     Figure("larger", "larger coder", write=Write.RUNG, is_main=True),
     Figure("smaller", "smaller coder", "beside which it is put", write=Write.RUNG),
 )
@@ -50,7 +50,7 @@ class Novelty(PairMeasure):
     caption = "Of the larger coder’s latents."
     source = f"{STITCHING}, section 4"
     figures = (
-        *_NAMES,
+        *NAMES,
         _count("latents/novel", "novel", "ΔMSE < 0: inserting it alone lowers the smaller’s MSE"),
         _count("latents/reconstruction", "reconstruction", "inserting it alone does not"),
         _count("latents/never_fired", "never fired", "on these tokens: neither"),
@@ -80,7 +80,7 @@ class Novelty(PairMeasure):
             "cosine is above `above_cosine` = 0.5",
             source=f"{STITCHING}, fig. 8",
         ),
-        *(replace(figure, group=_ERRORS) for figure in _NAMES),
+        *(replace(figure, group=_ERRORS) for figure in NAMES),
         _count("mse/latents", "latents", "below τ, that fire: these are means over them", _ERRORS),
         *(
             Figure(

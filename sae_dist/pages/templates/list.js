@@ -4,13 +4,15 @@ const main = document.querySelector("main");
 let list = null; // what the table shows: its rung, rows, columns
 
 async function openList(rung, asked, from) {
-  const [table, own] = await Promise.all([fileOf(rung, "list"), explanations(rung)]);
+  const [table, own, { cosines, splits }] = await Promise.all([fileOf(rung, "list"), explanations(rung), fileOf(rung, "parents")]);
   if (list?.rung !== rung) {
     const frequency = Float64Array.from(table.fired, (fired) => fired / Math.max(1, about.num_tokens));
     const columns = new Map([
       ["frequency", { title: "fires on", values: frequency, write: percent, meaning: "share of tokens on which it fires" }],
       ["max", { title: "largest", values: table.max, write: digits, meaning: "its largest activation" }],
       ...(table.cosine ? [["cosine", { title: "cosine", values: table.cosine, write: figure, meaning: "with the nearest latent of this rung" }]] : []),
+      ...(cosines ? [["parent", { title: "narrower", values: cosines, write: figure, meaning: "cosine with the nearest latent of the next narrower rung: a low one is novel" }]] : []),
+      ...(splits ? [["splits", { title: "splits", values: splits, write: count, meaning: `latents of the next wider rung whose nearest it is, with a cosine of at least ${figure(about.min_cosine)}` }]] : []),
       ...own.scorers.map((name, i) => [name, { title: name, write: figure, meaning: `how well its explanation does at ${name}`,
         values: Float32Array.from({ length: rung.num_latents }, (_, latent) => own.score(latent, i)) }]),
     ]);

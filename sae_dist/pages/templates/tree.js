@@ -1,5 +1,6 @@
 // Feature splitting: which latents of wider rungs have a latent for their nearest in the rung below.
 const MOST_CHILDREN = 8;
+const MOST_UNFOLDED = 40; // latents of a tree that is shown whole
 const kin = new Map();
 let minCosine = about.min_cosine;
 
@@ -36,7 +37,7 @@ async function splitting(rung, latent) {
   const said = make("span.least");
   const draw = () => {
     said.textContent = `cosine ≥ ${figure(minCosine)}`;
-    place.replaceChildren(treeOf(all, rung, latent));
+    place.replaceChildren(...treeOf(all, rung, latent));
     label(place);
   };
   draw();
@@ -52,10 +53,22 @@ function treeOf(all, rung, latent) {
     if (!own.below || !(cosines[child] >= minCosine)) break;
     path.unshift([rungs.get(own.below), parents[child]]);
   }
-  const root = branch(all, ...path[0], null, path);
-  const isAlone = path.length === 1 && !root.querySelector("ul li");
-  return isAlone ? make("p.caption", {}, "It stands alone: no latent of the rungs beside it is as near.") : make("ul", {}, root);
+  const levels = levelsOf(all, ...path[0]);
+  if (levels.length === 1) return [make("p.caption", {}, "It stands alone: no latent of the rungs beside it is as near.")];
+  const isWhole = levels.reduce((sum, { number }) => sum + number, 0) <= MOST_UNFOLDED;
+  return [make("p.levels", { "data-told": "latents of this tree in each rung" }, ...levels.map(({ rung: own, number }) => make("span.level", {}, widthOf(own), `× ${count(number)}`))),
+    make("ul", {}, branch(all, ...path[0], null, path, isWhole))];
 }
+
+// How many latents of each rung stand below one, the widest rung last.
+function levelsOf(all, rung, latent) {
+  const numbers = new Map();
+  for (let level = [[rung, latent]]; level.length; level = level.flatMap((one) => childrenOf(all, ...one)))
+    for (const [own] of level) numbers.set(own, (numbers.get(own) ?? 0) + 1);
+  return Array.from(numbers, ([own, number]) => ({ rung: own, number }));
+}
+
+const widthOf = (rung) => make("span.width", { style: `--series: var(--series-${rung.colour})` }, width(rung.num_latents));
 
 function childrenOf(all, rung, latent) {
   const found = [];
@@ -67,21 +80,21 @@ function childrenOf(all, rung, latent) {
 }
 
 // A latent with what is below it, which is made when it is unfolded.
-function branch(all, rung, latent, cosine, path) {
+function branch(all, rung, latent, cosine, path, isWhole) {
   const isSelf = path.at(-1)[0] === rung && path.at(-1)[1] === latent;
   const depth = path.findIndex(([own, number]) => own === rung && number === latent);
   const children = childrenOf(all, rung, latent), next = path[depth + 1];
-  const line = [make("span.width", { style: `--series: var(--series-${rung.colour})` }, width(rung.num_latents)),
+  const line = [widthOf(rung),
     make("a", { href: addressOf(rung, latent), "aria-current": isSelf ? "true" : undefined }, count(latent)),
     make("span.label", { "data-rung": rung.rung, "data-latent": latent }),
     cosine === null ? null : make("span.cosine", { "data-told": "cosine with the latent above it" }, figure(cosine))];
   if (!children.length) return make("li", {}, make("div.leaf", {}, ...line));
-  const below = make("ul"), isOpen = depth >= 0;
+  const below = make("ul"), isOpen = isWhole || depth >= 0;
   const fill = (most) => {
     const isOnPath = ([own, number]) => depth >= 0 && next && own === next[0] && number === next[1];
     const shown = children.slice(0, most);
     if (next && depth >= 0 && !shown.some(isOnPath)) shown.push(children.find(isOnPath));
-    below.replaceChildren(...shown.map((child) => branch(all, ...child, path)));
+    below.replaceChildren(...shown.map((child) => branch(all, ...child, path, isWhole)));
     const left = children.length - shown.length;
     if (left) below.append(make("li", {}, make("button.more", { type: "button", onclick: () => fill(Infinity) }, `${count(left)} more`)));
     label(below);
