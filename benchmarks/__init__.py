@@ -5,6 +5,7 @@ BENCHMARKS = (
         "steps",
         "curves",
         "quality",
+        "quality_real",
         "dead_latents",
         "stream",
         "objects",
