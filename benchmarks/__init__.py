@@ -7,6 +7,7 @@ BENCHMARKS = (
         "quality",
         "quality_real",
         "dead_latents",
+        "sinks",
         "stream",
         "objects",
         "harvest",

@@ -22,6 +22,8 @@ _HOME = Path("runs/quickstart_scratch")
 STORE = _HOME / "store"
 REAL_STORE = Path("runs/quality/store")
 REAL_SITE, REAL_MLP = "resid_post.9", ("mlp_in.9", "mlp_out.9")
+SMOLLM2_STORE = Path("runs/sinks/store")
+SMOLLM2_SITES = ("resid_post.8", "resid_post.15")
 _COMMANDS = {  # each by one process
     STORE: [  # the quickstart's first two steps
         ["sae-dist small_lm", f"folder={_HOME}/lm"],
@@ -36,6 +38,13 @@ _COMMANDS = {  # each by one process
             *("launch/harvest.py", "lm=gemma_3_270m", "lm.dtype=fastest", "text=public_domain"),
             *("tokens=2.3M", f"store={REAL_STORE}", f"sites=[{REAL_SITE},{','.join(REAL_MLP)}]"),
             *("writer.chunk_mib=1", "writer.shard_mib=64"),
+        ],
+    ],
+    SMOLLM2_STORE: [
+        [
+            *("launch/harvest.py", "lm=smollm2_135m", "lm.dtype=fastest", "text=public_domain"),
+            *("tokens=600K", f"store={SMOLLM2_STORE}", f"sites=[{','.join(SMOLLM2_SITES)}]"),
+            *("writer.chunk_mib=1", "writer.shard_mib=32"),
         ],
     ],
 }

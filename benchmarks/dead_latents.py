@@ -18,7 +18,6 @@ from benchmarks.figures import Figure
 from benchmarks.measured import Activations, HeldOut
 from benchmarks.trained.sae_dist import make_rung, take_steps
 from benchmarks.trained.task import SETUPS, Task
-from sae_dist.coders import fold
 from sae_dist.parallel import World, start_world
 
 _SETUP = SETUPS["toy"]
@@ -61,6 +60,6 @@ def trained(way: str, seed: int, given: Activations, world: World) -> dict[str, 
         with torch.no_grad():
             rung.coder.b_dec.zero_()
     take_steps(rung, task)
-    found = given.measured(fold(rung.coder, 1.0))
+    found = given.measured(rung.coder)
     print(f"{way}, seed {seed}: {found}", flush=True)
     return found

@@ -1,5 +1,6 @@
 """What coders of any program are trained and measured on, and how they are measured."""
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -67,37 +68,47 @@ class Activations:
         self.x_MD = given["held_out"]
         self.y_MD = given.get("held_out_target", self.x_MD)
 
-    @torch.no_grad()
     def measured(self, coder: Coder) -> dict[str, float]:
         """L0, FVU and dead share on the held-out rows, and what the language model loses on some
-        held-out sequences: those of `sae_dist.evaluate`, for every program.
+        held-out sequences.
 
         Args:
             coder: of activations divided by the scale.
         """
-        world = self.held_out.world
-        subject = Subject(
-            coder=fold(coder, self.scale).to(world.device),
-            mesh=make_mesh(world, 1, {}),
-            num_positions=self.held_out.source.sequence_length,
+        held_out = self.held_out
+        subject = replace(
+            subject_of(coder, self.scale, held_out.world),
+            num_positions=held_out.source.sequence_length,
             site=self.site,
             target=self.target,
         )
-        measures = [Fidelity(subject), FiringFrequency(subject)]
-        for x_BD, y_BE in zip(self.x_MD.split(_BATCH), self.y_MD.split(_BATCH), strict=True):
-            x_1BD, y_1BE = x_BD.to(world.device)[None], y_BE.to(world.device)[None]
-            everything = torch.ones(x_1BD.shape[:2], dtype=torch.bool, device=world.device)
-            seen = run_coder(subject.coder, x_1BD, y_1BE, everything)
-            for measure in measures:
-                measure.update(seen)
-        result = measures[0].result() | measures[1].result()
-        found = {key: result[key] for key in ("l0", "fvu", "dead_share")}
-        if not self.held_out.in_lm:
+        found = measured(subject, self.x_MD, self.y_MD)
+        if not held_out.in_lm:
             return found
         loss = LMLoss(subject)
-        for batch in self.held_out.in_lm:
+        for batch in held_out.in_lm:
             loss.update(batch)
         return found | {"delta_loss": loss.result()["delta_loss"]}
+
+
+def subject_of(coder: Coder, scale: float, world: World) -> Subject:
+    """What measures are given of a coder of activations divided by a scale."""
+    folded = fold(coder, scale).to(world.device)
+    return Subject(coder=folded, mesh=make_mesh(world, 1, {}), num_positions=1)
+
+
+@torch.no_grad()
+def measured(subject: Subject, x_MD: Tensor, y_ME: Tensor) -> dict[str, float]:
+    """L0, FVU and dead share on some rows: those of `sae_dist.evaluate`, for every program."""
+    measures, device = [Fidelity(subject), FiringFrequency(subject)], subject.device
+    for x_BD, y_BE in zip(x_MD.split(_BATCH), y_ME.split(_BATCH), strict=True):
+        x_1BD, y_1BE = x_BD.to(device)[None], y_BE.to(device)[None]
+        everything = torch.ones(x_1BD.shape[:2], dtype=torch.bool, device=device)
+        seen = run_coder(subject.coder, x_1BD, y_1BE, everything)
+        for measure in measures:
+            measure.update(seen)
+    result = measures[0].result() | measures[1].result()
+    return {key: result[key] for key in ("l0", "fvu", "dead_share")}
 
 
 def as_coder(weights: dict[str, Tensor], name: str, k: int) -> Coder:

@@ -242,7 +242,9 @@ class Weights:
             factor: by which input and target were multiplied in training.
         """
         norm_F1 = self.W_dec.norm(dim=1, keepdim=True) if is_by_norm else 1.0
-        b_enc_F = self.b_enc - self.W_enc @ self.b_dec if is_pre_bias else self.b_enc
+        b_enc_F = self.b_enc
+        if is_pre_bias:  # whatever torch's precision of float32 products is
+            b_enc_F = b_enc_F - (self.W_enc.double() @ self.b_dec.double()).float()
         norm_F = self.W_dec.norm(dim=1) if is_by_norm else 1.0
         return Weights(
             self.W_enc * norm_F1,
