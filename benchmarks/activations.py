@@ -43,7 +43,7 @@ _COMMANDS = {  # each by one process
     SMOLLM2_STORE: [
         [
             *("launch/harvest.py", "lm=smollm2_135m", "lm.dtype=fastest", "text=public_domain"),
-            *("tokens=600K", f"store={SMOLLM2_STORE}", f"sites=[{','.join(SMOLLM2_SITES)}]"),
+            *("tokens=350K", f"store={SMOLLM2_STORE}", f"sites=[{','.join(SMOLLM2_SITES)}]"),
             *("writer.chunk_mib=1", "writer.shard_mib=32"),
         ],
     ],

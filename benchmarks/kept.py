@@ -46,26 +46,27 @@ def over_seeds(runs: Sequence[Run], l0: float | None) -> Run | None:
             run, which counts as it is.
 
     Returns:
-        None where a seed did not get to that L0, or there is none.
+        with the number of `seeds` that got to that L0; None where none did.
     """
     by_seed = [[r for r in runs if r["seed"] == seed] for seed in {r["seed"]: 0 for r in runs}]
-
-    def values(key: str) -> list[float | None]:
-        return [own[0].get(key) if l0 is None else value_at(own, l0, key) for own in by_seed]
-
-    fvus = [fvu for fvu in values("fvu") if fvu is not None]
-    if not fvus or len(fvus) < len(by_seed):
+    if l0 is not None:
+        by_seed = [own for own in by_seed if value_at(own, l0) is not None]
+    if not by_seed:
         return None
-    found: Run = {
+
+    def values(key: str) -> list[float]:
+        found = [own[0].get(key) if l0 is None else value_at(own, l0, key) for own in by_seed]
+        return [value for value in found if value is not None]
+
+    fvus = values("fvu")
+    l0s = [run["l0"] for own in by_seed for run in own]
+    return {
         "seeds": len(fvus),
-        "l0": statistics.mean(run["l0"] for run in runs) if l0 is None else l0,
+        "l0": statistics.mean(l0s) if l0 is None else l0,
         "fvu": statistics.mean(fvus),
         "deviation": statistics.stdev(fvus) if len(fvus) > 1 else None,
+        **{key: statistics.mean(values(key)) if values(key) else None for key in _MEANS},
     }
-    for key in _MEANS:
-        there = [value for value in values(key) if value is not None]
-        found[key] = statistics.mean(there) if there else None
-    return found
 
 
 def nearest_aim(runs: Sequence[Run], l0: float) -> float | None:

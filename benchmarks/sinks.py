@@ -29,7 +29,7 @@ MAX_NORM = 8.0  # the quickstart's writer.max_norm
 _FAMILIES = ("resid_post", "mlp_in", "mlp_out")
 _EARLY = slice(1, 4)  # the positions after the first
 _BATCH = 16
-_SETUP = replace(SETUPS["real"], num_latents=2048, batch=1024)
+_SETUP = replace(SETUPS["real"], num_latents=1024, batch=1024)
 _TABLE = "sinks.md"
 _NORMS = (
     "LM | site | median norm | first position | positions 1 to 3 | longest of the rest | beyond 8"
@@ -57,7 +57,7 @@ def run(
     lms: tuple[str, ...] = LMS,
     sequences: int = 64,
     kinds: tuple[str, ...] = KINDS,
-    tokens: int = 500_000,
+    tokens: int = 300_000,
     store: Path = Path(),
 ) -> Iterator[Figure]:
     """The longest token that may be trained on over the median one, by site; then FVU by way.

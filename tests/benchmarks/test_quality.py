@@ -72,7 +72,9 @@ def test_a_topk_counts_by_its_seeds_mean_and_a_jumprelu_at_the_target() -> None:
     around = [run(0, 4.0, 0.4), run(0, 16.0, 0.1)]
     found = over_seeds(around, 8.0)
     assert found is not None and found["fvu"] == pytest.approx(0.2) and found["deviation"] is None
-    assert over_seeds([*around, run(1, 9.0, 0.1)], 8.0) is None  # one seed never got there
+    found = over_seeds([*around, run(1, 9.0, 0.1)], 8.0)  # one seed never got there
+    assert found is not None and found["seeds"] == 1
+    assert over_seeds([run(1, 9.0, 0.1)], 8.0) is None
     assert over_seeds([], None) is None
 
 
