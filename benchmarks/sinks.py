@@ -42,7 +42,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "inputs=unit": {"inputs": Inputs.unit},
     "inputs=whitened": {"inputs": Inputs.whitened},
 }
-SMOKE = {"lms": (), "kinds": ("topk",), "tokens": 4096}
+SMOKE = {"parts": ("coders",), "kinds": ("topk",), "tokens": 4096}
 
 
 class Place(NamedTuple):
@@ -53,7 +53,12 @@ class Place(NamedTuple):
     store: Path
 
 
+_PLACES = [Place("smollm2_135m", site, SMOLLM2_STORE) for site in reversed(SMOLLM2_SITES)]
+_PLACES.append(Place("gemma_3_270m", REAL_SITE, REAL_STORE))
+
+
 def run(
+    parts: tuple[str, ...] = ("norms", "coders"),
     lms: tuple[str, ...] = LMS,
     sequences: int = 64,
     kinds: tuple[str, ...] = KINDS,
@@ -63,21 +68,21 @@ def run(
     """The longest token that may be trained on over the median one, by site; then FVU by way.
 
     Args:
-        lms: whose norms are taken.
-        sequences: of the text, to take them from.
+        parts: of both.
+        lms: whose norms are taken, and whose coders are trained.
+        sequences: of the text, to take norms from.
         kinds: of coders.
         tokens: that each coder is trained on.
-        store: the one whose `resid_post.9` coders are trained on; two LMs' are made without it.
+        store: one whose `resid_post.9` coders are trained on, in place of the LMs', which are made.
     """
-    for lm in lms:
-        yield from norms(lm, sequences)
-    places = [Place("gemma_3_270m", REAL_SITE, REAL_STORE)]
-    places += [Place("smollm2_135m", site, SMOLLM2_STORE) for site in SMOLLM2_SITES]
-    if store != Path():
-        places = [Place(store.name, REAL_SITE, store)]
-    with start_world() as world:
-        for place in places:
-            yield from coders(place, kinds, tokens, world)
+    if "norms" in parts:
+        for lm in lms:
+            yield from norms(lm, sequences)
+    if "coders" in parts:
+        places = [place for place in _PLACES if place.lm in lms]
+        with start_world() as world:
+            for place in places if store == Path() else [Place(store.name, REAL_SITE, store)]:
+                yield from coders(place, kinds, tokens, world)
 
 
 def norms(lm_name: str, sequences: int) -> Iterator[Figure]:
