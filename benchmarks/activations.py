@@ -23,7 +23,7 @@ STORE = _HOME / "store"
 REAL_STORE = Path("runs/quality/store")
 REAL_SITE, REAL_MLP = "resid_post.9", ("mlp_in.9", "mlp_out.9")
 SMOLLM2_STORE = Path("runs/sinks/store")
-SMOLLM2_SITES = ("resid_post.8", "resid_post.15")
+SMOLLM2_SITES, SMOLLM2_MLP = ("resid_post.8", "resid_post.15"), ("mlp_in.8", "mlp_out.8")
 _COMMANDS = {  # each by one process
     STORE: [  # the quickstart's first two steps
         ["sae-dist small_lm", f"folder={_HOME}/lm"],
@@ -43,7 +43,8 @@ _COMMANDS = {  # each by one process
     SMOLLM2_STORE: [
         [
             *("launch/harvest.py", "lm=smollm2_135m", "lm.dtype=fastest", "text=public_domain"),
-            *("tokens=350K", f"store={SMOLLM2_STORE}", f"sites=[{','.join(SMOLLM2_SITES)}]"),
+            *("tokens=350K", f"store={SMOLLM2_STORE}"),
+            f"sites=[{','.join((*SMOLLM2_SITES, *SMOLLM2_MLP))}]",
             *("writer.chunk_mib=1", "writer.shard_mib=32"),
         ],
     ],
@@ -64,7 +65,8 @@ def write_activations(
     """Write what a run of seed 0 reads of a site, and what it never reads, as they are stored.
 
     The file has `train` [N, D] in the order of the run's batches, `held_out` [M, D] and `scale`,
-    C = √E‖x‖²; where there is a second site, the target, also `train_target` and `held_out_target`.
+    C = √E‖x‖², and `target_scale`; where there is a second site, the target, that is its own, and
+    there are `train_target` and `held_out_target`.
 
     Returns:
         D and the number of tokens of either part.
@@ -73,7 +75,9 @@ def write_activations(
     source = StoredActivations(open_store(store))
     names = dict(zip(("", "_target"), sites, strict=False))
     unique = list(dict.fromkeys(sites))
-    tensors = {"scale": torch.tensor(math.sqrt(source.mean_square(sites[0])))}
+    places = {"scale": sites[0], "target_scale": sites[-1]}
+    scales = {name: math.sqrt(source.mean_square(site)) for name, site in places.items()}
+    tensors = {name: torch.tensor(scale) for name, scale in scales.items()}
     with source.batches(unique, BatchPart(batch, 0, _STREAM)) as batches:
         for number, (rows, _) in enumerate(islice(batches, tokens // batch)):
             for suffix, site in names.items():

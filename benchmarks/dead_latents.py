@@ -54,7 +54,7 @@ def run(seeds: int = 3, tokens: int = TOKENS, store: Path = STORE) -> Iterator[F
 def trained(way: str, seed: int, given: Activations, world: World) -> dict[str, float]:
     """What one coder is in the end: L0, FVU and dead share on the held-out rows."""
     x_ND = load_file(given.path)["train"]
-    task = Task("jumprelu", "float32", _L0, _SETUP, x_ND, x_ND, given.scale, Path(), seed)
+    task = Task("jumprelu", "float32", _L0, _SETUP, x_ND, x_ND, *given.scales, Path(), seed)
     rung = make_rung(task, world, **WAYS[way])
     if way == "b_dec at 0":
         with torch.no_grad():

@@ -64,7 +64,7 @@ class Activations:
         self.path = folder / f"{'-'.join(sites)}.safetensors"
         write_activations(held_out.store, sites, tokens, self.path, batch)
         given = load_file(self.path)
-        self.scale = float(given["scale"])
+        self.scales = float(given["scale"]), float(given["target_scale"])
         self.x_MD = given["held_out"]
         self.y_MD = given.get("held_out_target", self.x_MD)
 
@@ -73,11 +73,11 @@ class Activations:
         held-out sequences.
 
         Args:
-            coder: of activations divided by the scale.
+            coder: of activations divided by the scales.
         """
         held_out = self.held_out
         subject = replace(
-            subject_of(coder, self.scale, held_out.world),
+            subject_of(coder, self.scales, held_out.world),
             num_positions=held_out.source.sequence_length,
             site=self.site,
             target=self.target,
@@ -91,9 +91,9 @@ class Activations:
         return found | {"delta_loss": loss.result()["delta_loss"]}
 
 
-def subject_of(coder: Coder, scale: float, world: World) -> Subject:
-    """What measures are given of a coder of activations divided by a scale."""
-    folded = fold(coder, scale).to(world.device)
+def subject_of(coder: Coder, scales: tuple[float, float], world: World) -> Subject:
+    """What measures are given of a coder of inputs and targets divided by scales."""
+    folded = fold(coder, scales[0], target_scale=scales[1]).to(world.device)
     return Subject(coder=folded, mesh=make_mesh(world, 1, {}), num_positions=1)
 
 

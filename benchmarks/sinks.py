@@ -12,11 +12,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.activations import REAL_SITE, REAL_STORE, SMOLLM2_SITES, SMOLLM2_STORE
+from benchmarks.activations import (
+    REAL_MLP,
+    REAL_SITE,
+    REAL_STORE,
+    SMOLLM2_MLP,
+    SMOLLM2_SITES,
+    SMOLLM2_STORE,
+)
 from benchmarks.figures import Figure, markdown, number
 from benchmarks.measured import Activations, HeldOut, measured, subject_of
 from benchmarks.trained.sae_dist import make_rung, take_steps
-from benchmarks.trained.task import SETUPS, Task
+from benchmarks.trained.task import SETUPS, TRANSCODER, Task
 from sae_dist import compose
 from sae_dist.coders import Inputs
 from sae_dist.lm import Capture, expand_sites, load_lm, resolve
@@ -42,19 +49,29 @@ WAYS: dict[str, dict[str, Any]] = {
     "inputs=unit": {"inputs": Inputs.unit},
     "inputs=whitened": {"inputs": Inputs.whitened},
 }
+INPUTS_C = "target by its input's C"
 SMOKE = {"parts": ("coders",), "kinds": ("topk",), "tokens": 4096}
 
 
 class Place(NamedTuple):
-    """A site of a store, and whose it is."""
+    """A site of a store, whose it is, and the target where that is another."""
 
     lm: str
-    site: str
     store: Path
+    sites: tuple[str, ...]
+
+    @property
+    def is_mlp(self) -> bool:
+        """Whether transcoders are trained there, not autoencoders."""
+        return len(self.sites) > 1
 
 
-_PLACES = [Place("smollm2_135m", site, SMOLLM2_STORE) for site in reversed(SMOLLM2_SITES)]
-_PLACES.append(Place("gemma_3_270m", REAL_SITE, REAL_STORE))
+PLACES = [
+    *(Place("smollm2_135m", SMOLLM2_STORE, (site,)) for site in reversed(SMOLLM2_SITES)),
+    Place("smollm2_135m", SMOLLM2_STORE, SMOLLM2_MLP),
+    Place("gemma_3_270m", REAL_STORE, (REAL_SITE,)),
+    Place("gemma_3_270m", REAL_STORE, REAL_MLP),
+]
 
 
 def run(
@@ -79,9 +96,11 @@ def run(
         for lm in lms:
             yield from norms(lm, sequences)
     if "coders" in parts:
-        places = [place for place in _PLACES if place.lm in lms]
+        places = [place for place in PLACES if place.lm in lms]
+        if store != Path():
+            places = [Place(store.name, store, sites) for sites in ((REAL_SITE,), REAL_MLP)]
         with start_world() as world:
-            for place in places if store == Path() else [Place(store.name, REAL_SITE, store)]:
+            for place in places:
                 yield from coders(place, kinds, tokens, world)
 
 
@@ -129,33 +148,36 @@ def coders(place: Place, kinds: Sequence[str], tokens: int, world: World) -> Ite
     """FVU of small coders of a site, by kind and way, on the tokens that are no longer than
     `MAX_NORM` medians.
     """
-    held_out = HeldOut(place.store, world)
+    held_out, site = HeldOut(place.store, world), " → ".join(place.sites)
     with tempfile.TemporaryDirectory() as folder:
-        given = Activations(held_out, (place.site,), tokens, _SETUP.batch, Path(folder))
+        given = Activations(held_out, place.sites, tokens, _SETUP.batch, Path(folder))
         for kind in kinds:
-            for way in WAYS:
-                found = trained(kind, way, given, world)
-                what = f"{place.lm}, {place.site}, {kind}, {way}: FVU"
-                about = {"lm": place.lm, "site": place.site, "kind": kind, "way": way}
+            name = f"{kind}_{TRANSCODER}" if place.is_mlp else kind
+            for way in ("as it is", INPUTS_C) if place.is_mlp else WAYS:
+                found = trained(name, way, given, world)
+                about = {"lm": place.lm, "site": site, "kind": name, "way": way}
+                what = f"{place.lm}, {site}, {name}, {way}: FVU"
                 yield Figure(what, found["fvu"], "", more=about | found)
 
 
-def trained(kind: str, way: str, given: Activations, world: World) -> dict[str, float]:
+def trained(name: str, way: str, given: Activations, world: World) -> dict[str, float]:
     """What one coder is in the end, on the tokens that are not too long, and its FVU on all."""
-    x_ND = load_file(given.path)["train"]
+    rows = load_file(given.path)
+    x_ND = rows["train"]
+    y_NE = rows.get("train_target", x_ND)
     if way == "max_norm=8":
-        x_ND = x_ND[is_short(x_ND)]
-    scale = float(x_ND.double().square().sum(1).mean().sqrt())
-    task = Task(kind, "float32", float(_SETUP.k), _SETUP, x_ND, x_ND, scale, Path(), 0)
-    rung = make_rung(task, world, **WAYS[way])
+        x_ND = y_NE = x_ND[is_short(x_ND)]
+    scale, target_scale = (float(v.double().square().sum(1).mean().sqrt()) for v in (x_ND, y_NE))
+    scales = (scale, scale) if way == INPUTS_C else (scale, target_scale)
+    task = Task(name, "float32", float(_SETUP.k), _SETUP, x_ND, y_NE, *scales, Path(), 0)
+    rung = make_rung(task, world, **WAYS.get(way, {}))
     if way == "b_dec at 0":
         with torch.no_grad():
             rung.coder.b_dec.zero_()
     take_steps(rung, task)
-    subject = subject_of(rung.coder, scale, world)
-    short_MD = given.x_MD[is_short(given.x_MD)]
-    found = measured(subject, short_MD, short_MD)
-    return found | {"fvu_of_all": measured(subject, given.x_MD, given.x_MD)["fvu"]}
+    subject, is_short_M = subject_of(rung.coder, scales, world), is_short(given.y_MD)
+    found = measured(subject, given.x_MD[is_short_M], given.y_MD[is_short_M])
+    return found | {"fvu_of_all": measured(subject, given.x_MD, given.y_MD)["fvu"]}
 
 
 def is_short(x_ND: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from transformers import get_linear_schedule_with_warmup
 from benchmarks.trained.task import AUTOENCODER, DEVICE, SKIP, Task, Weights, finish
 
 
-def take_steps(coder: SparseCoder, task: Task, factor: float) -> None:
+def take_steps(coder: SparseCoder, task: Task, factors: tuple[float, float]) -> None:
     """The steps of its trainer: biases from the first batch's means, AuxK, and unit decoder rows of
     an autoencoder.
     """
@@ -30,7 +30,7 @@ def take_steps(coder: SparseCoder, task: Task, factor: float) -> None:
         optimizer = ScheduleFreeWrapper(SignSGD(coder.parameters(), lr=rate), momentum=0.95)
         optimizer.train()
     silent_F = torch.zeros(num_latents, dtype=torch.long, device=DEVICE)
-    for step, (x_BD, y_BE) in enumerate(task.pairs(factor)):
+    for step, (x_BD, y_BE) in enumerate(task.pairs(*factors)):
         if step == 0:
             coder.b_dec.data = y_BE.mean(0)
             if not is_autoencoder:
@@ -56,7 +56,7 @@ def take_steps(coder: SparseCoder, task: Task, factor: float) -> None:
 
 def train(task: Task) -> float:
     """Train one coder and write its weights; the seconds it took."""
-    factor = 1.0 if task.setting == "same" else task.scale
+    factors = (1.0, 1.0) if task.setting == "same" else (task.scale, task.target_scale)
     is_autoencoder = task.form == AUTOENCODER
     config = SparseCoderConfig(
         num_latents=task.setup.num_latents,
@@ -65,8 +65,9 @@ def train(task: Task) -> float:
         skip_connection=task.form == SKIP,
     )
     coder = SparseCoder(task.d_in, config, DEVICE)
-    take_steps(coder, task, factor)
+    take_steps(coder, task, factors)
     encoder = coder.encoder
     weights = Weights(encoder.weight, encoder.bias, coder.W_dec, coder.b_dec, W_skip=coder.W_skip)
-    folded = weights.folded(is_pre_bias=is_autoencoder, factor=factor)
-    return finish(task, folded, lambda x_BD: coder(x_BD).sae_out, factor)
+    scales = {"factor": factors[0], "target_factor": factors[1]}
+    folded = weights.folded(is_pre_bias=is_autoencoder, **scales)
+    return finish(task, folded, lambda x_BD: coder(x_BD).sae_out, **scales)

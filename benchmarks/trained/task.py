@@ -132,7 +132,7 @@ class Task:
         aim: k, or what others are steered by: a target L0 or a sparsity coefficient.
         setup: sizes and hyperparameters.
         x_ND, y_NE: activations in the order of training, and what is to be reconstructed from them.
-        scale: what both are divided by, so that E‖x‖² is 1.
+        scale, target_scale: what they are divided by, so that E‖x‖² and E‖y‖² are 1.
         path: where the weights are to go.
         seed: of the first weights.
     """
@@ -144,6 +144,7 @@ class Task:
     x_ND: Tensor
     y_NE: Tensor
     scale: float
+    target_scale: float
     path: Path
     seed: int
     began: float = field(default_factory=time.perf_counter)
@@ -193,25 +194,30 @@ class Task:
         """The last, in which the rate falls."""
         return int(self.recipe.decay_share * self.num_steps)
 
-    def first(self, num_rows: int, factor: float = 1.0) -> tuple[Tensor, Tensor]:
-        """The first inputs and targets [n, D], [n, E], divided by C, times `factor`."""
-        return self._pair(slice(num_rows), factor)
+    def first(self, num_rows: int) -> tuple[Tensor, Tensor]:
+        """The first inputs and targets [n, D], [n, E], each divided by its C."""
+        return self._pair(slice(num_rows), 1.0, 1.0)
 
-    def pairs(self, factor: float = 1.0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of inputs and targets [B, D], [B, E], divided by C, times `factor`."""
+    def pairs(
+        self, factor: float = 1.0, target_factor: float | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of inputs and targets [B, D], [B, E], each divided by its C, times a factor;
+        one for both, or each its own.
+        """
         size = self.setup.batch
+        factors = factor, factor if target_factor is None else target_factor
         for step in range(self.num_steps):
-            yield self._pair(slice(step * size, (step + 1) * size), factor)
+            yield self._pair(slice(step * size, (step + 1) * size), *factors)
 
     def batches(self, factor: float = 1.0) -> Iterator[Tensor]:
         """The inputs alone."""
         return (x_BD for x_BD, _ in self.pairs(factor))
 
-    def _pair(self, rows: slice, factor: float) -> tuple[Tensor, Tensor]:
+    def _pair(self, rows: slice, factor: float, target_factor: float) -> tuple[Tensor, Tensor]:
         x_BD = self.x_ND[rows].to(DEVICE).float() / self.scale * factor
         if self.form == AUTOENCODER:
             return x_BD, x_BD
-        return x_BD, self.y_NE[rows].to(DEVICE).float() / self.scale * factor
+        return x_BD, self.y_NE[rows].to(DEVICE).float() / self.target_scale * target_factor
 
 
 @dataclass
@@ -231,7 +237,12 @@ class Weights:
 
     @torch.no_grad()
     def folded(
-        self, *, is_pre_bias: bool, is_by_norm: bool = False, factor: float = 1.0
+        self,
+        *,
+        is_pre_bias: bool,
+        is_by_norm: bool = False,
+        factor: float = 1.0,
+        target_factor: float | None = None,
     ) -> "Weights":
         """The same coder without b_dec before the encoder, norms in the selection, or a scale.
 
@@ -240,19 +251,22 @@ class Weights:
             is_by_norm: z was multiplied by the rows' norms of W_dec for the selection, and the
                 activations divided by them again.
             factor: by which input and target were multiplied in training.
+            target_factor: that of the target, if it was another.
         """
         norm_F1 = self.W_dec.norm(dim=1, keepdim=True) if is_by_norm else 1.0
         b_enc_F = self.b_enc
         if is_pre_bias:  # whatever torch's precision of float32 products is
             b_enc_F = b_enc_F - (self.W_enc.double() @ self.b_dec.double()).float()
         norm_F = self.W_dec.norm(dim=1) if is_by_norm else 1.0
+        target_factor = factor if target_factor is None else target_factor
+        ratio = factor / target_factor
         return Weights(
             self.W_enc * norm_F1,
             b_enc_F * norm_F / factor,
-            self.W_dec / norm_F1,
-            self.b_dec / factor,
+            self.W_dec / norm_F1 * ratio,
+            self.b_dec / target_factor,
             None if self.threshold is None else (self.threshold / factor).clamp_min(0.0),
-            self.W_skip,
+            None if self.W_skip is None else self.W_skip * ratio,
         )
 
     @staticmethod
@@ -293,15 +307,21 @@ def train_program(
     given = load_file(data)
     x_ND = given["train"]
     y_NE = given.get("train_target", x_ND)
-    scale = float(given["scale"])
-    task = Task(name, setting, aim, SETUPS[setup], x_ND, y_NE, scale, Path(to), seed)
+    scales = (float(given[key]) for key in ("scale", "target_scale"))
+    task = Task(name, setting, aim, SETUPS[setup], x_ND, y_NE, *scales, Path(to), seed)
     torch.set_float32_matmul_precision(task.setup.products)
     began = time.process_time()
     return {"seconds": train(task), "processor_seconds": time.process_time() - began}
 
 
 @torch.no_grad()
-def finish(task: Task, weights: Weights, own: Callable[[Tensor], Tensor], factor: float) -> float:
+def finish(
+    task: Task,
+    weights: Weights,
+    own: Callable[[Tensor], Tensor],
+    factor: float,
+    target_factor: float | None = None,
+) -> float:
     """Write the weights, once they are seen to give what the program's own coder gives.
 
     Returns the seconds that training took.
@@ -310,7 +330,8 @@ def finish(task: Task, weights: Weights, own: Callable[[Tensor], Tensor], factor
         task: done.
         weights: folded, for x.
         own: the program's reconstruction of `factor` · x, for inference.
-        factor: by which x was multiplied in training.
+        factor: by which input and target were multiplied in training.
+        target_factor: that of the target, if it was another.
 
     Raises:
         RuntimeError: the two differ on more than one row in a hundred (where rounding may change
@@ -319,7 +340,7 @@ def finish(task: Task, weights: Weights, own: Callable[[Tensor], Tensor], factor
     seconds = time.perf_counter() - task.began
     torch.set_float32_matmul_precision("highest")
     x_BD, _ = task.first(_CHECKED_ROWS)
-    expected_BE = own(x_BD * factor) / factor
+    expected_BE = own(x_BD * factor) / (factor if target_factor is None else target_factor)
     found_BE = weights.reconstruct(x_BD, int(task.aim), is_signed=task.kind == ABSTOPK)
     error_B = (found_BE - expected_BE).norm(dim=1)
     share = float((error_B > 1e-3 * expected_BE.norm(dim=1)).float().mean())
