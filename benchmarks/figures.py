@@ -125,9 +125,10 @@ def read_results(path: Path) -> Results:
 
 
 def section(results: Results) -> list[list[str]]:
-    """Rows of the table: one that names the benchmark, one a figure."""
-    is_drawn = any(name.endswith(".svg") for name in results.drawings)
-    rows = [] if is_drawn else [figure.cells() for figure in results.figures]
+    """Rows of the table: one that names the benchmark, one a figure; none of what is drawn, or has
+    a table of its own.
+    """
+    rows = [] if results.drawings else [figure.cells() for figure in results.figures]
     empty = [""] * (_HEAD.count("|"))
     return [[f"**{results.benchmark}**", *empty], *rows] if rows else []
 
