@@ -79,7 +79,7 @@ def run(
     lms: tuple[str, ...] = LMS,
     sequences: int = 64,
     kinds: tuple[str, ...] = KINDS,
-    tokens: int = 300_000,
+    tokens: int = 200_000,
     store: Path = Path(),
 ) -> Iterator[Figure]:
     """The longest token that may be trained on over the median one, by site; then FVU by way.
