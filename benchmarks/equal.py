@@ -42,18 +42,22 @@ def next_aim(runs: list[dict[str, Any]], target: float, lever: Lever) -> float |
     return last["aim"] * (move if lever.is_rising else 1 / move)
 
 
-def fvu_at(runs: list[dict[str, Any]], target: float) -> float | None:
-    """FVU at the target L0, on the line between its neighbours in log L0 and log FVU.
+def value_at(runs: list[dict[str, Any]], target: float, key: str = "fvu") -> float | None:
+    """A figure at the target L0, on the line between its neighbours in log L0, and in log FVU.
 
     A run within 1 % of the target stands for it where there is none on the other side; else None.
+    None, too, of what was not measured.
     """
     below = [run for run in runs if run["l0"] <= target]
     above = [run for run in runs if run["l0"] >= target]
     if below and above:
         low, high = max(below, key=lambda r: r["l0"]), min(above, key=lambda r: r["l0"])
-        if low["l0"] == high["l0"]:
-            return low["fvu"]
+        first, last = low.get(key), high.get(key)
+        if low["l0"] == high["l0"] or first is None or last is None:
+            return first
         share = math.log(target / low["l0"]) / math.log(high["l0"] / low["l0"])
-        return math.exp((1 - share) * math.log(low["fvu"]) + share * math.log(high["fvu"]))
+        if key == "fvu":
+            return math.exp((1 - share) * math.log(first) + share * math.log(last))
+        return (1 - share) * first + share * last
     near = [run for run in runs if abs(run["l0"] / target - 1) < _NEAR]
-    return min(near, key=lambda run: abs(run["l0"] / target - 1))["fvu"] if near else None
+    return min(near, key=lambda run: abs(run["l0"] / target - 1)).get(key) if near else None

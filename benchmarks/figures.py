@@ -125,7 +125,9 @@ def read_results(path: Path) -> Results:
 
 
 def section(results: Results) -> list[list[str]]:
-    """Rows of the table: one that names the benchmark, one a figure."""
+    """Rows of the table: one that names the benchmark, one a figure; none of what is drawn, or has
+    a table of its own.
+    """
     rows = [] if results.drawings else [figure.cells() for figure in results.figures]
     empty = [""] * (_HEAD.count("|"))
     return [[f"**{results.benchmark}**", *empty], *rows] if rows else []
@@ -139,7 +141,9 @@ def notes(results: Results) -> str:
     parts += [f"commit {where['commit']}", *(f"{n} {v}" for n, v in where["versions"].items())]
     lines = [f"- **{results.benchmark}**: {'; '.join(filter(None, parts))}."]
     lines += [f"  - left out: {name}: {why}" for name, why in results.left_out.items()]
-    lines += [f"\n  ![{Path(name).stem}](results/{name})" for name in results.drawings]
+    for name in results.drawings:
+        is_picture = name.endswith(".svg")
+        lines.append(f"\n  {'!' if is_picture else ''}[{Path(name).stem}](results/{name})")
     return "\n".join(lines)
 
 

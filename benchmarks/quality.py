@@ -1,59 +1,82 @@
 """FVU of what each program trains on the same tokens in the same order, at equal L0.
 
-TopK, BatchTopK and its Matryoshka are compared at k, the others at equal L0: each program is
-steered by its own lever until two runs lie on either side of the target. `same` gives a peer this
-project's hyperparameters, `own` leaves it its own; the better one counts. Ours is trained in both
-precisions.
+Kinds that are told k are compared at k, the others at equal L0: each program is steered by its own
+lever until two runs lie on either side of the target. `same` gives a peer this project's
+hyperparameters, `own` leaves it its own; the better one counts. Every run is kept, and none is made
+twice: what is started again goes on.
 """
 
 import math
-import statistics
+import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
-from benchmarks.activations import STORE, TOKENS, quickstart_store, write_activations
-from benchmarks.equal import Lever, fvu_at, next_aim
-from benchmarks.figures import Figure, LeftOut
+from benchmarks.activations import SITE, STORE, TOKENS
+from benchmarks.equal import Lever, next_aim
+from benchmarks.figures import RESULTS, Figure, LeftOut
+from benchmarks.kept import KeptRuns, Run, nearest_aim, over_seeds
+from benchmarks.measured import Activations, HeldOut, as_coder
 from benchmarks.process import call
 from benchmarks.steps import PEERS, PRECISIONS
-from benchmarks.trained.task import GATED, RELU, TOLD_K, K
-from sae_dist.coders import Coder, JumpReLU, TopK
-from sae_dist.evaluate import Fidelity, Subject, run_coder
-from sae_dist.evaluate.measures.frequency import FiringFrequency
-from sae_dist.parallel import World, make_mesh, start_world
+from benchmarks.trained.task import (
+    ABSTOPK,
+    AUTOENCODER,
+    GATED,
+    RELU,
+    SETUPS,
+    SKIP,
+    TOLD_K,
+    TRANSCODER,
+    kind_and_form,
+)
+from sae_dist.parallel import start_world
 
 OURS = "sae_dist"
+KEPT = RESULTS / "runs"
+PYTHON = Path(".venv-bench/bin/python")
 _MODULES = {p: p for p in (OURS, "sparsify", "dictionary_learning")}
 _MODULES |= {"SAELens": "sae_lens", "Llamascopium": "llamascopium"}
-_MAX_RUNS = 4  # of one program's JumpReLU with one seed
-_BATCH, _SECONDS = 4096, 900.0
-_TARGET = Lever(float(K), is_rising=True)
+_MAX_RUNS = 4  # of one program that is steered, with one seed
+_SECONDS = 7200.0  # of one run
 _PENALTY = Lever(0.5, is_rising=False)
-_OF_JUMPRELU = {
-    "dictionary_learning": {"same": _TARGET, "own": _TARGET},
-    "SAELens": {"same": _TARGET, "own": Lever(1.0, is_rising=False)},
-    "Llamascopium": {"same": _PENALTY, "own": _PENALTY},
+_IN_MOST = ("dictionary_learning", "SAELens")
+_HAVE = {  # who trains what; Llamascopium's BatchTopK has no threshold to infer with
+    "topk": tuple(PEERS),
+    "jumprelu": (*_IN_MOST, "Llamascopium"),
+    **dict.fromkeys(("batchtopk", "matryoshka_batchtopk", GATED, RELU), _IN_MOST),
+    ABSTOPK: ("SAELens",),
+    f"topk_{TRANSCODER}": ("sparsify", "Llamascopium"),
+    f"topk_{SKIP}": ("sparsify",),
+    f"jumprelu_{TRANSCODER}": ("Llamascopium",),
 }
-_MORE = ("dictionary_learning", "SAELens")  # that have the other kinds
-SMOKE = {"kinds": ("topk",), "precisions": ("float32",), "peers": (), "seeds": 1, "tokens": 32_768}
-Runs = list[dict[str, Any]]
+_FIRST = ("topk", "batchtopk", "jumprelu")
+KINDS = (*_FIRST, "matryoshka_batchtopk", GATED, RELU, "hierarchical_topk", ABSTOPK)
+SMOKE = {
+    "kinds": ("topk",),
+    "precisions": ("float32",),
+    "peers": (),
+    "seeds": 1,
+    "tokens": 32_768,
+    "kept": Path(os.devnull),
+}
 
 
 def run(
-    kinds: tuple[str, ...] = (*TOLD_K, "jumprelu", GATED, RELU),
+    kinds: tuple[str, ...] = KINDS,
     precisions: tuple[str, ...] = PRECISIONS,
     peers: tuple[str, ...] = tuple(PEERS),
     seeds: int = 3,
     tokens: int = TOKENS,
+    minutes: float = math.inf,
     store: Path = STORE,
-    peers_python: Path = Path(".venv-bench/bin/python"),
+    peers_python: Path = PYTHON,
+    kept: Path = KEPT / "quality.jsonl",
 ) -> Iterator[Figure | LeftOut]:
     """Mean FVU over seeds, by kind and precision; a peer that is steered with its own settings has
     one seed.
@@ -61,143 +84,204 @@ def run(
     Args:
         kinds: of coders.
         precisions: of ours.
-        peers: beside ours in float32, those that have the kind.
+        peers: beside ours in the first precision, those that have the kind.
         seeds: of each.
         tokens: to train on.
+        minutes: after which no run is begun.
         store: whose activations; the quickstart's is made where it is not there.
         peers_python: the interpreter that has the peers.
+        kept: the runs so far.
+    """
+    asked = Asked(kinds, precisions, peers, seeds, tokens, minutes)
+    yield from compare("toy", {AUTOENCODER: (SITE,)}, asked, store, peers_python, kept)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be compared, as `run` says it."""
+
+    kinds: Sequence[str]
+    precisions: Sequence[str]
+    peers: Sequence[str]
+    seeds: int
+    tokens: int
+    minutes: float
+
+
+class Job(NamedTuple):
+    """One program that trains one kind, named with its form, with one seed."""
+
+    program: str
+    name: str
+    setting: str
+    seed: int
+
+    @property
+    def kind(self) -> str:
+        """Without the form."""
+        return kind_and_form(self.name)[0]
+
+    @property
+    def form(self) -> str:
+        """Of what is trained."""
+        return kind_and_form(self.name)[1]
+
+    @property
+    def is_steered(self) -> bool:
+        """Whether it is brought to an L0, not told k."""
+        return self.kind not in TOLD_K
+
+    @property
+    def worth(self) -> tuple[bool, bool, int, bool]:
+        """The least is done first: ours, and of peers the first seed with our hyperparameters; the
+        three most usual kinds, transcoders, then the others.
+        """
+        is_peer = self.program != OURS
+        group = 0 if self.name in _FIRST else 1 + (self.form == AUTOENCODER)
+        return is_peer and self.seed > 0, self.setting == "own", group, is_peer
+
+    def lever(self, k: int) -> Lever:
+        """By what it is steered; SAELens' own JumpReLU is priced."""
+        is_priced = self.kind in (GATED, RELU) or self.program == "Llamascopium"
+        if self.is_steered and self.program == "SAELens" and self.setting == "own":
+            return replace(_PENALTY, first=1.0) if self.kind == "jumprelu" else _PENALTY
+        return _PENALTY if self.is_steered and is_priced else Lever(float(k), is_rising=True)
+
+
+def jobs(asked: Asked) -> list[Job]:
+    """All of them, in the order of their worth."""
+    found = []
+    for name in asked.kinds:
+        peers = [peer for peer in asked.peers if peer in _HAVE.get(name, ())]
+        for seed in range(asked.seeds):
+            found += [Job(OURS, name, precision, seed) for precision in asked.precisions]
+            found += [Job(peer, name, how, seed) for peer in peers for how in ("same", "own")]
+    few = [job for job in found if not (job.seed and job.is_steered and job.setting == "own")]
+    return sorted(few, key=lambda job: job.worth)
+
+
+def compare(
+    setup: str,
+    sites: Mapping[str, tuple[str, ...]],
+    asked: Asked,
+    store: Path,
+    peers_python: Path,
+    kept: Path,
+) -> Iterator[Figure | LeftOut]:
+    """The figures of each kind, anew after every job.
+
+    Args:
+        setup: one of `SETUPS`.
+        sites: of each form that is asked for, what is read, and the target where that is another.
+        asked: what is to be compared.
+        store, peers_python, kept: as of `run`.
     """
     with tempfile.TemporaryDirectory() as folder, start_world() as world:
-        data = Path(folder) / "activations.safetensors"
-        sizes = write_activations(quickstart_store(store), tokens, data)
-        trainer = Trainer(data, peers_python, world)
-        for kind in kinds:
-            found: dict[str, dict[str, Any]] = {}
-            for program, setting in programs(kind, precisions, peers):
-                num_seeds = 1 if kind not in TOLD_K and setting == "own" else seeds
-                runs = trainer.steer(program, kind, setting, num_seeds)
-                yield from (LeftOut(name, why) for name, why in trainer.failed.items())
-                if (at_target := over_seeds(runs, kind)) is not None:
-                    found[f"{program}, {setting}"] = at_target | {"runs": runs}
-            for precision in precisions:
-                own = found.pop(f"{OURS}, {precision}", None)
-                if own is not None:
-                    name = f"FVU, {kind}, {precision}, L0 {own['l0']:.3g}"
-                    others = {n: other["fvu"] for n, other in found.items()}
-                    yield Figure(name, own["fvu"], "", others=others, more=sizes | own | found)
-                    found = {f"ours, {precision}": own}  # what the next is compared with
+        held_out = HeldOut(store, world)
+        trainer = Trainer(setup, asked, held_out, sites, peers_python, KeptRuns(kept), Path(folder))
+        for job in jobs(asked):
+            yield from (LeftOut(name, why) for name, why in trainer.steer(job).items())
+            yield from figures(trainer, job.name, asked, " → ".join(sites[job.form]))
 
 
-def programs(
-    kind: str, precisions: Sequence[str], peers: Sequence[str]
-) -> Iterator[tuple[str, str]]:
-    """Who trains this kind, and in which settings."""
-    yield from ((OURS, precision) for precision in precisions)
-    for peer in peers:
-        has_it = {"topk": tuple(PEERS), "jumprelu": tuple(_OF_JUMPRELU)}
-        if peer in has_it.get(kind, _MORE):
-            yield from ((peer, setting) for setting in ("same", "own"))
-
-
-def over_seeds(runs: Runs, kind: str) -> dict[str, Any] | None:
-    """Mean FVU and its sample's standard deviation, of what is steered at the target, and the mean
-    share of latents that never fired; None without it.
-    """
-    by_seed = [[r for r in runs if r["seed"] == seed] for seed in {r["seed"]: 0 for r in runs}]
-    if kind not in TOLD_K:
-        fvus = [fvu_at(own, K) for own in by_seed]
-    else:
-        fvus = [own[0]["fvu"] for own in by_seed]
-    there = [fvu for fvu in fvus if fvu is not None]
-    if not there or len(there) < len(fvus):
-        return None
-    l0 = statistics.mean(run["l0"] for run in runs) if kind in TOLD_K else K
-    deviation = statistics.stdev(there) if len(there) > 1 else None
-    dead = statistics.mean(run["dead_share"] for run in runs)
-    return {"fvu": statistics.mean(there), "deviation": deviation, "l0": l0, "dead_share": dead}
+def figures(trainer: "Trainer", name: str, asked: Asked, where: str) -> Iterator[Figure]:
+    """FVU of a kind as far as it is known, by precision of ours."""
+    found = {}
+    for job in jobs(asked):
+        if job.name == name and job.seed == 0 and (means := trainer.means(job)) is not None:
+            found[f"{job.program}, {job.setting}"] = means
+    own = {p: found.pop(key) for p in asked.precisions if (key := f"{OURS}, {p}") in found}
+    for precision, ours in own.items():
+        others = {other: means["fvu"] for other, means in found.items()}
+        more = {"ours": ours, "others": found}
+        what = f"FVU, {where}, {name}, {precision}"
+        yield Figure(what, ours["fvu"], "", others=others, more=more)
+        found = {f"ours, {precision}": ours}  # what the next is compared with
 
 
 class Trainer:
-    """Trains on one file of activations, and evaluates on its held-out part.
+    """Lets programs train, and keeps what came of it.
 
     Args:
-        data: written by `write_activations`.
+        setup: one of `SETUPS`.
+        asked: how many tokens, and for how long.
+        held_out: what all are measured on.
+        sites: of each form.
         peers_python: the interpreter that has the peers.
-        world: of this process alone.
-
-    Attributes:
-        failed: why a run of the last program gave nothing, by its name.
+        kept: the runs so far.
+        folder: for activations and weights.
     """
 
-    def __init__(self, data: Path, peers_python: Path, world: World) -> None:
-        self.data, self.peers_python, self.world = data, peers_python, world
-        self.held_out_MD = load_file(data)["held_out"]
-        self.failed: dict[str, str] = {}
+    def __init__(
+        self,
+        setup: str,
+        asked: Asked,
+        held_out: HeldOut,
+        sites: Mapping[str, tuple[str, ...]],
+        peers_python: Path,
+        kept: KeptRuns,
+        folder: Path,
+    ) -> None:
+        self.setup, self.k, self.tokens = setup, SETUPS[setup].k, asked.tokens
+        self.held_out, self.sites, self.peers_python = held_out, sites, peers_python
+        self.kept, self.folder = kept, folder
+        self._end = time.monotonic() + 60 * asked.minutes
+        self._activations: dict[str, Activations] = {}
 
-    def steer(self, program: str, kind: str, setting: str, num_seeds: int) -> Runs:
-        """A run a seed; of what is steered as many as bring it to the target L0."""
-        self.failed, every = {}, []
-        levers = _OF_JUMPRELU.get(program, {}) if kind == "jumprelu" else {}
-        lever = levers.get(setting, _PENALTY if kind in (GATED, RELU) else _TARGET)
-        for seed in range(num_seeds):
-            runs: Runs = []
-            while (aim := next_aim(runs, K, lever)) is not None and len(runs) < _MAX_RUNS:
-                found = self.train(program, kind, setting, aim, seed)
-                if found is None:
-                    return every
-                runs.append(found)
-                if kind in TOLD_K:
-                    break
-            every += runs
-            nearest = min(runs, key=lambda run: abs(math.log(max(run["l0"], 1e-3) / K)))
-            lever = replace(lever, first=nearest["aim"])
-        return every
+    def told(self, job: Job) -> Run:
+        """What a job's runs are told, whatever their seed and aim."""
+        setup = SETUPS[self.setup]
+        sizes = {"num_latents": setup.num_latents, "batch": setup.batch, "tokens": self.tokens}
+        recipe = {} if job.setting == "own" else {"recipe": asdict(setup.recipes[job.name])}
+        about = {"program": job.program, "name": job.name, "setting": job.setting}
+        return about | {"sites": list(self.sites[job.form])} | sizes | recipe
 
-    def train(
-        self, program: str, kind: str, setting: str, aim: float, seed: int
-    ) -> dict[str, Any] | None:
-        """Train one coder and measure it; None if that failed."""
-        weights = self.data.with_name("weights.safetensors")
-        about = {"kind": kind, "setting": setting, "aim": aim, "seed": seed}
-        task = about | {"module": _MODULES[program], "data": str(self.data), "to": str(weights)}
-        python = {"python": self.peers_python} if program in PEERS else {}
+    def means(self, job: Job) -> Run | None:
+        """What is known of a program's kind and setting, over seeds."""
+        return over_seeds(self.kept.told(self.told(job)), self.k if job.is_steered else None)
+
+    def steer(self, job: Job) -> dict[str, str]:
+        """Make the run that a job still lacks; of what is steered those that it takes to bring it
+        to the target L0. What failed, and why.
+        """
+        told, k = self.told(job), self.k
+        lever = job.lever(k)
+        first = nearest_aim(self.kept.told(told), k) if job.is_steered else None
+        lever = lever if first is None else replace(lever, first=first)
+        runs = self.kept.told(told | {"seed": job.seed})
+        while len(runs) < (_MAX_RUNS if job.is_steered else 1):
+            aim = next_aim(runs, k, lever)
+            if aim is None or time.monotonic() > self._end:
+                break
+            found = self.train(job, aim)
+            if isinstance(found, str):
+                return {f"{job.program} {job.name} {job.setting} {aim:.3g}, seed {job.seed}": found}
+            runs.append(told | {"seed": job.seed, "aim": aim} | found)
+            self.kept.add(runs[-1])
+        return {}
+
+    def train(self, job: Job, aim: float) -> Run | str:
+        """Train one coder and measure it; why not, if that failed."""
+        activations, weights = self.activations(job.form), self.folder / "weights.safetensors"
+        task = {"module": _MODULES[job.program], "setup": self.setup, "name": job.name}
+        task |= {"setting": job.setting, "aim": aim, "seed": job.seed}
+        task |= {"data": str(activations.path), "to": str(weights)}
+        python = {"python": self.peers_python} if job.program in PEERS else {}
         result = call("benchmarks.trained.task:train_program", task, _SECONDS, **python)
-        name = f"{program} {kind} {setting} {aim:.3g}, seed {seed}"
         if isinstance(result, str):
-            self.failed[name] = result
-            return None
-        found = about | self.measure(load_file(weights)) | result
-        print(f"{name}: L0 {found['l0']:.2f}, FVU {found['fvu']:.4f}", flush=True)
+            return result
+        coder = as_coder(load_file(weights), job.name, self.k)
+        found = activations.measured(coder) | result
+        shown = ", ".join(f"{key} {value:.4g}" for key, value in found.items())
+        print(f"{' '.join(map(str, job))}, aim {aim:.3g}: {shown}", flush=True)
         return found
 
-    def measure(self, weights: dict[str, Tensor]) -> dict[str, float]:
-        """See `measured`."""
-        return measured(as_coder(weights, K), self.held_out_MD, self.world)
-
-
-@torch.no_grad()
-def measured(coder: Coder, held_out_MD: Tensor, world: World) -> dict[str, float]:
-    """L0, FVU and dead share on some rows: those of `sae_dist.evaluate`, for every program."""
-    coder, mesh = coder.to(world.device), make_mesh(world, 1, {})
-    subject = Subject(coder=coder, mesh=mesh, num_positions=1)
-    measures = [Fidelity(subject), FiringFrequency(subject)]
-    for x_BD in held_out_MD.split(_BATCH):
-        x_1BD = x_BD.to(world.device)[None]
-        everything = torch.ones(x_1BD.shape[:2], dtype=torch.bool, device=x_1BD.device)
-        seen = run_coder(coder, x_1BD, x_1BD, everything)
-        for measure in measures:
-            measure.update(seen)
-    result = measures[0].result() | measures[1].result()
-    return {key: result[key] for key in ("l0", "fvu", "dead_share")}
-
-
-def as_coder(weights: dict[str, Tensor], k: int) -> Coder:
-    """The coder of some weights: by their threshold a JumpReLU, without one a TopK."""
-    num_latents, d_in = weights["W_enc"].shape
-    is_jumprelu = "threshold" in weights
-    config = (
-        JumpReLU(num_latents=num_latents) if is_jumprelu else TopK(num_latents=num_latents, k=k)
-    )
-    coder = Coder(config, d_in, d_in, pre_bias=False).eval()
-    coder.load_state_dict(weights)
-    return coder
+    def activations(self, form: str) -> Activations:
+        """Those of a form, written once."""
+        if form not in self._activations:
+            batch = SETUPS[self.setup].batch
+            sites = self.sites[form]
+            folder = self.folder / form
+            folder.mkdir()
+            self._activations[form] = Activations(self.held_out, sites, self.tokens, batch, folder)
+        return self._activations[form]

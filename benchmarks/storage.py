@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.activations import BATCH, SITE, STORE, TOKENS, quickstart_store
+from benchmarks.activations import BATCH, SITE, STORE, TOKENS, made
 from benchmarks.figures import Figure
 from benchmarks.stream import forget
 from sae_dist.checkpoint import CheckpointConfig
@@ -127,7 +127,7 @@ def run(
         seeds: of coders.
     """
     with tempfile.TemporaryDirectory() as own, start_world() as world:
-        folder, given = Path(own), open_store(quickstart_store(store))
+        folder, given = Path(own), open_store(made(store))
         num_rows = min(max_sequences * given.layout.sequence_length, int(given.chunk_rows.sum()))
         stores = {d: stored_as(d, given, num_rows, folder / d) for d in FORMATS}
         exact_ND, rates = held_out(stores[FloatDtype.bfloat16]), reading_rates(stores)

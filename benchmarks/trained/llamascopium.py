@@ -15,31 +15,15 @@ from llamascopium.models.sae import SAEConfig, SparseAutoEncoder
 from llamascopium.trainer import Trainer, TrainerConfig
 from torch import Tensor
 
-from benchmarks.trained.task import (
-    AUX_COEFFICIENT,
-    AUX_K,
-    BANDWIDTH,
-    BATCH,
-    BETA2,
-    DEAD_AFTER,
-    DEVICE,
-    ENCODER_NORM,
-    LR,
-    NUM_LATENTS,
-    THRESHOLD,
-    K,
-    Task,
-    Weights,
-    finish,
-)
+from benchmarks.trained.task import AUTOENCODER, DEVICE, Task, Weights, finish
 
-_SITE = "x"
+_SITE, _TARGET = "x", "y"
 
 
-def as_batch(x_BD: Tensor) -> dict[str, Tensor]:
+def as_batch(x_BD: Tensor, y_BE: Tensor) -> dict[str, Tensor]:
     """Activations as its trainer takes them."""
     ones = torch.ones(len(x_BD), device=DEVICE)
-    return {_SITE: x_BD, "tokens": ones.long(), "mask": ones.bool()}
+    return {_SITE: x_BD, _TARGET: y_BE, "tokens": ones.long(), "mask": ones.bool()}
 
 
 class Stream:
@@ -49,34 +33,34 @@ class Stream:
         self.task, self.factor = task, factor
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return (as_batch(x_BD) for x_BD in self.task.batches(self.factor))
+        return (as_batch(x_BD, y_BE) for x_BD, y_BE in self.task.pairs(self.factor))
 
 
 def make_coder(task: Task, stream: Stream) -> SparseAutoEncoder:
     """Its coder of that kind, initialised by its own code."""
-    is_same = task.setting == "same"
+    is_same, recipe = task.setting == "same", task.recipe
     config = SAEConfig(
         hook_point_in=_SITE,
-        hook_point_out=_SITE,
+        hook_point_out=_SITE if task.form == AUTOENCODER else _TARGET,
         d_model=task.d_in,
-        expansion_factor=NUM_LATENTS / task.d_in,
+        expansion_factor=task.setup.num_latents / task.d_in,
         act_fn=task.kind,
         norm_activation="inference",  # the activations have their norm already
-        top_k=K,
+        top_k=task.setup.k,
         use_triton_kernel=False,
         device=DEVICE,
         dtype=torch.float32,
-        **({"jumprelu_threshold_window": BANDWIDTH * stream.factor} if is_same else {}),
+        **({"jumprelu_threshold_window": recipe.bandwidth * stream.factor} if is_same else {}),
     )
     coder = SparseAutoEncoder(config)
     bound = 1 / math.sqrt(task.d_in)
-    norm = ENCODER_NORM[task.kind] if is_same else 1 / math.sqrt(3)
+    norm = recipe.encoder_norm if is_same else 1 / math.sqrt(3)
     initializer = Initializer(
         InitializerConfig(
             bias_init_method="geometric_median",
             encoder_uniform_bound=norm * math.sqrt(3) * bound,
             decoder_uniform_bound=bound,
-            init_log_jumprelu_threshold_value=math.log(THRESHOLD * stream.factor),
+            init_log_jumprelu_threshold_value=math.log(recipe.threshold * stream.factor),
             grid_search_init_norm=not is_same,
         )
     )
@@ -88,23 +72,23 @@ def make_coder(task: Task, stream: Stream) -> SparseAutoEncoder:
 
 def make_config(task: Task, folder: str) -> TrainerConfig:
     """The rates of the run."""
-    is_topk, equal = task.kind == "topk", {}
+    is_topk, recipe, equal = task.kind == "topk", task.recipe, {}
     if task.setting == "same":
-        equal = {"lr": LR[task.kind], "betas": (0.9 if is_topk else 0.0, BETA2[task.kind])}
-        equal |= {"clip_grad_norm": 1.0 if is_topk else 0.0}
-        if is_topk:
-            equal |= {"auxk_coefficient": AUX_COEFFICIENT, "k_aux": AUX_K}
-            equal |= {"dead_threshold": DEAD_AFTER}
+        equal = {"lr": recipe.lr, "betas": (recipe.beta1, recipe.beta2)}
+        equal |= {"clip_grad_norm": recipe.clip_norm or 0.0}
+        if is_topk and recipe.aux_coefficient:
+            equal |= {"auxk_coefficient": recipe.aux_coefficient, "k_aux": recipe.aux_k}
+            equal |= {"dead_threshold": recipe.dead_after}
     return TrainerConfig(
         amp_dtype=torch.float32,
         sparsity_loss_type=None if is_topk else "tanh",
         l1_coefficient=None if is_topk else task.aim,
         l1_coefficient_warmup_steps=task.sparsity_warmup_steps,
-        initial_k=K,
+        initial_k=task.setup.k,
         lr_warm_up_steps=task.warmup_steps,
-        lr_cool_down_steps=task.decay_share,
+        lr_cool_down_steps=recipe.decay_share,
         lr_end_ratio=0.0,
-        total_training_tokens=task.num_steps * BATCH,
+        total_training_tokens=task.num_steps * task.setup.batch,
         n_checkpoints=0,
         skip_metrics_calculation=True,
         exp_result_path=folder,

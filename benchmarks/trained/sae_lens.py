@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from sae_lens import (
     SAE,
+    AbsTopKTrainingSAE,
+    AbsTopKTrainingSAEConfig,
     BatchTopKTrainingSAE,
     BatchTopKTrainingSAEConfig,
     GatedTrainingSAE,
@@ -31,20 +33,12 @@ from sae_lens.config import LoggingConfig, SAETrainerConfig
 from sae_lens.training.sae_trainer import SAETrainer
 
 from benchmarks.trained.task import (
-    BANDWIDTH,
-    BATCH,
-    BETA2,
-    DEAD_AFTER,
+    ABSTOPK,
     DEVICE,
-    ENCODER_NORM,
     GATED,
     GROUPS,
-    LR,
     MATRYOSHKA,
-    NUM_LATENTS,
     RELU,
-    SPARSITY,
-    THRESHOLD,
     TOLD_K,
     Task,
     Weights,
@@ -54,16 +48,18 @@ from benchmarks.trained.task import (
 
 def make_coder(task: Task) -> Any:
     """Its coder of that kind."""
-    is_same = task.setting == "same"
-    common = {"d_in": task.d_in, "d_sae": NUM_LATENTS, "device": DEVICE}
+    is_same, recipe = task.setting == "same", task.recipe
+    common = {"d_in": task.d_in, "d_sae": task.setup.num_latents, "device": DEVICE}
     if is_same:
-        common["decoder_init_norm"] = ENCODER_NORM[task.kind]
+        common["decoder_init_norm"] = recipe.encoder_norm
     if task.kind == "topk":
         return TopKTrainingSAE(TopKTrainingSAEConfig(**common, k=int(task.aim)))
+    if task.kind == ABSTOPK:
+        return AbsTopKTrainingSAE(AbsTopKTrainingSAEConfig(**common, k=int(task.aim)))
     if task.kind == "batchtopk":
         return BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**common, k=task.aim))
     if task.kind == MATRYOSHKA:
-        widths = [round(share * NUM_LATENTS) for share in accumulate(GROUPS)]
+        widths = [round(share * task.setup.num_latents) for share in accumulate(GROUPS)]
         config = MatryoshkaBatchTopKTrainingSAEConfig(
             **common, k=task.aim, matryoshka_widths=widths
         )
@@ -80,9 +76,9 @@ def make_coder(task: Task) -> Any:
         **common,
         jumprelu_sparsity_loss_mode="quadratic",
         target_l0=task.aim,
-        l0_coefficient=SPARSITY,
-        jumprelu_bandwidth=BANDWIDTH,
-        jumprelu_init_threshold=THRESHOLD,
+        l0_coefficient=recipe.sparsity,
+        jumprelu_bandwidth=recipe.bandwidth,
+        jumprelu_init_threshold=recipe.threshold,
     )
     return JumpReLUTrainingSAE(config)
 
@@ -90,14 +86,15 @@ def make_coder(task: Task) -> Any:
 def make_config(task: Task) -> SAETrainerConfig:
     """The rates of the run, in samples and steps as it counts them."""
     equal = {"lr_end": SAETrainerConfig.lr}
+    recipe, batch = task.recipe, task.setup.batch
     if task.setting == "same":
-        equal = {"lr": LR[task.kind], "lr_end": LR[task.kind]}
-        equal["dead_feature_window"] = DEAD_AFTER // BATCH
+        equal = {"lr": recipe.lr, "lr_end": recipe.lr}
+        equal["dead_feature_window"] = recipe.dead_after // batch
         if task.kind not in TOLD_K:
-            equal |= {"adam_beta1": 0.0, "adam_beta2": BETA2[task.kind]}
+            equal |= {"adam_beta1": recipe.beta1, "adam_beta2": recipe.beta2}
     return SAETrainerConfig(
-        total_training_samples=task.num_steps * BATCH,
-        train_batch_size_samples=BATCH,
+        total_training_samples=task.num_steps * batch,
+        train_batch_size_samples=batch,
         lr_warm_up_steps=task.warmup_steps,
         lr_decay_steps=task.decay_steps,
         device=DEVICE,
@@ -124,8 +121,10 @@ def train(task: Task) -> float:
         weights = Weights(own.W_enc.T, own.b_enc, own.W_dec, own.b_dec)
         if task.kind == RELU:
             weights.threshold = torch.zeros_like(own.b_enc)
-        elif task.kind != "topk":
+        elif task.kind not in ("topk", ABSTOPK):
             weights.threshold = own.threshold.detach().clamp_min(0.0)
     # a BatchTopK's norms are folded as it is saved
-    folded = weights.folded(is_pre_bias=True, is_by_norm=task.kind == "topk", factor=factor)
+    folded = weights.folded(
+        is_pre_bias=True, is_by_norm=task.kind in ("topk", ABSTOPK), factor=factor
+    )
     return finish(task, folded, own, factor)

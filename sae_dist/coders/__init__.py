@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sae_dist.coders.frequency import frequency_histogram as frequency_histogram
     from sae_dist.coders.initialise import firing_thresholds as firing_thresholds
     from sae_dist.coders.initialise import initialise as initialise
+    from sae_dist.coders.initialise import long_tokens as long_tokens
     from sae_dist.coders.initialise import mean_to_spread as mean_to_spread
     from sae_dist.coders.kinds import kind_named as kind_named
     from sae_dist.coders.kinds import kind_names as kind_names

@@ -49,7 +49,7 @@ class Form(StrEnum):
     @property
     def scales_target(self) -> bool:
         """Whether the target is divided by a scale of its own in training."""
-        return self is Form.cross_layer_transcoder
+        return not self.reconstructs_input
 
     @property
     def spans_sites(self) -> bool:

@@ -49,8 +49,13 @@ def fold(
         b_enc' = C b_enc - C W_enc b_dec,   b_dec' = C b_dec,   θ' = C θ
 
     neither the scaling nor the subtraction of b_dec is needed. W_enc, W_dec and W_skip stay, but
-    for what whitened inputs make of them. What sees tokens of norm 1 has no C. A crosscoder's sites
-    have a C each, and one activation for all of them, which stays instead:
+    for what whitened inputs make of them. What sees tokens of norm 1 has no C. A transcoder's
+    target has a C of its own, by which activations grow, so that W_dec stays there, too:
+
+        W_enc' = C_y / C_x W_enc,   b_enc' = C_y b_enc,   θ' = C_y θ,   b_dec' = C_y b_dec,
+        W_skip' = C_y / C_x W_skip
+
+    A crosscoder's sites have a C each, and one activation for all of them, which stays instead:
 
         W_enc' = W_enc / C,   b_enc' = b_enc - W_enc b_dec,   W_dec' = W_dec C,   b_dec' = C b_dec
 
@@ -64,9 +69,9 @@ def fold(
         target_scale: that of the target, if it is another.
 
     Returns:
-        a coder of the same dtype in evaluation mode, with `pre_bias` off. Its W_enc, W_dec and
-        W_skip lie where those of `coder` do, unless each column has its C: it is to be read before
-        that one is trained on.
+        a coder of the same dtype in evaluation mode, with `pre_bias` off. What stays of W_enc,
+        W_dec and W_skip lies where that of `coder` does: it is to be read before that one is
+        trained on.
     """
     given = coder.state_dict() | dict(weights or {})
     tensors = {name: tensor.detach().to(coder.dtype) for name, tensor in given.items()}
@@ -114,7 +119,10 @@ def _to_raw(coder: Coder, tensors: dict[str, Tensor], scale: Scale, target_scale
         return
     own = (name for name, spec in coder.config.tensors().items() if spec.scales)
     for name in ("b_enc", "b_dec", *own):
-        tensors[name] = tensors[name] * scale
+        tensors[name] = tensors[name] * target_scale
+    if target_scale != scale:
+        for name in tensors.keys() & {"W_enc", "W_skip"}:
+            tensors[name] = tensors[name] * (target_scale / scale)
 
 
 def _blocks(

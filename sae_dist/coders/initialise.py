@@ -50,6 +50,16 @@ def mean_to_spread(x_ND: Tensor) -> Tensor:
     return mean_D.norm() / (x_ND - mean_D).square().sum(1).mean().sqrt()
 
 
+def long_tokens(x_ND: Tensor, times: float) -> tuple[float, float]:
+    """Of some rows those whose norm is more than `times` the median: as a share of all, and of
+    Σ‖x‖². Attention sinks are few, and can be most of what a loss sees.
+    """
+    square_N = x_ND.double().square().sum(1)
+    is_long_N = square_N > times**2 * square_N.median()
+    share = square_N[is_long_N].sum() / square_N.sum()
+    return float(is_long_N.double().mean()), float(share)
+
+
 @torch.no_grad()
 def firing_thresholds(coder: Coder, x_ND: Tensor, share: float) -> Tensor:
     """For each latent the threshold that a share of these rows exceeds, one at least [F].

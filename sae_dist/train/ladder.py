@@ -3,7 +3,7 @@
 from dataclasses import asdict, replace
 from typing import Any
 
-from sae_dist.coders import mean_to_spread
+from sae_dist.coders import long_tokens, mean_to_spread
 from sae_dist.common.errors import UserError
 from sae_dist.common.hooks import site_of
 from sae_dist.common.joint import joined, parts_of, width_of
@@ -16,6 +16,7 @@ from sae_dist.train.optimizers import update_cost
 from sae_dist.train.rung import Rung
 
 _SAMPLE_TOKENS = 8192
+_LONG, _MOST_OF_SQUARES, _FEW = 8, 0.1, 0.02  # times the median; shares of E‖x‖² and of the tokens
 
 
 def build_ladder(
@@ -60,13 +61,22 @@ def initialise(rungs: list[Rung], source: ActivationSource, seed: int) -> dict[s
     """Give all rungs their first weights: from one sample of the source, or from other coders.
 
     Returns:
-        γ (see `mean_to_spread`) of each rung's input, by its name; told of each site, too.
+        γ (see `mean_to_spread`) of each rung's input, by its name; told of each site, too, as are
+        a few tokens (`long_tokens`) that outweigh the others.
     """
     sample = source.sample(sites_of([rung.config for rung in rungs]), _SAMPLE_TOKENS, seed)
     inputs = dict.fromkeys(rung.config.site for rung in rungs)
     gammas = {site: float(mean_to_spread(joined(sample, site).float())) for site in inputs}
     for site, gamma in gammas.items():
         log_info(f"  {site}: mean / spread γ = {gamma:.3g}")
+    for site, x_ND in sample.items():
+        few, of_squares = long_tokens(x_ND, _LONG)
+        if few < _FEW and of_squares > _MOST_OF_SQUARES:
+            log_info(
+                f"  {site}: {few:.2%} of the tokens, longer than {_LONG} times the median, are "
+                f"{of_squares:.0%} of E‖x‖²; harvest with writer.max_norm={_LONG} to leave these "
+                "attention sinks out"
+            )
     for rung in rungs:
         x_ND, y_NE = (joined(sample, s).float() for s in (rung.config.site, rung.config.target))
         rung.initialise(seed, x_ND.to(rung.coder.b_dec.device), y_NE.to(rung.coder.b_dec.device))

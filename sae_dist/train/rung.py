@@ -40,7 +40,7 @@ class Rung:
 
     Attributes:
         scale: C = √E‖x‖² of the input site, or of each column's [D]: x is divided by it.
-        target_scale: the same of the target; but for a cross-layer transcoder it is `scale`.
+        target_scale: the same of the target; where that is the input it is `scale`.
         progress: how many steps changed the weights, or did not.
     """
 

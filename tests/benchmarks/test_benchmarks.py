@@ -36,7 +36,9 @@ from tests.test_imports import packages_beside
 
 SLOW = {
     "quality",
+    "quality_real",
     "dead_latents",
+    "sinks",
     "live",
     "endtoend",
     "cheaper_search",
@@ -77,7 +79,7 @@ def test_a_benchmark_runs_and_its_figures_are_numbers(
     given: list[str] = []
     if name == "objects" and not s3.PYTHON:
         pytest.skip("no S3 server: run `make test-slow`")
-    if name in ("quality", "dead_latents", "storage"):
+    if name in ("quality", "quality_real", "dead_latents", "sinks", "storage"):
         from tests.benchmarks.stores import small_store
 
         given = ["--store", str(small_store(tmp_path / "store"))]

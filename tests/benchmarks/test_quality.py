@@ -1,11 +1,14 @@
 """Weights of any program in one form, and means over seeds at equal L0."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.quality import as_coder, over_seeds
+from benchmarks.kept import KeptRuns, over_seeds
+from benchmarks.measured import as_coder
+from benchmarks.quality import Asked, jobs
 from benchmarks.trained.task import Weights
 
 F, D, K = 24, 6, 3
@@ -53,7 +56,7 @@ def test_the_one_evaluation_computes_what_the_weights_say(has_threshold: bool) -
     tensors = {name: value for name, value in vars(own).items() if value is not None}
     with torch.no_grad():
         torch.testing.assert_close(
-            as_coder(tensors, K)(x_BD), own.reconstruct(x_BD, K), rtol=1e-4, atol=1e-5
+            as_coder(tensors, "topk", K)(x_BD), own.reconstruct(x_BD, K), rtol=1e-4, atol=1e-5
         )
 
 
@@ -62,11 +65,39 @@ def run(seed: int, l0: float, fvu: float) -> dict[str, Any]:
 
 
 def test_a_topk_counts_by_its_seeds_mean_and_a_jumprelu_at_the_target() -> None:
-    expected = {"fvu": 0.15, "deviation": 0.0707, "l0": 8.0, "dead_share": 0.125}
-    found = over_seeds([run(0, 8.0, 0.1), run(1, 8.0, 0.2)], "topk")
-    assert found == pytest.approx(expected, abs=1e-4)
+    expected = {"seeds": 2, "fvu": 0.15, "deviation": 0.0707, "l0": 8.0, "dead_share": 0.125}
+    found = over_seeds([run(0, 8.0, 0.1), run(1, 8.0, 0.2)], None)
+    assert found is not None and found["delta_loss"] is None
+    assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-4)
     around = [run(0, 4.0, 0.4), run(0, 16.0, 0.1)]
-    found = over_seeds(around, "jumprelu")
+    found = over_seeds(around, 8.0)
     assert found is not None and found["fvu"] == pytest.approx(0.2) and found["deviation"] is None
-    assert over_seeds([*around, run(1, 9.0, 0.1)], "jumprelu") is None  # one seed never got there
-    assert over_seeds([], "topk") is None
+    found = over_seeds([*around, run(1, 9.0, 0.1)], 8.0)  # one seed never got there
+    assert found is not None and found["seeds"] == 1
+    assert over_seeds([run(1, 9.0, 0.1)], 8.0) is None
+    assert over_seeds([], None) is None
+
+
+def test_what_was_kept_is_found_by_what_it_was_told(tmp_path: Path) -> None:
+    kept = KeptRuns(tmp_path / "runs" / "kept.jsonl")
+    kept.add({"name": "topk", "seed": 0, "recipe": {"lr": 0.1}, "fvu": 0.5})
+    kept.add({"name": "topk", "seed": 1, "recipe": {"lr": 0.1}, "fvu": 0.6})
+    again = KeptRuns(kept.path)
+    assert [run["fvu"] for run in again.told({"name": "topk", "recipe": {"lr": 0.1}})] == [0.5, 0.6]
+    assert (
+        again.told({"name": "topk", "recipe": {"lr": 0.2}}) == []
+    )  # another rate: it is made anew
+
+
+def test_ours_come_first_then_one_seed_of_each_peer_then_the_rest() -> None:
+    kinds = ("topk", "gated", "topk_transcoder")
+    found = jobs(Asked(kinds, ("bfloat16",), ("sparsify", "SAELens"), 2, 1, 1.0))
+    names = [" ".join(map(str, job)) for job in found]
+    assert names[:4] == [
+        *("sae_dist topk bfloat16 0", "sae_dist topk bfloat16 1"),
+        *("sparsify topk same 0", "SAELens topk same 0"),
+    ]
+    assert names[4:6] == [f"sae_dist topk_transcoder bfloat16 {seed}" for seed in range(2)]
+    assert names.index("SAELens gated own 0") < names.index("sparsify topk same 1")
+    assert "SAELens gated own 1" not in names  # steered with its own settings: one seed
+    assert not any("sparsify gated" in name or "SAELens topk_trans" in name for name in names)

@@ -18,6 +18,7 @@ from sae_dist.coders import (
     load_coder,
     save_coder,
     training_forward,
+    unfold,
 )
 from sae_dist.coders.initialise import geometric_median, unit_rows
 from sae_dist.coders.whiten import fit_whitening
@@ -47,6 +48,18 @@ def test_folding_leaves_outputs_equal_on_raw_activations(kind: str, form: Form) 
     assert not folded.pre_bias
     assert torch.equal(folded.encode(7.0 * x_BD) > 0, coder.encode(x_BD) > 0)
     torch.testing.assert_close(folded(7.0 * x_BD), 7.0 * coder(x_BD), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "form"), [(k, f) for k, f in EVERY if not f.reconstructs_input])
+def test_a_targets_own_scale_is_folded_into_what_fires(kind: str, form: Form) -> None:
+    coder, x_BD = trained(kind, form)
+    folded, again = fold(coder, 7.0, target_scale=3.0), trained(kind, form)[0]
+    torch.testing.assert_close(folded.encode(7.0 * x_BD), 3.0 * coder.encode(x_BD))
+    torch.testing.assert_close(folded(7.0 * x_BD), 3.0 * coder(x_BD), rtol=1e-5, atol=1e-5)
+    assert torch.equal(folded.W_dec, coder.W_dec)  # of unit norm, if it was
+    unfold(folded, 7.0, again, target_scale=3.0)
+    for name, tensor in coder.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, msg=name)
 
 
 @pytest.mark.parametrize("inputs", [Inputs.whitened, Inputs.unit])
