@@ -18,13 +18,14 @@ from sae_dist.kernels import (
     Encoder,
     SparsePattern,
     dispatch,
-    reference,
     topk_candidates,
 )
+from sae_dist.kernels.plain import GROUP
 from sae_dist.parallel import World, make_mesh
 from sae_dist.train import Adam, Rung, RungConfig, SharedRows, training_step
 from sae_dist.train.config import Precision
 from sae_dist.train.graph import GraphedStep
+from tests.kernels import reference
 
 _ENTRIES_A_ROW = 32
 _NUM_STEPS = 20
@@ -98,10 +99,8 @@ def _search(shape: tuple[int, ...], x_BD: Tensor, W_FD: Tensor, b_F: Tensor) -> 
     z_BF, same = _twice(lambda: dispatch.product(x_BD, W_FD, b_F)[0])
     yield _figure("the product", shape, _error(z_BF, exact_BF), 1e-2, same)
     maxima_BG = dispatch.product(x_BD, W_FD, b_F)[1]
-    full_BF = torch.nn.functional.pad(
-        z_BF.float(), (0, -len(W_FD) % reference.GROUP), value=-torch.inf
-    )
-    expected_BG = full_BF.unflatten(1, (-1, reference.GROUP)).amax(2)
+    full_BF = torch.nn.functional.pad(z_BF.float(), (0, -len(W_FD) % GROUP), value=-torch.inf)
+    expected_BG = full_BF.unflatten(1, (-1, GROUP)).amax(2)
     yield _figure("its maxima", shape, _error(maxima_BG, expected_BG), 0.0)
     floor_B = z_BF.float().topk(min(64, len(W_FD)), dim=1).values[:, -1]
     bound_BG = 0.01 * maxima_BG.abs()

@@ -12,7 +12,7 @@ from sae_dist.coders import Coder, DeadLatents, initialise, kind_names, training
 from sae_dist.kernels import aux, dense, search
 from tests.coders.kinds import config_of_kind
 
-B, D, F, BLOCK = 128, 8, 4096, 1 << 13
+B, D, F, BLOCK = 256, 32, 4096, 1 << 13
 
 
 class LargestTensor(TorchDispatchMode):

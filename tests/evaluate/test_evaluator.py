@@ -321,7 +321,7 @@ def killed_after(num_written: int) -> Iterator[list[str]]:
 def test_a_killed_evaluation_goes_on_where_it_stopped(run: Path, store: Path) -> None:
     with killed_after(10**6) as every:
         expected = evaluated(alone(), run, store, **FEW)
-    assert len(every) == len(set(every)) == 4 * 8 + 2 + 2
+    assert len(every) == len(set(every)) == 4 * 8 + 3 + 2
     for num_written in (1, 17, len(every) - 3):
         with killed_after(num_written) as first, pytest.raises(KeyboardInterrupt):
             evaluated(alone(), run, store, **FEW)
