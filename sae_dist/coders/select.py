@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from sae_dist.coders.coder import Coder
 
 _GUESSED_SHARE = 0.95  # of a guessed threshold: what lies below is not looked at
+_LOWERED = 0.75  # the next guess, of one above which there was too little, and so often
+_NUM_GUESSES = 5
+_REMEMBERED = 8  # batches, of whose thresholds the least is the guess: one too low costs less
 _GUESSED_MOST = 16  # times k a row: more candidates than that cost more than another way
 _FAILED = 2**48  # more than there can be candidates
 
@@ -114,7 +117,8 @@ def batch_top_k_code(coder: "Coder", x_BD: Tensor, k: float) -> tuple[SparsePatt
     num_kept = max(1, round(k * len(x_BD) * collectives.num_parts))
     code, z_N, edge = _batch_candidates(coder, x_BD, k, num_kept)
     kth, num_greater, num_equal = edge
-    coder.hints[f"threshold of {_search_of(k)}"] = kth
+    hint = f"threshold of {_search_of(k)}"
+    coder.hints[hint] = _remembered(coder.hints.get(hint), kth)
     kept_N = (z_N >= kth) & (z_N > 0)
     if _may_be(num_greater + num_equal > num_kept):
         room = num_kept - num_greater
@@ -130,16 +134,17 @@ def _batch_candidates(
     """A pattern that has all of the global batch's `num_kept` largest values in it, its values,
     and what `kth_largest` says of them.
 
-    Either all values above a floor, or, where that does not do, each row's largest, of which more
-    are taken until no row could hold back any. Where the host does not wait to hear whether it did,
-    the pattern's `num_lost` says so.
+    Either all values above a floor, which is lowered where these are too few, or, where they are
+    too many or there is no guess, each row's largest, of which more are taken until no row could
+    hold back any. Where the host does not wait to hear whether it did, the pattern's `num_lost`
+    says so.
     """
     encoder, collectives = coder.encoder(), coder.collectives
-    num_latents, guess = len(encoder.b_F), coder.hints.get(f"threshold of {_search_of(k)}")
-    if guess is not None:
-        floor_F = (_GUESSED_SHARE * guess).to(encoder.b_F.dtype).expand_as(encoder.b_F)
-        limit = math.ceil(_GUESSED_MOST * k * len(x_BD))
-        room = coder.room(f"above a part of {_search_of(k)}")
+    num_latents, hint_R = len(encoder.b_F), coder.hints.get(f"threshold of {_search_of(k)}")
+    limit = math.ceil(_GUESSED_MOST * k * len(x_BD))
+    room = coder.room(f"above a part of {_search_of(k)}")
+    for floor in () if hint_R is None else _floors(hint_R):
+        floor_F = floor.to(encoder.b_F.dtype).expand_as(encoder.b_F)
         found = threshold_candidates(x_BD, encoder, floor_F, limit, room)
         # One sum tells everyone whether all found some, and enough together.
         num_found = collectives.count(_number_of(found, x_BD))
@@ -149,6 +154,8 @@ def _batch_candidates(
             return code, z_N, kth_largest(z_N, num_kept, collectives.count)
         if found is not None and int(num_found) >= num_kept:
             return *found, kth_largest(found[1], num_kept, collectives.count)
+        if int(num_found) < 0:  # somewhere there were too many
+            break
     num_sought = min(math.ceil(4 * k), num_latents)
     while True:
         code, z_N = topk_candidates(x_BD, encoder, num_sought)
@@ -158,6 +165,17 @@ def _batch_candidates(
         if not int(collectives.count(holds_back.long())):
             return code, z_N, edge
         num_sought = min(4 * num_sought, num_latents)
+
+
+def _remembered(hint_R: Tensor | None, kth: Tensor) -> Tensor:
+    """The last thresholds [R]; one of 0, of a batch with too few candidates, says nothing."""
+    last_R = kth.expand(_REMEMBERED) if hint_R is None else torch.cat([hint_R[1:], kth[None]])
+    return last_R.where(last_R > 0, last_R.max())
+
+
+def _floors(hint_R: Tensor) -> list[Tensor]:
+    """Guesses of what the threshold will exceed, from the last ones, each lower than before."""
+    return [_GUESSED_SHARE * _LOWERED**n * hint_R.min() for n in range(_NUM_GUESSES)]
 
 
 def _search_of(k: float) -> str:

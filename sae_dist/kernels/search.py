@@ -261,8 +261,7 @@ def _topk_of_rows(blocks: Iterator[_Block], k: int) -> _Candidates:
 def _every_entry(block: _Block) -> Tensor:
     """What each entry of a block reaches at least [b, f]."""
     error_bound_bf = block.error_bound_bg.repeat_interleave(GROUP, dim=1)[:, : block.z_bf.shape[1]]
-    z_bf = block.z_bf.to(error_bound_bf.dtype)
-    return z_bf - error_bound_bf - block.bound.rounding * z_bf.abs()
+    return block.z_bf - error_bound_bf - block.bound.rounding * block.z_bf.abs()
 
 
 @torch.no_grad()

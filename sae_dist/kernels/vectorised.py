@@ -28,17 +28,16 @@ with warnings.catch_warnings(action="ignore"):  # torch says once that sparse te
 def product(x_bD: Tensor, W_fD: Tensor, b_f: Tensor) -> tuple[Tensor, Tensor]:
     """z = x Wᵀ + b [b, f], and the maximum of each group of 32 latents [b, ⌈f/32⌉].
 
-    Of bfloat16 numbers, which torch compares slowly, by their bits: these rank as the numbers do
-    where any is positive, and where none is 0 takes the maximum's place.
+    bfloat16 products come back as float32, which holds what was rounded to bfloat16: torch compares
+    bfloat16 slowly.
     """
     if W_fD.dtype is torch.bfloat16 and (missing := -x_bD.shape[1] % _TILE):
         # it reads on into the next row, times 0: what is NaN there would be NaN here
         x_bD, W_fD = pad(x_bD, (0, missing)), pad(W_fD, (0, missing))
     z_bf = torch.addmm(b_f.to(W_fD.dtype), x_bD, W_fD.T)
-    if z_bf.dtype is not torch.bfloat16:
-        return z_bf, _grouped(z_bf, -torch.inf).amax(2)
-    bits_bg = _grouped(z_bf.view(torch.int16), 0).amax(2).clamp_min_(0)
-    return z_bf, bits_bg.view(torch.bfloat16).float()
+    if z_bf.dtype is torch.bfloat16:
+        z_bf = z_bf.float()
+    return z_bf, _grouped(z_bf, -torch.inf).amax(2)
 
 
 def group_errors(
@@ -64,8 +63,7 @@ def entries(
     lacks_bg = maxima_bg + error_bound_bg < floor_b[:, None]  # a maximum of NaN may hide an entry
     row_n, group_n = (~lacks_bg).nonzero(as_tuple=True)
     groups_ni = _grouped(z_bf, torch.nan).flatten(0, 1)
-    found_ni = groups_ni.index_select(0, row_n * lacks_bg.shape[1] + group_n)
-    reach_ni = found_ni.to(floor_b.dtype)
+    reach_ni = groups_ni.index_select(0, row_n * lacks_bg.shape[1] + group_n)
     reach_ni += error_bound_bg[row_n, group_n, None]
     at_N, place_N = (reach_ni >= floor_b[row_n, None]).nonzero(as_tuple=True)
     return row_n[at_N], group_n[at_N] * GROUP + place_N

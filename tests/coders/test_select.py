@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from sae_dist.coders import BatchTopK, Coder, select
 from sae_dist.coders.collectives import SingleProcess
-from sae_dist.coders.select import batch_top_k, top_k
+from sae_dist.coders.select import batch_top_k, batch_top_k_code, top_k
 
 
 def expected_top_k(z_BF: Tensor, k: int) -> Tensor:
@@ -58,3 +59,20 @@ def test_a_row_of_nan_selects_nothing_and_harms_no_other_row_of_top_k() -> None:
     z_BF[3] = torch.nan
     expected_BF[3] = False
     assert torch.equal(top_k(z_BF, 4, SingleProcess()), expected_BF)
+
+
+def test_thresholds_that_differ_from_batch_to_batch_are_found_by_lower_guesses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    coder = Coder(BatchTopK(num_latents=256, k=4), 32, 32)
+    coder.W_enc.data.normal_(generator=generator)
+    coder.b_enc.data.zero_()
+    x_BD = torch.randn(64, 32, generator=generator)
+    batch_top_k_code(coder, x_BD, 4)
+    monkeypatch.setattr(select, "topk_candidates", None)  # what costs many times as much
+    for size in (0.7, 1.0, 0.5, 0.9):
+        code, _ = batch_top_k_code(coder, size * x_BD, 4)
+        z_BF = size * x_BD @ coder.W_enc.detach().T
+        expected = batch_top_k(z_BF, 4, SingleProcess()).nonzero(as_tuple=True)
+        assert torch.equal(code.rows_N, expected[0]) and torch.equal(code.latents_N, expected[1])

@@ -84,7 +84,8 @@ def as_code(
         code, z_N = code.keep(top_k_entries(code, z_N, k, sharded), z_N)
     else:
         if guess is not None:
-            coder.hints[f"threshold of {_search_of(k)}"] = torch.tensor(guess, dtype=torch.float64)
+            hint_R = torch.tensor([guess], dtype=torch.float64)
+            coder.hints[f"threshold of {_search_of(k)}"] = hint_R
         code, z_N = batch_top_k_code(coder, x_BB, k)
     assert torch.equal(z_N, z_BF[code.rows_N, code.latents_N])
     mask_BF = torch.zeros_like(z_BF, dtype=torch.bool)
