@@ -5,6 +5,7 @@ to the first row, then to the first latent: the same selection on every layout.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -173,9 +174,10 @@ def _remembered(hint_R: Tensor | None, kth: Tensor) -> Tensor:
     return last_R.where(last_R > 0, last_R.max())
 
 
-def _floors(hint_R: Tensor) -> list[Tensor]:
+def _floors(hint_R: Tensor) -> Iterator[Tensor]:
     """Guesses of what the threshold will exceed, from the last ones, each lower than before."""
-    return [_GUESSED_SHARE * _LOWERED**n * hint_R.min() for n in range(_NUM_GUESSES)]
+    least = hint_R.min()
+    return (_GUESSED_SHARE * _LOWERED**n * least for n in range(_NUM_GUESSES))
 
 
 def _search_of(k: float) -> str:
