@@ -33,7 +33,7 @@ PEERS = {
     "SAELens": ("sae_lens:sparse", "sae_lens:prefetch"),
     "sparsify": ("sparsify:adam", "sparsify:signum"),
 }
-_RATES = {"sae_dist": 0.004, "sae_lens": 0.008, "sparsify": 0.004}  # Adam's
+_RATES = {"sae_dist": 0.016, "sae_lens": 0.016, "sparsify": 0.016}  # Adam's
 _LAYER, _LENGTH, _HELD_OUT_EVERY = 2, 128, 20
 _SITE = f"resid_post.{_LAYER}"
 SMOKE = {

@@ -233,8 +233,8 @@ def _finished(folder: Path, coder: Coder) -> Coder:
 
 def _require_sorts(description: dict[str, Any]) -> None:
     """Raise TypeError where whoever reads a description would find another sort than expected."""
-    about = dict(description["about"])
-    source = dict(about.get("source") or {})
+    about = description["about"]
+    source = about.get("source") or {}
     parts = {f"source.{name}": source.get(name) or {} for name in ("lm", "text")}
     for name, value, sort in (
         ("pre_bias", description["pre_bias"], bool),

@@ -82,7 +82,8 @@ def initialise(coder: Coder, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
 
     Args:
         coder: changed in place.
-        seed: two coders of one seed and shape begin alike, whatever slices hold them.
+        seed: two coders of one seed and width begin alike, whatever slices hold them; two of
+            different widths have no row in common, which would have them find the same latents.
         x_ND, y_NE: a sample of normalised inputs and targets, equal on every process.
 
     Autoencoders begin with `W_enc = W_dec` (a copy), but for the norm of the encoder's rows, which
@@ -102,6 +103,7 @@ def initialise(coder: Coder, seed: int, x_ND: Tensor, y_NE: Tensor) -> None:
             initialise(layer, derive(seed, "layer", number), x_Nd, y_NE[:, -layer.d_out :])
         coder.b_dec.copy_(y_NE.mean(0) if config.begins_at_data else torch.zeros(()))
         return
+    seed = derive(seed, "width", config.num_latents)
     if config.inputs is Inputs.whitened:
         fit_whitening(coder, x_ND)
     if config.inputs is not Inputs.plain:

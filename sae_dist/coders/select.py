@@ -116,9 +116,9 @@ def batch_top_k_code(coder: "Coder", x_BD: Tensor, k: float) -> tuple[SparsePatt
     """
     collectives = coder.collectives
     num_kept = max(1, round(k * len(x_BD) * collectives.num_parts))
-    code, z_N, edge = _batch_candidates(coder, x_BD, k, num_kept)
-    kth, num_greater, num_equal = edge
     hint = f"threshold of {_search_of(k)}"
+    code, z_N, edge = _batch_candidates(coder, x_BD, k, num_kept, coder.hints.get(hint))
+    kth, num_greater, num_equal = edge
     coder.hints[hint] = _remembered(coder.hints.get(hint), kth)
     kept_N = (z_N >= kth) & (z_N > 0)
     if _may_be(num_greater + num_equal > num_kept):
@@ -130,7 +130,7 @@ def batch_top_k_code(coder: "Coder", x_BD: Tensor, k: float) -> tuple[SparsePatt
 
 
 def _batch_candidates(
-    coder: "Coder", x_BD: Tensor, k: float, num_kept: int
+    coder: "Coder", x_BD: Tensor, k: float, num_kept: int, hint_R: Tensor | None
 ) -> tuple[SparsePattern, Tensor, tuple[Tensor, Tensor, Tensor]]:
     """A pattern that has all of the global batch's `num_kept` largest values in it, its values,
     and what `kth_largest` says of them.
@@ -141,7 +141,7 @@ def _batch_candidates(
     says so.
     """
     encoder, collectives = coder.encoder(), coder.collectives
-    num_latents, hint_R = len(encoder.b_F), coder.hints.get(f"threshold of {_search_of(k)}")
+    num_latents = len(encoder.b_F)
     limit = math.ceil(_GUESSED_MOST * k * len(x_BD))
     room = coder.room(f"above a part of {_search_of(k)}")
     for floor in () if hint_R is None else _floors(hint_R):
@@ -155,7 +155,7 @@ def _batch_candidates(
             return code, z_N, kth_largest(z_N, num_kept, collectives.count)
         if found is not None and int(num_found) >= num_kept:
             return *found, kth_largest(found[1], num_kept, collectives.count)
-        if int(num_found) < 0:  # somewhere there were too many
+        if int(num_found) < 0 or not floor:  # somewhere there were too many; or nowhere more
             break
     num_sought = min(math.ceil(4 * k), num_latents)
     while True:

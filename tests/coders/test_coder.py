@@ -149,6 +149,17 @@ def test_slices_begin_as_slices_of_the_whole() -> None:
     assert len(whole.unique(dim=0)) == 5000
 
 
+def test_coders_of_two_widths_begin_with_no_row_in_common() -> None:
+    x_BD = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    begun = []
+    for num_latents in (32, 64):
+        config = config_of_kind("topk", form=Form.autoencoder, num_latents=num_latents)
+        begun.append(Coder(config, 16, 16))
+        initialise(begun[-1], 0, x_BD, x_BD)
+    small_FD, large_GD = (coder.W_dec.detach() for coder in begun)
+    assert (small_FD @ large_GD.T).max() < 0.999
+
+
 def test_geometric_median_is_not_moved_by_an_outlier() -> None:
     x_ND = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x_ND[0] = 1e6

@@ -175,7 +175,7 @@ def train(world: World, store: Path, folder: Path, latent: int, steps: int) -> N
 def test_meshes_give_the_same_losses_and_resuming_is_bitwise(store: Path, tmp_path: Path) -> None:
     train(alone(), store, tmp_path / "whole", 1, 30)
     expected = losses(tmp_path / "whole")
-    assert all(values[-1] < values[0] for values in expected.values())
+    assert all(sum(values[-10:]) < sum(values[:10]) for values in expected.values())
     folder = tmp_path / "4-2"
     run_on(4, train, store, folder, 2, 30)
     for name, values in losses(folder).items():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sae_dist.coders.messages import Message, StepShape
 
 _EMA = 0.999
+_LATE = 10  # of the batches so far about the last tenth count, while they are few
 
 
 @dataclass(kw_only=True)
@@ -54,14 +55,15 @@ class BatchTopK(KSparse):
     def after_step(self, coder: Coder, least: Callable[[], Tensor], num_updates: Tensor) -> None:
         """Follow E[least activation that is kept] (Bussmann et al. 2024, eq. 8).
 
-        The plain mean of the first batches, then a running one with decay 0.999.
+        A running mean with decay 0.999, and in a run's first ten thousand batches with a shorter
+        memory: thresholds fall while a coder learns, and the mean of all would be above them.
         """
         import torch  # only here, as settings are read without it
 
         threshold = coder.get_buffer("threshold")
         found = coder.collectives.all_min(least()).double()
         is_found = found.isfinite()
-        weight = (1 / num_updates.double()).clamp_min(1 - _EMA)
+        weight = (_LATE / num_updates.double()).clamp(1 - _EMA, 1.0)
         threshold.copy_(torch.where(is_found, threshold.lerp(found, weight), threshold))
 
     def logged(self, coder: Coder) -> dict[str, Tensor]:
