@@ -58,13 +58,16 @@ class DeadLatents:
         count = mask_F.sum() if count is None else count
         return DeadLatents(mask_F, count, int(count))
 
-    def listed(self) -> tuple[Tensor, Tensor | None]:
-        """The dead latents of this slice, rising [d]; where the host does not know how many there
-        are, others follow them, and which are dead is said, too.
+    def listed(self) -> tuple[Tensor, Tensor]:
+        """The dead latents of this slice, rising, then a few others [d]; which of them are dead.
+
+        Their number changes from step to step. A CPU's products keep memory for every shape that
+        they have seen, a GPU's host does not know the number: so there are few lengths, or one.
         """
+        num = self.at_most
         if host.is_at_hand(self.mask_F):
-            return self.mask_F.nonzero().flatten(), None
-        listed_d = (~self.mask_F).byte().argsort(stable=True)[: self.at_most]
+            num = _of_few(int(self.mask_F.sum()))
+        listed_d = (~self.mask_F).byte().argsort(stable=True)[:num]
         return listed_d, self.mask_F[listed_d]
 
     def by_layer(self, num_layers: int) -> list["DeadLatents"]:
@@ -187,18 +190,23 @@ def _local_dead_pass(
     x_BD, centre_D = coder.centring(x_BD)
     dtype = rounded_dtype(coder.W_enc)
     dead_d, is_dead_d = dead.listed()
-    scale_d = None
     if dtype is torch.bfloat16:
-        scale_d = _tie_breaking(dead_d + coder.latents.start, coder.config.num_latents)
-    if is_dead_d is not None:
-        scale_d = is_dead_d.float() if scale_d is None else scale_d * is_dead_d
+        first = coder.latents.start
+        scale_d = _tie_breaking(dead_d + first, coder.config.num_latents) * is_dead_d
+    else:
+        scale_d = is_dead_d.float()
 
     def select(z_bd: Tensor) -> Tensor:
-        ranked_bd = strength(z_bd)
-        return top_k(ranked_bd if scale_d is None else ranked_bd * scale_d, k, coder.collectives)
+        return top_k(strength(z_bd) * scale_d, k, coder.collectives)
 
     weights = coder.W_enc, coder.b_enc, centre_D, coder.W_dec
     return aux_pass(x_BD, *weights, dead_d, dead.at_most, k, select, dtype)
+
+
+def _of_few(number: int) -> int:
+    """A number of few, at least this one and at most an eighth more."""
+    step = 1 << max(0, number.bit_length() - 4)
+    return -(-number // step) * step
 
 
 def _tie_breaking(latents_d: Tensor, num_latents: int) -> Tensor:

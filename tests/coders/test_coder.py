@@ -131,6 +131,10 @@ def test_a_missing_or_foreign_coder_is_refused_in_one_line(tmp_path: Path) -> No
     (tmp_path / "coder.json").write_text('{"format": 99}')
     with pytest.raises(UserError, match="has format 99; this version reads 1"):
         load_coder(tmp_path)
+    coder, _ = trained("topk", Form.autoencoder)
+    save_coder(tmp_path, coder, coder.state_dict(), {"source": [["lm", {}]]})
+    with pytest.raises(UserError, match=r"coder\.json unusable"):
+        load_coder(tmp_path)
 
 
 def test_batchtopk_at_inference_uses_its_threshold_and_not_the_batch() -> None:
