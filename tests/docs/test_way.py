@@ -1,4 +1,5 @@
-"""The start's and the guides' commands, really run: each page's in order, at a tiny size.
+"""The start's and the guides' commands, really run: each page's in order, at a tiny size, and after
+them those of a page that goes on from there.
 
 What another machine or Slurm is needed for is left out, and what installs (`pip`, `git`, `make`,
 `--nnodes`, `sbatch`); so is the selftest, which tests/apps/test_selftest.py runs. A page that
@@ -16,13 +17,18 @@ from tests.docs.test_snippets import snippets
 from tests.docs.tiny import is_small, prepare, tiny
 
 PAGES = [ROOT / "docs" / "start.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
+GOES_ON = {"one_gpu": "lm_loss"}
 HAS_ZERO3 = importlib.util.find_spec("deepspeed")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if any(map(is_small, calls_in(page)))],
+    [
+        page
+        for page in PAGES
+        if any(map(is_small, calls_in(page))) and page.stem not in GOES_ON.values()
+    ],
     ids=lambda page: page.stem,
 )
 def test_the_commands_of_a_page_run(
@@ -32,7 +38,10 @@ def test_the_commands_of_a_page_run(
     if "write_store(" in snippets(page):  # the commands go on from what the Python made
         monkeypatch.chdir(tmp_path)
         exec(snippets(page), {})
-    for call in filter(is_small, calls_in(page)):
+    calls = calls_in(page)
+    if page.stem in GOES_ON:
+        calls += calls_in(page.with_stem(GOES_ON[page.stem]))
+    for call in filter(is_small, calls):
         words = tiny(call)
         if "launch/accelerate/zero3.yaml" in words and not HAS_ZERO3:
             continue

@@ -2,8 +2,8 @@
 
 No setting is added. What stands in for what is shown, word by word, is `_SWAPS`: language models of
 the Hub by random ones of the same family, data sets by a folder of text, experiments by the same
-with these, eight processes by two, and as many tokens as there are. Commands that need none of
-these run as they are printed.
+with these, eight processes by two, as many tokens as there are, and five steps of a language model.
+Commands that need none of these run as they are printed.
 """
 
 import json
@@ -37,9 +37,11 @@ _SWAPS = {
     r"\+sweep=width_ladder": "sweep.grids=[{coder.num_latents:[32,64]}]",
     r"((?:parallel\.)?latent)=8": r"\1=2",
     "tokens=[0-9]+[MB]": "tokens=40K",
+    r"model\.num_steps=[0-9]+": "model.num_steps=5",
     "8": "2",  # processes
 }
-_LAYER = re.compile(r"(?<=(?:_pre|post|p_in|_out|tn_z)\.)\d+")  # the tiny models have three
+_LAYER = re.compile(r"(?<=(?:_pre|post|p_in|_out|tn_z)\.)\d+")
+_NUM_LAYERS = 3  # of the tiny models
 
 
 def tiny(call: Call) -> list[str]:
@@ -92,4 +94,9 @@ def _swapped(word: str) -> str:
     for shown, small in _SWAPS.items():
         if re.fullmatch(shown, word):
             return re.sub(shown, small, word)
-    return _LAYER.sub(lambda layer: str(min(int(layer[0]), 2)), word)
+    return _LAYER.sub(lambda layer: str(_layer(int(layer[0]))), word)
+
+
+def _layer(shown: int) -> int:
+    """Another for every third of a large language model's."""
+    return shown if shown < _NUM_LAYERS else min(shown // 7, _NUM_LAYERS - 1)
