@@ -110,7 +110,7 @@ def test_the_shipped_document_has_what_was_kept(tmp_path: Path) -> None:
 def skip_where_it_cannot_be_had() -> None:
     asked = ["lm=smollm2_135m", "text=public_domain"]
     try:
-        fetch(cli.compose_config("fetch", asked))
+        fetch(cli.to_dataclass(cli.compose_config("fetch", asked)))
     except UserError as error:
         pytest.skip(f"offline: {error}")
 

@@ -37,7 +37,7 @@ def after_some_steps(kind: str, more: dict[str, Any], beta1: float) -> Rung:
     world = alone()
     trained = Rung(config, make_mesh(world, 1, {}), 1.0, D, D, Precision.float32, world.device)
     batches = torch.randn(STEPS, B, D, generator=torch.Generator().manual_seed(0))
-    trained.initialise(0, batches[0], batches[0])
+    trained.initialise(1, batches[0], batches[0])
     if kind == "jumprelu":
         trained.coder.threshold.data.fill_(1.5)
         batches[0] /= 4
