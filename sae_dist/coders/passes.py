@@ -53,10 +53,12 @@ class DeadLatents:
     at_most: int
 
     @staticmethod
-    def of(mask_F: Tensor, count: Tensor | None = None) -> "DeadLatents":
-        """The same, where the host may wait for their number; by default these are all."""
+    def of(
+        mask_F: Tensor, count: Tensor | None = None, at_most: int | None = None
+    ) -> "DeadLatents":
+        """The same; by default these are all, and the host waits for their number."""
         count = mask_F.sum() if count is None else count
-        return DeadLatents(mask_F, count, int(count))
+        return DeadLatents(mask_F, count, _of_few(int(count) if at_most is None else at_most))
 
     def listed(self) -> tuple[Tensor, Tensor]:
         """The dead latents of this slice, rising, then a few others [d]; which of them are dead.
@@ -204,7 +206,7 @@ def _local_dead_pass(
 
 
 def _of_few(number: int) -> int:
-    """A number of few, at least this one and at most an eighth more."""
+    """A number of few, at least this one and at most an eighth more: shapes change seldom."""
     step = 1 << max(0, number.bit_length() - 4)
     return -(-number // step) * step
 

@@ -136,8 +136,7 @@ class Rung:
             return DeadLatents.of(mask_F, counts_2[0])
         at_most = int((self._soon_dead or start_reading(counts_2[1]))().numpy())
         self._soon_dead = start_reading(counts_2[1])
-        eighth = 1 << max(0, at_most.bit_length() - 3)  # of it, so that the shapes change seldom
-        return DeadLatents(mask_F, counts_2[0], -(-at_most // eighth) * eighth)
+        return DeadLatents.of(mask_F, counts_2[0], at_most)
 
     @torch.no_grad()
     def update_statistics(self, forward: LossTerms, num_tokens: int, skip: Tensor) -> None:

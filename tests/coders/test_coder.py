@@ -164,6 +164,26 @@ def test_coders_of_two_widths_begin_with_no_row_in_common() -> None:
     assert (small_FD @ large_GD.T).max() < 0.999
 
 
+def test_dead_latents_are_listed_in_few_lengths_and_told_from_those_that_follow() -> None:
+    lengths = set()
+    for num_dead in range(1000, 1100):
+        mask_F = torch.randperm(4096, generator=torch.Generator().manual_seed(num_dead)) < num_dead
+        dead = DeadLatents.of(mask_F)
+        listed_d, is_dead_d = dead.listed()
+        assert torch.equal(listed_d[is_dead_d], mask_F.nonzero().flatten())
+        assert len(listed_d) == dead.at_most <= 1.125 * num_dead
+        lengths.add(len(listed_d))
+    assert len(lengths) <= 3
+
+
+def test_batchtopks_threshold_follows_a_run_whose_thresholds_fall() -> None:
+    coder = Coder(config_of_kind("batchtopk", num_latents=24, k=3), 6, 6)
+    for step in range(1, 501):
+        least = torch.tensor(2.0 - step / 500)
+        coder.after_step(lambda least=least: least, torch.tensor(step))
+    assert 1.0 < float(coder.threshold) < 1.15  # the mean of all is 1.5
+
+
 def test_geometric_median_is_not_moved_by_an_outlier() -> None:
     x_ND = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x_ND[0] = 1e6

@@ -33,7 +33,7 @@ KINDS = [
 def after_some_steps(kind: str, more: dict[str, Any], beta1: float) -> Rung:
     """A rung whose second batch has far more to find than its first, and whose third is NaN."""
     config = replace(rung(kind, num_latents=48, dead_after_tokens=6, **more), site="x", target="x")
-    adam = Adam(lr=1e-2, beta1=beta1, eps=1e-4, warmup_steps=0, clip_norm=0.1)  # none of rounding
+    adam = Adam(lr=1e-2, beta1=beta1, eps=1e-4, warmup_steps=0, clip_norm=0.1)  # ε > rounding
     config = replace(config, optim=adam)
     world = alone()
     trained = Rung(config, make_mesh(world, 1, {}), 1.0, D, D, Precision.float32, world.device)
