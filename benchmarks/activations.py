@@ -24,25 +24,25 @@ REAL_STORE = Path("runs/quality/store")
 REAL_SITE, REAL_MLP = "resid_post.9", ("mlp_in.9", "mlp_out.9")
 SMOLLM2_STORE = Path("runs/sinks/store")
 SMOLLM2_SITES, SMOLLM2_MLP = ("resid_post.8", "resid_post.15"), ("mlp_in.8", "mlp_out.8")
-_COMMANDS = {  # each by one process
+COMMANDS = {  # that make them, each by one process
     STORE: [  # the quickstart's first two steps
-        ["sae-dist small_lm", f"folder={_HOME}/lm"],
+        ["small_lm", f"folder={_HOME}/lm"],
         [
-            *("launch/harvest.py", f"lm.name={_HOME}/lm", "text=stdlib", "tokens=1M"),
+            *("harvest", f"lm.name={_HOME}/lm", "text=stdlib", "tokens=1M"),
             *(f"store={STORE}", "sites=[resid_post.2,mlp_in.2,mlp_out.2]"),
             *("writer.chunk_mib=1", "writer.shard_mib=32"),
         ],
     ],
     REAL_STORE: [
         [
-            *("launch/harvest.py", "lm=gemma_3_270m", "lm.dtype=fastest", "text=public_domain"),
+            *("harvest", "lm=gemma_3_270m", "lm.dtype=fastest", "text=public_domain"),
             *("tokens=2.3M", f"store={REAL_STORE}", f"sites=[{REAL_SITE},{','.join(REAL_MLP)}]"),
             *("writer.chunk_mib=1", "writer.shard_mib=64"),
         ],
     ],
     SMOLLM2_STORE: [
         [
-            *("launch/harvest.py", "lm=smollm2_135m", "lm.dtype=fastest", "text=public_domain"),
+            *("harvest", "lm=smollm2_135m", "lm.dtype=fastest", "text=public_domain"),
             *("tokens=350K", f"store={SMOLLM2_STORE}"),
             f"sites=[{','.join((*SMOLLM2_SITES, *SMOLLM2_MLP))}]",
             *("writer.chunk_mib=1", "writer.shard_mib=32"),
@@ -53,9 +53,9 @@ _COMMANDS = {  # each by one process
 
 def made(store: Path) -> Path:
     """The store; one that is known is made by its commands if it is not there yet."""
-    if store in _COMMANDS and not (store / "MANIFEST.json").exists():
-        for command in _COMMANDS[store]:
-            subprocess.run([sys.executable, *command], check=True)
+    if store in COMMANDS and not (store / "MANIFEST.json").exists():
+        for command in COMMANDS[store]:
+            subprocess.run([sys.executable, "-m", "sae_dist", *command], check=True)
     return store
 
 

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.activations import COMMANDS
 from benchmarks.kept import KeptRuns, over_seeds
 from benchmarks.measured import as_coder
 from benchmarks.quality import Asked, jobs
 from benchmarks.trained.task import Weights
+from sae_dist.apps.cli import compose
 
 F, D, K = 24, 6, 3
 
@@ -101,3 +103,9 @@ def test_ours_come_first_then_one_seed_of_each_peer_then_the_rest() -> None:
     assert names.index("SAELens gated own 0") < names.index("sparsify topk same 1")
     assert "SAELens gated own 1" not in names  # steered with its own settings: one seed
     assert not any("sparsify gated" in name or "SAELens topk_trans" in name for name in names)
+
+
+@pytest.mark.parametrize("store", COMMANDS, ids=str)
+def test_what_makes_a_store_are_commands_with_their_keys(store: Path) -> None:
+    composed = [compose(name, told) for name, *told in COMMANDS[store]]
+    assert composed[-1].store == str(store)
