@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from benchmarks.activations import SITE, STORE, TOKENS
 from benchmarks.equal import Lever, next_aim
-from benchmarks.figures import RESULTS, Figure, LeftOut
+from benchmarks.figures import RESULTS, Figure, LeftOut, markdown, number
 from benchmarks.kept import KeptRuns, Run, nearest_aim, over_seeds
 from benchmarks.measured import Activations, HeldOut, as_coder
 from benchmarks.process import call
@@ -56,6 +56,7 @@ _HAVE = {  # who trains what; Llamascopium's BatchTopK has no threshold to infer
     f"jumprelu_{TRANSCODER}": ("Llamascopium",),
 }
 _FIRST = ("topk", "batchtopk", "jumprelu")
+_COLUMNS = "coder | program | seeds | L0 | FVU | dead | Δ loss | processor s"
 KINDS = (*_FIRST, "matryoshka_batchtopk", GATED, RELU, "hierarchical_topk", ABSTOPK)
 SMOKE = {
     "kinds": ("topk",),
@@ -197,6 +198,29 @@ def figures(trainer: "Trainer", name: str, asked: Asked, where: str) -> Iterator
         what = f"FVU, {where}, {name}, {precision}"
         yield Figure(what, ours["fvu"], "", others=others, more=more)
         found = {f"ours, {precision}": ours}  # what the next is compared with
+
+
+def draw(figures: list[Figure], folder: Path) -> list[str]:
+    """Write a table of all that was measured."""
+    return write_table(figures, folder / "quality.md")
+
+
+def write_table(figures: list[Figure], path: Path) -> list[str]:
+    """Write means over seeds of each coder, ours and then each peer's by FVU; the file's name."""
+    path.write_text(markdown(_COLUMNS, [row for figure in figures for row in _rows(figure)]))
+    return [path.name]
+
+
+def _rows(figure: Figure) -> Iterator[list[str]]:
+    what = figure.name.removeprefix("FVU, ")
+    others = sorted(figure.more["others"].items(), key=lambda item: item[1]["fvu"])
+    for program, means in [("**sae_dist**", figure.more["ours"]), *others]:
+        deviation = f" ± {means['deviation']:.4f}" if means["deviation"] is not None else ""
+        yield [
+            *(what, program, str(means["seeds"]), number(means["l0"])),
+            *(f"{means['fvu']:.4f}{deviation}", f"{100 * means['dead_share']:.1f} %"),
+            *(number(means["delta_loss"]), number(means["processor_seconds"])),
+        ]
 
 
 class Trainer:

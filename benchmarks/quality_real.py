@@ -9,15 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.activations import REAL_MLP, REAL_SITE, REAL_STORE
-from benchmarks.figures import Figure, LeftOut, markdown, number
-from benchmarks.quality import KEPT, KINDS, PYTHON, Asked, compare
+from benchmarks.figures import Figure, LeftOut
+from benchmarks.quality import KEPT, KINDS, PYTHON, Asked, compare, write_table
 from benchmarks.steps import PEERS
 from benchmarks.trained.task import AUTOENCODER, SKIP, TRANSCODER
 
 _TRANSCODERS = (f"topk_{TRANSCODER}", f"topk_{SKIP}", f"jumprelu_{TRANSCODER}")
 _SITES = {AUTOENCODER: (REAL_SITE,), TRANSCODER: REAL_MLP, SKIP: REAL_MLP}
-_TABLE = "quality_real.md"
-_COLUMNS = "coder | program | seeds | L0 | FVU | dead | Δ loss | processor s"
 SMOKE = {
     "kinds": ("topk", f"topk_{SKIP}"),
     "precisions": ("float32",),
@@ -46,19 +44,4 @@ def run(
 
 def draw(figures: list[Figure], folder: Path) -> list[str]:
     """Write a table of all that was measured."""
-    rows = [row for figure in figures for row in _rows(figure)]
-    (folder / _TABLE).write_text(markdown(_COLUMNS, rows))
-    return [_TABLE]
-
-
-def _rows(figure: Figure) -> Iterator[list[str]]:
-    """Ours, then each peer's by FVU."""
-    what = figure.name.removeprefix("FVU, ")
-    others = sorted(figure.more["others"].items(), key=lambda item: item[1]["fvu"])
-    for program, means in [("**sae_dist**", figure.more["ours"]), *others]:
-        deviation = f" ± {means['deviation']:.4f}" if means["deviation"] is not None else ""
-        yield [
-            *(what, program, str(means["seeds"]), number(means["l0"])),
-            *(f"{means['fvu']:.4f}{deviation}", f"{100 * means['dead_share']:.1f} %"),
-            *(number(means["delta_loss"]), number(means["processor_seconds"])),
-        ]
+    return write_table(figures, folder / "quality_real.md")
