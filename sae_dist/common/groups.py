@@ -1,8 +1,12 @@
-"""Rungs that differ only in width and sparsity, and those that are compared with each other."""
+"""Rungs that differ only in width and sparsity, those that are compared with each other, and those
+that are held at once.
+"""
 
-from itertools import pairwise
-from typing import Any
+from collections.abc import Callable, Iterable
+from itertools import groupby, pairwise
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 Rungs = dict[str, dict[str, Any]]
 """By name each coder's figures, merged from all its measures."""
 
@@ -36,3 +40,19 @@ def neighbours(rungs: Rungs) -> list[tuple[str, str]]:
                 l0 = rungs[name]["l0"]
                 pairs.append((min(smaller, key=lambda n: abs(rungs[n]["l0"] - l0)), name))
     return pairs
+
+
+def held_together(coders: Iterable[T], key: Callable[[T], int]) -> list[list[T]]:
+    """All coders from narrow to wide in few groups, those of one width in one.
+
+    No group has more latents than the width that has most: a ladder of doubling widths has two.
+    """
+    widths = [list(own) for _, own in groupby(sorted(coders, key=key), key=key)]
+    most = max((sum(map(key, own)) for own in widths), default=0)
+    found: list[list[T]] = []
+    for own in widths:
+        if found and sum(map(key, found[-1] + own)) <= most:
+            found[-1] += own
+        else:
+            found.append(own)
+    return found

@@ -9,7 +9,7 @@ from typing import Any
 
 from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.common.errors import UserError
-from sae_dist.common.groups import neighbours
+from sae_dist.common.groups import held_together, neighbours
 from sae_dist.common.log import log_info
 from sae_dist.common.patterns import rungs_asked_for
 from sae_dist.evaluate.candidates import Candidate
@@ -43,9 +43,9 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Measure coders of one run or of several; called by all processes together.
 
-    Coders of one width are held at once, and of pairs both. What is measured already, of the same
-    coder, store and settings, is not measured again; so an evaluation that was ended goes on where
-    it stopped, but for the pass that it was in.
+    Coders are held at once as `held_together` has them, and of pairs both. What is measured
+    already, of the same coder, store and settings, is not measured again; so an evaluation that was
+    ended goes on where it stopped, but for the pass that it was in.
 
     Args:
         candidates: of one run or of several; of each width those are compared whose run it may be.
@@ -77,9 +77,9 @@ class _Evaluation:
         runs = list(dict.fromkeys(candidate.run for candidate in self.candidates))
         for run in runs:
             on_first_rank(None, partial(self._write_about, run))
-        for width in sorted({candidate.num_latents for candidate in self.candidates}):
-            alike = [(c,) for c in self.candidates if c.num_latents == width]
-            self._take(alike, [n for n, kind in self.asked.items() if kind.needs.of_one])
+        of_one = [name for name, kind in self.asked.items() if kind.needs.of_one]
+        for together in held_together(self.candidates, key=lambda one: one.num_latents):
+            self._take([(candidate,) for candidate in together], of_one)
         of_pairs = [name for name, kind in self.asked.items() if kind.needs is Needs.PAIR]
         for pair in self._pairs() if of_pairs else []:
             self._take([pair], of_pairs)
