@@ -16,7 +16,7 @@ from sae_dist.checkpoint.ranks import on_every_rank, on_first_rank
 from sae_dist.coders import Coder, Form, slice_of
 from sae_dist.common.errors import UserError
 from sae_dist.common.files import read_json, write_json
-from sae_dist.common.groups import neighbours
+from sae_dist.common.groups import held_together, neighbours
 from sae_dist.common.joint import is_joint, joined, parts_of, width_of
 from sae_dist.common.log import log_info, progress
 from sae_dist.common.patterns import rungs_asked_for
@@ -61,8 +61,9 @@ def watch(
 ) -> list[str]:
     """Find out what the latents of one run's coders fire on; called by all processes together.
 
-    Coders of one width are held at once. What is there already, of the same coder, sequences and
-    settings, is left; what was begun goes on, but for the part or the range that it was in.
+    Coders are held at once as `held_together` has them. What is there already, of the same coder,
+    sequences and settings, is left; what was begun goes on, but for the part or the range that it
+    was in.
 
     Args:
         source: whose held-out sequences are read.
@@ -101,12 +102,11 @@ class _Watching:
 
     def run_all(self) -> None:
         missing = on_first_rank(None, self._prepare)
-        widths = sorted({coder.num_latents for coder in self.chosen if coder.name in missing})
-        for width in widths:
-            alike = [c for c in self.chosen if c.num_latents == width and c.name in missing]
-            loaded = {c.name: c.load(self.mesh) for c in alike}
-            self._encode(alike, loaded)
-            for one in alike:
+        wanted = [coder for coder in self.chosen if coder.name in missing]
+        for together in held_together(wanted, key=lambda one: one.num_latents):
+            loaded = {one.name: one.load(self.mesh) for one in together}
+            self._encode(together, loaded)
+            for one in together:
                 self._gather(one, loaded[one.name])
         self._compare()
 
@@ -167,7 +167,7 @@ class _Watching:
         )
 
     def _encode(self, coders: Sequence[Watchable], loaded: dict[str, Coder]) -> None:
-        """Write the activations of coders of one width, part by part of the sequences."""
+        """Write the activations of coders that are held at once, part by part of the sequences."""
         (about, numbers_N), data = self._sequences, self.mesh.data
         parts = {coder.name: self._parts(coder) for coder in coders}
         done = on_first_rank(None, lambda: {name: own.there() for name, own in parts.items()})

@@ -13,6 +13,7 @@ import sae_dist.lm as language  # lazily: what only declares needs no transforme
 from sae_dist.checkpoint.ranks import on_first_rank
 from sae_dist.common.declare import Axis, Figure, Mark, Plot, Write
 from sae_dist.common.errors import UserError
+from sae_dist.common.groups import held_together
 from sae_dist.common.log import progress
 from sae_dist.common.patterns import rungs_asked_for
 from sae_dist.common.settings import validate
@@ -220,7 +221,7 @@ def measure_on(
     mesh: Mesh,
 ) -> Figures:
     """`clean_loss` by part, and `rows`: what each coder makes of the conversations, as it is and
-    rescaled. Coders of one width are held at once.
+    rescaled. Coders are held at once as `held_together` has them.
     """
     _require_widths(lm, coders)
     sites = sorted({site for _, c in coders for site in (c.site, c.target)})
@@ -231,9 +232,9 @@ def measure_on(
         clean_P += _loss_P(lm, talk)
     clean_P = mesh.data.all_reduce(clean_P)
     rows: dict[str, list[Figures]] = {}
-    for width in sorted({candidate.num_latents for _, candidate in coders}):
+    for together in held_together(coders, key=lambda one: one[1].num_latents):
         held = []
-        for run, candidate in (both for both in coders if both[1].num_latents == width):
+        for run, candidate in together:
             subject = candidate.subject(mesh, 0, EvaluationConfig())
             a, b = (there[run.on, s] / here[s] for s in (candidate.site, candidate.target))
             held.append((run, _OnParts(lm, subject), _OnParts(lm, subject, a, b)))
